@@ -1,0 +1,62 @@
+"""The command line: one file a verb. Nothing heavy is imported before a verb runs."""
+
+import json
+import sys
+import traceback
+
+import click
+
+from gradiometer import __version__
+from gradiometer.cli.demo import demo
+from gradiometer.cli.export import export
+from gradiometer.cli.report import report
+from gradiometer.cli.resume import resume
+from gradiometer.cli.train import train
+from gradiometer.errors import GradiometerError
+
+EXIT_CODES = """\
+Exit codes: 0 done; 1 a bug of ours; 2 bad input; 3 a finding at or above --fail-on;
+4 training diverged; 5 interrupted, and resumable.
+"""
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gradiometer")
+def gradiometer() -> None:
+    """Measure, with an error bar, what stochastic gradient descent does to a training run.
+
+    Start with: gradiometer demo
+    """
+
+
+for verb in (demo, train, resume, report, export):
+    gradiometer.add_command(verb)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and end the process with its documented exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = gradiometer.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = _tell("stopped", 5, arguments)
+    except GradiometerError as error:
+        code = _tell(str(error), error.exit_code, arguments)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left; there is nobody to tell
+        code = 0
+    except Exception:
+        traceback.print_exc()
+        code = _tell("this is a bug in gradiometer; the lines above say where", 1, arguments)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(sentence: str, code: int, arguments: list[str]) -> int:
+    """An error as one sentence on standard error and, where JSON was asked for, as an object on standard output."""
+    click.echo(f"error: {sentence}", err=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    return code

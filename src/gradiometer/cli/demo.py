@@ -1,0 +1,31 @@
+"""`gradiometer demo`: the main job, on real data that ships."""
+
+from pathlib import Path
+
+import click
+
+from gradiometer.cli.options import json_option, out_option, talk_options
+
+DEMO = {"problem": "digits", "model": "cnn", "batch_size": 32, "learning_rate": 0.1, "epochs": 60}
+
+
+@click.command(epilog="Example: gradiometer demo --no-open --out runs")
+@out_option
+@json_option
+@talk_options
+def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
+    """Train a small network on real handwritten digits under the instrument: about a minute.
+
+    Shows what it finds while it goes, says it in sentences with intervals, and writes the page.
+    """
+    from gradiometer.cli.outcome import conclude
+    from gradiometer.cli.panel import watching
+    from gradiometer.run.configuration import Configuration
+
+    configuration = Configuration.from_mapping(DEMO, "")
+    with watching(quiet or as_json) as panel:
+        from gradiometer.problems.registry import load
+        from gradiometer.train import train
+
+        run = train(load(configuration.problem, model=configuration.model), configuration, out, panel)
+    return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)

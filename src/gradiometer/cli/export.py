@@ -1,0 +1,29 @@
+"""`gradiometer export`: a run's numbers as a table."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: gradiometer export runs/digits-cnn-1 --out readings.csv")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write; its ending says the format: .csv or .parquet (needs pyarrow).",
+)
+@click.option(
+    "--what",
+    type=click.Choice(["readings", "losses", "evaluations"]),
+    default="readings",
+    show_default=True,
+    help="Moments at every measured step, the loss at every step, or the estimates on held-out data.",
+)
+def export(run: Path, out: Path, what: str) -> None:
+    """Write the numbers of RUN as a table, one row a step, nothing left out."""
+    from gradiometer.report.table import table_of, write_table
+    from gradiometer.run.reader import Run
+
+    rows = write_table(table_of(Run.open(run), what), out)
+    click.echo(f"{rows:,} rows in {out}")

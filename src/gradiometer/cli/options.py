@@ -1,0 +1,95 @@
+"""Flags that several verbs share. Those of a training are made from `Configuration`, one flag a field."""
+
+import re
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from gradiometer.run.configuration import Configuration
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SHORT = {"learning_rate": ("--lr",), "batch_size": ("-b",), "epochs": ("-e",)}
+
+
+def configuration_options(*leave_out: str) -> Callable[[Command], Command]:
+    """One flag for every field of `Configuration`, with its docstring for a help text."""
+    helps = _argument_texts(Configuration)
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(msgspec.structs.fields(Configuration)):
+            if field.name in leave_out:
+                continue
+            long = f"--{field.name.replace('_', '-')}"
+            declarations = (long, *SHORT.get(field.name, ()), field.name)
+            default = "" if field.default is None else f"  [default: {field.default}]"
+            text = helps.get(field.name, "") + default
+            if _kind(field.type) is bool:
+                option = click.option(f"{long}/--no-{long[2:]}", field.name, default=None, help=text)
+            else:
+                option = click.option(*declarations, type=_click_type(field.type), default=None, help=text)
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def configuration_from(file: Path | None, flags: dict[str, Any], **defaults: Any) -> Configuration:
+    """Defaults, overlaid by a TOML file, overlaid by the flags that were given."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    written = {} if file is None else Configuration.from_toml(file).to_dict()
+    return Configuration.from_mapping(defaults | written | given, "")
+
+
+def out_option(command: Command) -> Command:
+    """Where run folders are made."""
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """Print one JSON object."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
+
+
+def talk_options(command: Command) -> Command:
+    """How much is said, and whether the page is opened."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing while training."),
+        click.option("--no-open", is_flag=True, help="Do not open the page in a browser."),
+        click.option(
+            "--fail-on",
+            type=click.Choice(["cannot tell", "look", "act"]),
+            default=None,
+            help="Exit with code 3 if a finding is at or above this.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _kind(annotation: Any) -> Any:
+    """The type a flag's value has, with None left out."""
+    if isinstance(annotation, types.UnionType):
+        return next(kind for kind in annotation.__args__ if kind is not types.NoneType)
+    return annotation
+
+
+def _click_type(annotation: Any) -> Any:
+    kind = _kind(annotation)
+    if typing.get_origin(kind) is typing.Literal:
+        return click.Choice(list(kind.__args__))
+    return kind
+
+
+def _argument_texts(documented: type) -> dict[str, str]:
+    """The `Args` of a docstring, by name, in one line each."""
+    lines = re.split(r"\n\s*Args:\n", documented.__doc__ or "", maxsplit=1)[-1]
+    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", lines, flags=re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in found}

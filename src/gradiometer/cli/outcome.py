@@ -1,0 +1,92 @@
+"""What a verb leaves a person or a program with: sentences, the page, or one JSON object."""
+
+import sys
+import textwrap
+import webbrowser
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradiometer.diagnosis import Diagnosis
+    from gradiometer.measurement.reading import Finding
+    from gradiometer.run.reader import Run
+
+WIDTH = 88
+
+
+def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -> int:
+    """Diagnose a run, write its page, and tell. Returns the exit code."""
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.report.page import write_page
+
+    diagnosis = diagnose(run)
+    page = write_page(run, diagnosis)
+    if as_json:
+        print_json(as_object(run, diagnosis, page))
+    else:
+        tell(run, diagnosis, page)
+        if not no_open and sys.stdout.isatty():
+            webbrowser.open(page.resolve().as_uri())
+    return 3 if fail_on and _reaches(diagnosis.findings, fail_on) else 0
+
+
+def as_object(run: "Run", diagnosis: "Diagnosis", page: "Path") -> dict[str, Any]:
+    """The run as `--json` prints it."""
+    return {
+        "run": str(run.path),
+        "report": str(page),
+        "status": run.status,
+        "steps": run.steps,
+        **diagnosis.to_dict(),
+        "overhead": run.overhead,
+        "warnings": run.warnings,
+    }
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output; non-finite numbers are the strings "inf", "-inf" and "nan"."""
+    import json
+
+    from gradiometer.run.journal import plain
+
+    click.echo(json.dumps(plain(value)))
+
+
+def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
+    """The verdict, the findings and where the page is, in words."""
+    for warning in run.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo("\n" + textwrap.fill(diagnosis.verdict, WIDTH))
+    for finding in diagnosis.findings:
+        click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
+        for label, text in (
+            ("", finding.seen),
+            ("", finding.means),
+            ("try: ", finding.advice),
+            ("mind: ", finding.caveat),
+        ):
+            if text:
+                click.echo(textwrap.indent(textwrap.fill(label + text, WIDTH - 2), "  "))
+    click.echo(f"\n{cost_sentence(run.overhead)}")
+    click.echo(f"\nrun   {run.path}\npage  {page}")
+
+
+def cost_sentence(overhead: dict[str, Any]) -> str:
+    """What the instrument cost, against what it was allowed."""
+    if not overhead or overhead.get("mode") == "off":
+        return "The instrument was off."
+    every = overhead.get("every")
+    cadence = f", about every {every:,.0f} steps" if every else ""
+    return (
+        f"Measured {overhead['measured_steps']:,} steps{cadence} ({overhead['mode']}), "
+        f"for {overhead['used']:.1%} of the training time (budget {overhead['budget']:.1%})."
+    )
+
+
+def _reaches(findings: "Iterable[Finding]", threshold: str) -> bool:
+    order = ["ok", "cannot tell", "look", "act"]
+    return any(order.index(finding.state.value) >= order.index(threshold) for finding in findings)

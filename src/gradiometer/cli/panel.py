@@ -1,0 +1,143 @@
+"""The view of a run while it trains: a live panel on a terminal, one plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel as Box
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gradiometer.diagnosis import gauges_of
+from gradiometer.measurement.reading import Estimate, State, significant
+
+if TYPE_CHECKING:
+    from gradiometer.measurement.gauge import Gauge
+    from gradiometer.measurement.reading import Estimates
+    from gradiometer.run.folder import RunFolder
+    from gradiometer.run.recorder import Recorder
+    from gradiometer.train.training import Training
+
+REFRESH_SECONDS = 1.0
+LINE_SECONDS = 10.0
+SMOOTHING = 0.98
+COLOURS = {State.OK: "green", State.LOOK: "yellow", State.ACT: "red", State.CANNOT_TELL: "cyan"}
+
+
+class Panel:
+    """Shows a run while it goes on. A `Watcher`; drawing is counted as the instrument's time.
+
+    Args:
+        console: Where it is shown.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Live | None = None
+        self.loss: float | None = None
+        self.shown_at = 0.0
+        self.began_at, self.began_step = 0.0, 0
+        self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
+
+    def begin(self, training: "Training", recorder: "Recorder", folder: "RunFolder") -> None:
+        """Say what is about to be trained."""
+        self.shown_at = self.began_at = time.monotonic()
+        self.began_step = training.step
+        self.console.print(
+            f"{training.problem.name} · {training.problem.model_name} · {training.objective.dimension:,} parameters · "
+            f"{training.steps:,} steps of B = {training.configuration.batch_size} · {folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
+            self.live.start()
+
+    def update(self, training: "Training", recorder: "Recorder", loss: float) -> None:
+        """Take in a step's loss; now and then, draw."""
+        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        now = time.monotonic()
+        if now - self.shown_at < self.interval:
+            return
+        self.shown_at = now
+        with training.budget.spending():
+            if self.live is not None:
+                self.live.update(self._drawn(training, recorder), refresh=True)
+            else:
+                self.console.print(self._line(training, recorder), highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _drawn(self, training: "Training", recorder: "Recorder") -> RenderableType:
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right")
+        bar.add_row(
+            ProgressBar(total=training.steps, completed=training.step),
+            f"step {training.step:,} of {training.steps:,} · {self._time_left(training)} left",
+        )
+        numbers = Table.grid(padding=(0, 2))
+        numbers.add_row("loss", f"{self.loss:.4f}", "learning rate", f"{training.learning_rate:.3g}")
+        parts: list[RenderableType] = [bar, numbers]
+        for gauge, estimates in _estimates(training, recorder):
+            parts.append(Text(f"noise scale   {_with_interval(estimates['noise_scale'])}"))
+            if (finding := gauge.interpret(estimates)) is not None:
+                words = Text(f"{finding.state.symbol} {finding.state}: ", style=COLOURS[finding.state])
+                parts.append(words + Text(finding.seen, style=""))
+        parts.append(Text(_cost(recorder), style="dim"))
+        return Box(
+            Group(*parts),
+            title=f"gradiometer · {training.problem.name}",
+            title_align="left",
+            width=min(100, self.console.width),
+        )
+
+    def _line(self, training: "Training", recorder: "Recorder") -> str:
+        parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
+        for _, estimates in _estimates(training, recorder):
+            parts.append(f"noise scale {_with_interval(estimates['noise_scale'])}")
+        return " · ".join([*parts, f"{self._time_left(training)} left"])
+
+    def _time_left(self, training: "Training") -> str:
+        done = training.step - self.began_step
+        seconds = (time.monotonic() - self.began_at) / max(done, 1) * (training.steps - training.step)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes}:{seconds:02d}"
+
+
+@contextmanager
+def watching(quiet: bool) -> Iterator[Panel | None]:
+    """A panel on standard error for as long as training lasts, or none."""
+    panel = None if quiet else Panel(Console(stderr=True, file=sys.stderr))
+    try:
+        yield panel
+    finally:
+        if panel is not None:
+            panel.close()
+
+
+def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Gauge, Estimates]]":
+    for gauge in gauges_of(training.configuration):
+        series = recorder.recent(gauge.name)
+        if series is not None and len(series) > 1:
+            yield gauge, gauge.estimate(series, training.configuration.level)
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if not estimate.tells:
+        return str(estimate)
+    return f"{significant(estimate.value)} [{significant(estimate.low)}, {significant(estimate.high)}]"
+
+
+def _cost(recorder: "Recorder") -> str:
+    overhead = recorder.overhead
+    return f"measured {overhead['measured_steps']:,} steps for {overhead['used']:.1%} of the training time"

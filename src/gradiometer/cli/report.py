@@ -1,0 +1,34 @@
+"""`gradiometer report`: the page of a run."""
+
+from pathlib import Path
+
+import click
+
+from gradiometer.cli.options import json_option
+
+
+@click.command(epilog="Example: gradiometer report runs/digits-cnn-1 --png charts")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--level", type=float, default=None, help="Confidence level of the intervals; left out, the run's own.")
+@click.option("--png", "charts", type=click.Path(path_type=Path), default=None, help="Write the charts there as PNG.")
+@json_option
+def report(run: Path, level: float | None, charts: Path | None, as_json: bool) -> None:
+    """Write the page of RUN, finished or not, and say what was found."""
+    from gradiometer.cli.outcome import as_object, print_json, tell
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.errors import BadInput
+    from gradiometer.report.page import write_charts, write_page
+    from gradiometer.run.reader import Run
+
+    if level is not None and not 0 < level < 1:
+        raise BadInput(f"`--level` must lie between 0 and 1, got {level}.")
+    opened = Run.open(run)
+    diagnosis = diagnose(opened, level)
+    page = write_page(opened, diagnosis)
+    pictures = write_charts(opened, diagnosis, charts) if charts is not None else []
+    if as_json:
+        print_json({**as_object(opened, diagnosis, page), "charts": [str(path) for path in pictures]})
+        return
+    tell(opened, diagnosis, page)
+    for path in pictures:
+        click.echo(f"chart {path}")

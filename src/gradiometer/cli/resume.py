@@ -1,0 +1,26 @@
+"""`gradiometer resume`: go on with a run that was stopped or killed."""
+
+from pathlib import Path
+
+import click
+
+from gradiometer.cli.options import json_option, talk_options
+
+
+@click.command(epilog="Example: gradiometer resume runs/digits-mlp-1")
+@click.argument("run", type=click.Path(path_type=Path))
+@json_option
+@talk_options
+def resume(run: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
+    """Go on with RUN from its last whole checkpoint.
+
+    It ends with the same weights, bit for bit, as a run that was never stopped.
+    """
+    from gradiometer.cli.outcome import conclude
+    from gradiometer.cli.panel import watching
+
+    with watching(quiet or as_json) as panel:
+        from gradiometer.train import resume as go_on
+
+        ended = go_on(run, panel)
+    return conclude(ended, as_json=as_json, no_open=no_open, fail_on=fail_on)

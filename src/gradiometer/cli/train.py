@@ -1,0 +1,55 @@
+"""`gradiometer train`: train a problem under the instrument."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradiometer.cli.options import (
+    configuration_from,
+    configuration_options,
+    json_option,
+    out_option,
+    talk_options,
+)
+
+
+@click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
+@click.argument("problem", required=False)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="TOML file with the same names as the flags, which win over it.",
+)
+@configuration_options("problem")
+@out_option
+@json_option
+@talk_options
+def train(
+    problem: str | None,
+    file: Path | None,
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    no_open: bool,
+    fail_on: str | None,
+    **flags: Any,
+) -> int:
+    """Train PROBLEM with SGD and measure what SGD does to it.
+
+    PROBLEM is digits, fashion-mnist, one-dimensional, quadratic, or your own as module:function.
+    """
+    from gradiometer.cli.outcome import conclude
+    from gradiometer.cli.panel import watching
+
+    configuration = configuration_from(file, {"problem": problem, **flags})
+    with watching(quiet or as_json) as panel:
+        from gradiometer.problems.registry import load
+        from gradiometer.train import train as start
+
+        loaded = load(
+            configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
+        )
+        run = start(loaded, configuration, out, panel)
+    return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)

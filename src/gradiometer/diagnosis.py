@@ -1,0 +1,128 @@
+"""Every gauge by name, and what a run's readings say: estimates, findings, and a verdict in one sentence."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.reading import Estimate, Finding, Series, State
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+
+GAUGES: dict[str, type[Gauge]] = {GradientNoise.name: GradientNoise}
+"""The catalogue: every gauge by name."""
+
+WINDOW = 200
+"""Readings in the latest window, at most; of a long run, its last quarter."""
+
+POINTS = 24
+"""Windows drawn along a run, at most."""
+
+FEWEST = 20
+"""Readings in a window, at least: below, an interval is mostly its own uncertainty."""
+
+MOST_URGENT = (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a run's readings say.
+
+    Args:
+        verdict: One sentence.
+        findings: What each gauge has to say, the most urgent first.
+        estimates: The latest window's estimates by name; of one layer, `quantity/layer`.
+        history: Estimates along the run: by name, pairs of the last step of a window and its estimate.
+    """
+
+    verdict: str
+    findings: tuple[Finding, ...]
+    estimates: Mapping[str, Estimate]
+    history: Mapping[str, tuple[tuple[int, Estimate], ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Verdict, findings and latest estimates, as `--json` prints them."""
+        return {
+            "verdict": self.verdict,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
+        }
+
+
+def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
+    """The gauges a run is measured with, with the settings it asks for."""
+    return (GradientNoise(microbatches=configuration.spread or None),)
+
+
+def diagnose(run: Run, level: float | None = None) -> Diagnosis:
+    """Estimate and interpret everything a run has recorded.
+
+    Args:
+        run: The run, finished or not.
+        level: Confidence level; left out, the run's own.
+    """
+    level = run.configuration.level if level is None else level
+    findings: list[Finding] = []
+    estimates: dict[str, Estimate] = {}
+    history: dict[str, list[tuple[int, Estimate]]] = {}
+    for gauge in gauges_of(run.configuration):
+        series = run.series(gauge.name)
+        if series is None:
+            continue
+        latest = gauge.estimate(latest_window(series), level)
+        estimates |= latest
+        if finding := gauge.interpret(latest):
+            findings.append(finding)
+        for window in windows(series):
+            for name, estimate in gauge.estimate(window, level).items():
+                history.setdefault(name, []).append((int(window.steps[-1]), estimate))
+    if run.evaluations:
+        estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
+    findings.sort(key=lambda finding: MOST_URGENT.index(finding.state))
+    return Diagnosis(
+        verdict=verdict(run, findings, estimates),
+        findings=tuple(findings),
+        estimates=estimates,
+        history={name: tuple(points) for name, points in history.items()},
+    )
+
+
+def latest_window(series: Series) -> Series:
+    """The readings that speak of now: the last 200, or the last quarter of a long run, whichever is more."""
+    return series[-max(WINDOW, len(series) // 4) :]
+
+
+def windows(series: Series) -> Iterator[Series]:
+    """The run cut into windows of equal numbers of readings, the last one ending at its end."""
+    count = max(min(POINTS, len(series) // FEWEST), 1)
+    length = len(series) // count
+    first = len(series) - count * length
+    for start in range(first, len(series), length):
+        yield series[start : start + length]
+
+
+def verdict(run: Run, findings: list[Finding], estimates: Mapping[str, Estimate]) -> str:
+    """The run in one sentence: how it ended, how good it is, and the most urgent finding."""
+    parts = [_ending(run)]
+    if (accuracy := estimates.get("test_accuracy")) is not None:
+        parts.append(f"test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
+    elif (loss := estimates.get("test_loss")) is not None:
+        parts.append(f"test loss {loss}")
+    parts.append(_most_urgent(findings))
+    return "; ".join(parts) + "."
+
+
+def _ending(run: Run) -> str:
+    if run.status == "diverged":
+        return f"Training diverged at step {run.steps:,} and was stopped"
+    if run.status == "finished":
+        return f"Trained for {run.steps:,} steps"
+    return f"{'Stopped' if run.status == 'interrupted' else 'Under way'} at step {run.steps:,}"
+
+
+def _most_urgent(findings: list[Finding]) -> str:
+    if not findings:
+        return "nothing was measured"
+    seen = findings[0].seen.removesuffix(".")
+    return seen[0].lower() + seen[1:] if seen.startswith("The ") else seen

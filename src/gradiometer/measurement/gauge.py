@@ -1,0 +1,35 @@
+"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `interpret`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series
+
+if TYPE_CHECKING:  # a gauge is read, a year later, on a machine without torch
+    import gradiometer.measurement.step
+
+
+@dataclass(frozen=True)
+class Gauge(ABC):
+    """Something that is read off a training step.
+
+    A gauge holds settings only: its `repr` recreates it, and it is written into the run. It never keeps
+    a tensor, and `measure` never changes training.
+    """
+
+    name: ClassVar[str]
+    issue: ClassVar[Issue]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
+        """The raw moments of this one step, each unbiased and additive over steps."""
+
+    @abstractmethod
+    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+        """The gauge's quantities over a window of steps, each with its interval at `level`."""
+
+    @abstractmethod
+    def interpret(self, estimates: Estimates) -> Finding | None:
+        """What the estimates say to a person, or None where there is nothing to say."""

@@ -1,0 +1,249 @@
+"""The objective: a model and its loss, as a function of parameters and a batch."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, as_batch_of_one, batch_size, chunks, example_axes, mapped, span
+from gradiometer.measurement.untouched import untouched_randomness
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+Gradients = list[Tensor]
+"""One tensor a trainable parameter, in the order of `Objective.names`."""
+
+PROBES = 4
+"""How many batches are asked whether the loss is a fixed function of the batch. One could miss a coupling by
+chance (class weights that happen to balance); the answer only ever moves from fixed to not fixed."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What kind of function of the batch a loss is.
+
+    Args:
+        random: It draws random numbers (Dropout, augmentation inside the model).
+        coupled: The loss of a batch is not the mean of the losses of its parts (batch statistics, weights
+            normalised over the batch, contrastive losses).
+    """
+
+    random: bool = False
+    coupled: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the gradient of a batch is the mean of the gradients of its parts, so that one can be had
+        from the others by subtraction."""
+        return not (self.random or self.coupled)
+
+    def __or__(self, other: "Traits") -> "Traits":
+        return Traits(self.random or other.random, self.coupled or other.coupled)
+
+
+class Objective:
+    """A model and its loss, as a function of parameters and a batch.
+
+    Whatever is computed here leaves the model as it was, bit for bit: parameters, `.grad`, buffers, mode and
+    every random state. Hooks on parameters do not fire; hooks on modules do, since they are part of the forward.
+
+    Args:
+        model: Any module. Frozen parameters stay fixed; a shared parameter counts once.
+        loss: Called as `loss(model, batch)`; returns one value per example, shape [examples], or their mean,
+            shape []. For a criterion on (input, target) pairs see `supervised`.
+
+    Raises:
+        BadInput: The model has no trainable parameter.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model = model
+        self.loss = loss
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise BadInput(
+                "`model` has no trainable parameters, so there is no gradient to measure: "
+                "set `requires_grad_(True)` on those to train."
+            )
+        self.names = tuple(trainable)
+        owners = [name.rpartition(".")[0] or "model" for name in self.names]
+        self.layers = tuple(dict.fromkeys(owners))
+        self.layer_of = [self.layers.index(owner) for owner in owners]
+        self._called = _Called(model, loss)
+        self._traits: dict[tuple[bool, ...], tuple[int, Traits]] = {}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in the order of `names`."""
+        return [self.model.get_parameter(name) for name in self.names]
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """Where the trainable parameters lie."""
+        return {parameter.device for parameter in self.parameters}
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def aliases(self) -> Gradients:
+        """The parameters as new leaves on the same memory: autograd works on them, hooks on the real ones rest."""
+        return [parameter.detach().requires_grad_() for parameter in self.parameters]
+
+    def undisturbed(self, seed: int) -> AbstractContextManager[None]:
+        """A region in which the model can be run without leaving a trace in any random state."""
+        return untouched_randomness(seed, self.devices)
+
+    def losses(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, " examples"]:
+        """The loss of every example at the given parameters.
+
+        Raises:
+            BadInput: The loss returns a mean, which does not tell examples apart.
+        """
+        value, size = self._evaluate(parameters, batch), batch_size(batch)
+        if not value.dim():
+            raise BadInput(
+                f"`loss` returned shape [], one value per example was expected, [{size}]: "
+                "build it with reduction='none'."
+            )
+        return value
+
+    def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
+        """The mean loss of a batch at the given parameters, whether the loss is given per example or as a mean."""
+        return self._evaluate(parameters, batch).mean()
+
+    def gradient(self, batch: Batch, *, seed: int = 0) -> Gradients:
+        """ĝ, the gradient of the mean loss of a batch at the model's own parameters. One forward and backward."""
+        with torch.enable_grad(), self.undisturbed(seed):
+            leaves = self.aliases()
+            loss = self.mean_loss(leaves, batch)
+            if not loss.requires_grad:
+                raise BadInput(
+                    "`loss` does not depend on any trainable parameter, or was computed without a graph "
+                    "(`no_grad`, `.item()`, argmax): return a tensor that `backward` can follow."
+                )
+            return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+
+    def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
+        """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples, *parameter].
+
+        Memory: examples × d numbers. Only for a loss that is not coupled (see `traits`).
+        """
+        names = self.names
+
+        def one(leaves: dict[str, Tensor], example: Batch) -> Tensor:
+            return self.mean_loss([leaves[name] for name in names], as_batch_of_one(example, batch))
+
+        # The fused attention kernel has no batching rule; the plain one computes the same numbers.
+        with torch.enable_grad(), self.undisturbed(seed), sdpa_kernel(SDPBackend.MATH):
+            leaves = {name: p.detach() for name, p in zip(names, self.parameters, strict=True)}
+            by_name = vmap(grad(one), in_dims=(None, example_axes(batch)), randomness="different")(
+                leaves, mapped(batch, Tensor.detach)
+            )
+        return [by_name[name] for name in names]
+
+    def traits(self, batch: Batch, *, seed: int = 0) -> Traits:
+        """Whether the loss is a fixed function of the batch: found out by running it, on the first few batches.
+
+        Compares the loss of the batch with the mean over three parts of unlike size, and looks whether a random
+        number was drawn. Remembered per mode (train, eval); costs two forwards on each of the first four asked.
+        """
+        mode = tuple(module.training for module in self.model.modules())
+        asked, traits = self._traits.get(mode, (0, Traits()))
+        if asked < PROBES:
+            traits |= self._probe(batch, seed)
+            self._traits[mode] = (asked + 1, traits)
+        return traits
+
+    @torch.no_grad()
+    def _probe(self, batch: Batch, seed: int) -> Traits:
+        leaves, size = self.aliases(), batch_size(batch)
+        with self.undisturbed(seed):
+            before = _generator_states(self.devices)
+            whole = self.mean_loss(leaves, batch)
+            drawn = any(not torch.equal(a, b) for a, b in zip(before, _generator_states(self.devices), strict=True))
+            if drawn or size < 2 or self._uses_batch_statistics():
+                return Traits(random=drawn, coupled=self._uses_batch_statistics())  # draws would hide a coupling
+            parts = _uneven(batch, size)
+            losses = torch.stack([self.mean_loss(leaves, part) for part in parts])
+        weights = torch.tensor([batch_size(part) / size for part in parts], dtype=losses.dtype, device=losses.device)
+        tolerance = min(1e3 * torch.finfo(losses.dtype).eps, 1e-2)  # rounding of sums, not a difference in kind
+        off = (whole - weights @ losses).abs() > tolerance * (weights @ losses.abs())
+        return Traits(coupled=bool(off))
+
+    def _uses_batch_statistics(self) -> bool:
+        return any(
+            isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+            for module in self.model.modules()
+        )
+
+    def _evaluate(self, parameters: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Call the loss with these parameters and with copies of the buffers."""
+        state = {f"model.{name}": value for name, value in zip(self.names, parameters, strict=True)}
+        state |= {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
+        value = functional_call(self._called, state, (batch,))
+        return checked_loss(value, batch)
+
+
+class _Called(nn.Module):
+    """`loss(model, batch)` as the forward of a module, so that torch can put other parameters in place."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = (loss,)  # in a tuple: a loss that is a module is no part of the model
+
+    def forward(self, batch: Batch) -> Any:  # what it returns is checked by `checked_loss`, in words
+        return self._loss[0](self.model, batch)
+
+
+def checked_loss(value: Any, batch: Batch) -> Tensor:
+    """The loss, if it is a mean or one value per example.
+
+    Raises:
+        BadInput: It is no tensor of floating-point numbers, or of another shape.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+        raise BadInput(f"`loss` returned {got}: return a tensor of floating-point numbers.")
+    if value.dim() and tuple(value.shape) != (size := batch_size(batch),):
+        raise BadInput(
+            f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per example, [{size}]."
+        )
+    return value
+
+
+def supervised(criterion: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """The loss of (input, target) batches: `criterion(model(input), target)`.
+
+    Example:
+        >>> Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))  # doctest: +SKIP
+    """
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        return criterion(model(inputs), targets)
+
+    return loss
+
+
+def _uneven(batch: Batch, size: int) -> list[Batch]:
+    """Parts of unlike size: halves of equal size could agree by chance where the loss divides by a count."""
+    if size < 6:
+        return chunks(batch, 2)
+    return [span(batch, 0, size // 6), span(batch, size // 6, size // 2), span(batch, size // 2, size)]
+
+
+def _generator_states(devices: set[torch.device]) -> list[Tensor]:
+    """The state of torch's generators on the CPU and on the given devices."""
+    return [torch.get_rng_state()] + [
+        torch.get_device_module(device.type).get_rng_state(device) for device in devices if device.type != "cpu"
+    ]

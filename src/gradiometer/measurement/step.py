@@ -1,0 +1,155 @@
+"""The training step: caught between `backward` and `optimizer.step`, with its derivatives, lazy and shared."""
+
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size, take
+from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.reading import Sampling
+from gradiometer.measurement.spread import Spread
+
+PER_EXAMPLE_NUMBERS = 2**25
+"""Most numbers held at once when gradients are taken per example: 128 MiB in single precision."""
+
+
+class TrainingStep:
+    """One step of training. What several gauges ask for is computed once, and freed with the step.
+
+    Args:
+        objective: The model and its loss.
+        batch: The step's batch.
+        index: The step's number, from 0.
+        learning_rate: η at this step.
+        sampling: How the batch was drawn.
+        gradient: ĝ as training has it, one tensor a trainable parameter (a `.grad` that is None counts as zero).
+            Left out, it is computed when asked for.
+        spread: The spread of the micro-batches that training accumulated, where it did; then nothing is run
+            again ("shared"). Left out, halves are run beside the step ("apart").
+        seed: Of the random numbers that measuring draws; training's own are left alone.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batch: Batch,
+        *,
+        index: int,
+        learning_rate: float,
+        sampling: Sampling,
+        gradient: Sequence[Tensor | None] | None = None,
+        spread: Spread | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.objective = objective
+        self.batch = batch
+        self.index = index
+        self.learning_rate = learning_rate
+        self.sampling = sampling
+        self.seed = seed
+        self._gradient = gradient
+        self._shared = spread
+        self._spreads: dict[int, Spread] = {}
+
+    @cached_property
+    def batch_size(self) -> int:
+        """B, the number of examples in the batch."""
+        return batch_size(self.batch)
+
+    @cached_property
+    def gradient(self) -> Gradients:
+        """ĝ, the batch gradient, one tensor a trainable parameter."""
+        if self._gradient is None:
+            return self.objective.gradient(self.batch, seed=self.derived_seed("gradient"))
+        return [
+            torch.zeros_like(parameter) if given is None else given.detach()
+            for given, parameter in zip(self._gradient, self.objective.parameters, strict=True)
+        ]
+
+    def derived_seed(self, purpose: str) -> int:
+        """A seed of its own for every run, step and purpose."""
+        return zlib.crc32(f"{self.seed}/{self.index}/{purpose}".encode())
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the CPU, of its own for every run, step and purpose."""
+        return torch.Generator().manual_seed(self.derived_seed(purpose))
+
+    def spread(self, microbatches: int | None = 2) -> Spread:
+        """The spread of micro-batch gradients at this step.
+
+        Where training accumulated micro-batches it is theirs. Otherwise the batch is dealt out at random into
+        `microbatches` parts, and their gradients are run beside the step; where the loss is a fixed function of
+        the batch the last one is had from ĝ by subtraction.
+
+        Args:
+            microbatches: k, at least 2; None for one an example. A coupled loss has no gradient of an example:
+                its micro-batches hold at least two.
+
+        Raises:
+            BadInput: The batch has fewer examples than micro-batches, or there is but one micro-batch.
+        """
+        if self._shared is not None:
+            return self._shared
+        count = self.batch_size if microbatches is None else microbatches
+        if count not in self._spreads:
+            self._spreads[count] = self._run_apart(count)
+        return self._spreads[count]
+
+    def _run_apart(self, count: int) -> Spread:
+        if not 2 <= count <= self.batch_size:
+            raise BadInput(
+                f"`microbatches` is {count} for a batch of {self.batch_size}: there is no spread within a step to "
+                "see with fewer than two micro-batches of at least one example each."
+            )
+        traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))
+        if traits.coupled:  # batch statistics of one example are none
+            count = max(min(count, self.batch_size // 2), 2)
+        elif count == self.batch_size > 2:
+            return self._per_example()
+        parts = torch.randperm(self.batch_size, generator=self.generator("deal")).tensor_split(count)
+        return self._with_last_by_subtraction(parts) if traits.fixed else self._all_run(parts)
+
+    def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
+        """k − 1 gradients are run; Σ b_j ĝ_j = B ĝ gives the last."""
+        builder, last = (
+            SpreadBuilder(self.objective.layer_of),
+            list(torch._foreach_mul(self.gradient, self.batch_size)),
+        )
+        *run, rest = parts
+        for position, part in enumerate(run):
+            gradients = self._part_gradient(part, position)
+            builder.add(len(part), gradients)
+            torch._foreach_add_(last, gradients, alpha=-len(part))
+        torch._foreach_div_(last, len(rest))
+        builder.add(len(rest), last)
+        return builder.finish(self.gradient)
+
+    def _all_run(self, parts: Sequence[Tensor]) -> Spread:
+        """Every part is run, with draws and batch statistics of its own; ĝ is their mean."""
+        builder = SpreadBuilder(self.objective.layer_of)
+        mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
+        for position, part in enumerate(parts):
+            gradients = self._part_gradient(part, position)
+            builder.add(len(part), gradients)
+            torch._foreach_add_(mean, gradients, alpha=len(part) / self.batch_size)
+        return builder.finish(mean)
+
+    def _per_example(self) -> Spread:
+        """Every example's gradient by vmap, a few at a time; ĝ is their mean."""
+        builder = SpreadBuilder(self.objective.layer_of)
+        mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
+        at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
+        for position, part in enumerate(torch.split(torch.arange(self.batch_size), at_once)):
+            seed = self.derived_seed(f"examples {position}")
+            gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
+            builder.add_each(gradients)
+            torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / self.batch_size)
+        return builder.finish(mean)
+
+    def _part_gradient(self, part: Tensor, position: int) -> Gradients:
+        return self.objective.gradient(take(self.batch, part), seed=self.derived_seed(f"part {position}"))

@@ -1,0 +1,154 @@
+"""Examples: a finite set of them, as tensors or as a torch data set, from which batches are taken by index."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import IterableDataset, TensorDataset, default_collate
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size, mapped, take
+from gradiometer.measurement.untouched import untouched_randomness
+
+FINGERPRINTED = 256
+"""How many examples of a data set, evenly spaced, its fingerprint rests on; of tensors it is all."""
+
+
+class Examples:
+    """N examples that can be told apart, from which a batch is taken by its index.
+
+    Args:
+        data: A tree of tuples, lists and mappings of tensors, whose first axis is the example; or a map-style
+            `torch.utils.data.Dataset`, whose items are put together by torch's `default_collate`.
+        name: What messages call it.
+
+    Raises:
+        BadInput: Two tensors differ in their number of examples, a leaf is a NumPy array, the data cannot be
+            indexed or put together, or there is no example at all.
+
+    Example:
+        >>> examples = Examples((torch.randn(10, 3), torch.arange(10)))
+        >>> len(examples), examples.batch(torch.tensor([7, 7, 1]))[1]
+        (10, tensor([7, 7, 1]))
+    """
+
+    def __init__(self, data: Any, name: str = "examples") -> None:
+        self.name = name
+        self.data: Any = tuple(data.tensors) if isinstance(data, TensorDataset) else data
+        self.device: torch.device | None = None
+        self._in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
+        self._length = _size(self.data, name) if self._in_memory else _checked_dataset(self.data, name)
+        if not self._length >= 1:
+            raise BadInput(f"`{name}` is empty: at least one example is needed.")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        kind = "tensors" if self._in_memory else type(self.data).__name__
+        return f"<{self.name}: {len(self):,} examples, {kind}>"
+
+    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions, in this order; a position may come twice."""
+        if self._in_memory:
+            return take(self.data, index)
+        items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
+        collated = default_collate(items or [self.data[position] for position in index.tolist()])
+        return collated if self.device is None else _moved(collated, self.device)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples once, in their own order, `size` at a time; the last batch may be smaller."""
+        if not size >= 1:
+            raise BadInput(f"`size` must be at least 1, got {size}.")
+        for part in torch.split(torch.arange(len(self)), size):
+            yield self.batch(part)
+
+    def to(self, device: torch.device | str) -> "Examples":
+        """The same examples on a device: tensors are moved now, a data set's batches as they are taken."""
+        moved = Examples(_moved(self.data, device) if self._in_memory else self.data, self.name)
+        moved.device = torch.device(device)
+        return moved
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of the data in hexadecimal: names, types, shapes and bytes of all tensors.
+
+        Of a data set it covers the number of examples and the first, the last and some between, read with
+        random states set aside, so that random augmentation gives the same fingerprint every time.
+        """
+        digest = hashlib.sha256(f"{len(self)} examples".encode())
+        if self._in_memory:
+            _digest(self.data, digest)
+            return digest.hexdigest()
+        chosen = torch.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED), dtype=torch.float64).long()
+        with untouched_randomness(0, []):
+            for part in torch.split(chosen, 32):
+                _digest(self.batch(part), digest)
+        return digest.hexdigest()
+
+
+def _size(data: Batch, name: str) -> int:
+    """The number of examples every tensor agrees on, or a refusal that names the one that does not."""
+    leaves = dict(_leaves(data, name))
+    for path, leaf in leaves.items():
+        if isinstance(leaf, np.ndarray):
+            raise BadInput(f"`{path}` is a NumPy array, a tensor was expected: pass torch.from_numpy(...).")
+    sizes = {path: leaf.shape[0] for path, leaf in leaves.items() if isinstance(leaf, Tensor) and leaf.dim()}
+    if not sizes:
+        raise BadInput(f"`{name}` holds no tensor with a first axis, so its examples cannot be told apart.")
+    (first, size), *others = sizes.items()
+    for path, other in others:
+        if other != size:
+            raise BadInput(
+                f"`{path}` holds {other} examples where `{first}` holds {size}: "
+                "the first axis of every tensor is the example."
+            )
+    return size
+
+
+def _checked_dataset(data: Any, name: str) -> int:
+    """The length of a map-style data set whose examples can be put together."""
+    if isinstance(data, IterableDataset) or not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
+        raise BadInput(
+            f"`{name}` is of type {type(data).__name__}, which cannot be indexed: give a tensor, a tuple, list or dict "
+            "of tensors, or a torch data set with `__len__` and `__getitem__`."
+        )
+    if len(data):
+        with untouched_randomness(0, []):
+            try:
+                batch_size(default_collate([data[0]]))
+            except (TypeError, RuntimeError, BadInput) as error:
+                reason = str(error).partition("\n")[0].rstrip(".")
+                raise BadInput(
+                    f"`{name}[0]` cannot be put into a batch ({reason}): give the data set a transform to tensors."
+                ) from error
+    return len(data)
+
+
+def _leaves(data: Batch, path: str) -> Iterator[tuple[str, Any]]:
+    """Every leaf of the tree, with a name for where it lies."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _leaves(value, f"{path}[{key!r}]")
+    elif isinstance(data, (tuple, list)):
+        for position, value in enumerate(data):
+            yield from _leaves(value, f"{path}[{position}]")
+    else:
+        yield path, data
+
+
+def _moved(data: Batch, device: torch.device | str) -> Batch:
+    return mapped(data, lambda tensor: tensor.to(device))
+
+
+def _digest(data: Batch, digest: Any) -> None:
+    """Feed every leaf into the digest, with its place, type and shape."""
+    for path, leaf in _leaves(data, ""):
+        if isinstance(leaf, Tensor):
+            digest.update(f"{path} {leaf.dtype} {list(leaf.shape)}".encode())
+            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(f"{path} {leaf!r}".encode())

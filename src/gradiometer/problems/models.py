@@ -1,0 +1,55 @@
+"""The small networks of the image problems: no batch statistics, no random numbers, so a loss that is exact."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+
+def digits_mlp() -> nn.Module:
+    """64-64-10 with ReLU: 4,810 parameters."""
+    return _in_order(flat=nn.Flatten(), hidden=nn.Linear(64, 64), relu=nn.ReLU(), head=nn.Linear(64, 10))
+
+
+def digits_cnn() -> nn.Module:
+    """Two 3 × 3 convolutions of 8 and 16 channels, each halved by pooling: 1,898 parameters."""
+    return _in_order(
+        conv1=nn.Conv2d(1, 8, 3, padding=1),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(8, 16, 3, padding=1),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flat=nn.Flatten(),
+        head=nn.Linear(16 * 2 * 2, 10),
+    )
+
+
+def fashion_mnist_mlp() -> nn.Module:
+    """784-128-10 with ReLU: 101,770 parameters."""
+    return _in_order(flat=nn.Flatten(), hidden=nn.Linear(784, 128), relu=nn.ReLU(), head=nn.Linear(128, 10))
+
+
+def fashion_mnist_cnn() -> nn.Module:
+    """Two 5 × 5 convolutions of 16 and 32 channels, each halved by pooling, then 1568-24-10: 51,154 parameters."""
+    return _in_order(
+        conv1=nn.Conv2d(1, 16, 5, padding=2),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(16, 32, 5, padding=2),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flat=nn.Flatten(),
+        hidden=nn.Linear(32 * 7 * 7, 24),
+        relu3=nn.ReLU(),
+        head=nn.Linear(24, 10),
+    )
+
+
+def _in_order(**layers: nn.Module) -> nn.Module:
+    """The layers one after the other, under their names, which are those of the estimates by layer."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+DIGITS: Mapping[str, Callable[[], nn.Module]] = {"mlp": digits_mlp, "cnn": digits_cnn}
+FASHION_MNIST: Mapping[str, Callable[[], nn.Module]] = {"mlp": fashion_mnist_mlp, "cnn": fashion_mnist_cnn}

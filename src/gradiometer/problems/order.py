@@ -1,0 +1,56 @@
+"""The order in which a training set is gone through: a pure function of the seed and the step."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Draw
+
+
+@dataclass
+class Order:
+    """Which examples make the batch of a step. Knows the step only, so there is no state to save or lose.
+
+    Args:
+        draw: RESHUFFLED: every epoch a new permutation, the last batch of an epoch may be smaller.
+            REPLACEMENT: independent draws, all batches of the same size.
+        examples: N, the size of the training set.
+        batch_size: B.
+        seed: The same seed gives the same order, on any machine.
+    """
+
+    draw: Draw
+    examples: int
+    batch_size: int
+    seed: int = 0
+    _epoch: tuple[int, Int[Tensor, " drawn"]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= self.examples:
+            raise BadInput(
+                f"`batch_size` must lie between 1 and the {self.examples:,} examples of the training set, "
+                f"got {self.batch_size:,}."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.examples // self.batch_size)
+
+    def batch(self, step: int) -> Int[Tensor, " chosen"]:
+        """Positions of the examples in the batch of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self._drawn(epoch)
+        return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _drawn(self, epoch: int) -> Int[Tensor, " drawn"]:
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
+        if self.draw is Draw.RESHUFFLED:
+            return torch.randperm(self.examples, generator=generator)
+        drawn = self.steps_per_epoch * self.batch_size
+        return torch.randint(self.examples, (drawn,), generator=generator)

@@ -1,0 +1,87 @@
+"""Problems by name: those that come with the package, and a user's own as `module:function`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gradiometer.errors import BadInput
+
+if TYPE_CHECKING:  # the command line lists the names without torch
+    import gradiometer.problems.problem
+
+
+@dataclass(frozen=True)
+class Known:
+    """A problem that comes with the package.
+
+    Args:
+        home: The module whose `load` makes it.
+        models: Names of its models, the usual one first.
+        takes: Which of the settings "data_dir" and "seed" its data depend on.
+    """
+
+    home: str
+    models: tuple[str, ...]
+    takes: frozenset[str] = frozenset()
+
+
+KNOWN: Mapping[str, Known] = {
+    "digits": Known("gradiometer.problems.digits", ("mlp", "cnn")),
+    "fashion-mnist": Known("gradiometer.problems.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
+    "one-dimensional": Known("gradiometer.problems.one_dimensional", ("position",), frozenset({"seed"})),
+    "quadratic": Known("gradiometer.problems.quadratic", ("position",), frozenset({"seed"})),
+}
+NAMES = tuple(KNOWN)
+
+
+def load(
+    name: str, *, model: str | None = None, data_dir: str | os.PathLike[str] | None = None, seed: int = 0
+) -> "gradiometer.problems.problem.Problem":
+    """The problem of this name.
+
+    Args:
+        name: One of `NAMES`, or `module:function` for your own: the module is looked for in the current folder too;
+            the function takes nothing, or any of the keywords `model`, `data_dir` and `seed`, and returns a `Problem`
+            or a tuple (model, loss, train) or (model, loss, train, test).
+        model: Which of its models; left out, the usual one.
+        data_dir: Where data that do not ship lie.
+        seed: Of data that are drawn: the known answers', and whatever your own function draws.
+
+    Raises:
+        BadInput: There is no such problem or model, its data are missing, or your function failed.
+    """
+    if ":" in name:
+        imported = import_module("gradiometer.problems.imported")
+        own: gradiometer.problems.problem.Problem = imported.load(name, model=model, data_dir=data_dir, seed=seed)
+        return own
+    known = _known(name)
+    if data_dir is not None and "data_dir" not in known.takes:
+        raise BadInput(f"`data_dir` is not used by {name}, whose data need no folder: leave it out.")
+    settings = {"data_dir": data_dir, "seed": seed}
+    taken = {key: value for key, value in settings.items() if key in known.takes}
+    made: gradiometer.problems.problem.Problem = import_module(known.home).load(_model(name, known, model), **taken)
+    return made
+
+
+def nearest(wanted: str, names: tuple[str, ...]) -> str:
+    """Words for a message: the most similar of the names, if one is similar, and all of them."""
+    close = get_close_matches(wanted.lower().replace("_", "-"), names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}There {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+
+
+def _known(name: str) -> Known:
+    if name not in KNOWN:
+        raise BadInput(
+            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for a function of your own."
+        )
+    return KNOWN[name]
+
+
+def _model(name: str, known: Known, model: str | None) -> str:
+    if model is not None and model not in known.models:
+        raise BadInput(f"`model` {model!r} is unknown to {name}: {nearest(model, known.models)}.")
+    return model or known.models[0]

@@ -1,0 +1,79 @@
+"""Logarithmic axes, and intervals that run off them: an open end is drawn as open, never left out."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradiometer.measurement.reading import Estimate
+
+OPEN_ABOVE = "open above"
+OPEN_BELOW = "open below"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class LogAxis:
+    """A logarithmic axis that holds every finite positive end, with a little room for open ones."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def holding(cls, estimates: Iterable[Estimate], also: Iterable[float] = ()) -> "LogAxis":
+        """The axis of these intervals and of a few numbers that must be seen beside them."""
+        ends = [end for estimate in estimates for end in (estimate.low, estimate.value, estimate.high)]
+        shown = [end for end in (*ends, *also) if math.isfinite(end) and end > 0]
+        if not shown:
+            return cls(0.1, 10.0)
+        room = max((max(shown) / min(shown)) ** 0.08, 1.25)
+        return cls(min(shown) / room, max(shown) * room)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers on the axis: evenly spaced on a short one, 1-2-5 on a longer, powers of ten on a long one."""
+        if self.high / self.low < 10:
+            return self._even_ticks()
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        span = math.log10(self.high / self.low)
+        stride = max(round(span / 6), 1)
+        steps = (1, 2, 5) if span < 2.5 else (1,)
+        candidates = [step * 10.0**decade for decade in decades[::stride] for step in steps]
+        return [tick for tick in candidates if self.low <= tick <= self.high]
+
+    def _even_ticks(self) -> list[float]:
+        """Three to six multiples of 1, 2 or 5 of some power of ten."""
+        rough = (self.high - self.low) / 3
+        power = 10.0 ** math.floor(math.log10(rough))
+        stride = max(step * power for step in (1, 2, 5) if step * power <= rough)
+        first, last = math.ceil(self.low / stride), math.floor(self.high / stride)
+        return [float(f"{count * stride:.12g}") for count in range(first, last + 1)]
+
+    def row(self, estimate: Estimate) -> dict[str, Any]:
+        """Where an interval is drawn, and which way it is open. An end at or below zero is open below."""
+        low_shown = math.isfinite(estimate.low) and estimate.low > 0
+        high_shown = math.isfinite(estimate.high) and estimate.high > 0
+        return {
+            "value": estimate.value if math.isfinite(estimate.value) and estimate.value > 0 else None,
+            "low": estimate.low if low_shown else self.low,
+            "high": estimate.high if high_shown else (self.high if math.isinf(estimate.high) else self.low),
+            "middle": math.sqrt(self.low * self.high),
+            "open": _openness(estimate, low_shown),
+            "interval": str(estimate),
+        }
+
+    def rows(self, points: Sequence[tuple[int, Estimate]]) -> list[dict[str, Any]]:
+        """A row for every window, at its last step."""
+        return [{"step": step, **self.row(estimate)} for step, estimate in points]
+
+
+def plain_row(estimate: Estimate) -> dict[str, Any]:
+    """An interval as it is, on any axis; an end it does not have is None."""
+    ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {name: end if math.isfinite(end) else None for name, end in ends.items()} | {"interval": str(estimate)}
+
+
+def _openness(estimate: Estimate, low_shown: bool) -> str:
+    if not math.isinf(estimate.high):
+        return "" if low_shown else OPEN_BELOW
+    return OPEN_ABOVE if low_shown else UNKNOWN

@@ -1,0 +1,196 @@
+"""The page of a run: one self-contained file that asks nothing of any network, and the same charts as PNG."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+import vl_convert
+from markupsafe import Markup, escape
+
+from gradiometer import __version__
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Draw, significant
+from gradiometer.report.charts import page_spec, save_png, vl_version
+from gradiometer.report.section import QUANTITIES, Section
+from gradiometer.report.sections import sections
+from gradiometer.report.strip import strips
+from gradiometer.run.disk import replace_file
+from gradiometer.run.reader import Run
+
+STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
+SYMBOLS = {"batch_size": "B", "noise_scale": "noise scale"}
+"""Quantities in a few letters, for the ticks of a strip."""
+
+TEMPLATES = files("gradiometer.report") / "templates"
+
+
+def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path:
+    """Write the page of a run, aside and renamed: whoever looks sees the old page or the new one.
+
+    Args:
+        run: The run.
+        diagnosis: What its readings say.
+        path: Where to; left out, `report.html` in the run's folder.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        BadInput: It cannot be written there.
+    """
+    path = run.path / "report.html" if path is None else path
+    page = render(run, diagnosis).encode()
+    try:
+        replace_file(path, page)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"`path`: the page cannot be written to {path}: {reason}; name a file elsewhere.") from error
+    return path
+
+
+def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
+    """Write every chart of the page as PNG into a folder, made where it is missing.
+
+    Returns:
+        The files, in the order of the page.
+
+    Raises:
+        BadInput: They cannot be written there.
+    """
+    figures = [figure for section in sections(run, diagnosis) for figure in section.figures]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [save_png(figure.chart, folder / f"{figure.name}.png", figure.title) for figure in figures]
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"`folder`: charts cannot be written to {folder}: {reason}; name another one.") from error
+
+
+def render(run: Run, diagnosis: Diagnosis) -> str:
+    """The page as text."""
+    shown = sections(run, diagnosis)
+    scripts = [Markup(_bundle()), Markup(_source("page.js"))]
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            run=run,
+            diagnosis=diagnosis,
+            sections=shown,
+            methods=[section.name for section in shown if _has_methods(section)],
+            without_replacement=run.sampling.draw is Draw.RESHUFFLED,
+            strips=_strips_of(diagnosis),
+            quantities=QUANTITIES,
+            status_symbol=STATUS_SYMBOLS[run.status],
+            overhead=overhead_sentence(run.overhead),
+            configuration=_settings(msgspec.structs.asdict(run.configuration)),
+            manifest=_settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
+            specs=_json_for_script(_specs(shown)),
+            style=Markup(_source("page.css")),
+            scripts=scripts,
+            script_hashes=[_hash(script) for script in scripts],
+            version=__version__,
+        )
+    )
+
+
+def overhead_sentence(overhead: Mapping[str, Any]) -> str:
+    """What the instrument was allowed to use, and what it used."""
+    if not overhead:
+        return "What the instrument used has not been recorded."
+    if overhead.get("mode") == "off":
+        return "The instrument was off."
+    parts = [f"The instrument used {_share(overhead.get('used'))} of the training time"]
+    if overhead.get("budget") is not None:
+        parts.append(f", of a budget of {_share(overhead['budget'])}")
+    parts.append(f": {overhead.get('measured_steps', 0):,} steps were measured")
+    if overhead.get("every"):
+        parts.append(f", about one in {significant(overhead['every'])}")
+    how = {
+        "apart": "beside the training step, which was left alone",
+        "shared": "on the micro-batch gradients training makes anyway",
+    }
+    return "".join(parts) + f", {how.get(overhead.get('mode', ''), overhead.get('mode', ''))}."
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{100 * value:.2g} %"
+
+
+def _strips_of(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    """The strips of every finding, in the order of the findings."""
+    return [strips(diagnosis.estimates, finding.estimates, SYMBOLS) for finding in diagnosis.findings]
+
+
+def _has_methods(section: Section) -> bool:
+    return (TEMPLATES / f"methods_{section.name}.html.jinja").is_file()
+
+
+def _specs(shown: tuple[Section, ...]) -> dict[str, Any]:
+    return {figure.name: page_spec(figure.chart, figure.summary) for section in shown for figure in section.figures}
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as flat pairs of name and value."""
+    return list(_flat(values, prefix))
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} · ")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(str(part) for part in value)
+        else:
+            yield f"{prefix}{name}", "—" if value is None else str(value)
+
+
+def _json_for_script(value: Any) -> Markup:
+    """JSON that no text in it can end: `<`, `>` and `&` are written as escapes."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version())
+    return bundle.replace("</script", "<\\/script")
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """What the page's security policy knows a script by: it runs these and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _code(text: str) -> Markup:
+    """Escaped text, with `code` between backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = _code
+    return environment

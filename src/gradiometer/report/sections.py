@@ -1,0 +1,17 @@
+"""The sections of the page, in order: a new one is a file like `loss.py` and a line here."""
+
+from collections.abc import Callable
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.report.estimation import estimation_section
+from gradiometer.report.loss import loss_section
+from gradiometer.report.section import Section
+from gradiometer.run.reader import Run
+
+SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (loss_section, estimation_section)
+"""The page's sections, in the lecture's order."""
+
+
+def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
+    """Every section of the page."""
+    return tuple(section(run, diagnosis) for section in SECTIONS)

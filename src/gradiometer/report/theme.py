@@ -1,0 +1,124 @@
+"""One look for every chart: calm, legible, safe for colour-blind eyes, in the light, in the dark and on paper."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+Palette = Mapping[str, str]
+"""Colours by role: ink, muted, grid, paper, first, second."""
+
+LIGHT: Palette = MappingProxyType(
+    {
+        "ink": "#1b1f24",
+        "muted": "#5b6570",
+        "grid": "#e4e8ec",
+        "paper": "#ffffff",
+        "first": "#0068a8",
+        "second": "#b34700",
+    }
+)
+DARK: Palette = MappingProxyType(
+    {
+        "ink": "#e6e9ec",
+        "muted": "#9aa5b1",
+        "grid": "#2c343d",
+        "paper": "#14181d",
+        "first": "#5db4ec",
+        "second": "#f0a35c",
+    }
+)
+PAGE: Palette = MappingProxyType({role: f"var(--{role})" for role in LIGHT})
+"""The page's own colours, by reference: its charts follow the reader into the dark and onto paper at once."""
+
+FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
+PAGE_FONT = "system-ui, -apple-system, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif"
+"""The page's own font: labels are measured in it, so `inherit` will not do."""
+
+
+def config(palette: Palette, font: str = FONT) -> dict[str, Any]:
+    """The theme as Vega-Lite's `config`. A second series differs in dash and shape too, never by colour alone.
+
+    Args:
+        palette: `LIGHT`, `DARK` or `PAGE`.
+        font: Font families, as in CSS.
+    """
+    return {
+        "background": None if palette is PAGE else palette["paper"],
+        "font": font,
+        "padding": 4 if palette is PAGE else 16,
+        "view": {"stroke": None},
+        "axis": _axis(palette),
+        "axisX": {"grid": False, "titlePadding": 8},
+        "axisY": {
+            "domain": False,
+            "ticks": False,
+            "labelPadding": 8,
+            "titleAngle": 0,
+            "titleAlign": "left",
+            "titleBaseline": "bottom",
+            "titleX": 0,
+            "titleY": -10,
+        },
+        "legend": _legend(palette),
+        "title": {
+            "anchor": "start",
+            "color": palette["ink"],
+            "fontSize": 15,
+            "fontWeight": 600,
+            "offset": 14,
+            "subtitleColor": palette["muted"],
+            "subtitleFontSize": 12,
+            "subtitlePadding": 6,
+        },
+        "range": {
+            "category": [palette["first"], palette["second"]],
+            "symbol": ["circle", "diamond"],
+        },
+        **_marks(palette),
+    }
+
+
+def _axis(palette: Palette) -> dict[str, Any]:
+    return {
+        "gridColor": palette["grid"],
+        "domainColor": palette["muted"],
+        "tickColor": palette["muted"],
+        "tickSize": 4,
+        "labelColor": palette["muted"],
+        "labelFontSize": 11,
+        "labelOverlap": "greedy",
+        "labelSeparation": 8,
+        "titleColor": palette["muted"],
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+    }
+
+
+def _legend(palette: Palette) -> dict[str, Any]:
+    return {
+        "orient": "top",
+        "title": None,
+        "labelColor": palette["ink"],
+        "labelFontSize": 12,
+        "symbolSize": 90,
+        "symbolStrokeWidth": 2,
+        "labelOffset": 8,
+        "columnPadding": 28,
+        "offset": 30,
+    }
+
+
+def _marks(palette: Palette) -> dict[str, Any]:
+    return {
+        "mark": {"color": palette["first"], "invalid": "break-paths-show-domains"},
+        "line": {"strokeWidth": 2, "strokeJoin": "round"},
+        "area": {"opacity": 0.18, "line": False},
+        "point": {"filled": True, "size": 34, "opacity": 1},
+        "rule": {"color": palette["first"], "strokeWidth": 2},
+        "style": {
+            "reference": {"color": palette["ink"], "strokeWidth": 1.25, "strokeDash": [5, 4]},
+            "reference-label": {"color": palette["ink"], "fontSize": 12, "fontWeight": 600},
+            "open": {"size": 52},
+            "unknown": {"color": palette["muted"], "fontSize": 14, "fontWeight": 600},
+        },
+    }

@@ -1,0 +1,103 @@
+"""The time the instrument may use: a share of training, measured, kept to, and stated."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gradiometer.errors import BadInput
+
+_REMEMBERED = 5
+
+
+class Budget:
+    """Decides from measured seconds whether another measurement fits into a share of the training time.
+
+    Training time is the time that has gone by, less what the instrument used. It is counted from the first
+    question or the first use, not from when the budget is made, so that loading data earns nothing.
+    One measurement is let through before its cost is known: until that is earned, more than the share is used.
+
+    Args:
+        share: Share of the training time, at least 0 and below 1; 0: nothing ever fits.
+        clock: Seconds from any origin, never going back.
+    """
+
+    def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        if not 0 <= share < 1:
+            raise BadInput(f"`share` must be at least 0 and below 1, got {share}.")
+        self.share = share
+        self.clock = clock
+        self.spent = 0.0
+        self._earlier = 0.0
+        self._started: float | None = None
+        self._costs: deque[float] = deque(maxlen=_REMEMBERED)
+        self._depth = 0
+
+    def start(self) -> None:
+        """Begin to count, if that has not begun."""
+        if self._started is None:
+            self._started = self.clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds gone by, the instrument's included."""
+        return self._earlier + (self.clock() - self._started if self._started is not None else 0.0)
+
+    @property
+    def training(self) -> float:
+        """Seconds of training: those gone by, less those the instrument used."""
+        return self.elapsed - self.spent
+
+    @property
+    def expected(self) -> float:
+        """Seconds the next measurement will take: the mean of the last few, 0 before the first."""
+        return sum(self._costs) / len(self._costs) if self._costs else 0.0
+
+    @property
+    def used(self) -> float:
+        """What the instrument used, as a fraction of the training time."""
+        if self.spent == 0:
+            return 0.0
+        training = self.training
+        return self.spent / training if training > 0 else float("inf")
+
+    def fits(self) -> bool:
+        """Whether another measurement keeps within the share."""
+        if self.share == 0:
+            return False
+        self.start()
+        return self.spent + self.expected <= self.share * self.training
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count what is done inside as the instrument's time; one inside another counts once."""
+        self.start()
+        began = self.clock()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self.spent += self.clock() - began
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Count what is done inside, and expect the next measurement to take about as long."""
+        with self.spending():
+            began = self.clock()
+            yield
+            self._costs.append(self.clock() - began)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"elapsed": self.elapsed, "spent": self.spent, "costs": list(self._costs)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; the time between the two processes is nobody's."""
+        elapsed, spent = float(state["elapsed"]), float(state["spent"])
+        if not 0 <= spent <= elapsed:
+            raise BadInput(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {spent} s of {elapsed} s.")
+        self._earlier, self.spent, self._started = elapsed, spent, None
+        self._costs = deque((float(cost) for cost in state["costs"]), maxlen=_REMEMBERED)

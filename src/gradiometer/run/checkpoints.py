@@ -1,0 +1,239 @@
+"""Checkpoints: whole or not there, checked when read, the torn one named and the one before it used.
+
+A checkpoint is the folder `checkpoints/step_000123/` with `tensors.safetensors`, `state.json` and
+`SHA256SUMS`, which `sha256sum -c` understands. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradiometer.errors import BadInput
+from gradiometer.run.disk import interrupted_by_disk, remove_folder, sync_folder, write_new
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.journal import plain, restored
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    import torch
+
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+SUMS = "SHA256SUMS"
+
+_VISIBLE = re.compile(r"step_(\d{6,})")
+_HIDDEN = re.compile(r"\.step_(\d{6,})\.(partial|replaced|removed)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on, bit for bit.
+
+    Args:
+        step: Steps done, which is the index of the next one.
+        tensors: Parameters, buffers and whatever else is a tensor, on the CPU.
+        state: The rest, as JSON has it.
+        path: Where it was read from.
+    """
+
+    step: int
+    tensors: Mapping[str, "torch.Tensor"]
+    state: Mapping[str, Any]
+    path: Path
+
+
+def save(
+    folder: RunFolder, step: int, tensors: Mapping[str, "torch.Tensor"], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Write a checkpoint; at every instant there is a whole one on the disk, this or the one before.
+
+    Written aside under a hidden name, every file and the folder waited for, then renamed. Only then are
+    older ones deleted, and those of later steps, which a run that was taken up again has left behind.
+    Left-overs of a killed write are cleared first.
+
+    Args:
+        folder: The run.
+        step: Steps done.
+        tensors: By name; those that share storage are written each in full.
+        state: What JSON can say, with text for keys; tuples come back as lists.
+        keep: How many to keep, at least 1.
+
+    Raises:
+        BadInput: Something cannot be saved; nothing was written.
+        Interrupted: The disk is full; the checkpoint before is untouched.
+    """
+    if not step >= 0:
+        raise BadInput(f"`step` must be at least 0, got {step}.")
+    if not keep >= 1:
+        raise BadInput(f"`keep` must be at least 1, got {keep}.")
+    files = {TENSORS: _tensor_bytes(tensors), STATE: _state_bytes(step, state)}
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    final = folder.checkpoints_path / f"step_{step:06d}"
+    with interrupted_by_disk(final, folder.path, _what_is_safe(folder)):
+        _clear_leftovers(folder)
+        _write_aside_and_rename(final, {**files, SUMS: sums.encode()})
+        _prune(folder, step, keep)
+    return final
+
+
+def load_latest(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for every newer one that is not.
+
+    A torn one is moved out of the way (`torn_step_000123`), where the folder can be written to.
+
+    Returns:
+        None where there is none, and warnings.
+    """
+    warnings: list[str] = []
+    for step, path in _candidates(folder):
+        try:
+            return _read(step, path), warnings
+        except FileNotFoundError as error:
+            if not path.exists():  # deleted meanwhile by the process that writes the run: there is a newer one
+                newer, more = load_latest(folder)
+                return newer, warnings + more
+            reason = f"{Path(error.filename).name} is missing"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).rstrip(".")
+        warnings.append(f"checkpoint `{path.name}` is torn ({reason}): the one before it is used.")
+        _put_aside(path)
+    if warnings:
+        warnings[-1] = warnings[-1].replace("the one before it is used", "there is none before it")
+    return None, warnings
+
+
+def checkpoint_steps(folder: RunFolder) -> list[int]:
+    """Steps of the checkpoints on the disk, the newest first, not yet checked."""
+    return [step for step, _ in _candidates(folder)]
+
+
+def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
+    from safetensors import SafetensorError  # noqa: PLC0415  (heavy, and not needed to read a run)
+    from safetensors.torch import save as to_bytes  # noqa: PLC0415
+
+    seen: set[int] = set()
+    separate: dict[str, torch.Tensor] = {}
+    try:
+        for name, tensor in tensors.items():
+            on_cpu = tensor.detach().cpu().contiguous()
+            storage = on_cpu.untyped_storage().data_ptr()
+            separate[name] = on_cpu.clone() if storage in seen else on_cpu
+            seen.add(storage)
+        return to_bytes(separate)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"`tensors` cannot be saved as safetensors: {error}.") from error
+
+
+def _state_bytes(step: int, state: Mapping[str, Any]) -> bytes:
+    _refuse_what_json_changes(state, "state")
+    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec does not.
+    text = json.dumps({"step": step, "state": plain(state)}, allow_nan=False, ensure_ascii=True)
+    return text.encode()
+
+
+def _refuse_what_json_changes(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise BadInput(f"`{where}` has the key {key!r}: JSON would give it back as text; use text for keys.")
+            _refuse_what_json_changes(part, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _refuse_what_json_changes(part, where)
+    elif not (value is None or isinstance(value, str | int | float)):
+        raise BadInput(f"`{where}` holds a {type(value).__name__}: JSON has none; tensors belong into `tensors`.")
+
+
+def _write_aside_and_rename(final: Path, files: Mapping[str, bytes]) -> None:
+    aside = final.with_name(f".{final.name}.partial")
+    final.parent.mkdir(exist_ok=True)
+    aside.mkdir()
+    try:
+        for name, content in files.items():
+            write_new(aside / name, content)
+        sync_folder(aside)
+    except OSError:
+        remove_folder(aside)  # gives back the room on a full disk
+        raise
+    replaced = final.with_name(f".{final.name}.replaced")
+    if final.exists():
+        final.rename(replaced)
+    aside.rename(final)
+    sync_folder(final.parent)
+    remove_folder(replaced)
+
+
+def _clear_leftovers(folder: RunFolder) -> None:
+    for path, name in _matching(folder, _HIDDEN):
+        final = path.with_name(f"step_{name[1]}")
+        if name[2] == "replaced" and not final.exists():
+            path.rename(final)  # killed between the two renames: this is still the newest
+        else:
+            remove_folder(path)
+
+
+def _prune(folder: RunFolder, step: int, keep: int) -> None:
+    steps = [(int(name[1]), path) for path, name in _matching(folder, _VISIBLE)]
+    earlier = sorted((found for found in steps if found[0] <= step), reverse=True)
+    later = [found for found in steps if found[0] > step]
+    for _, path in earlier[keep:] + later:
+        remove_folder(path)
+    for path in folder.checkpoints_path.glob("torn_step_*"):
+        remove_folder(path)
+
+
+def _candidates(folder: RunFolder) -> list[tuple[int, Path]]:
+    found = {int(name[1]): path for path, name in _matching(folder, _HIDDEN) if name[2] == "replaced"}
+    found |= {int(name[1]): path for path, name in _matching(folder, _VISIBLE)}
+    return sorted(found.items(), reverse=True)
+
+
+def _matching(folder: RunFolder, pattern: re.Pattern[str]) -> list[tuple[Path, re.Match[str]]]:
+    try:
+        names = sorted(os.listdir(folder.checkpoints_path))  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [(folder.checkpoints_path / name, match) for name in names if (match := pattern.fullmatch(name))]
+
+
+def _read(step: int, path: Path) -> Checkpoint:
+    sums = _read_sums(path)
+    tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
+    document = json.loads(state_bytes)
+    if document["step"] != step:
+        raise BadInput(f"{STATE} says step {document['step']}")
+    from safetensors.torch import load as from_bytes  # noqa: PLC0415  (imports torch)
+
+    return Checkpoint(step, from_bytes(tensor_bytes), restored(document["state"]), path)
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    lines = (path / SUMS).read_bytes().decode("ascii", errors="replace").splitlines()
+    return {name: total for total, _, name in (line.partition("  ") for line in lines)}
+
+
+def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sums.get(path.name):
+        raise BadInput(f"{path.name} does not match its checksum")
+    return content
+
+
+def _put_aside(path: Path) -> None:
+    """A torn checkpoint must not count among those that are kept."""
+    aside = path.with_name(f"torn_{path.name.lstrip('.')}")
+    try:
+        if aside.exists():
+            remove_folder(aside)
+        path.rename(aside)
+    except OSError:  # a run that may only be read
+        pass
+
+
+def _what_is_safe(folder: RunFolder) -> str:
+    steps = checkpoint_steps(folder)
+    return f"the checkpoint of step {steps[0]} is safe" if steps else "and there is no checkpoint before it"

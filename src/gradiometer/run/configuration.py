@@ -1,0 +1,247 @@
+"""The configuration of a run: one flat set of names, the same as flags, as TOML keys and in Python."""
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import tomli_w
+
+from gradiometer.errors import BadInput
+
+_EXPECTED = {
+    int: "an integer",
+    float: "a number",
+    str: "text in quotes",
+    bool: "true or false",
+}
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a run was asked to do. Refuses nonsense by name when it is made.
+
+    Args:
+        problem: Name of a problem, or `module:function`.
+        model: Name of a model; None: the problem's default.
+        learning_rate: η at the start.
+        schedule: How η goes on from there.
+        batch_size: B, in examples.
+        epochs: Passes over the training set.
+        momentum: Heavy-ball momentum μ, in [0, 1).
+        nesterov: Nesterov's momentum instead of the heavy ball's.
+        weight_decay: Coefficient of the parameters added to ĝ.
+        sampling: Epochs in random order, or independent draws.
+        microbatches: Above 1, the training gradient is accumulated over so many and read as it is made.
+        spread: Micro-batches measured beside the step where `microbatches` is 1; 0 means per example.
+        budget: Share of the training time the instrument may use, in [0, 1); 0 switches it off.
+        every: Measure every so many steps instead of keeping to the budget.
+        level: Confidence level of every interval.
+        seed: Seed of the initial parameters, the order of the examples and the probes.
+        threads: Threads of one process.
+        device: Where tensors live, in torch's words.
+        checkpoint_seconds: Seconds from one checkpoint to the next; 0: after every step, inf: only at the end.
+        keep_checkpoints: Newest checkpoints kept.
+        data_dir: Where data on disk lies; None: the problem's default.
+    """
+
+    problem: str = "digits"
+    model: str | None = None
+    learning_rate: float = 0.1
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch_size: int = 32
+    epochs: int = 10
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    sampling: Literal["reshuffled", "replacement"] = "reshuffled"
+    microbatches: int = 1
+    spread: int = 2
+    budget: float = 0.02
+    every: int | None = None
+    level: float = 0.9
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    checkpoint_seconds: float = 30.0
+    keep_checkpoints: int = 2
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            msgspec.structs.force_setattr(self, field.name, _typed(field.name, value, field.type))
+        for complaint in self._complaints():
+            raise BadInput(complaint)
+
+    @classmethod
+    def from_toml(cls, path: Path | str) -> "Configuration":
+        """Read a TOML file whose keys are the names above, with `_` or `-`.
+
+        Raises:
+            BadInput: Naming the file, the line and the key.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            mapping = tomllib.loads(text)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(f"`{path}` cannot be read as a configuration: {reason}.") from error
+        except UnicodeDecodeError as error:
+            raise BadInput(f"`{path}` is not text in UTF-8: a configuration is a TOML file.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise BadInput(_syntax_sentence(path.name, str(error))) from error
+        return cls.from_mapping(mapping, path.name, _lines_of_keys(text))
+
+    @classmethod
+    def from_mapping(
+        cls, mapping: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None
+    ) -> "Configuration":
+        """Check names and values.
+
+        Args:
+            mapping: Values by name.
+            where: What the errors begin with, such as the name of the file; may be empty.
+            lines: Line of each name in that file, where known.
+        """
+        names = cls.__struct_fields__
+        values: dict[str, Any] = {}
+        for key, value in mapping.items():
+            name = str(key).replace("-", "_")
+            if name not in names:
+                nearest = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {nearest[0]}?" if nearest else f"the keys are {', '.join(names)}."
+                raise BadInput(f"{_place(where, lines, name)}{key}: unknown key; {hint}")
+            if name in values:
+                raise BadInput(f"{_place(where, lines, name)}{name} is given twice, with `-` and with `_`.")
+            values[name] = value
+        try:
+            return cls(**values)
+        except BadInput as error:
+            named = re.match(r"[`\[]?(\w+)", str(error))
+            raise BadInput(_place(where, lines, named[1] if named else "") + str(error)) from None
+
+    def to_toml(self) -> str:
+        """The configuration as TOML, as `from_toml` reads it; what is None is left out."""
+        return tomli_w.dumps(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by name, without those that are None (TOML has none)."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+
+    def _complaints(self) -> Iterator[str]:
+        yield from _text_complaints(self)
+        yield from _training_complaints(self)
+        yield from _instrument_complaints(self)
+        yield from _bookkeeping_complaints(self)
+
+
+def _text_complaints(c: Configuration) -> Iterator[str]:
+    for name in ("problem", "model", "device", "data_dir"):
+        value = getattr(c, name)
+        if value is not None and not value.strip():
+            yield f"`{name}` must not be empty: name one, or leave it out."
+
+
+def _training_complaints(c: Configuration) -> Iterator[str]:
+    if not 0 < c.learning_rate < math.inf:
+        yield f"`learning_rate` must be positive and finite, got {c.learning_rate}."
+    for name in ("batch_size", "epochs", "microbatches"):
+        if not getattr(c, name) >= 1:
+            yield f"`{name}` must be at least 1, got {getattr(c, name)}."
+    if not 0 <= c.momentum < 1:
+        yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
+    if c.nesterov and not c.momentum > 0:
+        yield f"`nesterov` needs a momentum above 0, got momentum = {c.momentum}: set momentum, for example to 0.9."
+    if not 0 <= c.weight_decay < math.inf:
+        yield f"`weight_decay` must be at least 0 and finite, got {c.weight_decay}."
+    if not c.microbatches <= c.batch_size:
+        yield (
+            f"`microbatches` must be at most batch_size, got {c.microbatches} micro-batches"
+            f" of a batch of {c.batch_size}."
+        )
+
+
+def _instrument_complaints(c: Configuration) -> Iterator[str]:
+    if not 0 <= c.budget < 1:
+        yield f"`budget` is a share of the training time, at least 0 and below 1, got {c.budget}."
+    if c.every is not None and not c.every >= 1:
+        yield f"`every` must be at least 1 step, got {c.every}."
+    if c.every is not None and c.budget == 0:
+        yield f"`every` is {c.every}, but a budget of 0 switches the instrument off: leave one of the two out."
+    if not 0 < c.level < 1:
+        yield f"`level` must lie between 0 and 1, got {c.level}."
+    if not (c.spread == 0 or c.spread >= 2):
+        yield f"`spread` must be 0 (per example) or at least 2, got {c.spread}: one gradient has no spread."
+    if c.budget > 0 and c.batch_size == 1:
+        yield (
+            "batch_size = 1: batch of 1 and one backward a step: there is no spread within a step to see:"
+            " raise batch_size to 2 or more, or set budget to 0."
+        )
+    if c.budget > 0 and c.microbatches == 1 and not c.spread <= c.batch_size:
+        yield (
+            f"`spread` must be at most batch_size, got {c.spread} micro-batches of a batch of {c.batch_size}:"
+            " lower spread, or set it to 0 to measure per example."
+        )
+
+
+def _bookkeeping_complaints(c: Configuration) -> Iterator[str]:
+    if not 0 <= c.seed < 2**63:
+        yield f"`seed` must be at least 0 and below 2^63, got {c.seed}."
+    for name in ("threads", "keep_checkpoints"):
+        if not getattr(c, name) >= 1:
+            yield f"`{name}` must be at least 1, got {getattr(c, name)}."
+    if not c.checkpoint_seconds >= 0:
+        yield f"`checkpoint_seconds` must be at least 0, got {c.checkpoint_seconds}."
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise BadInput(f"{_assignment(name, value)}: expected {_expected(kind)}.") from None
+
+
+def _expected(kind: Any) -> str:
+    choices = get_args(kind)
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    if type(None) in choices:
+        return _expected(choices[0])
+    return "one of " + ", ".join(f'"{choice}"' for choice in choices)
+
+
+def _assignment(name: str, value: Any) -> str:
+    """How the value stands in a TOML file, on one line."""
+    if isinstance(value, dict):
+        return f"[{name}]"
+    if isinstance(value, str | bool | int | float):
+        return tomli_w.dumps({name: value}).strip()
+    return f"{name} = {value!r}"
+
+
+def _place(where: str, lines: Mapping[str, int] | None, name: str) -> str:
+    if not where:
+        return ""
+    return f"{where}:{lines[name]}: " if lines and name in lines else f"{where}: "
+
+
+def _lines_of_keys(text: str) -> dict[str, int]:
+    """Line of every key, and of every table's name, the first where it stands twice."""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if key := re.match(r"""\s*(?:\[+\s*)?["']?([\w-]+)["']?\s*[=.\]]""", line):
+            lines.setdefault(key[1].replace("-", "_"), number)
+    return lines
+
+
+def _syntax_sentence(name: str, reason: str) -> str:
+    """tomllib's own words, with the line brought to the front."""
+    found = re.match(r"(.*) \(at line (\d+), column (\d+)\)$", reason)
+    if found is None:
+        return f"{name}: not valid TOML: {reason}."
+    return f"{name}:{found[2]}: not valid TOML: {found[1]}, at column {found[3]}."

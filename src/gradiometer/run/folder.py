@@ -1,0 +1,238 @@
+"""The folder of a run: where everything in it lies, and how it is made, found and refused."""
+
+import difflib
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.disk import replace_file, sync_folder
+
+FORMAT = 1
+"""Version of the layout of a run folder. Raised when a reader of the version before could not read it."""
+
+MANIFEST = "run.toml"
+_RESERVED = ("format", "name", "created")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk. Made by `create` or `open`; deleting the folder deletes the run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path | str, name_stem: str, manifest: Mapping[str, Any]) -> "RunFolder":
+        """Make parent/stem-1, or -2, or whichever number is next; two processes never get the same.
+
+        Args:
+            parent: Folder of the runs; made where it is missing.
+            name_stem: Beginning of the run's name.
+            manifest: What `run.toml` says, beside format, name and time: configuration, versions, seeds,
+                sampling as {draw, examples}, layers as a list of names, and whatever else explains the run.
+                What is None is left out.
+
+        Raises:
+            BadInput: The folder cannot be made, or the manifest cannot be written as TOML.
+        """
+        body = _manifest_body(manifest)
+        if not re.fullmatch(r"[^\s./\\][^/\\\x00-\x1f]{0,199}", name_stem):
+            raise BadInput(f"`name_stem` must be a file name that does not begin with a dot, got {name_stem!r}.")
+        parent = Path(parent)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = cls(_next_free(parent, name_stem))
+            folder._write_manifest(body)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(
+                f"no run can be made in `{parent}`: {reason}; choose a folder that can be written to."
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunFolder":
+        """The run in this folder.
+
+        Raises:
+            BadInput: It is not a run folder, or of a newer format; the sentence names runs nearby.
+        """
+        folder = cls(Path(path))
+        written = folder.manifest.get("format")
+        if type(written) is not int or not written >= 1:
+            raise BadInput(f"`{folder.manifest_path}` states no format: it is not the manifest of a run.")
+        if written > FORMAT:
+            raise BadInput(_newer_sentence(folder.path, folder.manifest))
+        return folder
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its folder, also after it was moved."""
+        return self.path.name or self.path.resolve().name
+
+    @property
+    def manifest_path(self) -> Path:
+        """Configuration, versions, seeds, fingerprint of the data."""
+        return self.path / MANIFEST
+
+    @property
+    def events_path(self) -> Path:
+        """What happened, one line each."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def snapshots_path(self) -> Path:
+        """Folder of the snapshots."""
+        return self.path / "snapshots"
+
+    @property
+    def report_path(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    def readings_path(self, rank: int = 0) -> Path:
+        """Readings and losses of one rank."""
+        return self.path / ("readings.jsonl" if rank == 0 else f"readings.rank{rank}.jsonl")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What `run.toml` says."""
+        try:
+            return tomllib.loads(self.manifest_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BadInput(_not_a_run_sentence(self.path)) from error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(f"`{self.manifest_path}` cannot be read: {reason}.") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise BadInput(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What the run was asked to do."""
+        mapping = self.manifest.get("configuration", {})
+        if not isinstance(mapping, dict):
+            raise BadInput(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
+        return Configuration.from_mapping(mapping, str(self.manifest_path))
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """How batches were drawn: the manifest's `sampling`, else as the configuration says, of unknown N."""
+        stated = self.manifest.get("sampling", {"draw": self.configuration.sampling})
+        try:
+            examples = stated.get("examples")
+            return Sampling(Draw(stated["draw"]), None if examples is None else int(examples))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"`{self.manifest_path}`: `sampling` must be a table of draw and examples, got {stated!r}."
+            ) from error
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of the moments taken per layer."""
+        return tuple(str(layer) for layer in self.manifest.get("layers", ()))
+
+    def _write_manifest(self, body: str) -> None:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created})
+        try:
+            self.checkpoints_path.mkdir()
+            self.snapshots_path.mkdir()
+            replace_file(self.manifest_path, (header + body).encode())
+            sync_folder(self.path.parent)
+        except OSError:
+            _remove_unborn(self)
+            raise
+
+
+def run_folders(parent: Path | str) -> list[Path]:
+    """The run folders in a folder, the newest first."""
+    found: list[tuple[float, str, Path]] = []
+    with suppress(OSError):  # one that may not be looked into holds none
+        for manifest in Path(parent).glob(f"*/{MANIFEST}"):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                found.append((manifest.stat().st_mtime, manifest.parent.name, manifest.parent))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _next_free(parent: Path, stem: str) -> Path:
+    numbered = re.compile(re.escape(stem) + r"-(\d{1,9})")
+    taken = [int(match[1]) for name in os.listdir(parent) if (match := numbered.fullmatch(name))]  # noqa: PTH208
+    for number in itertools.count(max(taken, default=0) + 1):
+        path = parent / f"{stem}-{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:  # another process was quicker
+            continue
+        return path
+    raise AssertionError  # unreachable: the count has no end
+
+
+def _manifest_body(manifest: Mapping[str, Any]) -> str:
+    for name in _RESERVED:
+        if name in manifest:
+            raise BadInput(f"`manifest` must leave `{name}` to the folder, which writes it itself.")
+    try:
+        return tomli_w.dumps(_without_none(manifest))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"`manifest` cannot be written as TOML: {error}.") from error
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_none(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(part) for part in value if part is not None]
+    return value
+
+
+def _remove_unborn(folder: RunFolder) -> None:
+    for leftover in folder.path.glob("*"):
+        leftover.rmdir() if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    folder.path.rmdir()
+
+
+def _newer_sentence(path: Path, manifest: Mapping[str, Any]) -> str:
+    versions = manifest.get("versions", {})
+    writer = versions.get("gradiometer") if isinstance(versions, dict) else None
+    try:
+        ours = f"gradiometer {version('gradiometer')}"
+    except PackageNotFoundError:
+        ours = "this gradiometer"
+    return (
+        f"`{path}` was written in format {manifest['format']}{f' by gradiometer {writer}' if writer else ''},"
+        f" and {ours} reads formats up to {FORMAT}: install a newer gradiometer."
+    )
+
+
+def _not_a_run_sentence(path: Path) -> str:
+    reason = f"there is no {MANIFEST} in it" if path.is_dir() else "there is no such folder"
+    if path.is_file():
+        reason = "it is a file"
+    nearby = [path.parent] if path.name == MANIFEST and path.is_file() else run_folders(path)
+    if not nearby:
+        siblings = {sibling.name: sibling for sibling in run_folders(path.parent)}
+        close = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.3)
+        nearby = [siblings[name] for name in close] or list(siblings.values())
+    if not nearby:
+        return f"`{path}` is not a run folder: {reason}."
+    names = ", ".join(f"`{run}`" for run in nearby[:3])
+    return f"`{path}` is not a run folder: {reason}; nearby {'is' if len(nearby[:3]) == 1 else 'are'} {names}."

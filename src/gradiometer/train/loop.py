@@ -1,0 +1,232 @@
+"""The loop: batch, backward, measure, update; and what a run needs around it."""
+
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from gradiometer.diagnosis import gauges_of
+from gradiometer.errors import BadInput, Diverged, Interrupted
+from gradiometer.measurement.batch import batch_size
+from gradiometer.problems.evaluation import evaluate
+from gradiometer.problems.problem import Problem
+from gradiometer.problems.registry import load
+from gradiometer.run.budget import Budget
+from gradiometer.run.checkpoints import load_latest, save
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.reader import Run
+from gradiometer.run.recorder import Recorder
+from gradiometer.train.state import capture, restore
+from gradiometer.train.training import Training
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Something that shows a run while it goes on; what it costs is counted as the instrument's."""
+
+    def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
+        """The run is about to start or to go on."""
+
+    def update(self, training: Training, recorder: Recorder, loss: float) -> None:
+        """A step was made."""
+
+
+def train(problem: Problem, configuration: Configuration, out: Path, watcher: Watcher | None = None) -> Run:
+    """Train a problem from its start, into a new run folder below `out`.
+
+    Raises:
+        Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
+        Interrupted: It was asked to stop, or the disk is full; the run can be resumed.
+        BadInput: The configuration does not fit the problem.
+    """
+    with _threads(configuration.threads):
+        budget = Budget(configuration.budget)
+        training = Training(problem, configuration, budget)
+        manifest = {"configuration": configuration.to_dict(), "versions": versions(), **training.facts()}
+        folder = RunFolder.create(out, f"{problem.name}-{problem.model_name}", manifest)
+        return Loop(training, folder, budget, watcher).go()
+
+
+def resume(path: Path, watcher: Watcher | None = None) -> Run:
+    """Go on with a run from its last whole checkpoint; it ends with the same bits as if it had never stopped.
+
+    Raises:
+        BadInput: It is not a run, has ended, or its data have changed; and as `train` does.
+    """
+    run = Run.open(path)
+    if run.status in ("finished", "diverged"):
+        raise BadInput(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
+    problem = _problem_of(run)
+    with _threads(run.configuration.threads):
+        budget = Budget(run.configuration.budget)
+        loop = Loop(Training(problem, run.configuration, budget), RunFolder.open(path), budget, watcher)
+        loop.restore_latest()
+        return loop.go()
+
+
+class Loop:
+    """A training, its recorder and its checkpoints, from wherever the training stands to its end."""
+
+    def __init__(self, training: Training, folder: RunFolder, budget: Budget, watcher: Watcher | None) -> None:
+        configuration = training.configuration
+        self.training = training
+        self.folder = folder
+        self.watcher = watcher
+        self.recorder = Recorder(folder, gauges_of(configuration), budget=budget, every=configuration.every)
+        self.saved_at = time.monotonic()
+
+    def go(self) -> Run:
+        """Train to the end."""
+        try:
+            with _asked_to_stop() as asked:
+                self._begin()
+                while self.training.step < self.training.steps:
+                    self._step()
+                    if asked.is_set():
+                        self._stop()
+            self._finish()
+        finally:
+            self.recorder.close()
+        return Run.open(self.folder.path)
+
+    def restore_latest(self) -> None:
+        """Put back the last whole checkpoint; without one, the run starts anew, with the same bits."""
+        checkpoint, warnings = load_latest(self.folder)
+        if checkpoint is not None:
+            restore(self.training, checkpoint.tensors, checkpoint.state)
+            self.recorder.load_state_dict(checkpoint.state["recorder"])
+        self.recorder.resume(self.training.step)
+        for warning in warnings:
+            self.recorder.event("warning", self.training.step, text=warning)
+
+    def _begin(self) -> None:
+        if self.training.step == 0:
+            self.recorder.event("started", 0)
+            self._save()
+        if self.watcher:
+            self.watcher.begin(self.training, self.recorder, self.folder)
+
+    def _step(self) -> None:
+        training, recorder = self.training, self.recorder
+        step, batch = training.step, training.batch()
+        measured = recorder.due(step) and batch_size(batch) > 1
+        loss, spread = training.backward(batch, measured)
+        if (reason := training.divergence(loss)) is not None:
+            self._diverged(reason)
+        if measured:
+            recorder.measure(training.caught(batch, spread))
+        training.update()
+        recorder.loss(step, loss)
+        if training.evaluation_due():
+            self._evaluate()
+        if time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds:
+            self._save()
+        if self.watcher:
+            self.watcher.update(training, recorder, loss)
+
+    def _evaluate(self) -> None:
+        training = self.training
+        estimates = evaluate(training.problem, training.model, training.device, training.configuration.level)
+        if estimates:
+            fields = {name: estimate.to_dict() for name, estimate in estimates.items()}
+            self.recorder.event("evaluation", training.step, estimates=fields)
+
+    def _save(self) -> None:
+        self.recorder.flush()
+        tensors, values = capture(self.training)
+        values["recorder"] = self.recorder.state_dict()
+        save(self.folder, self.training.step, tensors, values, keep=self.training.configuration.keep_checkpoints)
+        self.saved_at = time.monotonic()
+
+    def _finish(self) -> None:
+        self._save()
+        self.recorder.event("finished", self.training.step)
+
+    def _stop(self) -> None:
+        """Raises: Interrupted, always."""
+        self._save()
+        self.recorder.event("interrupted", self.training.step)
+        raise Interrupted(
+            f"stopped at step {self.training.step:,} of {self.training.steps:,}, nothing is lost; "
+            f"go on with: gradiometer resume {self.folder.path}"
+        )
+
+    def _diverged(self, reason: str) -> None:
+        """Raises: Diverged, always. The checkpoint before is the last state whose loss was good."""
+        training = self.training
+        self.recorder.event("diverged", training.step, reason=reason, learning_rate=training.learning_rate)
+        checkpoint, _ = load_latest(self.folder)
+        kept = f"step {checkpoint.step:,}" if checkpoint else "the start"
+        raise Diverged(
+            f"training diverged at step {training.step:,} with learning rate {training.learning_rate:g}: {reason}; "
+            f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
+            "try a smaller --lr"
+        )
+
+
+def versions() -> dict[str, str]:
+    """What computed the run."""
+    return {
+        "gradiometer": version("gradiometer"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def _problem_of(run: Run) -> Problem:
+    """The run's problem, if its data are still the same."""
+    configuration = run.configuration
+    problem = load(
+        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
+    )
+    recorded = run.manifest["problem"]["fingerprint"]
+    if problem.fingerprint != recorded:
+        raise BadInput(
+            f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now has "
+            f"{problem.fingerprint}: a run is resumed on the same data."
+        )
+    return problem
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch's threads set to what the run says: the bits of a sum depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a polite kill sets; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,75 @@
+"""The state of training as named tensors and plain values, so that a checkpoint needs no pickle."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradiometer.train.training import Training
+
+Tensors = dict[str, Tensor]
+Values = dict[str, Any]
+
+
+def capture(training: Training) -> tuple[Tensors, Values]:
+    """All that the next step depends on: model, optimizer, schedule, place in the data, every random generator."""
+    tensors = {f"model.{name}": value for name, value in training.model.state_dict().items()}
+    optimizer = training.optimizer.state_dict()
+    for index, state in optimizer["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    random_tensors, random_values = _random_states(training.device)
+    values = {
+        "step": training.step,
+        "first_loss": training.first_loss,
+        "param_groups": optimizer["param_groups"],
+        "scheduler": {name: value for name, value in training.scheduler.state_dict().items() if name != "lr_lambdas"},
+        "random": random_values,
+    }
+    return tensors | random_tensors, values
+
+
+def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Put a captured state back."""
+    training.model.load_state_dict(_below("model", tensors))
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below("optimizer", tensors).items():
+        index, _, key = name.partition(".")
+        states.setdefault(int(index), {})[key] = value
+    training.optimizer.load_state_dict({"state": states, "param_groups": values["param_groups"]})
+    training.scheduler.load_state_dict({**values["scheduler"], "lr_lambdas": [None]})
+    training.step = values["step"]
+    training.first_loss = values["first_loss"]
+    _set_random_states(training.device, tensors, values["random"])
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _random_states(device: torch.device) -> tuple[Tensors, Values]:
+    """Torch's generators on the CPU and the device, Python's, and NumPy's global one."""
+    tensors = {"random.torch": torch.get_rng_state()}
+    if device.type != "cpu":
+        tensors["random.device"] = torch.get_device_module(device.type).get_rng_state(device)
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 (the global one is what models use)
+    tensors["random.python"] = torch.tensor(words, dtype=torch.int64)
+    tensors["random.numpy"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+    values = {
+        "python": {"version": version, "gauss": gauss},
+        "numpy": {"pos": numpy_state["state"]["pos"], "gauss": [numpy_state["has_gauss"], numpy_state["gauss"]]},
+    }
+    return tensors, values
+
+
+def _set_random_states(device: torch.device, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["random.torch"])
+    if device.type != "cpu":
+        torch.get_device_module(device.type).set_rng_state(tensors["random.device"], device)
+    words = tuple(tensors["random.python"].tolist())
+    random.setstate((values["python"]["version"], words, values["python"]["gauss"]))
+    key = tensors["random.numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, values["numpy"]["pos"], *values["numpy"]["gauss"]))  # noqa: NPY002

@@ -1,0 +1,187 @@
+"""A model in training: what one step does, with nothing of the run around it."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size, chunks
+from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.objective import Objective, checked_loss
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.order import Order
+from gradiometer.problems.problem import Problem
+from gradiometer.run.budget import Budget
+from gradiometer.run.configuration import Configuration
+
+EXPLODED = 1e4
+"""A loss so many times that of the first step is called diverged, finite or not."""
+
+EVALUATIONS = 20
+"""How often, at most, a run looks at its held-out data: at ends of epochs, evenly."""
+
+
+class Training:
+    """A model in training: one object a run, the steps of the loop as its methods.
+
+    Args:
+        problem: What to train on.
+        configuration: How.
+        budget: Where the cost of reading micro-batches, inside the backward, is counted.
+    """
+
+    def __init__(self, problem: Problem, configuration: Configuration, budget: Budget) -> None:
+        self.problem = problem
+        self.configuration = configuration
+        self.budget = budget
+        self.device = _device(configuration.device)
+        torch.manual_seed(configuration.seed)
+        self.model = problem.model().to(self.device)
+        self.objective = Objective(self.model, problem.loss)
+        self.parameters = self.objective.parameters
+        self.data = problem.train.to(self.device)
+        self.order = Order(
+            Draw(configuration.sampling), len(self.data), configuration.batch_size, seed=configuration.seed
+        )
+        self.steps = configuration.epochs * self.order.steps_per_epoch
+        self.optimizer = torch.optim.SGD(
+            self.parameters,
+            lr=configuration.learning_rate,
+            momentum=configuration.momentum,
+            nesterov=configuration.nesterov,
+            weight_decay=configuration.weight_decay,
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._relative_rate)
+        self.step = 0
+        self.first_loss = math.nan
+
+    @property
+    def learning_rate(self) -> float:
+        """η of the step to come."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def sampling(self) -> Sampling:
+        """How batches are drawn, and from how many examples."""
+        return Sampling(self.order.draw, self.order.examples)
+
+    @property
+    def mode(self) -> str:
+        """How the spread within a step is seen: shared (training's own micro-batches), apart, or off."""
+        if not self.configuration.budget:
+            return "off"
+        return "shared" if self.configuration.microbatches > 1 else "apart"
+
+    def batch(self) -> Batch:
+        """The batch of the step to come."""
+        return self.data.batch(self.order.batch(self.step))
+
+    def backward(self, batch: Batch, measured: bool) -> tuple[float, Spread | None]:
+        """Put ĝ into `.grad`.
+
+        Returns:
+            The loss and, where micro-batches are accumulated and the step is measured, their spread.
+        """
+        if self.configuration.microbatches > 1 and batch_size(batch) > 1:
+            return self._accumulate(batch, measured)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = checked_loss(self.problem.loss(self.model, batch), batch).mean()
+        loss.backward()
+        return loss.item(), None
+
+    def caught(self, batch: Batch, spread: Spread | None) -> TrainingStep:
+        """The step as the gauges see it, between `backward` and `update`."""
+        return TrainingStep(
+            self.objective,
+            batch,
+            index=self.step,
+            learning_rate=self.learning_rate,
+            sampling=self.sampling,
+            gradient=[parameter.grad for parameter in self.parameters],
+            spread=spread,
+            seed=self.configuration.seed,
+        )
+
+    def divergence(self, loss: float) -> str | None:
+        """What is wrong with this step, in words, or None. Looked for before the update is applied."""
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if abs(loss) > EXPLODED * abs(self.first_loss) > 0:
+            return f"the loss is {loss:.3g}, {loss / self.first_loss:,.0f} times that of the first step"
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            return f"the gradient is not finite (the loss is {loss:.3g})"
+        return None
+
+    def update(self) -> None:
+        """Φ ← Φ − η ĝ, with momentum and weight decay where they are asked for."""
+        self.optimizer.step()
+        self.scheduler.step()
+        self.step += 1
+
+    def evaluation_due(self) -> bool:
+        """Whether the step just made ends the run, or an epoch after which held-out data are looked at."""
+        epochs, left = divmod(self.step, self.order.steps_per_epoch)
+        every = -(-self.configuration.epochs // EVALUATIONS)
+        return self.step == self.steps or (left == 0 and epochs % every == 0)
+
+    def _accumulate(self, batch: Batch, measured: bool) -> tuple[float, Spread | None]:
+        """ĝ as the mean over micro-batches. Measuring reads norms and leaves this arithmetic as it is."""
+        size, mean_loss = batch_size(batch), 0.0
+        builder, mean = SpreadBuilder(self.objective.layer_of), list[Tensor]()
+        for part in chunks(batch, min(self.configuration.microbatches, size)):
+            weight = batch_size(part) / size
+            loss = checked_loss(self.problem.loss(self.model, part), part).mean()
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+            if measured:
+                with self.budget.spending():
+                    builder.add(batch_size(part), gradients)
+            if mean:
+                torch._foreach_add_(mean, gradients, alpha=weight)
+            else:
+                mean = list(torch._foreach_mul(gradients, weight))
+            mean_loss += weight * loss.item()
+        for parameter, gradient in zip(self.parameters, mean, strict=True):
+            parameter.grad = gradient
+        if not measured:
+            return mean_loss, None
+        with self.budget.spending():
+            return mean_loss, builder.finish(mean)
+
+    def _relative_rate(self, step: int) -> float:
+        if self.configuration.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+
+    def facts(self) -> dict[str, Any]:
+        """What the run folder says of this training, beside its configuration."""
+        return {
+            "seeds": {"seed": self.configuration.seed},
+            "sampling": {"draw": str(self.sampling.draw), "examples": self.sampling.examples},
+            "layers": list(self.objective.layers),
+            "mode": self.mode,
+            "steps": self.steps,
+            "problem": {
+                "name": self.problem.name,
+                "model": self.problem.model_name,
+                "parameters": self.objective.dimension,
+                "fingerprint": self.problem.fingerprint,
+                "description": self.problem.description,
+            },
+        }
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise BadInput(f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'.") from error
+    return device

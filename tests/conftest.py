@@ -1,0 +1,114 @@
+"""The models every law is tested on, and the settings of every test."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.objective import Loss, Objective, supervised
+
+torch.set_num_threads(1)
+
+
+class TinyTransformer(nn.Module):
+    """Next-token prediction over 17 symbols, with tied embeddings and a dictionary for a batch."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(17, 16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(16, 17, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.block(self.embedding(tokens)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its loss, and a batch of 12."""
+
+    model: nn.Module
+    loss: Loss
+    batch: Batch
+    fixed: bool
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.model, self.loss)
+
+
+def mlp() -> Case:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(8), fixed=True)
+
+
+def mlp_with_mean_loss() -> Case:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    return Case(model, supervised(nn.CrossEntropyLoss()), _labelled(8), fixed=True)
+
+
+def frozen_first_layer() -> Case:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    model[0].requires_grad_(False)
+    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(8), fixed=True)
+
+
+def dropout() -> Case:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 5))
+    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(8), fixed=False)
+
+
+def cnn_with_batch_norm_and_dropout() -> Case:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(4 * 16, 5)
+    )
+    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(1, 6, 6), fixed=False)
+
+
+def cnn_with_batch_norm() -> Case:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5))
+    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(1, 6, 6), fixed=False)
+
+
+def weighted_mean() -> Case:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0]))
+    return Case(model, supervised(criterion), _labelled(8), fixed=False)
+
+
+def tiny_transformer() -> Case:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        logits = model(batch["tokens"][:, :-1])
+        return F.cross_entropy(logits.transpose(1, 2), batch["tokens"][:, 1:], reduction="none").mean(1)
+
+    return Case(TinyTransformer(), loss, {"tokens": torch.randint(17, (12, 9)), "note": "a string"}, fixed=True)
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        mlp,
+        mlp_with_mean_loss,
+        frozen_first_layer,
+        dropout,
+        cnn_with_batch_norm,
+        cnn_with_batch_norm_and_dropout,
+        weighted_mean,
+        tiny_transformer,
+    )
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every model in turn, freshly made."""
+    torch.manual_seed(0)
+    return CASES[request.param]()
+
+
+def _labelled(*shape: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(12, *shape), torch.randint(5, (12,))

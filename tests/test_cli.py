@@ -1,0 +1,256 @@
+"""The command line as a person and a program meet it: words, JSON, files, exit codes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gradiometer.cli import main
+
+
+def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a person starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "gradiometer", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The command in this process: exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """A short run through the command line, and what it printed."""
+    out = tmp_path_factory.mktemp("runs")
+    done = run_cli(
+        *(
+            "train",
+            "digits",
+            "--model",
+            "mlp",
+            "--epochs",
+            "8",
+            "--every",
+            "2",
+            "--out",
+            str(out),
+            "--json",
+            "--no-open",
+        )
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_json_is_one_object_with_estimates_that_have_intervals(trained: dict) -> None:
+    assert {"run", "report", "findings", "estimates", "overhead", "verdict"} <= set(trained)
+    assert {"noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise"} <= set(trained["estimates"])
+    for estimate in trained["estimates"].values():
+        assert {"value", "low", "high", "level", "samples"} <= set(estimate)
+    assert Path(trained["report"]).is_file()
+    assert trained["overhead"]["measured_steps"] == 180
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, gradiometer.cli\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'altair', 'rich', 'jinja2'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert "report" in run_cli("--help").stdout
+        times.append(time.perf_counter() - began)
+    assert (
+        min(times) < 1.0
+    )  # 0.2 s alone on a core; this guards against an import of seconds, not against a busy machine
+
+
+def test_reading_a_run_needs_no_torch(trained: dict) -> None:
+    script = (
+        "import sys\n"
+        "from gradiometer.run.reader import Run\n"
+        "from gradiometer.diagnosis import diagnose\n"
+        "assert 'noise_scale' in diagnose(Run.open(sys.argv[1])).estimates\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, trained["run"]], check=True)
+
+
+def test_report_says_in_words_what_was_found(trained: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = called(capsys, "report", trained["run"])
+    assert code == 0
+    assert "noise scale" in out and "report.html" in out and "of the training time" in out
+
+
+@pytest.mark.parametrize("what", ["readings", "losses", "evaluations"])
+def test_export_writes_every_row_as_csv_and_parquet(
+    trained: dict, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.parquet
+
+    for ending in ("csv", "parquet"):
+        code, out, _ = called(capsys, "export", trained["run"], "--what", what, "--out", str(tmp_path / f"t.{ending}"))
+        assert code == 0 and "rows in" in out
+    with (tmp_path / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == {"readings": 180, "losses": 360, "evaluations": 16}[what]
+    table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
+    assert table.num_rows == len(rows) and table.column_names == list(rows[0])
+
+
+def test_export_refuses_a_format_it_does_not_know(
+    trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = called(capsys, "export", trained["run"], "--out", str(tmp_path / "t.xlsx"))
+    assert code == 2 and "name a file that ends in .csv or .parquet" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "didgits"], "did you mean digits?"),
+        (["train", "digits", "--model", "cn"], "cnn"),
+        (["train", "digits", "--lr", "nan"], "`learning_rate` must be positive and finite, got nan"),
+        (["train", "digits", "--lr", "0"], "`learning_rate` must be positive and finite, got 0"),
+        (["train", "digits", "--lr", "-1"], "`learning_rate` must be positive and finite, got -1"),
+        (["train", "digits", "--batch-size", "0"], "`batch_size` must be at least 1, got 0"),
+        (["train", "digits", "--batch-size", "2000"], "`batch_size` must lie between 1 and the"),
+        (["train", "digits", "--batch-size", "1"], "there is no spread within a step to see"),
+        (["train", "nowhere:problem"], "nowhere"),
+        (["train", "json:nothing"], "nothing"),
+        (["report", "no-such-run"], "is not a run folder"),
+        (["resume", "no-such-run"], "is not a run folder"),
+        (["report", "--level", "1.5", "x"], "`--level` must lie between 0 and 1, got 1.5"),
+        (["train", "digits", "--out", "/dev/null/x"], "no run can be made in"),
+    ],
+)
+def test_bad_input_is_named_in_a_sentence_and_exits_with_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = called(capsys, *arguments)
+    assert code == 2
+    assert message in err and "Traceback" not in err and out == ""
+
+
+def test_a_configuration_file_is_read_and_flags_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.toml").write_text('problem = "digits"\nmodel = "mlp"\nepochs = 1\nbatch_size = 64\n')
+    code, out, _ = called(
+        capsys,
+        "train",
+        "--config",
+        str(tmp_path / "train.toml"),
+        "-b",
+        "128",
+        "--every",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--json",
+        "-q",
+    )
+    assert code == 0
+    assert json.loads(out)["estimates"]["batch_size"]["value"] == 128.0
+
+
+def test_a_misspelt_key_in_a_configuration_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.toml").write_text('problem = "digits"\nlerning_rate = 0.1\n')
+    code, _, err = called(capsys, "train", "--config", str(tmp_path / "train.toml"))
+    assert code == 2
+    assert "train.toml:2: lerning_rate: unknown key; did you mean learning_rate?" in err
+
+
+def test_divergence_exits_with_4_and_says_so_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = called(
+        capsys, "train", "digits", "--model", "mlp", "--lr", "1e4", "--out", str(tmp_path), "--json"
+    )
+    assert code == 4
+    assert "the update was not applied" in err and json.loads(out)["exit_code"] == 4
+
+
+def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, _ = called(
+        capsys,
+        "train",
+        "digits",
+        "--model",
+        "mlp",
+        "-e",
+        "2",
+        "--every",
+        "1",
+        "--out",
+        str(tmp_path),
+        "-q",
+        "--fail-on",
+        "cannot tell",
+    )
+    assert code == 3
+
+
+def test_a_problem_of_ones_own_is_named_module_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_problem_file.py").write_text(
+        "import torch\nfrom torch import nn\nfrom gradiometer import supervised\n"
+        "def problem():\n"
+        "    data = (torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2)\n"
+        "    return (lambda: nn.Linear(3, 2)), supervised(nn.CrossEntropyLoss(reduction='none')), data\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, out, err = called(
+        capsys, "train", "my_problem_file:problem", "-e", "3", "--every", "1", "--json", "-b", "16", "--out", "runs"
+    )
+    assert code == 0, err
+    assert json.loads(out)["estimates"]["noise_scale"]["samples"] == 12
+
+
+def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
+    import signal
+
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "gradiometer",
+            "train",
+            "digits",
+            "--model",
+            "mlp",
+            "-e",
+            "100000",
+            "--out",
+            str(tmp_path),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("*/checkpoints/step_*")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 5
+    assert "go on with: gradiometer resume" in err

@@ -1,0 +1,188 @@
+"""Objective and TrainingStep: right derivatives, on any model and batch, and training left as it was."""
+
+import subprocess
+import sys
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import CASES, Case
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import batch_size, chunks, take
+from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.step import TrainingStep
+
+SAMPLING = Sampling(Draw.REPLACEMENT, 100)
+
+
+def everything(model: nn.Module) -> list:
+    """All that measuring must leave alone, as values that compare bit for bit."""
+    tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    return [
+        [tensor.detach().clone().view(torch.uint8).tolist() if tensor.dim() else tensor.item() for tensor in tensors],
+        [module.training for module in model.modules()],
+        torch.get_rng_state().tolist(),
+        [np.asarray(part).tolist() for part in np.random.get_state()],  # noqa: NPY002
+        [p.requires_grad for p in model.parameters()],
+    ]
+
+
+def step_of(case: Case, **changes) -> TrainingStep:
+    settings = {"index": 3, "learning_rate": 0.1, "sampling": SAMPLING} | changes
+    return TrainingStep(case.objective, case.batch, **settings)
+
+
+@pytest.mark.parametrize("microbatches", [2, 3, None])
+def test_measuring_leaves_training_as_it_was(case: Case, microbatches: int | None) -> None:
+    case.loss(case.model, case.batch).mean().backward()
+    before = everything(case.model)
+    step_of(case).spread(microbatches)
+    assert everything(case.model) == before
+
+
+def test_the_random_states_of_python_are_put_back() -> None:
+    script = """
+import random, torch
+from gradiometer.measurement.untouched import untouched_randomness
+before = random.getstate()
+with untouched_randomness(5, [torch.device("cpu")]):
+    random.random()
+assert random.getstate() == before
+"""  # in a process of its own: the shape checker of this one draws random numbers itself
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_gradient_equals_backward(case: Case) -> None:
+    if not case.fixed:
+        case.model.eval()
+    objective = case.objective
+    case.loss(case.model, case.batch).mean().backward()
+    for ours, parameter in zip(objective.gradient(case.batch), objective.parameters, strict=True):
+        torch.testing.assert_close(ours, parameter.grad)
+
+
+def test_a_loss_that_is_a_fixed_function_of_the_batch_is_told_from_one_that_is_not(case: Case) -> None:
+    assert case.objective.traits(case.batch).fixed == case.fixed
+
+
+def test_batch_norm_and_dropout_are_fixed_functions_in_eval_mode() -> None:
+    case = CASES["cnn_with_batch_norm_and_dropout"]()
+    case.model.eval()
+    assert case.objective.traits(case.batch).fixed
+
+
+@pytest.mark.parametrize("name", ["mlp", "frozen_first_layer", "tiny_transformer"])
+def test_spread_is_that_of_the_per_example_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    case = CASES[name]()
+    case.model.double()
+    case = Case(case.model, case.loss, _double(case.batch), case.fixed)
+    objective = case.objective
+    each = [objective.gradient(take(case.batch, torch.tensor([i]))) for i in range(12)]
+    spread = step_of(case).spread(None)
+    expected = np.zeros((12, len(objective.layers)))
+    for i, gradients in enumerate(each):
+        for gradient, layer in zip(gradients, objective.layer_of, strict=True):
+            expected[i, layer] += gradient.square().sum().item()
+    np.testing.assert_allclose(spread.squared_norms, expected, rtol=1e-10, atol=1e-20)
+
+
+def test_the_half_had_by_subtraction_is_the_half_that_is_run() -> None:
+    torch.manual_seed(0)
+    case = CASES["mlp"]()
+    case.model.double()
+    step = step_of(Case(case.model, case.loss, _double(case.batch), True))
+    stolen = step.spread(2)
+    parts = torch.randperm(12, generator=step.generator("deal")).tensor_split(2)
+    run = step._all_run(parts)
+    np.testing.assert_allclose(stolen.squared_norms, run.squared_norms, rtol=1e-10)
+    np.testing.assert_allclose(stolen.mean_squared_norm, run.mean_squared_norm, rtol=1e-10)
+
+
+def test_halves_are_run_apart_where_the_loss_is_not_a_fixed_function_of_the_batch() -> None:
+    torch.manual_seed(0)
+    case = CASES["dropout"]()
+    step = step_of(case, gradient=[None] * 4)  # subtraction from these zeros would give ĝ = 0
+    assert (step.spread(2).mean_squared_norm > 0).all()
+
+
+def test_shared_parameters_count_once() -> None:
+    case = CASES["tiny_transformer"]()
+    assert case.objective.dimension == sum(p.numel() for p in case.model.parameters())
+    assert len(case.objective.names) == len(set(case.objective.names)) == len(list(case.model.parameters()))
+
+
+def test_hooks_on_parameters_rest() -> None:
+    case, fired = CASES["mlp"](), []
+    for parameter in case.model.parameters():
+        parameter.register_hook(fired.append)
+    step_of(case).spread(2)
+    assert not fired
+
+
+def test_batches_of_any_structure_are_cut_and_taken_from() -> None:
+    pair = namedtuple("pair", "x y")
+    batch = {
+        "a": [torch.arange(5), (torch.arange(10).view(5, 2), None)],
+        "p": pair(torch.ones(5), 3),
+        "s": torch.tensor(2),
+    }
+    assert batch_size(batch) == 5
+    taken = take(batch, torch.tensor([4, 0]))
+    assert taken["a"][0].tolist() == [4, 0] and taken["p"].x.shape == (2,) and taken["s"].item() == 2
+    assert [batch_size(part) for part in chunks(batch, 2)] == [2, 3]
+    assert torch.cat([part["a"][1][0] for part in chunks(batch, 3)]).equal(batch["a"][1][0])
+
+
+def test_a_training_step_works_from_the_gradient_training_has() -> None:
+    case = CASES["mlp"]()
+    given = [torch.full_like(p, 2.0) for p in case.objective.parameters]
+    assert step_of(case, gradient=given).gradient[0].unique().item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Objective(nn.ReLU(), supervised(nn.MSELoss())), "`model` has no trainable parameters"),
+        (
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b)).gradient(torch.ones(4, 2)),
+            r"`loss` returned shape \[4, 1\]: expected the mean, \[\], or one value per example, \[4\]",
+        ),
+        (
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).argmax()).gradient(torch.ones(4, 2)),
+            "`loss` returned a tensor of torch.int64",
+        ),
+        (lambda: Objective(nn.Linear(2, 1), lambda m, b: 3.0).gradient(torch.ones(4, 2)), "`loss` returned float"),
+        (
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).detach().mean()).gradient(torch.ones(4, 2)),
+            "does not depend on any trainable parameter",
+        ),
+        (
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).mean()).losses(
+                list(nn.Linear(2, 1).parameters()), torch.ones(4, 2)
+            ),
+            r"`loss` returned shape \[\], one value per example was expected, \[4\]: build it with reduction='none'",
+        ),
+        (
+            lambda: batch_size((torch.ones(3), torch.ones(4))),
+            r"`batch\[1\]` holds 4 examples where `batch\[0\]` holds 3",
+        ),
+        (lambda: batch_size({"x": 1}), "`batch` holds no tensor with a first axis"),
+        (lambda: step_of(CASES["mlp"]()).spread(1), "no spread within a step to see"),
+        (lambda: step_of(CASES["mlp"]()).spread(13), "`microbatches` is 13 for a batch of 12"),
+        (lambda: Sampling(Draw.FRESH, 0), "`examples` must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_name(build, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        build()
+
+
+def _double(batch):
+    from gradiometer.measurement.batch import mapped
+
+    return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

@@ -1,0 +1,107 @@
+"""The page as a browser shows it: quiet, offline, one zoom for all charts, and readable on a phone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gradiometer.report.page import write_page
+from report_run import diagnosis_of, run_in
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = Path("/usr/bin/chromium")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    run = run_in(tmp_path_factory.mktemp("runs"))
+    return write_page(run, diagnosis_of()).as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=quiet)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (1280, "dark"), (380, "light"), (380, "dark")], ids=str)
+def page(browser: "sync_api.Browser", address: str, request: pytest.FixtureRequest) -> Iterator["sync_api.Page"]:
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.complaints = []
+    page.requests = []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda asked: page.requests.append(asked.url))
+    page.goto(address)
+    page.wait_for_selector("#span:not([hidden])")
+    yield page
+    page.close()
+
+
+def test_the_page_draws_every_chart_without_a_complaint_or_a_request(page: "sync_api.Page", address: str) -> None:
+    assert page.locator(".chart svg").count() == 5
+    assert page.complaints == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [address]
+
+
+def test_nothing_is_wider_than_the_window(page: "sync_api.Page") -> None:
+    for numbers in page.locator("details summary").all():
+        numbers.click()
+    page.emulate_media(media="screen")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_numbers_open_behind_every_chart(page: "sync_api.Page") -> None:
+    for figure in page.locator("figure").all():
+        assert not figure.locator("table").is_visible()
+        figure.locator("summary").click()
+        assert figure.locator("table").is_visible()
+        assert figure.locator("tbody tr").count() >= 5
+
+
+def test_one_span_of_steps_zooms_every_chart_and_comes_back(page: "sync_api.Page") -> None:
+    whole = ticks(page)
+    page.locator("#span input").nth(0).fill("2000")
+    page.locator("#span input").nth(1).fill("4000")
+    page.locator("#span input").nth(1).press("Tab")
+    page.wait_for_timeout(200)
+    assert len(set(ticks(page))) == 1
+    assert len(ticks(page)[0]) >= 3
+    assert all(2000 <= int(tick.replace(",", "")) <= 4000 for tick in ticks(page)[0])
+    page.locator("#span button").click()
+    page.wait_for_timeout(200)
+    assert ticks(page) == whole
+
+
+def test_dragging_across_a_chart_selects_its_steps(page: "sync_api.Page") -> None:
+    chart = page.locator("#chart-noise-scale .chart")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 120)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 120, steps=4)
+    page.mouse.up()
+    low, high = (int(page.locator("#span input").nth(place).input_value()) for place in (0, 1))
+    assert 1200 < low < 2600
+    assert 3500 < high < 4500
+    chart.dblclick(position={"x": box["width"] / 2, "y": 100})
+    assert page.locator("#span input").nth(1).input_value() == "6000"
+
+
+def ticks(page: "sync_api.Page") -> list[tuple[str, ...]]:
+    """The labels on the step axis of every chart along the run."""
+    return [tuple(sorted(page.evaluate(TICKS, chart))) for chart in page.locator(".along-steps").element_handles()]
+
+
+TICKS = """chart => [...chart.querySelectorAll('[aria-label^="X-axis"] .role-axis-label text')]
+    .filter(label => label.getAttribute("opacity") !== "0").map(label => label.textContent)"""

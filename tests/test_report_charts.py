@@ -1,0 +1,201 @@
+"""The charts: an open end is drawn as open, a long run in few blocks, and every chart can be drawn."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pytest
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate
+from gradiometer.report.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
+from gradiometer.report.blocks import MOST, blocks
+from gradiometer.report.charts import (
+    layers_chart,
+    loss_chart,
+    noise_scale_chart,
+    page_spec,
+    save_png,
+    save_svg,
+)
+from gradiometer.report.estimation import estimation_section
+from gradiometer.report.loss import loss_section
+from gradiometer.report.strip import interval, number, strip
+from gradiometer.report.theme import DARK, LIGHT, PAGE
+from report_run import LAYERS, diagnosis_of, run_in
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate.interval(value, low, high, level=0.9, method="Fieller", samples=200)
+
+
+BOUNDED = estimate(100.0, 80.0, 130.0)
+OPEN = estimate(200.0, 90.0, math.inf)
+REACHING_ZERO = estimate(1.0, -1.0, 110.0)
+NOTHING_KNOWN = Estimate.unknown(level=0.9, method="too few readings", samples=2)
+
+
+def test_an_open_end_is_drawn_to_the_edge_and_marked() -> None:
+    axis = LogAxis.holding([BOUNDED, OPEN, REACHING_ZERO, NOTHING_KNOWN])
+    assert axis.row(BOUNDED)["open"] == ""
+    assert axis.row(OPEN) | {"high": axis.high, "low": 90.0, "open": OPEN_ABOVE} == axis.row(OPEN)
+    assert axis.row(REACHING_ZERO) | {"low": axis.low, "high": 110.0, "open": OPEN_BELOW} == axis.row(REACHING_ZERO)
+    unknown = axis.row(NOTHING_KNOWN)
+    assert (unknown["low"], unknown["high"], unknown["value"]) == (axis.low, axis.high, None)
+    assert unknown["open"] == UNKNOWN
+
+
+def test_an_interval_wholly_below_zero_stays_at_the_lower_edge() -> None:
+    axis = LogAxis.holding([BOUNDED])
+    row = axis.row(estimate(-2.0, -3.0, -1.0))
+    assert (row["value"], row["low"], row["high"], row["open"]) == (None, axis.low, axis.low, OPEN_BELOW)
+
+
+@pytest.mark.parametrize("span", [1.01, 1.5, 2.9, 30.0, 1e4, 1e11])
+def test_a_logarithmic_axis_has_a_few_round_ticks(span: float) -> None:
+    axis = LogAxis.holding([estimate(span, 1.0, span)])
+    assert axis.low < 1 < span < axis.high
+    assert 3 <= len(axis.ticks) <= 10
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+
+
+def test_windows_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    noise_scale, signal_and_noise, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
+    assert "3 of 20 (▲) have no upper end" in noise_scale.summary
+    assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 windows." in signal_and_noise.summary
+    assert "1 of 5 (▶) has no upper end" in by_layer.summary
+    assert noise_scale.table.rows[-1][2] == "[695, ∞)"
+    first = {name: points[-1:] for name, points in diagnosis_of().history.items()}
+    alone = estimation_section(run, replace(diagnosis_of(), history=first)).figures[0]
+    assert "It (▲) has no upper end: the signal is not distinguishable from zero there." in alone.summary
+    assert "no upper end" not in estimation_section(run, diagnosis_of(unbounded=0)).figures[0].summary
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [(10, BOUNDED)],
+        [(10, OPEN)],
+        [(10, NOTHING_KNOWN), (20, NOTHING_KNOWN)],
+        [(10, BOUNDED), (20, REACHING_ZERO), (30, OPEN)],
+    ],
+)
+def test_every_kind_of_window_can_be_drawn(windows: list[tuple[int, Estimate]], tmp_path: Path) -> None:
+    path = save_svg(noise_scale_chart(windows, 32.0), tmp_path / "chart.svg")
+    drawn = path.read_text()
+    arrows = sum(math.isinf(each.high) and each.low > 0 for _, each in windows)
+    assert drawn.count("B = 32<") == 1
+    assert drawn.count(">?<") == sum(math.isnan(each.value) for _, each in windows)
+    assert drawn.count('aria-roledescription="point"') >= arrows
+
+
+def test_a_lone_window_shows_its_interval() -> None:
+    marks = json.dumps(noise_scale_chart([(10, BOUNDED)], 32.0).to_dict())
+    assert '"type": "rule", "clip": true' in marks or '"clip": true, "type": "rule"' in marks
+
+
+def test_a_million_losses_are_drawn_in_few_blocks_that_forget_none() -> None:
+    steps = np.arange(1_000_000)
+    losses = np.random.default_rng(0).gamma(2.0, 0.5, len(steps))
+    cut = blocks(steps, losses)
+    assert len(cut) == MOST
+    assert sum(block.count for block in cut) == len(steps)
+    assert all(after.first == before.last + 1 for before, after in pairwise(cut))
+    assert np.average([block.mean.value for block in cut], weights=[block.count for block in cut]) == pytest.approx(
+        losses.mean(), rel=1e-12
+    )
+    assert max(block.highest for block in cut) == losses.max()
+    covered = sum(block.mean.low <= 1.0 <= block.mean.high for block in cut)
+    assert covered >= 0.9 * MOST - 3 * math.sqrt(MOST * 0.09)
+
+
+def test_losses_that_are_not_finite_are_counted_and_in_no_mean() -> None:
+    losses = np.ones(100)
+    losses[60:] = [math.nan, math.inf] * 20
+    cut = blocks(np.arange(100), losses)
+    assert [block.spoiled for block in cut] == [0, 0, 0, 20, 20]
+    assert [block.mean.value for block in cut[:3]] == [1.0, 1.0, 1.0]
+    assert math.isnan(cut[4].mean.value)
+    assert not cut[4].mean.tells
+    loss_chart(cut, []).to_dict()
+
+
+def test_losses_that_are_not_finite_are_told_of(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    _, losses = run.losses
+    losses[-5:] = math.nan
+    figure = loss_section(run, diagnosis_of()).figures[0]
+    assert "5 losses are not finite, from the block at step 81 on; they are in no mean." in figure.summary
+
+
+def test_a_few_losses_have_a_mean_before_they_have_an_interval() -> None:
+    (block,) = blocks(np.arange(3), np.array([1.0, 2.0, 6.0]))
+    assert block.mean.value == 3.0
+    assert not block.mean.tells
+    assert blocks(np.arange(0), np.zeros(0)) == ()
+    with pytest.raises(BadInput, match="`most` must be at least 1, got 0"):
+        blocks(np.arange(3), np.ones(3), most=0)
+
+
+def test_the_noisiest_of_many_layers_are_drawn_and_all_are_listed(tmp_path: Path) -> None:
+    layers = tuple(f"layer{number}" for number in range(70))
+    figure = estimation_section(run_in(tmp_path, steps=100), diagnosis_of(layers=layers)).figures[-1]
+    assert len(figure.table.rows) == 70
+    assert figure.note == "The 40 noisiest layers are drawn; the table holds all."
+
+
+def test_nothing_in_a_picture_of_the_page_names_a_colour_of_its_own() -> None:
+    chart = noise_scale_chart([(10, BOUNDED), (20, OPEN)], 32.0)
+    spec = json.dumps(page_spec(chart, "words"))
+    assert not any(colour in spec for palette in (LIGHT, DARK) for colour in palette.values())
+    assert all(colour in spec for role, colour in PAGE.items() if role != "paper")
+    assert json.loads(spec)["description"] == "words"
+
+
+def test_a_chart_is_written_in_the_light_and_in_the_dark(tmp_path: Path) -> None:
+    chart = layers_chart(dict.fromkeys(LAYERS, BOUNDED), 32.0)
+    light, dark = (save_svg(chart, tmp_path / "chart.svg", "Noise", palette).read_text() for palette in (LIGHT, DARK))
+    assert LIGHT["first"] in light
+    assert DARK["first"] in dark
+    assert DARK["paper"] in dark
+    assert save_png(chart, tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_series_differ_in_shape_and_dash_not_by_colour_alone(tmp_path: Path) -> None:
+    chart = estimation_section(run_in(tmp_path, steps=100), diagnosis_of()).figures[1].chart
+    drawn = json.dumps(chart.to_dict())
+    assert '["circle", "diamond"]' in drawn
+    assert '"strokeDash": [6, 3]' in drawn
+
+
+def test_charts_along_the_run_share_the_span_of_steps(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    figures = [*loss_section(run, diagnosis_of()).figures, *estimation_section(run, diagnosis_of()).figures]
+    spans = [parameter["name"] for figure in figures for parameter in figure.chart.to_dict().get("params", [])]
+    assert spans == ["span"] * 4
+    assert all(isinstance(figure.chart, alt.LayerChart) for figure in figures)
+
+
+def test_a_strip_places_an_interval_among_what_it_is_held_against() -> None:
+    batch_size = Estimate.exact(32.0)
+    drawn = strip(BOUNDED, {"B": batch_size})
+    assert drawn is not None
+    assert 0 < drawn.ticks[0].place < drawn.left < (drawn.point or 0) < drawn.right < 100
+    assert drawn.ticks[0].label == "B = 32"
+    opened = strip(OPEN, {"B": batch_size})
+    assert opened is not None
+    assert (opened.right, opened.open_right, opened.open_left) == (100.0, True, False)
+    assert strip(NOTHING_KNOWN, {"B": batch_size}) is None
+    assert strip(estimate(-2.0, -3.0, -1.0), {"B": batch_size}) is None
+
+
+def test_an_end_that_is_not_there_is_written_as_open() -> None:
+    assert interval(OPEN) == "[90.0, ∞)"
+    assert interval(NOTHING_KNOWN) == "(−∞, ∞)"
+    assert interval(Estimate.exact(32.0)) == "exact"
+    assert [number(value) for value in (32.0, 0.0123, math.inf)] == ["32", "0.0123", "∞"]

@@ -1,0 +1,187 @@
+"""The page of a run: whole in one file, harmless whatever the run is called, and telling what it leaves out."""
+
+import hashlib
+import re
+from base64 import b64encode
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.errors import BadInput
+from gradiometer.report.page import overhead_sentence, render, write_charts, write_page
+from gradiometer.run.reader import Run
+from report_run import LAYERS, diagnosis_of, run_in
+
+NOTHING = Diagnosis("Nothing was measured.", (), {}, {})
+
+
+class Page(HTMLParser):
+    """A page taken apart: its tags, its attributes, and what its scripts and styles hold."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.held: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, text: str) -> None:
+        if self.tags and self.tags[-1][0] in ("script", "style"):
+            self.held.append((self.tags[-1][0], text))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def policy_of(page: str) -> str:
+    """The page's security policy."""
+    return next(tag["content"] or "" for tag in Page(page).of("meta") if tag.get("http-equiv"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_in(tmp_path_factory.mktemp("runs"), steps=600)
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> str:
+    return render(run, diagnosis_of())
+
+
+def test_the_page_loads_nothing_from_anywhere(page: str) -> None:
+    parsed = Page(page)
+    addresses = [
+        value
+        for _, attributes in parsed.tags
+        for name, value in attributes.items()
+        if name in ("src", "srcset", "href", "data", "action", "poster", "background")
+    ]
+    assert addresses
+    assert all(address and address.startswith(("#", "data:")) for address in addresses)
+    style = "".join(text for tag, text in parsed.held if tag == "style")
+    assert "url(" not in style
+    assert "@import" not in style
+    assert policy_of(page).startswith("default-src 'none'; script-src 'sha256-")
+
+
+def test_the_page_runs_the_scripts_it_names_and_no_others(page: str) -> None:
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    hashes = {b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts}
+    assert len(scripts) == 2
+    assert set(re.findall(r"'sha256-([^']+)'", policy_of(page))) == hashes
+    assert "\r" not in "".join(scripts), "a browser would read a return as a newline, and hash something else"
+
+
+def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
+    evil = "<script>alert(1)<!--"
+    run = run_in(tmp_path, name=f"{evil}<img src=x onerror=alert(1)>", steps=100)
+    (run.path / "events.jsonl").write_text("{torn")
+    diagnosis = diagnosis_of(layers=(*LAYERS, "</script><script>alert(2)</script>"))
+    finding = replace(diagnosis.findings[0], seen=f"`{evil}` was seen")
+    page = render(Run.open(run.path), replace(diagnosis, verdict=evil, findings=(finding,)))
+    parsed = Page(page)
+    assert len(parsed.of("script")) == 3
+    assert not parsed.of("img")
+    assert evil not in page
+    numbers = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL)
+    assert numbers is not None
+    assert "alert(2)" in numbers[1]
+    assert not set("<>&") & set(numbers[1])
+    assert "<code>&lt;script&gt;alert(1)&lt;!--</code> was seen" in page
+
+
+def test_every_formula_is_mathml_and_can_be_read_aloud(page: str) -> None:
+    displayed = [attributes for attributes in Page(page).of("math") if attributes.get("display") == "block"]
+    assert len(displayed) == 7
+    assert all(attributes.get("aria-label") for attributes in displayed)
+
+
+def test_every_chart_has_words_and_numbers_behind_it(page: str) -> None:
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    assert len(figures) == 5
+    for figure in figures:
+        assert re.search(r"<figcaption>\s*<p>\S", figure)
+        assert re.search(r"<details>.*<td>.*</details>", figure, flags=re.DOTALL)
+
+
+def test_names_on_the_page_are_met_once_and_links_arrive(page: str) -> None:
+    parsed = Page(page)
+    names = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    links = [attributes["href"] for attributes in parsed.of("a")]
+    assert {f"#{name}" for name in names} >= set(links)
+
+
+def test_a_page_stays_small_when_the_run_is_long(tmp_path: Path) -> None:
+    short = len(render(run_in(tmp_path, steps=3_000), diagnosis_of()).encode())
+    long = len(render(run_in(tmp_path, steps=100_000), diagnosis_of()).encode())
+    assert long < 3_000_000
+    assert long < 1.1 * short
+
+
+def test_a_finding_shows_its_interval_against_the_batch_size(page: str) -> None:
+    card = page[page.index('<article class="card look">') : page.index("</article>")]
+    assert "at least 695 examples (90%)" in card
+    assert 'class="range open-right"' in card
+    assert ">B = 32</span>" in card
+    assert "<code>--batch-size 64</code>" in card
+
+
+def test_a_run_without_a_single_number_has_a_page(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=0)
+    (run.path / "readings.jsonl").unlink()
+    (run.path / "events.jsonl").unlink()
+    page = render(Run.open(run.path), NOTHING)
+    assert "No loss has been recorded yet." in page
+    assert "Nothing has been measured yet." in page
+    assert "The instrument was off." not in page
+
+
+def test_what_could_not_be_read_is_said_on_the_page(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    with (run.path / "readings.jsonl").open("a") as journal:
+        journal.write("garbled\n{}\n")
+    opened = Run.open(run.path)
+    assert opened.warnings
+    page = render(opened, diagnosis_of())
+    assert "Left out of this page" in page
+    assert all(warning.split("(")[0][:20] in page for warning in opened.warnings)
+
+
+def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str, tmp_path: Path) -> None:
+    assert write_page(run, diagnosis_of()) == run.path / "report.html"
+    assert (run.path / "report.html").read_text() == page
+    elsewhere = write_page(run, diagnosis_of(), tmp_path / "page.html")
+    assert elsewhere.read_text() == page
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"`path`: the page cannot be written to .*no such file or directory"):
+        write_page(run, diagnosis_of(), tmp_path / "missing" / "page.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"`folder`: charts cannot be written to .*; name another one"):
+        write_charts(run, diagnosis_of(), tmp_path / "file")
+
+
+def test_every_chart_is_written_as_a_picture(run: Run, tmp_path: Path) -> None:
+    written = write_charts(run, diagnosis_of(), tmp_path / "new" / "charts")
+    names = ["loss", "accuracy", "noise-scale", "signal-and-noise", "noise-by-layer"]
+    assert [path.stem for path in written] == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_what_the_instrument_used_is_told_against_what_it_may() -> None:
+    used = {"budget": 0.02, "used": 0.0131, "measured_steps": 1412, "every": 14.6, "mode": "apart"}
+    assert overhead_sentence(used) == (
+        "The instrument used 1.3 % of the training time, of a budget of 2 %: 1,412 steps were measured, about one "
+        "in 14.6, beside the training step, which was left alone."
+    )
+    assert "budget" not in overhead_sentence({**used, "budget": None, "mode": "shared"})
+    assert overhead_sentence({**used, "mode": "off"}) == "The instrument was off."
+    assert overhead_sentence({}) == "What the instrument used has not been recorded."

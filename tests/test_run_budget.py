@@ -1,0 +1,123 @@
+"""The budget: kept to on a clock that the test moves."""
+
+import math
+
+import pytest
+
+from gradiometer.errors import BadInput
+from gradiometer.run.budget import Budget
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def train(budget: Budget, clock: Clock, steps: int, step_seconds: float, cost: float) -> int:
+    """A training loop on that clock; returns how often it measured."""
+    measured = 0
+    for _ in range(steps):
+        clock.now += step_seconds
+        if budget.fits():
+            measured += 1
+            with budget.measuring():
+                clock.now += cost
+    return measured
+
+
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.3])
+@pytest.mark.parametrize("cost", [0.0004, 0.003, 0.2])
+def test_the_share_is_kept_and_used(share: float, cost: float) -> None:
+    clock = Clock()
+    budget = Budget(share, clock)
+    measured = train(budget, clock, 10_000, 0.01, cost)
+    assert budget.used <= share + cost / 100  # the first one is let through before it is earned
+    # Nothing is wasted either: another measurement would not have fitted, unless every step was measured.
+    assert measured == 10_000 or budget.used > share - 2 * cost / 100
+    assert budget.spent == pytest.approx(measured * cost)
+
+
+def test_after_the_first_no_measurement_goes_beyond_the_share() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    for measured in range(50):
+        while not budget.fits():
+            clock.now += 0.1
+        with budget.measuring():
+            clock.now += 0.25
+        assert measured == 0 or budget.used <= 0.02 + 1e-9
+
+
+def test_a_measurement_that_became_dear_is_made_less_often() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    cheap = train(budget, clock, 10_000, 0.01, 0.002)
+    dear = train(budget, clock, 10_000, 0.01, 0.02)
+    assert cheap == pytest.approx(1000, rel=0.01) and dear == pytest.approx(100, rel=0.1)
+    assert budget.used < 0.0201
+
+
+def test_a_share_of_zero_never_measures() -> None:
+    clock = Clock()
+    budget = Budget(0.0, clock)
+    assert train(budget, clock, 100, 1.0, 0.0) == 0
+    assert budget.used == 0.0
+
+
+def test_the_time_before_training_earns_nothing() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    clock.now += 3600
+    with budget.measuring():
+        clock.now += 1
+    clock.now += 10
+    assert budget.training == pytest.approx(10)
+    assert not budget.fits()
+
+
+def test_drawing_counts_too_and_what_is_nested_counts_once() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    with budget.spending():
+        clock.now += 1
+        with budget.measuring():
+            clock.now += 2
+    clock.now += 100
+    assert budget.spent == pytest.approx(3) and budget.expected == pytest.approx(2)
+    assert budget.used == pytest.approx(0.03)
+
+
+def test_time_is_counted_where_measuring_fails() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    with pytest.raises(ZeroDivisionError), budget.measuring():
+        clock.now += 5
+        raise ZeroDivisionError
+    assert budget.spent == pytest.approx(5) and budget.expected == 0.0
+
+
+def test_a_budget_goes_on_from_its_checkpoint() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    train(budget, clock, 1000, 0.01, 0.003)
+    state = budget.state_dict()
+    clock.now += 1e6
+    resumed = Budget(0.02, clock)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    train(resumed, clock, 20_000, 0.01, 0.003)
+    assert 0.0195 < resumed.used < 0.0201
+
+
+@pytest.mark.parametrize("share", [math.nan, -0.1, 1.0, math.inf])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(BadInput, match="`share` must be at least 0 and below 1"):
+        Budget(share)
+
+
+def test_a_damaged_state_is_refused() -> None:
+    with pytest.raises(BadInput, match="0 ≤ spent ≤ elapsed"):
+        Budget(0.1).load_state_dict({"elapsed": 1.0, "spent": math.nan, "costs": []})

@@ -1,0 +1,116 @@
+"""The configuration: read back as written, and nonsense refused by name, with its line."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gradiometer.errors import BadInput
+from gradiometer.run.configuration import Configuration
+
+
+def toml(folder: Path, text: str) -> Path:
+    path = folder / "train.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        Configuration(),
+        Configuration(learning_rate=3.2e-05, momentum=0.9, nesterov=True, schedule="cosine", every=3, threads=2),
+        Configuration(problem="my.module:digits", model="mlp", data_dir="/data", spread=0, microbatches=4),
+        Configuration(batch_size=1, budget=0.0, checkpoint_seconds=math.inf, sampling="replacement"),
+    ],
+)
+def test_a_configuration_is_read_back_as_it_was_written(tmp_path: Path, configuration: Configuration) -> None:
+    assert Configuration.from_toml(toml(tmp_path, configuration.to_toml())) == configuration
+
+
+def test_a_whole_number_is_a_number_and_dashes_are_underscores(tmp_path: Path) -> None:
+    read = Configuration.from_toml(toml(tmp_path, "learning-rate = 1\nbatch_size = 8\n"))
+    assert read.learning_rate == 1.0 and type(read.learning_rate) is float
+    assert read == Configuration(learning_rate=1.0, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('# mine\n\nseed = 1\nbatch_size = "32"\n', 'train.toml:4: batch_size = "32": expected an integer.'),
+        ("lerning_rate = 0.1\n", "train.toml:1: lerning_rate: unknown key; did you mean learning_rate?"),
+        ("lerning-rate = 0.1\n", "train.toml:1: lerning-rate: unknown key; did you mean learning_rate?"),
+        ("seed = 1\n[optimizer]\nx = 1\n", "train.toml:2: optimizer: unknown key; the keys are problem, model"),
+        ("batch-size = 3\nbatch_size = 3\n", "batch_size is given twice, with `-` and with `_`."),
+        ("learning_rate = nan\n", "train.toml:1: `learning_rate` must be positive and finite, got nan."),
+        ("every = true\n", "train.toml:1: every = true: expected an integer."),
+        ("nesterov = 1\n", "train.toml:1: nesterov = 1: expected true or false."),
+        ('schedule = "cosin"\n', 'schedule = "cosin": expected one of "constant", "cosine".'),
+        ("problem = [1, 2]\n", "expected text in quotes."),
+        ("seed = 1\nepochs = = 3\n", "train.toml:2: not valid TOML: Invalid value, at column 10."),
+        ("[batch_size]\n", "train.toml:1: [batch_size]: expected an integer."),
+        ("batch_size = 1\n", "train.toml:1: batch_size = 1: batch of 1 and one backward a step: there is no spread"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        Configuration.from_toml(toml(tmp_path, text))
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
+def test_a_file_that_is_no_text_or_is_not_there_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "train.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"train\.toml` (is not text|cannot be read)"):
+        Configuration.from_toml(path)
+    with pytest.raises(BadInput, match="is a directory"):
+        Configuration.from_toml(tmp_path)
+
+
+NONSENSE: list[tuple[str, Any]] = [
+    *(("learning_rate", value) for value in (math.nan, 0.0, -1.0, math.inf, "0.1", None)),
+    *(("batch_size", value) for value in (0, -3, 2.5, "32", True, None)),
+    *(("epochs", value) for value in (0, -1, math.nan)),
+    *(("momentum", value) for value in (math.nan, 1.0, -0.1, math.inf)),
+    *(("weight_decay", value) for value in (math.nan, -1e-9, math.inf)),
+    *(("microbatches", value) for value in (0, 33, 1.5)),
+    *(("spread", value) for value in (1, -2, 64)),
+    *(("budget", value) for value in (math.nan, -0.01, 1.0, math.inf)),
+    *(("every", value) for value in (0, -1, 1.5)),
+    *(("level", value) for value in (math.nan, 0.0, 1.0, 90.0)),
+    *(("seed", value) for value in (-1, 2**63)),
+    *(("threads", value) for value in (0, None)),
+    *(("checkpoint_seconds", value) for value in (math.nan, -1.0)),
+    *(("keep_checkpoints", value) for value in (0,)),
+    *(("problem", value) for value in ("", "  ", None)),
+    *(("model", value) for value in ("", 3)),
+    *(("device", value) for value in ("", None)),
+    *(("data_dir", value) for value in ("",)),
+    *(("nesterov", value) for value in (True, "yes", 1)),
+    *(("sampling", value) for value in ("shuffled", None)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE)
+def test_nonsense_is_refused_by_name_however_it_is_given(name: str, value: Any) -> None:
+    with pytest.raises(BadInput, match=rf"^`?{name}\b.*\.$"):
+        Configuration(**{name: value})
+    with pytest.raises(BadInput, match=rf"^here: `?{name}\b"):
+        Configuration.from_mapping({name: value}, "here")
+    with pytest.raises(BadInput, match=rf"^`?{name}\b"):
+        msgspec.structs.replace(Configuration(), **{name: value})
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"raise batch_size to 2 or more, or set budget to 0\.$"):
+        Configuration(batch_size=1)
+    with pytest.raises(BadInput, match="a budget of 0 switches the instrument off"):
+        Configuration(budget=0.0, every=5)
+    with pytest.raises(BadInput, match="8 micro-batches of a batch of 4"):
+        Configuration(spread=8, batch_size=4)
+    assert Configuration(spread=8, batch_size=4, microbatches=2).spread == 8  # not used: the run is read as it is made

@@ -1,0 +1,178 @@
+"""The journal: what was written is read, whatever happens to the rest."""
+
+import errno
+import math
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradiometer.errors import BadInput, Interrupted
+from gradiometer.run.journal import JournalWriter, being_written, read_journal
+
+RECORDS: list[dict[str, Any]] = [
+    {"step": 0, "values": [0.1, -2.5e-300, math.inf], "name": "η · “x”\n\t\\"},
+    {"step": 1, "value": -math.inf, "deep": {"a": [1, [2, {"b": None}]], "yes": True}},
+    {"step": 2**53, "value": 1 / 3, "empty": {}},
+]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    writer = JournalWriter(path, path.parent)
+    for record in records:
+        writer.append(record)
+    writer.close()
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [line.record for line in read_journal(path)[0]]
+
+
+def test_records_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", RECORDS)
+    write(tmp_path / "a.jsonl", RECORDS)
+    lines, warnings = read_journal(tmp_path / "a.jsonl")
+    assert [line.record for line in lines] == RECORDS * 2 and warnings == []
+    assert [line.number for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_arrays_are_lists_and_nan_is_read_back_as_a_number(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"x": np.array([1.0, np.nan]), "n": np.int64(3), "f": np.float32(0.5)}])
+    (record,) = records(tmp_path / "a.jsonl")
+    assert b'"nan"' in (tmp_path / "a.jsonl").read_bytes()
+    assert record["n"] == 3 and record["f"] == 0.5 and record["x"][0] == 1.0 and math.isnan(record["x"][1])
+
+
+def test_a_missing_journal_is_an_empty_one(tmp_path: Path) -> None:
+    assert read_journal(tmp_path / "none.jsonl") == ([], [])
+
+
+def test_cut_at_any_byte_every_whole_line_is_read_and_writing_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, RECORDS)
+    content = path.read_bytes()
+    ends = [offset for offset, byte in enumerate(content) if byte == 0x0A]
+    for offset in range(len(content) + 1):
+        path.write_bytes(content[:offset])
+        whole = sum(end <= offset for end in ends)  # with its last brace a line is whole, also without its newline
+        torn = offset not in {0, *ends, *(end + 1 for end in ends)}
+        lines, warnings = read_journal(path)
+        assert [line.record for line in lines] == RECORDS[:whole]
+        sentence = f"a.jsonl:{whole + 1}: the last line is torn, its writing did not finish: left out."
+        assert warnings == [sentence] * torn
+        write(path, [{"step": 9}])
+        assert records(path) == [*RECORDS[:whole], {"step": 9}]
+        assert len(read_journal(path)[1]) == torn
+
+
+def test_a_flipped_byte_costs_at_most_the_lines_it_touches(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, RECORDS)
+    content = path.read_bytes()
+    for offset in range(len(content)):
+        for mask in (0x01, 0x80):
+            path.write_bytes(content[:offset] + bytes([content[offset] ^ mask]) + content[offset + 1 :])
+            line = content[:offset].count(b"\n")
+            touched = {line, line + 1} if content[offset] == 0x0A else {line}
+            untouched = [record for n, record in enumerate(RECORDS) if n not in touched]
+            lines, warnings = read_journal(path)
+            assert [record for record in untouched if record not in [x.record for x in lines]] == []
+            assert len(lines) + len(warnings) >= len(RECORDS) - (content[offset] == 0x0A)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_between_the_lines_is_named_and_skipped(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, RECORDS)
+    noise = random.Random(seed).randbytes(300)
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(first + b"\n" + noise + b"\n" + rest)
+    lines, warnings = read_journal(path)
+    assert [line.record for line in lines] == RECORDS
+    assert warnings and warnings[0].startswith("a.jsonl:2")
+
+
+def test_neighbouring_garbled_lines_are_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{}\n" + b"\0" * 50 + b"\n" + b"[1]\nnull\n" * 20 + b'{"a":1}\n' + b"[" * 100_000 + b"\n{}")
+    lines, warnings = read_journal(path)
+    assert [line.number for line in lines] == [1, 43, 45]
+    assert warnings == ["a.jsonl:2-42: 41 garbled lines are left out.", "a.jsonl:44: a garbled line is left out."]
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost_or_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    writer = JournalWriter(path, tmp_path / "my run")
+    room, really = 70, os.write
+
+    def write_while_there_is_room(descriptor: int, content: Any) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = really(descriptor, bytes(content)[: min(room, 7)])
+        room -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_while_there_is_room)
+    for record in RECORDS:
+        writer.append(record)
+    for _ in range(3):
+        with pytest.raises(Interrupted) as stop:
+            writer.flush()
+    sentence = str(stop.value)
+    assert str(path) in sentence and "no space left on device" in sentence and "are safe" in sentence
+    assert sentence.endswith(f"`gradiometer resume '{tmp_path}/my run'`.")
+    room = 10_000
+    writer.append({"step": 3})
+    writer.close()
+    assert records(path) == [*RECORDS, {"step": 3}]
+
+
+def test_a_file_on_a_device_that_is_always_full_interrupts_and_is_let_go() -> None:
+    writer = JournalWriter(Path("/dev/full"), Path("runs/a-1"))
+    writer.append({"step": 0})
+    with pytest.raises(Interrupted, match="/dev/full"):
+        writer.close()
+    assert writer.closed
+    writer.close()
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = JournalWriter(tmp_path / "a.jsonl", tmp_path)
+    writer.append({})
+
+    def fail(*_: Any) -> int:
+        raise PermissionError(errno.EPERM, "no")
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(os, "write", fail)
+        writer.flush()
+    writer.close()
+
+
+def test_a_journal_has_one_writer_and_readers_see_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert not being_written(path)
+    writer = JournalWriter(path, tmp_path)
+    assert being_written(path)
+    with pytest.raises(BadInput, match="is being written by another process"):
+        JournalWriter(path, tmp_path)
+    writer.append({"a": 1})
+    writer.close()
+    assert not being_written(path)
+    write(path, [{"a": 2}])
+    assert records(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_full_buffer_is_written_without_being_asked(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path / "a.jsonl", tmp_path)
+    for _ in range(100):
+        writer.append({"text": "x" * 1000})
+    assert (tmp_path / "a.jsonl").stat().st_size > 60_000
+    writer.close()
+    assert len(records(tmp_path / "a.jsonl")) == 100

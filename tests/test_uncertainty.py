@@ -1,0 +1,354 @@
+"""The intervals: they cover as often as they say, and know when they cannot tell."""
+
+import math
+from collections.abc import Iterator
+from inspect import unwrap
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+from scipy.stats import binom, binomtest, t
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.fieller import fieller_set
+from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty import batch_means, difference_of_means, mean, proportion, ratio_of_means
+
+NOISE_SCALE = 450.0
+BATCH = 32
+INF = math.inf
+
+
+def autoregressive(rng: np.random.Generator, windows: int, steps: int, time: float) -> np.ndarray:
+    """Stationary, standard normal, correlation exp(−lag/time); independent at time zero. Shape [windows, steps]."""
+    decay = math.exp(-1 / time) if time else 0.0
+    draws = rng.standard_normal((windows, steps))
+    draws[:, 1:] *= math.sqrt(1 - decay**2)
+    return lfilter([1.0], [1.0, -decay], draws, axis=1)
+
+
+def noise_moments(
+    rng: np.random.Generator,
+    windows: int,
+    steps: int,
+    directions: int,
+    microbatches: int,
+    time: float = 0.0,
+    moving: int = 0,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """tr Σ and ‖g‖² from micro-batches, with E‖g‖² = 1, B = 32 and noise alike in some directions: exact law.
+
+    S is a χ² independent of the mean gradient, and ‖ĝ‖² a non-central χ² around ‖g_t‖². The underlying g stands still,
+    or moves as a stationary Ornstein-Uhlenbeck process in `moving` directions.
+    """
+    square = np.ones((windows, steps))
+    if moving:
+        square = sum(autoregressive(rng, windows, steps, time) ** 2 for _ in range(moving)) / moving
+    freedom = (microbatches - 1) * directions
+    trace = NOISE_SCALE * rng.chisquare(freedom, (windows, steps)) / freedom
+    sd = math.sqrt(NOISE_SCALE / BATCH / directions)
+    along = (np.sqrt(square) + sd * rng.standard_normal((windows, steps))) ** 2
+    across = sd**2 * rng.chisquare(directions - 1, (windows, steps))
+    yield from zip(trace, along + across - trace / BATCH, strict=True)
+
+
+def share(hits: list[bool]) -> float:
+    return sum(hits) / len(hits)
+
+
+def slack(windows: int) -> float:
+    """Three binomial standard errors of a coverage near 90 %."""
+    return 3 * math.sqrt(0.9 * 0.1 / windows)
+
+
+def covers(estimate: Estimate, truth: float) -> bool:
+    return estimate.low <= truth <= estimate.high
+
+
+def in_band(hits: list[bool], low: float = 0.87, high: float = 0.93) -> bool:
+    return low - slack(len(hits)) <= share(hits) <= high + slack(len(hits))
+
+
+# The ratio of means: coverage
+
+
+@pytest.mark.parametrize(
+    ("steps", "directions", "microbatches", "time", "moving"),
+    [
+        (30, 200, 2, 0, 0),
+        (30, 200, 8, 0, 0),
+        (200, 20, 2, 0, 0),
+        (200, 200, 8, 0, 0),
+        (200, 200, 2, 200 / 60, 1),
+        (2000, 20, 2, 2000 / 60, 1),
+    ],
+)
+def test_the_noise_scale_is_covered_as_often_as_the_level_says(steps, directions, microbatches, time, moving):
+    rng = np.random.default_rng(1)
+    moments = noise_moments(rng, 1000, steps, directions, microbatches, time, moving)
+    assert in_band([covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatches", [2, 8])
+@pytest.mark.parametrize("directions", [5, 20, 200])
+@pytest.mark.parametrize("steps", [30, 200, 2000])
+@pytest.mark.parametrize(("moving", "per_window"), [(0, 0), (1, 120), (1, 60), (5, 60)])
+def test_the_noise_scale_is_covered_at_every_setting(steps, directions, microbatches, moving, per_window):
+    rng = np.random.default_rng(2)
+    time = steps / per_window if per_window else 0.0
+    estimates = [
+        ratio_of_means(trace, signal)
+        for trace, signal in noise_moments(rng, 4000, steps, directions, microbatches, time, moving)
+    ]
+    # Where a signal is all noise the interval is a one-sided bound, at 95 %: between the two, in proportion.
+    unbounded = share([not estimate.tells for estimate in estimates])
+    hits = [covers(estimate, NOISE_SCALE) for estimate in estimates]
+    assert in_band(hits, high=0.93 + 0.05 * unbounded)
+
+
+@pytest.mark.parametrize(("steps", "directions"), [(30, 20), (200, 5), (200, 20)])
+def test_fiellers_set_itself_covers_at_the_level_even_where_the_signal_is_all_noise(steps, directions):
+    rng = np.random.default_rng(3)
+    hits = []
+    for trace, signal in noise_moments(rng, 2000, steps, directions, 2):
+        means = batch_means(np.stack([trace, signal], axis=1), 25)
+        parts = fieller_set(means.mean(axis=0), np.cov(means, rowvar=False) / 25, 1.711)  # Student, 24 degrees
+        hits.append(any(low <= NOISE_SCALE <= high for low, high in parts))
+    assert in_band(hits)
+
+
+def test_noise_alone_is_given_an_upper_end_only_by_a_chance_above_zero():
+    rng = np.random.default_rng(4)
+    windows = zip(rng.chisquare(5, (2000, 60)), rng.standard_normal((2000, 60)), strict=True)
+    bounded = share([ratio_of_means(trace, signal).tells for trace, signal in windows])
+    assert abs(bounded - 0.05) < 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+# The mean: coverage
+
+
+@pytest.mark.parametrize("steps", [30, 200, 2000])
+@pytest.mark.parametrize("law", ["normal", "chi squared", "student"])
+def test_the_mean_of_independent_readings_is_covered(steps, law):
+    rng = np.random.default_rng(5)
+    draws = {
+        "normal": rng.standard_normal((1000, steps)),
+        "chi squared": rng.chisquare(5, (1000, steps)) - 5,
+        "student": rng.standard_t(3, (1000, steps)),
+    }[law]
+    assert in_band([covers(mean(window), 0) for window in draws])
+
+
+@pytest.mark.parametrize("steps", [200, 2000])
+@pytest.mark.parametrize("per_window", [120, 60])
+def test_the_mean_of_dependent_readings_is_covered(steps, per_window):
+    rng = np.random.default_rng(6)
+    windows = autoregressive(rng, 1000, steps, steps / per_window)
+    assert in_band([covers(mean(window), 0) for window in windows])
+    alone = [covers(mean(window, batches=steps), 0) for window in windows]
+    assert not in_band(alone)  # as if independent: far too short, so the test can tell
+
+
+def test_the_mean_over_independent_examples_is_covered():
+    rng = np.random.default_rng(7)
+    losses = rng.exponential(1.0, (1000, 200))
+    assert in_band([covers(mean(window, batches=200), 1) for window in losses])
+
+
+@pytest.mark.parametrize("readings", [4, 6, 30])
+def test_independent_values_have_students_interval(readings):
+    values = np.random.default_rng(17).standard_normal(readings)
+    estimate = mean(values, level=0.95, batches=readings)
+    error = values.std(ddof=1) / math.sqrt(readings)
+    assert (estimate.low, estimate.high) == pytest.approx(t.interval(0.95, readings - 1, values.mean(), error))
+    assert (estimate.value, estimate.samples) == (pytest.approx(values.mean()), readings)
+
+
+def test_a_million_readings_are_as_many_batches_as_a_thousand():
+    rng = np.random.default_rng(8)
+    assert 6 <= len(batch_means(rng.standard_normal(1_000_000))) <= 48
+    estimate = mean(rng.standard_normal(1_000_000))
+    assert 0.8 < (estimate.high - estimate.low) / (2 * 1.645e-3) < 1.6
+
+
+# What every interval has in common
+
+
+def moments(steps: int = 200, directions: int = 200, seed: int = 11) -> tuple[np.ndarray, np.ndarray]:
+    return next(noise_moments(np.random.default_rng(seed), 1, steps, directions, 2))
+
+
+@pytest.mark.parametrize("factor", [1e-12, 3.7, 1e12])
+@pytest.mark.parametrize("directions", [5, 200])
+def test_a_change_of_units_changes_the_numbers_alone(factor, directions):
+    trace, signal = moments(directions=directions)
+    before, after = ratio_of_means(trace, signal), ratio_of_means(factor * trace, signal)
+    inverse, both = ratio_of_means(trace, factor * signal), ratio_of_means(factor * trace, factor * signal)
+    for name in ("value", "low", "high"):
+        number = getattr(before, name)
+        assert getattr(after, name) == pytest.approx(factor * number, rel=1e-9)
+        assert getattr(inverse, name) == pytest.approx(number / factor, rel=1e-9)
+        assert getattr(both, name) == pytest.approx(number, rel=1e-9)
+    assert before.needed == after.needed == inverse.needed
+    assert mean(factor * trace).high == pytest.approx(factor * mean(trace).high, rel=1e-9)
+
+
+@pytest.mark.parametrize("directions", [5, 20, 200])
+def test_a_higher_level_widens_every_interval(directions):
+    trace, signal = moments(directions=directions)
+    for lower, higher in ((0.5, 0.8), (0.8, 0.9), (0.9, 0.99)):
+        for narrow, wide in (
+            (mean(trace, level=lower), mean(trace, level=higher)),
+            (ratio_of_means(trace, signal, level=lower), ratio_of_means(trace, signal, level=higher)),
+            (proportion(95, 100, lower), proportion(95, 100, higher)),
+        ):
+            assert wide.low < narrow.low
+            assert wide.high > narrow.high or wide.high == INF
+            assert (narrow.level, wide.level) == (lower, higher)
+
+
+def test_a_ratio_to_a_constant_is_a_mean_in_another_unit():
+    trace, _ = moments()
+    ratio, plain = ratio_of_means(trace, np.full(200, 2.0), batches=20), mean(trace, batches=20)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((plain.value / 2, plain.low / 2, plain.high / 2))
+
+
+def test_readings_that_never_vary_give_an_interval_without_width():
+    constant = np.full(50, 0.1)
+    for estimate, value in ((mean(constant), 0.1), (ratio_of_means(3 * constant, constant), 3)):
+        assert (estimate.low, estimate.value, estimate.high) == pytest.approx((value,) * 3, rel=1e-12)
+        assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_a_denominator_of_nothing_but_zeros_tells_nothing():
+    trace, _ = moments()
+    estimate = ratio_of_means(trace, np.zeros(200))
+    assert (estimate.value, estimate.low, estimate.high, estimate.needed) == (INF, 0, INF, None)
+    neither = ratio_of_means(np.zeros(200), np.zeros(200))
+    assert math.isnan(neither.value)
+    assert (neither.low, neither.high) == (0, INF)
+
+
+def test_batches_are_consecutive_and_drop_the_oldest_remainder():
+    samples = np.arange(22.0).reshape(11, 2)
+    assert batch_means(samples, 3).tolist() == [[6, 7], [12, 13], [18, 19]]
+    assert batch_means(np.arange(11.0)).tolist() == list(range(11))
+    assert batch_means(np.arange(19.0), 10).tolist() == list(range(9, 19))
+
+
+def test_independent_readings_keep_their_batches_and_dependent_ones_are_joined():
+    rng = np.random.default_rng(12)
+    independent = [len(batch_means(window)) for window in rng.standard_normal((200, 480))]
+    dependent = [len(batch_means(window)) for window in autoregressive(rng, 200, 480, 40)]
+    assert np.median(independent) == 24
+    assert np.median(dependent) == 6
+
+
+def test_what_two_series_share_cancels_in_their_difference():
+    rng = np.random.default_rng(13)
+    shared, own = rng.standard_normal((1000, 60)), rng.standard_normal((1000, 60))
+    estimates = [difference_of_means(both + 0.1 * alone + 0.5, both) for both, alone in zip(shared, own, strict=True)]
+    assert in_band([covers(estimate, 0.5) for estimate in estimates])
+    assert np.median([estimate.high - estimate.low for estimate in estimates]) < 0.06  # unpaired: 0.6
+
+
+# How many more steps
+
+
+def test_after_the_steps_asked_for_more_ratios_than_not_are_bounded_but_not_all():
+    rng = np.random.default_rng(14)
+    bounded, asked = [], []
+    for trace, signal in noise_moments(rng, 600, 2000, 20, 2):
+        needed = ratio_of_means(trace[:30], signal[:30]).needed
+        if needed is not None:
+            asked.append(needed)
+        if needed is not None and needed <= 1970:
+            bounded.append(ratio_of_means(trace[: 30 + needed], signal[: 30 + needed]).tells)
+    assert len(bounded) > 300
+    assert 0.45 <= share(bounded) <= 0.75
+    # With every variance known, 1 = t·se after 1.645² Var steps, of which 30 are behind.
+    variance = (4 * (NOISE_SCALE / BATCH) ** 2 + 4 * NOISE_SCALE / BATCH) / 20
+    assert 0.5 < np.median(asked) / (1.645**2 * variance - 30) < 2
+
+
+def test_steps_are_counted_between_readings_too():
+    trace, signal = moments(steps=60, directions=20, seed=16)
+    dense, sparse = ratio_of_means(trace, signal), ratio_of_means(trace, signal, spacing=50.0)
+    assert dense.needed is not None
+    assert sparse.needed == pytest.approx(50 * dense.needed, abs=50)
+    assert mean(np.ones(3), spacing=50.0).needed == 50
+
+
+def test_no_number_of_steps_is_promised_where_the_signal_is_not_above_zero():
+    trace, signal = moments()
+    assert ratio_of_means(trace, signal - signal.mean() - 0.01).needed is None
+    assert ratio_of_means(trace, signal).needed is None  # nor where nothing is missing
+
+
+@pytest.mark.parametrize("readings", [0, 1, 3])
+def test_too_few_readings_say_so_and_how_many_more_would_do(readings):
+    for estimate in (mean(np.ones(readings)), ratio_of_means(np.ones(readings), np.ones(readings))):
+        assert not estimate.tells
+        assert (estimate.samples, estimate.needed) == (readings, 4 - readings)
+    assert mean(np.ones(readings), batches=readings).needed == 4 - readings
+    assert mean(np.ones(10), batches=16).needed == 6
+
+
+# Proportions
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (1, 3), (95, 100), (8321, 10000)])
+def test_a_proportion_has_wilsons_interval(successes, trials):
+    estimate = proportion(successes, trials, 0.95)
+    reference = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert (estimate.low, estimate.high) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert estimate.low <= estimate.value == successes / trials <= estimate.high
+    assert estimate.high > estimate.low
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.98])
+def test_an_accuracy_over_500_examples_is_covered_on_the_whole(accuracy):
+    counts = np.arange(501)
+    chances = binom.pmf(counts, 500, accuracy)
+    covered = sum(chances[count] for count in counts if covers(proportion(int(count), 500), accuracy))
+    assert 0.87 <= covered <= 0.93
+
+
+# Refusals
+
+
+def with_a(value: float) -> np.ndarray:
+    samples = np.ones(20)
+    samples[7] = value
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mean(with_a(math.nan)), "`samples` must be finite, got nan at position 7"),
+        (lambda: batch_means(np.stack([np.ones(20), with_a(INF)], 1)), r"`samples`.* inf at position \(7, 1\)"),
+        (lambda: ratio_of_means(with_a(-INF), np.ones(20)), "`numerator` must be finite, got -inf at position 7"),
+        (lambda: ratio_of_means(np.ones(20), with_a(math.nan)), "`denominator` must be finite, got nan"),
+        (lambda: difference_of_means(np.ones(20), with_a(math.nan)), "`second` must be finite, got nan"),
+        (
+            lambda: unwrap(ratio_of_means)(np.ones(20), np.ones(19)),
+            "`numerator` and `denominator` must be of the same steps, got 20 readings and 19",
+        ),
+        (lambda: unwrap(difference_of_means)(np.ones(9), np.ones(8)), "`first` and `second` .* got 9 readings and 8"),
+        (lambda: mean(np.ones(20), level=1.0), "`level` must lie between 0 and 1, got 1.0"),
+        (lambda: ratio_of_means(np.ones(20), np.ones(20), level=math.nan), "`level` .* got nan"),
+        (lambda: ratio_of_means(np.ones(20), np.ones(20), spacing=math.nan), "`spacing` .* got nan"),
+        (lambda: mean(np.ones(20), spacing=0.0), "`spacing` must be a positive number of training steps, got 0.0"),
+        (lambda: mean(np.ones(20), batches=3), "`batches` must be at least 4, got 3"),
+        (lambda: batch_means(np.ones(20), 21), "`batches` must lie between 1 and the 20 readings, got 21"),
+        (lambda: batch_means(np.ones(20), 0), "`batches` must lie between 1 and the 20 readings, got 0"),
+        (lambda: proportion(3, 0), "`trials` must be at least 1, got 0"),
+        (lambda: proportion(11, 10), "`successes` must lie between 0 and the 10 trials, got 11"),
+        (lambda: proportion(5, 10, math.nan), "`level` must lie between 0 and 1, got nan"),
+    ],
+)
+def test_nonsense_is_refused_by_name(call, message):
+    with pytest.raises(BadInput, match=message):
+        call()
