@@ -1,14 +1,17 @@
 """The command line as a person and a program meet it: words, JSON, files, exit codes."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from gradiometer.cli import main
 
@@ -75,7 +78,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        assert "report" in run_cli("--help").stdout
+        assert "selftest" in run_cli("--help").stdout
         times.append(time.perf_counter() - began)
     assert (
         min(times) < 1.0
@@ -254,3 +257,70 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 5
     assert "go on with: gradiometer resume" in err
+
+
+def test_a_run_of_a_newer_version_is_refused_in_a_sentence(
+    trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(trained["run"], tmp_path / "copy"))
+    manifest = copy / "run.toml"
+    manifest.write_text(manifest.read_text().replace("format = 1", "format = 99"))
+    code, _, err = called(capsys, "report", str(copy))
+    assert code == 2
+    assert "was written in format 99" in err and "install a newer gradiometer" in err
+
+
+def test_garbled_readings_are_named_and_the_rest_is_reported(
+    trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(trained["run"], tmp_path / "copy"))
+    lines = (copy / "readings.jsonl").read_text().splitlines()
+    lines[1] = "{garbled"
+    (copy / "readings.jsonl").write_text("\n".join(lines)[:-5])
+    code, out, _ = called(capsys, "report", str(copy), "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert "readings.jsonl:2: a garbled line is left out." in told["warnings"]
+    assert any("the last line is torn" in warning for warning in told["warnings"])
+    assert told["estimates"]["noise_scale"]["samples"] > 100
+
+
+def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--checkpoint-seconds", "0", "--budget", "0", "--model", "mlp", "-e", "3")
+    called(capsys, "train", "digits", *settings, "--out", str(tmp_path / "whole"), "-q")
+    whole = next((tmp_path / "whole").iterdir())
+    called(capsys, "train", "digits", *settings, "--out", str(tmp_path / "torn"), "-q")
+    torn = next((tmp_path / "torn").iterdir())
+    events = [line for line in (torn / "events.jsonl").read_text().splitlines() if '"finished"' not in line]
+    (torn / "events.jsonl").write_text("\n".join(events) + "\n")  # as if it had been killed before its end
+    last = max((torn / "checkpoints").iterdir())
+    content = (last / "tensors.safetensors").read_bytes()
+    (last / "tensors.safetensors").write_bytes(content[: len(content) // 2])
+    code, out, _ = called(capsys, "resume", str(torn), "--json")
+    told = json.loads(out)
+    assert code == 0 and told["status"] == "finished"
+    assert any(last.name in warning for warning in told["warnings"])
+    ends = [load_file(run / "checkpoints" / last.name / "tensors.safetensors") for run in (whole, torn)]
+    assert all(ends[0][name].equal(ends[1][name]) for name in ends[0] if name.startswith("model."))
+
+
+def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = os.write, []
+
+    def until_full(descriptor: int, content: bytes) -> int:
+        written.append(len(content))
+        if sum(written) > 20_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", until_full)
+    code, _, err = called(capsys, "train", "digits", "--every", "1", "--out", str(tmp_path), "-q")
+    monkeypatch.undo()
+    assert code == 5
+    assert "gradiometer resume" in err and "Traceback" not in err
+    code, out, _ = called(capsys, "resume", str(next(tmp_path.iterdir())), "--json")
+    assert code == 0 and json.loads(out)["status"] == "finished"

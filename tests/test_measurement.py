@@ -116,6 +116,16 @@ def test_shared_parameters_count_once() -> None:
     assert len(case.objective.names) == len(set(case.objective.names)) == len(list(case.model.parameters()))
 
 
+def test_a_parameter_without_an_axis_is_measured_too() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+    case = Case(Scaled(), lambda model, batch: (model.scale * batch).square().mean(1), torch.randn(12, 3), True)
+    assert step_of(case).spread(None).squared_norms.shape == (12, 1)
+
+
 def test_hooks_on_parameters_rest() -> None:
     case, fired = CASES["mlp"](), []
     for parameter in case.model.parameters():

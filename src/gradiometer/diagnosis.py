@@ -19,7 +19,7 @@ WINDOW = 200
 POINTS = 24
 """Windows drawn along a run, at most."""
 
-FEWEST = 20
+FEWEST = 40
 """Readings in a window, at least: below, an interval is mostly its own uncertainty."""
 
 MOST_URGENT = (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK)

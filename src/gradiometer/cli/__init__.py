@@ -11,6 +11,7 @@ from gradiometer.cli.demo import demo
 from gradiometer.cli.export import export
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
+from gradiometer.cli.selftest import selftest
 from gradiometer.cli.train import train
 from gradiometer.errors import GradiometerError
 
@@ -29,7 +30,7 @@ def gradiometer() -> None:
     """
 
 
-for verb in (demo, train, resume, report, export):
+for verb in (demo, train, resume, report, export, selftest):
     gradiometer.add_command(verb)
 
 

@@ -6,7 +6,7 @@ import click
 
 from gradiometer.cli.options import json_option, out_option, talk_options
 
-DEMO = {"problem": "digits", "model": "cnn", "batch_size": 32, "learning_rate": 0.1, "epochs": 60}
+DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 100, "microbatches": 2}
 
 
 @click.command(epilog="Example: gradiometer demo --no-open --out runs")
@@ -16,7 +16,8 @@ DEMO = {"problem": "digits", "model": "cnn", "batch_size": 32, "learning_rate": 
 def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
     """Train a small network on real handwritten digits under the instrument: about a minute.
 
-    Shows what it finds while it goes, says it in sentences with intervals, and writes the page.
+    Every batch is accumulated from two micro-batches, whose gradients are read as they are made. Shows what it finds
+    while it goes, says it in sentences with intervals, and writes the page.
     """
     from gradiometer.cli.outcome import conclude
     from gradiometer.cli.panel import watching

@@ -7,6 +7,8 @@ from gradiometer.measurement.reading import Estimate, Finding, Issue, State, sig
 NEAR = 4.0
 """Within this factor of the noise scale a batch trades updates for examples about evenly."""
 
+NEARLY_HALVES = 1.8
+
 CAVEAT = (
     "The factors are a model (one step of SGD at its best learning rate), and the noise scale usually grows as "
     "the loss falls."
@@ -69,9 +71,11 @@ def _below(batch: float, noise_scale: Estimate) -> Parts:
     reference = noise_scale.value if math.isfinite(noise_scale.value) else noise_scale.low
     now, doubled = (updates_factor(times * batch, reference) for times in (1, 2))
     dearer = examples_factor(2 * batch, reference) / examples_factor(batch, reference) - 1
-    gain = "nearly halves" if now / doubled > 1.8 else f"divides by {now / doubled:.1f}"
+    updates = "nearly halves the number of updates"
+    if now / doubled < NEARLY_HALVES:
+        updates = f"divides the number of updates by {now / doubled:.1f}"
     means = (
-        f"In this range doubling B {gain} the number of updates ({now:.1f}x → {doubled:.1f}x of the minimum) and "
+        f"In this range doubling B {updates} ({now:.1f}x → {doubled:.1f}x of the minimum) and "
         f"costs {dearer:.0%} more examples."
     )
     return State.LOOK, seen, means, f"`--batch-size {2 * batch:.0f}` where wall time matters more than examples."

@@ -64,5 +64,5 @@ def _condensed(gradient: Tensor) -> Tensor:
 
 
 def _rows_squared(gradient: Tensor) -> Float[Tensor, " examples"]:
-    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64)
     return norms.square()

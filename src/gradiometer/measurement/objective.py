@@ -120,17 +120,38 @@ class Objective:
         """The mean loss of a batch at the given parameters, whether the loss is given per example or as a mean."""
         return self._evaluate(parameters, batch).mean()
 
-    def gradient(self, batch: Batch, *, seed: int = 0) -> Gradients:
-        """ĝ, the gradient of the mean loss of a batch at the model's own parameters. One forward and backward."""
+    def gradient(self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0) -> Gradients:
+        """ĝ, the gradient of the mean loss of a batch. One forward and backward.
+
+        Args:
+            batch: Its examples.
+            at: Parameters, one tensor each in the order of `names`; left out, the model's own.
+            seed: Of what the loss draws.
+        """
         with torch.enable_grad(), self.undisturbed(seed):
-            leaves = self.aliases()
-            loss = self.mean_loss(leaves, batch)
-            if not loss.requires_grad:
-                raise BadInput(
-                    "`loss` does not depend on any trainable parameter, or was computed without a graph "
-                    "(`no_grad`, `.item()`, argmax): return a tensor that `backward` can follow."
-                )
+            leaves = self.aliases() if at is None else [point.detach().requires_grad_() for point in at]
+            loss = with_graph(self.mean_loss(leaves, batch))
             return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+
+    def differentiable_gradient(self, leaves: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The mean loss of a batch and its gradient at these leaves, with the graph that the gradient came by.
+
+        The gradient is taken while the leaves stand in the model: a checkpointed module runs its forward once more
+        in the backward, and would otherwise be differentiated with respect to the model's own parameters.
+        """
+
+        def with_gradient(value: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = with_graph(checked_loss(value, batch).mean())
+            # A function without a second derivative says so only where what comes from above has a gradient too.
+            one = torch.ones_like(loss, requires_grad=True)
+            return loss, torch.autograd.grad(
+                loss, leaves, one, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+
+        called: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
+            self._called, self._state(leaves), (batch, with_gradient)
+        )
+        return called
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
         """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples, *parameter].
@@ -187,10 +208,11 @@ class Objective:
 
     def _evaluate(self, parameters: Sequence[Tensor], batch: Batch) -> Tensor:
         """Call the loss with these parameters and with copies of the buffers."""
+        return checked_loss(functional_call(self._called, self._state(parameters), (batch,)), batch)
+
+    def _state(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         state = {f"model.{name}": value for name, value in zip(self.names, parameters, strict=True)}
-        state |= {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
-        value = functional_call(self._called, state, (batch,))
-        return checked_loss(value, batch)
+        return state | {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
 
 
 class _Called(nn.Module):
@@ -201,8 +223,8 @@ class _Called(nn.Module):
         self.model = model
         self._loss = (loss,)  # in a tuple: a loss that is a module is no part of the model
 
-    def forward(self, batch: Batch) -> Any:  # what it returns is checked by `checked_loss`, in words
-        return self._loss[0](self.model, batch)
+    def forward(self, batch: Batch, then: Callable[[Any], Any] = lambda value: value) -> Any:
+        return then(self._loss[0](self.model, batch))  # what the loss returns is checked by `checked_loss`, in words
 
 
 def checked_loss(value: Any, batch: Batch) -> Tensor:
@@ -219,6 +241,20 @@ def checked_loss(value: Any, batch: Batch) -> Tensor:
             f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per example, [{size}]."
         )
     return value
+
+
+def with_graph(loss: Tensor) -> Tensor:
+    """The loss, if it hangs on the parameters.
+
+    Raises:
+        BadInput: It does not.
+    """
+    if not loss.requires_grad:
+        raise BadInput(
+            "`loss` does not depend on any trainable parameter, or was computed without a graph "
+            "(`no_grad`, `.item()`, argmax): return a tensor that `backward` can follow."
+        )
+    return loss
 
 
 def supervised(criterion: Callable[[Tensor, Tensor], Tensor]) -> Loss:

@@ -1,7 +1,7 @@
 """The training step: caught between `backward` and `optimizer.step`, with its derivatives, lazy and shared."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, take
+from gradiometer.measurement.gradient_graph import GradientGraph
 from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
@@ -31,6 +32,8 @@ class TrainingStep:
             Left out, it is computed when asked for.
         spread: The spread of the micro-batches that training accumulated, where it did; then nothing is run
             again ("shared"). Left out, halves are run beside the step ("apart").
+        probe: Draws other examples, independent of the batch and in random order, that judge the step; called
+            once, if at all. Left out, one half of the batch judges a step that is made by the other.
         seed: Of the random numbers that measuring draws; training's own are left alone.
     """
 
@@ -44,6 +47,7 @@ class TrainingStep:
         sampling: Sampling,
         gradient: Sequence[Tensor | None] | None = None,
         spread: Spread | None = None,
+        probe: Callable[[], Batch] | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
@@ -54,6 +58,7 @@ class TrainingStep:
         self.seed = seed
         self._gradient = gradient
         self._shared = spread
+        self._probe = probe
         self._spreads: dict[int, Spread] = {}
 
     @cached_property
@@ -70,6 +75,40 @@ class TrainingStep:
             torch.zeros_like(parameter) if given is None else given.detach()
             for given, parameter in zip(self._gradient, self.objective.parameters, strict=True)
         ]
+
+    @cached_property
+    def graph(self) -> GradientGraph:
+        """The gradient of the batch with its graph kept, for products with the Hessian of this very batch."""
+        return GradientGraph(self.objective, self.batch, seed=self.derived_seed("graph"))
+
+    @cached_property
+    def acting(self) -> Batch:
+        """The examples whose gradient makes the step that is judged: the batch, or a random half of it."""
+        return self.batch if self._probe is not None else self._dealt[0]
+
+    @cached_property
+    def judging(self) -> Batch:
+        """The examples that judge the step, independent of those that make it: the probe, or the other half."""
+        return self._probe() if self._probe is not None else self._dealt[1]
+
+    @cached_property
+    def acting_gradient(self) -> Gradients:
+        """The gradient that makes the step, one tensor a trainable parameter."""
+        if self._probe is not None:
+            return self.gradient
+        return self.objective.gradient(self.acting, seed=self.derived_seed("acting"))
+
+    @cached_property
+    def judging_graph(self) -> GradientGraph:
+        """The gradient of the judging examples with its graph kept."""
+        return GradientGraph(self.objective, self.judging, seed=self.derived_seed("judging"))
+
+    @cached_property
+    def _dealt(self) -> list[Batch]:
+        if not self.batch_size >= 2:
+            raise BadInput("a batch of 1 cannot be halved, so nothing judges its step: give a `probe`.")
+        order = torch.randperm(self.batch_size, generator=self.generator("judge"))
+        return [take(self.batch, part) for part in order.tensor_split(2)]
 
     def derived_seed(self, purpose: str) -> int:
         """A seed of its own for every run, step and purpose."""

@@ -41,7 +41,7 @@ def semidefinite(name: str, given: ArrayLike) -> Matrix:
     return matrix
 
 
-def root(matrix: Matrix) -> Matrix:
+def square_root(matrix: Matrix) -> Matrix:
     """The symmetric square root of a positive semi-definite matrix."""
     levels, axes = np.linalg.eigh(matrix)
     root: Matrix = axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
@@ -61,5 +61,5 @@ def _symmetric(name: str, given: ArrayLike) -> Matrix:
     if not np.isfinite(matrix).all():
         raise BadInput(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]} in it.")
     if not np.abs(matrix - matrix.T).max() <= ROUNDING * np.abs(matrix).max():
-        raise BadInput(f"`{name}` must be symmetric: it differs from its transpose: give (A + Aᵀ)/2 if that is meant.")
+        raise BadInput(f"`{name}` must be symmetric, but differs from its transpose: give (A + Aᵀ)/2 if that is meant.")
     return (matrix + matrix.T) / 2

@@ -27,7 +27,7 @@ class OneDimensional:
         mean: E y.
         variance: σ² of y, positive.
 
-    Source: the lecture, S6.
+    Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the one-dimensional example.
 
     Example:
         >>> OneDimensional(variance=4.0).stationary_variance(0.5, batch_size=8)

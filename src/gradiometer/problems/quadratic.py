@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.matrices import Matrix, definite, root, semidefinite
+from gradiometer.problems.matrices import Matrix, definite, semidefinite, square_root
 from gradiometer.problems.problem import Problem
 
 Point = Float[np.ndarray, " params"]
@@ -32,8 +32,8 @@ class Quadratic:
     Raises:
         BadInput: A matrix is not symmetric, not (semi-)definite or not finite, or sizes differ.
 
-    Source: the lecture, S10; Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian
-        Inference, section 3; here without their limit of a small learning rate.
+    Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), Stochastic Gradient
+        Descent as Approximate Bayesian Inference, section 3; here without their limit of a small learning rate.
 
     Example:
         >>> Quadratic([1.0, 0.1], [1.0, 1.0]).stationary_covariance(0.1, batch_size=4).round(4)
@@ -160,7 +160,7 @@ class Quadratic:
         _check_momentum(momentum)
         rates = checked_rates(learning_rates)
         generator = np.random.default_rng(seed)
-        root = root(self.noise) / math.sqrt(batch_size)
+        root = square_root(self.noise) / math.sqrt(batch_size)
         iterates = np.empty((len(rates) + 1, chains, self.dimension))
         iterates[0] = self._starts(chains, start)
         velocity = np.zeros((chains, self.dimension))
@@ -182,7 +182,7 @@ class Quadratic:
         """
         check_count("examples", examples)
         generator = np.random.default_rng(seed)
-        spread = root(self.noise) @ np.linalg.inv(self.curvature)
+        spread = square_root(self.noise) @ np.linalg.inv(self.curvature)
         train, test = (self.minimum + generator.standard_normal((examples, self.dimension)) @ spread for _ in range(2))
         return Problem(
             name="quadratic",

@@ -77,6 +77,7 @@ def course(points: Windows) -> str:
 
 
 def numbers_of(points: Windows, quantity: str) -> Numbers:
+    """A row for every point along the run: its step, the estimate, its interval, and how many readings it rests on."""
     return Numbers(
         ("step", quantity, "interval", "readings"),
         tuple((f"{step:,}", *cells(estimate), f"{estimate.samples:,}") for step, estimate in points),

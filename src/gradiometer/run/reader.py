@@ -164,8 +164,9 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for everything that could not be used as it lies on the disk."""
-        return [*self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
+        """One sentence for everything that could not be used as it lies, or lay, on the disk."""
+        told = [str(event.get("text")) for event in self.events if event["event"] == "warning"]
+        return [*told, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
 
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:

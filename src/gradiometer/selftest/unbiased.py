@@ -1,0 +1,137 @@
+"""The gauge really run on thousands of batches at a fixed point, against the exact tr Σ and ‖g‖² there."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.measurement.batch import Batch, batch_size, chunks
+from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
+from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.selftest.check import Check
+from gradiometer.selftest.known import Known
+
+STANDARD_ERRORS = 4
+"""A true value lies farther away in 1 of 16,000 tests."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One way to draw batches and to measure them.
+
+    Args:
+        known: The problem.
+        batch_size: B.
+        microbatches: k; None for one an example.
+        draw: With replacement, or without.
+        shared: Whether the micro-batches are those that training accumulates; else they are run apart.
+    """
+
+    known: Known
+    batch_size: int
+    microbatches: int | None = 2
+    draw: Draw = Draw.REPLACEMENT
+    shared: bool = False
+
+    @property
+    def sampling(self) -> Sampling:
+        """How batches are drawn."""
+        return Sampling(self.draw, len(self.known.examples))
+
+    @property
+    def gauge(self) -> GradientNoise:
+        """The gauge under test."""
+        return GradientNoise(self.microbatches)
+
+    @property
+    def manner(self) -> str:
+        """How it measures, in words, where it is not the default."""
+        parts = {
+            "per example": self.microbatches is None,
+            f"k = {self.microbatches}": self.microbatches not in (None, 2),
+            "shared": self.shared,
+            "without replacement": self.draw is Draw.RESHUFFLED,
+        }
+        return ", ".join(words for words, applies in parts.items() if applies)
+
+    def series(self, steps: int, seed: int = 0) -> Series:
+        """Readings of so many batches, drawn independently of one another."""
+        generator, objective = torch.Generator().manual_seed(seed), self.known.objective()
+        readings = []
+        for index in range(steps):
+            batch = self.known.batch(self._drawn(generator))
+            spread = accumulated(objective, batch, self.microbatches or self.batch_size) if self.shared else None
+            step = TrainingStep(
+                objective, batch, index=index, learning_rate=0.0, sampling=self.sampling, spread=spread, seed=seed
+            )
+            readings.append(Reading(self.gauge.name, index, self.batch_size, 0.0, self.gauge.measure(step)))
+        return Series.of(readings, self.sampling, objective.layers)
+
+    def checks(self, steps: int) -> Iterator[Check]:
+        """tr Σ and ‖g‖², whole and of the last of several layers, and E‖ĝ − g‖² where it is not simply tr Σ/B."""
+        series = self.series(steps)
+        estimates = self.gauge.estimate(series)
+        each, examples = self.known.per_example, len(self.known.examples)
+        trace, signal = series.moments["trace"], series.moments["signal"]
+        if self.draw is Draw.RESHUFFLED:
+            signal = signal + trace / examples
+            variance = noise_trace(each) / self.batch_size * (examples - self.batch_size) / (examples - 1)
+            seen = estimates["gradient_norm_squared"].value / estimates["signal_to_noise"].value
+            scale = 1 / self.batch_size - 1 / examples
+            yield self._check("E‖ĝ − g‖²", seen, variance, trace.sum(axis=1) * scale)
+        whole = estimates["gradient_variance"].value, estimates["gradient_norm_squared"].value
+        yield self._check("tr Σ", whole[0], noise_trace(each), trace.sum(axis=1))
+        yield self._check("‖g‖²", whole[1], signal_squared(each), signal.sum(axis=1))
+        if len(series.layers) > 1 and self.draw is not Draw.RESHUFFLED:
+            layer, part = series.layers[-1], each[:, self.known.layers[series.layers[-1]]]
+            for symbol, readings, truth in (("tr Σ", trace, noise_trace(part)), ("‖g‖²", signal, signal_squared(part))):
+                yield self._check(f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1])
+
+    def _drawn(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
+        examples = len(self.known.examples)
+        if self.draw is Draw.RESHUFFLED:
+            return torch.randperm(examples, generator=generator)[: self.batch_size]
+        return torch.randint(examples, (self.batch_size,), generator=generator)
+
+    def _check(self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]) -> Check:
+        """An estimate against its true value, in standard errors of independent readings."""
+        margin = STANDARD_ERRORS * float(readings.std(ddof=1)) / math.sqrt(len(readings))
+        return Check(
+            problem=self.known.name,
+            batch_size=self.batch_size,
+            quantity=f"{quantity} ({self.manner})" if self.manner else quantity,
+            expected=f"{truth:.4g}, within {STANDARD_ERRORS} standard errors",
+            measured=float(value),
+            low=float(value) - margin,
+            high=float(value) + margin,
+            passed=abs(float(value) - truth) < margin,
+        )
+
+
+def accumulated(objective: Objective, batch: Batch, microbatches: int) -> Spread:
+    """The spread of micro-batches whose mean is the training gradient, as a loop that accumulates them has it."""
+    builder, size = SpreadBuilder(objective.layer_of), batch_size(batch)
+    mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
+    for part in chunks(batch, microbatches):
+        gradients = objective.gradient(part)
+        builder.add(batch_size(part), gradients)
+        torch._foreach_add_(mean, gradients, alpha=batch_size(part) / size)
+    return builder.finish(mean)
+
+
+def noise_trace(per_example: Float[Tensor, "examples params"]) -> float:
+    """tr Σ of an example drawn from the training set, with N in the denominator."""
+    return float((per_example - per_example.mean(0)).square().sum(1).mean())
+
+
+def signal_squared(per_example: Float[Tensor, "examples params"]) -> float:
+    """‖g‖² of the training set."""
+    return float(per_example.mean(0).square().sum())

@@ -1,0 +1,108 @@
+"""Many windows of readings at once, with the noise scale that each should hold: independent readings, and SGD's."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradiometer.estimation.noise import noise_moments
+from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.selftest.known import Known, Weights
+
+AT_ONCE = 20_000
+"""Batches whose gradients are held at once."""
+
+CHAINS = 100
+"""Runs of SGD side by side: enough that a step is arithmetic, few enough that it stays in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The moments of `GradientNoise` in many windows, and what they are estimates of.
+
+    Args:
+        trace: Estimates of tr Σ, one a window and step.
+        signal: Estimates of ‖g‖².
+        noise_scale: tr Σ / ‖g‖², known exactly, in examples.
+    """
+
+    trace: Float[np.ndarray, "windows steps"]
+    signal: Float[np.ndarray, "windows steps"]
+    noise_scale: float
+
+    def __len__(self) -> int:
+        return len(self.trace)
+
+    def covered(self, level: float = 0.9) -> int:
+        """How many windows have an interval that holds the noise scale."""
+        estimates = (ratio_of_means(*pair, level=level) for pair in zip(self.trace, self.signal, strict=True))
+        return sum(estimate.low <= self.noise_scale <= estimate.high for estimate in estimates)
+
+
+def independent_windows(known: Known, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
+    """Readings at the fixed point, every batch drawn anew with replacement: all per-example gradients are known."""
+    generator = torch.Generator().manual_seed(seed)
+    per_example = known.per_example
+    # Only inner products matter: in the span of the gradients there are no more numbers than examples.
+    reduced = torch.linalg.qr(per_example.mT).R.mT
+    moments = []
+    for count in np.diff([*range(0, windows * steps, AT_ONCE), windows * steps]):
+        halves = drawn_halves(generator, int(count), batch_size, len(reduced)) @ reduced
+        moments.append(half_moments(halves, batch_size))
+    trace, signal = np.concatenate(moments, axis=1).reshape(2, windows, steps)
+    full = per_example.mean(0).square().sum()
+    return Windows(trace, signal, float((per_example.square().sum(1).mean() - full) / full))
+
+
+def stationary_windows(
+    known: Known, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
+) -> Windows:
+    """Readings along runs of SGD that have forgotten their start, at a constant learning rate.
+
+    Every run gives several windows, one after the other. What they are estimates of has a closed form for the
+    quadratic; else it is the ratio of the exact tr Σ and ‖g‖², averaged over all points that all runs passed.
+
+    Args:
+        known: The problem; batches are drawn from its training set with replacement.
+        batch_size: B.
+        learning_rate: η.
+        windows: How many, a multiple of `CHAINS`.
+        steps: Of each window.
+        burn_in: Steps before the first window.
+        seed: Of the batches.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    points = known.point.repeat(CHAINS, 1)
+    length = steps * (windows // CHAINS)
+    moments, exact = np.empty((length, 2, CHAINS)), np.empty((length, 2))
+    for step in range(-burn_in, length):
+        drawn = drawn_halves(generator, CHAINS, batch_size, len(known.examples))
+        halves, full, noise_trace = known.gradients(points, drawn)
+        points -= learning_rate * halves.mean(1)
+        if step >= 0:
+            moments[step] = half_moments(halves, batch_size)
+            exact[step] = noise_trace.mean(), full.square().sum(1).mean()
+    trace, signal = moments.transpose(1, 2, 0).reshape(2, -1, steps)
+    passed = float(exact[:, 0].mean() / exact[:, 1].mean())
+    return Windows(trace, signal, known.stationary_noise_scale(learning_rate, batch_size) or passed)
+
+
+def drawn_halves(generator: torch.Generator, count: int, batch_size: int, examples: int) -> Weights:
+    """Batches drawn with replacement and halved, as weights over the examples: [count, 2, examples]."""
+    half = batch_size // 2
+    drawn = torch.randint(examples, (count, 2, half), generator=generator)
+    share = torch.full(drawn.shape, 1 / half, dtype=torch.float64)
+    return torch.zeros(count, 2, examples, dtype=torch.float64).scatter_add_(2, drawn, share)
+
+
+def half_moments(halves: Float[Tensor, "batches 2 params"], batch_size: int) -> Float[np.ndarray, "2 batches"]:
+    """What `GradientNoise` keeps of every batch: tr Σ and ‖g‖², from the gradients of its halves."""
+    spread = Spread(
+        sizes=np.full(2, batch_size // 2),
+        squared_norms=halves.square().sum(2).mT.numpy(),
+        mean_squared_norm=halves.mean(1).square().sum(1).numpy(),
+    )
+    return np.stack(noise_moments(spread))

@@ -1,0 +1,56 @@
+"""The spread of micro-batches: squared norms that are as accurate as the gradients they are taken of."""
+
+import numpy as np
+import pytest
+import torch
+
+from gradiometer.measurement.microbatches import LONG, RUN, SpreadBuilder
+
+
+def exact(gradient: torch.Tensor) -> float:
+    return gradient.double().square().sum().item()
+
+
+def spread_of(*gradients: torch.Tensor):
+    builder = SpreadBuilder([0] * len(gradients))
+    builder.add(2, gradients)
+    builder.add(1, [2 * gradient for gradient in gradients])
+    return builder.finish(gradients)
+
+
+@pytest.mark.parametrize("size", [LONG, 2 * LONG + 1, 3 * LONG + RUN - 1])
+@pytest.mark.parametrize("power", [1, 5])
+def test_the_norm_of_a_long_gradient_is_as_accurate_as_its_numbers(size: int, power: int) -> None:
+    gradient = torch.randn(size, generator=torch.Generator().manual_seed(0)) ** power  # 5: few numbers rule the sum
+    spread = spread_of(gradient)
+    expected = exact(gradient)
+    tolerance = 2 * torch.finfo(torch.float32).eps
+    np.testing.assert_allclose(spread.squared_norms[:, 0], [expected, 4 * expected], rtol=tolerance)
+    np.testing.assert_allclose(spread.mean_squared_norm, [expected], rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["transposed", "double", "half"])
+def test_a_long_gradient_of_any_layout_and_precision_is_summed_in_double(kind: str) -> None:
+    plain = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    gradient = {"transposed": plain.t(), "double": plain.double(), "half": plain.bfloat16()}[kind]
+    np.testing.assert_allclose(spread_of(gradient).mean_squared_norm, [exact(gradient)], rtol=1e-12)
+
+
+def test_micro_batches_and_single_examples_are_told_apart_by_layer() -> None:
+    builder = SpreadBuilder([0, 1, 0])
+    builder.add(2, [torch.ones(3), torch.full((2,), 2.0), torch.ones(1)])
+    builder.add_each([torch.ones(2, 3), torch.zeros(2, 2), torch.ones(2, 1)])
+    spread = builder.finish([torch.zeros(3), torch.ones(2), torch.zeros(1)])
+    assert spread.sizes.tolist() == [2, 1, 1]
+    np.testing.assert_allclose(spread.squared_norms, [[4, 8], [4, 0], [4, 0]], rtol=1e-12)  # roots are squared again
+    np.testing.assert_allclose(spread.mean_squared_norm, [0, 2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_a_number_that_is_not_finite_stays_in_its_layer(wrong: float) -> None:
+    spoilt = torch.ones(LONG)
+    spoilt[5] = wrong
+    builder = SpreadBuilder([0, 1])
+    builder.add(1, [spoilt, torch.ones(2)])
+    norms = builder.finish([torch.ones(LONG), torch.ones(2)]).squared_norms
+    assert not np.isfinite(norms[0, 0]) and np.isclose(norms[0, 1], 2)

@@ -1,0 +1,305 @@
+"""The noise gauge: exact over all batches of a tiny set, additive over layers, and plain in what it says and refuses."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import Case
+from gradiometer.errors import BadInput
+from gradiometer.estimation.batch_advice import examples_factor, interpret_batch_size, updates_factor
+from gradiometer.estimation.noise import GradientNoise, noise_moments
+from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series, State
+from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.step import TrainingStep
+
+FEATURES = torch.tensor([[1.0, 0.2], [-0.5, 1.5], [2.0, -1.0], [0.3, 0.4]], dtype=torch.float64)
+TARGETS = torch.tensor([[0.7], [-1.2], [0.1], [2.0]], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def objective() -> Objective:
+    """A linear model with a layer before it, in doubles: nine parameters in two layers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+
+    def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (output - target).square().sum(dim=1)
+
+    return Objective(model, supervised(squared_error))
+
+
+@pytest.fixture(scope="module")
+def per_example(objective: Objective) -> np.ndarray:
+    """The gradient of each of the four examples, one backward each."""
+    batches = ((FEATURES[i : i + 1], TARGETS[i : i + 1]) for i in range(4))
+    return np.stack([torch.cat([g.flatten() for g in objective.gradient(batch)]).numpy() for batch in batches])
+
+
+def series_over(
+    objective: Objective, batches: Iterator[Sequence[int]], gauge: GradientNoise, sampling: Sampling
+) -> Series:
+    """One reading for every batch. The index is always 0, so that every batch is dealt out in the same way, and all
+    orders of a batch stand for all ways to deal it."""
+    readings = []
+    for position, chosen in enumerate(batches):
+        batch = FEATURES[list(chosen)], TARGETS[list(chosen)]
+        step = TrainingStep(objective, batch, index=0, learning_rate=0.1, sampling=sampling)
+        readings.append(Reading("noise", position, len(chosen), 0.1, gauge.measure(step)))
+    return Series.of(readings, sampling, objective.layers)
+
+
+def trace_of_covariance(gradients: np.ndarray) -> float:
+    return float(gradients.var(axis=0).sum())
+
+
+@pytest.mark.parametrize(("size", "microbatches"), [(2, 2), (3, 2), (3, None), (4, 3)])
+def test_over_all_batches_with_replacement_the_means_are_exact(
+    objective: Objective, per_example: np.ndarray, size: int, microbatches: int | None
+) -> None:
+    """Among them batches that do not divide evenly, of 1 + 2 and of 1 + 1 + 2 examples."""
+    sampling = Sampling(Draw.REPLACEMENT, 4)
+    series = series_over(objective, product(range(4), repeat=size), GradientNoise(microbatches), sampling)
+    estimates = GradientNoise(microbatches).estimate(series)
+    trace, signal = trace_of_covariance(per_example), float(np.square(per_example.mean(0)).sum())
+    assert estimates["gradient_variance"].value == pytest.approx(trace, rel=1e-12)
+    assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
+    assert estimates["noise_scale"].value == pytest.approx(trace / signal, rel=1e-12)
+    assert estimates["signal_to_noise"].value == pytest.approx(signal / (trace / size), rel=1e-12)
+
+
+@pytest.mark.parametrize(("size", "microbatches"), [(2, 2), (3, 2), (3, None)])
+def test_over_all_batches_without_replacement_the_means_are_those_of_the_training_set(
+    objective: Objective, per_example: np.ndarray, size: int, microbatches: int | None
+) -> None:
+    sampling = Sampling(Draw.RESHUFFLED, 4)
+    series = series_over(objective, permutations(range(4), size), GradientNoise(microbatches), sampling)
+    estimates = GradientNoise(microbatches).estimate(series)
+    train = per_example.mean(0)
+    error = np.mean([np.square(per_example[list(b)].mean(0) - train).sum() for b in permutations(range(4), size)])
+    signal = float(np.square(train).sum())
+    assert error == pytest.approx(trace_of_covariance(per_example) / size * (4 - size) / 3)
+    assert estimates["gradient_variance"].value == pytest.approx(trace_of_covariance(per_example), rel=1e-12)
+    assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
+    assert estimates["signal_to_noise"].value == pytest.approx(signal / error, rel=1e-12)
+
+
+def test_over_all_training_sets_from_a_population_the_means_are_those_of_the_population(
+    objective: Objective, per_example: np.ndarray
+) -> None:
+    """The population is the first three examples; training sets are all triples of them, batches all pairs."""
+    gauge, sampling = GradientNoise(gradient_of="population"), Sampling(Draw.RESHUFFLED, 3)
+    batches = ([train[i] for i in pair] for train in product(range(3), repeat=3) for pair in permutations(range(3), 2))
+    estimates = gauge.estimate(series_over(objective, batches, gauge, sampling))
+    population = per_example[:3]
+    assert estimates["gradient_variance"].value == pytest.approx(trace_of_covariance(population), rel=1e-12)
+    signal = float(np.square(population.mean(0)).sum())
+    assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
+
+
+def test_the_two_targets_differ_by_the_training_set_that_was_drawn(
+    objective: Objective, per_example: np.ndarray
+) -> None:
+    sampling = Sampling(Draw.RESHUFFLED, 4)
+    series = series_over(objective, permutations(range(4), 2), GradientNoise(), sampling)
+    train, population = (GradientNoise(gradient_of=whose).estimate(series) for whose in ("train", "population"))
+    excess = train["gradient_norm_squared"].value - population["gradient_norm_squared"].value
+    assert excess == pytest.approx(population["gradient_variance"].value / 4)
+
+
+def test_micro_batches_of_a_last_batch_of_29_are_unbiased() -> None:
+    """By algebra, not by chance: the noise formulas are linear in E‖ĝ_j‖² = ‖g‖² + tr Σ / b_j."""
+    trace, signal, sizes = 7.0, 3.0, np.array([14, 15])
+    expected = Spread(sizes, (signal + trace / sizes)[:, None], np.array([signal + trace / 29]))
+    seen = noise_moments(expected)
+    assert seen[0].item() == pytest.approx(trace)
+    assert seen[1].item() == pytest.approx(signal)
+
+
+def test_a_window_of_batches_of_two_sizes_averages_their_noise() -> None:
+    sizes = [32, 32, 32, 29] * 10
+    readings = [Reading("noise", i, size, 0.1, {"trace": [8.0], "signal": [2.0]}) for i, size in enumerate(sizes)]
+    estimates = GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH), ("0",)))
+    assert estimates["batch_size"].value == 32
+    assert estimates["signal_to_noise"].value == pytest.approx(2 / np.mean([8 / size for size in sizes]))
+
+
+def test_whole_moments_are_the_sum_over_layers(case: Case) -> None:
+    gauge, sampling = GradientNoise(), Sampling(Draw.FRESH)
+    readings = [Reading("noise", i, 12, 0.1, gauge.measure(_step(case, index=i, sampling=sampling))) for i in range(8)]
+    series = Series.of(readings, sampling, case.objective.layers)
+    estimates = gauge.estimate(series)
+    assert estimates["gradient_variance"].value == pytest.approx(series.moments["trace"].mean(axis=0).sum())
+    assert estimates["gradient_norm_squared"].value == pytest.approx(series.moments["signal"].mean(axis=0).sum())
+    by_layer = [name.removeprefix("noise_scale/") for name in estimates if "/" in name]
+    assert by_layer == (list(series.layers) if len(series.layers) > 1 else [])
+
+
+def test_estimates_of_a_layer_are_those_of_a_model_with_that_layer_alone() -> None:
+    generator = np.random.default_rng(0)
+    moments = {"trace": generator.chisquare(5, (60, 2)), "signal": generator.normal(1, 1, (60, 2))}
+    whole, second = (_series({name: part[:, cut] for name, part in moments.items()}) for cut in ([0, 1], [1]))
+    assert GradientNoise().estimate(whole)["noise_scale/1"] == GradientNoise().estimate(second)["noise_scale"]
+
+
+@pytest.mark.parametrize(
+    "gauge", [GradientNoise(), GradientNoise(None), GradientNoise(microbatches=8, gradient_of="population")], ids=repr
+)
+def test_repr_recreates_the_gauge(gauge: GradientNoise) -> None:
+    assert eval(repr(gauge)) == gauge
+
+
+@pytest.mark.parametrize("microbatches", [1, 0, math.nan])
+def test_one_gradient_a_step_is_refused(microbatches: int) -> None:
+    with pytest.raises(
+        BadInput, match=r"`microbatches` must be at least 2, got .*: one gradient a step shows no spread"
+    ):
+        _unchecked(GradientNoise, microbatches=microbatches)
+
+
+def test_a_gradient_of_neither_train_nor_population_is_refused() -> None:
+    with pytest.raises(BadInput, match="`gradient_of` must be 'train' or 'population', got 'test'"):
+        _unchecked(GradientNoise, gradient_of="test")
+
+
+def test_a_training_set_of_unknown_size_is_refused_where_it_matters() -> None:
+    series = _series({"trace": np.ones((9, 1)), "signal": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED))
+    with pytest.raises(BadInput, match=r"training set of unknown size: give its number of `examples`, or ask for"):
+        GradientNoise().estimate(series)
+    assert GradientNoise(gradient_of="population").estimate(series)["noise_scale"].value == 1
+
+
+def test_a_batch_of_one_is_refused() -> None:
+    model = nn.Linear(2, 1).double()
+    step = TrainingStep(
+        Objective(model, supervised(nn.MSELoss())),
+        (FEATURES[:1], TARGETS[:1]),
+        index=0,
+        learning_rate=0.1,
+        sampling=Sampling(Draw.FRESH),
+    )
+    with pytest.raises(BadInput, match="no spread within a step to see"):
+        GradientNoise().measure(step)
+
+
+def test_the_whole_training_set_as_one_batch_has_no_noise() -> None:
+    series = _series({"trace": np.full((9, 1), 4.0), "signal": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED, 32))
+    estimates = GradientNoise().estimate(series)
+    assert estimates["signal_to_noise"].value == math.inf
+    assert estimates["gradient_variance"].value == pytest.approx(4 * 31 / 32)
+
+
+def test_few_readings_give_an_answer_that_says_so() -> None:
+    estimates = GradientNoise().estimate(_series({"trace": np.ones((2, 1)), "signal": np.ones((2, 1))}))
+    assert not estimates["noise_scale"].tells
+    finding = GradientNoise().interpret(estimates)
+    assert finding is not None and finding.state is State.CANNOT_TELL
+
+
+def finding_at(batch_size: int, value: float, low: float, high: float, needed: int | None = None) -> tuple[State, str]:
+    """State and words of a finding, at a noise scale from 200 readings."""
+    value, low, high = float(value), float(low), float(high)
+    scale = Estimate.interval(
+        value, low, high, level=0.9, method="Fieller", samples=200, unit="examples", needed=needed
+    )
+    finding = interpret_batch_size("noise", Estimate.exact(float(batch_size)), scale)
+    return finding.state, f"{finding.seen} {finding.means}"
+
+
+def test_a_batch_below_the_noise_scale() -> None:
+    state, words = finding_at(32, 450, 364, 589)
+    assert state is State.LOOK
+    assert words == (
+        "B = 32 is 14x below the gradient noise scale 450 [364, 589] (200 measured steps). In this range doubling B "
+        "nearly halves the number of updates (15.1x → 8.0x of the minimum) and costs 7% more examples."
+    )
+
+
+def test_a_batch_above_the_noise_scale() -> None:
+    state, words = finding_at(512, 64, 50, 80)
+    assert state is State.LOOK
+    assert words == (
+        "B = 512 is 8.0x above the gradient noise scale 64.0 [50.0, 80.0] (200 measured steps). In this range halving "
+        "B costs 11% more updates and saves 44% of the examples."
+    )
+
+
+def test_a_batch_near_the_noise_scale() -> None:
+    state, words = finding_at(64, 64, 30, 120)
+    assert state is State.OK
+    assert words == (
+        "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Updates (2.0x of the minimum) "
+        "and examples (2.0x) are traded about evenly here."
+    )
+
+
+def test_a_noise_scale_that_is_not_bounded_says_at_least_and_how_many_steps_would_tell() -> None:
+    state, words = finding_at(32, 2000, 900, math.inf, needed=1234)
+    assert state is State.LOOK
+    assert words.startswith(
+        "The gradient signal is not distinguishable from zero yet: the noise scale is at least 900, above B = 32; an "
+        "upper end needs about 1,200 more steps at B = 32."
+    )
+    state, words = finding_at(1024, 2000, 900, math.inf, needed=1234)
+    assert state is State.CANNOT_TELL
+    assert "the noise scale is at least 900; an upper end needs about 1,200 more steps at B = 1,024." in words
+
+
+def test_an_interval_too_loose_to_compare_with_the_batch_cannot_tell() -> None:
+    state, words = finding_at(32, 64, 6, 300)
+    assert state is State.CANNOT_TELL
+    assert words.startswith("The gradient noise scale 64.0 [6.00, 300] (200 measured steps) is too loose to compare")
+
+
+def test_nothing_known_cannot_tell_and_names_the_steps_that_would() -> None:
+    state, words = finding_at(32, math.nan, -math.inf, math.inf, needed=7)
+    assert state is State.CANNOT_TELL
+    assert words.startswith(
+        "The gradient noise scale is not known yet; an interval needs about 7 more steps at B = 32."
+    )
+    assert "cannot be told either" in finding_at(32, math.nan, -math.inf, math.inf)[1]
+
+
+@pytest.mark.parametrize("scale", [(450, 364, 589), (64, 30, 120), (5, 4, 6), (0, 0, 9), (math.inf, 50, math.inf)])
+def test_no_sentence_promises_too_much_or_prints_a_number_that_is_none(scale: tuple[float, float, float]) -> None:
+    words = finding_at(32, *scale)[1]
+    assert not re.search(r"optimal|best|guaranteed|nan|\binf\b", words)
+
+
+def test_a_batch_at_the_noise_scale_takes_twice_the_updates_and_twice_the_examples() -> None:
+    assert updates_factor(100.0, 100.0) == examples_factor(100.0, 100.0) == 2
+    assert updates_factor(25.0, 100.0) == 5
+    assert examples_factor(25.0, 100.0) == 1.25
+
+
+def _series(moments: dict[str, np.ndarray], sampling: Sampling | None = None) -> Series:
+    """Readings at consecutive steps, at B = 32."""
+    steps, layers = moments["trace"].shape
+    return Series(
+        gauge="noise",
+        steps=np.arange(steps),
+        batch_size=np.full(steps, 32),
+        learning_rate=np.full(steps, 0.1),
+        moments=moments,
+        sampling=sampling or Sampling(Draw.FRESH),
+        layers=tuple(str(layer) for layer in range(layers)),
+    )
+
+
+def _step(case: Case, index: int, sampling: Sampling) -> TrainingStep:
+    return TrainingStep(case.objective, case.batch, index=index, learning_rate=0.1, sampling=sampling)
+
+
+def _unchecked(build: type, **settings: object) -> object:
+    """Build past the shape checker, which only the test suite has: what a user's mistake meets."""
+    gauge = object.__new__(build)
+    for name, value in {"microbatches": 2, "gradient_of": "train", **settings}.items():
+        object.__setattr__(gauge, name, value)
+    gauge.__post_init__()
+    return gauge

@@ -1,0 +1,181 @@
+"""The noise gauge against exact answers: every per-example gradient is known."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from gradiometer.cli.selftest import selftest
+from gradiometer.estimation import noise
+from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.spread import Spread
+from gradiometer.selftest import Check, checks, run_checks
+from gradiometer.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
+from gradiometer.selftest.known import Known, KnownQuadratic, known_network, known_problems
+from gradiometer.selftest.unbiased import Bench, noise_trace, signal_squared
+from gradiometer.selftest.windows import drawn_halves, stationary_windows
+
+QUADRATIC, LOGISTIC, MLP = known_problems()
+PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)
+
+
+def assert_passed(made: list[Check]) -> None:
+    assert made
+    assert [check for check in made if not check.passed] == []
+
+
+@PROBLEMS
+def test_gradients_written_out_by_hand_are_those_of_autograd(known: Known) -> None:
+    objective = known.objective()
+    for example, gradient in enumerate(known.per_example):
+        parts = objective.gradient(known.batch(torch.tensor([example])))
+        for place, layer in enumerate(objective.layers):
+            expected = sum(
+                part.square().sum() for part, where in zip(parts, objective.layer_of, strict=True) if where == place
+            )
+            torch.testing.assert_close(gradient[known.layers[layer]].square().sum(), expected)
+
+
+@PROBLEMS
+def test_the_noise_along_a_chain_is_exact_at_every_point(known: Known) -> None:
+    points = known.point + torch.randn(3, len(known.point), dtype=torch.float64, generator=torch.manual_seed(1))
+    drawn = drawn_halves(torch.manual_seed(2), 3, 8, len(known.examples))
+    halves, full, trace = known.gradients(points, drawn)
+    for place, point in enumerate(points):
+        each = replace(known, point=point).per_example
+        torch.testing.assert_close(full[place], each.mean(0))
+        torch.testing.assert_close(halves[place], drawn[place] @ each)
+        assert trace[place].item() == pytest.approx(noise_trace(each))
+
+
+def test_a_descent_by_hand_is_a_descent_of_the_model() -> None:
+    objective, everything = MLP.objective(), MLP.batch(torch.arange(len(MLP.examples)))
+    points, none = MLP.point[None].clone(), torch.empty(1, 0, len(MLP.examples), dtype=torch.float64)
+    for _ in range(20):
+        points -= 0.5 * MLP.gradients(points, none).of_train
+        step = parameters_to_vector(objective.gradient(everything))
+        vector_to_parameters(parameters_to_vector(objective.parameters) - 0.5 * step, objective.parameters)
+    model = parameters_to_vector(objective.parameters)
+    assert model.norm().item() == pytest.approx(points.norm().item(), rel=1e-10)
+
+
+def test_chains_on_the_quadratic_pass_through_its_stationary_law() -> None:
+    windows = stationary_windows(QUADRATIC, 4, 1.5, 300, 100, burn_in=100)
+    seen = windows.trace.mean(axis=1) - windows.noise_scale * windows.signal.mean(axis=1)
+    assert abs(seen.mean()) < 4 * seen.std() / np.sqrt(len(seen))
+
+
+@pytest.mark.parametrize(
+    "bench",
+    [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, microbatches=None)],
+    ids=["MLP at 2", "logistic regression at 32 without replacement", "quadratic at 4, per example"],
+)
+def test_noise_and_signal_are_unbiased(bench: Bench) -> None:
+    assert_passed(list(bench.checks(400)))
+
+
+def test_a_signal_without_its_correction_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncorrected(spread: Spread) -> tuple[np.ndarray, np.ndarray]:
+        return noise_moments(spread)[0], spread.mean_squared_norm
+
+    noise_moments = noise.noise_moments
+    monkeypatch.setattr(noise, "noise_moments", uncorrected)
+    failed = [check.quantity for check in Bench(QUADRATIC, 4).checks(200) if not check.passed]
+    assert failed == ["‖g‖²"]
+
+
+def test_noise_of_batches_without_replacement_is_told_from_noise_with_it() -> None:
+    each, error = LOGISTIC.per_example, next(iter(Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED).checks(200)))
+    assert error.passed
+    assert error.high < noise_trace(each) / 32
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_nine_in_ten_intervals_hold_the_noise_scale_of_independent_readings(batch_size: int) -> None:
+    assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))
+
+
+def test_nine_in_ten_intervals_hold_the_noise_scale_along_sgd() -> None:
+    assert_passed(stationary_coverage(QUADRATIC, 4, 1000))
+
+
+def test_intervals_that_cannot_tell_err_on_the_safe_side() -> None:
+    assert_passed(undecided_coverage(500))
+
+
+def test_intervals_a_third_too_narrow_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "LEVEL", 0.73)
+    assert not independent_coverage(QUADRATIC, 4, 500)[0].passed
+
+
+def test_noise_lies_in_several_directions_and_is_neither_all_nor_nothing() -> None:
+    for known in (QUADRATIC, LOGISTIC, MLP):
+        centred = known.per_example - known.per_example.mean(0)
+        levels = torch.linalg.svdvals(centred).square()
+        assert levels.sum().square() / levels.square().sum() > 3  # effective rank of Σ
+        assert 0.5 < noise_trace(known.per_example) / signal_squared(known.per_example) < 10
+
+
+@pytest.mark.slow
+def test_every_check_of_the_quick_selftest_passes() -> None:
+    assert_passed(run_checks())
+
+
+@pytest.mark.slow
+def test_every_check_of_the_full_selftest_passes() -> None:
+    assert_passed(run_checks(full=True))
+
+
+@pytest.mark.slow
+def test_readings_of_examples_learnt_by_heart_are_covered_less_often_until_there_are_more() -> None:
+    """What the selftest leaves out on purpose: at B = 2 and little weight decay single readings are skewed by 10."""
+    learnt = known_network("logistic regression", hidden=(), weight_decay=0.1)
+    short, long = (stationary_windows(learnt, 2, 1.0, 1000, steps, burn_in=200) for steps in (200, 1600))
+    assert 0.8 < short.covered() / len(short) < 0.92
+    assert 0.87 <= long.covered() / len(long) <= 0.93
+
+
+PASSED = Check("quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True)
+FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
+
+
+@pytest.mark.parametrize(("made", "code"), [([PASSED], 0), ([PASSED, FAILED], 1)])
+def test_the_exit_code_says_whether_all_checks_passed(
+    made: list[Check], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: made)
+    assert selftest.main(["--json"], standalone_mode=False) == code
+
+
+def test_the_table_says_in_a_word_and_a_sign_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: [PASSED, FAILED])
+    printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
+    rows = [line for line in printed.splitlines() if "quadratic" in line]
+    assert "4.242 [4.015, 4.468]" in rows[0] and "✓ passed" in rows[0]
+    assert "∞" in rows[1] and "✗ failed" in rows[1]
+    assert "2 checks, 1 failed" in printed
+
+
+def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: [PASSED, FAILED])
+    printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
+    assert printed["passed"] is False
+    assert printed["checks"][0]["name"] == "tr Σ, quadratic, B = 4"
+    assert printed["checks"][1]["measured"] == "inf"
+
+
+def test_progress_is_told_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_unbiased", lambda steps, full=False: [lambda: [PASSED]])
+    monkeypatch.setattr(checks, "_covered", lambda windows: [lambda: [FAILED]])
+    told = []
+    assert run_checks(progress=lambda done, total: told.append((done, total))) == [PASSED, FAILED]
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_the_quadratic_knows_its_own_training_set() -> None:
+    assert isinstance(QUADRATIC, KnownQuadratic)
+    assert QUADRATIC.quadratic.noise_trace == pytest.approx(noise_trace(QUADRATIC.per_example))
