@@ -14,7 +14,7 @@ from gradiometer.run.journal import being_written
 from gradiometer.run.reader import Run
 
 KILLS = 25
-SETTINGS = ["digits", "--model", "mlp", "-e", "60", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]
+SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -40,7 +40,7 @@ def test_a_run_killed_at_25_random_moments_ends_with_the_same_bits(tmp_path: Pat
     process = start("train", *SETTINGS, *often, "--out", str(tmp_path / "killed"))
     for _ in range(KILLS):
         folder = wait_until_it_writes(process, tmp_path / "killed")
-        time.sleep(moments.uniform(0, 0.4))
+        time.sleep(moments.uniform(0, 0.2))
         process.kill()
         assert process.wait() != 0, "the run ended before it was killed: make it longer"
         process = start("resume", str(folder))

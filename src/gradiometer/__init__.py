@@ -2,9 +2,12 @@
 
 Public names by kind. They are imported when first asked for, so that reading a run needs no torch.
 
-- the measurement: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `Estimate`, `Finding`, `Sampling`, `Draw`
+- the measurement: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `Reading`, `Series`, `Estimate`, `Finding`,
+  `Sampling`, `Draw`
 - gauges: `GradientNoise`
-- intervals: `mean`, `ratio_of_means`
+- schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
+- problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
+- modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty`
 - errors: `GradiometerError`, `BadInput`, `Diverged`, `Interrupted`
 """
 
@@ -12,39 +15,85 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradiometer.convergence.schedule import Schedule
+    from gradiometer.convergence.theorem import Verdict, theorem
+    from gradiometer.diagnosis import Diagnosis, diagnose
     from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.measurement.objective import Objective, supervised
-    from gradiometer.measurement.reading import Draw, Estimate, Finding, Sampling
+    from gradiometer.measurement.reading import Draw, Estimate, Finding, Reading, Sampling, Series
     from gradiometer.measurement.step import TrainingStep
+    from gradiometer.problems.examples import Examples
+    from gradiometer.problems.problem import Problem
+    from gradiometer.run.configuration import Configuration
+    from gradiometer.run.reader import Run
 
 _HOMES = {
-    "gradiometer.errors": ("BadInput", "Diverged", "GradiometerError", "Interrupted"),
-    "gradiometer.measurement.objective": ("Objective", "supervised"),
-    "gradiometer.measurement.step": ("TrainingStep",),
-    "gradiometer.measurement.gauge": ("Gauge",),
-    "gradiometer.measurement.reading": ("Draw", "Estimate", "Finding", "Sampling"),
+    "gradiometer.convergence.schedule": ("Schedule",),
+    "gradiometer.convergence.theorem": (
+        "Verdict",
+        "theorem",
+    ),
+    "gradiometer.diagnosis": (
+        "Diagnosis",
+        "diagnose",
+    ),
+    "gradiometer.errors": (
+        "BadInput",
+        "Diverged",
+        "GradiometerError",
+        "Interrupted",
+    ),
     "gradiometer.estimation.noise": ("GradientNoise",),
+    "gradiometer.measurement.gauge": ("Gauge",),
+    "gradiometer.measurement.objective": (
+        "Objective",
+        "supervised",
+    ),
+    "gradiometer.measurement.reading": (
+        "Draw",
+        "Estimate",
+        "Finding",
+        "Reading",
+        "Sampling",
+        "Series",
+    ),
+    "gradiometer.measurement.step": ("TrainingStep",),
+    "gradiometer.problems.examples": ("Examples",),
+    "gradiometer.problems.problem": ("Problem",),
+    "gradiometer.run.configuration": ("Configuration",),
+    "gradiometer.run.reader": ("Run",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
     "BadInput",
+    "Configuration",
+    "Diagnosis",
     "Diverged",
     "Draw",
     "Estimate",
+    "Examples",
     "Finding",
     "Gauge",
     "GradientNoise",
     "GradiometerError",
     "Interrupted",
     "Objective",
+    "Problem",
+    "Reading",
+    "Run",
     "Sampling",
+    "Schedule",
+    "Series",
     "TrainingStep",
+    "Verdict",
     "__version__",
+    "diagnose",
     "supervised",
+    "theorem",
 ]
 
 

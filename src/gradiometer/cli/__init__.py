@@ -11,6 +11,7 @@ from gradiometer.cli.demo import demo
 from gradiometer.cli.export import export
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
+from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
 from gradiometer.cli.train import train
 from gradiometer.errors import GradiometerError
@@ -30,7 +31,7 @@ def gradiometer() -> None:
     """
 
 
-for verb in (demo, train, resume, report, export, selftest):
+for verb in (demo, train, resume, report, export, schedule, selftest):
     gradiometer.add_command(verb)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
@@ -33,11 +34,13 @@ def selftest(full: bool, as_json: bool) -> int:
 
     with _progress() as progress:
         checks = run_checks(full, progress)
+    console = Console()
     failed = sum(not check.passed for check in checks)
     if as_json:
         print_json({"passed": not failed, "checks": [{"name": check.name, **vars(check)} for check in checks]})
     else:
-        Console().print(_table(checks))
+        for table in _tables(checks):
+            console.print(table, "")
         verdict = "all passed" if not failed else f"{failed} failed: do not trust the noise gauge on this machine"
         click.echo(f"{len(checks)} checks, {verdict}.")
     return 1 if failed else 0
@@ -55,23 +58,20 @@ def _progress() -> Iterator["Progress"]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _table(checks: "list[Check]") -> "Table":
-    """One row a check."""
+def _tables(checks: "list[Check]") -> "Iterator[Table]":
+    """One table for everything that is expected of one quantity, one row a problem and batch size."""
+    from rich.markup import escape
     from rich.table import Table
 
     from gradiometer.measurement.reading import significant
 
-    table = Table()
-    for title in ("problem", "B", "quantity", "expected", "measured", ""):
-        table.add_column(title, justify="right" if title == "B" else "left")
-    for check in checks:
-        low, high = (significant(end, 4) for end in (check.low, check.high))
-        table.add_row(
-            check.problem,
-            str(check.batch_size),
-            check.quantity,
-            check.expected,
-            f"{significant(check.measured, 4)} [{low}, {high}]",
-            MARKS[check.passed],
-        )
-    return table
+    for (quantity, expected), group in groupby(checks, key=lambda check: (check.quantity, check.expected)):
+        table = Table(title=f"{quantity}: {expected} expected", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for title, width in (("problem", 22), ("B", 4), ("measured", 28)):
+            table.add_column(title, min_width=width, justify="right" if title == "B" else "left")
+        table.add_column("")
+        for check in group:
+            low, high = (significant(end, 4) for end in (check.low, check.high))
+            measured = f"{significant(check.measured, 4)} [{low}, {high}]"
+            table.add_row(check.problem, str(check.batch_size), escape(measured), MARKS[check.passed])
+        yield table

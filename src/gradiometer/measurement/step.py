@@ -2,14 +2,16 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, take
-from gradiometer.measurement.gradient_graph import GradientGraph
+from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
 from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
@@ -17,6 +19,14 @@ from gradiometer.measurement.spread import Spread
 
 PER_EXAMPLE_NUMBERS = 2**25
 """Most numbers held at once when gradients are taken per example: 128 MiB in single precision."""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Gradients of two disjoint halves of some examples, flat, and how many examples are in each."""
+
+    gradients: Float[Tensor, "2 params"]
+    sizes: tuple[int, int]
 
 
 class TrainingStep:
@@ -98,10 +108,59 @@ class TrainingStep:
             return self.gradient
         return self.objective.gradient(self.acting, seed=self.derived_seed("acting"))
 
+    @property
+    def acting_size(self) -> int:
+        """How many examples make the step that is judged."""
+        return batch_size(self.acting)
+
+    @cached_property
+    def acting_direction(self) -> Float[Tensor, " params"]:
+        """The gradient that makes the step, flat."""
+        return flat(self.acting_gradient)
+
+    @cached_property
+    def acting_halves(self) -> Halves:
+        """Gradients of two random halves of the examples that make the step."""
+        return self._halves(self.acting, "acting halves")
+
+    @cached_property
+    def judging_halves(self) -> Halves:
+        """Gradients of two random halves of the judging examples, where the step starts."""
+        return self._halves(self.judging, "judging halves")
+
+    @cached_property
+    def judging_halves_after(self) -> Halves:
+        """Gradients of the same halves, with the same draws, where the plain step −ηĝ ends."""
+        return self._halves(self.judging, "judging halves", at=self._after)
+
+    @cached_property
+    def judging_loss_after(self) -> float:
+        """The loss of the judging examples where the plain step ends; before it: `judging_graph.loss`."""
+        seed, objective = self.derived_seed("judging"), self.objective
+        with torch.no_grad(), objective.undisturbed(seed), twice_differentiable(objective.model):
+            return objective.mean_loss(self._after, self.judging).item()
+
     @cached_property
     def judging_graph(self) -> GradientGraph:
         """The gradient of the judging examples with its graph kept."""
         return GradientGraph(self.objective, self.judging, seed=self.derived_seed("judging"))
+
+    @cached_property
+    def _after(self) -> Gradients:
+        """Φ − ηĝ, one tensor a trainable parameter."""
+        here = [parameter.detach() for parameter in self.objective.parameters]
+        return list(torch._foreach_add(here, self.acting_gradient, alpha=-self.learning_rate))
+
+    def _halves(self, batch: Batch, purpose: str, at: Sequence[Tensor] | None = None) -> Halves:
+        size = batch_size(batch)
+        if not size >= 2:
+            raise BadInput(f"`batch` leaves {size} example to be halved: at least 4 are needed, or a `probe` of 2.")
+        parts = torch.randperm(size, generator=self.generator(purpose)).tensor_split(2)
+        gradients = [
+            flat(self.objective.gradient(take(batch, part), at=at, seed=self.derived_seed(f"{purpose} {place}")))
+            for place, part in enumerate(parts)
+        ]
+        return Halves(torch.stack(gradients), (len(parts[0]), len(parts[1])))
 
     @cached_property
     def _dealt(self) -> list[Batch]:
@@ -155,17 +214,14 @@ class TrainingStep:
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
         """k − 1 gradients are run; Σ b_j ĝ_j = B ĝ gives the last."""
-        builder, last = (
-            SpreadBuilder(self.objective.layer_of),
-            list(torch._foreach_mul(self.gradient, self.batch_size)),
-        )
-        *run, rest = parts
-        for position, part in enumerate(run):
+        builder, rest, left = SpreadBuilder(self.objective.layer_of), self.gradient, self.batch_size
+        for position, part in enumerate(parts[:-1]):
             gradients = self._part_gradient(part, position)
             builder.add(len(part), gradients)
-            torch._foreach_add_(last, gradients, alpha=-len(part))
-        torch._foreach_div_(last, len(rest))
-        builder.add(len(rest), last)
+            left -= len(part)
+            # The mean over what is left: (left + b) rest − b ĝ_j, over left.
+            rest = list(torch._foreach_lerp(rest, gradients, -len(part) / left))
+        builder.add(left, rest)
         return builder.finish(self.gradient)
 
     def _all_run(self, parts: Sequence[Tensor]) -> Spread:

@@ -1,11 +1,15 @@
 """A model in training: what one step does, with nothing of the run around it."""
 
 import math
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.schedule_shapes import Constant, Cosine
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.microbatches import SpreadBuilder
@@ -39,7 +43,7 @@ class Training:
         self.configuration = configuration
         self.budget = budget
         self.device = _device(configuration.device)
-        torch.manual_seed(configuration.seed)
+        _seed_everything(configuration.seed)
         self.model = problem.model().to(self.device)
         self.objective = Objective(self.model, problem.loss)
         self.parameters = self.objective.parameters
@@ -55,9 +59,15 @@ class Training:
             nesterov=configuration.nesterov,
             weight_decay=configuration.weight_decay,
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._relative_rate)
+        self.scheduler = self.schedule.scheduler(self.optimizer)
         self.step = 0
         self.first_loss = math.nan
+
+    @property
+    def schedule(self) -> Schedule:
+        """η as a function of the step."""
+        initial = self.configuration.learning_rate
+        return Cosine(initial, steps=self.steps) if self.configuration.schedule == "cosine" else Constant(initial)
 
     @property
     def learning_rate(self) -> float:
@@ -115,7 +125,7 @@ class Training:
         if abs(loss) > EXPLODED * abs(self.first_loss) > 0:
             return f"the loss is {loss:.3g}, {loss / self.first_loss:,.0f} times that of the first step"
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+        if not math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item()):
             return f"the gradient is not finite (the loss is {loss:.3g})"
         return None
 
@@ -154,11 +164,6 @@ class Training:
         with self.budget.spending():
             return mean_loss, builder.finish(mean)
 
-    def _relative_rate(self, step: int) -> float:
-        if self.configuration.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
-
     def facts(self) -> dict[str, Any]:
         """What the run folder says of this training, beside its configuration."""
         return {
@@ -175,6 +180,13 @@ class Training:
                 "description": self.problem.description,
             },
         }
+
+
+def _seed_everything(seed: int) -> None:
+    """Torch's generators, Python's, and NumPy's global one: a model may draw from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what models use)
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,116 @@
+"""Ways of making one step of training: by hand, accumulated, and measured in the two ways there are."""
+
+from collections.abc import Iterator
+from itertools import cycle
+
+import torch
+from rounds import Step
+from torch import nn
+from workloads import BATCH_SIZE, batches
+
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.measurement.batch import Batch, chunks
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.problem import Problem
+from gradiometer.run.budget import Budget
+from gradiometer.run.configuration import Configuration
+from gradiometer.train.training import Training
+
+LEARNING_RATE = 0.01
+MICROBATCHES = 2
+
+
+class ByHand:
+    """Plain torch, as anyone writes it: the unit of all costs.
+
+    Args:
+        problem: Its model is made anew, so that no two ways of making a step share weights.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        torch.manual_seed(0)
+        self.problem = problem
+        self.model: nn.Module = problem.model()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE)
+        self.batches: Iterator[Batch] = cycle(batches(problem))
+
+    def __call__(self) -> None:
+        """One step: zero_grad, forward, backward, update."""
+        self.backward(next(self.batches))
+        self.optimizer.step()
+
+    def backward(self, batch: Batch) -> None:
+        """ĝ into `.grad`."""
+        self.optimizer.zero_grad()
+        self.problem.loss(self.model, batch).mean().backward()
+
+
+def looked_at(problem: Problem) -> Step:
+    """By hand, and the gradient looked at for numbers that are not finite before the update, as the loop does."""
+    by_hand = ByHand(problem)
+    parameters = list(by_hand.model.parameters())
+
+    def step() -> None:
+        by_hand.backward(next(by_hand.batches))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not norm.isfinite():
+            raise ArithmeticError("the gradient is not finite")
+        by_hand.optimizer.step()
+
+    return step
+
+
+def half_a_batch(problem: Problem) -> Step:
+    """The gradient of half the batch by hand, without an update: what measuring beside a step cannot undercut."""
+    by_hand = ByHand(problem)
+
+    def step() -> None:
+        half = chunks(next(by_hand.batches), MICROBATCHES)[0]
+        by_hand.backward(half)
+
+    return step
+
+
+def apart(problem: Problem) -> Step:
+    """By hand, and measured beside: the half-batches are run again, or one of them is had by subtraction."""
+    by_hand, gauge = ByHand(problem), GradientNoise(microbatches=MICROBATCHES)
+    objective = Objective(by_hand.model, problem.loss)
+    sampling = Sampling(Draw.RESHUFFLED, len(problem.train))
+    index = iter(range(2**62))
+
+    def step() -> None:
+        batch = next(by_hand.batches)
+        by_hand.backward(batch)
+        caught = TrainingStep(
+            objective,
+            batch,
+            index=next(index),
+            learning_rate=LEARNING_RATE,
+            sampling=sampling,
+            gradient=[parameter.grad for parameter in objective.parameters],
+        )
+        gauge.measure(caught)
+        by_hand.optimizer.step()
+
+    return step
+
+
+def accumulated(problem: Problem, *, measured: bool) -> Step:
+    """Two micro-batches accumulated as the training loop does, read as they are made where it is measured."""
+    configuration = Configuration(
+        batch_size=BATCH_SIZE, microbatches=MICROBATCHES, learning_rate=LEARNING_RATE, schedule="constant"
+    )
+    training = Training(problem, configuration, Budget(configuration.budget))
+    gauge = GradientNoise(microbatches=MICROBATCHES)
+    turn = cycle(batches(problem))
+
+    def step() -> None:
+        batch = next(turn)
+        _, spread = training.backward(batch, measured)
+        if measured:
+            gauge.measure(training.caught(batch, spread))
+        training.optimizer.step()
+
+    return step

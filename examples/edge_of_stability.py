@@ -1,0 +1,122 @@
+"""The edge of stability: `python examples/edge_of_stability.py [--out pictures]`
+
+A network of 25,000 parameters on 1,000 images of Fashion-MNIST (or the digits, where it is not on this machine), with
+the squared error. Trained on all images at once, its sharpness λ_max rises to 2/η and stays. Trained on batches of 8,
+λ_max settles far below, and it is the batch sharpness E ĝᵀH_Bĝ / E‖ĝ‖² that rises to 2/η and hovers there.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.drift.curvature import Curvature
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.registry import load
+from gradiometer.report.charts import save_png
+from gradiometer.report.drift_charts import sharpness_chart
+
+IMAGES, HIDDEN = 1000, 32
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to train, and how often to look."""
+
+    name: str
+    learning_rate: float
+    batch_size: int
+    steps: int
+    survey_every: int
+    measure_every: int
+
+
+FULL = Setting("full batch", 0.05, IMAGES, 600, 40, 10)
+SMALL = Setting("batches of 8", 0.05, 8, 6000, 500, 10)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """Images as rows, centred, and their labels as one-hot rows."""
+    try:
+        data = load("fashion-mnist").train
+    except BadInput:
+        data = load("digits").train
+    inputs, labels = data.batch(torch.arange(min(IMAGES, len(data))))
+    rows = inputs.flatten(1)
+    return (rows - rows.mean(0)) / rows.std(), nn.functional.one_hot(labels, 10).float()
+
+
+def squared_error(model: nn.Module, batch: Batch) -> Tensor:
+    """Half the squared error of each example."""
+    inputs, targets = batch
+    return (model(inputs) - targets).square().sum(dim=1) / 2
+
+
+def network(inputs: int) -> nn.Module:
+    """One hidden layer of tanh, smooth, so that the curvature is too."""
+    return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 10))
+
+
+def followed(setting: Setting) -> tuple[list[tuple[int, Estimate]], list[tuple[int, Estimate]]]:
+    """Train, and measure batch sharpness along the way and λ_max of all images now and then."""
+    torch.manual_seed(0)
+    data = images()
+    model = network(data[0].shape[1])
+    objective, gauge = Objective(model, squared_error), BatchSharpness()
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate)
+    sampling = Sampling(Draw.REPLACEMENT, len(data[0]))
+    readings: list[Reading] = []
+    sharpness: list[tuple[int, Estimate]] = []
+    vectors = None
+    for index in range(setting.steps + 1):
+        if index % setting.survey_every == 0:
+            found = Curvature(objective, [data], seed=index).eigenvalues(start=vectors)
+            vectors = found.vectors
+            sharpness.append((index, found.sharpness))
+        whole = setting.batch_size >= len(data[0])
+        chosen = slice(None) if whole else torch.randint(len(data[0]), (setting.batch_size,))
+        batch = (data[0][chosen], data[1][chosen])
+        optimizer.zero_grad()
+        squared_error(model, batch).mean().backward()
+        if index % setting.measure_every == 0:
+            step = TrainingStep(
+                objective, batch, index=index, learning_rate=setting.learning_rate, sampling=sampling
+            )
+            readings.append(Reading(gauge.name, index, setting.batch_size, setting.learning_rate, gauge.measure(step)))
+        optimizer.step()
+    series = Series.of(readings, sampling)
+    windows = [series[at : at + 30] for at in range(0, len(series) - 29, 30)]
+    batch_sharpness = [(int(w.steps[-1]), gauge.estimate(w)["batch_sharpness"]) for w in windows]
+    return batch_sharpness, sharpness
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sharpness rises to the edge of stability.")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder of the two pictures")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for setting in (FULL, SMALL):
+        batch, full = followed(setting)
+        limit = 2 / setting.learning_rate
+        edge = [(step, Estimate.exact(limit)) for step in (0, setting.steps)]
+        picture = out / f"edge_{setting.name.replace(' ', '_')}.png"
+        chart = sharpness_chart([] if setting is FULL else batch, full, edge, "2/η")
+        save_png(chart, picture, f"Sharpness, {setting.name}, η = {setting.learning_rate}")
+        last = np.mean([estimate.value for _, estimate in full[-5:]])
+        print(
+            f"{setting.name}: λ_max goes from {full[0][1]} to {last:.1f} (mean of the last 5); 2/η = {limit:.0f}; "
+            f"batch sharpness at the end {batch[-1][1]}. {picture}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""`gradiometer schedule`: what the convergence theorem, and a finite run, say about learning rates."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from gradiometer.convergence.horizon import Horizon
+    from gradiometer.convergence.schedule import Schedule
+    from gradiometer.convergence.theorem import Verdict
+
+DRAWN = 1000
+"""Steps drawn where no run length is given."""
+
+EXAMPLE = """\
+Example: gradiometer schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --steps 1000
+"""
+
+
+@click.command(epilog=EXAMPLE, context_settings={"ignore_unknown_options": True})  # -1/t is a formula
+@click.argument("expressions", metavar="EXPR...", nargs=-1, required=True)
+@click.option("--steps", type=click.IntRange(min=1), help="Length of a run: add what it would be worth over it.")
+@click.option(
+    "--tuned", type=float, help="A peak rate tuned for the first EXPR: carry it to the others (needs --steps)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw the schedules into this file.")
+def schedule(
+    expressions: tuple[str, ...], steps: int | None, tuned: float | None, as_json: bool, png: Path | None
+) -> None:
+    """Does this learning rate satisfy the convergence theorem?
+
+    EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a named shape such as 'Cosine(0.1, steps=1000)'.
+    The theorem asks for a rate that goes to zero, with an infinite sum and a finite sum of squares. A formula that is
+    beyond our means is said to be undecided.
+    """
+    from gradiometer.convergence.theorem import read, theorem
+    from gradiometer.errors import BadInput
+
+    if tuned is not None and steps is None:
+        raise BadInput("`--tuned` needs the length of the run: add --steps.")
+    verdicts = [theorem(expression) for expression in expressions]
+    shapes = [read(expression) for expression in expressions]
+    runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
+    if png is not None:
+        _draw(dict(zip(expressions, shapes, strict=True)), steps or DRAWN, png)
+    if as_json:
+        entries = [verdict.to_dict() for verdict in verdicts]
+        for entry, run in zip(entries, runs, strict=False):
+            entry["horizon"] = run[0].to_dict() | ({} if run[1] is None else {"transferred_peak": run[1]})
+        click.echo(json.dumps({"schedules": entries}, ensure_ascii=False))
+        return
+    _print(verdicts, runs)
+    if png is not None:
+        click.echo(f"drawn in {png}", err=True)
+
+
+def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[Horizon, float | None]]":
+    """Each shape over the run, and the tuned rate carried to it from the first."""
+    from gradiometer.convergence.horizon import horizon, transferred
+
+    return [
+        (horizon(shape, steps), None if tuned is None else transferred(tuned, shapes[0], shape, steps))
+        for shape in shapes
+    ]
+
+
+def _draw(shapes: "dict[str, Schedule]", steps: int, png: Path) -> None:
+    from gradiometer.convergence.schedule_picture import picture
+    from gradiometer.errors import BadInput
+
+    if not png.parent.is_dir():
+        raise BadInput(f"`--png` {png}: the folder {png.parent} does not exist.")
+    chart: Any = picture(shapes, steps)
+    chart.save(png, format="png", scale_factor=2)
+
+
+def _print(verdicts: "list[Verdict]", runs: "list[tuple[Horizon, float | None]]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("η_t", "→ 0", "Σ η = ∞", "Σ η² < ∞", "theorem"):
+        table.add_column(heading, overflow="fold")
+    for verdict in verdicts:
+        answers = (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges, verdict.theorem)
+        table.add_row(Text(verdict.expression), *map(_word, answers))
+    console.print(table)
+    for place, verdict in enumerate(verdicts):
+        console.print(f"\n{verdict.expression}: {verdict.why}", markup=False, highlight=False)
+        if runs:
+            run, carried = runs[place]
+            console.print(str(run), markup=False, highlight=False)
+            if carried is not None:
+                console.print(f"The tuned rate becomes a peak of {carried:.3g} here.", markup=False, highlight=False)
+    if runs:
+        console.print(
+            "\nThe worst case is over convex losses (Defazio et al. 2023): it ranks shapes and promises no loss.",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _word(answer: bool | None) -> str:
+    return "undecided" if answer is None else "yes" if answer else "no"

@@ -1,0 +1,1 @@
+"""Issue 3, convergence: schedules that know the theorem, and what a finite run asks instead."""

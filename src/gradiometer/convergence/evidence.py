@@ -1,0 +1,160 @@
+"""What a function that cannot be looked into suggests about its tail: evidence, never a verdict.
+
+Partial sums prove nothing (1e-12/t diverges and looks converged after a million terms). A pure function can be asked
+at t = 2^k up to 2^1000, and there the sum condenses: Σ η_t behaves as Σ_k 2^k η(2^k), a sum of a thousand terms whose
+decay in k, and in log k, is measured.
+
+Source: Cauchy's condensation test; Hardy (1910), Orders of Infinity.
+"""
+
+import math
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+LARGEST_BLOCK = 1000
+"""The last dyadic block [2^k, 2^(k+1)) that is asked."""
+FEWEST_BLOCKS = 24
+PROBES = 12
+"""Steps asked in a block: its first two, and others spread at random over it."""
+SECONDS = 2.0
+FLOOR = 5e-324
+
+Function = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the blocks suggest; None where they do not lean either way.
+
+    Args:
+        limit_zero, sum_diverges, sum_of_squares_converges: The three conditions, as far as they can be seen.
+        blocks: Dyadic blocks that answered.
+        negative: The first step at which it was seen to be negative.
+    """
+
+    limit_zero: bool | None
+    sum_diverges: bool | None
+    sum_of_squares_converges: bool | None
+    blocks: int
+    negative: int | None = None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """log₂ of the mean, of the mean square, and of the largest value over one dyadic block; −∞ for zero."""
+
+    mean: float
+    square: float
+    largest: float
+
+
+def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
+    """Ask a function of t = 1, 2, … at up to 2^1000 and judge how its dyadic blocks decay."""
+    blocks: list[_Block] = []
+    negative: int | None = None
+    generator = random.Random(0)
+    deadline = time.monotonic() + seconds
+    with _time_limit(seconds):
+        for k in range(1, LARGEST_BLOCK):
+            values = _asked(function, k, generator)
+            if values is None or time.monotonic() > deadline:
+                break
+            negative = negative or next((t for t, value in values if value < 0), None)
+            blocks.append(_summary([abs(value) for _, value in values]))
+    if len(blocks) < FEWEST_BLOCKS:
+        return Evidence(None, None, None, len(blocks), negative)
+    means = _sum_converges([k + 1 + block.mean for k, block in enumerate(blocks)])
+    squares = _sum_converges([k + 1 + block.square for k, block in enumerate(blocks)])
+    diverges = None if means is None or negative is not None else not means
+    return Evidence(_vanishes([block.largest for block in blocks]), diverges, squares, len(blocks), negative)
+
+
+class _OutOfTime(Exception):
+    """The function took too long."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Stop a call that does not return; only the main thread can be stopped, elsewhere nothing is."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise _OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _OutOfTime:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _asked(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
+    start = 1 << k
+    steps = {start, start + 1, *(start + generator.randrange(start) for _ in range(PROBES - 2))}
+    try:
+        values = [(t, float(function(t))) for t in sorted(steps)]
+    except (ArithmeticError, ValueError, TypeError, IndexError, KeyError):
+        return None  # beyond what it can be asked: the blocks before still count
+    return values if all(math.isfinite(value) for _, value in values) else None
+
+
+def _summary(values: list[float]) -> _Block:
+    logs = [math.log2(value) if value >= FLOOR else -math.inf for value in values]
+    largest = max(logs)
+    if largest == -math.inf:
+        return _Block(-math.inf, -math.inf, -math.inf)
+    mean = largest + math.log2(sum(2 ** (value - largest) for value in logs) / len(logs))
+    square = 2 * largest + math.log2(sum(4 ** (value - largest) for value in logs) / len(logs))
+    return _Block(mean, square, largest)
+
+
+def _vanishes(largest: list[float]) -> bool | None:
+    """Whether the largest value of a block goes to zero: it keeps falling, as a power of t, of log t or faster."""
+    if largest[-1] == -math.inf:
+        return True
+    slope = _slope([math.log2(k + 1) for k in range(len(largest))], largest)
+    if slope is None or slope > -0.02:
+        return False
+    return True if slope < -0.2 else None
+
+
+def _sum_converges(logs: list[float]) -> bool | None:
+    """Whether Σ_k 2^(logs[k]) is finite, from its slope in k and then in log k."""
+    if logs[-1] == -math.inf:
+        return True
+    margin = max(0.01, 2 / len(logs))
+    slope = _slope([float(k) for k in range(len(logs))], logs)
+    if slope is None:
+        return None
+    if abs(slope) > margin:
+        return slope < 0
+    slope = _slope([math.log2(k + 1) for k in range(len(logs))], logs)
+    if slope is None or len(logs) < 200:
+        return None
+    if slope > -0.95:
+        return False
+    return True if slope < -1.15 else None
+
+
+def _slope(xs: list[float], ys: list[float]) -> float | None:
+    """The least-squares slope over the second half of the blocks, where both are finite."""
+    pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+    pairs = pairs[len(pairs) // 2 :]
+    if len(pairs) < 8:
+        return None
+    x_mean, y_mean = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    spread = sum((x - x_mean) ** 2 for x, _ in pairs)
+    slope: float = sum((x - x_mean) * (y - y_mean) for x, y in pairs) / spread
+    return slope

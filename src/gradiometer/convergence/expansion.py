@@ -1,0 +1,266 @@
+"""Asymptotic expansions: what a formula in t becomes for large t, term by term, with a bound on the rest.
+
+The scale is made of t = L₀ and its iterated logarithms L₁ = log t, L₂ = log log t, … A monomial is
+exp(Σ w_k K_k), where each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is exp(−q L₂),
+exp(−a t^β) has K = L₀^β. Of two monomials the larger is told by the first weight in which they differ
+(Bertrand's rule), so the scale is totally ordered and closed under product, quotient and power.
+
+Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of `Monomial.sum_converges`.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cmp_to_key
+
+from gradiometer.convergence.number import ONE, ZERO, Amount, Number, Undecided
+
+DEPTH = 5
+"""Iterated logarithms the scale knows, t itself included."""
+TERMS = 4
+"""Terms kept of an expansion; the rest is bounded by the first one dropped."""
+
+Key = tuple[Fraction, ...]
+"""Powers of L₀ … L₄ in one product K."""
+
+
+def unit(level: int) -> Key:
+    """The key of L_level itself."""
+    return tuple(Fraction(int(level == place)) for place in range(DEPTH))
+
+
+@dataclass(frozen=True)
+class Monomial:
+    """exp(Σ w_k K_k), exactly. Weights are sorted from the fastest K to the slowest, none is zero."""
+
+    weights: tuple[tuple[Key, Number], ...] = ()
+
+    @classmethod
+    def of(cls, weights: dict[Key, Number]) -> "Monomial":
+        """A monomial from its weights, in any order."""
+        return cls(tuple((key, weights[key]) for key in sorted(weights, reverse=True) if weights[key].sign))
+
+    def __mul__(self, other: "Monomial") -> "Monomial":
+        if not self.weights or not other.weights:
+            return self if self.weights else other
+        weights: dict[Key, Number] = dict(self.weights)
+        for key, weight in other.weights:
+            weights[key] = weights[key] + weight if key in weights else weight
+        return Monomial.of(weights)
+
+    def power(self, exponent: Number) -> "Monomial":
+        """The monomial to a real power."""
+        return Monomial.of({key: weight * exponent for key, weight in self.weights})
+
+    @property
+    def direction(self) -> int:
+        """1 where it grows without bound, −1 where it goes to zero, 0 for the constant 1."""
+        return self.weights[0][1].sign if self.weights else 0
+
+    def compared(self, other: "Monomial") -> int:
+        """1 where it outgrows the other, −1 where the other outgrows it, 0 where they are the same."""
+        if self == other:
+            return 0
+        mine, theirs = dict(self.weights), dict(other.weights)
+        for key in sorted({*mine, *theirs}, reverse=True):
+            one, two = mine.get(key, ZERO), theirs.get(key, ZERO)
+            if one != two:
+                return (one - two).sign
+        return 0
+
+    @property
+    def sum_converges(self) -> bool:
+        """Whether Σ over t is finite: its weights fall short, lexicographically, of 1/(t log t log log t …)."""
+        critical = Monomial.of({unit(level): -ONE for level in range(1, DEPTH)})
+        return self.compared(critical) < 0
+
+    def logarithm(self) -> "Expansion":
+        """log of the monomial: Σ w_k K_k, each K as a monomial of its own."""
+        return Expansion.of([(weight, _product(key)) for key, weight in self.weights])
+
+    def as_key(self) -> Key:
+        """The powers of L₀ … L₄ whose product this is; Undecided where it is an exponential."""
+        powers = dict(self.weights)
+        found = [powers.pop(unit(level), ZERO).rational for level in range(1, DEPTH)]
+        if powers or None in found:
+            raise Undecided("an exponential of an exponential is beyond the scale")
+        return (*(power for power in found if power is not None), Fraction(0))
+
+
+def _product(key: Key) -> Monomial:
+    if key[-1]:
+        raise Undecided("a logarithm is nested too deeply")
+    return Monomial.of({unit(level + 1): Number(power) for level, power in enumerate(key[:-1])})
+
+
+CONSTANT = Monomial()
+TIME = Monomial(((unit(1), ONE),))
+Term = tuple[Number, Monomial]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Σ c_i m_i + O(rest) for large t, the largest term first.
+
+    Args:
+        terms: Coefficients, none of them zero, and their monomials in falling order.
+        rest: What is left is O(rest); None where nothing is.
+    """
+
+    terms: tuple[Term, ...] = ()
+    rest: Monomial | None = None
+
+    @classmethod
+    def of(cls, terms: list[Term], rest: Monomial | None = None) -> "Expansion":
+        """Terms in any order, equal monomials added up, those at or below the rest dropped."""
+        summed: dict[Monomial, Number] = {}
+        for coefficient, monomial in terms:
+            summed[monomial] = summed[monomial] + coefficient if monomial in summed else coefficient
+        kept = [(c, m) for m, c in summed.items() if c.sign and (rest is None or m.compared(rest) > 0)]
+        kept.sort(key=cmp_to_key(_falling))
+        if len(kept) > TERMS:
+            rest = kept[TERMS][1]
+        return cls(tuple(kept[:TERMS]), rest)
+
+    @classmethod
+    def constant(cls, value: Number | Fraction | Amount) -> "Expansion":
+        """A constant, exactly."""
+        return cls.of([(Number.of(value), CONSTANT)])
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is exactly zero from some t on."""
+        return not self.terms and self.rest is None
+
+    @property
+    def leading(self) -> Term:
+        """The largest term; Undecided where everything known has cancelled."""
+        if not self.terms:
+            raise Undecided("the leading terms cancel")
+        return self.terms[0]
+
+    @property
+    def sign(self) -> int:
+        """Its sign for all large t."""
+        return 0 if self.is_zero else self.leading[0].sign
+
+    @property
+    def as_constant(self) -> Number | None:
+        """Its value, where it is exactly a constant."""
+        if self.is_zero:
+            return ZERO
+        alone = self.rest is None and len(self.terms) == 1 and self.terms[0][1] == CONSTANT
+        return self.terms[0][0] if alone else None
+
+    def __neg__(self) -> "Expansion":
+        return Expansion(tuple((-c, m) for c, m in self.terms), self.rest)
+
+    def __add__(self, other: "Expansion") -> "Expansion":
+        return Expansion.of([*self.terms, *other.terms], _larger(self.rest, other.rest))
+
+    def __sub__(self, other: "Expansion") -> "Expansion":
+        return self + -other
+
+    def __mul__(self, other: "Expansion") -> "Expansion":
+        if self.is_zero or other.is_zero:
+            return Expansion()
+        products = [(c * d, m * n) for c, m in self.terms for d, n in other.terms]
+        rest: Monomial | None = None
+        for one, two in ((self, other), (other, self)):
+            if one.rest is not None:
+                rest = _larger(rest, one.rest * (two.terms[0][1] if two.terms else two.rest or CONSTANT))
+        return Expansion.of(products, rest)
+
+    def power(self, exponent: Number) -> "Expansion":
+        """f^p by the binomial series around its leading term."""
+        if self.is_zero:
+            return Expansion.constant(ZERO.power(exponent))
+        if exponent == ONE:
+            return self
+        whole = exponent.rational
+        if whole is not None and whole.denominator == 1 and 2 <= whole <= TERMS:
+            return self * self.power(exponent - ONE)  # exact: no rest is left by a product
+        c, m = self.leading
+        lead = Expansion(((c.power(exponent), m.power(exponent)),))
+        coefficients, binomial = [], ONE
+        for n in range(TERMS):
+            coefficients.append(binomial)
+            remaining = exponent - Number(Fraction(n))
+            binomial = binomial * remaining * Number(Fraction(1, n + 1))
+        return lead * self._relative_rest(c, m).series(coefficients)
+
+    def exp(self) -> "Expansion":
+        """e^f: what grows becomes a monomial, what vanishes a power series."""
+        if self.rest is not None and self.rest.direction >= 0:
+            raise Undecided("an exponent is known too coarsely")
+        weights: dict[Key, Number] = {}
+        factor, small = ONE, []
+        for c, m in self.terms:
+            if m.direction > 0:
+                weights[m.as_key()] = c
+            elif m.direction == 0:
+                factor = factor * exponential(c)
+            else:
+                small.append((c, m))
+        lead = Expansion(((factor, Monomial.of(weights)),))
+        return lead * Expansion(tuple(small), self.rest).series(_reciprocal_factorials())
+
+    def log(self) -> "Expansion":
+        """log f, for f that is positive for all large t."""
+        if self.sign <= 0:
+            raise ValueError("the logarithm of a number that is not positive")
+        c, m = self.leading
+        mercator = [ZERO, *(Number(Fraction((-1) ** (n + 1), n)) for n in range(1, TERMS))]
+        return Expansion.constant(c.log()) + m.logarithm() + self._relative_rest(c, m).series(mercator)
+
+    def series(self, coefficients: list[Number]) -> "Expansion":
+        """Σ a_n f^n for an f that goes to zero, with the first power left out as its rest."""
+        if self.is_zero:
+            return Expansion.constant(coefficients[0])
+        size = self.terms[0][1] if self.terms else self.rest
+        if size is None or size.direction >= 0:
+            raise Undecided("a power series is taken of what does not vanish")
+        total = Expansion((), size.power(Number(Fraction(len(coefficients)))))
+        power = Expansion.constant(ONE)
+        for coefficient in coefficients:
+            if coefficient.sign:
+                total = total + Expansion.constant(coefficient) * power
+            power = power * self
+        return total
+
+    def _relative_rest(self, c: Number, m: Monomial) -> "Expansion":
+        """f/(c m) − 1."""
+        inverse = Expansion(((c.reciprocal(), m.power(-ONE)),))
+        return Expansion(self.terms[1:], self.rest) * inverse
+
+
+def exponential(value: Number) -> Number:
+    """e^c for a constant; undoes a logarithm exactly."""
+    if not value.sign:
+        return ONE
+    if isinstance(value.factor, Fraction) and len(value.atoms) == 1 and value.atoms[0][1] == 1:
+        atom = value.atoms[0][0]
+        if isinstance(atom, Fraction):
+            return Number(atom).power(Number(value.factor))
+    try:
+        return Number.rounded(math.exp(float(value)))
+    except OverflowError as error:
+        raise Undecided("a constant leaves the range of doubles") from error
+
+
+def _reciprocal_factorials() -> list[Number]:
+    coefficients, factorial = [], 1
+    for n in range(TERMS):
+        coefficients.append(Number(Fraction(1, factorial)))
+        factorial *= n + 1
+    return coefficients
+
+
+def _falling(one: Term, two: Term) -> int:
+    return two[1].compared(one[1])
+
+
+def _larger(one: Monomial | None, two: Monomial | None) -> Monomial | None:
+    if one is None or two is None:
+        return one or two
+    return one if one.compared(two) >= 0 else two

@@ -1,0 +1,124 @@
+"""What a schedule is worth over a finite run, where the theorem says nothing.
+
+Source: Defazio et al. (2023), When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, theorem 10.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.convergence.number import Amount
+from gradiometer.convergence.schedule import Schedule
+from gradiometer.errors import BadInput
+
+NEAR_ZERO = 1e-4
+"""A rate below this share of the largest counts as zero at the end of a run."""
+LONGEST_RUN = 10_000_000
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """A schedule over a run of T steps. All of it is exact but the bound, which holds for every convex loss.
+
+    Args:
+        steps: T.
+        peak: The largest η.
+        final: η of the last step.
+        reaches_zero: Whether η ends below a ten-thousandth of its peak.
+        distance: Σ η: how far the run can travel, in units of ‖g‖.
+        noise: Σ η²: what it takes in of the gradient's noise, in units of tr Σ/B.
+        bound: The bound on E loss(Φ_T) − min loss at the best base rate, for ‖Φ₀ − Φ*‖ = 1 and ‖g‖ ≤ 1; in proportion
+            to both, and compared with √T: 2/√T is about the least of any shape.
+        best_peak: The peak rate at which the bound is smallest, for the same D and G; in proportion to D/G.
+    """
+
+    steps: int
+    peak: float
+    final: float
+    reaches_zero: bool
+    distance: float
+    noise: float
+    bound: float
+    best_peak: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers by name, as `--json` prints them."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        ends = "reaches zero" if self.reaches_zero else f"ends at {self.final / self.peak:.2%} of its peak"
+        return (
+            f"Over {self.steps:,} steps it {ends}; Σ η = {self.distance:.4g}, Σ η² = {self.noise:.4g}; "
+            f"worst case {self.bound * math.sqrt(self.steps):.3f} D G/√T at a peak of {self.best_peak:.3g} D/G."
+        )
+
+
+def horizon(schedule: Schedule, steps: int) -> Horizon:
+    """How a schedule looks over a run of T steps.
+
+    Args:
+        schedule: Any schedule that is not zero throughout the run.
+        steps: T.
+    """
+    rates = _rates(schedule, 0, steps)
+    peak = float(rates.max())
+    if not peak > 0:
+        raise BadInput(f"`schedule` {schedule!r} is zero at all of the {steps:,} steps: nothing is learned.")
+    bound, best_base = _refined_bound(rates / peak)
+    last = min(float(rates[-1]), schedule(steps))
+    return Horizon(
+        steps=steps,
+        peak=peak,
+        final=float(rates[-1]),
+        reaches_zero=last < NEAR_ZERO * peak,
+        distance=float(rates.sum()),
+        noise=float(np.square(rates).sum()),
+        bound=bound,
+        best_peak=best_base,
+    )
+
+
+def left(schedule: Schedule, start: int, steps: int) -> tuple[float, float]:
+    """Σ η and Σ η² from a step to the end of the run: how far it can still travel, and at what noise."""
+    rates = _rates(schedule, start, steps)
+    return float(rates.sum()), float(np.square(rates).sum())
+
+
+def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
+    """The peak rate for another shape that goes with one tuned for this shape.
+
+    The bound's best peak rate is D/G times a number of the shape's own; the tuned rate tells D/G.
+
+    Args:
+        tuned: The peak rate found best with the source's shape.
+        source, target: Shapes; only their form over the run counts, not their height.
+        steps: T.
+    """
+    if not (tuned > 0 and math.isfinite(tuned)):
+        raise BadInput(f"`tuned` must be a positive rate, got {tuned}.")
+    return tuned * horizon(target, steps).best_peak / horizon(source, steps).best_peak
+
+
+def _rates(schedule: Schedule, start: int, steps: int) -> Float[np.ndarray, " steps"]:
+    if not 1 <= steps <= LONGEST_RUN:
+        raise BadInput(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
+    if not 0 <= start < steps:
+        raise BadInput(f"`start` must lie between 0 and the run's last step {steps - 1}, got {start}.")
+    return np.array([schedule(step) for step in range(start, steps)], dtype=np.float64)
+
+
+def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:
+    """The bound at its best base rate, for D = G = 1, and that rate.
+
+    D²/(2bΣw) + bG²[Σw²/(2Σw) + ½ Σ_k w_k/S_{k+1} · Q_k/S_k] with S_k = Σ_{t≥k} w_t and Q_k = Σ_{t≥k} w_t².
+    Steps of rate zero change nothing and are left out.
+    """
+    w = weights[weights > 0]
+    tails, squares = (np.cumsum(values[::-1])[::-1] for values in (w, np.square(w)))
+    total = tails[0]
+    refinement = float(np.sum(w[:-1] / tails[1:] * squares[:-1] / tails[:-1]))
+    distance_part, noise_part = 1 / (2 * total), squares[0] / (2 * total) + refinement / 2
+    return float(2 * math.sqrt(distance_part * noise_part)), float(math.sqrt(distance_part / noise_part))

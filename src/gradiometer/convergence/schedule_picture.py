@@ -1,0 +1,40 @@
+"""A picture of schedules over a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+
+from gradiometer.convergence.schedule import Schedule
+from gradiometer.errors import BadInput
+
+MOST_POINTS = 2000
+"""Points drawn of one schedule; every step where the run is shorter."""
+
+
+def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
+    """η over the steps of a run, one line a schedule, as an altair chart.
+
+    Args:
+        schedules: Schedules by the names they go by in the legend.
+        steps: Length of the run.
+    """
+    if not steps >= 1:
+        raise BadInput(f"`steps` must be at least 1, got {steps}.")
+    shown = sorted({round(place * (steps - 1) / MOST_POINTS) for place in range(MOST_POINTS + 1)})
+    points = [
+        {"step": step, "rate": schedule(step), "schedule": name}
+        for name, schedule in schedules.items()
+        for step in shown
+    ]
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line()
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("rate:Q", title="learning rate η"),
+            color=alt.Color("schedule:N", title=None, legend=alt.Legend(orient="bottom", columns=1, labelLimit=560)),
+            strokeDash=alt.StrokeDash("schedule:N", title=None),
+        )
+        .properties(width=560, height=280)
+    )
