@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gradiometer.convergence.schedule import Schedule
 from gradiometer.convergence.schedule_shapes import Constant, Cosine
@@ -60,6 +59,9 @@ class Training:
             weight_decay=configuration.weight_decay,
         )
         self.scheduler = self.schedule.scheduler(self.optimizer)
+        # Kept from step to step: memory that is given back is paid for again, page by page.
+        shared = configuration.microbatches > 1
+        self._mean = [torch.zeros_like(parameter) for parameter in self.parameters] if shared else []
         self.step = 0
         self.first_loss = math.nan
 
@@ -144,18 +146,20 @@ class Training:
     def _accumulate(self, batch: Batch, measured: bool) -> tuple[float, Spread | None]:
         """ĝ as the mean over micro-batches. Measuring reads norms and leaves this arithmetic as it is."""
         size, mean_loss = batch_size(batch), 0.0
-        builder, mean = SpreadBuilder(self.objective.layer_of), list[Tensor]()
-        for part in chunks(batch, min(self.configuration.microbatches, size)):
+        builder, mean = SpreadBuilder(self.objective.layer_of), self._mean
+        for place, part in enumerate(chunks(batch, min(self.configuration.microbatches, size))):
             weight = batch_size(part) / size
             loss = checked_loss(self.problem.loss(self.model, part), part).mean()
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
             if measured:
                 with self.budget.spending():
                     builder.add(batch_size(part), gradients)
-            if mean:
-                torch._foreach_add_(mean, gradients, alpha=weight)
+            if place == 0:
+                torch._foreach_copy_(mean, gradients)
+                torch._foreach_mul_(mean, weight)
             else:
-                mean = list(torch._foreach_mul(gradients, weight))
+                torch._foreach_add_(mean, gradients, alpha=weight)
+            del gradients  # so that the next ones find its memory free
             mean_loss += weight * loss.item()
         for parameter, gradient in zip(self.parameters, mean, strict=True):
             parameter.grad = gradient
