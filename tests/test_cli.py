@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gradiometer.cli import main
+from gradiometer.cli.outcome import cost_sentence
 
 
 def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -102,6 +103,14 @@ def test_report_says_in_words_what_was_found(trained: dict, capsys: pytest.Captu
     assert "noise scale" in out and "report.html" in out and "of the training time" in out
 
 
+def test_sentences_fit_the_terminal(
+    trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = called(capsys, "report", trained["run"])
+    assert max(len(line) for line in out.splitlines() if not line.startswith(("run ", "page "))) <= 60
+
+
 @pytest.mark.parametrize("what", ["readings", "losses", "evaluations"])
 def test_export_writes_every_row_as_csv_and_parquet(
     trained: dict, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -113,7 +122,7 @@ def test_export_writes_every_row_as_csv_and_parquet(
         assert code == 0 and "rows in" in out
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == {"readings": 180, "losses": 360, "evaluations": 16}[what]
+    assert len(rows) == {"readings": 180 + 180 // 16, "losses": 360, "evaluations": 16}[what]
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert table.num_rows == len(rows) and table.column_names == list(rows[0])
 
@@ -190,6 +199,26 @@ def test_divergence_exits_with_4_and_says_so_in_json(tmp_path: Path, capsys: pyt
     )
     assert code == 4
     assert "the update was not applied" in err and json.loads(out)["exit_code"] == 4
+
+
+def test_a_flag_that_cannot_be_read_is_told_in_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = called(capsys, "train", "digits", "--lr", "fast", "--json")
+    assert code == 2 and "'fast' is not a valid float" in err
+    assert json.loads(out) == {"error": err.splitlines()[-1].removeprefix("Error: "), "exit_code": 2}
+
+
+def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--model", "mlp", "-e", "1", "--budget", "0", "--out", str(tmp_path), "--fail-on", "cannot tell")
+    code, out, _ = called(capsys, "train", "digits", *settings, "-q")
+    assert code == 3 and "the instrument was off" in " ".join(out.split())
+
+
+def test_the_cost_of_a_short_run_is_stated_with_a_way_to_measure_more() -> None:
+    overhead = {"budget": 0.02, "used": 0.15, "measured_steps": 1, "every": None, "mode": "apart"}
+    assert "That is few" in cost_sentence(overhead, None) and "--every 1" in cost_sentence(overhead, None)
+    assert "as asked for" in cost_sentence(overhead | {"measured_steps": 9, "every": 1.0}, 1)
 
 
 def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(span: float) -> None:
 
 def test_windows_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
-    noise_scale, signal_and_noise, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
+    noise_scale, signal_and_noise, _, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
     assert "3 of 20 (▲) have no upper end" in noise_scale.summary
     assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 windows." in signal_and_noise.summary
     assert "1 of 5 (▶) has no upper end" in by_layer.summary

@@ -84,7 +84,7 @@ NONSENSE: list[tuple[str, Any]] = [
     *(("every", value) for value in (0, -1, 1.5)),
     *(("level", value) for value in (math.nan, 0.0, 1.0, 90.0)),
     *(("seed", value) for value in (-1, 2**63)),
-    *(("threads", value) for value in (0, None)),
+    *(("threads", value) for value in (0, 513, None)),
     *(("checkpoint_seconds", value) for value in (math.nan, -1.0)),
     *(("keep_checkpoints", value) for value in (0,)),
     *(("problem", value) for value in ("", "  ", None)),

@@ -37,6 +37,7 @@ class Square(Gauge):
     """The square of the step, and a moment per layer."""
 
     name: ClassVar[str] = "square"
+    one_in: ClassVar[int] = 1
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = ""
 
@@ -55,6 +56,7 @@ class Wild(Square):
     """Not finite at every third step."""
 
     name: ClassVar[str] = "wild"
+    one_in: ClassVar[int] = 1
 
     def measure(self, step: Any) -> Moments:
         value = (math.nan, math.inf, 1.0)[step.index % 3]

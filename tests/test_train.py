@@ -1,15 +1,19 @@
 """The loop: the same bits with the instrument on and off, and after every interruption."""
 
+import copy
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from conftest import CASES
+from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Diverged, Interrupted
+from gradiometer.measurement.objective import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
@@ -79,6 +83,9 @@ class StopAt:
         self.step = step
 
     def begin(self, training, recorder, folder) -> None:
+        pass
+
+    def warn(self, text) -> None:
         pass
 
     def update(self, training, recorder, loss) -> None:
@@ -174,3 +181,136 @@ def test_the_last_batch_of_an_epoch_may_be_smaller_and_one_of_one_example_is_not
     run = train(problem(examples=31), settings(every=1, epochs=3), tmp_path)  # batches of 10, 10, 10 and 1
     assert run.series("noise").batch_size.tolist() == [10] * 9
     assert run.steps == 12
+
+
+def made(**parts) -> Problem:
+    """A linear classifier of 3 classes, with parts of it changed."""
+    generator = torch.Generator().manual_seed(2)
+    data = torch.randn(40, 5, generator=generator), torch.arange(40) % 3
+    given = {
+        "name": "made",
+        "model": lambda: nn.Linear(5, 3),
+        "loss": supervised(nn.CrossEntropyLoss(reduction="none")),
+        "train": Examples(data, "train"),
+        "test": Examples(data, "test"),
+    }
+    return Problem(**(given | parts))
+
+
+def raising(*_: object) -> torch.Tensor:
+    raise IndexError("boom")
+
+
+class Corrupt(torch.utils.data.Dataset[Any]):
+    """A data set whose seventh example cannot be read."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        if position == 7:
+            raise OSError("damaged")
+        return torch.zeros(5), 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"loss": raising}, r"`loss` raised IndexError: boom, at test_train.py:\d+ \(at step 0, of 10 examples\)"),
+        ({"model": raising}, r"`model` raised IndexError: boom, at test_train.py:\d+\."),
+        ({"correct": raising}, r"`correct` raised IndexError: boom, at test_train.py:\d+ \(on held-out examples\)"),
+        ({"train": Examples(Corrupt(), "train")}, r"`train` raised OSError: damaged, at test_train.py:\d+\."),
+        ({"correct": lambda model, batch: model(batch[0])}, r"`correct` returned torch.float32 of shape \[4, 3\]"),
+        ({"loss": lambda model, batch: model(batch[0]).sum(1).detach()}, "`loss` does not depend on any trainable"),
+        ({"model": lambda: 3}, "`model` made a int, a torch.nn.Module was expected"),
+        ({"model": lambda: nn.LazyLinear(3)}, "`model` has no shape yet for weight"),
+        ({"model": lambda: nn.Linear(5, 3, dtype=torch.cfloat)}, "`model` has the complex parameter weight"),
+        ({"model": lambda: nn.Embedding(5, 3, sparse=True)}, "`model` makes sparse gradients in itself"),
+    ],
+)
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_what_is_wrong_with_a_problem_of_ones_own_is_said_in_a_sentence(
+    tmp_path: Path, parts: dict, message: str, microbatches: int
+) -> None:
+    wanted = message.replace("10 examples", "5 examples") if microbatches == 2 else message
+    with pytest.raises(BadInput, match=wanted):
+        train(made(**parts), settings(epochs=1, microbatches=microbatches), tmp_path)
+
+
+def test_a_device_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="`device` is 'meta', which this machine's torch cannot use"):
+        train(made(), settings(device="meta"), tmp_path)
+
+
+@pytest.mark.parametrize("examples", [32, 33])
+def test_a_last_batch_too_small_for_batch_statistics_apart_is_trained_on_and_not_measured(
+    tmp_path: Path, examples: int
+) -> None:
+    data = torch.randn(examples, 5), torch.arange(examples) % 3
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    coupled = made(model=lambda: copy.deepcopy(model), train=Examples(data))
+    run = train(coupled, settings(every=1, epochs=3), tmp_path)  # batches of 10, 10, 10 and 2 or 3
+    assert run.steps == 12
+    assert run.series("noise").batch_size.tolist() == [10] * 9
+
+
+def test_a_held_out_loss_that_is_not_finite_is_told_and_ends_no_training(tmp_path: Path) -> None:
+    images = torch.randn(40, 5)
+    images[3] = math.inf
+    run = train(made(test=Examples((images, torch.arange(40) % 3))), settings(epochs=2), tmp_path)
+    assert run.status == "finished"
+    assert "test loss not known (1 of 40 losses are not finite)" in diagnose(run).verdict
+
+
+def test_divergence_at_the_very_first_step_is_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"at step 0 .* look at the examples and at how the model starts"):
+        train(made(train=Examples((torch.full((40, 5), math.nan), torch.arange(40) % 3))), settings(), tmp_path)
+
+
+def test_a_name_that_is_no_file_name_still_names_the_run(tmp_path: Path) -> None:
+    run = train(made(name="mine.py:a/b c", model_name="<Net>"), settings(epochs=1), tmp_path)
+    assert run.name == "mine.py-a-b-c-Net-1"
+
+
+def test_a_short_run_measures_at_least_once(tmp_path: Path) -> None:
+    run = train(made(), settings(epochs=1), tmp_path)
+    assert len(run.series("noise")) >= 1
+
+
+def test_a_path_with_spaces_is_quoted_in_the_command_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"gradiometer resume '.*/two words/made-model-1'"):
+        train(made(), settings(), tmp_path / "two words", StopAt(3))
+
+
+def test_a_learning_rate_above_the_edge_is_warned_of_before_the_start_and_never_refused(tmp_path: Path) -> None:
+    with pytest.raises(Diverged):
+        train(problem(), settings(learning_rate=30.0, momentum=0.0, epochs=1), tmp_path)
+    warned = Run.open(next(tmp_path.iterdir()))
+    assert any("beyond the edge of stability at the start" in warning for warning in warned.warnings)
+    quiet = train(problem(), settings(learning_rate=0.01, momentum=0.0, epochs=1), tmp_path)
+    assert quiet.warnings == []
+
+
+def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goes_on(tmp_path: Path) -> None:
+    class OnceOnly(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, gradient):
+            return gradient * 2
+
+    def loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return OnceOnly.apply(model(batch)).square().squeeze(1)
+
+    once = Problem(name="once", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.randn(60, 3)))
+    run = train(once, settings(every=1, epochs=4, gauges="noise,loss_change"), tmp_path)
+    assert run.status == "finished" and len(run.series("noise")) == 24
+    assert len([warning for warning in run.warnings if "loss_change is not measured any more" in warning]) == 1
+
+
+def test_a_gauge_that_there_is_not_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="`gauges` names 'nose', which there is not: did you mean noise"):
+        train(problem(), settings(gauges="nose"), tmp_path)

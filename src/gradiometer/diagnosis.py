@@ -2,15 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
+from gradiometer.drift.along_gradient import CurvatureAlongGradient
+from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.drift.loss_change import LossChange
+from gradiometer.drift.step_drift import StepDrift
+from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimate, Finding, Series, State
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
-GAUGES: dict[str, type[Gauge]] = {GradientNoise.name: GradientNoise}
+GAUGES: dict[str, type[Gauge]] = {
+    gauge.name: gauge for gauge in (GradientNoise, CurvatureAlongGradient, BatchSharpness, StepDrift, LossChange)
+}
 """The catalogue: every gauge by name."""
 
 WINDOW = 200
@@ -22,7 +30,8 @@ POINTS = 24
 FEWEST = 40
 """Readings in a window, at least: below, an interval is mostly its own uncertainty."""
 
-MOST_URGENT = (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK)
+MOST_URGENT = (State.ACT, State.LOOK, State.OK, State.CANNOT_TELL)
+"""What is known comes before what is not."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,17 @@ class Diagnosis:
 
 def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
     """The gauges a run is measured with, with the settings it asks for."""
-    return (GradientNoise(microbatches=configuration.spread or None),)
+    settings: dict[str, dict[str, Any]] = {
+        GradientNoise.name: {"microbatches": configuration.spread or None},
+        BatchSharpness.name: {"momentum": configuration.momentum, "nesterov": configuration.nesterov},
+    }
+    names = [name.strip() for name in configuration.gauges.split(",") if name.strip()]
+    for name in names:
+        if name not in GAUGES:
+            close = get_close_matches(name, GAUGES, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise BadInput(f"`gauges` names {name!r}, which there is not: {hint}There are {', '.join(GAUGES)}.")
+    return tuple(GAUGES[name](**settings.get(name, {})) for name in dict.fromkeys(names))
 
 
 def diagnose(run: Run, level: float | None = None) -> Diagnosis:
@@ -108,8 +127,8 @@ def verdict(run: Run, findings: list[Finding], estimates: Mapping[str, Estimate]
     if (accuracy := estimates.get("test_accuracy")) is not None:
         parts.append(f"test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
     elif (loss := estimates.get("test_loss")) is not None:
-        parts.append(f"test loss {loss}")
-    parts.append(_most_urgent(findings))
+        parts.append(f"test loss {loss}" if loss.tells else f"test loss not known ({loss.method})")
+    parts.append(_most_urgent(findings) if findings else _nothing_measured(run.configuration))
     return "; ".join(parts) + "."
 
 
@@ -121,8 +140,18 @@ def _ending(run: Run) -> str:
     return f"{'Stopped' if run.status == 'interrupted' else 'Under way'} at step {run.steps:,}"
 
 
-def _most_urgent(findings: list[Finding]) -> str:
-    if not findings:
+def _nothing_measured(configuration: Configuration) -> str:
+    """Why, and the way out."""
+    if configuration.budget == 0:
+        return "the instrument was off"
+    if configuration.every is not None:
         return "nothing was measured"
+    return (
+        f"nothing was measured, since {configuration.budget:.2g} of the training time has not paid for a measurement "
+        "yet (--every 1 measures every step, whatever it costs)"
+    )
+
+
+def _most_urgent(findings: list[Finding]) -> str:
     seen = findings[0].seen.removesuffix(".")
     return seen[0].lower() + seen[1:] if seen.startswith("The ") else seen

@@ -7,12 +7,14 @@ import traceback
 import click
 
 from gradiometer import __version__
+from gradiometer.cli.batch import batch
 from gradiometer.cli.demo import demo
 from gradiometer.cli.export import export
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
 from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
+from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.train import train
 from gradiometer.errors import GradiometerError
 
@@ -31,7 +33,7 @@ def gradiometer() -> None:
     """
 
 
-for verb in (demo, train, resume, report, export, schedule, selftest):
+for verb in (demo, train, resume, report, export, batch, sharpness, schedule, selftest):
     gradiometer.add_command(verb)
 
 
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+        _tell_json(error.format_message(), code, arguments)
     except (click.Abort, KeyboardInterrupt):
         code = _tell("stopped", 5, arguments)
     except GradiometerError as error:
@@ -59,6 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _tell(sentence: str, code: int, arguments: list[str]) -> int:
     """An error as one sentence on standard error and, where JSON was asked for, as an object on standard output."""
     click.echo(f"error: {sentence}", err=True)
+    _tell_json(sentence, code, arguments)
+    return code
+
+
+def _tell_json(sentence: str, code: int, arguments: list[str]) -> None:
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))
-    return code

@@ -1,5 +1,6 @@
 """What a verb leaves a person or a program with: sentences, the page, or one JSON object."""
 
+import shutil
 import sys
 import textwrap
 import webbrowser
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
 
 WIDTH = 88
+"""Of a line at most, in characters; of a narrower terminal, all of it."""
+
+FEW = 40
+"""Measured steps below which an interval mostly shows that there are few."""
 
 
 def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -> int:
@@ -60,7 +65,8 @@ def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
     """The verdict, the findings and where the page is, in words."""
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo("\n" + textwrap.fill(diagnosis.verdict, WIDTH))
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+    click.echo("\n" + textwrap.fill(diagnosis.verdict, width))
     for finding in diagnosis.findings:
         click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
         for label, text in (
@@ -70,23 +76,34 @@ def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
             ("mind: ", finding.caveat),
         ):
             if text:
-                click.echo(textwrap.indent(textwrap.fill(label + text, WIDTH - 2), "  "))
-    click.echo(f"\n{cost_sentence(run.overhead)}")
+                click.echo(textwrap.indent(textwrap.fill(label + text, width - 2), "  "))
+    click.echo("\n" + textwrap.fill(cost_sentence(run.overhead, run.configuration.every), width))
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
-def cost_sentence(overhead: dict[str, Any]) -> str:
-    """What the instrument cost, against what it was allowed."""
+def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
+    """What the instrument cost, against what it was allowed; where that was little, how to allow more.
+
+    Args:
+        overhead: As the recorder states it.
+        asked: Every so many steps, where the person asked for that in the place of a budget.
+    """
     if not overhead or overhead.get("mode") == "off":
         return "The instrument was off."
     every = overhead.get("every")
-    cadence = f", about every {every:,.0f} steps" if every else ""
-    return (
+    cadence = "" if not every else ", every step" if every == 1 else f", about every {every:.3g} steps"
+    allowed = f"budget {overhead['budget']:.1%}" if asked is None else "as asked for with --every"
+    sentence = (
         f"Measured {overhead['measured_steps']:,} steps{cadence} ({overhead['mode']}), "
-        f"for {overhead['used']:.1%} of the training time (budget {overhead['budget']:.1%})."
+        f"for {overhead['used']:.1%} of the training time ({allowed})."
     )
+    if asked is None and overhead["measured_steps"] < FEW:
+        sentence += " That is few: a run this short pays for more with --every 1, whatever it costs."
+    return sentence
 
 
 def _reaches(findings: "Iterable[Finding]", threshold: str) -> bool:
+    """Whether a finding is at or above the threshold; where nothing was measured, nothing can be told."""
     order = ["ok", "cannot tell", "look", "act"]
-    return any(order.index(finding.state.value) >= order.index(threshold) for finding in findings)
+    states = [finding.state.value for finding in findings] or ["cannot tell"]
+    return any(order.index(state) >= order.index(threshold) for state in states)

@@ -71,6 +71,10 @@ class Panel:
             else:
                 self.console.print(self._line(training, recorder), highlight=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """A sentence that stays above the panel."""
+        self.console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
+
     def close(self) -> None:
         """Give the terminal back."""
         if self.live is not None:
@@ -89,7 +93,7 @@ class Panel:
         numbers.add_row("loss", f"{self.loss:.4f}", "learning rate", f"{training.learning_rate:.3g}")
         parts: list[RenderableType] = [bar, numbers]
         for gauge, estimates in _estimates(training, recorder):
-            parts.append(Text(f"noise scale   {_with_interval(estimates['noise_scale'])}"))
+            parts.append(Text(_headline(estimates)))
             if (finding := gauge.interpret(estimates)) is not None:
                 words = Text(f"{finding.state.symbol} {finding.state}: ", style=COLOURS[finding.state])
                 parts.append(words + Text(finding.seen, style=""))
@@ -104,7 +108,7 @@ class Panel:
     def _line(self, training: "Training", recorder: "Recorder") -> str:
         parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
         for _, estimates in _estimates(training, recorder):
-            parts.append(f"noise scale {_with_interval(estimates['noise_scale'])}")
+            parts.append(_headline(estimates))
         return " · ".join([*parts, f"{self._time_left(training)} left"])
 
     def _time_left(self, training: "Training") -> str:
@@ -130,6 +134,12 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
         series = recorder.recent(gauge.name)
         if series is not None and len(series) > 1:
             yield gauge, gauge.estimate(series, training.configuration.level)
+
+
+def _headline(estimates: "Estimates") -> str:
+    """The first of a gauge's estimates, by name."""
+    name, estimate = next(iter(estimates.items()))
+    return f"{name.replace('_', ' ')} {_with_interval(estimate)}"
 
 
 def _with_interval(estimate: Estimate) -> str:

@@ -1,5 +1,6 @@
 """The gradient noise: how accurate ĝ is as an estimate of g (statement S2 of the lecture)."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadInput
 from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Draw, Estimate, Estimates, Finding, Issue, Moments, Sampling, Series
 from gradiometer.measurement.spread import Spread
@@ -36,7 +38,8 @@ class GradientNoise(Gauge):
             replacement errs by tr Σ/B · (N − B)/(N − 1). "population": of the distribution the set came from.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app. A; finite populations:
-    Cochran (1977), Sampling Techniques, th. 2.2.
+    Cochran (1977), Sampling Techniques, th. 2.2; the cosine: ⟨ĝ, g⟩/(‖ĝ‖‖g‖) with E⟨ĝ, g⟩ = ‖g‖² and
+    E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ where the noise lies in many directions.
     """
 
     microbatches: int | None = 2
@@ -61,7 +64,10 @@ class GradientNoise(Gauge):
         return {"trace": trace.tolist(), "signal": signal.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The noise scale, tr Σ, ‖g‖², the signal-to-noise ratio ‖g‖²/E‖ĝ − g‖² and B, whole and by layer."""
+        """The noise scale, tr Σ, ‖g‖², the signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², the cosine of ĝ with g, and B.
+
+        By layer: its noise scale, and its share of tr Σ.
+        """
         trace, signal, error = self._about_the_gradient_meant(series)
         spacing = series.spacing
 
@@ -69,16 +75,17 @@ class GradientNoise(Gauge):
             return ratio_of_means(trace, signal, level=level, unit="examples", spacing=spacing)
 
         whole = trace.sum(axis=1), signal.sum(axis=1)
-        by_layer = {
-            f"noise_scale/{layer}": noise_scale(trace[:, place], signal[:, place])
-            for place, layer in enumerate(series.layers)
-            if len(series.layers) > 1
-        }
+        signal_to_noise = ratio_of_means(whole[1], error.sum(axis=1), level=level, spacing=spacing)
+        by_layer: dict[str, Estimate] = {}
+        for place, layer in enumerate(series.layers) if len(series.layers) > 1 else ():
+            by_layer[f"noise_scale/{layer}"] = noise_scale(trace[:, place], signal[:, place])
+            by_layer[f"noise_share/{layer}"] = ratio_of_means(trace[:, place], whole[0], level=level, spacing=spacing)
         return {
             "noise_scale": noise_scale(*whole),
             "gradient_variance": mean(whole[0], level=level, unit=self.unit),
             "gradient_norm_squared": mean(whole[1], level=level, unit=self.unit),
-            "signal_to_noise": ratio_of_means(whole[1], error.sum(axis=1), level=level, spacing=spacing),
+            "signal_to_noise": signal_to_noise,
+            "cosine": transformed(signal_to_noise, cosine),
             "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),
             **by_layer,
         }
@@ -95,6 +102,13 @@ class GradientNoise(Gauge):
             return trace, signal, trace / batch_size
         examples = _known_examples(series.sampling)
         return trace * (1 - 1 / examples), signal + trace / examples, trace * (1 / batch_size - 1 / examples)
+
+
+def cosine(signal_to_noise: float) -> float:
+    """The cosine of ĝ with g where ‖g‖²/E‖ĝ − g‖² is this: 1/√(1 + 1/snr), which is 1/√(1 + tr Σ/(B‖g‖²))."""
+    if signal_to_noise <= 0:
+        return 0.0
+    return 1 / math.sqrt(1 + 1 / signal_to_noise)
 
 
 def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:

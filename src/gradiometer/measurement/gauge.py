@@ -21,6 +21,8 @@ class Gauge(ABC):
     name: ClassVar[str]
     issue: ClassVar[Issue]
     unit: ClassVar[str]
+    one_in: ClassVar[int] = 1
+    """Asked at one in so many measured steps: more than one where it costs more than a step."""
 
     @abstractmethod
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

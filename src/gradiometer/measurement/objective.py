@@ -53,6 +53,7 @@ class Objective:
 
     Whatever is computed here leaves the model as it was, bit for bit: parameters, `.grad`, buffers, mode and
     every random state. Hooks on parameters do not fire; hooks on modules do, since they are part of the forward.
+    What a forward keeps elsewhere (a counter in a Python attribute) is beyond our reach, and goes on with every call.
 
     Args:
         model: Any module. Frozen parameters stay fixed; a shared parameter counts once.

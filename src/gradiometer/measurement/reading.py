@@ -123,7 +123,9 @@ class Series:
     @property
     def spacing(self) -> float:
         """Training steps from one reading to the next, on average."""
-        return float(self.steps[-1] - self.steps[0]) / (len(self) - 1) if len(self) > 1 else 1.0
+        if len(self) > 1:
+            return float(self.steps[-1] - self.steps[0]) / (len(self) - 1)
+        return float(self.steps[-1] + 1)  # one reading: as far as it is from the start
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,20 @@
 """How good a model is on held-out examples: loss and accuracy, each with its interval."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty import mean, proportion
 from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.problems.blame import blamed
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -36,10 +41,26 @@ def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: fl
     finally:
         for module, training in modes:
             module.training = training
-    estimates = {"test_loss": mean(losses, level=level, batches=len(losses))}
+    estimates = {"test_loss": _mean_loss(losses, level)}
     if correct is not None:
         estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)
     return estimates
+
+
+def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
+    """With an interval over the examples; one that is infinite or not a number ends no training, and is told."""
+    if wrong := int((~np.isfinite(losses)).sum()):
+        method = f"{wrong:,} of {len(losses):,} losses are not finite"
+        return Estimate.unknown(level=level, method=method, samples=len(losses))
+    return mean(losses, level=level, batches=len(losses))
+
+
+def _truth_values(value: Any, batch: Batch) -> Tensor:
+    size = batch_size(batch)
+    if not (isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)):
+        got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise BadInput(f"`correct` returned {got}: one truth value per example was expected, torch.bool of [{size}].")
+    return value
 
 
 def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
@@ -49,7 +70,9 @@ def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.nd
     parts = min(max(-(-len(examples) // AT_ONCE), PARTS), len(examples))
     for index in torch.arange(len(examples)).tensor_split(parts):
         batch = examples.batch(index)
-        losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
+        with blamed("loss", "on held-out examples"):
+            losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
         if problem.correct is not None:
-            correct.append(problem.correct(model, batch))
+            with blamed("correct", "on held-out examples"):
+                correct.append(_truth_values(problem.correct(model, batch), batch))
     return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, TensorDataset, default_collate
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, mapped, take
 from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.problems.blame import blamed
 
 FINGERPRINTED = 256
 """How many examples of a data set, evenly spaced, its fingerprint rests on; of tensors it is all."""
@@ -56,8 +57,9 @@ class Examples:
         """The examples at these positions, in this order; a position may come twice."""
         if self._in_memory:
             return take(self.data, index)
-        items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
-        collated = default_collate(items or [self.data[position] for position in index.tolist()])
+        with blamed(self.name):
+            items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
+            collated = default_collate(items or [self.data[position] for position in index.tolist()])
         return collated if self.device is None else _moved(collated, self.device)
 
     def batches(self, size: int) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.problems.blame import said
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import nearest
@@ -39,7 +40,7 @@ def load(
         except BadInput:
             raise
         except (Exception, SystemExit) as error:
-            raise BadInput(f"`{name}` raised {_said(error)}.") from error
+            raise BadInput(f"`{name}` raised {said(error)}.") from error
     return returned if isinstance(returned, Problem) else _of_tuple(name, returned, model)
 
 
@@ -51,7 +52,8 @@ def _function(name: str) -> Callable[..., Any]:
         raise BadInput(f"`problem` {name!r} is not of the form module:function{hint}.")
     module = _module(module_name)
     if not hasattr(module, function_name):
-        own = tuple(sorted(key for key, value in vars(module).items() if inspect.isfunction(value)))
+        functions = inspect.getmembers(module, inspect.isfunction)
+        own = tuple(key for key, function in functions if function.__module__ == module_name)
         which = f": {nearest(function_name, own)}" if own else ", nor any other"
         raise BadInput(f"`{module_name}` has no function {function_name!r}{which}.")
     function: Callable[..., Any] = getattr(module, function_name)
@@ -70,9 +72,9 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise BadInput(f"there is no module `{error.name}`, neither installed nor in {here}.") from error
-        raise BadInput(f"importing `{name}` raised {_said(error)}.") from error
+        raise BadInput(f"importing `{name}` raised {said(error)}.") from error
     except (Exception, SystemExit) as error:
-        raise BadInput(f"importing `{name}` raised {_said(error)}.") from error
+        raise BadInput(f"importing `{name}` raised {said(error)}.") from error
 
 
 def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +127,3 @@ def _model_name(model: Any) -> str:
 
 def _dotted(name: str) -> bool:
     return all(part.isidentifier() for part in name.split("."))
-
-
-def _said(error: BaseException) -> str:
-    """Type and message of an error, as part of a sentence."""
-    first_line = str(error).strip().partition("\n")[0].rstrip(".")
-    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

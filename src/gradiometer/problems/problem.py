@@ -68,6 +68,8 @@ class Problem:
     description: str = ""
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise BadInput("`name` must not be empty: the run folder is called by it.")
         _check_model(self.model)
         _check_loss(self.loss)
         _check_examples("train", self.train)

@@ -1,20 +1,42 @@
-"""The section of issue 1, estimation: noise scale, noise and signal along the run, and by layer."""
+"""The section of issue 1, estimation: noise scale, noise and signal, what a batch buys, and where the noise sits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.measurement.reading import Estimate
 from gradiometer.report.axes import OPEN_ABOVE, UNKNOWN, LogAxis
+from gradiometer.report.batch_chart import batch_chart
 from gradiometer.report.charts import layers_chart, noise_scale_chart, signal_and_noise_chart
 from gradiometer.report.marks import Windows
 from gradiometer.report.section import QUANTITIES, Figure, Numbers, Section, cells, course, numbers_of
+from gradiometer.report.strip import number
 from gradiometer.run.reader import Run
 
 MOST_LAYERS = 40
 """Layers drawn; the table holds all of them."""
 
-OF_ESTIMATION = ("noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise", "batch_size")
-"""What the table of the latest window holds, in this order."""
+OF_ESTIMATION = (
+    *("noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise", "cosine", "batch_size"),
+    *("effective_dimension", "norm_test", "inner_product_test", "orthogonality_test"),
+    *("noise_of_data", "noise_of_draws", "drawn_share", "top_tenth_share", "norm_variation", "example_norm_squared"),
+)
+"""What the table of the latest window holds, in this order, as far as it was measured."""
+
+ON_PAPER = QUANTITIES | {
+    "cosine": "cosine of ĝ with g",
+    "effective_dimension": "directions of the noise, (tr Σ)² / tr Σ²",
+    "norm_test": "norm test, √(tr Σ/B) / ‖g‖",
+    "inner_product_test": "inner-product test, √(gᵀΣg/B) / ‖g‖²",
+    "orthogonality_test": "orthogonality test, √((tr Σ − gᵀΣg/‖g‖²)/B) / ‖g‖",
+    "noise_of_data": "noise of the data",
+    "noise_of_draws": "noise the model draws",
+    "drawn_share": "share of the noise the model draws",
+    "top_tenth_share": "share of Σ‖gᵢ‖² of a batch’s top tenth",
+    "norm_variation": "variation of ‖gᵢ‖², Var/E²",
+    "example_norm_squared": "mean of ‖gᵢ‖²",
+}
+"""Quantities as they are written on paper."""
 
 
 def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -24,18 +46,18 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     if "noise_scale" not in latest:
         return Section("estimation", "Estimation", f"{lead} Nothing has been measured yet.", ())
     figures = []
-    if windows := history.get("noise_scale", ()):
+    windows = history.get("noise_scale", ())
+    if windows:
         figures.append(_noise_scale_figure(windows, latest["batch_size"].value))
     variance, signal = history.get("gradient_variance", ()), history.get("gradient_norm_squared", ())
     if variance and signal:
         figures.append(_signal_and_noise_figure(variance, signal))
-    by_layer = {
-        name.removeprefix("noise_scale/"): estimate
-        for name, estimate in latest.items()
-        if name.startswith("noise_scale/")
-    }
+    if windows:
+        present = round(latest["batch_size"].value)
+        figures.append(_batch_figure([scale for _, scale in windows], present, run))
+    by_layer, shares = _by_layer(latest, "noise_scale/"), _by_layer(latest, "noise_share/")
     if by_layer:
-        figures.append(_layers_figure(by_layer, latest["batch_size"].value))
+        figures.append(_layers_figure(by_layer, shares, latest["batch_size"].value))
     return Section("estimation", "Estimation", lead, tuple(figures), _latest_table(latest))
 
 
@@ -74,7 +96,36 @@ def _signal_and_noise_figure(variance: Windows, signal: Windows) -> Figure:
     )
 
 
-def _layers_figure(by_layer: dict[str, Estimate], batch_size: float) -> Figure:
+def _by_layer(latest: Mapping[str, Estimate], prefix: str) -> dict[str, Estimate]:
+    return {name.removeprefix(prefix): estimate for name, estimate in latest.items() if name.startswith(prefix)}
+
+
+def _batch_figure(noise_scales: Sequence[Estimate], present: int, run: Run) -> Figure:
+    """Updates and examples at other batch sizes, over the whole path of the run."""
+    sizes, learning_rate = batch_sizes(present, run.sampling.examples), run.configuration.learning_rate
+    table = BatchTable.of(noise_scales, sizes, present=present, learning_rate=learning_rate)
+    rows = [
+        (f"{row.batch_size:,}", number(row.learning_rate.value), *cells(row.updates), *cells(row.examples))
+        for row in table.rows
+    ]
+    largest = table.rows[-1]
+    return Figure(
+        name="what-a-batch-buys",
+        title="What a batch buys",
+        chart=batch_chart(table),
+        summary=(
+            f"To the same loss a batch of {largest.batch_size:,} is predicted to take {largest.updates} times the "
+            f"updates of B = {table.present:,}, and {largest.examples} times the examples."
+        ),
+        table=Numbers(("batch size", "learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
+        note=(
+            "A model: each window of the run, at the rate that is right for its noise, counts for as many steps of the "
+            "other batch as its noise scale says. `gradiometer batch` adds the time, measured on this machine."
+        ),
+    )
+
+
+def _layers_figure(by_layer: dict[str, Estimate], shares: dict[str, Estimate], batch_size: float) -> Figure:
     largest = sorted(by_layer, key=lambda layer: -by_layer[layer].low)[:MOST_LAYERS]
     drawn = {layer: estimate for layer, estimate in by_layer.items() if layer in largest}
     known = {layer: estimate for layer, estimate in by_layer.items() if estimate.tells}
@@ -82,22 +133,30 @@ def _layers_figure(by_layer: dict[str, Estimate], batch_size: float) -> Figure:
     if known:
         low, high = (pick(known, key=lambda layer: known[layer].value) for pick in (min, max))
         summary += f" It is smallest in {low}, {known[low]}, and largest in {high}, {known[high]}."
+    if known_shares := {layer: share for layer, share in shares.items() if share.tells}:
+        most = max(known_shares, key=lambda layer: known_shares[layer].value)
+        summary += f" Most of the noise sits in {most}, a share of {known_shares[most]}."
     note = f"The {MOST_LAYERS} noisiest layers are drawn; the table holds all." if len(drawn) < len(by_layer) else ""
-    rows = tuple((layer, *cells(estimate)) for layer, estimate in by_layer.items())
+    rows = tuple((layer, *cells(scale), *_share_cells(shares.get(layer))) for layer, scale in by_layer.items())
     return Figure(
         name="noise-by-layer",
         title="Noise scale by layer",
         chart=layers_chart(drawn, batch_size),
         summary=" ".join([summary, *_open_sentences(drawn.values(), "▶")]),
-        table=Numbers(("layer", "noise scale, examples", "interval"), rows),
+        table=Numbers(("layer", "noise scale, examples", "interval", "share of tr Σ", "interval"), rows),
         note=note,
     )
+
+
+def _share_cells(share: Estimate | None) -> tuple[str, str]:
+    """Empty for a run that was diagnosed before there were shares."""
+    return ("", "") if share is None else cells(share)
 
 
 def _latest_table(latest: Mapping[str, Estimate]) -> Numbers:
     rows = [
         (
-            QUANTITIES.get(name, name.replace("_", " ")),
+            ON_PAPER[name],
             *cells(estimate),
             estimate.unit,
             "" if estimate.method == "exact" else f"{estimate.level:.0%}",

@@ -13,6 +13,9 @@ import tomli_w
 
 from gradiometer.errors import BadInput
 
+MOST_THREADS = 512
+"""Beyond what helps on any machine; torch ends the process where the system refuses it a thread."""
+
 _EXPECTED = {
     int: "an integer",
     float: "a number",
@@ -38,6 +41,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         microbatches: Above 1, the training gradient is accumulated over so many and read as it is made.
         spread: Micro-batches measured beside the step where `microbatches` is 1; 0 means per example.
         budget: Share of the training time the instrument may use, in [0, 1); 0 switches it off.
+        gauges: What is measured, as names with commas between them; dear ones are asked now and then.
+        check_edge: Compare the learning rate with the sharpness at the start, before the first step: a fixed cost
+            outside the budget.
         every: Measure every so many steps instead of keeping to the budget.
         level: Confidence level of every interval.
         seed: Seed of the initial parameters, the order of the examples and the probes.
@@ -61,6 +67,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     microbatches: int = 1
     spread: int = 2
     budget: float = 0.02
+    gauges: str = "noise,batch_sharpness"
+    check_edge: bool = True
     every: int | None = None
     level: float = 0.9
     seed: int = 0
@@ -192,9 +200,10 @@ def _instrument_complaints(c: Configuration) -> Iterator[str]:
 def _bookkeeping_complaints(c: Configuration) -> Iterator[str]:
     if not 0 <= c.seed < 2**63:
         yield f"`seed` must be at least 0 and below 2^63, got {c.seed}."
-    for name in ("threads", "keep_checkpoints"):
-        if not getattr(c, name) >= 1:
-            yield f"`{name}` must be at least 1, got {getattr(c, name)}."
+    if not 1 <= c.threads <= MOST_THREADS:
+        yield f"`threads` must lie between 1 and {MOST_THREADS}, got {c.threads}."
+    if not c.keep_checkpoints >= 1:
+        yield f"`keep_checkpoints` must be at least 1, got {c.keep_checkpoints}."
     if not c.checkpoint_seconds >= 0:
         yield f"`checkpoint_seconds` must be at least 0, got {c.checkpoint_seconds}."
 

@@ -45,6 +45,10 @@ class Measures(Protocol):
     def name(self) -> str:
         """Under which its readings are found."""
 
+    @property
+    def one_in(self) -> int:
+        """It is asked at one in so many measured steps."""
+
     def measure(self, step: Any) -> Moments:
         """The raw moments of this one step."""
 
@@ -97,6 +101,7 @@ class Recorder:
         self._losses_from = self._next_loss = 0
         self._written = self._clock()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
+        self._refused: set[str] = set()
         self._measured_steps = 0
         self._first_measured = self._last_measured = 0
 
@@ -113,18 +118,13 @@ class Recorder:
         return self._share is None or self.budget.fits()
 
     def measure(self, step: Measurable) -> list[Reading]:
-        """Ask every gauge for its moments of this step, and record them."""
+        """Ask the gauges whose turn it is for their moments of this step, and record them.
+
+        A gauge that cannot measure this training (a loss without a second derivative) says so in an event and is not
+        asked again; training goes on.
+        """
         with self.budget.measuring():
-            readings = [
-                Reading(
-                    gauge=gauge.name,
-                    step=int(step.index),
-                    batch_size=int(step.batch_size),
-                    learning_rate=float(step.learning_rate),
-                    moments=gauge.measure(step),
-                )
-                for gauge in self.gauges
-            ]
+            readings = [reading for gauge in self._turn() if (reading := self._asked(gauge, step)) is not None]
             for reading in readings:
                 self._record(reading)
         self._first_measured = readings[0].step if readings and not self._measured_steps else self._first_measured
@@ -228,6 +228,26 @@ class Recorder:
         self._first_measured = int(state["first_measured"])
         self._last_measured = int(state["last_measured"])
         self.budget.load_state_dict(state["budget"])
+
+    def _turn(self) -> list[Measures]:
+        """The gauges whose turn it is; the dear ones come last in their round, when a first cheap reading is in."""
+        working = [gauge for gauge in self.gauges if gauge.name not in self._refused]
+        return [gauge for gauge in working if (self._measured_steps + 1) % gauge.one_in == 0]
+
+    def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:
+        try:
+            moments = gauge.measure(step)
+        except BadInput as error:
+            self._refused.add(gauge.name)
+            self.event("warning", step.index, text=f"{gauge.name} is not measured any more: {error}")
+            return None
+        return Reading(
+            gauge=gauge.name,
+            step=int(step.index),
+            batch_size=int(step.batch_size),
+            learning_rate=float(step.learning_rate),
+            moments=moments,
+        )
 
     def _record(self, reading: Reading) -> None:
         finite = is_finite(reading.moments)

@@ -1,6 +1,8 @@
 """The loop: batch, backward, measure, update; and what a run needs around it."""
 
 import platform
+import re
+import shlex
 import signal
 import threading
 import time
@@ -16,7 +18,7 @@ import torch
 
 from gradiometer.diagnosis import gauges_of
 from gradiometer.errors import BadInput, Diverged, Interrupted
-from gradiometer.measurement.batch import batch_size
+from gradiometer.problems.blame import blamed
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
@@ -37,6 +39,9 @@ class Watcher(Protocol):
     def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
         """The run is about to start or to go on."""
 
+    def warn(self, text: str) -> None:
+        """Something to know, in a sentence."""
+
     def update(self, training: Training, recorder: Recorder, loss: float) -> None:
         """A step was made."""
 
@@ -53,7 +58,7 @@ def train(problem: Problem, configuration: Configuration, out: Path, watcher: Wa
         budget = Budget(configuration.budget)
         training = Training(problem, configuration, budget)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), **training.facts()}
-        folder = RunFolder.create(out, f"{problem.name}-{problem.model_name}", manifest)
+        folder = RunFolder.create(out, _name_of_run(problem), manifest)
         return Loop(training, folder, budget, watcher).go()
 
 
@@ -66,7 +71,7 @@ def resume(path: Path, watcher: Watcher | None = None) -> Run:
     run = Run.open(path)
     if run.status in ("finished", "diverged"):
         raise BadInput(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
-    problem = _problem_of(run)
+    problem = problem_of(run)
     with _threads(run.configuration.threads):
         budget = Budget(run.configuration.budget)
         loop = Loop(Training(problem, run.configuration, budget), RunFolder.open(path), budget, watcher)
@@ -107,19 +112,39 @@ class Loop:
             self.recorder.load_state_dict(checkpoint.state["recorder"])
         self.recorder.resume(self.training.step)
         for warning in warnings:
-            self.recorder.event("warning", self.training.step, text=warning)
+            self._warn(warning)
 
     def _begin(self) -> None:
         if self.training.step == 0:
             self.recorder.event("started", 0)
-            self._save()
+            self._checkpoint()
         if self.watcher:
             self.watcher.begin(self.training, self.recorder, self.folder)
+        if self.training.step == 0:
+            self._look_at_the_edge()
+
+    def _look_at_the_edge(self) -> None:
+        """A word before the first step, where the learning rate is above the edge of stability; never a refusal."""
+        configuration = self.training.configuration
+        if not (configuration.check_edge and configuration.budget):
+            return
+        try:
+            with blamed("loss"):  # one that fails on a batch will say so again, and end the run
+                warning = self.training.edge_warning()
+        except BadInput as error:
+            warning = f"the learning rate was not compared with the edge of stability: {error}"
+        if warning is not None:
+            self._warn(warning)
+
+    def _warn(self, text: str) -> None:
+        self.recorder.event("warning", self.training.step, text=text)
+        if self.watcher:
+            self.watcher.warn(text)
 
     def _step(self) -> None:
         training, recorder = self.training, self.recorder
         step, batch = training.step, training.batch()
-        measured = recorder.due(step) and batch_size(batch) > 1
+        measured = recorder.due(step) and training.measurable(batch)
         loss, spread = training.backward(batch, measured)
         if (reason := training.divergence(loss)) is not None:
             self._diverged(reason)
@@ -143,6 +168,9 @@ class Loop:
 
     def _save(self) -> None:
         self.recorder.flush()
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
         tensors, values = capture(self.training)
         values["recorder"] = self.recorder.state_dict()
         save(self.folder, self.training.step, tensors, values, keep=self.training.configuration.keep_checkpoints)
@@ -158,7 +186,7 @@ class Loop:
         self.recorder.event("interrupted", self.training.step)
         raise Interrupted(
             f"stopped at step {self.training.step:,} of {self.training.steps:,}, nothing is lost; "
-            f"go on with: gradiometer resume {self.folder.path}"
+            f"go on with: gradiometer resume {shlex.quote(str(self.folder.path))}"
         )
 
     def _diverged(self, reason: str) -> None:
@@ -170,8 +198,14 @@ class Loop:
         raise Diverged(
             f"training diverged at step {training.step:,} with learning rate {training.learning_rate:g}: {reason}; "
             f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
-            "try a smaller --lr"
+            f"{'try a smaller --lr' if training.step else 'look at the examples and at how the model starts'}"
         )
+
+
+def _name_of_run(problem: Problem) -> str:
+    """Problem and model, as a file name on every system: mine:problem becomes mine-problem."""
+    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
+    return "-".join(words)[:60] or "run"
 
 
 def versions() -> dict[str, str]:
@@ -185,7 +219,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _problem_of(run: Run) -> Problem:
+def problem_of(run: Run) -> Problem:
     """The run's problem, if its data are still the same."""
     configuration = run.configuration
     problem = load(

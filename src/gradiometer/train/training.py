@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gradiometer.convergence.schedule import Schedule
 from gradiometer.convergence.schedule_shapes import Constant, Cosine
+from gradiometer.drift.edge import edge_warning
+from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.microbatches import SpreadBuilder
-from gradiometer.measurement.objective import Objective, checked_loss
+from gradiometer.measurement.objective import Objective, checked_loss, with_graph
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.blame import blamed
 from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
@@ -23,6 +28,9 @@ from gradiometer.run.configuration import Configuration
 
 EXPLODED = 1e4
 """A loss so many times that of the first step is called diverged, finite or not."""
+
+EDGE_EXAMPLES = 256
+"""Examples on which the learning rate is compared with the edge of stability before the first step."""
 
 EVALUATIONS = 20
 """How often, at most, a run looks at its held-out data: at ends of epochs, evenly."""
@@ -43,7 +51,7 @@ class Training:
         self.budget = budget
         self.device = _device(configuration.device)
         _seed_everything(configuration.seed)
-        self.model = problem.model().to(self.device)
+        self.model = _model(problem).to(self.device)
         self.objective = Objective(self.model, problem.loss)
         self.parameters = self.objective.parameters
         self.data = problem.train.to(self.device)
@@ -92,6 +100,21 @@ class Training:
         """The batch of the step to come."""
         return self.data.batch(self.order.batch(self.step))
 
+    def edge_warning(self) -> str | None:
+        """One sentence if the learning rate is above the edge of stability where training stands."""
+        configuration = self.configuration
+        count = min(EDGE_EXAMPLES, len(self.data))
+        chosen = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(configuration.seed))[:count]
+        with blamed("loss", "before the first step"):
+            return edge_warning(
+                self.objective,
+                self.data.batch(chosen),
+                learning_rate=self.learning_rate,
+                kind=Momentum(configuration.momentum, configuration.nesterov),
+                weight_decay=configuration.weight_decay,
+                seed=configuration.seed,
+            )
+
     def backward(self, batch: Batch, measured: bool) -> tuple[float, Spread | None]:
         """Put ĝ into `.grad`.
 
@@ -101,9 +124,21 @@ class Training:
         if self.configuration.microbatches > 1 and batch_size(batch) > 1:
             return self._accumulate(batch, measured)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = checked_loss(self.problem.loss(self.model, batch), batch).mean()
-        loss.backward()
+        with blamed("loss", _where(self.step, batch)):
+            loss = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
+            loss.backward()
         return loss.item(), None
+
+    def measurable(self, batch: Batch) -> bool:
+        """Whether there is a spread within this batch to see.
+
+        It takes two examples; beside the step, of a loss that couples them, two in each of two micro-batches.
+        """
+        size = batch_size(batch)
+        if self.configuration.microbatches > 1 or not 2 <= size < 4:
+            return size >= 2
+        with self.budget.spending():
+            return not self.objective.traits(batch, seed=self.configuration.seed).coupled
 
     def caught(self, batch: Batch, spread: Spread | None) -> TrainingStep:
         """The step as the gauges see it, between `backward` and `update`."""
@@ -149,8 +184,9 @@ class Training:
         builder, mean = SpreadBuilder(self.objective.layer_of), self._mean
         for place, part in enumerate(chunks(batch, min(self.configuration.microbatches, size))):
             weight = batch_size(part) / size
-            loss = checked_loss(self.problem.loss(self.model, part), part).mean()
-            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+            with blamed("loss", _where(self.step, part)):
+                loss = with_graph(checked_loss(self.problem.loss(self.model, part), part).mean())
+                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
             if measured:
                 with self.budget.spending():
                     builder.add(batch_size(part), gradients)
@@ -186,6 +222,28 @@ class Training:
         }
 
 
+def _model(problem: Problem) -> nn.Module:
+    """A new model, of a kind whose gradients can be read."""
+    with blamed("model"):
+        model: Any = problem.model()
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise BadInput(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
+        if parameter.is_complex():
+            raise BadInput(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise BadInput(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+    return model
+
+
+def _where(step: int, batch: Batch) -> str:
+    size = batch_size(batch)
+    return f"at step {step:,}, of {size:,} example{'s' if size > 1 else ''}"
+
+
 def _seed_everything(seed: int) -> None:
     """Torch's generators, Python's, and NumPy's global one: a model may draw from any of them."""
     torch.manual_seed(seed)
@@ -196,7 +254,7 @@ def _seed_everything(seed: int) -> None:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise BadInput(f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'.") from error

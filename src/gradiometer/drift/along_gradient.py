@@ -1,0 +1,76 @@
+"""The curvature along the gradient and along its noise, and the noise scale weighted by curvature."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.uncertainty import mean, ratio_of_means
+
+if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+    import gradiometer.measurement.step
+
+
+@dataclass(frozen=True)
+class CurvatureAlongGradient(Gauge):
+    """gᵀHg, tr(HΣ), and their ratio: the batch at which noise costs as much as the step itself.
+
+    To second order a step of length η changes the loss by −η‖g‖² + ½η²(gᵀHg + tr(HΣ)/B). Of the gradients ĝ_1, ĝ_2
+    of two disjoint parts of the batch, with H of other examples, ĝ_1ᵀHĝ_2 is unbiased for gᵀHg, and what ĝ_1ᵀHĝ_1
+    and ĝ_2ᵀHĝ_2 have above it, times their examples, for tr(HΣ), of examples drawn independently. Either may be
+    negative: where the loss curves down, and at a single step by chance.
+
+    Costs about five plain steps where the step has a probe (a gradient in two halves, one with its graph, and two
+    products), half of that without: then half of the batch gives H, and the quarters of the other half ĝ_1 and ĝ_2.
+
+    Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.6 to 2.8.
+    """
+
+    name: ClassVar[str] = "curvature_along_gradient"
+    issue: ClassVar[Issue] = Issue.DRIFT
+    unit: ClassVar[str] = "loss³ / parameter⁴"
+    one_in: ClassVar[int] = 16
+
+    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
+        """gᵀHg and tr(HΣ)."""
+        halves = step.acting_halves
+        (first, second), sizes = halves.gradients, halves.sizes
+        along_first, along_second = step.judging_graph.products(halves.gradients).double()
+        across = float(first.double() @ along_second)
+        above = (float(first.double() @ along_first) - across, float(second.double() @ along_second) - across)
+        return {"signal": across, "noise": (above[0] * sizes[0] + above[1] * sizes[1]) / 2}
+
+    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+        """gᵀHg, tr(HΣ), their ratio, which is a number of examples, and B."""
+        signal, noise = series.moments["signal"], series.moments["noise"]
+        return {
+            "curvature_noise_scale": ratio_of_means(
+                noise, signal, level=level, unit="examples", spacing=series.spacing, nonnegative=False
+            ),
+            "gradient_curvature": mean(signal, level=level, unit=self.unit, spacing=series.spacing),
+            "noise_curvature": mean(noise, level=level, unit=self.unit, spacing=series.spacing),
+            "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),
+        }
+
+    def interpret(self, estimates: Estimates) -> Finding | None:
+        """How much of what curvature costs a step is noise."""
+        scale, batch = estimates["curvature_noise_scale"], estimates["batch_size"].value
+        if not (scale.tells and scale.value > 0):
+            needed = f" It needs about {scale.needed:,} more steps." if scale.needed else ""
+            seen = f"The curvature along the gradient is not distinguishable from zero yet.{needed}"
+            return self._finding(State.CANNOT_TELL, seen, "How much of a step's cost is noise cannot be told yet.")
+        share = scale.value / (scale.value + batch)
+        seen = (
+            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} ({scale.samples:,} measured steps); "
+            f"B = {batch:,.0f}."
+        )
+        means = (
+            f"About {significant(100 * share, 2)} % of what curvature costs a step is noise, which a larger batch "
+            "lowers; the rest is the step's own length, which a smaller learning rate lowers."
+        )
+        return self._finding(State.OK, seen, means)
+
+    def _finding(self, state: State, seen: str, means: str) -> Finding:
+        return Finding(self.name, self.issue, state, seen, means, estimates=("curvature_noise_scale", "batch_size"))

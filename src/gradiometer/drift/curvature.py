@@ -1,0 +1,133 @@
+"""The Hessian of a loss over many examples, as an operator one multiplies with."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradiometer.drift.density import spectral_density
+from gradiometer.drift.eigenvalues import Eigenvalues, eigenvalues
+from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.drift.trace import trace
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size, span
+from gradiometer.measurement.gradient_graph import GradientGraph, flat
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Estimate
+
+Mode = Literal["train", "eval"]
+
+AT_ONCE = 256
+"""Examples in one graph: more do not make a product cheaper on a CPU, and a small CNN's then leave the cache."""
+KEPT = 2048
+"""Examples whose graphs are kept; of what is beyond, the graph is built anew for every call of `products`."""
+
+
+class Curvature:
+    """H, the Hessian of the mean loss over some examples at the model's own parameters, by its products.
+
+    The graph of the gradient is built once and pulled back for every product: about 1.5 gradients each, where
+    building it each time costs about 3. Beyond `kept` examples it is built anew, once for all vectors of a call.
+
+    The model is run in the mode it is in, and left as it was. Dropout draws once, and the same for every product.
+    With BatchNorm in training mode H is that of each part with its own statistics, and depends on how the examples
+    are parted. Parameters must not change while graphs are kept.
+
+    Args:
+        objective: The model and its loss.
+        batches: The examples, in parts; each is one graph. Gone through again for what is not kept.
+        kept: Examples whose graphs are kept.
+        seed: Of everything drawn, here and by the loss.
+
+    Raises:
+        BadInput: There is no example, or the loss has no gradient.
+
+    Example:
+        >>> curvature = Curvature.of(objective, (images, labels))    # doctest: +SKIP
+        >>> curvature.eigenvalues(largest=5).sharpness               # doctest: +SKIP
+    """
+
+    def __init__(self, objective: Objective, batches: Sequence[Batch], *, kept: int = KEPT, seed: int = 0) -> None:
+        if not len(batches) >= 1:
+            raise BadInput("`batches` is empty: a Hessian is that of the loss of at least one example.")
+        self.objective = objective
+        self.mode: Mode = "train" if objective.model.training else "eval"
+        self.batches = batches
+        self.seed = seed
+        self.examples = 0
+        self.products_made = 0
+        self._graphs: list[GradientGraph] = []
+        self.loss = 0.0
+        self.gradient: Float[Tensor, " params"] = torch.zeros_like(flat(objective.parameters)).detach()
+        for place, batch in enumerate(batches):
+            graph = self._graph(place, batch)
+            self.examples += graph.examples
+            share = graph.examples / self.examples
+            self.gradient += (graph.gradient - self.gradient) * share
+            self.loss += (graph.loss - self.loss) * share
+            if self.examples <= kept:
+                self._graphs.append(graph)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def of(
+        cls, objective: Objective, batch: Batch, *, at_once: int = AT_ONCE, kept: int = KEPT, seed: int = 0
+    ) -> "Curvature":
+        """Of one large batch, cut into parts of at most `at_once` examples."""
+        if not at_once >= 1:
+            raise BadInput(f"`at_once` must be at least 1, got {at_once}.")
+        size = batch_size(batch)
+        parts = [span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)]
+        return cls(objective, parts, kept=kept, seed=seed)
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of trainable parameters."""
+        return len(self.gradient)
+
+    @property
+    def like(self) -> Tensor:
+        """The gradient: of the type and on the device that vectors are to have."""
+        return self.gradient
+
+    def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
+        """H v for every row v.
+
+        Raises:
+            BadInput: The loss has no second derivative, or a product is not finite.
+        """
+        total = torch.zeros_like(vectors)
+        for graph in self._all_graphs():
+            total += graph.products(vectors) * (graph.examples / self.examples)
+        self.products_made += len(vectors)
+        return total
+
+    def along(self, direction: Float[Tensor, " params"]) -> float:
+        """vᵀ H v, exact for these examples, up to rounding. One product."""
+        return float(direction.double() @ self.products(direction[None])[0].double())
+
+    def along_gradient(self) -> float:
+        """gᵀ H g, with g the gradient of these very examples."""
+        return self.along(self.gradient)
+
+    def eigenvalues(self, largest: int = 1, smallest: int = 0, **settings: Any) -> Eigenvalues:
+        """The ends of the spectrum; see `gradiometer.drift.eigenvalues.eigenvalues`."""
+        return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
+
+    def trace(self, probes: int = 16, **settings: Any) -> Estimate:
+        """Tr H; see `gradiometer.drift.trace.trace`."""
+        return trace(self, probes=probes, generator=self.generator, **settings)
+
+    def density(self, probes: int = 8, **settings: Any) -> SpectralDensity:
+        """The spectral density; see `gradiometer.drift.density.spectral_density`."""
+        return spectral_density(self, probes=probes, generator=self.generator, **settings)
+
+    def _all_graphs(self) -> Iterator[GradientGraph]:
+        yield from self._graphs
+        for place in range(len(self._graphs), len(self.batches)):
+            yield self._graph(place, self.batches[place])
+
+    def _graph(self, place: int, batch: Batch) -> GradientGraph:
+        return GradientGraph(self.objective, batch, seed=self.seed + place)

@@ -1,0 +1,227 @@
+"""The largest and smallest eigenvalues of a Hessian by Lanczos, each with the residual that bounds its error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradiometer.drift.operator import Symmetric, orthogonalised, random_vectors
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate
+
+UNIT = "loss / parameter²"
+BASIS_NUMBERS = 2**28
+"""Most numbers in the basis and its image, 1 GiB in single precision; beyond it Lanczos is restarted."""
+SHORTEST_BASIS = 20
+"""Vectors a basis may hold beside those that are wanted, whatever the memory."""
+FRESH = 1e-3
+"""Share of a random direction in a warm start, so that what it lacks can be found."""
+
+
+@dataclass(frozen=True)
+class Eigenvalues:
+    """The ends of a spectrum.
+
+    Args:
+        largest: The largest eigenvalues, in decreasing order. The interval of each is its value ± ‖Hv − λv‖, a
+            proven bound on the distance to an eigenvalue.
+        smallest: The smallest ones, in increasing order.
+        vectors: A unit eigenvector of each, the largest first, then the smallest: [pairs, params].
+        basis: Orthonormal rows that hold nearly all of the large curvatures, [basis, params], and
+        projected: their Qᵀ H Q, for a trace with less noise.
+        products: Hessian products made.
+        converged: Whether every residual came below the tolerance.
+    """
+
+    largest: tuple[Estimate, ...]
+    smallest: tuple[Estimate, ...]
+    vectors: Float[Tensor, "pairs params"]
+    basis: Float[Tensor, "basis params"]
+    projected: Float[np.ndarray, "basis basis"]
+    products: int
+    converged: bool
+
+    @property
+    def sharpness(self) -> Estimate:
+        """λ_max."""
+        return self.largest[0]
+
+
+def eigenvalues(
+    operator: Symmetric,
+    *,
+    largest: int = 1,
+    smallest: int = 0,
+    tolerance: float = 1e-2,
+    most_products: int = 400,
+    start: Float[Tensor, "pairs params"] | None = None,
+    generator: torch.Generator,
+) -> Eigenvalues:
+    """The largest and smallest eigenvalues of a symmetric operator.
+
+    Every product enlarges an orthonormal basis by the residual Hv − λv of the first wanted pair that has not
+    converged; from one random vector that is Lanczos' method with full reorthogonalisation, and from the vectors of
+    an earlier measurement it starts warm. It stops when every residual is small, not when the value stops changing,
+    which happens long before. A residual r bounds the distance of λ to an eigenvalue by r; where the next one is at
+    a distance Δ the error is at most r²/Δ. That nothing larger was missed is as sure as a random start is generic;
+    of equal eigenvalues one may be found.
+
+    Args:
+        operator: H.
+        largest, smallest: How many, at either end; at least one in all.
+        tolerance: Residual to reach, relative to the largest curvature found.
+        most_products: Where to stop at any rate; the bounds are as wide as they then are.
+        start: Vectors of an earlier measurement.
+        generator: Of the random start.
+
+    Source: Lanczos (1950); Parlett (1998), The Symmetric Eigenvalue Problem, th. 4.5.1 and ch. 13; expansion by the
+    residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the (Jacobi-)Davidson Methods.
+    """
+    wanted = _check(operator, largest, smallest, tolerance, most_products)
+    basis = _Basis(operator, wanted, generator)
+    if start is not None:
+        fresh = random_vectors(operator, len(start), generator)
+        for vector in start.to(operator.like) + FRESH * fresh / fresh.norm(dim=1, keepdim=True):
+            basis.add(vector)
+    else:
+        basis.add(random_vectors(operator, 1, generator)[0])
+    while not basis.complete and basis.products < most_products:
+        values, coefficients = basis.ritz()
+        bound = tolerance * max(abs(values[0]), abs(values[-1]))
+        residuals = (basis.residual(values[p], coefficients[:, p]) for p in _ends(len(values), largest, smallest))
+        coarse = next((residual for residual in residuals if not residual.norm() <= bound), None)
+        if coarse is None and basis.size >= wanted:
+            return _finished(basis, largest, smallest, converged=True)
+        if basis.full:
+            basis.compress(coefficients, largest, smallest)
+        basis.add(random_vectors(operator, 1, generator)[0] if coarse is None else coarse)
+    return _finished(basis, largest, smallest, converged=basis.complete)
+
+
+class _Basis:
+    """Orthonormal rows Q, their images HQ, and QᵀHQ."""
+
+    def __init__(self, operator: Symmetric, wanted: int, generator: torch.Generator) -> None:
+        room = max(BASIS_NUMBERS // (2 * operator.dimension), wanted + SHORTEST_BASIS)
+        self.capacity = min(room, operator.dimension)
+        self._operator, self._generator = operator, generator
+        self._vectors = operator.like.new_empty((0, operator.dimension))
+        self._images = self._vectors.clone()
+        self.projected = np.zeros((0, 0))
+        self.size = self.products = 0
+
+    @property
+    def full(self) -> bool:
+        return self.size == self.capacity
+
+    @property
+    def complete(self) -> bool:
+        return self.size == self._operator.dimension
+
+    @property
+    def vectors(self) -> Float[Tensor, "basis params"]:
+        return self._vectors[: self.size]
+
+    @property
+    def images(self) -> Float[Tensor, "basis params"]:
+        return self._images[: self.size]
+
+    def add(self, direction: Float[Tensor, " params"]) -> None:
+        """One more row, of the part of this direction that is new, or of a random one where nothing is."""
+        vector = orthogonalised(direction[None], self.vectors)
+        while not vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
+            direction = random_vectors(self._operator, 1, self._generator)[0]
+            vector = orthogonalised(direction[None], self.vectors)
+        vector = vector / vector.norm()
+        vector = orthogonalised(vector, self.vectors)
+        vector = vector / vector.norm()
+        image = self._operator.products(vector)
+        self._reserve()
+        self._vectors[self.size], self._images[self.size] = vector[0], image[0]
+        self.size += 1
+        self.products += 1
+        row = (self.vectors @ image[0]).double().cpu().numpy()
+        self.projected = np.pad(self.projected, (0, 1))
+        self.projected[-1, :] = self.projected[:, -1] = row
+
+    def ritz(self) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, "basis basis"]]:
+        """Values in increasing order, and the coefficients of their vectors, one a column."""
+        values, coefficients = np.linalg.eigh(self.projected)
+        return values, coefficients
+
+    def residual(self, value: float, coefficients: Float[np.ndarray, " basis"]) -> Float[Tensor, " params"]:
+        """H v − λ v."""
+        weights = torch.from_numpy(coefficients.copy()).to(self._vectors)
+        residual: Tensor = weights @ self.images - float(value) * (weights @ self.vectors)
+        return residual
+
+    def compress(self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int) -> None:
+        """Keep the Ritz vectors that are wanted and the nearest to them."""
+        spare = SHORTEST_BASIS // 4
+        kept = _ends(self.size, largest + spare * (largest > 0), smallest + spare * (smallest > 0))
+        chosen = torch.from_numpy(coefficients[:, kept].T.copy()).to(self._vectors)
+        rows, images = chosen @ self.vectors, chosen @ self.images
+        self.size = len(kept)
+        self._vectors[: self.size], self._images[: self.size] = rows, images
+        product = (rows @ images.T).double().cpu().numpy()
+        self.projected = (product + product.T) / 2
+
+    def _reserve(self) -> None:
+        """Room for one more row, in powers of two."""
+        if self.size == len(self._vectors):
+            more = min(max(self.size, 8), self.capacity - self.size)
+            self._vectors = torch.cat([self._vectors, self._vectors.new_empty((more, self._vectors.shape[1]))])
+            self._images = torch.cat([self._images, self._images.new_empty((more, self._images.shape[1]))])
+
+
+def _finished(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
+    values, coefficients = basis.ritz()
+    pairs = _ends(len(values), largest, smallest)
+    rounding = 10 * torch.finfo(basis.vectors.dtype).eps * max(abs(values[0]), abs(values[-1]))
+    estimates = []
+    for place in pairs:
+        residual = float(basis.residual(values[place], coefficients[:, place]).norm()) + rounding
+        value = float(values[place])
+        estimates.append(
+            Estimate.bound(
+                value,
+                low=value - residual,
+                high=value + residual,
+                method="Lanczos, residual",
+                samples=basis.products,
+                unit=UNIT,
+            )
+        )
+    chosen = torch.from_numpy(coefficients[:, pairs].T.copy()).to(basis.vectors)
+    return Eigenvalues(
+        largest=tuple(estimates[:largest]),
+        smallest=tuple(estimates[largest:]),
+        vectors=chosen @ basis.vectors,
+        basis=basis.vectors,
+        projected=basis.projected,
+        products=basis.products,
+        converged=converged,
+    )
+
+
+def _ends(count: int, largest: int, smallest: int) -> list[int]:
+    """Places of the wanted values among `count` in increasing order: the largest, downwards, then the smallest."""
+    top = list(range(count - 1, max(count - 1 - largest, -1), -1))
+    return top + list(range(min(smallest, count)))
+
+
+def _check(operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int) -> int:
+    wanted = largest + smallest
+    if not (largest >= 0 and smallest >= 0 and wanted >= 1):
+        raise BadInput(f"`largest` and `smallest` must be counts and one at least 1, got {largest} and {smallest}.")
+    if not wanted <= operator.dimension:
+        raise BadInput(
+            f"`largest` and `smallest` ask for {wanted} eigenvalues of a Hessian of {operator.dimension} parameters."
+        )
+    if not 0 < tolerance < 1:
+        raise BadInput(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.")
+    if not most_products >= wanted:
+        raise BadInput(f"`most_products` must be at least the {wanted} eigenvalues asked for, got {most_products}.")
+    return wanted

@@ -1,0 +1,65 @@
+"""What is known of a spectrum, in numbers alone: it is read, a year later, on a machine without torch."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtr, stdtrit
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty import mean
+
+POINTS = 400
+"""Points a density is given at."""
+ROOM = 4.0
+"""Smoothing widths shown beyond the outermost eigenvalue seen."""
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """How many curvatures there are of every size: (1/d) Σ_i N(x; λ_i, width²), with its interval at every x.
+
+    Args:
+        nodes: Eigenvalues of each probe's tridiagonal matrix, [probes, iterations].
+        weights: Squared first components of their vectors, which sum to 1 over a probe: [probes, iterations].
+        width: Standard deviation of the smoothing, in loss / parameter².
+        level: Confidence level of the band.
+        products: Hessian products made.
+    """
+
+    nodes: Float[np.ndarray, "probes iterations"]
+    weights: Float[np.ndarray, "probes iterations"]
+    width: float
+    level: float
+    products: int
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise BadInput(f"`width` must be positive, got {self.width}.")
+
+    @property
+    def grid(self) -> Float[np.ndarray, " points"]:
+        """Evenly spaced curvatures over the whole spectrum, in loss / parameter²."""
+        room = ROOM * self.width
+        return np.linspace(self.nodes.min() - room, self.nodes.max() + room, POINTS)
+
+    def at(self, curvature: Float[np.ndarray, " points"]) -> Float[np.ndarray, "3 points"]:
+        """The density at these curvatures, and the low and high end of its interval, per loss / parameter².
+
+        The interval is Student's over probes, one point at a time, and not below zero, which no density is.
+        """
+        away = (curvature[:, None, None] - self.nodes) / self.width
+        kernel = np.exp(-(away**2) / 2) / (self.width * np.sqrt(2 * np.pi))
+        by_probe = (kernel * self.weights).sum(axis=2)
+        value = by_probe.mean(axis=1)
+        probes = len(self.nodes)
+        margin = stdtrit(probes - 1, (1 + self.level) / 2) * by_probe.std(axis=1, ddof=1) / np.sqrt(probes)
+        return np.stack([value, np.maximum(value - margin, 0.0), value + margin])
+
+    def share_below(self, curvature: float) -> Estimate:
+        """The share of directions whose curvature lies below this one, smoothed by the width."""
+        by_probe = (ndtr((curvature - self.nodes) / self.width) * self.weights).sum(axis=1)
+        share = mean(by_probe, level=self.level, batches=len(by_probe))
+        value, low, high = (min(max(end, 0.0), 1.0) for end in (share.value, share.low, share.high))
+        return replace(share, value=value, low=low, high=high, method=f"Student over {len(by_probe)} probes")

@@ -1,0 +1,76 @@
+"""Step drift: how much the gradient changes over one step, with the noise removed (statement S3 of the lecture)."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.uncertainty import mean, ratio_of_means
+
+if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+    import gradiometer.measurement.step
+
+
+@dataclass(frozen=True)
+class StepDrift(Gauge):
+    """‖g(Φ − ηĝ) − g(Φ)‖² of one plain step, relative to ‖g(Φ)‖².
+
+    Two halves of examples that did not make the step are differentiated at both ends of it, each half on the same
+    examples at both: ⟨ĝ_1(Φ′) − ĝ_1(Φ), ĝ_2(Φ′) − ĝ_2(Φ)⟩ is unbiased for the squared drift, the noise of the
+    halves being independent. The difference of two training gradients is not: it is 1.4 to 2 times too large, since
+    the batch that made the step is the one whose gradient the step changes most.
+
+    Costs about two plain steps where the step has a probe, one and a half without; then half of the batch makes the
+    step and the other judges it, and the drift is that of a step at B/2. Momentum is left out: it is the step −ηĝ.
+
+    Source: the lecture, S3; the estimate over a horizon: `gradiometer.drift.horizon`.
+    """
+
+    name: ClassVar[str] = "step_drift"
+    issue: ClassVar[Issue] = Issue.DRIFT
+    unit: ClassVar[str] = "(loss / parameter)²"
+    one_in: ClassVar[int] = 16
+
+    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
+        """The squared drift, ‖g‖², and of how many examples the step was made."""
+        before, after = step.judging_halves.gradients.double(), step.judging_halves_after.gradients.double()
+        drift = after - before
+        return {
+            "drift": float(drift[0] @ drift[1]),
+            "signal": float(before[0] @ before[1]),
+            "made_by": float(step.acting_size),
+        }
+
+    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+        """Squared drift relative to ‖g‖², and by itself, and the batch whose step it is."""
+        drift, signal = series.moments["drift"], series.moments["signal"]
+        return {
+            "step_drift": ratio_of_means(drift, signal, level=level, spacing=series.spacing),
+            "drift_squared": mean(drift, level=level, unit=self.unit, spacing=series.spacing),
+            "drift_batch_size": Estimate.exact(float(np.median(series.moments["made_by"])), unit="examples"),
+        }
+
+    def interpret(self, estimates: Estimates) -> Finding | None:
+        """By how much of its length the gradient changes over a step."""
+        drift, batch = estimates["step_drift"], estimates["drift_batch_size"].value
+        if not drift.tells:
+            needed = f"; an upper end needs about {drift.needed:,} more steps" if drift.needed else ""
+            seen = f"The drift of the gradient over a step is not known yet{needed}."
+            return self._finding(State.CANNOT_TELL, seen, "How far a gradient can be relied on cannot be told yet.")
+        share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))
+        seen = (
+            f"Over one step of B = {batch:,.0f} the gradient changes by {share} [{low}, {high}] of its length "
+            f"({drift.samples:,} measured steps)."
+        )
+        if drift.low > 1:
+            means = "It is another gradient after every step: the step leaves the region where g is what it was."
+            return self._finding(State.LOOK, seen, means, "A smaller --lr, or a larger batch where the step is noise.")
+        lasts = significant(1 / math.sqrt(drift.value), 2) if drift.value > 0 else "many"
+        means = f"If steps went one way, it would be another gradient after about {lasts} of them."
+        return self._finding(State.OK, seen, means)
+
+    def _finding(self, state: State, seen: str, means: str, advice: str = "") -> Finding:
+        return Finding(self.name, self.issue, state, seen, means, advice, estimates=("step_drift",))

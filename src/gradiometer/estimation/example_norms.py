@@ -1,0 +1,135 @@
+"""The squared gradient norm of every example: which examples carry the noise."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size, span
+from gradiometer.measurement.objective import Objective, with_graph
+from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
+
+Entered = Float[Tensor, "examples inputs"]
+
+
+def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float[Tensor, " examples"]:
+    """‖g_i‖² of every example, in (loss / parameter)², in double precision.
+
+    In a model of Linear layers on rows it takes one forward and backward, and holds no gradient of an example at all: a
+    layer's part is ‖δ_i‖²(‖a_i‖² + 1), with a_i what enters it, δ_i the gradient at its output, and the one for its
+    bias. Whether the model is such a one is found out: the sum of δ_i a_iᵀ must be the gradient that backward gives.
+    Any other has its per-example gradients taken by `vmap`, a few examples at a time.
+
+    Example:
+        >>> norms = squared_norms(objective, problem.train.batch(torch.arange(1000)))  # doctest: +SKIP
+        >>> norms.topk(10).indices  # the examples to look at
+        tensor([...])
+
+    Args:
+        objective: The model and its loss, in the mode the model is in.
+        batch: The examples.
+        seed: Of what the loss draws.
+
+    Raises:
+        BadInput: The loss couples the examples of a batch (batch statistics): then none has a gradient of its own.
+
+    Source: Goodfellow (2015), Efficient Per-Example Gradient Computations.
+    """
+    if objective.traits(batch, seed=seed).coupled:
+        raise BadInput(
+            "`loss` couples the examples of a batch (batch statistics, or weights normalised over it), so that none of "
+            "them has a gradient of its own: measure in eval mode, or ask for the noise, which micro-batches tell."
+        )
+    linear = _linear_layers(objective)
+    found = _by_layer(objective, batch, linear, seed) if linear else None
+    return _one_by_one(objective, batch, seed) if found is None else found
+
+
+def noisiest(
+    objective: Objective, batch: Batch, count: int, *, seed: int = 0
+) -> tuple[Int[Tensor, " count"], Float[Tensor, " count"]]:
+    """The examples of largest gradient norm, largest first: their places in the batch, and their shares of Σ‖g_i‖².
+
+    A few that carry most of it are worth a look: they are often mislabelled, or unlike all others.
+    """
+    size = batch_size(batch)
+    if not 1 <= count <= size:
+        raise BadInput(f"`count` must lie between 1 and the {size:,} examples, got {count}.")
+    norms = squared_norms(objective, batch, seed=seed)
+    largest = norms.topk(count)
+    return largest.indices, largest.values / norms.sum()
+
+
+def _linear_layers(objective: Objective) -> list[nn.Linear]:
+    """The Linear layers, if all trainable parameters are theirs and none is shared; else none."""
+    layers = [module for module in objective.model.modules() if isinstance(module, nn.Linear)]
+    owned = Counter(id(parameter) for layer in layers for parameter in layer.parameters(recurse=False))
+    alone = all(owned[id(parameter)] == 1 for parameter in objective.parameters)
+    return [layer for layer in layers if any(p.requires_grad for p in layer.parameters())] if alone else []
+
+
+def _by_layer(
+    objective: Objective, batch: Batch, layers: list[nn.Linear], seed: int
+) -> Float[Tensor, " examples"] | None:
+    """The norms from what enters and leaves every layer; None where a layer is not used once and on rows."""
+    size, leaves = batch_size(batch), objective.aliases()
+    with torch.enable_grad(), objective.undisturbed(seed), _watched(layers) as calls:
+        loss = with_graph(objective.mean_loss(leaves, batch))
+        outputs = [output for _, output, _ in calls]
+        used_once = Counter(layer for *_, layer in calls) == Counter(layers)
+        on_rows = all(entered.dim() == 2 and len(entered) == size for entered, *_ in calls)
+        if not (used_once and on_rows):
+            return None
+        found = torch.autograd.grad(loss * size, [*outputs, *leaves], allow_unused=True, materialize_grads=True)
+    errors, sums = found[: len(outputs)], dict(zip(map(id, objective.parameters), found[len(outputs) :], strict=True))
+    norms = torch.zeros(size, dtype=torch.float64, device=loss.device)
+    for (entered, _, layer), error in zip(calls, errors, strict=True):
+        ones = entered.new_ones(size, 1)
+        for parameter, inputs in ((layer.weight, entered.detach()), (layer.bias, ones)):
+            if id(parameter) not in sums:  # frozen, or no bias at all
+                continue
+            squares = error.double().square().sum(1) * inputs.double().square().sum(1)
+            if not _adds_up(error.T @ inputs, sums[id(parameter)], float(squares.sum().sqrt())):
+                return None
+            norms += squares
+    return norms
+
+
+def _adds_up(summed: Tensor, gradient: Tensor, size: float) -> bool:
+    """Whether a layer's examples add up to its gradient.
+
+    They do not where its weight is used elsewhere too, or decays, or where its output is changed in place.
+    """
+    difference = torch.linalg.vector_norm(summed.view_as(gradient) - gradient)
+    return bool(difference <= 1e3 * torch.finfo(gradient.dtype).eps * size)
+
+
+@contextmanager
+def _watched(layers: list[nn.Linear]) -> Iterator[list[tuple[Tensor, Tensor, nn.Linear]]]:
+    """What enters and leaves each layer, call by call, while inside."""
+    calls: list[tuple[Tensor, Tensor, nn.Linear]] = []
+
+    def note(layer: nn.Module, entered: Any, output: Any) -> None:
+        calls.append((entered[0], output, layer))  # type: ignore[arg-type]
+
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _one_by_one(objective: Objective, batch: Batch, seed: int) -> Float[Tensor, " examples"]:
+    size, at_once = batch_size(batch), max(PER_EXAMPLE_NUMBERS // objective.dimension, 1)
+    parts = []
+    for start in range(0, size, at_once):
+        part = span(batch, start, min(start + at_once, size))
+        gradients = objective.per_example_gradients(part, seed=seed + start)
+        parts.append(torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0))
+    return torch.cat(parts)

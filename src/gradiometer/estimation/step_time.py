@@ -1,0 +1,76 @@
+"""What a step costs at several batch sizes, measured in turn, so that a busy moment slows them all."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.median import median
+from gradiometer.measurement.reading import Estimate
+
+FEWEST_ROUNDS, MOST_ROUNDS = 9, 60
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds a training step takes, by batch size.
+
+    Args:
+        seconds: Median time of a step.
+        relative: The same against the present batch: the median over rounds of the ratio within a round.
+    """
+
+    seconds: Mapping[int, Estimate]
+    relative: Mapping[int, Estimate]
+
+
+def step_times(
+    step: Callable[[int], object],
+    sizes: Sequence[int],
+    present: int,
+    *,
+    seconds: float = 10.0,
+    level: float = 0.9,
+    clock: Callable[[], float] = time.perf_counter,
+) -> StepTimes:
+    """Time a step at every size, round after round, each size once a round.
+
+    The first round is thrown away: memory is claimed and kernels are chosen in it. The ratio to the present batch is
+    taken within a round, so that what slows a whole round does not touch it, and medians are taken over rounds.
+
+    Args:
+        step: Makes one training step of so many examples, and waits until it is done.
+        sizes: Batch sizes, the present one among them.
+        present: The present batch size.
+        seconds: Goes on for about so long, and for 9 rounds at least and 60 at most.
+        level: Confidence level, between 0 and 1.
+        clock: Seconds from any origin, never going back.
+    """
+    if present not in sizes:
+        raise BadInput(f"`sizes` must hold the present batch size {present}, got {', '.join(map(str, sizes))}.")
+    if not seconds > 0:
+        raise BadInput(f"`seconds` must be positive, got {seconds}.")
+    began, rounds = clock(), list[list[float]]()
+    _round(step, sizes, clock)
+    while len(rounds) < MOST_ROUNDS and (len(rounds) < FEWEST_ROUNDS or clock() - began < seconds):
+        rounds.append(_round(step, sizes, clock))
+    times = np.array(rounds)
+    ratios = times / times[:, [list(sizes).index(present)]]
+    return StepTimes(
+        seconds={size: median(times[:, place], level=level, unit="seconds") for place, size in enumerate(sizes)},
+        relative={
+            size: Estimate.exact(1.0) if size == present else median(ratios[:, place], level=level)
+            for place, size in enumerate(sizes)
+        },
+    )
+
+
+def _round(step: Callable[[int], object], sizes: Sequence[int], clock: Callable[[], float]) -> list[float]:
+    times = []
+    for size in sizes:
+        began = clock()
+        step(size)
+        times.append(clock() - began)
+    return times

@@ -1,0 +1,103 @@
+"""Intervals carried through a calculation: of a monotone function, of a product, of an average of estimates.
+
+Estimates that are put together are taken to be independent: their ends are not added up, which would be right only
+if all of them erred the same way at once, but their distances to their ends are, as squares.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate
+
+
+def transformed(
+    estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = ""
+) -> Estimate:
+    """A monotone function of an estimate: its interval is the function of the ends, exactly as sure as they are.
+
+    Args:
+        estimate: The estimate; its ends may be infinite where the function has a limit there.
+        function: Rising or falling over the whole interval.
+        method: How the result was made; left out, as the estimate was.
+        unit: Unit of the result.
+    """
+    low, high = sorted((function(estimate.low), function(estimate.high)))
+    value = math.nan if math.isnan(estimate.value) else function(estimate.value)
+    return _like([estimate], value, low, high, method or estimate.method, unit)
+
+
+def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
+    """The mean of independent estimates: their distances to their ends add as squares.
+
+    Over windows along a run it is the mean over the run. One that has no value of its own counts as the middle of
+    its interval, if that has one.
+
+    Source: the method of variance estimates recovery, Zou & Donner (2008), Construction of Confidence Limits about
+        Effect Measures, section 2.
+    """
+    if not estimates:
+        raise BadInput("`estimates` is empty: at least one is needed to average.")
+    values = [_middle(estimate) for estimate in estimates]
+    below = math.hypot(*(value - estimate.low for value, estimate in zip(values, estimates, strict=True)))
+    above = math.hypot(*(estimate.high - value for value, estimate in zip(values, estimates, strict=True)))
+    count, value = len(estimates), math.fsum(values) / len(estimates)
+    method = estimates[0].method if count == 1 else f"mean of {count} windows, {_kind(estimates[0].method)}"
+    return _like(estimates, value, value - below / count, value + above / count, method, unit)
+
+
+def product(*estimates: Estimate, unit: str = "") -> Estimate:
+    """The product of independent positive estimates, as `average` on a logarithmic scale.
+
+    Raises:
+        BadInput: One of them reaches below zero.
+
+    Source: Zou & Donner (2008), section 2, of the logarithms.
+    """
+    for estimate in estimates:
+        if not estimate.low >= 0:
+            raise BadInput(f"`estimates` must be positive to be multiplied, got {estimate}.")
+    value = math.prod(estimate.value for estimate in estimates)
+    below = math.hypot(*(_log_ratio(estimate.value, estimate.low) for estimate in estimates))
+    above = math.hypot(*(_log_ratio(estimate.high, estimate.value) for estimate in estimates))
+    method = " × ".join(dict.fromkeys(e.method for e in estimates if e.method != "exact")) or "exact"
+    if math.isnan(value):
+        return _like(estimates, value, 0.0, math.inf, method, unit)
+    return _like(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
+
+
+def _like(estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str) -> Estimate:
+    """A result at the level of what it was made of."""
+    levels = {estimate.level for estimate in estimates if estimate.level < 1}
+    if len(levels) > 1:
+        raise BadInput(
+            f"`estimates` must be at one level, got {', '.join(f'{level:.0%}' for level in sorted(levels))}."
+        )
+    if not levels:
+        return Estimate.exact(value, unit=unit)
+    samples = [estimate.samples for estimate in estimates if estimate.level < 1]
+    needed = [estimate.needed for estimate in estimates if estimate.needed is not None]
+    return Estimate.interval(
+        value,
+        min(low, value) if not math.isnan(value) else low,
+        max(high, value) if not math.isnan(value) else high,
+        level=levels.pop(),
+        method=method,
+        samples=sum(samples) if len(set(map(id, estimates))) > 1 else samples[0],
+        unit=unit,
+        needed=max(needed, default=None),
+    )
+
+
+def _middle(estimate: Estimate) -> float:
+    return (estimate.low + estimate.high) / 2 if math.isnan(estimate.value) else estimate.value
+
+
+def _kind(method: str) -> str:
+    return method.partition(",")[0]
+
+
+def _log_ratio(larger: float, smaller: float) -> float:
+    if larger == smaller:
+        return 0.0
+    return math.log(larger / smaller) if smaller > 0 and math.isfinite(larger) else math.inf

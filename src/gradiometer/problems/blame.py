@@ -1,0 +1,46 @@
+"""Code that is not ours: what it raises becomes one sentence that names it, and the line it was raised in."""
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gradiometer.errors import BadInput, GradiometerError
+
+OURS = str(Path(__file__).resolve().parents[1])
+INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+
+
+@contextmanager
+def blamed(name: str, where: str = "") -> Iterator[None]:
+    """A region that runs a person's own model, loss or data.
+
+    Args:
+        name: What is run, as its argument is called.
+        where: On what, as the end of a sentence.
+
+    Raises:
+        BadInput: Whatever was raised inside, with its own words.
+    """
+    try:
+        yield
+    except GradiometerError:
+        raise
+    except Exception as error:
+        place = f" ({where})" if where else ""
+        raise BadInput(f"`{name}` raised {said(error)}{_line(error)}{place}.") from error
+
+
+def said(error: BaseException) -> str:
+    """Type and message of an error, as part of a sentence."""
+    first_line = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def _line(error: BaseException) -> str:
+    """The last line in a file of their own that led to the error."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((OURS, *INSTALLED, "<")):
+            return f", at {Path(frame.filename).name}:{frame.lineno}"
+    return ""

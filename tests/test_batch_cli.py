@@ -1,0 +1,104 @@
+"""`gradiometer batch`: of a run, of a problem, in words and as JSON, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gradiometer.cli.batch import batch
+from gradiometer.errors import BadInput, Diverged
+from gradiometer.problems import load
+from gradiometer.run.configuration import Configuration
+from gradiometer.train import train
+
+QUICK = ("--seconds", "0.01")
+
+
+def called(*arguments: str) -> Result:
+    """The verb in this process; an error of ours is raised."""
+    return CliRunner().invoke(batch, arguments, standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of 360 steps, every one of them measured."""
+    configuration = Configuration(model="mlp", epochs=8, every=1, microbatches=2, learning_rate=0.2)
+    return str(train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs")).path)
+
+
+def test_of_a_run_every_batch_has_its_factors_with_intervals(run: str) -> None:
+    told = json.loads(called(run, "--json", *QUICK).stdout)
+    assert [row["batch_size"] for row in told["rows"]] == [2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert told["batch_size"] == 32 and told["learning_rate"] == 0.2 and len(told["noise_scale"]) == 9
+    for row in told["rows"]:
+        for name in ("learning_rate", "updates", "examples", "time"):
+            assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
+    updates = [row["updates"]["value"] for row in told["rows"]]
+    assert updates == sorted(updates, reverse=True) and updates[4] == 1
+    assert set(told["step_seconds"]) == {str(row["batch_size"]) for row in told["rows"]}
+    assert told["fastest"] and told["cheapest"][0] == 2
+
+
+def test_in_words_it_names_the_fastest_and_the_cheapest(run: str) -> None:
+    out = called(run, *QUICK).stdout
+    assert "To the same loss, against the present batch" in out
+    assert "now 32" in out and "Fastest here: B = " in out and "Fewest examples: B = 2" in out
+    assert "noise scale" in out and "A model of SGD" in out
+    assert "…" not in out  # no cell is cut off at 80 columns
+
+
+def test_without_measuring_time_no_problem_is_loaded_and_nothing_is_said_of_time(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradiometer.problems.registry.load", None)  # calling it would fail
+    told = json.loads(called(run, "--json", "--no-measure-time").stdout)
+    assert told["fastest"] == [] and told["step_seconds"] == {}
+    assert all(row["time"] is None for row in told["rows"])
+    assert "Fastest" not in called(run, "--no-measure-time").stdout
+
+
+def test_the_path_and_the_latest_window_differ_where_the_noise_scale_grew(run: str) -> None:
+    path, now = (
+        json.loads(called(run, "--json", "--no-measure-time", "--over", over).stdout) for over in ("run", "now")
+    )
+    assert len(now["noise_scale"]) == 1
+    assert now["rows"][-1]["updates"]["value"] != path["rows"][-1]["updates"]["value"]
+
+
+def test_of_a_problem_it_trains_briefly_and_measures_at_the_end() -> None:
+    arguments = ("digits", "--steps", "220", "--lr", "0.2", "--microbatches", "2", "--json", *QUICK)
+    told = json.loads(called(*arguments).stdout)
+    assert told["subject"] == "digits (mlp) after 220 steps"
+    assert told["noise_scale"][0]["samples"] == 200 and told["learning_rate"] == 0.2
+    assert json.loads(called(*arguments).stdout)["rows"][0]["updates"] == told["rows"][0]["updates"]
+
+
+def test_a_level_of_ones_own_is_that_of_every_interval(run: str) -> None:
+    told = json.loads(called(run, "--json", "--level", "0.8", "--no-measure-time").stdout)
+    assert {estimate["level"] for estimate in told["noise_scale"]} == {0.8}
+
+
+def test_what_makes_no_sense_is_refused_by_name(run: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="`--batch-size` is the run's own: leave it out, or name a problem"):
+        called(run, "--batch-size", "64")
+    with pytest.raises(BadInput, match="`--level` must lie between 0 and 1, got nan"):
+        called(run, "--level", "nan")
+    with pytest.raises(BadInput, match="is not a run folder"):
+        called(str(tmp_path / "nowhere"))
+    with pytest.raises(BadInput, match="did you mean digits"):
+        called("didgits")
+    with pytest.raises(BadInput, match="there is no spread within a step to see"):
+        called("digits", "-b", "1")
+
+
+def test_a_run_without_readings_is_refused(tmp_path: Path) -> None:
+    configuration = Configuration(model="mlp", epochs=1, budget=0.0)
+    path = train(load("digits", model="mlp"), configuration, tmp_path).path
+    with pytest.raises(BadInput, match="has no readings of the noise: train with a `--budget` above 0"):
+        called(str(path))
+
+
+def test_a_brief_training_that_diverges_says_so() -> None:
+    with pytest.raises(Diverged, match=r"diverged at step .* with learning rate 10000: .*; try a smaller --lr"):
+        called("digits", "--steps", "200", "--lr", "1e4")

@@ -1,0 +1,161 @@
+"""`gradiometer sharpness`, the survey it makes, and the page's section of drift."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from gradiometer.cli.sharpness import sharpness
+from gradiometer.diagnosis import Diagnosis, diagnose
+from gradiometer.drift.curvature import Curvature
+from gradiometer.drift.survey import Survey, survey
+from gradiometer.errors import BadInput
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Estimate
+from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.registry import load
+from gradiometer.report.charts import page_spec, save_png
+from gradiometer.report.drift import density_figure, drift_section
+from gradiometer.report.surveys import load_surveys, save_survey
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+from gradiometer.train import train
+
+CURVATURES = np.geomspace(0.01, 5, 30)
+
+
+def known() -> Survey:
+    """The survey of a quadratic in random axes, whose spectrum is known."""
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 30)))[0]
+    quadratic = Quadratic(axes * CURVATURES @ axes.T, np.eye(30))
+    torch.manual_seed(0)
+    problem = quadratic.problem(examples=64)
+    curvature = Curvature.of(Objective(problem.model(), problem.loss), problem.train.data, at_once=20)
+    return survey(curvature, of=64, top=3, probes=8)
+
+
+KNOWN = known()
+
+
+def run_verb(*arguments: str) -> Result:
+    return CliRunner().invoke(sharpness, arguments, catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    configuration = Configuration(problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0)
+    return train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs"))
+
+
+def test_a_survey_holds_the_known_curvatures_of_a_quadratic() -> None:
+    for estimate, value in zip(KNOWN.largest, CURVATURES[::-1], strict=False):
+        assert estimate.low <= value <= estimate.high
+    assert KNOWN.smallest[0].low <= CURVATURES[0] <= KNOWN.smallest[0].high
+    assert KNOWN.trace.low <= CURVATURES.sum() <= KNOWN.trace.high
+    assert KNOWN.examples == KNOWN.of == 64 and KNOWN.what.startswith("the full loss, 64 examples")
+    assert CURVATURES[0] < KNOWN.along_gradient.value < CURVATURES[-1]
+    assert KNOWN.negative_share.value < 0.05
+
+
+def test_a_survey_comes_back_from_json_as_it_was() -> None:
+    again = Survey.from_dict(json.loads(json.dumps(KNOWN.to_dict())))
+    assert again.to_dict() == KNOWN.to_dict() and again.estimates == KNOWN.estimates
+
+
+def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> None:
+    picture = tmp_path / "density.png"
+    result = run_verb(
+        "digits", "--model", "mlp", "--examples", "64", "--steps", "3", "--top", "2", "--png", str(picture)
+    )
+    assert "a fixed subsample of 64 of 1,437 examples, in train mode, at step 3" in result.output
+    assert "λ_2" in result.output and "2/η = 20.0" in " ".join(result.output.split())
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_verb_prints_one_json_object_with_every_number() -> None:
+    result = run_verb("digits", "--model", "mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3")
+    found = json.loads(result.output)
+    assert found["examples"] == 64 and found["mode"] == "eval" and len(found["largest"]) == 5
+    assert all(each["low"] <= each["value"] <= each["high"] for each in found["largest"])
+    assert found["finding"]["seen"].startswith("The sharpness λ_max") and found["page"] is None
+    again = json.loads(
+        run_verb("digits", "--model", "mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3").output
+    )
+    assert again == found
+
+
+def test_the_verb_surveys_a_run_where_it_stands_and_keeps_the_survey(trained: Run) -> None:
+    found = json.loads(run_verb(str(trained.path), "--examples", "100", "--json").output)
+    assert found["step"] == trained.steps and Path(found["page"]).is_file()
+    (kept,) = load_surveys(trained)
+    assert kept.step == trained.steps and kept.sharpness.value == pytest.approx(found["largest"][0]["value"])
+
+
+def test_the_section_shows_sharpness_its_edge_and_the_density(trained: Run, tmp_path: Path) -> None:
+    run = _with_surveys(trained)
+    history = {
+        "batch_sharpness": tuple((step, _around(5 + step / 10)) for step in (10, 20, 30, 40)),
+        "edge": tuple((step, Estimate.exact(10.0)) for step in (10, 20, 30, 40)),
+    }
+    section = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history))
+    assert [figure.name for figure in section.figures] == ["sharpness", "density"]
+    assert "batch sharpness goes from 6.00 [5.40, 6.60]" in section.figures[0].summary
+    assert "The edge 2/η is 10.0 at the end" in section.figures[0].summary
+    names = [row[0] for row in section.table.rows]
+    assert names[0].startswith("batch sharpness") and "trace of the Hessian, Tr H" in names
+    for figure in section.figures:
+        json.dumps(page_spec(figure.chart, figure.summary), allow_nan=False)
+        assert save_png(figure.chart, tmp_path / f"{figure.name}.png", figure.title).stat().st_size > 5000
+
+
+def test_the_section_of_a_run_without_drift_says_how_to_get_some(tmp_path: Path) -> None:
+    configuration = Configuration(problem="digits", model="mlp", epochs=1, batch_size=500, budget=0.0)
+    run = train(load("digits", model="mlp"), configuration, tmp_path)
+    section = drift_section(run, diagnose(run))
+    assert not section.figures and "gradiometer sharpness" in section.lead
+
+
+def test_a_density_is_drawn_where_there_is_no_edge() -> None:
+    figure = density_figure(KNOWN, None)
+    assert figure.summary.startswith("Of the full loss") and len(figure.table.rows) == 50
+
+
+def test_a_survey_that_is_torn_is_left_out(trained: Run) -> None:
+    run = _with_surveys(trained)
+    (run.path / "curvature" / "step_000001.json").write_text('{"step": 1, "lar')
+    assert all(each.step != 1 for each in load_surveys(run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("digits", "--examples", "2000"),
+            "`--examples` must lie between 1 and the 1,437 training examples, got 2,000",
+        ),
+        (("digits", "--examples", "0"), "`--examples` must lie between 1 and the 1,437"),
+        (("nonesuch",), "`problem` 'nonesuch' is unknown"),
+        (("digits", "--lr", "nan"), "`learning_rate` must be positive and finite, got nan"),
+        (("digits", "--png", "/nonesuch/x.png"), "the folder /nonesuch does not exist"),
+    ],
+)
+def test_what_cannot_be_surveyed_is_refused_by_name(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        run_verb(*arguments)
+
+
+def test_settings_of_a_problem_are_refused_for_a_run(trained: Run) -> None:
+    with pytest.raises(BadInput, match=r"`--lr` is for a problem: the run .* has its own"):
+        run_verb(str(trained.path), "--lr", "0.1")
+
+
+def _around(value: float) -> Estimate:
+    return Estimate.interval(value, 0.9 * value, 1.1 * value, level=0.9, method="Fieller", samples=20)
+
+
+def _with_surveys(run: Run) -> Run:
+    save_survey(run, KNOWN)
+    return run

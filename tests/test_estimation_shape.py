@@ -1,0 +1,189 @@
+"""The shape of the noise: every moment exact over all batches of a tiny set, and known answers on the quadratic."""
+
+import math
+from dataclasses import asdict
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import CASES, Case
+from gradiometer.errors import BadInput
+from gradiometer.estimation.gram import NoiseMoments
+from gradiometer.estimation.inner_products import inner_products
+from gradiometer.estimation.noise import GradientNoise, cosine
+from gradiometer.estimation.noise_shape import NoiseShape
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, State
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.quadratic import Position, Quadratic, position_losses
+
+GRADIENTS = np.array([[1.0, 0.2, -0.3], [-0.5, 1.5, 0.4], [2.0, -1.0, 0.1], [0.3, 0.4, 1.2]])
+"""Four examples, three parameters: all of the population."""
+
+FRESH = Sampling(Draw.FRESH)
+
+
+def true_moments(mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
+    """Every moment from g and Σ."""
+    trace, signal = float(np.trace(covariance)), float(mean @ mean)
+    return asdict(
+        NoiseMoments(
+            trace=trace,
+            signal=signal,
+            along=float(mean @ covariance @ mean),
+            signal_squared=signal**2,
+            trace_times_signal=trace * signal,
+            trace_squared=trace**2,
+            square_trace=float(np.sum(covariance**2)),
+        )
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_over_all_batches_every_moment_is_exact(size: int) -> None:
+    """Four micro-batches of one example over all 4⁴ batches; of two over 4⁸ would be many: there over all pairs."""
+    pool = GRADIENTS if size == 1 else np.array([(a + b) / 2 for a in GRADIENTS[:2] for b in GRADIENTS[:2]])
+    population = GRADIENTS if size == 1 else GRADIENTS[:2]
+    batches = (pool[list(chosen)] for chosen in product(range(4), repeat=4))
+    seen = [asdict(NoiseMoments.of(batch @ batch.T, size)) for batch in batches]
+    expected = true_moments(population.mean(0), np.cov(population, rowvar=False, bias=True))
+    for name, truth in expected.items():
+        assert np.mean([moments[name] for moments in seen]) == pytest.approx(truth, rel=1e-10, abs=1e-12), name
+
+
+def test_inner_products_are_those_of_the_gradients_of_equal_parts(case: Case) -> None:
+    case.model.eval()
+    step = _step(case)
+    gram, size = inner_products(step, 4)
+    assert gram.shape == (4, 4) and size == 3
+    if step.objective.traits(step.batch).fixed:  # then the mean of all of them is the inner product of ĝ with itself
+        norm = sum(part.square().sum().item() for part in step.gradient)
+        assert gram.mean() == pytest.approx(norm, rel=1e-4)
+
+
+def test_one_part_an_example_and_equal_parts_tell_the_same_noise() -> None:
+    torch.manual_seed(0)
+    case = CASES["mlp"]()
+    each, size = inner_products(_step(case), 12)
+    assert size == 1 and each.shape == (12, 12)
+    spread = _step(case).spread(None)
+    assert np.sort(np.diag(each)) == pytest.approx(np.sort(spread.squared_norms.sum(axis=1)), rel=1e-4)
+
+
+def test_measuring_the_shape_leaves_training_as_it_was(case: Case) -> None:
+    from test_measurement import everything
+
+    case.loss(case.model, case.batch).mean().backward()
+    before = everything(case.model)
+    NoiseShape(4).measure(_step(case))
+    assert everything(case.model) == before
+
+
+@pytest.fixture(scope="module")
+def quadratic() -> Quadratic:
+    """Noise of unlike size in six directions: an effective dimension of 3.2."""
+    return Quadratic(np.geomspace(0.5, 2, 6), np.geomspace(0.1, 2, 6))
+
+
+def readings_of(quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseShape | GradientNoise) -> Series:
+    """Readings of fresh batches at a fixed point, where g is not small."""
+    generator = np.random.default_rng(1)
+    start = quadratic.minimum + 0.5
+    objective = Objective(Position(quadratic, start), position_losses)
+    root = np.linalg.cholesky(quadratic.noise) @ np.linalg.inv(quadratic.curvature)
+    readings = []
+    for index in range(steps):
+        batch = torch.from_numpy(generator.standard_normal((batch_size, 6)) @ root.T)
+        step = TrainingStep(objective, batch, index=index, learning_rate=0.1, sampling=FRESH)
+        readings.append(Reading(gauge.name, index, batch_size, 0.1, gauge.measure(step)))
+    return Series.of(readings, FRESH, objective.layers)
+
+
+def test_on_the_quadratic_dimension_and_tests_are_the_closed_forms(quadratic: Quadratic) -> None:
+    batch_size, gauge = 16, NoiseShape(8)
+    series = readings_of(quadratic, 250, batch_size, gauge)
+    gradient = quadratic.gradient(quadratic.minimum + 0.5)
+    truth = true_moments(gradient, quadratic.noise)
+    for name, expected in truth.items():
+        values = series.moments[name]
+        assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(values)), name
+    estimates = gauge.estimate(series)
+    trace, signal, along = truth["trace"], truth["signal"], truth["along"]
+    expected = {
+        "effective_dimension": trace**2 / truth["square_trace"],
+        "norm_test": math.sqrt(trace / batch_size / signal),
+        "inner_product_test": math.sqrt(along / batch_size) / signal,
+        "orthogonality_test": math.sqrt((trace - along / signal) / batch_size / signal),
+    }
+    assert expected["effective_dimension"] == pytest.approx(3.2, abs=0.1)
+    for name, value in expected.items():
+        assert estimates[name].value == pytest.approx(value, rel=0.1), name
+        assert estimates[name].high < 1.5 * value, name
+    seen, means = (gauge.interpret(estimates).seen, gauge.interpret(estimates).means)
+    assert seen.startswith("The gradient noise lies in about 3.") and "times as long as the gradient" in means
+
+
+def test_on_the_quadratic_the_cosine_is_that_of_batches_with_the_gradient(quadratic: Quadratic) -> None:
+    """In six directions 1/√(1 + tr Σ/(B‖g‖²)) is within 5 % of the mean cosine."""
+    estimate = GradientNoise().estimate(readings_of(quadratic, 300, 4, GradientNoise()))["cosine"]
+    gradient = quadratic.gradient(quadratic.minimum + 0.5)
+    noise = np.random.default_rng(2).multivariate_normal(np.zeros(6), quadratic.noise / 4, 20_000)
+    batches = gradient + noise
+    mean = np.mean(batches @ gradient / np.linalg.norm(batches, axis=1) / np.linalg.norm(gradient))
+    formula = 1 / math.sqrt(1 + quadratic.noise_trace / (4 * gradient @ gradient))
+    assert formula == pytest.approx(mean, rel=0.05)
+    assert estimate.low <= formula <= estimate.high and estimate.high - estimate.low < 0.1
+
+
+def test_the_cosine_goes_from_none_to_all() -> None:
+    assert (cosine(-0.1), cosine(0.0), cosine(math.inf)) == (0, 0, 1)
+    assert cosine(1.0) == pytest.approx(math.sqrt(0.5))
+
+
+def test_nine_in_ten_intervals_hold_the_effective_dimension(quadratic: Quadratic) -> None:
+    generator, root = np.random.default_rng(0), np.linalg.cholesky(quadratic.noise)
+    truth, held, windows = quadratic.noise_trace**2 / float(np.sum(quadratic.noise**2)), 0, 200
+    for _ in range(windows):
+        gradients = generator.standard_normal((32, 8, 6)) @ root.T + 0.3
+        moments = [asdict(NoiseMoments.of(part @ part.T, 1)) for part in gradients]
+        readings = [Reading("noise_shape", place, 8, 0.1, reading) for place, reading in enumerate(moments)]
+        estimate = NoiseShape().estimate(Series.of(readings, FRESH))["effective_dimension"]
+        held += estimate.low <= truth <= estimate.high
+    assert abs(held / windows - 0.9) < 4 * math.sqrt(0.9 * 0.1 / windows)
+
+
+@pytest.mark.parametrize("gauge", [NoiseShape(), NoiseShape(None), NoiseShape(microbatches=4)], ids=repr)
+def test_repr_recreates_the_gauge(gauge: NoiseShape) -> None:
+    assert eval(repr(gauge)) == gauge
+
+
+def test_what_has_no_shape_to_see_is_refused() -> None:
+    with pytest.raises(BadInput, match="`microbatches` must be at least 4, got 3: the square of the noise needs"):
+        NoiseShape(3)
+    with pytest.raises(BadInput, match="`microbatches` is 13 for a batch of 12: at least 1 example each"):
+        NoiseShape(13).measure(_step(CASES["mlp"]()))
+    with pytest.raises(BadInput, match="at least 2 examples each are needed, since the loss couples the examples"):
+        NoiseShape(8).measure(_step(CASES["cnn_with_batch_norm"]()))
+    with pytest.raises(BadInput, match="`gram` is of 3 micro-batches"):
+        NoiseMoments.of(np.eye(3), 1)
+
+
+def test_a_model_too_large_for_so_many_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradiometer.estimation.inner_products.MOST_NUMBERS", 1000)
+    with pytest.raises(BadInput, match="so many gradients at once are more than 1,000 numbers; lower it"):
+        NoiseShape(8).measure(_step(CASES["mlp"]()))
+
+
+def test_a_shape_that_is_not_known_yet_says_nothing() -> None:
+    moments = asdict(NoiseMoments(1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 0.5))
+    readings = [Reading("noise_shape", place, 8, 0.1, moments) for place in range(2)]
+    assert NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH))) is None
+    readings = [Reading("noise_shape", place, 8, 0.1, moments | {"signal": (-1.0) ** place}) for place in range(40)]
+    finding = NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH)))
+    assert finding is not None and finding.state is State.CANNOT_TELL
+
+
+def _step(case: Case) -> TrainingStep:
+    return TrainingStep(case.objective, case.batch, index=3, learning_rate=0.1, sampling=FRESH)
