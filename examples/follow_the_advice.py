@@ -78,7 +78,7 @@ DIGITS = (
 )
 FASHION_MNIST = (
     Setting("fashion-mnist", "mlp", 32, 0.45, (0.1, 0.2, 0.4), look_every=4.0, give_up=600, examples=1000),
-    Setting("fashion-mnist", "cnn", 32, 0.45, (0.05, 0.1, 0.2), look_every=2.0, give_up=300, examples=1000),
+    Setting("fashion-mnist", "cnn", 32, 0.45, (0.1, 0.2, 0.4), look_every=2.0, give_up=300, examples=1000),
 )
 
 
@@ -232,11 +232,11 @@ def advised(runs: Runs, rate: float, from_rate: str) -> list[Outcome]:
     scales = runs.noise_scales(rate)
     way = ", ".join(f"{scale.value:,.0f}" for scale in scales)
     print(
-        f"{name}: loss {setting.loss} in {present.mean():,.0f} updates of B = {batch_size} at the {from_rate} rate "
-        f"{rate:g}; noise scale on the way {way}",
+        f"\n{name}: loss {setting.loss} in {present.mean():,.0f} updates of B = {batch_size} at the {from_rate} rate "
+        f"{rate:g}; noise scale on the way {way}\n{row(tuple(COLUMNS))}",
         flush=True,
     )
-    outcomes = []
+    outcomes: list[Outcome] = []
     for larger in (2 * batch_size, 4 * batch_size):
         predicted = relative_updates(scales, batch_size, larger)
         followed_rate, linear = rate / predicted.value, runs.updates(larger, rate * larger / batch_size)
@@ -252,6 +252,7 @@ def advised(runs: Runs, rate: float, from_rate: str) -> list[Outcome]:
                 linear=float(linear.mean() / present.mean()),
             )
         )
+        print(outcomes[-1], flush=True)
     return outcomes
 
 
@@ -313,11 +314,8 @@ def main() -> None:
         parser.error(f"--seeds must be at least 4 for an interval, got {arguments.seeds}")
     torch.set_num_threads(1)
     settings = [*DIGITS, *(FASHION_MNIST if arguments.fashion_mnist else ())]
+    print(f"Updates to the same loss, relative to B ({arguments.seeds} starts, 90 % intervals)")
     outcomes = [outcome for setting in settings for outcome in followed(setting, arguments.seeds)]
-    print(
-        f"\nUpdates to the same loss, relative to B ({arguments.seeds} starts, 90 % intervals)\n\n{row(tuple(COLUMNS))}"
-    )
-    print("\n".join(map(str, outcomes)))
     for rate in ("steady", "fastest"):
         held = [outcome.holds for outcome in outcomes if outcome.from_rate == rate]
         print(f"\nFrom the {rate} rate, the advice kept its word within 25 % in {sum(held)} of {len(held)} cases.")

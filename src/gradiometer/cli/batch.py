@@ -213,7 +213,8 @@ def _tell(measured: Measured, table: "BatchTable", times: "StepTimes | None") ->
 
     click.echo(f"{measured.subject}, B = {table.present:,}, η = {measured.configuration.learning_rate:g}\n")
     click.echo(textwrap.fill(f"{measured.finding.seen} {measured.finding.means}", WIDTH) + "\n")
-    click.echo("To the same loss, against the present batch:\n")
+    path = f", over the {len(measured.windows)} windows of its path" if len(measured.windows) > 1 else ""
+    click.echo(f"To the same loss, against the present batch{path}:\n")
     Console().print(_table(table))
     click.echo("\n" + "\n".join(textwrap.fill(line, WIDTH) for line in [*_choices(table, times), f"mind: {CAVEAT}"]))
 

@@ -34,7 +34,7 @@ class HeavyExamples(Gauge):
     name: ClassVar[str] = "heavy_examples"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "(loss / parameter)²"
-    one_in: ClassVar[int] = 8
+    one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The mean of ‖g_i‖², of ‖g_i‖⁴, of ‖g_i‖²‖g_j‖² over i ≠ j, and what the largest tenth adds to the first."""

@@ -33,7 +33,7 @@ class NoiseSources(Gauge):
     name: ClassVar[str] = "noise_sources"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "(loss / parameter)²"
-    one_in: ClassVar[int] = 8
+    one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """tr Σ, and the part of it that is drawn, by layer."""
