@@ -10,14 +10,21 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.errors import BadInput
+from gradiometer.estimation.heavy_examples import HeavyExamples
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.noise_shape import NoiseShape
+from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimate, Finding, Series, State
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
 GAUGES: dict[str, type[Gauge]] = {
-    gauge.name: gauge for gauge in (GradientNoise, CurvatureAlongGradient, BatchSharpness, StepDrift, LossChange)
+    gauge.name: gauge
+    for gauge in (
+        *(GradientNoise, NoiseShape, NoiseSources, HeavyExamples),
+        *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
+    )
 }
 """The catalogue: every gauge by name."""
 

@@ -22,8 +22,9 @@ class CurvatureAlongGradient(Gauge):
     and ĝ_2ᵀHĝ_2 have above it, times their examples, for tr(HΣ), of examples drawn independently. Either may be
     negative: where the loss curves down, and at a single step by chance.
 
-    Costs about five plain steps where the step has a probe (a gradient in two halves, one with its graph, and two
-    products), half of that without: then half of the batch gives H, and the quarters of the other half ĝ_1 and ĝ_2.
+    Costs about five and a half plain steps where the step has a probe (a gradient in two halves, one with its graph,
+    and two products), half of that without: then half of the batch gives H, and the quarters of the other half ĝ_1
+    and ĝ_2.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.6 to 2.8.
     """

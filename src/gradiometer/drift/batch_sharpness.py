@@ -24,7 +24,7 @@ class BatchSharpness(Gauge):
     batch overshoots the batch's own loss. The full-batch sharpness sits lower, the lower the smaller the batch. A
     ratio of means over a window, with Fieller's interval, not the mean of ratios.
 
-    Costs about two and a half plain steps more: the gradient once more with its graph, and one product.
+    Costs about three plain steps: the gradient once more with its graph, and one product.
 
     Args:
         momentum: μ of training, for the edge: 2(1 + μ)/η with large batches. With small ones it is reported to lie

@@ -28,7 +28,7 @@ KEPT = 2048
 class Curvature:
     """H, the Hessian of the mean loss over some examples at the model's own parameters, by its products.
 
-    The graph of the gradient is built once and pulled back for every product: about 1.5 gradients each, where
+    The graph of the gradient is built once and pulled back for every product: about 1.6 gradients each, where
     building it each time costs about 3. Beyond `kept` examples it is built anew, once for all vectors of a call.
 
     The model is run in the mode it is in, and left as it was. Dropout draws once, and the same for every product.

@@ -23,8 +23,8 @@ class LossChange(Gauge):
     g, H and L are those of examples that did not make the step, so that all three are unbiased for the change of the
     mean loss, and paired: the same step on the same examples. Momentum is left out: it is the step −ηĝ.
 
-    Costs about three plain steps where the step has a probe (a gradient with its graph, a product, a forward), and
-    two without: then half of the batch makes the step and the other judges it.
+    Costs about three and a half plain steps where the step has a probe (a gradient with its graph, a product, a
+    forward), and two without: then half of the batch makes the step and the other judges it.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.3.
     """

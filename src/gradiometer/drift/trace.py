@@ -31,8 +31,9 @@ def trace(
     Unbiased. Tr H = Tr QᵀHQ + E (Pv)ᵀH(Pv) for v of random signs, P = I − QQᵀ and any orthonormal Q. Without Q it is
     Hutchinson's estimator; with Q the range of H seen through random vectors, Hutch++; with Q from Lanczos the large
     curvatures are summed and only the rest is sampled, which for a network saves most of the probes. The interval is
-    Student's over probes. Simulated at nominal 90 % it covers in 88 to 91 %; in 85 % where one direction holds nearly
-    all of the trace and Q is left out.
+    Student's over probes. Simulated at nominal 90 % with 8, 16 and 32 probes it covers in 89 to 90 % with either Q, or
+    where the spectrum is even; without Q in 86 to 89 % where a few curvatures are large, and in 81, 85 and 87 % where
+    one is nearly all of the trace: ask Lanczos first.
 
     Costs probes + 2·sketch products; what Lanczos found costs none again.
 

@@ -27,11 +27,11 @@ class GradientGraph:
     """∇L of one batch at the model's own parameters, and H v for any v, from one graph.
 
     H is symmetric, so that vᵀ ∂g/∂Φ = H v: one backward through the graph of the gradient is a product, at about
-    1.5 gradients each; to build the graph again for every product costs about twice that. What the loss draws
+    1.6 gradients each; to build the graph again for every product costs about twice that. What the loss draws
     (Dropout) is drawn once and kept: all products are of the same H. Attention is computed by its plain formula,
     since torch's fused kernels have no second derivative; a compiled model by the module it was made of.
 
-    Memory: that of the graph, about three times that of a training step, until it is let go.
+    Memory: that of the graph, a few times that of a training step, until it is let go.
 
     Args:
         objective: The model and its loss, in the mode the model is in.
