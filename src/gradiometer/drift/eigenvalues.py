@@ -66,7 +66,8 @@ def eigenvalues(
     an earlier measurement it starts warm. It stops when every residual is small, not when the value stops changing,
     which happens long before. A residual r bounds the distance of λ to an eigenvalue by r; where the next one is at
     a distance Δ the error is at most r²/Δ. That nothing larger was missed is as sure as a random start is generic;
-    of equal eigenvalues one may be found.
+    a start that lacks the sharpest direction may converge before it is seen, the sooner the fewer are wanted. Of equal
+    eigenvalues one may be found.
 
     Args:
         operator: H.
