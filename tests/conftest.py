@@ -88,6 +88,12 @@ def tiny_transformer() -> Case:
     return Case(TinyTransformer(), loss, {"tokens": torch.randint(17, (12, 9)), "note": "a string"}, fixed=True)
 
 
+def one_module_twice() -> Case:
+    hidden, norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
+    model = nn.Sequential(hidden, norm, nn.ReLU(), hidden, norm, nn.Linear(8, 5))
+    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(8), fixed=False)
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -99,6 +105,7 @@ CASES = {
         cnn_with_batch_norm_and_dropout,
         weighted_mean,
         tiny_transformer,
+        one_module_twice,
     )
 }
 

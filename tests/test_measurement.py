@@ -28,6 +28,7 @@ def everything(model: nn.Module) -> list:
         torch.get_rng_state().tolist(),
         [np.asarray(part).tolist() for part in np.random.get_state()],  # noqa: NPY002
         [p.requires_grad for p in model.parameters()],
+        [(name, type(p)) for name, p in model.named_parameters(remove_duplicate=False)],
     ]
 
 

@@ -150,7 +150,7 @@ class Objective:
             )
 
         called: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
-            self._called, self._state(leaves), (batch, with_gradient)
+            self._called, self._state(leaves), (batch, with_gradient), tie_weights=False
         )
         return called
 
@@ -209,11 +209,24 @@ class Objective:
 
     def _evaluate(self, parameters: Sequence[Tensor], batch: Batch) -> Tensor:
         """Call the loss with these parameters and with copies of the buffers."""
-        return checked_loss(functional_call(self._called, self._state(parameters), (batch,)), batch)
+        return checked_loss(functional_call(self._called, self._state(parameters), (batch,), tie_weights=False), batch)
 
     def _state(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-        state = {f"model.{name}": value for name, value in zip(self.names, parameters, strict=True)}
-        return state | {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
+        """Every place in the model that holds a trainable parameter or a buffer, with what is to stand there.
+
+        Each place once: a module that is registered twice has two names and one place, and torch's own tying of
+        weights would put the second stand-in back for good.
+        """
+        standing = dict(zip(map(id, self.parameters), parameters, strict=True))
+        copies: dict[int, Tensor] = {}
+        state: dict[str, Tensor] = {}
+        for prefix, module in self.model.named_modules(prefix="model"):
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                if id(parameter) in standing:
+                    state[f"{prefix}.{name}"] = standing[id(parameter)]
+            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+                state[f"{prefix}.{name}"] = copies.setdefault(id(buffer), buffer.clone())
+        return state
 
 
 class _Called(nn.Module):
