@@ -1,7 +1,7 @@
 """Does the advice on the batch size hold when it is followed?
 
     python examples/follow_the_advice.py                    digits: MLP and CNN, about a minute
-    python examples/follow_the_advice.py --fashion-mnist    Fashion-MNIST as well, about a quarter of an hour
+    python examples/follow_the_advice.py --fashion-mnist    Fashion-MNIST as well, half an hour or more
 
 At a batch of B a few learning rates a factor of two apart are tried: the fastest brings the training loss down in the
 fewest updates. The steady one is the lowest that needs at most half as many again; there a rate can be raised without
