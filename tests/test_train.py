@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from conftest import CASES
+from gradiometer.convergence.schedule_shapes import Linear
+from gradiometer.convergence.theorem import read
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Diverged, Interrupted
 from gradiometer.measurement.objective import supervised
@@ -23,6 +25,7 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.run.reader import Run
 from gradiometer.train import loop as loops
 from gradiometer.train import train
+from gradiometer.train.state import restore
 from gradiometer.train.training import Training
 
 
@@ -95,11 +98,15 @@ class StopAt:
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm_and_dropout"])
-def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(problem(name), settings(schedule="cosine"), tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("mlp", "cosine"), ("mlp", "0.1/sqrt(t)"), ("cnn_with_batch_norm_and_dropout", "cosine")]
+)
+def test_a_stopped_run_resumes_to_the_same_bits(
+    tmp_path: Path, name: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(problem(name), settings(schedule=schedule, learning_rate=0.1), tmp_path / "whole")
     with pytest.raises(Interrupted, match=r"stopped at step 73 of 200.*gradiometer resume"):
-        train(problem(name), settings(schedule="cosine"), tmp_path / "stopped", StopAt(73))
+        train(problem(name), settings(schedule=schedule, learning_rate=0.1), tmp_path / "stopped", StopAt(73))
     (folder,) = (tmp_path / "stopped").iterdir()
     assert Run.open(folder).status == "interrupted"
     monkeypatch.setattr(loops, "load", lambda *_, **__: problem(name))
@@ -163,6 +170,36 @@ def test_learning_rate_follows_the_cosine_to_zero() -> None:
     expected = [0.1 * (1 + math.cos(math.pi * t / 200)) for t in range(200)]
     assert seen == pytest.approx(expected, rel=1e-12)
     assert training.learning_rate == pytest.approx(0.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"])
+def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
+    training = Training(problem(), settings(schedule=text, learning_rate=0.1), Budget(0.0))
+    seen = []
+    for _ in range(training.steps):
+        seen.append(training.learning_rate)
+        training.backward(training.batch(), measured=False)
+        training.update()
+    shape = Linear(0.1, steps=200) if text == "linear" else read(text)
+    assert seen == pytest.approx([shape(step) for step in range(200)], rel=1e-12)
+
+
+def test_a_schedule_that_turns_negative_within_the_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"gives -0.01\d* at step 100: a rate must be finite and not negative"):
+        train(problem(), settings(schedule="1 - t/100", learning_rate=0.1), tmp_path)
+
+
+def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(problem(), settings(schedule="0.1/t", learning_rate=0.1), tmp_path, StopAt(73))
+    (stopped,) = tmp_path.iterdir()
+    checkpoint, _ = load_latest(RunFolder.open(stopped))
+    with pytest.raises(BadInput, match="its checkpoint was made under Formula"):
+        restore(
+            Training(problem(), settings(schedule="0.2/t", learning_rate=0.1), Budget(0.0)),
+            checkpoint.tensors,
+            checkpoint.state,
+        )
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,12 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadInput
+
+SCHEDULES = ("constant", "cosine", "linear")
+"""Schedules by a word: from the learning rate on, over the whole run, the last two to zero."""
+
+DEFAULT_RATE = 0.1
+"""η where none is given."""
 
 MOST_THREADS = 512
 """Beyond what helps on any machine; torch ends the process where the system refuses it a thread."""
@@ -30,8 +37,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Args:
         problem: Name of a problem, or `module:function`.
         model: Name of a model; None: the problem's default.
-        learning_rate: η at the start.
-        schedule: How η goes on from there.
+        learning_rate: η at the start; where the schedule is given in full, about the largest η it takes.
+        schedule: How η goes on from there: constant, cosine or linear (to zero); or η in full, as a formula in
+            t = 1, 2, … such as '0.1/sqrt(t)', or a named shape such as 'Cosine(0.1, steps=1000)'.
         batch_size: B, in examples.
         epochs: Passes over the training set.
         momentum: Heavy-ball momentum μ, in [0, 1).
@@ -56,8 +64,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     problem: str = "digits"
     model: str | None = None
-    learning_rate: float = 0.1
-    schedule: Literal["constant", "cosine"] = "constant"
+    learning_rate: float = DEFAULT_RATE
+    schedule: str = "constant"
     batch_size: int = 32
     epochs: int = 10
     momentum: float = 0.0
@@ -82,6 +90,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for field in msgspec.structs.fields(type(self)):
             value = getattr(self, field.name)
             msgspec.structs.force_setattr(self, field.name, _typed(field.name, value, field.type))
+        if self.schedule not in SCHEDULES:
+            msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
         for complaint in self._complaints():
             raise BadInput(complaint)
 
@@ -146,6 +156,33 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         yield from _training_complaints(self)
         yield from _instrument_complaints(self)
         yield from _bookkeeping_complaints(self)
+
+
+def _largest_rate(schedule: str, learning_rate: float) -> float:
+    """The largest η of a schedule given in full, read at steps ever further apart, up to a million.
+
+    Raises:
+        BadInput: It cannot be read, it gives no rate at step 0, or a learning rate is given that is not its own.
+    """
+    if re.fullmatch(r"[A-Za-z_-]{2,}|", schedule.strip()):
+        nearest = difflib.get_close_matches(schedule, SCHEDULES, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"name one of {', '.join(SCHEDULES)}, or give η in full."
+        raise BadInput(f"`schedule` {schedule!r} is not known: {hint}")
+    from gradiometer.convergence.theorem import read  # noqa: PLC0415 (not for every `--help`)
+
+    try:
+        shape = read(schedule)
+        largest = shape(0)
+    except BadInput as error:
+        raise BadInput(f"`schedule`: {error}") from None
+    with suppress(BadInput):  # a training looks at every step it will take
+        for power in range(81):
+            largest = max(largest, shape(int(2 ** (power / 4))))
+    if learning_rate not in (largest, DEFAULT_RATE):
+        raise BadInput(
+            f"`learning_rate` is {learning_rate:g}, but the schedule gives η in full, up to {largest:g}: leave it out."
+        )
+    return largest
 
 
 def _text_complaints(c: Configuration) -> Iterator[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradiometer.errors import BadInput
 from gradiometer.train.training import Training
 
 Tensors = dict[str, Tensor]
@@ -25,6 +26,7 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         "step": training.step,
         "first_loss": training.first_loss,
         "param_groups": optimizer["param_groups"],
+        "schedule": repr(training.schedule),
         "scheduler": {name: value for name, value in training.scheduler.state_dict().items() if name != "lr_lambdas"},
         "random": random_values,
     }
@@ -32,7 +34,16 @@ def capture(training: Training) -> tuple[Tensors, Values]:
 
 
 def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Put a captured state back."""
+    """Put a captured state back.
+
+    Raises:
+        BadInput: It was made under another schedule.
+    """
+    if (made_under := values.get("schedule", repr(training.schedule))) != repr(training.schedule):
+        raise BadInput(
+            f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under {made_under}: put "
+            "run.toml back as it was, or start a new run."
+        )
     training.model.load_state_dict(_below("model", tensors))
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in _below("optimizer", tensors).items():

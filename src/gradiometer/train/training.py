@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_shapes import Constant, Cosine
+from gradiometer.convergence.schedule_shapes import Constant, Cosine, Linear
+from gradiometer.convergence.theorem import read
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
@@ -25,6 +26,9 @@ from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
+
+STEPS_CHECKED = 100_000
+"""Steps of the schedule that are looked at before the first one is made, at most."""
 
 EXPLODED = 1e4
 """A loss so many times that of the first step is called diverged, finite or not."""
@@ -66,6 +70,7 @@ class Training:
             nesterov=configuration.nesterov,
             weight_decay=configuration.weight_decay,
         )
+        _check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         # Kept from step to step: memory that is given back is paid for again, page by page.
         shared = configuration.microbatches > 1
@@ -77,7 +82,15 @@ class Training:
     def schedule(self) -> Schedule:
         """η as a function of the step."""
         initial = self.configuration.learning_rate
-        return Cosine(initial, steps=self.steps) if self.configuration.schedule == "cosine" else Constant(initial)
+        match self.configuration.schedule:
+            case "constant":
+                return Constant(initial)
+            case "cosine":
+                return Cosine(initial, steps=self.steps)
+            case "linear":
+                return Linear(initial, steps=self.steps)
+            case formula:
+                return read(formula)
 
     @property
     def learning_rate(self) -> float:
@@ -237,6 +250,16 @@ def _model(problem: Problem) -> nn.Module:
         if getattr(module, "sparse", False) is True:
             raise BadInput(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     return model
+
+
+def _check_rates(schedule: Schedule, steps: int) -> None:
+    """Refuse a schedule that gives no rate at some step of the run before the first one is made.
+
+    Every step is looked at, of a very long run one in so many and the last.
+    """
+    looked_at = range(0, steps, -(-steps // STEPS_CHECKED))
+    for step in (*looked_at, steps - 1):
+        schedule(step)
 
 
 def _where(step: int, batch: Batch) -> str:
