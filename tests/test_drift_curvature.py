@@ -1,6 +1,7 @@
 """Hessian products, eigenvalues, traces and densities: right, within what they say of themselves, on any module."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -152,6 +153,52 @@ def test_a_trace_that_knows_the_large_curvatures_is_sharper() -> None:
     plain = trace(operator, probes=24, generator=generator(1))
     deflated = trace(operator, probes=8, ends=top, generator=generator(1))
     assert deflated.high - deflated.low < (plain.high - plain.low) / 5
+
+
+class MeanOfParts:
+    """A matrix that is the mean of others, with unequal shares."""
+
+    def __init__(self, spectra: list[np.ndarray], shares: list[float]) -> None:
+        matrices, self.operators = zip(*map(rotated, spectra), strict=True)
+        self.shares = shares
+        self.matrix = sum(share * matrix for share, matrix in zip(shares, matrices, strict=True))
+
+    @property
+    def dimension(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def like(self) -> Tensor:
+        return torch.zeros(self.dimension, dtype=torch.float64)
+
+    def products(self, vectors: Tensor) -> Tensor:
+        return vectors @ torch.from_numpy(self.matrix)
+
+    def parts(self) -> Iterator[tuple[float, Product]]:
+        return zip(self.shares, self.operators, strict=True)
+
+
+def test_a_trace_asked_of_the_parts_is_covered_and_sharper() -> None:
+    spectra = [network_spectrum() * factor for factor in (0.5, 1.0, 2.0, 0.7, 1.2)]
+    operator = MeanOfParts(spectra, [0.3, 0.3, 0.1, 0.2, 0.1])
+    exact, draw = float(np.trace(operator.matrix)), generator(6)
+    top = eigenvalues(operator, largest=4, generator=generator())
+    for extra in ({}, {"ends": top}):
+        estimates = [trace(operator, probes=12, generator=draw, **extra) for _ in range(400)]
+        values = np.array([estimate.value for estimate in estimates])
+        assert abs(values.mean() - exact) < 4 * values.std(ddof=1) / np.sqrt(400)
+        assert 0.87 <= np.mean([estimate.low <= exact <= estimate.high for estimate in estimates]) <= 0.93
+        assert "of each of 5 parts" in estimates[0].method
+        one = Product(operator.products, operator.like)
+        together = np.array([trace(one, probes=12, generator=draw, **extra).value for _ in range(400)])
+        assert values.std() < 0.8 * together.std()
+
+
+def test_the_parts_of_a_curvature_are_a_mean_that_gives_its_products(case: Case) -> None:
+    curvature = Curvature(case.objective, [case.batch, case.batch])
+    vector = torch.randn(1, curvature.dimension)
+    total = sum(share * part.products(vector) for share, part in curvature.parts())
+    torch.testing.assert_close(total, curvature.products(vector))
 
 
 # Density

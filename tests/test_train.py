@@ -15,6 +15,7 @@ from gradiometer.convergence.schedule_shapes import Linear
 from gradiometer.convergence.theorem import read
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Diverged, Interrupted
+from gradiometer.measurement.batch import batch_size
 from gradiometer.measurement.objective import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -170,6 +171,19 @@ def test_learning_rate_follows_the_cosine_to_zero() -> None:
     expected = [0.1 * (1 + math.cos(math.pi * t / 200)) for t in range(200)]
     assert seen == pytest.approx(expected, rel=1e-12)
     assert training.learning_rate == pytest.approx(0.0, abs=1e-15)
+
+
+def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(tmp_path: Path) -> None:
+    gauges = "curvature_along_gradient,step_drift,loss_change"
+    plain = train(problem(), settings(budget=0.0), tmp_path / "plain")
+    measured = train(problem(), settings(every=2, gauges=gauges), tmp_path / "measured")
+    assert weights(measured) == weights(plain)
+    training = Training(problem(), settings(), Budget(0.0))
+    batch = training.batch()
+    training.backward(batch, measured=False)
+    step = training.caught(batch, None)
+    assert step.acting_size == batch_size(batch) == batch_size(step.judging)
+    assert not torch.equal(step.judging[0], batch[0])
 
 
 @pytest.mark.parametrize("text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"])

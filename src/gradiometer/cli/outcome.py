@@ -93,11 +93,12 @@ def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
     every = overhead.get("every")
     cadence = "" if not every else ", every step" if every == 1 else f", about every {every:.3g} steps"
     allowed = f"budget {overhead['budget']:.1%}" if asked is None else "as asked for with --every"
+    steps = overhead["measured_steps"]
     sentence = (
-        f"Measured {overhead['measured_steps']:,} steps{cadence} ({overhead['mode']}), "
+        f"Measured {steps:,} step{'' if steps == 1 else 's'}{cadence} ({overhead['mode']}), "
         f"for {overhead['used']:.1%} of the training time ({allowed})."
     )
-    if asked is None and overhead["measured_steps"] < FEW:
+    if asked is None and steps < FEW:
         sentence += " That is few: a run this short pays for more with --every 1, whatever it costs."
     return sentence
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.eigenvalues import Eigenvalues, eigenvalues
-from gradiometer.drift.operator import random_vectors
+from gradiometer.drift.operator import Product, Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.drift.trace import trace
 from gradiometer.errors import BadInput
@@ -107,6 +107,11 @@ class Curvature:
         self.products_made += len(vectors)
         return total
 
+    def parts(self) -> Iterator[tuple[float, Symmetric]]:
+        """The Hessian of each part of the examples, with the part's share of them."""
+        for graph in self._all_graphs():
+            yield graph.examples / self.examples, Product(graph.products, self.like)
+
     def along(self, direction: Float[Tensor, " params"]) -> float:
         """vᵀ H v, exact for these examples, up to rounding. One product."""
         return float(direction.double() @ self.products(direction[None])[0].double())
@@ -128,7 +133,8 @@ class Curvature:
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
 
     def trace(self, probes: int = 16, **settings: Any) -> Estimate:
-        """Tr H; see `gradiometer.drift.trace.trace`."""
+        """Tr H, every part of the examples asked with probes of its own; see `gradiometer.drift.trace.trace`."""
+        self.products_made += probes
         return trace(self, probes=probes, generator=self.generator, **settings)
 
     def density(self, probes: int = 8, **settings: Any) -> SpectralDensity:

@@ -1,6 +1,6 @@
 """A symmetric matrix that is known only by its products, and the random vectors it is asked about."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -24,6 +24,14 @@ class Symmetric(Protocol):
 
     def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
         """H v for every row v."""
+
+
+@runtime_checkable
+class Mean(Symmetric, Protocol):
+    """A symmetric matrix that is a mean of others, as a Hessian is of those of the parts of its examples."""
+
+    def parts(self) -> Iterator[tuple[float, Symmetric]]:
+        """Each part with its share; the shares sum to 1."""
 
 
 class Product:

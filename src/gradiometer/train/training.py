@@ -2,6 +2,8 @@
 
 import math
 import random
+import zlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from gradiometer.measurement.objective import Objective, checked_loss, with_grap
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
+from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.blame import blamed
 from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
@@ -163,8 +166,15 @@ class Training:
             sampling=self.sampling,
             gradient=[parameter.grad for parameter in self.parameters],
             spread=spread,
+            probe=partial(self._judges, batch_size(batch)),
             seed=self.configuration.seed,
         )
+
+    def _judges(self, count: int) -> Batch:
+        """Examples that judge a step made by a batch: independent draws, so that their mean gradient is Train's."""
+        seed = zlib.crc32(f"{self.configuration.seed}/{self.step}/judges".encode())
+        with untouched_randomness(seed, [self.device]):  # a data set may draw, too
+            return self.data.batch(torch.randint(len(self.data), (count,)))
 
     def divergence(self, loss: float) -> str | None:
         """What is wrong with this step, in words, or None. Looked for before the update is applied."""
