@@ -1,25 +1,21 @@
 """The page of a run: one self-contained file that asks nothing of any network, and the same charts as PNG."""
 
-import base64
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 import vl_convert
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from gradiometer import __version__
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Draw, significant
 from gradiometer.report.charts import page_spec, save_png, vl_version
+from gradiometer.report.markup import environment, json_for_script, script_hash, source
 from gradiometer.report.section import QUANTITIES, Section
 from gradiometer.report.sections import sections
 from gradiometer.report.strip import strips
@@ -78,9 +74,9 @@ def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
 def render(run: Run, diagnosis: Diagnosis) -> str:
     """The page as text."""
     shown = sections(run, diagnosis)
-    scripts = [Markup(_bundle()), Markup(_source("page.js"))]
+    scripts = [Markup(_bundle()), Markup(source(TEMPLATES, "page.js"))]
     return (
-        _environment()
+        environment(TEMPLATES)
         .get_template("page.html.jinja")
         .render(
             run=run,
@@ -94,10 +90,10 @@ def render(run: Run, diagnosis: Diagnosis) -> str:
             overhead=overhead_sentence(run.overhead),
             configuration=_settings(msgspec.structs.asdict(run.configuration)),
             manifest=_settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
-            specs=_json_for_script(_specs(shown)),
-            style=Markup(_source("page.css")),
+            specs=json_for_script(_specs(shown)),
+            style=Markup(source(TEMPLATES, "page.css")),
             scripts=scripts,
-            script_hashes=[_hash(script) for script in scripts],
+            script_hashes=[script_hash(script) for script in scripts],
             version=__version__,
         )
     )
@@ -154,43 +150,8 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", "—" if value is None else str(value)
 
 
-def _json_for_script(value: Any) -> Markup:
-    """JSON that no text in it can end: `<`, `>` and `&` are written as escapes."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
-
-
 @cache
 def _bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version())
     return bundle.replace("</script", "<\\/script")
-
-
-def _source(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """What the page's security policy knows a script by: it runs these and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _code(text: str) -> Markup:
-    """Escaped text, with `code` between backticks."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = _code
-    return environment
