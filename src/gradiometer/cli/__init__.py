@@ -10,6 +10,7 @@ from gradiometer import __version__
 from gradiometer.cli.batch import batch
 from gradiometer.cli.demo import demo
 from gradiometer.cli.export import export
+from gradiometer.cli.lecture import lecture
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
 from gradiometer.cli.schedule import schedule
@@ -33,7 +34,7 @@ def gradiometer() -> None:
     """
 
 
-for verb in (demo, train, resume, report, export, batch, sharpness, schedule, selftest):
+for verb in (demo, train, resume, report, export, batch, sharpness, schedule, selftest, lecture):
     gradiometer.add_command(verb)
 
 

@@ -181,6 +181,7 @@ class Estimate:
     @classmethod
     def exact(cls, value: float, *, unit: str = "") -> "Estimate":
         """A number known exactly: a setting, a count, a closed form."""
+        value = float(value)  # of numpy's numbers the comparisons are numpy's too
         return cls(value, value, value, 1.0, "exact", 0, unit)
 
     @classmethod

@@ -1,0 +1,71 @@
+"""`gradiometer lecture`: the statements of the lecture, each predicted before it is measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gradiometer.cli.options import json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gradiometer.lecture.statement import Result, Statement
+
+
+@click.command(epilog="Example: gradiometer lecture S6 S11 --out lecture")
+@click.argument("statements", metavar="[S1 … S12]", nargs=-1)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=True, path_type=Path),
+    help="Write the site into this folder: a page a statement, and an index.",
+)
+@json_option
+def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int:
+    """Put the lecture's statements to the test, one by one; all twelve where none is named.
+
+    Every experiment says what a measurement will give before it is made: on a problem with a known answer, on a real
+    network with real data, and in a setting where the claim fails. Ends with code 0 if all came out as predicted,
+    with 1 otherwise.
+    """
+    import torch
+    from rich.console import Console
+
+    from gradiometer.cli.outcome import print_json
+    from gradiometer.lecture.catalogue import chosen
+    from gradiometer.lecture.site import write_site
+
+    asked = chosen(statements)
+    torch.set_num_threads(1)  # the networks are small
+    console = Console(stderr=as_json, highlight=False)
+    results = [_put_to_the_test(statement, console) for statement in asked]
+    if out is not None:
+        click.echo(f"site  {write_site(results, out)}", err=as_json)
+    held = sum(result.held for result in results)
+    if as_json:
+        print_json({"statements": [result.to_dict() for result in results], "held": held})
+    else:
+        click.echo(f"{held} of {len(results)} statements held.")
+    return 0 if held == len(results) else 1
+
+
+def _put_to_the_test(statement: "Statement", console: "Console") -> "Result":
+    """Say the prediction, measure, and say what came out."""
+    from gradiometer.lecture.statement import Result, run
+    from gradiometer.report.strip import interval, number
+
+    console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}", soft_wrap=True)
+    measured = []
+    for outcome in run(statement):
+        experiment = outcome.experiment
+        if outcome.measured:
+            measured.append(outcome)
+            mark = "✓" if outcome.held else "✗"
+            says = f"  {mark} {experiment.name}: measured {outcome.measured[-1]}"
+        else:
+            ours = outcome.predicted[-1]
+            said = number(ours.value) if ours.low == ours.high else interval(ours)
+            point = f"{experiment.dial} {number(float(experiment.points[-1]))}"
+            says = f"  {experiment.name} ({experiment.where}): {experiment.quantity} at {point}: predicted {said}"
+        console.print(says, markup=False, soft_wrap=True)
+    return Result(statement, tuple(measured))

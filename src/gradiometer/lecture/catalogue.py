@@ -1,0 +1,22 @@
+"""Every statement of the lecture, in its order."""
+
+from gradiometer.errors import BadInput
+from gradiometer.lecture.s01 import S1
+from gradiometer.lecture.s02 import S2
+from gradiometer.lecture.s03 import S3
+from gradiometer.lecture.s04 import S4
+from gradiometer.lecture.s06 import S6
+from gradiometer.lecture.s07 import S7
+from gradiometer.lecture.statement import Statement
+
+STATEMENTS: dict[str, Statement] = {statement.name: statement for statement in (S1, S2, S3, S4, S6, S7)}
+"""S1 to S12 by name."""
+
+
+def chosen(names: tuple[str, ...]) -> list[Statement]:
+    """The statements of these names, in the lecture's order; all of them where none is named."""
+    asked = [name.strip().upper() for name in names]
+    for given, name in zip(names, asked, strict=True):
+        if name not in STATEMENTS:
+            raise BadInput(f"There is no statement {given!r}: the lecture has {', '.join(STATEMENTS)}.")
+    return [statement for name, statement in STATEMENTS.items() if not asked or name in asked]

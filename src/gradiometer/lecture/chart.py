@@ -1,0 +1,108 @@
+"""The picture of an experiment: the prediction as diamonds on a dashed line, the measurement as points with bars."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import altair as alt
+import vl_convert
+
+from gradiometer.lecture.experiment import Experiment, Outcome
+from gradiometer.measurement.reading import Estimate
+from gradiometer.report.axes import LogAxis, plain_row
+from gradiometer.report.charts import vl_version
+from gradiometer.report.marks import Row, Vertical, bars, layered, log_x, log_y, named_series, off_the_axis
+from gradiometer.report.theme import PAGE, PAGE_FONT, config
+
+WIDTH, HEIGHT = 430, 250
+"""Small enough to be read on a telephone, where a picture is as wide as the screen."""
+
+PREDICTED, MEASURED = "predicted", "measured"
+SERIES = named_series((MEASURED, PREDICTED))
+Horizontal = Callable[[str], alt.X]
+"""The horizontal channel of a picture, for a field of its rows."""
+
+
+def svg(outcome: Outcome, *, with_measurement: bool = True) -> str:
+    """The picture as SVG in the page's own colours: it follows the reader into the dark and onto paper."""
+    spec = chart(outcome, with_measurement=with_measurement).to_dict() | {"config": config(PAGE, PAGE_FONT)}
+    drawn: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version())
+    # Several pictures share a page: what one of them clips with is known by a name of its own.
+    place = f"{outcome.experiment.name}-{'both' if with_measurement else 'predicted'}-"
+    return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{place}\2", drawn)
+
+
+def chart(outcome: Outcome, *, with_measurement: bool = True) -> alt.LayerChart:
+    """Prediction and measurement along the dial; the claim, where it fails, as a dotted line.
+
+    The axes hold both, so that the picture of the prediction alone can lie beside it.
+    """
+    experiment = outcome.experiment
+    claimed = experiment.claimed or ()
+    drawn = [*outcome.predicted, *outcome.measured]
+    if experiment.log:
+        vertical = LogAxis.holding(drawn, also=claimed)
+        y, row = log_y(vertical, experiment.quantity), vertical.row
+    else:
+        y, row = _linear([*drawn, *map(Estimate.exact, claimed)], experiment.quantity), plain_row
+    x = _dial(experiment)
+    layers: list[alt.Chart | alt.LayerChart] = []
+    if claimed:
+        layers.append(_claimed(experiment).encode(x=x("dial"), y=y("claimed")))
+    layers += _predicted(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
+    if with_measurement:
+        rows = _rows(experiment.points, outcome.measured, MEASURED, row)
+        base = _base(rows, x)
+        layers += [bars(base, y, **SERIES), *off_the_axis(base, rows, y)]
+    return layered(*layers).properties(width=WIDTH, height=HEIGHT)
+
+
+def _predicted(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[alt.Chart | alt.LayerChart]:
+    base, colour = _base(rows, x), SERIES["color"]
+    known = base.transform_filter("datum.value !== null")
+    area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
+    return [
+        area.encode(y=y("low"), y2="high:Q", color=colour),
+        known.mark_line(strokeDash=[6, 3], strokeWidth=1.25).encode(y=y("value"), color=colour),
+        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **SERIES),
+        *off_the_axis(base, rows, y),
+    ]
+
+
+def _rows(
+    points: Sequence[float] | Sequence[int], estimates: Sequence[Estimate], name: str, row: Callable[[Estimate], Row]
+) -> list[Row]:
+    plain = {"series": name, "open": "", "middle": None}
+    return [plain | {"dial": point, **row(estimate)} for point, estimate in zip(points, estimates, strict=True)]
+
+
+def _base(rows: Sequence[Row], x: Horizontal) -> alt.Chart:
+    return alt.Chart(alt.Data(values=list(rows))).encode(x=x("dial"))
+
+
+def _dial(experiment: Experiment) -> Horizontal:
+    if experiment.log_dial and min(experiment.points) > 0:
+        return log_x(LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]), experiment.dial)
+    scale, axis = alt.Scale(zero=False, padding=12), alt.Axis(title=experiment.dial, format=",~g", tickCount=6)
+    return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
+
+
+def _linear(estimates: Sequence[Estimate], title: str) -> Vertical:
+    ends = [end for each in estimates for end in (each.low, each.value, each.high) if math.isfinite(end)]
+    room = 0.06 * (max(ends) - min(ends))
+    scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
+    axis = alt.Axis(title=title, format=",~g", tickCount=6)
+    return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
+
+
+def _claimed(experiment: Experiment) -> alt.Chart:
+    rows = [
+        {"dial": point, "claimed": value}
+        for point, value in zip(experiment.points, experiment.claimed or (), strict=True)
+        if value > 0 or not experiment.log
+    ]
+    dots = alt.OverlayMarkDef(filled=False, size=24)
+    base = alt.Chart(alt.Data(values=rows))
+    line: alt.Chart = base.mark_line(style="reference", strokeDash=[1, 4], strokeCap="round", point=dots)
+    return line

@@ -1,0 +1,142 @@
+"""The lecture as a site: a page a statement, and an index with the table of predictions against measurements.
+
+The pages are plain files that ask nothing of any network: pictures are SVG, simulations a few lines of script.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from gradiometer import __version__
+from gradiometer.errors import BadInput
+from gradiometer.lecture.chart import svg
+from gradiometer.lecture.experiment import LEVEL, Outcome
+from gradiometer.lecture.statement import Result
+from gradiometer.measurement.reading import Estimate
+from gradiometer.report.markup import environment, script_hash, source
+from gradiometer.report.section import Numbers
+from gradiometer.report.strip import interval, number
+from gradiometer.run.disk import replace_file
+
+TEMPLATES = files("gradiometer.lecture") / "templates"
+REPORT = files("gradiometer.report") / "templates"
+
+
+def write_site(results: Sequence[Result], folder: Path) -> Path:
+    """Write a page for every statement and the index.
+
+    Args:
+        results: Statements with their outcomes, in the lecture's order.
+        folder: Where the site goes; made if it is not there.
+
+    Returns:
+        The index page.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"`--out` {folder} is a file: name a folder, or one that is yet to be made.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, shown in enumerate(results):
+        neighbours = {
+            "before": results[place - 1].statement if place else None,
+            "after": results[place + 1].statement if place + 1 < len(results) else None,
+        }
+        _write(folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
+    index = folder / "index.html"
+    _write(
+        index, "index.html.jinja", results=results, rows=[_line(shown) for shown in results], level=LEVEL, scripts=[]
+    )
+    return index
+
+
+def page_name(shown: Result) -> str:
+    """File name of a statement's page: s01.html."""
+    return f"s{int(shown.statement.name[1:]):02d}.html"
+
+
+def _write(path: Path, template: str, **parts: Any) -> None:
+    scripts = parts["scripts"]
+    text = (
+        environment(TEMPLATES, REPORT)
+        .get_template(template)
+        .render(
+            style=Markup(source(REPORT, "page.css") + source(TEMPLATES, "lecture.css")),
+            script_hashes=[script_hash(script) for script in scripts],
+            version=__version__,
+            page_name=page_name,
+            **parts,
+        )
+    )
+    replace_file(path, text.encode())
+
+
+def _parts(shown: Result) -> dict[str, Any]:
+    """What the page of a statement is made of."""
+    name = page_name(shown).removesuffix(".html")
+    simulation = shown.statement.interactive
+    scripts = ["simulation.js", "dials.js"] if simulation else []
+    return {
+        "formula": Markup(source(TEMPLATES, f"formula_{name}.html")),
+        "figures": [_figure(outcome) for outcome in shown.outcomes],
+        "simulation": simulation,
+        "scripts": [Markup(source(TEMPLATES, script)) for script in scripts],
+    }
+
+
+def _figure(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "experiment": outcome.experiment,
+        "held": outcome.held,
+        "both": Markup(svg(outcome)),
+        "predicted": Markup(svg(outcome, with_measurement=False)),
+        "summary": _summary(outcome),
+        "table": _table(outcome),
+    }
+
+
+def _summary(outcome: Outcome) -> str:
+    """The picture in words, its last point's numbers."""
+    experiment = outcome.experiment
+    ours, theirs = outcome.predicted[-1], outcome.measured[-1]
+    said = f"{experiment.quantity}: at {experiment.dial} {number(float(experiment.points[-1]))}, {_prediction(ours)} predicted"
+    return f"{said}, {theirs} measured. {sum(outcome.points_held)} of {len(outcome.points_held)} points as predicted."
+
+
+def _prediction(estimate: Estimate) -> str:
+    """A prediction in words; of a bound, its finite side."""
+    return number(estimate.value) if estimate.low == estimate.high else interval(estimate)
+
+
+def _table(outcome: Outcome) -> Numbers:
+    experiment = outcome.experiment
+    claimed = experiment.claimed
+    columns = (
+        experiment.dial,
+        "predicted",
+        "measured",
+        "interval",
+        *(["the claim"] if claimed else []),
+        "as predicted",
+    )
+    rows = []
+    for place, (point, ours, theirs, held) in enumerate(
+        zip(experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True)
+    ):
+        claim = [number(claimed[place])] if claimed else []
+        cells = (number(float(point)), _prediction(ours), number(theirs.value), interval(theirs), *claim)
+        rows.append((*cells, "✓ yes" if held else "✗ no"))
+    return Numbers(columns, tuple(rows))
+
+
+def _line(shown: Result) -> dict[str, Any]:
+    """The statement's line in the table of the index."""
+    ours, theirs = shown.headline
+    return {
+        "shown": shown,
+        "quantity": shown.real.experiment.quantity,
+        "predicted": _prediction(ours),
+        "measured": f"{number(theirs.value)} {interval(theirs)}",
+        "experiments": f"{sum(outcome.held for outcome in shown.outcomes)} of {len(shown.outcomes)}",
+    }

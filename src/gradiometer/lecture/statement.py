@@ -1,0 +1,103 @@
+"""A statement of the lecture: its claim, its experiments, and whether it held."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, predicted
+from gradiometer.measurement.reading import Estimate
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of the lecture; its formula is the template `formula_s01.html`, and so on.
+
+    Args:
+        name: "S1" to "S12".
+        title: In a few words.
+        claim: The statement in our words.
+        experiments: Makes the experiments: on a known answer, on a real network, and where the claim fails.
+        limits: Where it fails, and why.
+        interactive: Name of the simulation its page carries, where a slider teaches more than a picture.
+    """
+
+    name: str
+    title: str
+    claim: str
+    experiments: Callable[[], tuple[Experiment, ...]]
+    limits: str
+    interactive: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A statement with the outcomes of its experiments."""
+
+    statement: Statement
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def held(self) -> bool:
+        """Whether all of its experiments came out as predicted, those where the claim fails included."""
+        return bool(self.outcomes) and all(outcome.held for outcome in self.outcomes)
+
+    @property
+    def real(self) -> Outcome:
+        """The first experiment on a real network and real data."""
+        return next(outcome for outcome in self.outcomes if outcome.experiment.setting is Setting.REAL)
+
+    @property
+    def headline(self) -> tuple[Estimate, Estimate]:
+        """Predicted and measured at the last point of that experiment."""
+        return self.real.predicted[-1], self.real.measured[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The statement's line in the table of `--json`, and every experiment's numbers."""
+        ours, theirs = self.headline
+        return {
+            "statement": self.statement.name,
+            "claim": self.statement.claim,
+            "predicted": _middle(ours),
+            "measured": theirs.value,
+            "low": theirs.low,
+            "high": theirs.high,
+            "held": self.held,
+            "experiments": [_numbers(outcome) for outcome in self.outcomes],
+        }
+
+
+def run(statement: Statement) -> Iterator[Outcome]:
+    """Every prediction of a statement first; then each with its measurement, as it is made."""
+    outcomes = [predicted(experiment) for experiment in statement.experiments()]
+    yield from outcomes
+    for outcome in outcomes:
+        yield measured(outcome)
+
+
+def result(statement: Statement) -> Result:
+    """Predict, then measure, all of a statement."""
+    return Result(statement, tuple(outcome for outcome in run(statement) if outcome.measured))
+
+
+def _middle(estimate: Estimate) -> float:
+    """The prediction as one number: of a bound, its finite end."""
+    if math.isfinite(estimate.value):
+        return estimate.value
+    return estimate.low if math.isfinite(estimate.low) else estimate.high
+
+
+def _numbers(outcome: Outcome) -> dict[str, Any]:
+    experiment = outcome.experiment
+    return {
+        "name": experiment.name,
+        "setting": experiment.setting.value,
+        "where": experiment.where,
+        "quantity": experiment.quantity,
+        "dial": experiment.dial,
+        "points": list(experiment.points),
+        "predicted": [estimate.to_dict() for estimate in outcome.predicted],
+        "measured": [estimate.to_dict() for estimate in outcome.measured],
+        "claimed": None if experiment.claimed is None else list(experiment.claimed),
+        "held": outcome.held,
+    }

@@ -1,0 +1,166 @@
+"""The lecture: predicted before it is measured, and a miss is a miss."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gradiometer.cli import main
+from gradiometer.errors import BadInput
+from gradiometer.lecture.catalogue import STATEMENTS, chosen
+from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
+from gradiometer.lecture.site import write_site
+from gradiometer.lecture.statement import Result, result, run
+from gradiometer.measurement.reading import Estimate
+
+
+def within(low: float, high: float) -> Estimate:
+    return Estimate.interval((low + high) / 2, low, high, level=0.999, method="test", samples=100)
+
+
+def experiment(**changes: object) -> Experiment:
+    usual = Experiment(
+        name="test",
+        setting=Setting.KNOWN,
+        where="a test",
+        quantity="q",
+        dial="d",
+        points=(1, 2),
+        predict=lambda: [Estimate.exact(1.0), Estimate.exact(2.0)],
+        measure=lambda: [within(0.9, 1.1), within(1.9, 2.1)],
+        says="One, then two.",
+    )
+    return replace(usual, **changes)
+
+
+@pytest.fixture(scope="module")
+def shown() -> Result:
+    return result(STATEMENTS["S6"])
+
+
+def test_what_comes_out_as_predicted_held() -> None:
+    assert measured(predicted(experiment())).held
+
+
+def test_one_point_outside_of_its_interval_and_it_did_not_hold() -> None:
+    outcome = measured(predicted(experiment(measure=lambda: [within(0.9, 1.1), within(2.01, 2.1)])))
+    assert outcome.points_held == (True, False)
+    assert not outcome.held
+
+
+def test_nothing_holds_before_it_is_measured() -> None:
+    assert not predicted(experiment()).held
+
+
+def test_where_the_claim_fails_the_measurement_has_to_exclude_it() -> None:
+    assert measured(predicted(experiment(claimed=(5.0, 6.0)))).held
+    assert not measured(predicted(experiment(claimed=(5.0, 2.05)))).held
+
+
+def test_a_measurement_that_tells_nothing_meets_nothing() -> None:
+    assert not meets(Estimate.exact(1.0), Estimate.unknown(level=0.999, method="too few", samples=3))
+
+
+def test_all_predictions_are_made_before_the_first_measurement() -> None:
+    order: list[str] = []
+
+    def noted(word: str, estimates: list[Estimate]) -> list[Estimate]:
+        order.append(word)
+        return estimates
+
+    one = experiment(
+        predict=lambda: noted("predict", [Estimate.exact(1.0)] * 2),
+        measure=lambda: noted("measure", [within(0.5, 1.5)] * 2),
+    )
+    list(run(replace(STATEMENTS["S6"], experiments=lambda: (one, replace(one, name="again")))))
+    assert order == ["predict", "predict", "measure", "measure"]
+
+
+def test_an_experiment_with_a_wrong_number_of_estimates_is_refused() -> None:
+    with pytest.raises(BadInput, match="`measure` of test gave 1 estimates for 2 points"):
+        measured(predicted(experiment(measure=lambda: [within(0.0, 1.0)])))
+
+
+def test_every_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails() -> None:
+    for statement in STATEMENTS.values():
+        settings = {each.setting for each in statement.experiments()}
+        assert settings == set(Setting), statement.name
+
+
+def test_every_experiment_has_a_name_of_its_own() -> None:
+    for statement in STATEMENTS.values():
+        names = [each.name for each in statement.experiments()]
+        assert len(set(names)) == len(names)
+
+
+def test_an_unknown_statement_is_refused_by_name() -> None:
+    with pytest.raises(BadInput, match="There is no statement 'S13': the lecture has S1, S2"):
+        chosen(("S1", "S13"))
+
+
+def test_statements_come_in_the_order_of_the_lecture() -> None:
+    assert [statement.name for statement in chosen(("s7", "S2"))] == ["S2", "S7"]
+
+
+def test_the_line_of_a_statement_has_what_the_table_needs(shown: Result) -> None:
+    line = shown.to_dict()
+    assert line["statement"] == "S6"
+    assert line["held"] is True
+    assert line["low"] <= line["measured"] <= line["high"]
+    assert line["low"] <= line["predicted"] <= line["high"]
+
+
+def test_a_page_says_what_was_predicted_and_what_was_measured(shown: Result, tmp_path: Path) -> None:
+    write_site([shown], tmp_path / "site")
+    page = (tmp_path / "site" / "s06.html").read_text()
+    for outcome in shown.outcomes:
+        assert outcome.experiment.says.replace("'", "&#39;") in page
+    assert page.count("<svg") == 2 * len(shown.outcomes) + 1
+    assert "✓" in page
+
+
+def test_the_site_asks_nothing_of_any_network(shown: Result, tmp_path: Path) -> None:
+    write_site([shown], tmp_path)
+    for page in tmp_path.glob("*.html"):
+        text = page.read_text()
+        links = re.findall(r'(?:href|src)="([^"]*)"', text)
+        assert all(not link.startswith(("http", "//")) for link in links)
+        assert "default-src 'none'" in text
+
+
+def test_pictures_of_a_page_share_no_names(shown: Result, tmp_path: Path) -> None:
+    write_site([shown], tmp_path)
+    names = re.findall(r'\bid="([^"]+)"', (tmp_path / "s06.html").read_text())
+    assert len(names) == len(set(names))
+
+
+def test_a_miss_is_shown_as_one(shown: Result, tmp_path: Path) -> None:
+    outcome = shown.outcomes[0]
+    missed = Outcome(outcome.experiment, tuple(Estimate.exact(7e7) for _ in outcome.predicted), outcome.measured)
+    write_site([Result(shown.statement, (missed, *shown.outcomes[1:]))], tmp_path)
+    assert "did not hold" in (tmp_path / "s06.html").read_text()
+    assert "0 held" in (tmp_path / "index.html").read_text()
+
+
+def test_a_file_in_the_place_of_the_site_is_refused(shown: Result, tmp_path: Path) -> None:
+    (tmp_path / "site").write_text("mine")
+    with pytest.raises(BadInput, match="is a file: name a folder"):
+        write_site([shown], tmp_path / "site")
+
+
+def test_the_verb_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["lecture", "S6", "--json"])
+    assert ended.value.code == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [line["statement"] for line in table["statements"]] == ["S6"]
+    assert {"claim", "predicted", "measured", "low", "high", "held"} <= set(table["statements"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_every_statement_held(name: str) -> None:
+    outcomes = result(STATEMENTS[name]).outcomes
+    assert {outcome.experiment.name: outcome.held for outcome in outcomes if not outcome.held} == {}

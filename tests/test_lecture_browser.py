@@ -1,0 +1,105 @@
+"""The lecture as a browser shows it: its dials move its pictures, and its simulations agree with the library."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradiometer.lecture.catalogue import STATEMENTS
+from gradiometer.lecture.site import write_site
+from gradiometer.lecture.statement import result
+from gradiometer.problems.one_dimensional import OneDimensional
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = Path("/usr/bin/chromium")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
+]
+INTERACTIVE = ("S6", "S8", "S11")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    write_site([result(STATEMENTS[name]) for name in INTERACTIVE], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=quiet)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(1280, "light"), (380, "dark")], ids=str)
+def page(browser: "sync_api.Browser", request: pytest.FixtureRequest) -> Iterator["sync_api.Page"]:
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.complaints = []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda asked: page.complaints.append(asked.url) if asked.url.startswith("http") else None)
+    yield page
+    assert page.complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["index", "s06", "s08", "s11"])
+def test_nothing_is_wider_than_the_window(page: "sync_api.Page", site: Path, name: str) -> None:
+    page.goto((site / f"{name}.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize("name", ["s06", "s08", "s11"])
+def test_every_dial_moves_the_picture_and_the_sentence(page: "sync_api.Page", site: Path, name: str) -> None:
+    page.goto((site / f"{name}.html").as_uri())
+    for dial in page.locator("form[data-simulation] input[type=range]").all():
+        before = page.locator(".picture").inner_html(), page.locator(".said").inner_text()
+        dial.focus()
+        page.keyboard.press("ArrowLeft")
+        assert page.locator(".picture").inner_html() != before[0]
+        assert page.locator(".said").inner_text() != before[1]
+
+
+def test_the_measurement_can_be_hidden_until_one_has_guessed(page: "sync_api.Page", site: Path) -> None:
+    page.goto((site / "s06.html").as_uri())
+    figure = page.locator("figure").first
+    assert figure.locator(".both").is_visible()
+    figure.locator(".reveal").uncheck()
+    assert not figure.locator(".both").is_visible()
+    assert figure.locator(".alone").is_visible()
+
+
+def test_the_pages_lead_to_each_other(page: "sync_api.Page", site: Path) -> None:
+    page.goto((site / "index.html").as_uri())
+    page.locator("table a").first.click()
+    assert page.url.endswith("s06.html")
+    page.locator("a[rel=next]").first.click()
+    assert page.url.endswith("s08.html")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "inverse", "linear"])
+def test_the_one_dimensional_simulation_follows_the_librarys_law(
+    page: "sync_api.Page", site: Path, schedule: str
+) -> None:
+    page.goto((site / "s06.html").as_uri())
+    settings = {"rate": 0.4, "batch": 8, "schedule": schedule, "steps": 60, "chains": 20_000}
+    found = page.evaluate(
+        "(settings) => { const {law, runs} = simulations.oneDimensional(settings);"
+        " return {law, last: runs.map((run) => run[run.length - 1]), rates: simulations.rates(settings)}; }",
+        settings,
+    )
+    means, variances = OneDimensional(variance=4.0).law(found["rates"], 8, start=3.0)
+    assert np.allclose([step["mean"] for step in found["law"]], means, rtol=1e-10, atol=1e-12)
+    assert np.allclose([step["variance"] for step in found["law"]], variances, rtol=1e-10)
+    last = np.array(found["last"])
+    assert abs(last.mean() - means[-1]) < 4 * math.sqrt(variances[-1] / len(last))
+    # The sample variance of n normal numbers has relative standard error √(2/(n − 1)).
+    assert abs(last.var(ddof=1) / variances[-1] - 1) < 4 * math.sqrt(2 / (len(last) - 1))
