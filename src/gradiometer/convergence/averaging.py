@@ -1,0 +1,194 @@
+"""Averages of the iterates, as the `multi_avg_fn` of torch's `AveragedModel`, and BatchNorm statistics to go with them.
+
+At a constant η the iterates of SGD keep a spread about the minimum; their average does not. On a quadratic the
+covariance of the uniform average of t iterates goes to H⁻¹ΣH⁻¹/(Bt), whatever η is: as small as that of any method
+that sees the same examples (Polyak & Juditsky 1992).
+
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=polynomial(3))
+    for batch in …:
+        …; optimizer.step(); averaged.update_parameters(model)
+    refresh_batch_norm(averaged, loader, loss)
+
+All are of the form mean ← mean + share · (Φ − mean), with the share of the newest iterate a function of how many there
+were before; the first is taken whole. Numbers that are no floats, such as BatchNorm's count, are taken from the newest.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gradiometer.convergence.number import Amount
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.untouched import untouched_randomness
+
+MultiAverage = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
+"""Called with the averages, the newest parameters and the number averaged so far: what `AveragedModel` asks for."""
+
+
+def uniform() -> MultiAverage:
+    """The mean of all iterates: share 1/(n + 1) after n.
+
+    The start keeps its weight 1/t: a run that began far away is better served by `suffix` or `polynomial`.
+
+    Source: Polyak & Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
+    """
+    return _average(lambda before: 1 / (before + 1))
+
+
+def suffix(updates: int, share: Amount = 0.5) -> MultiAverage:
+    """The mean of the last part of so many iterates; before it begins, the newest iterate itself.
+
+    Args:
+        updates: How many iterates there will be in all; further ones are averaged in, too.
+        share: Which part of them is averaged, above 0 and up to 1.
+
+    Source: Rakhlin, Shamir & Sridharan (2012), Making Gradient Descent Optimal for Strongly Convex Stochastic
+        Optimization, section 5.
+    """
+    if not updates >= 1:
+        raise BadInput(f"`updates` must be at least 1, got {updates}.")
+    if not 0 < share <= 1:
+        raise BadInput(f"`share` must be above 0 and at most 1, got {share}: 0.5 averages the last half.")
+    first = min(int((1 - share) * updates), updates - 1)
+    return _average(lambda before: 1 / max(before - first + 1, 1))
+
+
+def exponential(decay: Amount) -> MultiAverage:
+    """Weights that fall by `decay` from each iterate to the one before, and sum to 1: share (1 − d)/(1 − d^(n+1)).
+
+    Torch's own `get_ema_multi_avg_fn` leaves the first iterate the weight d^n, which rules for the first 1/(1 − d)
+    updates. It remembers 1/(1 − d) iterates: its covariance stays proportional to η, it does not go to zero.
+
+    Args:
+        decay: d, in [0, 1).
+
+    Source: Kingma & Ba (2015), Adam, section 3, for the correction.
+    """
+    if not 0 <= decay < 1:
+        raise BadInput(f"`decay` must be at least 0 and below 1, got {decay}: 0.999 remembers about 1,000 iterates.")
+    return _average(lambda before: (1 - decay) / (1 - decay ** (before + 1)))
+
+
+def polynomial(power: Amount = 3) -> MultiAverage:
+    """Weights that grow about as t^power: share (γ + 1)/(t + γ) at the t-th iterate. The start is soon forgotten.
+
+    Needs no number of updates beforehand, and costs little: in the long run the variance on a quadratic is about
+    (γ + 1)²/(2γ + 1) times that of the uniform average, 2.3 at γ = 3.
+
+    Args:
+        power: γ, at least 0; 0 is the uniform average.
+
+    Source: Shamir & Zhang (2013), Stochastic Gradient Descent for Non-smooth Optimization, section 4.
+    """
+    if not 0 <= power < float("inf"):
+        raise BadInput(f"`power` must be a number of at least 0, got {power}.")
+    return _average(lambda before: (power + 1) / (before + 1 + power))
+
+
+def _average(share: Callable[[int], float]) -> MultiAverage:
+    @torch.no_grad()
+    def average(averages: list[Tensor], newest: list[Tensor], averaged: Tensor | int) -> None:
+        if averages[0].is_floating_point() or averages[0].is_complex():
+            torch._foreach_lerp_(averages, newest, share(int(averaged)))
+        else:
+            torch._foreach_copy_(averages, newest)
+
+    return average
+
+
+def refresh_batch_norm(
+    model: nn.Module, batches: Iterable[Batch], forward: Callable[[nn.Module, Batch], Any], *, seed: int = 0
+) -> None:
+    """Take BatchNorm's running statistics anew from these batches: those of averaged weights are of no use otherwise.
+
+    Mean and variance are those of all values together, however they are parted into batches; torch's `update_bn` takes
+    the plain mean over batches of what each has within itself. BatchNorm alone is put in training mode. Everything
+    else runs as it does at inference: with Dropout on, the variance would be one that inference never meets. The mode
+    of every module and all random states are left as they were. Below other BatchNorm layers the values come from
+    batches normalised by their own statistics, as in training: take batches as large as those of the training.
+
+    Args:
+        model: The averaged model, or any. Without BatchNorm nothing is done.
+        batches: As the loss takes them, each of two examples or more.
+        forward: Called as `forward(model, batch)`: the loss will do.
+        seed: Of what the model draws.
+
+    Raises:
+        BadInput: There is no batch, or one of them has a single value per channel.
+
+    Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not layers:
+        return
+    pooled = {layer: _Pooled() for layer in layers}
+    devices = {parameter.device for parameter in model.parameters()}
+    with torch.no_grad(), untouched_randomness(seed, devices), _only_training(model, layers):
+        hooks = [layer.register_forward_pre_hook(pooled[layer].see) for layer in layers]
+        try:
+            for batch in batches:
+                forward(model, batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise BadInput(f"`batches` has one with a single example ({error}): give each two or more.") from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if not any(statistics.count for statistics in pooled.values()):
+        raise BadInput("`batches` is empty, or `forward` never reached BatchNorm: there are no statistics to take.")
+    for layer, statistics in pooled.items():
+        statistics.put(layer)
+
+
+@dataclass
+class _Pooled:
+    """Count, mean and sum of squared deviations of all values seen, one of each a channel; in double precision."""
+
+    count: int = 0
+    batches: int = 0
+    mean: Float[Tensor, " channels"] | float = 0.0
+    squares: Float[Tensor, " channels"] | float = 0.0
+
+    def see(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Take in what the layer is about to normalise."""
+        values = inputs[0].detach().transpose(0, 1).flatten(1).double()
+        count, mean = values.shape[1], values.mean(dim=1)
+        away, total = mean - self.mean, self.count + count
+        self.squares = (
+            self.squares + (values - mean[:, None]).square().sum(dim=1) + away**2 * self.count * count / total
+        )
+        self.mean = self.mean + away * count / total
+        self.count, self.batches = total, self.batches + 1
+
+    def put(self, layer: _BatchNorm) -> None:
+        """Write mean and unbiased variance where the layer keeps them. One that was never reached stays as it was."""
+        if self.count < 2 or layer.running_mean is None or layer.running_var is None:
+            return
+        layer.running_mean.copy_(torch.as_tensor(self.mean))
+        layer.running_var.copy_(torch.as_tensor(self.squares) / (self.count - 1))
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.fill_(self.batches)
+
+
+@contextmanager
+def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """These layers normalise by each batch's own statistics, keeping none; all else as at inference; then as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for layer in layers:
+        layer.training, layer.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+        for module, training in modes:
+            module.training = training
