@@ -14,8 +14,8 @@ import tomli_w
 
 from gradiometer.errors import BadInput
 
-SCHEDULES = ("constant", "cosine", "linear")
-"""Schedules by a word: from the learning rate on, over the whole run, the last two to zero."""
+SCHEDULES = ("constant", "cosine", "linear", "cycles")
+"""Schedules by a word: from the learning rate on; to zero over the run; to zero in each of its `snapshots` cycles."""
 
 DEFAULT_RATE = 0.1
 """η where none is given."""
@@ -40,6 +40,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         learning_rate: η at the start; where the schedule is given in full, about the largest η it takes.
         schedule: How η goes on from there: constant, cosine or linear (to zero); or η in full, as a formula in
             t = 1, 2, … such as '0.1/sqrt(t)', or a named shape such as 'Cosine(0.1, steps=1000)'.
+        snapshots: M ≥ 2: η cools to zero M times over, and the model at the end of each cycle is kept, for an ensemble;
+            under another schedule than a constant one, M models are kept without cycles.
         batch_size: B, in examples.
         epochs: Passes over the training set.
         momentum: Heavy-ball momentum μ, in [0, 1).
@@ -66,6 +68,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: str | None = None
     learning_rate: float = DEFAULT_RATE
     schedule: str = "constant"
+    snapshots: int = 0
     batch_size: int = 32
     epochs: int = 10
     momentum: float = 0.0
@@ -90,6 +93,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for field in msgspec.structs.fields(type(self)):
             value = getattr(self, field.name)
             msgspec.structs.force_setattr(self, field.name, _typed(field.name, value, field.type))
+        if self.snapshots and self.schedule == "constant":
+            msgspec.structs.force_setattr(self, "schedule", "cycles")
         if self.schedule not in SCHEDULES:
             msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
         for complaint in self._complaints():
@@ -198,6 +203,10 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
     for name in ("batch_size", "epochs", "microbatches"):
         if not getattr(c, name) >= 1:
             yield f"`{name}` must be at least 1, got {getattr(c, name)}."
+    if not (c.snapshots == 0 or c.snapshots >= 2):
+        yield f"`snapshots` must be 0 or at least 2, got {c.snapshots}: the average of one model is that model."
+    if c.schedule == "cycles" and c.snapshots == 0:
+        yield "`schedule` is cycles, of which there are as many as `snapshots`: set snapshots, for example to 5."
     if not 0 <= c.momentum < 1:
         yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
     if c.nesterov and not c.momentum > 0:

@@ -28,6 +28,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
+from gradiometer.train.snapshots import collector_of
 from gradiometer.train.state import capture, restore
 from gradiometer.train.training import Training
 
@@ -88,6 +89,7 @@ class Loop:
         self.folder = folder
         self.watcher = watcher
         self.recorder = Recorder(folder, gauges_of(configuration), budget=budget, every=configuration.every)
+        self.collector = collector_of(training, folder)
         self.saved_at = time.monotonic()
 
     def go(self) -> Run:
@@ -152,6 +154,8 @@ class Loop:
             recorder.measure(training.caught(batch, spread))
         training.update()
         recorder.loss(step, loss)
+        if self.collector and (snapshot := self.collector.after(step, training.model)):
+            recorder.event("snapshot", training.step, number=snapshot.number)
         if training.evaluation_due():
             self._evaluate()
         if time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds:

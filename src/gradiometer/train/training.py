@@ -17,6 +17,7 @@ from gradiometer.convergence.theorem import read
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
+from gradiometer.exploration.snapshots import checked_cycle
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
@@ -73,6 +74,8 @@ class Training:
             nesterov=configuration.nesterov,
             weight_decay=configuration.weight_decay,
         )
+        snapshots = configuration.snapshots
+        self.cycle = checked_cycle(configuration.learning_rate, self.steps, snapshots) if snapshots else None
         _check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         # Kept from step to step: memory that is given back is paid for again, page by page.
@@ -92,6 +95,8 @@ class Training:
                 return Cosine(initial, steps=self.steps)
             case "linear":
                 return Linear(initial, steps=self.steps)
+            case "cycles" if self.cycle is not None:
+                return self.cycle
             case formula:
                 return read(formula)
 

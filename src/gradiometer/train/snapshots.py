@@ -1,0 +1,41 @@
+"""The snapshots of a training: where its cycles end, with BatchNorm's statistics of their own, into its run folder."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from gradiometer.exploration.batch_norm import refresh_batch_norm, tracked
+from gradiometer.exploration.snapshots import SnapshotCollector
+from gradiometer.measurement.batch import Batch
+from gradiometer.problems.blame import blamed
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.snapshots import save_snapshot
+from gradiometer.train.training import Training
+
+
+def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | None:
+    """What takes this training's snapshots, or None where none are asked for."""
+    if training.cycle is None:
+        return None
+    prepare = None
+    if tracked(training.model):
+        size = training.configuration.batch_size
+        prepare = partial(refresh, training.problem, training.data, size=size)
+    return SnapshotCollector(training.cycle, partial(save_snapshot, folder.snapshots_path), prepare)
+
+
+def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
+    """BatchNorm's statistics over all training data, in batches of equal size drawn once at random."""
+    with blamed("loss", "while BatchNorm's statistics were estimated anew"):
+        refresh_batch_norm(model, problem.loss, _shuffled(data, size))
+
+
+def _shuffled(data: Examples, size: int) -> Iterator[Batch]:
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    for part in order.split(size):
+        if len(part) == min(size, len(data)):
+            yield data.batch(part)
