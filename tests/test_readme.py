@@ -23,7 +23,7 @@ def test_the_python_block_runs_and_ends_in_a_sentence() -> None:
 def test_every_command_shown_has_its_verb_and_its_flags(line: str) -> None:
     verb, *arguments = shlex.split(line, comments=True)[1:]
     command = gradiometer.commands[verb]
-    known = {name for parameter in command.params for name in parameter.opts}
+    known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 
 

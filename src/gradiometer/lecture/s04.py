@@ -5,12 +5,11 @@ from functools import cache, partial
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from gradiometer.convergence.schedule import Schedule
 from gradiometer.convergence.schedule_shapes import Constant, Linear
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
-from gradiometer.lecture.network import digits_network, geometric
+from gradiometer.lecture.network import geometric
+from gradiometer.lecture.regressions import RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty import mean
@@ -20,8 +19,6 @@ EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 4000
 TIMES = tuple(int(time) for time in geometric(1.0, 1000.0, 7))
 RATE = 0.5
 
-RUNS, SIZE, DECAY = 64, 8, 0.1
-"""Independent runs of a softmax regression on the digits, at B = 8, with weight decay."""
 RATES = (0.05, 0.1, 0.2)
 WARM, TAIL, COOLING = 600, 600, 800
 """Steps to forget the start, steps averaged, and steps of a linear way to zero."""
@@ -38,41 +35,10 @@ def _excess(positions: Float[np.ndarray, " chains"]) -> Estimate:
     return mean(positions**2 / 2, level=LEVEL, batches=len(positions))
 
 
-class Regressions:
-    """Softmax regressions on the digits, all at once: one model, its chains as one tensor."""
-
-    def __init__(self, rate: float) -> None:
-        images, labels = digits_network().everything
-        self.inputs = torch.cat([images.flatten(1).double(), torch.ones(len(images), 1).double()], dim=1)
-        self.labels = labels
-        self.rate = rate
-        self.weights = torch.zeros(RUNS, self.inputs.shape[1], 10, dtype=torch.float64)
-        self.generator = torch.Generator().manual_seed(int(1000 * rate))
-
-    def train(self, schedule: Schedule, steps: int) -> Float[Tensor, "runs inputs classes"]:
-        """Steps of SGD on batches of independent draws; the mean of the iterates."""
-        total = torch.zeros_like(self.weights)
-        for step in range(steps):
-            chosen = torch.randint(len(self.labels), (RUNS, SIZE), generator=self.generator)
-            inputs = self.inputs[chosen]
-            errors = torch.softmax(inputs @ self.weights, dim=-1)
-            errors.scatter_add_(2, self.labels[chosen][..., None], -torch.ones(RUNS, SIZE, 1, dtype=torch.float64))
-            self.weights -= schedule(step) * (inputs.mT @ errors / SIZE + DECAY * self.weights)
-            total += self.weights
-        return total / steps
-
-    def losses(self, weights: Float[Tensor, "runs inputs classes"]) -> Float[np.ndarray, " runs"]:
-        """L_Train of every run, the weight decay in it."""
-        scores = torch.log_softmax(self.inputs @ weights, dim=-1)
-        entropy = -scores[:, torch.arange(len(self.labels)), self.labels].mean(dim=1)
-        values: np.ndarray = (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
-        return values
-
-
 @cache
 def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estimate]:
     """Runs that have settled at a constant rate: their loss, and what averaging their iterates gains."""
-    runs = Regressions(rate)
+    runs = Regressions(seed=int(1000 * rate))
     runs.train(Constant(rate), WARM)
     looks = []
     for _ in range(4):

@@ -100,8 +100,9 @@ def _summary(outcome: Outcome) -> str:
     """The picture in words, its last point's numbers."""
     experiment = outcome.experiment
     ours, theirs = outcome.predicted[-1], outcome.measured[-1]
-    said = f"{experiment.quantity}: at {experiment.dial} {number(float(experiment.points[-1]))}, {_prediction(ours)} predicted"
-    return f"{said}, {theirs} measured. {sum(outcome.points_held)} of {len(outcome.points_held)} points as predicted."
+    where = f"{experiment.dial} {number(float(experiment.points[-1]))}"
+    said = f"{experiment.quantity}: at {where}, {_prediction(ours)} predicted, {theirs} measured."
+    return f"{said} {sum(outcome.points_held)} of {len(outcome.points_held)} points as predicted."
 
 
 def _prediction(estimate: Estimate) -> str:
