@@ -74,9 +74,11 @@ def diagnosis_of(steps: int = STEPS, layers: tuple[str, ...] = LAYERS, unbounded
         findings=(
             interpret_batch_size("noise", latest["batch_size"], latest["noise_scale"]),
             Finding(
-                "noise", Issue.ESTIMATION, State.OK, "B = 32 is near the noise scale.", "Both are traded about evenly."
+                "noise_shape", Issue.ESTIMATION, State.OK, "The noise points many ways.", "Its directions are many."
             ),
-            Finding("noise", Issue.DRIFT, State.ACT, "η λ_max is above 2.", "It grows.", "`--learning-rate 0.01`"),
+            Finding(
+                "batch_sharpness", Issue.DRIFT, State.ACT, "η λ_max is above 2.", "It grows.", "`--learning-rate 0.01`"
+            ),
         ),
         estimates=latest,
         history=history,

@@ -191,7 +191,9 @@ def test_a_strip_places_an_interval_among_what_it_is_held_against() -> None:
     assert opened is not None
     assert (opened.right, opened.open_right, opened.open_left) == (100.0, True, False)
     assert strip(NOTHING_KNOWN, {"B": batch_size}) is None
-    assert strip(estimate(-2.0, -3.0, -1.0), {"B": batch_size}) is None
+    below = strip(estimate(-2.0, -3.0, -1.0), {"B": batch_size})
+    assert below is not None
+    assert below.right < below.ticks[0].place
 
 
 def test_an_end_that_is_not_there_is_written_as_open() -> None:

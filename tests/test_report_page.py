@@ -125,7 +125,7 @@ def test_a_page_stays_small_when_the_run_is_long(tmp_path: Path) -> None:
 
 
 def test_a_finding_shows_its_interval_against_the_batch_size(page: str) -> None:
-    card = page[page.index('<article class="card look">') : page.index("</article>")]
+    card = page[page.index('<article class="card look"') : page.index("</article>")]
     assert "at least 695 examples (90%)" in card
     assert 'class="range open-right"' in card
     assert ">B = 32</span>" in card

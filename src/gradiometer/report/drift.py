@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.drift.stability import Momentum, stability_limit
+from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
 from gradiometer.drift.survey import Survey
 from gradiometer.measurement.reading import Estimate, significant
 from gradiometer.report.drift_charts import density_chart, sharpness_chart
 from gradiometer.report.marks import Windows
+from gradiometer.report.questions import Answer
 from gradiometer.report.section import Figure, Numbers, Section, cells, course
 from gradiometer.report.surveys import load_surveys
 from gradiometer.run.reader import Run
@@ -43,7 +44,8 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_start(run, kind)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
-    return Section("drift", "Drift", lead, tuple(figures), _latest_table(estimates))
+    answers = (_answer(surveys[-1], run, kind),) if surveys else ()
+    return Section("drift", "Drift", lead, tuple(figures), _latest_table(estimates), answers)
 
 
 def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
@@ -101,6 +103,23 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
             "loss sits lower, the lower the smaller the batch."
         ),
     )
+
+
+def _answer(survey: Survey, run: Run, kind: Momentum) -> Answer:
+    """What the latest survey says about the learning rate it was made at."""
+    rate, decay = _rate_at(survey.step, run), run.configuration.weight_decay
+    edge = Estimate.exact(stability_limit(rate, kind, weight_decay=decay), unit=survey.sharpness.unit)
+    finding = edge_sentence(survey.sharpness, rate, kind, weight_decay=decay)
+    return Answer(finding, {"sharpness": survey.sharpness, "edge": edge})
+
+
+def _rate_at(step: int, run: Run) -> float:
+    """η as it was recorded last before a step, and the configured one where it was not, or had come to zero."""
+    for gauge in run.gauges:
+        series = run.series(gauge)
+        if series is not None and (before := series.learning_rate[series.steps <= step]).size and before[-1] > 0:
+            return float(before[-1])
+    return run.configuration.learning_rate
 
 
 def _edge_at_start(run: Run, kind: Momentum) -> tuple[str, float]:

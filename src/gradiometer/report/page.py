@@ -14,18 +14,16 @@ from gradiometer import __version__
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Draw, significant
+from gradiometer.report.cards import answers_of, cards, further_cards
 from gradiometer.report.charts import page_spec, save_png, vl_version
+from gradiometer.report.checks import checks
 from gradiometer.report.markup import environment, json_for_script, script_hash, source
 from gradiometer.report.section import QUANTITIES, Section
 from gradiometer.report.sections import sections
-from gradiometer.report.strip import strips
 from gradiometer.run.disk import replace_file
 from gradiometer.run.reader import Run
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
-SYMBOLS = {"batch_size": "B", "noise_scale": "noise scale"}
-"""Quantities in a few letters, for the ticks of a strip."""
-
 TEMPLATES = files("gradiometer.report") / "templates"
 
 
@@ -74,6 +72,7 @@ def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
 def render(run: Run, diagnosis: Diagnosis) -> str:
     """The page as text."""
     shown = sections(run, diagnosis)
+    found = answers_of(diagnosis, shown)
     scripts = [Markup(_bundle()), Markup(source(TEMPLATES, "page.js"))]
     return (
         environment(TEMPLATES)
@@ -84,7 +83,9 @@ def render(run: Run, diagnosis: Diagnosis) -> str:
             sections=shown,
             methods=[section.name for section in shown if _has_methods(section)],
             without_replacement=run.sampling.draw is Draw.RESHUFFLED,
-            strips=_strips_of(diagnosis),
+            cards=cards(run, found),
+            further=further_cards(found),
+            checks=checks(run, diagnosis),
             quantities=QUANTITIES,
             status_symbol=STATUS_SYMBOLS[run.status],
             overhead=overhead_sentence(run.overhead),
@@ -120,11 +121,6 @@ def overhead_sentence(overhead: Mapping[str, Any]) -> str:
 
 def _share(value: float | None) -> str:
     return "an unknown share" if value is None else f"{100 * value:.2g} %"
-
-
-def _strips_of(diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    """The strips of every finding, in the order of the findings."""
-    return [strips(diagnosis.estimates, finding.estimates, SYMBOLS) for finding in diagnosis.findings]
 
 
 def _has_methods(section: Section) -> bool:

@@ -6,6 +6,7 @@ import altair as alt
 
 from gradiometer.measurement.reading import Estimate
 from gradiometer.report.marks import Windows
+from gradiometer.report.questions import Answer
 from gradiometer.report.strip import interval, number
 
 QUANTITIES = {
@@ -59,6 +60,7 @@ class Section:
         lead: What it is about.
         figures: Its charts.
         table: Numbers that belong to no chart.
+        answers: What it found beside the readings of the gauges, for the cards.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Section:
     lead: str
     figures: tuple[Figure, ...]
     table: Numbers | None = None
+    answers: tuple[Answer, ...] = ()
 
 
 def course(points: Windows) -> str:

@@ -23,7 +23,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Strip:
-    """An interval on a logarithmic axis, in percent of the strip's width.
+    """An interval on a small axis, in percent of the strip's width: logarithmic, or linear where it reaches below zero.
 
     Attributes:
         left, right: Ends of the interval.
@@ -41,15 +41,24 @@ class Strip:
 
 
 def strip(estimate: Estimate, held_against: Mapping[str, Estimate]) -> Strip | None:
-    """The strip of an estimate, or None where a logarithmic axis cannot show it.
+    """The strip of an estimate, or None where no end of its interval is known.
 
     Args:
-        estimate: Whose interval is drawn; its upper end must be positive.
-        held_against: Exact estimates by the label of their tick; those not positive are left out.
+        estimate: Whose interval is drawn.
+        held_against: Exact estimates by the label of their tick; on a logarithmic axis those not positive are left out.
     """
-    if not estimate.high > 0 or not (estimate.low > 0 or math.isfinite(estimate.high)):
+    if not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return None
-    exact = {label: other.value for label, other in held_against.items() if other.value > 0}
+    exact = {label: other.value for label, other in held_against.items()}
+    if estimate.low < 0:
+        return _linear_strip(estimate, exact)
+    return _logarithmic_strip(estimate, exact) if estimate.high > 0 and math.isfinite(estimate.low) else None
+
+
+def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip | None:
+    if not estimate.low > 0 and math.isinf(estimate.high):  # from zero to anywhere
+        return None
+    exact = {label: value for label, value in exact.items() if value > 0}
     axis = LogAxis.holding([estimate], also=exact.values())
     return Strip(
         left=_percent(estimate.low, axis),
@@ -58,6 +67,26 @@ def strip(estimate: Estimate, held_against: Mapping[str, Estimate]) -> Strip | N
         open_left=not estimate.low > 0,
         open_right=math.isinf(estimate.high),
         ticks=tuple(Tick(_percent(value, axis), f"{label} = {number(value)}") for label, value in exact.items()),
+    )
+
+
+def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
+    """With a tick at zero, which such an interval is held against where nothing else is."""
+    marks = {f"{label} = {number(value)}": value for label, value in exact.items()} or {"0": 0.0}
+    shown = [end for end in (estimate.low, estimate.value, estimate.high, *marks.values()) if math.isfinite(end)]
+    room = 0.08 * (max(shown) - min(shown)) or 1.0
+    low, high = min(shown) - room, max(shown) + room
+
+    def percent(value: float) -> float:
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
+
+    return Strip(
+        left=percent(estimate.low),
+        right=percent(estimate.high),
+        point=percent(estimate.value) if math.isfinite(estimate.value) else None,
+        open_left=math.isinf(estimate.low),
+        open_right=math.isinf(estimate.high),
+        ticks=tuple(Tick(percent(value), label) for label, value in marks.items()),
     )
 
 

@@ -1,0 +1,110 @@
+"""The five questions a run is asked, and what answers each: the cards of the page and the lines of the panel."""
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradiometer.measurement.reading import Estimates, Finding, State
+from gradiometer.run.configuration import Configuration
+
+URGENCY = (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK)
+"""Of several answers to one question, the state that is shown: one that is not known hides behind none that is fine."""
+
+NOT_MEASURED, NOT_MEASURED_SYMBOL = "not measured", "○"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finding with the estimates it speaks of.
+
+    Args:
+        finding: In words.
+        estimates: At least those the finding names.
+    """
+
+    finding: Finding
+    estimates: Estimates
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person wants to know of a run.
+
+    Args:
+        name: Its place on the page.
+        short: In a word or two.
+        words: The question itself.
+        gauges: Names under which findings answer it.
+        needs: What an answer rests on, for a run that has none yet.
+        command: What would measure it, from the run's folder and its configuration.
+    """
+
+    name: str
+    short: str
+    words: str
+    gauges: tuple[str, ...]
+    needs: str
+    command: Callable[[Path, Configuration], str]
+
+    def answers(self, found: Iterable[Answer]) -> tuple[Answer, ...]:
+        """Those that are about this question, the most urgent first."""
+        mine = [answer for answer in found if answer.finding.gauge in self.gauges]
+        return tuple(sorted(mine, key=lambda answer: URGENCY.index(answer.finding.state)))
+
+
+def _train(flags: str) -> Callable[[Path, Configuration], str]:
+    def command(path: Path, configuration: Configuration) -> str:
+        model = f" --model {shlex.quote(configuration.model)}" if configuration.model else ""
+        return f"gradiometer train {shlex.quote(configuration.problem)}{model} {flags}"
+
+    return command
+
+
+def _look(verb: str) -> Callable[[Path, Configuration], str]:
+    return lambda path, configuration: f"gradiometer {verb} {shlex.quote(str(path))}"
+
+
+QUESTIONS = (
+    Question(
+        name="batch",
+        short="batch",
+        words="Is the batch too small, or too large?",
+        gauges=("noise",),
+        needs="The noise scale of at least a few measured steps, held against B.",
+        command=_train("--every 10"),
+    ),
+    Question(
+        name="learning-rate",
+        short="learning rate",
+        words="Is the learning rate too high?",
+        gauges=("batch_sharpness", "sharpness"),
+        needs="The sharpness where training stands, held against the edge of stability.",
+        command=_look("sharpness"),
+    ),
+    Question(
+        name="paying",
+        short="still paying",
+        words="Has this learning rate stopped paying?",
+        gauges=("stationarity",),
+        needs="The slope of the loss with an interval, held against what a cut would gain.",
+        command=_train("--cool auto"),
+    ),
+    Question(
+        name="converged",
+        short="converged",
+        words="Has training arrived at a minimum?",
+        gauges=("certificate",),
+        needs="An upper bound on the norm of the full gradient, and the smallest curvature.",
+        command=_look("certify"),
+    ),
+    Question(
+        name="ensemble",
+        short="ensemble",
+        words="Is there an ensemble in this run?",
+        gauges=("ensemble",),
+        needs="Snapshots at the ends of cooling cycles, scored together against the last one alone.",
+        command=_train("--snapshots 5"),
+    ),
+)
+"""In the order in which a run can answer them."""

@@ -1,0 +1,108 @@
+"""The five questions of a run: each has a card, with its interval against its threshold or the command to measure it."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.drift.stability import edge_sentence
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State
+from gradiometer.report.cards import cards, further_cards
+from gradiometer.report.checks import checks
+from gradiometer.report.page import render
+from gradiometer.report.questions import QUESTIONS, URGENCY, Answer
+from gradiometer.report.strip import strip
+from gradiometer.run.reader import Run
+from report_run import diagnosis_of, run_in
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_in(tmp_path_factory.mktemp("runs"), steps=600)
+
+
+def interval(value: float, low: float, high: float) -> Estimate:
+    return Estimate.interval(value, low, high, level=0.9, method="t", samples=50)
+
+
+def finding(gauge: str, state: State, estimates: tuple[str, ...] = ()) -> Finding:
+    return Finding(gauge, Issue.CONVERGENCE, state, f"{gauge} seen.", "It means.", estimates=estimates)
+
+
+def test_every_question_has_a_card_in_order_and_one_without_an_answer_names_its_command(run: Run) -> None:
+    made = cards(run, ())
+    assert [card.name for card in made] == [question.name for question in QUESTIONS]
+    assert {card.word for card in made} == {"not measured"}
+    assert all(card.command.startswith("gradiometer ") and card.needs for card in made)
+    assert f"sharpness {run.path}" in made[1].command
+
+
+def test_the_most_urgent_of_several_answers_gives_a_card_its_state(run: Run) -> None:
+    states = (State.OK, State.ACT, State.CANNOT_TELL)
+    found = [Answer(finding("batch_sharpness", state), {}) for state in states]
+    card = cards(run, found)[1]
+    assert (card.state, card.word, card.symbol) == ("act", "act", "▲")
+    assert [told.finding.state for told in card.told] == [state for state in URGENCY if state in states]
+    assert cards(run, found[::2])[1].state == "cannot_tell"
+
+
+def test_a_finding_no_question_asks_for_has_a_card_of_its_own(run: Run) -> None:
+    found = [Answer(finding("step_drift", State.LOOK), {}), Answer(finding("noise", State.OK), {})]
+    (card,) = further_cards(found)
+    assert card.title == "convergence · step drift"
+    assert card.state == "look"
+
+
+def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
+    sharpness = Estimate.bound(15.0, low=14.0, high=16.0, method="Lanczos, residual", samples=1)
+    answer = Answer(edge_sentence(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
+    drawn = cards(run, [answer])[1].told[0].strips["sharpness"]
+    assert [tick.label for tick in drawn.ticks] == ["edge = 20"]
+    assert 0 < drawn.left < drawn.right < drawn.ticks[0].place < 100
+
+
+def test_an_interval_about_zero_is_drawn_on_a_linear_strip() -> None:
+    drawn = strip(interval(0.1, -0.4, 0.6), {})
+    assert drawn is not None
+    assert [tick.label for tick in drawn.ticks] == ["0"]
+    assert drawn.left < drawn.ticks[0].place < (drawn.point or 0) < drawn.right
+    assert drawn.ticks[0].place - drawn.left == pytest.approx(0.4 * (drawn.right - drawn.left), abs=0.05)
+    opened = strip(interval(-1.0, -math.inf, 0.5), {"gain": Estimate.exact(2.0)})
+    assert opened is not None
+    assert (opened.left, opened.open_left, opened.open_right) == (0.0, True, False)
+    assert opened.right < opened.ticks[0].place
+
+
+def test_the_page_shows_all_five_and_says_which_are_not_measured(run: Run) -> None:
+    page = render(run, diagnosis_of())
+    for question in QUESTIONS:
+        assert f'id="card-{question.name}"' in page
+        assert f'href="#card-{question.name}"' in page
+    assert page.count('<article class="card not_measured"') == 3
+    assert "<code>gradiometer train digits --every 10</code>" not in page
+    assert "<code>gradiometer train digits --every 10</code>" in render(run, Diagnosis("Nothing.", (), {}, {}))
+
+
+def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -> None:
+    passed = {check.words: check.passed for check in checks(run, diagnosis_of())}
+    assert passed["The loss of every step is on record: 600 of 600."]
+    assert passed["Places of the record that could not be used as they lie: 0."]
+    assert passed["The instrument used 1.3 % of the training time, and was allowed 2 %."]
+    broken = run_in(tmp_path, steps=600)
+    text = (broken.path / "readings.jsonl").read_text()
+    (broken.path / "readings.jsonl").write_text(
+        re.sub(r"\[[\d., ]+\]", "[1.0, 2.0]", text, count=1).replace("0.0131", "0.2")
+        + '{"kind":"losses","from":9,"values":["nan"]}\n{"torn'
+    )
+    few = replace(diagnosis_of(), estimates={"noise_scale": replace(interval(2.0, 1.0, 3.0), samples=9)})
+    failed = [check.words for check in checks(Run.open(broken.path), few) if not check.passed]
+    assert failed == [
+        "The loss of every step is on record: 3 of 9.",
+        "Losses that are not finite, and in no mean: 1.",
+        "Places of the record that could not be used as they lie: 1.",
+        "Readings that an interval of the latest window rests on, at the fewest: 9.",
+        "The instrument used 20 % of the training time, and was allowed 2 %.",
+    ]
