@@ -6,6 +6,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
   `Sampling`, `Draw`
 - gauges: `GradientNoise`
 - schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
+- samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
 - modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty`
 - errors: `GradiometerError`, `BadInput`, `Diverged`, `Interrupted`
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from gradiometer.diagnosis import Diagnosis, diagnose
     from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
+    from gradiometer.exploration.cyclical import CyclicalSampling
+    from gradiometer.exploration.sghmc import SGHMC
+    from gradiometer.exploration.sgld import SGLD
+    from gradiometer.exploration.sgnht import SGNHT
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.measurement.objective import Objective, supervised
     from gradiometer.measurement.reading import Draw, Estimate, Finding, Reading, Sampling, Series
@@ -46,6 +51,10 @@ _HOMES = {
         "Interrupted",
     ),
     "gradiometer.estimation.noise": ("GradientNoise",),
+    "gradiometer.exploration.cyclical": ("CyclicalSampling",),
+    "gradiometer.exploration.sghmc": ("SGHMC",),
+    "gradiometer.exploration.sgld": ("SGLD",),
+    "gradiometer.exploration.sgnht": ("SGNHT",),
     "gradiometer.measurement.gauge": ("Gauge",),
     "gradiometer.measurement.objective": (
         "Objective",
@@ -69,8 +78,12 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
+    "SGHMC",
+    "SGLD",
+    "SGNHT",
     "BadInput",
     "Configuration",
+    "CyclicalSampling",
     "Diagnosis",
     "Diverged",
     "Draw",

@@ -1,0 +1,324 @@
+"""Samplers that hold a temperature: known laws on quadratics, the balance on anything, refusals, and resuming."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gradiometer.convergence.schedule_cycles import SnapshotCycle
+from gradiometer.errors import BadInput, Diverged
+from gradiometer.exploration.cyclical import CyclicalSampling
+from gradiometer.exploration.heat import Heat
+from gradiometer.exploration.sampler import Sampler
+from gradiometer.exploration.sghmc import SGHMC
+from gradiometer.exploration.sgld import SGLD
+from gradiometer.exploration.sgnht import SGNHT
+
+N = 1000
+TEMPERATURE = 2.0
+CURVATURES = (1.0, 0.3)
+RATE = 0.5
+CHAINS = 500
+
+SAMPLERS: dict[str, type[Sampler]] = {"sgld": SGLD, "sghmc": SGHMC, "sgnht": SGNHT}
+samplers = pytest.mark.parametrize("kind", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def stationary(
+    kind: type[Sampler], variance: float, *, steps: int = 1200, hold: bool = True, **settings: object
+) -> tuple[Sampler, np.ndarray, np.ndarray]:
+    """N h Var Φ of every mode of a quadratic with gradient noise of this variance, from many chains, and its error.
+
+    A mode is a group of its own, so that each is held apart; the chains are the numbers in its one tensor.
+    """
+    modes = [nn.Parameter(torch.zeros(CHAINS, dtype=torch.float64)) for _ in CURVATURES]
+    sampler = kind(
+        [{"params": [mode]} for mode in modes], lr=RATE, examples=N, temperature=TEMPERATURE, hold=hold, **settings
+    )
+    generator = torch.Generator().manual_seed(1)
+    squares = torch.zeros(len(CURVATURES), CHAINS, dtype=torch.float64)
+    for step in range(steps):
+        for mode, curvature in zip(modes, CURVATURES, strict=True):
+            noise = torch.randn(CHAINS, generator=generator, dtype=torch.float64)
+            mode.grad = curvature * mode.detach() + math.sqrt(variance) * noise
+        sampler.step()
+        if step >= steps // 2:
+            squares += torch.stack([N * h * m.detach().square() for m, h in zip(modes, CURVATURES, strict=True)])
+    per_chain = (squares / (steps - steps // 2)).numpy()
+    return sampler, per_chain.mean(1), per_chain.std(1, ddof=1) / math.sqrt(CHAINS)
+
+
+@samplers
+@pytest.mark.parametrize("variance", [0.0, 2e-4])
+def test_the_temperature_of_every_mode_is_the_one_asked_for(kind: type[Sampler], variance: float) -> None:
+    _, temperatures, errors = stationary(kind, variance)
+    assert (errors < 0.014 * TEMPERATURE).all()
+    assert (np.abs(temperatures - TEMPERATURE) < 4 * errors).all()
+
+
+def test_what_sgld_injects_is_the_formula() -> None:
+    variance = 2e-4
+    sampler, _, _ = stationary(SGLD, variance)
+    for group, curvature in zip(sampler.param_groups, CURVATURES, strict=True):
+        injected = TEMPERATURE * (1 - RATE * curvature / 2) - N * RATE * variance / 2
+        # The running mean spans 1,000 steps of 600 chains, correlated over about 2/(ηh) steps.
+        error = 4 * TEMPERATURE * RATE * curvature / 2 * math.sqrt(2 / (1000 * CHAINS) * 2 / (RATE * curvature))
+        assert group["injected"] == pytest.approx(injected, abs=error)
+
+
+def test_what_sghmc_injects_is_the_formula() -> None:
+    variance, kept = 2e-4, 0.9
+    sampler, _, _ = stationary(SGHMC, variance, momentum=kept)
+    for group, curvature in zip(sampler.param_groups, CURVATURES, strict=True):
+        own = N * RATE * variance * (1 + kept) / ((1 - kept) * (4 - RATE * curvature))
+        assert group["injected"] == pytest.approx(TEMPERATURE - own, rel=0.01)
+
+
+def test_unheld_samplers_are_as_hot_as_their_laws_say() -> None:
+    """So that the tests above could fail: the published forms miss the temperature by far more than an error."""
+    variance = 2e-4
+    _, sgld, errors = stationary(SGLD, variance, hold=False)
+    law = [(TEMPERATURE + N * RATE * variance / 2) / (1 - RATE * h / 2) for h in CURVATURES]
+    assert (np.abs(sgld - law) < 4 * errors).all() and sgld[0] > 1.3 * TEMPERATURE
+    _, sghmc, errors = stationary(SGHMC, variance, hold=False)
+    law = [TEMPERATURE + N * RATE * variance * 19 / (4 - RATE * h) for h in CURVATURES]
+    assert (np.abs(sghmc - law) < 4 * errors).all() and sghmc[0] > 1.2 * TEMPERATURE
+    _, kinetic, errors = stationary(SGNHT, 10 * variance, hold=False)
+    assert kinetic[0] > 1.15 * TEMPERATURE and errors[0] < 0.02 * TEMPERATURE
+
+
+def test_the_thermostat_meets_noise_that_no_injection_could_cool() -> None:
+    variance = 2e-3  # at momentum 0.9 it alone heats SGHMC to 13
+    _, temperatures, errors = stationary(SGNHT, variance, steps=2400)
+    assert (np.abs(temperatures - TEMPERATURE) < 4 * errors).all()
+    with pytest.raises(BadInput, match="`temperature` 2 cannot be held"):
+        stationary(SGHMC, variance, steps=2400)
+
+
+def regression(seed: int = 0) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """A small network on made-up data, and its loss on a random batch."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    inputs = torch.randn(200, 3, dtype=torch.float64)
+    targets = inputs[:, :1].sin()
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss() -> Tensor:
+        chosen = torch.randint(200, (20,), generator=generator)
+        return F.mse_loss(model(inputs[chosen]), targets[chosen])
+
+    return model, loss
+
+
+def walk(sampler: Sampler, loss: Callable[[], Tensor], steps: int) -> Iterator[Tensor]:
+    for _ in range(steps):
+        sampler.zero_grad()
+        value = loss()
+        value.backward()
+        sampler.step()
+        yield value.detach()
+
+
+@samplers
+def test_the_temperature_holds_where_the_loss_is_no_quadratic(kind: type[Sampler]) -> None:
+    """⟨Φ·N∇L⟩/d = T for L = Φ²/2 + 50 Φ⁴, whose curvature triples within a standard deviation, with gradient noise."""
+    position = nn.Parameter(torch.full((CHAINS,), 0.05, dtype=torch.float64))
+    sampler = kind([position], lr=0.2, examples=N, temperature=TEMPERATURE)
+    generator, virial, steps = torch.Generator().manual_seed(2), torch.zeros(CHAINS, dtype=torch.float64), 1600
+    for step in range(steps):
+        gradient = position.detach() + 200 * position.detach() ** 3
+        position.grad = gradient + 0.02 * torch.randn(CHAINS, generator=generator, dtype=torch.float64)
+        if step >= steps // 2:
+            virial += N * position.detach() * gradient / (steps - steps // 2)
+        sampler.step()
+    error = float(virial.std()) / math.sqrt(CHAINS)
+    assert error < 0.014 * TEMPERATURE
+    assert abs(float(virial.mean()) - TEMPERATURE) < 4 * error
+
+
+@samplers
+def test_a_sampler_goes_on_from_its_state_to_the_same_bits(kind: type[Sampler]) -> None:
+    model, loss = regression()
+    sampler = kind(model.parameters(), lr=0.02, examples=200, temperature=0.5, seed=7)
+    list(walk(sampler, loss, 30))
+    saved, weights = copy.deepcopy(sampler.state_dict()), copy.deepcopy(model.state_dict())
+    fixed = [torch.randn_like(p) for p in model.parameters()]
+
+    def ahead(of: Sampler, net: nn.Module) -> list[Tensor]:
+        for _ in range(30):
+            for p, g in zip(net.parameters(), fixed, strict=True):
+                p.grad = g.clone()
+            of.step()
+        return [p.detach().clone() for p in net.parameters()]
+
+    there = ahead(sampler, model)
+    other, _ = regression(seed=3)
+    other.load_state_dict(weights)
+    again = kind(other.parameters(), lr=0.5, examples=9, seed=1)
+    again.load_state_dict(saved)
+    assert all(torch.equal(a, b) for a, b in zip(there, ahead(again, other), strict=True))
+
+
+@samplers
+def test_sampling_leaves_the_global_random_state_alone(kind: type[Sampler]) -> None:
+    model, loss = regression()
+    sampler = kind(model.parameters(), lr=0.02, examples=200)
+    before = torch.get_rng_state()
+    list(walk(sampler, loss, 3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_at_temperature_zero_sgld_is_sgd_to_the_bit() -> None:
+    (ours, loss), (theirs, same) = regression(), regression()
+    sgld = SGLD(ours.parameters(), lr=0.05, examples=200, temperature=0.0, weight_decay=0.01)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.05, weight_decay=0.01)
+    list(walk(sgld, loss, 10))
+    list(walk(sgd, same, 10))
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@samplers
+def test_a_closure_gives_the_loss_and_frozen_parameters_rest(kind: type[Sampler]) -> None:
+    model, loss = regression()
+    model[0].requires_grad_(False)
+    sampler = kind(model.parameters(), lr=0.02, examples=200)
+    before = model[0].weight.clone()
+
+    def closure() -> Tensor:
+        sampler.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    assert sampler.step(closure).item() > 0
+    assert torch.equal(model[0].weight, before)
+
+
+def test_halves_tell_the_heat_of_the_mini_batch_and_refuse_with_the_way_out() -> None:
+    """At η = 0.4 and tr Σ/(Bd) = 0.009 the batch of 32 alone heats to 1.8: SGLD at T = 1 there is none."""
+    position = nn.Parameter(torch.zeros(400, dtype=torch.float64))
+    sampler = SGLD([position], lr=0.4, examples=N, temperature=1.0, batch_size=32)
+    generator = torch.Generator().manual_seed(0)
+
+    def half() -> Tensor:
+        return math.sqrt(2 * 0.009) * torch.randn(400, generator=generator, dtype=torch.float64)
+
+    with pytest.raises(BadInput) as refusal:
+        for _ in range(100):
+            sampler.halves([half()], [half()])
+    heat = sampler.balance[0].minibatch
+    assert heat.low < 1.8 < heat.high
+    assert "the noise of the mini-batch alone heats to 1.8" in str(refusal.value)
+    assert "Take `lr` below 0.22" in str(refusal.value) and "a batch of at least 58" in str(refusal.value)
+
+
+def test_halves_below_the_temperature_are_let_pass() -> None:
+    position = nn.Parameter(torch.zeros(400))
+    sampler = SGLD([position], lr=0.1, examples=N)
+    for seed in range(200):
+        pair = 0.1 * torch.randn(2, 400, generator=torch.Generator().manual_seed(seed))
+        sampler.halves([pair[0]], [pair[1]])
+    assert 0.2 < sampler.balance[0].minibatch.value < 0.3
+    with pytest.raises(BadInput, match="a gradient for each of the 1 parameters, got 0 and 1"):
+        sampler.halves([], [pair[1]])
+
+
+def test_a_hot_start_is_no_reason_to_refuse() -> None:
+    """Far from the minimum the step alone is hot; it falls, and the temperature is held once it has."""
+    position = nn.Parameter(torch.full((50,), 30.0, dtype=torch.float64))
+    sampler = SGLD([position], lr=0.01, examples=N, temperature=1.0, burn_in=0, memory=100)
+    for _ in range(3000):
+        position.grad = position.detach().clone()
+        sampler.step()
+    assert 0.9 < sampler.param_groups[0]["injected"] < 1.0
+
+
+def test_a_heat_is_refused_only_above_and_settled() -> None:
+    heat, generator = Heat(100), np.random.default_rng(0)
+    for _ in range(100):
+        heat.add(1.0 + 0.1 * generator.standard_normal())
+    assert heat.above(0.9) and not heat.above(1.0)
+    falling = Heat(100)
+    for step in range(100):
+        falling.add(10 - 0.05 * step)
+    assert not falling.above(1.0)
+
+
+def test_gradients_that_are_not_finite_end_the_sampling() -> None:
+    position = nn.Parameter(torch.zeros(3))
+    sampler = SGLD([position], lr=0.1, examples=N, memory=50)
+    with pytest.raises(Diverged, match="have not been finite"):
+        for _ in range(10):
+            position.grad = torch.full((3,), math.nan)
+            sampler.step()
+
+
+def test_a_cycle_explores_without_noise_and_then_samples_at_its_temperature() -> None:
+    position = nn.Parameter(torch.ones(5))
+    sampler = SGLD([position], lr=0.1, examples=N)
+    plan = CyclicalSampling(SnapshotCycle(0.2, steps=20, snapshots=2), temperature=0.5, explore=0.5)
+    rate, temperature = plan.schedulers(sampler)
+    seen = []
+    for step in range(20):
+        seen.append((sampler.param_groups[0]["lr"], sampler.param_groups[0]["temperature"]))
+        before = position.detach().clone()
+        position.grad = torch.zeros(5)
+        sampler.step()
+        assert torch.equal(before, position) != plan.samples(step)
+        rate.step(), temperature.step()
+    assert [t for _, t in seen] == ([0.0] * 5 + [0.5] * 5) * 2
+    assert [eta for eta, _ in seen] == pytest.approx([plan.cycle(step) for step in range(20)])
+
+
+def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
+    return kind([nn.Parameter(torch.zeros(2))], **{"lr": 0.1, "examples": N, **settings})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: made(momentum=0.9), "`momentum` is 0.9, but SGLD has none: leave it out, or take SGHMC"),
+        (lambda: made(momentum=math.nan), "`momentum` is nan, but SGLD has none"),
+        (lambda: made(examples=None), "`examples` is missing: .* since U = N × the mean loss"),
+        (lambda: made(examples=0), "`examples` must be a whole number of at least 1, got 0"),
+        (lambda: made(temperature=-1.0), "`temperature` must be a finite number and not negative, got -1.0"),
+        (lambda: made(temperature=math.nan), "`temperature` must be a finite number and not negative, got nan"),
+        (lambda: made(lr=0.0), "`lr` must be a finite number and positive, got 0.0"),
+        (lambda: made(lr=math.nan), "`lr` must be a finite number and positive, got nan"),
+        (lambda: made(weight_decay=-0.1), "`weight_decay` must be a finite number and not negative"),
+        (lambda: made(memory=3), "`memory` must be a whole number of at least 10, got 3"),
+        (lambda: made(batch_size=0), "`batch_size` must be a whole number of at least 1, got 0"),
+        (lambda: made(SGHMC, momentum=1.0), r"`momentum` must lie in \[0, 1\), got 1.0"),
+        (lambda: made(SGNHT, momentum=0.0), "`momentum` must be a finite number and positive, got 0.0"),
+        (lambda: made(SGNHT, relaxation=0), "`relaxation` must be a whole number of at least 1, got 0"),
+        (
+            lambda: SGLD([{"params": [nn.Parameter(torch.zeros(1))], "momentum": 0.9}], examples=N),
+            "`momentum` is no setting of SGLD",
+        ),
+        (
+            lambda: SGLD([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1).double())], examples=N),
+            "`params` of a group must share a device and a type",
+        ),
+        (lambda: made().load_state_dict({"state": {}}), "`state_dict` has no 'noise': it is not that of a SGLD"),
+        (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=1.0), r"`explore` must lie in \[0, 1\), got 1.0"),
+        (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=0.9), "`explore` 0.9 leaves none of the 5 steps"),
+        (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), math.nan), "`temperature` must be positive and finite"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_by_name(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        make()
+
+
+def test_a_schedule_that_leaves_the_positive_numbers_is_refused() -> None:
+    position = nn.Parameter(torch.zeros(2))
+    sampler = SGLD([position], lr=0.1, examples=N)
+    sampler.param_groups[0]["temperature"] = math.nan
+    position.grad = torch.ones(2)
+    with pytest.raises(BadInput, match="`temperature` must be finite and not negative, got nan"):
+        sampler.step()
