@@ -20,7 +20,7 @@ SURE = 0.998
 class Heat:
     """A running mean of heat readings, in posterior units, and the block means that say how sure it is.
 
-    The mean has weights that grow as the readings come, so that the start is forgotten, until it spans `memory`
+    The mean has weights that grow as the cube of the step, so that a hot start is forgotten, until it spans `memory`
     readings. It is linear in the readings: where a sampler injects what it leaves of the temperature asked for,
     the temperature holds in expectation for any memory, as long as nothing is cut off at zero.
 
@@ -47,7 +47,7 @@ class Heat:
         """
         self.readings += 1
         self.scale = scale
-        self.mean += (reading - self.mean) * max(2 / (self.readings + 1), 1 / self.memory)
+        self.mean += (reading - self.mean) * max(4 / (self.readings + 3), 1 / self.memory)
         self.partial += reading * scale
         self.pending += 1
         if self.pending < max(self.memory // BLOCKS, 1):

@@ -10,6 +10,9 @@ from torch import Tensor
 from gradiometer.errors import BadInput
 from gradiometer.exploration.sampler import Sampler, check_number, check_whole, squared_norm
 
+HOT = 10.0
+"""Times the temperature a reading counts for at most before `burn_in`: the way down is no reason for much friction."""
+
 FULL = 3.0
 """Friction in a step, from which on more of it changes nothing: e^−3 of the momentum is left."""
 
@@ -95,7 +98,7 @@ class SGNHT(Sampler):
         left = math.exp(-group["friction"])
         seen = kinetic * (1 + left) ** 2 / 4 + _variance(group) * (3 + left) / (4 * (1 + left))
         judge, full = heat.add(seen), group["friction"] > FULL
-        self._relax(group, seen)
+        self._relax(group, min(seen, HOT * group["temperature"]) if heat.readings <= group["burn_in"] else seen)
         hot = judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
         if hot:
             self._refuse(group, heat.estimate(), "at full friction SGD by itself")

@@ -31,6 +31,8 @@ class Known:
 KNOWN: Mapping[str, Known] = {
     "digits": Known("gradiometer.problems.digits", ("mlp", "cnn")),
     "fashion-mnist": Known("gradiometer.problems.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
+    "linear-regression": Known("gradiometer.problems.linear_regression", ("slopes",), frozenset({"seed"})),
+    "logistic-regression": Known("gradiometer.problems.logistic_regression", ("weights",)),
     "one-dimensional": Known("gradiometer.problems.one_dimensional", ("position",), frozenset({"seed"})),
     "quadratic": Known("gradiometer.problems.quadratic", ("position",), frozenset({"seed"})),
 }
