@@ -35,6 +35,11 @@ KNOWN: Mapping[str, Known] = {
     "logistic-regression": Known("gradiometer.problems.logistic_regression", ("weights",)),
     "one-dimensional": Known("gradiometer.problems.one_dimensional", ("position",), frozenset({"seed"})),
     "quadratic": Known("gradiometer.problems.quadratic", ("position",), frozenset({"seed"})),
+    "counterexample": Known(
+        "gradiometer.problems.counterexamples",
+        ("arctangent", "softplus", "saddle", "mirrored", "two-cycle", "winding", "ring", "dead-unit"),
+        frozenset({"seed"}),
+    ),
 }
 NAMES = tuple(KNOWN)
 
