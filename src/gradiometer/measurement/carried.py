@@ -1,4 +1,4 @@
-"""Intervals carried through a calculation: of a monotone function, of a product, of an average of estimates.
+"""Intervals carried through a calculation: of a monotone function, a product, an average, a line through estimates.
 
 Estimates that are put together are taken to be independent: their ends are not added up, which would be right only
 if all of them erred the same way at once, but their distances to their ends are, as squares.
@@ -64,6 +64,40 @@ def product(*estimates: Estimate, unit: str = "") -> Estimate:
     if math.isnan(value):
         return _like(estimates, value, 0.0, math.inf, method, unit)
     return _like(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
+
+
+def slope(places: Sequence[float], estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
+    """The slope of the straight line through independent estimates, each weighted by its width.
+
+    A weighted sum of them: their distances to their ends, times their weights, add as squares.
+
+    Args:
+        places: Where on the horizontal axis each estimate stands, at least two of them different.
+        estimates: Of finite width each, at one level.
+        unit: Unit of the slope.
+
+    Source: weighted least squares; the interval: Zou & Donner (2008), section 2.
+    """
+    if not (len(places) == len(estimates) >= 2 and len(set(places)) >= 2):
+        raise BadInput(
+            f"`places` and `estimates` must be as many, at two places at least, got {len(places)} and {len(estimates)}."
+        )
+    widths = [estimate.high - estimate.low for estimate in estimates]
+    for width in widths:
+        if not 0 < width < math.inf:
+            raise BadInput(f"`estimates` must have intervals of finite width, got {width}.")
+    weights = [width**-2 for width in widths]
+    center = math.fsum(w * x for w, x in zip(weights, places, strict=True)) / math.fsum(weights)
+    spread = math.fsum(w * (x - center) ** 2 for w, x in zip(weights, places, strict=True))
+    shares = [w * (x - center) / spread for w, x in zip(weights, places, strict=True)]
+    value = math.fsum(share * estimate.value for share, estimate in zip(shares, estimates, strict=True))
+    below, above = [], []
+    for share, estimate in zip(shares, estimates, strict=True):
+        sides = share * (estimate.value - estimate.low), share * (estimate.high - estimate.value)
+        below.append(sides[0] if share > 0 else sides[1])
+        above.append(sides[1] if share > 0 else sides[0])
+    method = f"weighted line through {len(estimates)} points"
+    return _like(estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit)
 
 
 def _like(estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str) -> Estimate:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradiometer.problems.double_well import DoubleWell
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.one_dimensional import OneDimensional
     from gradiometer.problems.problem import Problem
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "NAMES": "registry",
+    "DoubleWell": "double_well",
     "Examples": "examples",
     "OneDimensional": "one_dimensional",
     "Problem": "problem",
@@ -23,7 +25,7 @@ _HOME_OF = {
     "load": "registry",
 }
 
-__all__ = ["NAMES", "Examples", "OneDimensional", "Problem", "Quadratic", "load"]
+__all__ = ["NAMES", "DoubleWell", "Examples", "OneDimensional", "Problem", "Quadratic", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.errors import BadInput
+from gradiometer.exploration.stationary_law import Rule, mode_variance
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.quadratic import Quadratic, check_count, checked_rates
@@ -87,7 +88,7 @@ class OneDimensional:
             raise BadInput(
                 f"`learning_rate` must lie between 0 and 2, got {learning_rate}: there is no stationary law beyond."
             )
-        return learning_rate * self.variance / (batch_size * (2 - learning_rate))
+        return mode_variance(1.0, self.variance, Rule(learning_rate, batch_size))
 
     def running_mean_variance(self, steps: int, batch_size: int) -> float:
         """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y seen."""

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from gradiometer.errors import BadInput
+from gradiometer.exploration import stationary_law
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.matrices import Matrix, definite, semidefinite, square_root
@@ -22,7 +23,7 @@ class Quadratic:
 
     Smooth and non-negative, as the classical theorem asks. The closed forms hold for batches of independent draws,
     fresh or with replacement. Where a batch is drawn without replacement from N examples, anew at every step,
-    put Σ(N − B)/(N − 1) for Σ; over reshuffled epochs they do not hold.
+    put Σ(N − B)/(N − 1) for Σ; over reshuffled epochs they do not hold, but `reshuffled_covariance` does.
 
     Args:
         curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix, positive definite.
@@ -91,41 +92,46 @@ class Quadratic:
         squared_norm = float(gradient @ gradient)
         return self.noise_trace / squared_norm if squared_norm > 0 else math.inf
 
-    def stationary_covariance(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> Matrix:
+    def stationary_covariance(
+        self, learning_rate: float, batch_size: int, momentum: float = 0.0, *, nesterov: bool = False
+    ) -> Matrix:
         """S, the covariance of the iterates of SGD at a constant learning rate, once the start is forgotten.
 
-        Without momentum it solves S = (I − ηH) S (I − ηH) + η² Σ/B; with it, the same equation for the pair of
-        position and velocity of PyTorch's heavy ball, v ← μv + ĝ, Φ ← Φ − ηv. In the axes of H every pair of modes
-        stands alone, so it is one 4 × 4 system a pair.
+        Of independent draws: see `gradiometer.exploration.stationary_law.stationary_covariance`.
 
         Raises:
             BadInput: η is not below 2(1 + μ)/λ_max, beyond which the iterates diverge.
         """
-        check_count("batch_size", batch_size)
-        _check_momentum(momentum)
-        limit = 2 * (1 + momentum) / self.sharpness
-        if not 0 < learning_rate < limit:
-            raise BadInput(
-                f"`learning_rate` must lie between 0 and 2(1 + momentum)/sharpness = {limit:.4g}, "
-                f"got {learning_rate}: there is no stationary law beyond."
-            )
-        # One mode: (φ, v) ← transition (φ, v) + kick ζ, with ζ the noise of ĝ.
-        h = self.eigenvalues
-        transition = np.empty((self.dimension, 2, 2))
-        transition[:, 0, 0], transition[:, 0, 1] = 1 - learning_rate * h, -learning_rate * momentum
-        transition[:, 1, 0], transition[:, 1, 1] = h, momentum
-        kick = np.array([-learning_rate, 1.0])
-        pairs = np.einsum("iab,jcd->ijacbd", transition, transition).reshape(self.dimension, self.dimension, 4, 4)
-        noise = self.axes.T @ self.noise @ self.axes / batch_size
-        right = noise[:, :, None, None] * np.outer(kick, kick).reshape(4, 1)
-        modes = np.linalg.solve(np.eye(4) - pairs, right)[:, :, 0, 0]
-        covariance: Matrix = self.axes @ modes @ self.axes.T
-        return covariance
+        rule = self._rule(learning_rate, batch_size, momentum, nesterov)
+        return stationary_law.stationary_covariance(self.curvature, self.noise, rule)
+
+    def reshuffled_covariance(
+        self,
+        learning_rate: float,
+        batch_size: int,
+        examples: int,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        batches: int | None = None,
+    ) -> Matrix:
+        """S where N examples are gone through in a new random order each epoch, on the quadratic they have (`on`).
+
+        Args:
+            learning_rate: η.
+            batch_size: B.
+            examples: N.
+            momentum: μ.
+            nesterov: Whether it is Nesterov's.
+            batches: How many batches into an epoch; None: the mean over an epoch.
+        """
+        rule = self._rule(learning_rate, batch_size, momentum, nesterov)
+        return stationary_law.reshuffled_covariance(self.curvature, self.noise, rule, examples, batches=batches)
 
     def stationary_excess_loss(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
         """½ tr(HS), the mean loss above its floor at a constant learning rate."""
         covariance = self.stationary_covariance(learning_rate, batch_size, momentum)
-        return float(np.sum(self.curvature * covariance)) / 2
+        return stationary_law.excess_loss(self.curvature, covariance)
 
     def stationary_squared_gradient(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
         """E‖g‖² = tr(HSH) at a constant learning rate."""
@@ -206,6 +212,14 @@ class Quadratic:
         centred = points - points.mean(axis=0)
         covariance = centred.T @ centred / len(points)
         return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
+
+    def _rule(self, learning_rate: float, batch_size: int, momentum: float, nesterov: bool) -> stationary_law.Rule:
+        """The rule of a step whose learning rate this curvature bears."""
+        check_count("batch_size", batch_size)
+        _check_momentum(momentum)
+        if not learning_rate > 0:
+            raise BadInput(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
+        return stationary_law.Rule(learning_rate, batch_size, momentum, nesterov)
 
     def _point(self, name: str, given: ArrayLike) -> Point:
         """A point of this dimension."""

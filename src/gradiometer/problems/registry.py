@@ -40,6 +40,7 @@ KNOWN: Mapping[str, Known] = {
         ("arctangent", "softplus", "saddle", "mirrored", "two-cycle", "winding", "ring", "dead-unit"),
         frozenset({"seed"}),
     ),
+    "double-well": Known("gradiometer.problems.double_well", ("walker",), frozenset({"seed"})),
 }
 NAMES = tuple(KNOWN)
 

@@ -1,0 +1,122 @@
+"""The double well: crossings against the exact answer in standard errors, and Kramers' line over three decades."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gradiometer.errors import BadInput
+from gradiometer.exploration.kramers import barrier_seen, escape_time, passage_steps
+from gradiometer.measurement.carried import slope
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Estimate
+from gradiometer.problems import registry
+from gradiometer.problems.double_well import DoubleWell
+
+NAN = math.nan
+RATE = 0.05
+
+
+def well_at(barrier_over_temperature: float, rate: float = RATE) -> DoubleWell:
+    """A barrier of 1 that SGD at this rate and a batch of 1 meets at this temperature."""
+    return DoubleWell(1.0, 1.0, variance=2 / (barrier_over_temperature * rate))
+
+
+def standard_errors(found: Estimate, expected: float) -> float:
+    """How far off, by the 90 % interval of so many walkers; both ends are 1.645 standard errors away."""
+    away = 1 / found.value - 1 / expected
+    return abs(away) / ((1 / found.low - 1 / found.high) / (2 * 1.6449))
+
+
+@pytest.mark.parametrize(("rate", "over"), [(0.05, 2.0), (0.05, 4.0), (0.1, 4.0)])
+def test_crossings_take_as_many_steps_as_the_exact_answer_says(rate: float, over: float) -> None:
+    well = well_at(over, rate)
+    found = well.crossing_steps(rate, 1, walkers=600, steps=9_000, seed=1)
+    assert standard_errors(found, well.exact_steps(rate, 1)) < 4
+    assert found.high / found.low < 1.2
+
+
+def test_at_low_temperature_and_rate_the_exact_answer_is_that_of_kramers() -> None:
+    for over, tolerance in ((8, 0.05), (14, 0.02)):
+        well = well_at(over, 0.01)
+        assert well.exact_steps(0.01, 1) == pytest.approx(well.kramers_steps(0.01, 1), rel=tolerance)
+
+
+def test_the_passage_of_a_walker_in_a_bowl_is_the_known_integral() -> None:
+    steps = passage_steps(lambda x: x, 1e-3, 1.0, start=0.0, end=1.0, lowest=-8.0)
+    # ∫ exp(y²/2) ∫ exp(−z²/2) of the Ornstein-Uhlenbeck process, with the end seen 0.5826 step widths late
+    late = 1 + 0.5826 * math.sqrt(2e-3)
+    grid = np.linspace(-8, late, 40_001)
+    inner = np.cumsum(np.exp(-(grid**2) / 2)) * (grid[1] - grid[0])
+    expected = np.sum((np.exp(grid**2 / 2) * inner)[grid >= 0]) * (grid[1] - grid[0])
+    assert steps * 1e-3 == pytest.approx(expected, rel=3e-3)
+
+
+@pytest.mark.slow
+def test_log_escape_time_against_one_over_temperature_is_a_line_with_the_barrier_for_its_slope() -> None:
+    """Over three decades: the slope of the exact answer itself is 0.985 here, Kramers' 1 being its limit."""
+    overs, times = (5.0, 6.5, 8.0, 10.0, 12.0), []
+    for place, over in enumerate(overs):
+        well = well_at(over)
+        exact = well.exact_steps(RATE, 1)
+        steps = max(int(exact * (2000 if over < 9 else 150) / 8000), 1000)
+        times.append(well.crossing_steps(RATE, 1, walkers=8000, steps=steps, seed=place))
+        assert standard_errors(times[-1], exact) < 4
+    assert times[-1].low / times[0].high > 800 and times[-1].value / times[0].value > 900
+    barrier = barrier_seen([1 / over for over in overs], times)
+    assert barrier.low <= 1 <= barrier.high and barrier.high - barrier.low < 0.08
+
+
+def test_a_line_through_estimates_holds_its_true_slope_as_often_as_it_says() -> None:
+    draw, places, covered = np.random.default_rng(0), [0.0, 1.0, 3.0], 0
+    errors = np.array([0.1, 0.3, 0.2])
+    for _ in range(2000):
+        values = 2.0 * np.array(places) + 1 + draw.standard_normal(3) * errors
+        points = [
+            Estimate.interval(v, v - 1.6449 * e, v + 1.6449 * e, level=0.9, method="Gauss", samples=9)
+            for v, e in zip(values, errors, strict=True)
+        ]
+        found = slope(places, points)
+        covered += found.low <= 2.0 <= found.high
+    assert 0.88 < covered / 2000 < 0.92
+
+
+def test_the_double_well_is_a_problem_by_name_whose_gradient_is_the_one_written_out() -> None:
+    problem = registry.load("double-well", seed=1)
+    objective = Objective(problem.model(), problem.loss)
+    with torch.no_grad():
+        objective.parameters[0].fill_(0.7)
+    batch = problem.train.batch(torch.arange(len(problem.train)))
+    (gradient,), well = objective.gradient(batch), DoubleWell()
+    assert gradient.item() == pytest.approx(well.gradient(np.array([0.7])).item(), rel=1e-12)
+    (each,) = objective.per_example_gradients(batch)
+    assert each.var().item() == pytest.approx(1.0, abs=4 * math.sqrt(2 / 1000))
+    assert well.mean_loss(1.0) == 0 and well.mean_loss(0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DoubleWell(barrier=NAN), "`barrier` must be positive and finite, got nan"),
+        (lambda: DoubleWell(variance=0.0), "`variance` must be positive and finite, got 0.0"),
+        (lambda: DoubleWell().exact_steps(0.25, 1), "between 0 and 2/curvature = 0.25, got 0.25"),
+        (lambda: DoubleWell().temperature(-1.0, 1), "`learning_rate` must be positive and finite, got -1.0"),
+        (lambda: DoubleWell().crossing_steps(0.1, 1, walkers=3, steps=9), "`walkers` must be at least 4, got 3"),
+        (lambda: DoubleWell().crossing_steps(0.1, 1, walkers=4, steps=0), "`steps` must be at least 1, got 0"),
+        (lambda: DoubleWell().crossing_steps(0.01, 8, walkers=9, steps=50), "9 walkers made 0 crossings"),
+        (lambda: DoubleWell().crossing_steps(0.24, 1, walkers=99, steps=999), "threw a walker out of both wells"),
+        (lambda: DoubleWell().exact_steps(1e-8, 1), "steps too short to solve for"),
+        (lambda: escape_time(1.0, 1.0, 1.0, 1.0), "`curvature_at_top` must be negative and finite, got 1.0"),
+        (lambda: escape_time(1.0, 1.0, -1.0, NAN), "`temperature` must be positive and finite, got nan"),
+        (lambda: passage_steps(abs, 0.1, NAN, start=0.0, end=1.0, lowest=-1.0), "must be positive, got 0.1 and nan"),
+        (lambda: passage_steps(abs, 0.1, 1.0, start=2.0, end=1.0, lowest=-1.0), "must be in this order"),
+        (lambda: barrier_seen([1.0, -1.0], []), "`temperatures` must be positive and finite, got -1.0"),
+        (lambda: barrier_seen([1.0], [Estimate.exact(-1.0)]), "`times` must be positive with finite ends"),
+        (lambda: slope([1.0, 1.0], [Estimate.exact(1.0)] * 2), "at two places at least"),
+        (lambda: slope([1.0, 2.0], [Estimate.exact(1.0)] * 2), "intervals of finite width, got 0"),
+    ],
+)
+def test_what_has_no_escape_is_refused_by_name(build, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        build()
