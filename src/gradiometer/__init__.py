@@ -8,6 +8,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
 - schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
 - samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
+- your own loop: `watch`, and `sampling_of` for its DataLoader
 - modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty`
 - errors: `GradiometerError`, `BadInput`, `Diverged`, `Interrupted`
 """
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from gradiometer.exploration.sghmc import SGHMC
     from gradiometer.exploration.sgld import SGLD
     from gradiometer.exploration.sgnht import SGNHT
+    from gradiometer.integrations.described import sampling_of
+    from gradiometer.integrations.watch import watch
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.measurement.objective import Objective, supervised
     from gradiometer.measurement.reading import Draw, Estimate, Finding, Reading, Sampling, Series
@@ -55,6 +58,8 @@ _HOMES = {
     "gradiometer.exploration.sghmc": ("SGHMC",),
     "gradiometer.exploration.sgld": ("SGLD",),
     "gradiometer.exploration.sgnht": ("SGNHT",),
+    "gradiometer.integrations.described": ("sampling_of",),
+    "gradiometer.integrations.watch": ("watch",),
     "gradiometer.measurement.gauge": ("Gauge",),
     "gradiometer.measurement.objective": (
         "Objective",
@@ -105,8 +110,10 @@ __all__ = [
     "Verdict",
     "__version__",
     "diagnose",
+    "sampling_of",
     "supervised",
     "theorem",
+    "watch",
 ]
 
 

@@ -1,9 +1,10 @@
 """Batches of any structure: a tensor, or tuples, lists and dictionaries of them, nested."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -46,6 +47,25 @@ def chunks(batch: Batch, count: int) -> list[Batch]:
     size = batch_size(batch)
     bounds = [size * part // count for part in range(count + 1)]
     return [span(batch, start, stop) for start, stop in pairwise(bounds)]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of one structure as one, their examples one after another; what is no example's is the first one's.
+
+    Raises:
+        BadInput: They do not fit together: another structure, or examples of another shape.
+    """
+    leaves = [[tensor for _, tensor in _tensors(batch, "batch")] for batch in batches]
+    shapes = [[tuple(tensor.shape[1:]) for tensor in of_one] for of_one in leaves]
+    if any(shape != shapes[0] for shape in shapes):
+        raise BadInput("`batches` do not fit together: their examples are of unlike shapes.")
+    columns = iter(zip(*leaves, strict=True))
+
+    def column(_: Tensor) -> Tensor:
+        tensors = next(columns)
+        return torch.cat(tensors) if tensors[0].dim() else tensors[0]
+
+    return mapped(batches[0], column)
 
 
 def span(batch: Batch, start: int, stop: int) -> Batch:

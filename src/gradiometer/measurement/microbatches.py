@@ -29,7 +29,7 @@ class SpreadBuilder:
     def add(self, size: int, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of one micro-batch."""
         self.sizes.append(size)
-        self.squared.append(_squared_norms(gradients))
+        self.squared.append(squared_norms(gradients))
 
     def add_each(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradients of single examples: each tensor has shape [examples, *parameter]."""
@@ -38,12 +38,16 @@ class SpreadBuilder:
 
     def finish(self, mean: Sequence[Tensor]) -> Spread:
         """The spread, given the mean gradient over all examples taken in."""
-        squared = torch.cat([*self.squared, _squared_norms(mean)]).cpu().numpy()
+        return self.finish_from(squared_norms(mean))
+
+    def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
+        """The same, given the squared norms of the mean gradient."""
+        squared = torch.cat([*self.squared, mean]).cpu().numpy()
         *parts, whole = [np.bincount(self.layer_of, weights=row) for row in squared]
         return Spread(np.array(self.sizes), np.stack(parts), whole)
 
 
-def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
+def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
     """‖·‖² of every parameter's gradient, summed in double precision, in one pass over all of them."""
     norms = torch._foreach_norm([_condensed(gradient) for gradient in gradients], dtype=torch.float64)
     return torch.stack(norms).square().unsqueeze(0)

@@ -73,8 +73,8 @@ class TrainingStep:
 
     @cached_property
     def batch_size(self) -> int:
-        """B, the number of examples in the batch."""
-        return batch_size(self.batch)
+        """B, the number of examples that training's gradient is the mean over: also those of other processes."""
+        return batch_size(self.batch) if self._shared is None else int(self._shared.sizes.sum())
 
     @cached_property
     def gradient(self) -> Gradients:
@@ -164,9 +164,9 @@ class TrainingStep:
 
     @cached_property
     def _dealt(self) -> list[Batch]:
-        if not self.batch_size >= 2:
+        if not (size := batch_size(self.batch)) >= 2:
             raise BadInput("a batch of 1 cannot be halved, so nothing judges its step: give a `probe`.")
-        order = torch.randperm(self.batch_size, generator=self.generator("judge"))
+        order = torch.randperm(size, generator=self.generator("judge"))
         return [take(self.batch, part) for part in order.tensor_split(2)]
 
     def derived_seed(self, purpose: str) -> int:

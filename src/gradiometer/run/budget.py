@@ -1,5 +1,6 @@
 """The time the instrument may use: a share of training, measured, kept to, and stated."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,19 @@ class Budget:
             return False
         self.start()
         return self.spent + self.expected <= self.share * self.training
+
+    def steps_to_earn(self, steps: int, under_way: float = 0.0) -> int:
+        """Steps until another measurement fits, at least 1, at the pace of those made so far.
+
+        Args:
+            steps: Made since counting began.
+            under_way: Seconds of a measurement that is going on and is not counted yet.
+        """
+        training = self.training - under_way
+        pace, next_one = training / max(steps, 1), max(self.expected, under_way)
+        if not (self.share > 0 and pace > 0):
+            return 1
+        return max(math.ceil(((self.spent + under_way + next_one) / self.share - training) / pace), 1)
 
     @contextmanager
     def spending(self) -> Iterator[None]:

@@ -186,6 +186,11 @@ class Recorder:
         finally:
             self._close_files()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the files were let go."""
+        return self._readings.closed
+
     def __enter__(self) -> "Recorder":
         return self
 

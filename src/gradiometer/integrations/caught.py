@@ -1,0 +1,240 @@
+"""From the backwards of one step, as they are heard, to the `TrainingStep` that the gauges ask."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradiometer.errors import BadInput
+from gradiometer.integrations.gradients import Listener
+from gradiometer.measurement.batch import Batch, batch_size, joined
+from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.reading import Sampling
+from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.run.budget import Budget
+from gradiometer.train.ranks import Ranks
+
+SAME = 1e-3
+"""Two values of a loss that differ by less, relatively, differ by rounding (TF32 included)."""
+
+ALIKE = 0.05
+"""Those that differ by less may differ by a precision (bfloat16); by more, they are of two losses."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One backward: its examples, how many, and their mean loss."""
+
+    batch: Batch
+    size: int
+    loss: Tensor | float
+
+
+class Catcher:
+    """Listens to the steps that are measured.
+
+    Args:
+        objective: The bare model and the loss.
+        sampling: How batches are drawn.
+        budget: Where the cost is counted.
+        ranks: The processes that train together; each is heard, and one exchange a measured step joins them.
+        accumulation: Backwards an update takes on each.
+        scaler: The GradScaler, where there is one: gradients are heard scaled.
+        has_loss: Whether the objective can be run.
+        seed: Of what measuring draws.
+        warn: Told what is amiss, in a sentence.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        sampling: Sampling,
+        budget: Budget,
+        ranks: Ranks,
+        *,
+        accumulation: int,
+        scaler: Any,
+        has_loss: bool,
+        seed: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._objective, self._sampling, self._ranks = objective, sampling, ranks
+        self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
+        self._seed, self._warn = seed, warn
+        self._listener = Listener(objective.parameters, budget)
+        self._builder = SpreadBuilder(objective.layer_of)
+        self._compared, self._same_loss = False, True
+        self.next_due = 0
+        """Of several processes: the step that the first one means to measure next, as all have been told."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether training's own micro-batches, here and on other processes, are the spread."""
+        return self._accumulation * self._ranks.count > 1
+
+    @property
+    def listening(self) -> bool:
+        """Whether the step that is going on is measured."""
+        return self._listener.listening
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether a backward was made since the last was caught."""
+        return self._listener.has_heard
+
+    def listen(self) -> None:
+        """Measure the step to come."""
+        self._builder = SpreadBuilder(self._objective.layer_of)
+        self._listener.listen()
+        self._listener.whole_is_wanted = self.shared and self._accumulation == 1
+
+    def rest(self) -> None:
+        """Do not measure the step to come."""
+        self._listener.rest()
+
+    def settle(self) -> None:
+        """Wait for what training has asked of an accelerator: it is not the instrument's time."""
+        if self.listening:
+            for device in self._objective.devices:
+                if device.type != "cpu":
+                    torch.get_device_module(device.type).synchronize(device)
+
+    def catch(self, parts: Sequence[Part]) -> None:
+        """One more backward was made."""
+        if not self.has_heard:
+            raise BadInput(
+                "`step` was called, but no backward of this model was made since the last one: call it after every "
+                "`backward`, on the model that was given to `watch`."
+            )
+        if self.shared:
+            self._builder.add(parts[-1].size, self._listener.take())
+            self._listener.whole_is_wanted = len(parts) == self._accumulation - 1
+
+    def step(self, parts: Sequence[Part], *, index: int, learning_rate: float, proposal: int) -> TrainingStep | None:
+        """The step, if there is a spread within it to see.
+
+        Args:
+            parts: All backwards of this process.
+            index: The step's number.
+            learning_rate: η.
+            proposal: Where the first process would measure next; after this, `next_due` on all of them.
+        """
+        self._compare_losses(parts)
+        spread = self._spread(proposal) if self.shared else None
+        if spread is None and (self.shared or not self._halves(parts[0])):
+            return None
+        return TrainingStep(
+            self._objective,
+            self._batch(parts),
+            index=index,
+            learning_rate=learning_rate,
+            sampling=self._sampling,
+            gradient=self._gradient(),
+            spread=spread,
+            seed=self._seed,
+        )
+
+    def _spread(self, proposal: int) -> Spread | None:
+        """That of all micro-batches, if they are of one size: only then is training's gradient their plain mean."""
+        if self._listener.whole is None:
+            raise BadInput("`accumulation` is more than the backwards there were: say how many an update takes.")
+        squared = torch.cat(self._builder.squared)
+        own = torch.tensor(
+            [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
+        )
+        everyone = self._ranks.gathered(torch.cat([own, squared], dim=1))
+        self.next_due = int(everyone[0, 0])
+        builder = SpreadBuilder(self._objective.layer_of, everyone[:, 1].int().tolist(), [everyone[:, 2:]])
+        spread = builder.finish_from(self._listener.whole)
+        if len(set(builder.sizes)) > 1 or not np.isfinite(spread.squared_norms).all():
+            return None
+        scale = self._scale
+        return Spread(
+            spread.sizes,
+            spread.squared_norms * (self._accumulation / scale) ** 2,
+            spread.mean_squared_norm / scale**2,
+        )
+
+    def _halves(self, part: Part) -> bool:
+        """Whether a batch has two halves with a gradient each: of a loss that couples examples, two in each."""
+        if not 2 <= part.size < 4:
+            return part.size >= 2
+        return not self._objective.traits(part.batch, seed=self._seed).coupled
+
+    def _batch(self, parts: Sequence[Part]) -> Batch:
+        """The examples of this process; where they do not fit together (sequences of unlike lengths), the last ones."""
+        if len(parts) == 1 or not self._has_loss:
+            return parts[-1].batch
+        try:
+            return joined([part.batch for part in parts])
+        except BadInput:
+            return parts[-1].batch
+
+    def _gradient(self) -> Gradients | None:
+        """ĝ as it was heard; None where the loss that can be run is another, and gives a gradient of its own."""
+        if not self._same_loss:
+            return None
+        if self.shared:
+            heard = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
+        else:
+            heard = self._listener.take()
+        return heard if self._scale == 1 else list(torch._foreach_div(heard, self._scale))
+
+    def _compare_losses(self, parts: Sequence[Part]) -> None:
+        """Once: whether the loss that can be run gives the value that training had."""
+        if self._compared or not self._has_loss:
+            return
+        self._compared = True
+        part, seed, objective = parts[0], self._seed, self._objective
+        trained = float(part.loss)
+        if objective.traits(part.batch, seed=seed).random or not np.isfinite(trained):
+            return
+        with torch.no_grad(), objective.undisturbed(seed):
+            value = objective.mean_loss(objective.parameters, part.batch).item()
+        if (
+            self._accumulation > 1
+            and _near(trained * self._accumulation, value, SAME)
+            and not _near(trained, value, SAME)
+        ):
+            raise BadInput(
+                f"`loss` of the step is {trained:.4g}, {self._accumulation} times less than the loss that can be run "
+                f"({value:.4g}): give the mean loss of the micro-batch, before it is divided for accumulation."
+            )
+        self._same_loss = _near(trained, value, SAME)
+        if not _near(trained, value, ALIKE):
+            self._warn(
+                f"the loss that measuring runs is {value:.4g} on a batch where training's loss is {trained:.4g}: what "
+                "is measured beside a step is of the former; give `watch` the loss that is trained."
+            )
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """A region in which compiled code runs as it was written, and is left as it was compiled."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def part_of(batch: Batch, loss: Tensor | float) -> Part:
+    """A backward that was made of the mean loss of a batch."""
+    value = loss.detach().mean() if isinstance(loss, Tensor) else float(loss)
+    on_cpu = isinstance(value, Tensor) and value.device.type == "cpu"
+    return Part(batch, batch_size(batch), float(value) if on_cpu else value)
+
+
+def _near(one: float, other: float, tolerance: float) -> bool:
+    return abs(one - other) <= tolerance * max(abs(one), abs(other))

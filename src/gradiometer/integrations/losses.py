@@ -1,0 +1,67 @@
+"""The losses of a watched loop: all kept, fetched from an accelerator now and then, and the first bad one told."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gradiometer.integrations.caught import Part
+from gradiometer.integrations.nonfinite import culprit
+from gradiometer.measurement.objective import Objective
+from gradiometer.run.recorder import Recorder
+
+WAITING = 64
+"""Steps whose losses wait on an accelerator, at most: to fetch them makes training wait."""
+
+
+class Losses:
+    """Keeps the loss of every step.
+
+    Args:
+        objective: Asked, where a loss is not finite, which layer and which examples made it so.
+        warn: Told of it, in a sentence that is kept with the run.
+        accumulation: Backwards an update takes.
+        rank: Of this process, named where there are others; None where there are none.
+        seed: Of what the loss draws when it is asked.
+    """
+
+    def __init__(
+        self, objective: Objective, warn: Callable[[str], None], *, accumulation: int, rank: int | None, seed: int
+    ) -> None:
+        self._objective, self._warn, self._seed = objective, warn, seed
+        self._accumulation, self._rank = accumulation, rank
+        self._waiting: list[tuple[int, list[Part]]] = []
+        self._told = False
+        self.recorder: Recorder | None = None
+        """Where they are written, on the process that writes."""
+
+    def look_at(self, step: int, parts: Sequence[Part]) -> None:
+        """The last of these backwards was made, and nothing updated yet: on a CPU a bad loss is told at once."""
+        loss = parts[-1].loss
+        if self._told or not isinstance(loss, float) or math.isfinite(loss):
+            return
+        which = f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
+        which += "" if self._rank is None else f", on rank {self._rank}"
+        blame = culprit(self._objective, parts[-1].batch, seed=self._seed)
+        self._tell(f"the loss is {loss} at step {step:,}{which}, for the first time in this run: {blame}")
+
+    def keep(self, step: int, parts: Sequence[Part]) -> None:
+        """These were all backwards of a step."""
+        self._waiting.append((step, [replace(part, batch=None) for part in parts]))
+        if len(self._waiting) >= WAITING or all(isinstance(part.loss, float) for part in parts):
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Write those that wait."""
+        waiting, self._waiting = self._waiting, []
+        for step, parts in waiting:
+            value = sum(part.size * float(part.loss) for part in parts) / sum(part.size for part in parts)
+            if self.recorder is not None:
+                self.recorder.loss(step, value)
+            if not (self._told or math.isfinite(value)):
+                self._tell(f"the loss is {value} at step {step:,}, for the first time in this run")
+
+    def _tell(self, text: str) -> None:
+        self._told = True
+        self._warn(text)
+        warnings.warn(f"{text}.", RuntimeWarning, stacklevel=4)

@@ -1,0 +1,89 @@
+"""Where a loss first stopped being finite: which layer, and which examples of the batch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, batch_size, mapped, span
+from gradiometer.measurement.objective import Objective
+
+FEW = 8
+"""Examples that are named, at most."""
+
+
+def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
+    """What the first number that is not finite stands in, in words: a weight, the batch, or what a layer makes of it.
+
+    The batch is run once more, and its examples one by one, at the parameters as they are; call it before the update.
+
+    Args:
+        objective: The model and its loss.
+        batch: The batch whose loss is not finite.
+        seed: Of what the loss draws.
+    """
+    for name, parameter in zip(objective.names, objective.parameters, strict=True):
+        if not parameter.isfinite().all():
+            return f"the parameter {name} is not finite: an update before this step made it so"
+    examples = _examples(batch, lambda one: not _finite(one))
+    if examples:
+        return f"the batch itself is not finite, in {examples}"
+    try:
+        layer = _first_layer(objective, batch, seed)
+        examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
+    except (BadInput, RuntimeError, ValueError, TypeError, KeyError) as error:
+        return f"the batch could not be run again to find the layer ({str(error).splitlines()[0].rstrip('.')})"
+    where = f"first in {layer}" if layer else "in the loss, with every layer's output finite"
+    return f"{where}, {'of ' + examples if examples else 'and for no example of the batch alone'}"
+
+
+def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:
+    """The innermost module, in the order of the forward, whose output is not finite; empty where there is none."""
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            if not found and not _finite(output):
+                found.append(f"{name or 'the model'} ({type(module).__name__})")
+
+        return hook
+
+    with _hooks(objective.model, look):
+        _loss(objective, batch, seed)
+    return found[0] if found else ""
+
+
+@contextmanager
+def _hooks(model: nn.Module, look: Callable[[str], Callable[[nn.Module, Any, Any], None]]) -> Iterator[None]:
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _loss(objective: Objective, batch: Batch, seed: int) -> Tensor:
+    with torch.no_grad(), objective.undisturbed(seed):
+        return objective.mean_loss(objective.parameters, batch)
+
+
+def _examples(batch: Batch, bad: Callable[[Batch], bool]) -> str:
+    """Those examples of a batch, in words."""
+    places = [place for place in range(batch_size(batch)) if bad(span(batch, place, place + 1))]
+    if not places:
+        return ""
+    more = f" and {len(places) - FEW:,} more" if len(places) > FEW else ""
+    return f"example{'s' if len(places) > 1 else ''} {', '.join(map(str, places[:FEW]))}{more} of the batch"
+
+
+def _finite(value: Any) -> bool:
+    """Whether all floating-point numbers in a tree of tensors are finite."""
+    verdicts: list[bool] = []
+    tensors = (Tensor, list, tuple, dict)
+    tree = value if isinstance(value, tensors) else getattr(value, "__dict__", None)
+    mapped(tree, lambda tensor: verdicts.append(not tensor.is_floating_point() or bool(tensor.isfinite().all())))
+    return all(verdicts)

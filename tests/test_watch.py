@@ -1,0 +1,454 @@
+"""`watch`: the instrument in a loop of one's own, which it leaves as it was, bit for bit."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+import gradiometer
+from conftest import CASES
+from gradiometer import diagnose, sampling_of, watch
+from gradiometer.errors import BadInput
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.report.page import write_page
+from gradiometer.run.reader import Run
+from standing import BATCH, NOISE_SCALE, RATE, SAMPLING, Position, assert_known, draws, losses
+
+Loop = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
+
+
+def batches(case: Any, count: int, size: int = 8) -> list[Any]:
+    """Random parts of a case's batch."""
+    generator = torch.Generator().manual_seed(2)
+    chosen = [torch.randperm(12, generator=generator)[:size] for _ in range(count)]
+    if isinstance(case.batch, dict):
+        return [{"tokens": case.batch["tokens"][index]} for index in chosen]
+    return [tuple(tensor[index] for tensor in case.batch) for index in chosen]
+
+
+def trained(
+    name: str, watched: bool, out: Path, *, steps: int = 200, accumulation: int = 1, clip: float = 0.0, **settings: Any
+) -> list[Tensor]:
+    """All that training leaves: weights, buffers, momenta, losses and the state of the generator."""
+    torch.manual_seed(0)
+    case = CASES[name]()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05, momentum=0.9)
+    kept: list[Tensor] = []
+
+    def loop(w: Watch | None) -> None:
+        ahead = iter(batches(case, steps * accumulation))
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for _ in range(accumulation):
+                batch = next(ahead)
+                loss = case.loss(case.model, batch).mean()
+                (loss / accumulation).backward()
+                if w is not None:
+                    w.step(loss, batch)
+                kept.append(loss.detach())
+            if clip:
+                nn.utils.clip_grad_norm_(case.model.parameters(), clip)
+            optimizer.step()
+
+    if watched:
+        with watch(case.model, optimizer, loss=case.loss, out=out, accumulation=accumulation, **settings) as w:
+            loop(w)
+    else:
+        loop(None)
+    momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+    return [*case.model.state_dict().values(), *momenta, *kept, torch.get_rng_state()]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm_and_dropout", "tiny_transformer"])
+@pytest.mark.parametrize(("accumulation", "clip"), [(1, 0.1), (4, 0.0)])
+def test_training_is_the_same_bits_after_200_steps_with_and_without_watch(
+    tmp_path: Path, name: str, accumulation: int, clip: float
+) -> None:
+    without = trained(name, False, tmp_path, accumulation=accumulation, clip=clip)
+    with_watch = trained(name, True, tmp_path, accumulation=accumulation, clip=clip, every=40)
+    assert all(map(torch.equal, without, with_watch))
+    run = Run.open(tmp_path / "loop-1")
+    assert len(run.series("noise")) == 5 and len(run.losses[0]) == 200 and run.status == "finished"
+
+
+def standing(
+    out: Path, steps: int = 200, accumulation: int = 1, clip: float = 0.0, late: bool = False, **settings: Any
+):
+    """The estimates of a loop that stands still on a problem of known noise."""
+    model = Position()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    seed = settings.pop("draw_seed", 1)
+    ahead = draws(steps * accumulation, BATCH // accumulation, seed=seed)
+    settings = {"loss": losses, "every": 1, "level": 0.999, "gauges": "noise", "sampling": SAMPLING} | settings
+    with watch(model, optimizer, out=out, accumulation=accumulation, **settings) as w:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for batch in islice(ahead, accumulation):
+                loss = model(batch).mean()
+                (loss / accumulation).backward()
+                if not late:
+                    w.step(loss, batch)
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            if late:
+                w.step(loss, batch)
+            optimizer.step()
+        return diagnose(w.run).estimates
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"spread": 0},
+        {"clip": 0.01, "late": True},
+        {"clip": 0.01, "accumulation": 4, "loss": None},
+        {"accumulation": 2, "gauges": "noise,batch_sharpness"},
+    ],
+    ids=str,
+)
+def test_the_noise_of_a_known_problem_is_found(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert_known(standing(tmp_path, **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_intervals_cover(tmp_path: Path, accumulation: int) -> None:
+    """At 90 %, of 120 runs: within three standard errors of a binomial, 0.9 ± 0.082."""
+    held = 0
+    for seed in range(120):
+        found = standing(tmp_path, steps=60, accumulation=accumulation, level=0.9, draw_seed=100 + seed)["noise_scale"]
+        held += found.low < NOISE_SCALE < found.high
+    assert held / 120 > 0.9 - 0.082
+
+
+def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
+    def losses_of(watched: bool) -> list[float]:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        case = CASES["mlp"]()
+        model = torch.compile(case.model, backend="aot_eager")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        kept = []
+        instrument = {"every": 1} if watched else {"budget": 0.0}
+        with watch(model, optimizer, loss=case.loss, out=tmp_path, **instrument) as w:
+            for batch in batches(case, 40):
+                optimizer.zero_grad()
+                loss = case.loss(model, batch).mean()
+                loss.backward()
+                w.step(loss, batch)
+                optimizer.step()
+                kept.append(loss.item())
+        return kept
+
+    compiled = torch._dynamo.utils.counters["stats"]
+    without = losses_of(False)
+    graphs = compiled["unique_graphs"]
+    assert losses_of(True) == without
+    assert compiled["unique_graphs"] == 2 * graphs  # no recompilation for the instrument's sake
+    assert len(Run.open(tmp_path / "loop-2").series("noise")) == 40
+
+
+def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, Watch]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    settings = {"loss": supervised(nn.CrossEntropyLoss(reduction="none")), "every": 1} | settings
+    return model, optimizer, watch(model, optimizer, out=out, **settings)
+
+
+def one_backward(model: nn.Module, size: int = 8) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    batch = (torch.randn(size, 8), torch.randint(5, (size,)))
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    loss.backward()
+    return loss, batch
+
+
+def test_a_run_of_watch_is_a_run_like_any_other(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w:
+        for _ in range(60):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+        assert w.run.status == "running"
+        told = str(w.findings())
+    assert "noise scale" in told and "batch sharpness" in told
+    assert w.run.status == "finished" and w.overhead["measured_steps"] == 60
+    assert write_page(w.run, diagnose(w.run)).stat().st_size > 10_000
+    assert gradiometer.Run.open(w.run.path).configuration.batch_size == 8
+
+
+def test_an_unmeasured_step_has_no_hooks(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, every=3)
+    with w:
+        for step in range(7):
+            hooked = [bool(parameter._backward_hooks) for parameter in model.parameters()]
+            assert hooked == [step % 3 == 0] * 4
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+    assert not any(parameter._backward_hooks for parameter in model.parameters())
+
+
+class Clock:
+    """A second a training step, and a little for everything that looks at it; a measurement takes three seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1e-5
+        return self.seconds
+
+
+def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, measure = Clock(), GradientNoise.measure
+
+    def slow(gauge: GradientNoise, step: Any) -> Any:
+        clock.seconds += 3
+        return measure(gauge, step)
+
+    monkeypatch.setattr(GradientNoise, "measure", slow)
+    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
+    w.budget.clock = clock
+    with w:
+        for _ in range(1000):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+            clock.seconds += 1
+    assert w.overhead["measured_steps"] == 6  # the first before its cost is known, then one in 150 seconds
+    assert w.overhead["budget"] == 0.02 and 0.017 < w.overhead["used"] < 0.0202
+
+
+def test_a_changing_last_batch_is_measured_alone_and_left_out_of_accumulation(tmp_path: Path) -> None:
+    for accumulation, measured in ((1, 6), (2, 3)):
+        model, optimizer, w = simple(tmp_path, accumulation=accumulation)
+        with w:
+            for sizes in [(8, 8), (8, 8), (8, 3)]:
+                for size in sizes:
+                    optimizer.zero_grad() if accumulation == 1 else None
+                    w.step(*one_backward(model, size))
+                    if accumulation == 1:
+                        optimizer.step()
+                if accumulation == 2:
+                    optimizer.step(), optimizer.zero_grad()
+        assert len(w.run.series("noise")) == measured - (accumulation == 2)
+
+
+def test_fewer_backwards_at_the_end_of_an_epoch_are_a_step_of_their_own(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, accumulation=4)
+    with w:
+        for backwards in (4, 4, 2, 4, 4, 1, 4):
+            optimizer.zero_grad()
+            for _ in range(backwards):
+                w.step(*one_backward(model))
+            optimizer.step()
+    assert w.steps == 7 and w.run.losses[0].tolist() == [*range(7)]
+    assert w.run.series("noise").steps.tolist() == [0, 1, 3, 4, 6]
+
+
+def test_several_optimizers_frozen_and_tied_parameters_are_watched(tmp_path: Path) -> None:
+    case = CASES["tiny_transformer"]()
+    case.model.block.norm1.requires_grad_(False)
+    embedding = [case.model.embedding.weight]
+    others = [p for n, p in case.model.named_parameters() if p.requires_grad and "embedding" not in n]
+    optimizers = [torch.optim.SGD(embedding, lr=0.05), torch.optim.Adam(others, lr=0.01)]
+    with watch(case.model, optimizers, loss=case.loss, out=tmp_path, every=1, spread=0) as w:
+        for batch in batches(case, 6):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss = case.loss(case.model, batch).mean()
+            loss.backward()
+            w.step(loss, batch)
+            for optimizer in optimizers:
+                optimizer.step()
+    assert len(w.run.series("noise")) == 6
+    assert "block.norm1" not in w.run.layers and "embedding" in w.run.layers and "head" not in w.run.layers
+
+
+def test_a_scaler_changes_no_number(tmp_path: Path) -> None:
+    def measured(scaled: bool, accumulation: int) -> Any:
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+        model, optimizer, w = simple(tmp_path, scaler=scaler, accumulation=accumulation, gauges="noise")
+        torch.manual_seed(3)
+        with w:
+            for _ in range(5):
+                optimizer.zero_grad()
+                for _ in range(accumulation):
+                    batch = (torch.randn(8, 8), torch.randint(5, (8,)))
+                    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+                    scaler.scale(loss / accumulation).backward()
+                    w.step(loss, batch)
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                scaler.step(optimizer)
+                scaler.update()
+        return w.run.series("noise")
+
+    for accumulation in (1, 3):
+        plain, scaled = measured(False, accumulation), measured(True, accumulation)
+        assert len(plain) == len(scaled) == 5
+        for name in plain.moments:
+            assert scaled.moments[name] == pytest.approx(plain.moments[name], rel=1e-4, abs=1e-6)
+
+
+def test_under_autocast_a_loss_that_is_not_is_run_for_both_halves(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, gauges="noise")
+    with w:
+        for _ in range(5):
+            optimizer.zero_grad()
+            batch = (torch.randn(64, 8), torch.randint(5, (64,)))
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            w.step(loss, batch)
+            optimizer.step()
+    assert len(w.run.series("noise")) == 5 and w.run.warnings == []
+
+
+def test_another_loss_than_the_trained_one_is_told(tmp_path: Path) -> None:
+    model, _, w = simple(tmp_path, loss=lambda model, batch: 3 * nn.functional.cross_entropy(model(batch[0]), batch[1]))
+    with w:
+        w.step(*one_backward(model))
+    assert "give `watch` the loss that is trained" in w.run.warnings[0]
+
+
+def test_a_checkpoint_lets_the_same_run_go_on(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w:
+        for step in range(6):
+            if step == 4:
+                kept = json.loads(json.dumps(w.state_dict()))
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+    model, optimizer, again = simple(tmp_path)
+    again.load_state_dict(kept)
+    with again:
+        for _ in range(5):
+            optimizer.zero_grad()
+            again.step(*one_backward(model))
+            optimizer.step()
+        with pytest.raises(BadInput, match="before, and the same run goes on"):
+            again.load_state_dict(kept)
+    assert again.run.path == w.run.path
+    assert again.run.series("noise").steps.tolist() == [*range(9)]
+    assert again.run.losses[0].tolist() == [*range(9)]
+
+
+def test_an_error_in_the_loop_leaves_a_run_that_says_so(tmp_path: Path) -> None:
+    model, _, w = simple(tmp_path)
+    with pytest.raises(ZeroDivisionError), w:
+        w.step(*one_backward(model))
+        1 / 0  # noqa: B018
+    assert w.run.status == "interrupted"
+    assert w.run.events[-1]["reason"] == "ZeroDivisionError: division by zero"
+    assert not any(parameter._backward_hooks for parameter in model.parameters())
+
+
+class LogOfNothing(nn.Module):
+    """Finite only for positive sums."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(-1, keepdim=True).log() + x
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_first_loss_that_is_not_finite_is_told_with_step_layer_and_examples(
+    tmp_path: Path, accumulation: int
+) -> None:
+    model = nn.Sequential(nn.Identity(), LogOfNothing(), nn.Linear(8, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    good, bad = torch.rand(8, 8), torch.rand(8, 8)
+    bad[[2, 5]] *= -1
+    labels = torch.randint(5, (8,))
+    loss = supervised(nn.CrossEntropyLoss(reduction="none"))
+    with watch(model, optimizer, loss=loss, out=tmp_path, accumulation=accumulation, gauges="noise") as w:
+        for step in range(6):
+            optimizer.zero_grad()
+            for part in range(accumulation):
+                batch = (bad if step == 3 and part == accumulation - 1 else good, labels)
+                value = loss(model, batch).mean()
+                (value / accumulation).backward()
+                if value.isfinite():
+                    w.step(value, batch)
+                    continue
+                with pytest.warns(RuntimeWarning, match=r"at step 3.*first in 1 \(LogOfNothing\), of examples 2, 5"):
+                    w.step(value, batch)
+            if step != 3:
+                optimizer.step()
+    which = ", micro-batch 2 of 2" if accumulation == 2 else ""
+    assert f"the loss is nan at step 3{which}, for the first time in this run" in w.run.warnings[0]
+    assert math.isnan(w.run.losses[1][3])
+
+
+def test_a_weight_or_an_input_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    for spoil, told in (("weight", "the parameter 2.weight is not finite"), ("batch", "in example 1 of the batch")):
+        model, _, w = simple(tmp_path, budget=0.0, every=None)
+        batch = (torch.randn(4, 8), torch.randint(5, (4,)))
+        with torch.no_grad():
+            (model[2].weight if spoil == "weight" else batch[0])[1, 1] = math.inf
+        with w, pytest.warns(RuntimeWarning, match=told):
+            w.step(nn.functional.cross_entropy(model(batch[0]), batch[1]), batch)
+
+
+def test_a_loader_says_how_it_draws() -> None:
+    data = TensorDataset(torch.zeros(40, 2))
+    assert sampling_of(DataLoader(data, 4, shuffle=True)) == Sampling(Draw.RESHUFFLED, 40)
+    assert sampling_of(DataLoader(data, 4)) == Sampling(Draw.RESHUFFLED, 40)
+    replacing = RandomSampler(data, replacement=True, num_samples=40)
+    assert sampling_of(DataLoader(data, 4, sampler=replacing)) == Sampling(Draw.REPLACEMENT, 40)
+    with pytest.raises(BadInput, match="draws by a list"):
+        sampling_of(DataLoader(data, 4, sampler=[1, 2, 3]))
+
+
+def test_order_of_calls_is_refused_by_name(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w, pytest.raises(BadInput, match="call it after `backward`, before the update"):
+        one_backward(model)
+        optimizer.step()
+    model, optimizer, w = simple(tmp_path)
+    other = copy.deepcopy(model)
+    with w, pytest.raises(BadInput, match="no backward of this model was made"):
+        w.step(*one_backward(other))
+    model, optimizer, w = simple(tmp_path, accumulation=4)
+    with w, pytest.raises(BadInput, match="before it is divided for accumulation"):
+        for _ in range(4):
+            loss, batch = one_backward(model)
+            w.step(loss / 4, batch)
+
+
+def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
+    model = nn.Linear(8, 5)
+    sgd, adam = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(model.parameters())
+    loss = supervised(nn.CrossEntropyLoss())
+    refused: list[tuple[str, Callable[[], Any]]] = [
+        ("one backward a step shows no spread", lambda: watch(model, sgd)),
+        ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
+        ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
+        ("which runs the model", lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift")),
+        ("holds no parameter", lambda: watch(nn.Linear(2, 2), sgd, loss=loss)),
+        ("got none", lambda: watch(model, [], loss=loss)),
+        ("sparse gradients", lambda: watch(nn.Embedding(3, 2, sparse=True), sgd, loss=loss)),
+        ("complex parameter", lambda: watch(nn.Linear(2, 2, dtype=torch.cfloat), sgd, loss=loss)),
+        ("no trainable parameters", lambda: watch(nn.ReLU(), sgd, loss=loss)),
+        ("`share`", lambda: watch(model, sgd, loss=loss, budget=math.nan)),
+    ]
+    for words, call in refused:
+        with pytest.raises(BadInput, match=words):
+            call()
+    with watch(model, sgd, loss=loss, out=tmp_path) as w, pytest.raises(BadInput, match="batch of 1"):
+        w.step(*one_backward(model, 1))
