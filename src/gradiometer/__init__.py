@@ -7,6 +7,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
 - gauges: `GradientNoise`
 - schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
 - samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`
+- ensembles: `SnapshotCollector`, `Ensemble`; their scores are in `gradiometer.exploration.scores`
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
 - your own loop: `watch`, and `sampling_of` for its DataLoader
 - modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty`
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
     from gradiometer.exploration.cyclical import CyclicalSampling
+    from gradiometer.exploration.ensemble import Ensemble
     from gradiometer.exploration.sghmc import SGHMC
     from gradiometer.exploration.sgld import SGLD
     from gradiometer.exploration.sgnht import SGNHT
+    from gradiometer.exploration.snapshots import SnapshotCollector
     from gradiometer.integrations.described import sampling_of
     from gradiometer.integrations.watch import watch
     from gradiometer.measurement.gauge import Gauge
@@ -55,9 +58,11 @@ _HOMES = {
     ),
     "gradiometer.estimation.noise": ("GradientNoise",),
     "gradiometer.exploration.cyclical": ("CyclicalSampling",),
+    "gradiometer.exploration.ensemble": ("Ensemble",),
     "gradiometer.exploration.sghmc": ("SGHMC",),
     "gradiometer.exploration.sgld": ("SGLD",),
     "gradiometer.exploration.sgnht": ("SGNHT",),
+    "gradiometer.exploration.snapshots": ("SnapshotCollector",),
     "gradiometer.integrations.described": ("sampling_of",),
     "gradiometer.integrations.watch": ("watch",),
     "gradiometer.measurement.gauge": ("Gauge",),
@@ -92,6 +97,7 @@ __all__ = [
     "Diagnosis",
     "Diverged",
     "Draw",
+    "Ensemble",
     "Estimate",
     "Examples",
     "Finding",
@@ -106,6 +112,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "Series",
+    "SnapshotCollector",
     "TrainingStep",
     "Verdict",
     "__version__",

@@ -9,6 +9,7 @@ import click
 from gradiometer import __version__
 from gradiometer.cli.batch import batch
 from gradiometer.cli.demo import demo
+from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.export import export
 from gradiometer.cli.lecture import lecture
 from gradiometer.cli.report import report
@@ -34,7 +35,7 @@ def gradiometer() -> None:
     """
 
 
-for verb in (demo, train, resume, report, export, batch, sharpness, schedule, selftest, lecture):
+for verb in (demo, train, resume, report, export, batch, sharpness, schedule, ensemble, selftest, lecture):
     gradiometer.add_command(verb)
 
 
