@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.cli import gradiometer
+from gradiometer.convergence.averaging import refresh_batch_norm
 from gradiometer.errors import BadInput
 from gradiometer.exploration.barrier import between, segment
-from gradiometer.exploration.batch_norm import refresh_batch_norm
 from gradiometer.exploration.calibration import (
     calibration_difference,
     calibration_error,
@@ -371,7 +371,7 @@ def test_between_two_models_batch_norm_is_estimated_anew_and_the_ends_are_left_a
         return np.zeros(50, dtype=bool)
 
     before = [copy.deepcopy(model.state_dict()) for model in (first, last)]
-    segment(first, last, wrong, points=3, refresh=lambda m: refresh_batch_norm(m, lambda m, batch: m(batch), [inputs]))
+    segment(first, last, wrong, points=3, refresh=lambda m: refresh_batch_norm(m, [inputs], lambda m, batch: m(batch)))
     weight = 0.75 * first[0].weight + 0.25 * last[0].weight
     torch.testing.assert_close(seen[1][0].weight, weight)
     torch.testing.assert_close(seen[1][1].running_mean, seen[1][0](inputs).mean(0))

@@ -11,13 +11,12 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 from conftest import CASES, TinyTransformer
 from gradiometer.cli import gradiometer
 from gradiometer.convergence.schedule_cycles import SnapshotCycle
 from gradiometer.errors import BadInput, Interrupted
-from gradiometer.exploration.batch_norm import refresh_batch_norm
 from gradiometer.exploration.snapshots import Snapshot, SnapshotCollector, check_cycles
 from gradiometer.exploration.weight_moments import WeightMoments
 from gradiometer.problems.examples import Examples
@@ -247,27 +246,6 @@ def test_the_command_line_refuses_what_gives_no_ensemble(tmp_path: Path, flags: 
     assert isinstance(done.exception, BadInput)
     assert words in str(done.exception)
     assert not list(tmp_path.glob("*/snapshots/*"))
-
-
-# BatchNorm
-
-
-def test_refreshed_statistics_are_those_of_torchs_update_bn_and_nothing_else_changes() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.0), nn.Flatten(), nn.Linear(64, 3)).eval()
-    model[3].train()
-    peer, batches = copy.deepcopy(model), [torch.randn(6, 1, 6, 6) + k for k in range(5)]
-    update_bn(batches, peer)
-    state = torch.get_rng_state()
-    refresh_batch_norm(model, lambda model, batch: model(batch), iter(batches))
-    assert all(torch.equal(value, peer.state_dict()[name]) for name, value in model.state_dict().items())
-    assert torch.equal(state, torch.get_rng_state())
-    assert [module.training for module in model.modules()] == [False, False, False, False, True, False]
-    assert model[1].momentum == 0.1
-
-
-def test_a_model_without_batch_norm_is_not_run() -> None:
-    refresh_batch_norm(mlp(), lambda model, batch: pytest.fail("was run"), [torch.zeros(1)])
 
 
 # SWA and SWAG

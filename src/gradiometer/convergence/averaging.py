@@ -103,6 +103,11 @@ def _average(share: Callable[[int], float]) -> MultiAverage:
     return average
 
 
+def tracked(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
 def refresh_batch_norm(
     model: nn.Module, batches: Iterable[Batch], forward: Callable[[nn.Module, Batch], Any], *, seed: int = 0
 ) -> None:
@@ -125,7 +130,7 @@ def refresh_batch_norm(
 
     Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = tracked(model)
     if not layers:
         return
     pooled = {layer: _Pooled() for layer in layers}

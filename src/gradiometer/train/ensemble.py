@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
+from gradiometer.convergence.averaging import tracked
 from gradiometer.errors import BadInput
 from gradiometer.exploration.barrier import Segment, segment
-from gradiometer.exploration.batch_norm import tracked
 from gradiometer.exploration.calibration import BINS, FEWEST_IN_BIN, ReliabilityBin, reliability
 from gradiometer.exploration.diversity import correlations, disagreement
 from gradiometer.exploration.ensemble import Ensemble

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from gradiometer.exploration.batch_norm import refresh_batch_norm, tracked
+from gradiometer.convergence.averaging import refresh_batch_norm, tracked
 from gradiometer.exploration.snapshots import SnapshotCollector
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.blame import blamed
@@ -31,7 +31,7 @@ def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | N
 def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
     """BatchNorm's statistics over all training data, in batches of equal size drawn once at random."""
     with blamed("loss", "while BatchNorm's statistics were estimated anew"):
-        refresh_batch_norm(model, problem.loss, _shuffled(data, size))
+        refresh_batch_norm(model, _shuffled(data, size), problem.loss)
 
 
 def _shuffled(data: Examples, size: int) -> Iterator[Batch]:
