@@ -1,5 +1,7 @@
 """The real network of the lecture: the digits' MLP some steps into training, with every example's gradient known."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -49,6 +51,18 @@ class Network:
     def noise_trace(self) -> float:
         """Tr Σ, with N in the denominator: of the gradient of an example drawn from the training set."""
         return float((self.per_example - self.gradient).square().sum(dim=1).mean())
+
+    def loss(self, weights: Sequence[Tensor]) -> float:
+        """L_Train of a network with these weights, tensor by tensor."""
+        model = copy.deepcopy(self.objective.model)
+        with torch.no_grad():
+            torch._foreach_copy_(list(model.parameters()), list(weights))
+            return float(self.objective.loss(model, self.everything).mean())
+
+    def barrier(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+        """L halfway between two networks less the mean of L at both: never above zero for a convex loss."""
+        middle = torch._foreach_lerp(list(one), list(other), 0.5)
+        return self.loss(middle) - (self.loss(one) + self.loss(other)) / 2
 
     def batches(self, size: int, count: int, seed: int = 0) -> list[Int[Tensor, " chosen"]]:
         """Batches drawn without replacement, each anew."""

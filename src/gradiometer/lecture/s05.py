@@ -5,7 +5,6 @@ from functools import cache, partial
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
 
 from gradiometer.convergence.schedule_shapes import Linear
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
@@ -49,21 +48,10 @@ def _trained(seed: int) -> list[list[torch.Tensor]]:
     return kept
 
 
-def _loss(model: nn.Module, weights: list[torch.Tensor]) -> float:
-    """L_Train of these weights."""
-    network = digits_network()
-    with torch.no_grad():
-        torch._foreach_copy_(list(model.parameters()), weights)
-        return float(network.objective.loss(model, network.everything).mean())
-
-
 def _barrier(place: int) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
-    model, found = load("mlp").model(), []
-    for pair in range(PAIRS):
-        one, other = (_trained(2 * pair + k)[place] for k in (0, 1))
-        middle = torch._foreach_lerp(one, other, 0.5)
-        found.append(_loss(model, list(middle)) - (_loss(model, one) + _loss(model, other)) / 2)
+    network = digits_network()
+    found = [network.barrier(*(_trained(2 * pair + k)[place] for k in (0, 1))) for pair in range(PAIRS)]
     return mean(np.array(found), level=LEVEL, batches=PAIRS)
 
 
