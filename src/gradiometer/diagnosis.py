@@ -14,6 +14,7 @@ from gradiometer.estimation.heavy_examples import HeavyExamples
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.estimation.noise_sources import NoiseSources
+from gradiometer.exploration.temperature import Temperature
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimate, Finding, Series, State
 from gradiometer.run.configuration import Configuration
@@ -24,6 +25,7 @@ GAUGES: dict[str, type[Gauge]] = {
     for gauge in (
         *(GradientNoise, NoiseShape, NoiseSources, HeavyExamples),
         *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
+        Temperature,
     )
 }
 """The catalogue: every gauge by name."""
@@ -68,9 +70,12 @@ class Diagnosis:
 
 def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
     """The gauges a run is measured with, with the settings it asks for."""
+    spread: dict[str, Any] = {"microbatches": configuration.spread or None}
+    momentum: dict[str, Any] = {"momentum": configuration.momentum, "nesterov": configuration.nesterov}
     settings: dict[str, dict[str, Any]] = {
-        GradientNoise.name: {"microbatches": configuration.spread or None},
-        BatchSharpness.name: {"momentum": configuration.momentum, "nesterov": configuration.nesterov},
+        GradientNoise.name: spread,
+        BatchSharpness.name: momentum,
+        Temperature.name: spread | momentum | {"weight_decay": configuration.weight_decay},
     }
     names = [name.strip() for name in configuration.gauges.split(",") if name.strip()]
     for name in names:

@@ -24,6 +24,9 @@ class Gauge(ABC):
     one_in: ClassVar[int] = 1
     """Asked at one in so many measured steps: more than one where it costs more than a step."""
 
+    looks_back: ClassVar[bool] = False
+    """Whether the step needs a `motion`: where training stood earlier, and its velocity."""
+
     @abstractmethod
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The raw moments of this one step, each unbiased and additive over steps."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +14,7 @@ from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
 from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
@@ -44,6 +46,7 @@ class TrainingStep:
             again ("shared"). Left out, halves are run beside the step ("apart").
         probe: Draws other examples, independent of the batch and in random order, that judge the step; called
             once, if at all. Left out, one half of the batch judges a step that is made by the other.
+        motion: Where training stood earlier, and its velocity, for the gauges that look back (see `Origin`).
         seed: Of the random numbers that measuring draws; training's own are left alone.
     """
 
@@ -58,6 +61,7 @@ class TrainingStep:
         gradient: Sequence[Tensor | None] | None = None,
         spread: Spread | None = None,
         probe: Callable[[], Batch] | None = None,
+        motion: Motion | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
@@ -69,6 +73,7 @@ class TrainingStep:
         self._gradient = gradient
         self._shared = spread
         self._probe = probe
+        self._motion = motion
         self._spreads: dict[int, Spread] = {}
 
     @cached_property
@@ -85,6 +90,26 @@ class TrainingStep:
             torch.zeros_like(parameter) if given is None else given.detach()
             for given, parameter in zip(self._gradient, self.objective.parameters, strict=True)
         ]
+
+    @property
+    def motion(self) -> Motion:
+        """Where training stood earlier, and the velocity it arrives with.
+
+        Raises:
+            BadInput: The step does not know.
+        """
+        if self._motion is None:
+            raise BadInput(
+                "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, and give the step "
+                "`motion=origin.motion(parameters, index)`."
+            )
+        return self._motion
+
+    def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
+        """The inner product of two lists of one tensor a parameter, by layer, summed in double precision."""
+        products = torch.stack([(a * b).sum(dtype=torch.float64) for a, b in zip(first, second, strict=True)])
+        by_layer: np.ndarray = np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
+        return by_layer
 
     @cached_property
     def graph(self) -> GradientGraph:

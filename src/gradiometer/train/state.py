@@ -30,6 +30,9 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         "scheduler": {name: value for name, value in training.scheduler.state_dict().items() if name != "lr_lambdas"},
         "random": random_values,
     }
+    if training.origin is not None:
+        points, values["origin"] = training.origin.state_dict()
+        tensors |= {f"origin.{name}": point for name, point in points.items()}
     return tensors | random_tensors, values
 
 
@@ -53,6 +56,9 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
     training.scheduler.load_state_dict({**values["scheduler"], "lr_lambdas": [None]})
     training.step = values["step"]
     training.first_loss = values["first_loss"]
+    if training.origin is not None and "origin" in values:  # else it begins where training stands now
+        points = {name: point.to(training.device) for name, point in _below("origin", tensors).items()}
+        training.origin.load_state_dict(points, values["origin"])
     _set_random_states(training.device, tensors, values["random"])
 
 

@@ -14,12 +14,14 @@ from torch.nn.parameter import is_lazy
 from gradiometer.convergence.schedule import Schedule
 from gradiometer.convergence.schedule_shapes import Constant, Cosine, Linear
 from gradiometer.convergence.theorem import read
+from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
 from gradiometer.exploration.snapshots import checked_cycle
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.spread import Spread
@@ -81,6 +83,7 @@ class Training:
         # Kept from step to step: memory that is given back is paid for again, page by page.
         shared = configuration.microbatches > 1
         self._mean = [torch.zeros_like(parameter) for parameter in self.parameters] if shared else []
+        self.origin = Origin() if any(gauge.looks_back for gauge in gauges_of(configuration)) else None
         self.step = 0
         self.first_loss = math.nan
 
@@ -172,8 +175,16 @@ class Training:
             gradient=[parameter.grad for parameter in self.parameters],
             spread=spread,
             probe=partial(self._judges, batch_size(batch)),
+            motion=self._motion(),
             seed=self.configuration.seed,
         )
+
+    def _motion(self) -> Motion | None:
+        """Where training stood earlier, if a gauge asks for it, and its velocity."""
+        if self.origin is None:
+            return None
+        velocity = velocity_of(self.optimizer, self.parameters) if self.configuration.momentum else None
+        return self.origin.motion(self.parameters, self.step, velocity)
 
     def _judges(self, count: int) -> Batch:
         """Examples that judge a step made by a batch: independent draws, so that their mean gradient is Train's."""

@@ -1,0 +1,97 @@
+"""The heat balance of SGD along a window of steps: an identity of every run, at a constant or slowly moving η."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Draw, Sampling, Series
+
+Parts = Float[np.ndarray, "steps layers"]
+
+
+@dataclass(frozen=True)
+class HeatBalance:
+    """T_conf = T_injected + T_minibatch + T_step − drift at every reading and layer, each times its parameters.
+
+    In units of the loss. Divided by the parameters of a layer, or summed and divided by d, they are temperatures.
+
+    Args:
+        configurational: ⟨Φ − c, ĝ⟩, with weight decay in ĝ.
+        injected: d times the temperature of the noise that a sampler adds; 0 for SGD.
+        minibatch: η tr Σ/(2B(1 − μ)), the heat of the noise of the batches.
+        step: What is left of the heat of a step: η‖g‖²/2 without momentum.
+        drift: (‖Φ′ − c‖² − ‖Φ − c‖²)/(2η) a step, how fast Φ moves away from c.
+        parameters: How many each layer has.
+        spacing: Training steps from one of these readings to the next, on average.
+    """
+
+    configurational: Parts
+    injected: Parts
+    minibatch: Parts
+    step: Parts
+    drift: Parts
+    parameters: Int[np.ndarray, " layers"]
+    spacing: float
+
+    @property
+    def heat(self) -> Parts:
+        """All that is put in."""
+        put_in: Parts = self.injected + self.minibatch + self.step
+        return put_in
+
+    @property
+    def residual(self) -> Parts:
+        """What does not close: rounding where every step was measured, noise where some were."""
+        left: Parts = self.configurational - self.heat + self.drift
+        return left
+
+
+def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
+    """The balance at every reading that is followed by another about the same origin.
+
+    With momentum it is that of the position Φ − ηᵤv, with ηᵤ = ημ/(1 − μ) (heavy ball) or ημ²/(1 − μ) (Nesterov),
+    which moves by −ηĝ/(1 − μ) a step and so is plain SGD at η/(1 − μ), exactly while η is constant. Between readings
+    that are many steps apart the drift is that of all steps between, and the other parts those of the readings.
+
+    Args:
+        series: Readings of the gauge `Temperature`.
+        momentum: μ.
+        injected: The temperature of the noise a sampler adds, in units of the loss.
+
+    Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14, before its
+        average over the stationary law; the position: Yuan, Ying & Sayed (2016), On the Influence of Momentum
+        Acceleration on Online Learning, section 3.
+    """
+    gaps = np.diff(series.steps)
+    origin, rate = series.moments["origin"], series.learning_rate / (1 - momentum)
+    kept = (origin[1:] == origin[:-1]) & (rate[:-1] > 0) & (gaps > 0)
+    between = np.where(gaps == 1, rate[:-1], (rate[:-1] + rate[1:]) / 2)[kept, None]
+    rate, gaps = rate[:-1][kept, None], gaps[kept, None]
+    growth = np.diff(series.moments["distance"], axis=0)[kept] / gaps
+
+    def part(name: str) -> Parts:
+        values: Parts = series.moments[name][:-1][kept]
+        return values
+
+    parameters = series.moments["parameters"][0].astype(np.int64)
+    minibatch = rate / 2 * part("noise") * _of_a_batch(series.sampling, series.batch_size[:-1][kept, None])
+    return HeatBalance(
+        configurational=part("configurational"),
+        injected=np.broadcast_to(injected * parameters, growth.shape),
+        minibatch=minibatch,
+        step=part("kick") - minibatch,
+        drift=growth / (2 * between),
+        parameters=parameters,
+        spacing=max(float(gaps.mean()), 1.0) if len(gaps) else series.spacing,
+    )
+
+
+def _of_a_batch(sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]) -> Float[np.ndarray, "steps 1"]:
+    """E‖ĝ − g‖² over the tr Σ that halves of a batch show: 1/B, or 1/B − 1/N where no example comes twice."""
+    if sampling.draw is not Draw.RESHUFFLED:
+        return 1 / batch_size
+    if sampling.examples is None:
+        raise BadInput("`sampling` draws without replacement from a training set of unknown size: give its `examples`.")
+    return 1 / batch_size - 1 / sampling.examples

@@ -1,0 +1,446 @@
+"""The thermometer: a balance that closes on any run, and temperatures that are known, in standard errors."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import CASES, Case
+from gradiometer.errors import BadInput
+from gradiometer.exploration.heat_balance import heat_balance
+from gradiometer.exploration.stationary_law import Rule, configurational_temperature, small_rate_temperature
+from gradiometer.exploration.temperature import Temperature
+from gradiometer.measurement.batch import Batch, mapped, take
+from gradiometer.measurement.motion import Motion, Origin, velocity_of
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series, State
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.quadratic import Quadratic, position_losses
+from gradiometer.run.configuration import Configuration
+from gradiometer.train.loop import train
+from gradiometer.train.state import capture, restore
+from gradiometer.train.training import Training
+
+INDEPENDENT = Sampling(Draw.REPLACEMENT, 500)
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Settings of a training and of the thermometer that reads it."""
+
+    rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    decay: float = 0.0
+
+    @property
+    def gauge(self) -> Temperature:
+        return Temperature(self.momentum, self.nesterov, self.decay)
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+        return torch.optim.SGD(
+            parameters, self.rate, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.decay
+        )
+
+
+def double(batch: Batch) -> Batch:
+    return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+
+def readings_of(objective: Objective, batches: Iterator[Batch], sgd: Sgd, rates, every: int = 1) -> list[Reading]:
+    """A training by torch, read as it goes."""
+    optimizer, origin, readings = sgd.optimizer(objective.parameters), Origin(), []
+    for step, (batch, rate) in enumerate(zip(batches, rates, strict=False)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        objective.loss(objective.model, batch).mean().backward()
+        if step % every == 0:
+            velocity = velocity_of(optimizer, objective.parameters) if sgd.momentum else None
+            caught = TrainingStep(
+                objective,
+                batch,
+                index=step,
+                learning_rate=rate,
+                sampling=INDEPENDENT,
+                gradient=[parameter.grad for parameter in objective.parameters],
+                motion=origin.motion(objective.parameters, step, velocity),
+            )
+            readings.append(Reading("temperature", step, caught.batch_size, rate, sgd.gauge.measure(caught)))
+        optimizer.step()
+    return readings
+
+
+def parts_of(batch: Batch, size: int, seed: int = 0) -> Iterator[Batch]:
+    draw = torch.Generator().manual_seed(seed)
+    while True:
+        yield take(batch, torch.randint(12, (size,), generator=draw))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm", "tiny_transformer", "dropout", "frozen_first_layer"])
+@pytest.mark.parametrize(
+    "sgd",
+    [Sgd(), Sgd(decay=0.3), Sgd(0.02, 0.9), Sgd(0.02, 0.9, nesterov=True, decay=0.1)],
+    ids=["plain", "weight decay", "heavy ball", "nesterov"],
+)
+def test_the_balance_closes_on_any_run_of_sgd(name: str, sgd: Sgd) -> None:
+    torch.manual_seed(0)
+    case = CASES[name]()
+    case.model.double()
+    rates = [sgd.rate] * 20 if sgd.momentum else np.linspace(sgd.rate, sgd.rate / 9, 20)  # plain: any schedule
+    readings = readings_of(case.objective, parts_of(double(case.batch), 6), sgd, rates)
+    series = Series.of(readings, INDEPENDENT, case.objective.layers)
+    balance = heat_balance(series, momentum=sgd.momentum)
+    assert len(balance.drift) == 14  # 19 steps, less those before the origin was renewed, at 1, 2, 4, 8 and 16
+    size = np.abs(balance.configurational) + np.abs(balance.heat) + np.abs(balance.drift)
+    whole = np.abs(balance.residual.sum(1)) / size.sum(1)
+    assert whole.max() < 1e-10
+    assert (np.abs(balance.residual) < 1e-10 * size.sum(1, keepdims=True)).all()
+    found = sgd.gauge.estimate(series)
+    assert abs(found["temperature_residual"].value) < 1e-12 * size.sum(1).max()
+    assert found["temperature_step"].value != 0 and balance.parameters.sum() == case.objective.dimension
+
+
+def test_a_balance_without_its_weight_decay_does_not_close() -> None:
+    torch.manual_seed(0)
+    case = CASES["mlp"]()
+    sgd = Sgd(decay=0.3)
+    readings = readings_of(case.objective, parts_of(case.batch, 6), sgd, [0.1] * 12)
+    forgetful = Temperature()
+    case = CASES["mlp"]()
+    optimizer, origin, wrong = sgd.optimizer(case.objective.parameters), Origin(), []
+    for step, batch in zip(range(12), parts_of(case.batch, 6), strict=False):
+        optimizer.zero_grad()
+        case.loss(case.model, batch).mean().backward()
+        caught = TrainingStep(
+            case.objective,
+            batch,
+            index=step,
+            learning_rate=0.1,
+            sampling=INDEPENDENT,
+            gradient=[parameter.grad for parameter in case.objective.parameters],
+            motion=origin.motion(case.objective.parameters, step),
+        )
+        wrong.append(Reading("temperature", step, 6, 0.1, forgetful.measure(caught)))
+        optimizer.step()
+    right, off = (heat_balance(Series.of(each, INDEPENDENT)) for each in (readings, wrong))
+    assert np.abs(right.residual).max() < 1e-4 * np.abs(right.heat).max() < np.abs(off.residual).max()
+
+
+QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])
+
+
+def simulated(
+    sgd: Sgd, chains: int, steps: int, seed: int, injected: float = 0.0, burn_in: int = 150
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Moments along chains on the quadratic at stationarity, [steps, chains], and what they were made of.
+
+    A batch of 4 fresh examples has the noise N(0, Σ/4), and its halves differ by N(0, Σ), independent of their mean.
+    """
+    draw, spread = np.random.default_rng(seed), np.sqrt(np.diag(QUADRATIC.noise))
+    here, velocity = np.zeros((chains, 2)), np.zeros((chains, 2))
+    mu, rate = sgd.momentum, sgd.rate
+    kept: dict[str, list[np.ndarray]] = {"here": [], "gradient": [], "velocity": [], "apart": []}
+    for step in range(burn_in + steps):
+        gradient = here @ QUADRATIC.curvature + draw.standard_normal((chains, 2)) * spread / 2
+        if step >= burn_in:
+            apart = draw.standard_normal((chains, 2)) * spread
+            for name, values in zip(kept, (here, gradient, velocity, apart), strict=True):
+                kept[name].append(values)
+        velocity = mu * velocity + gradient
+        here = here - rate * (gradient + mu * velocity if sgd.nesterov else velocity)
+        if injected:
+            here = here + math.sqrt(2 * rate * injected) * draw.standard_normal((chains, 2))
+    parts = {name: np.stack(values) for name, values in kept.items()}
+    here, gradient, velocity = (parts[name] for name in ("here", "gradient", "velocity"))
+    reach = rate * sgd.gauge.reach
+    moments = {
+        "configurational": here * gradient,
+        "kick": rate / (2 * (1 - mu)) * gradient**2 + reach * velocity * gradient,
+        "noise": parts["apart"] ** 2,
+        "distance": (here - reach * velocity) ** 2,
+        "parameters": np.ones_like(here),
+    }
+    return {name: values.sum(2) for name, values in moments.items()}, parts
+
+
+def series_of(moments: dict[str, np.ndarray], chain: int, rate: float) -> Series:
+    steps = len(moments["kick"])
+    of_chain = {name: values[:, chain, None] for name, values in moments.items()} | {"origin": np.zeros(steps)}
+    return Series("temperature", np.arange(steps), np.full(steps, 4), np.full(steps, rate), of_chain, INDEPENDENT)
+
+
+KINDS = pytest.mark.parametrize(
+    "sgd", [Sgd(0.6), Sgd(0.2, 0.7), Sgd(0.2, 0.7, nesterov=True)], ids=["plain", "heavy ball", "nesterov"]
+)
+
+
+@KINDS
+def test_simulated_moments_are_those_the_gauge_measures(sgd: Sgd) -> None:
+    moments, parts = simulated(sgd, chains=2, steps=6, seed=1)
+    objective = Objective(QUADRATIC.problem(8).model(), position_losses)
+    for step in range(6):
+        here, gradient, velocity = (torch.from_numpy(parts[name][step, 1]) for name in ("here", "gradient", "velocity"))
+        with torch.no_grad():
+            objective.parameters[0].copy_(here)
+        caught = TrainingStep(
+            objective,
+            torch.zeros(4, 2, dtype=torch.float64),
+            index=step,
+            learning_rate=sgd.rate,
+            sampling=INDEPENDENT,
+            gradient=[gradient],
+            motion=Motion([torch.zeros(2, dtype=torch.float64)], 0, [velocity]),
+        )
+        measured = sgd.gauge.measure(caught)
+        for name in ("configurational", "kick", "distance"):
+            assert measured[name] == pytest.approx([moments[name][step, 1]], rel=1e-10, abs=1e-14), name
+
+
+@pytest.mark.parametrize(
+    ("sgd", "injected"),
+    [(Sgd(0.6), 0.0), (Sgd(0.2, 0.7), 0.0), (Sgd(0.2, 0.7, nesterov=True), 0.0), (Sgd(0.6), 0.5)],
+    ids=["plain", "heavy ball", "nesterov", "a sampler's noise"],
+)
+def test_on_a_quadratic_it_reads_the_temperature_of_the_exact_law(sgd: Sgd, injected: float) -> None:
+    moments, _ = simulated(sgd, chains=400, steps=200, seed=2, injected=injected)
+    noise = QUADRATIC.noise / 4 + 2 * injected / sgd.rate * np.eye(2)
+    law = Quadratic(QUADRATIC.curvature, noise).stationary_covariance(sgd.rate, 1, sgd.momentum, nesterov=sgd.nesterov)
+    exact = configurational_temperature(QUADRATIC.curvature, law)
+    minibatch = small_rate_temperature(3.0, 2, Rule(sgd.rate, 4, sgd.momentum))
+    chains = replace(series_of(moments, 0, sgd.rate), moments=moments | {"origin": np.zeros(200)})
+    balance = heat_balance(chains, momentum=sgd.momentum, injected=injected)  # a chain in place of a layer
+    expected = {
+        "heat": exact,
+        "configurational": exact,
+        "minibatch": minibatch,
+        "step": exact - minibatch - injected,
+        "injected": injected,
+        "drift": 0.0,
+        "residual": 0.0,
+    }
+    for name, value in expected.items():
+        of_chains = getattr(balance, name).mean(0) / 2
+        error = of_chains.std() / math.sqrt(400)
+        assert abs(of_chains.mean() - value) < 4 * error + 1e-12, name
+        assert error < 0.02 * exact, name  # so that a mistake would show
+    assert injected or np.abs(balance.residual).max() < 1e-10
+    found = Temperature(sgd.momentum, sgd.nesterov, injected=injected).estimate(series_of(moments, 0, sgd.rate))
+    assert found["temperature"].value == pytest.approx(balance.heat[:, 0].mean() / 2)
+    assert found["temperature_injected"] == Estimate.exact(injected, unit="loss") and "forgotten_curvature" not in found
+
+
+@pytest.mark.slow
+@KINDS
+def test_nine_in_ten_intervals_hold_the_temperature_of_the_exact_law(sgd: Sgd) -> None:
+    law = QUADRATIC.stationary_covariance(sgd.rate, 4, sgd.momentum, nesterov=sgd.nesterov)
+    exact = configurational_temperature(QUADRATIC.curvature, law)
+    minibatch = small_rate_temperature(3.0, 2, Rule(sgd.rate, 4, sgd.momentum))
+    expected = {
+        "temperature": exact,
+        "temperature_configurational": exact,
+        "temperature_minibatch": minibatch,
+        "temperature_step": exact - minibatch,
+    }
+    moments, _ = simulated(sgd, chains=2000, steps=600, seed=5)
+    found = [sgd.gauge.estimate(series_of(moments, chain, sgd.rate)) for chain in range(2000)]
+    for name, value in expected.items():
+        covered = np.mean([each[name].low <= value <= each[name].high for each in found])
+        assert 0.87 <= covered <= 0.93, (name, covered)
+
+
+@cache
+def readings_of_mlp(every: int, steps: int) -> tuple[Reading, ...]:
+    torch.manual_seed(0)
+    case = CASES["mlp"]()
+    return tuple(readings_of(case.objective, parts_of(case.batch, 4), Sgd(), [0.1] * steps, every))
+
+
+def series_of_mlp(sampling: Sampling, every: int = 1, steps: int = 160) -> Series:
+    return Series.of(readings_of_mlp(every, steps), sampling, ("0", "2"))
+
+
+def test_posterior_units_are_n_times_those_of_the_loss() -> None:
+    series = series_of_mlp(INDEPENDENT)
+    loss, posterior = (Temperature(units=units).estimate(series) for units in ("loss", "posterior"))
+    for name in (
+        "temperature",
+        "temperature_minibatch",
+        "temperature_drift",
+        "temperature/0",
+        "temperature_configurational/2",
+    ):
+        assert posterior[name].value == pytest.approx(500 * loss[name].value) and posterior[name].unit == ""
+    assert loss["temperature_posterior"].value == pytest.approx(500 * loss["temperature"].value)
+    assert posterior["temperature_posterior"].value == pytest.approx(500 * loss["temperature"].value)
+    given = Temperature(examples=60_000).estimate(series)["temperature_posterior"]
+    assert given.value == pytest.approx(60_000 * loss["temperature"].value)
+
+
+def test_the_temperatures_of_the_layers_are_put_together_by_their_parameters() -> None:
+    found = Temperature().estimate(series_of_mlp(INDEPENDENT))
+    together = (144 * found["temperature/0"].value + 85 * found["temperature/2"].value) / 229
+    assert found["temperature"].value == pytest.approx(together)
+
+
+def test_readings_many_steps_apart_see_the_drift_of_all_steps_between() -> None:
+    each, sparse = (series_of_mlp(INDEPENDENT, every) for every in (1, 8))
+    late, few = each[128:], sparse[16:]  # about one origin: the one of step 128
+    wanted = heat_balance(late[:25]).drift.sum(1).mean()
+    assert heat_balance(few).drift.sum(1).mean() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_reshuffled_epochs_put_in_less_heat_and_say_which_directions_are_colder() -> None:
+    reshuffled, apart = (
+        Temperature().estimate(series_of_mlp(Sampling(draw, 20))) for draw in (Draw.RESHUFFLED, Draw.REPLACEMENT)
+    )
+    assert reshuffled["temperature_minibatch"].value == pytest.approx(0.8 * apart["temperature_minibatch"].value)
+    assert reshuffled["temperature"].value == pytest.approx(apart["temperature"].value)
+    assert reshuffled["forgotten_curvature"].value == pytest.approx(4 / (20 * 0.1))
+    assert "below 2.0 are colder than this" in str(Temperature().interpret(reshuffled))
+    assert "colder than this" not in str(Temperature().interpret(apart))
+
+
+def test_the_origin_is_renewed_at_powers_of_two_and_survives_its_state() -> None:
+    point, origin = [nn.Parameter(torch.zeros(1))], Origin()
+    since = []
+    for step in range(20):
+        motion = origin.motion(point, step)
+        since.append(motion.since)
+        assert motion.away(point)[0].item() == step - motion.since
+        with torch.no_grad():
+            point[0] += 1
+    assert since == [0, 1, 2, 2, 4, 4, 4, 4] + [8] * 8 + [16] * 4
+    again = Origin()
+    again.load_state_dict(*origin.state_dict())
+    assert again.motion(point, 20) == Motion(again.point, 16) and again.point[0].item() == 16
+    assert Origin().motion(point, 37).since == 37
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: float) -> None:
+    from gradiometer.problems import load
+    from gradiometer.run.budget import Budget
+
+    settings = {"gauges": "temperature", "every": 1, "epochs": 1, "batch_size": 100, "momentum": momentum}
+    configuration = Configuration(**settings, weight_decay=0.01, check_edge=False)
+    gauge = Temperature(momentum, weight_decay=0.01)
+
+    def moments(training: Training, steps: int) -> list:
+        found = []
+        for _ in range(steps):
+            batch = training.batch()
+            training.backward(batch, True)
+            found.append(gauge.measure(training.caught(batch, None)))
+            training.update()
+        return found
+
+    whole, before, after = (Training(load("digits"), configuration, Budget(0.5)) for _ in range(3))
+    expected = moments(whole, 9)
+    assert moments(before, 5) == expected[:5]
+    tensors, values = capture(before)
+    restore(after, {name: tensor.clone() for name, tensor in tensors.items()}, values)
+    assert moments(after, 4) == expected[5:]
+    assert "origin" not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
+
+
+def test_a_run_says_its_temperature(tmp_path) -> None:
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.problems import load
+
+    configuration = Configuration(gauges="noise,temperature", every=1, epochs=2, check_edge=False, momentum=0.5)
+    run = train(load("digits"), configuration, tmp_path)
+    found = diagnose(run)
+    (finding,) = (each for each in found.findings if each.gauge == "temperature")
+    assert finding.state is State.OK and "in posterior units (N = 1,437)" in finding.seen
+    assert abs(found.estimates["temperature_residual"].value) < 1e-3 * found.estimates["temperature"].value
+    assert found.history["temperature"] and found.history["temperature_configurational"]
+
+
+@pytest.mark.parametrize("gauge", [Temperature(), Temperature(0.9, weight_decay=0.1)], ids=["plain", "momentum"])
+def test_measuring_the_temperature_leaves_training_as_it_was(gauge: Temperature, case: Case) -> None:
+    from test_measurement import everything
+
+    optimizer = torch.optim.SGD(case.model.parameters(), 0.1, momentum=gauge.momentum)
+    case.loss(case.model, case.batch).mean().backward()
+    before, state = everything(case.model), str(optimizer.state_dict())
+    parameters = case.objective.parameters
+    step = TrainingStep(
+        case.objective,
+        case.batch,
+        index=3,
+        learning_rate=0.1,
+        sampling=INDEPENDENT,
+        motion=Origin().motion(parameters, 3, velocity_of(optimizer, parameters)),
+    )
+    moments = gauge.measure(step)
+    assert np.isfinite(np.concatenate([np.atleast_1d(values) for values in moments.values()])).all()
+    assert everything(case.model) == before and str(optimizer.state_dict()) == state
+    assert eval(repr(gauge)) == gauge
+
+
+def test_every_finding_is_a_sentence_with_its_numbers() -> None:
+    for steps in (2, 160):
+        found = Temperature().estimate(series_of_mlp(INDEPENDENT, steps=steps))
+        finding = Temperature().interpret(found)
+        assert finding is not None and finding.seen.endswith(".") and "nan" not in str(finding)
+        assert finding.state is (State.OK if steps == 160 else State.CANNOT_TELL)
+    assert "The parameters still move away" in finding.means or "The parameters still move back" in finding.means
+
+
+def caught(**changes) -> TrainingStep:
+    case = CASES["mlp"]()
+    settings = {"index": 0, "learning_rate": 0.1, "sampling": INDEPENDENT} | changes
+    return TrainingStep(case.objective, case.batch, **settings)
+
+
+def in_kelvin() -> None:
+    """A unit there is not, behind the back of the shape checker."""
+    gauge = Temperature()
+    object.__setattr__(gauge, "units", "kelvin")
+    gauge.__post_init__()
+
+
+def still(velocity=None) -> Motion:
+    return Motion([torch.zeros_like(p) for p in CASES["mlp"]().objective.parameters], 0, velocity)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Temperature(momentum=NAN), "`momentum` must be at least 0 and below 1, got nan"),
+        (lambda: Temperature(weight_decay=-1.0), "`weight_decay` must be at least 0 and finite, got -1.0"),
+        (lambda: Temperature(injected=NAN), "`injected` must be at least 0 and finite, got nan"),
+        (in_kelvin, "`units` must be 'loss' or 'posterior', got 'kelvin'"),
+        (lambda: Temperature(examples=0), "`examples` must be at least 1, got 0"),
+        (lambda: Temperature(microbatches=1), "`microbatches` must be at least 2, got 1"),
+        (lambda: Temperature().measure(caught()), "`motion` is missing, and this gauge looks back"),
+        (lambda: Temperature(0.9).measure(caught(motion=still())), "`motion` has no velocity"),
+        (
+            lambda: Temperature().measure(caught(motion=still(), learning_rate=-0.1)),
+            "`learning_rate` must be at least 0 and finite, got -0.1",
+        ),
+        (
+            lambda: Temperature().measure(caught(motion=still(), learning_rate=NAN)),
+            "`learning_rate` must be at least 0",
+        ),
+        (lambda: Origin().motion([], -1), "`step` must be at least 0, got -1"),
+        (
+            lambda: Temperature(units="posterior").estimate(series_of_mlp(Sampling(Draw.FRESH), steps=5)),
+            "`examples` is missing: posterior units are N times",
+        ),
+        (
+            lambda: Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED), steps=5)),
+            "`sampling` draws without replacement from a training set of unknown size: give its `examples`",
+        ),
+    ],
+)
+def test_what_has_no_temperature_is_refused_by_name(build, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        build()
