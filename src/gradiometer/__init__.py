@@ -6,7 +6,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
   `Sampling`, `Draw`
 - gauges: `GradientNoise`
 - schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
-- samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`
+- samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`; independent runs as one: `run_chains` and its `Chains`
 - ensembles: `SnapshotCollector`, `Ensemble`; their scores are in `gradiometer.exploration.scores`
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
 - your own loop: `watch`, and `sampling_of` for its DataLoader
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gradiometer.diagnosis import Diagnosis, diagnose
     from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
+    from gradiometer.exploration.chains import Chains, run_chains
     from gradiometer.exploration.cyclical import CyclicalSampling
     from gradiometer.exploration.ensemble import Ensemble
     from gradiometer.exploration.sghmc import SGHMC
@@ -57,6 +58,10 @@ _HOMES = {
         "Interrupted",
     ),
     "gradiometer.estimation.noise": ("GradientNoise",),
+    "gradiometer.exploration.chains": (
+        "Chains",
+        "run_chains",
+    ),
     "gradiometer.exploration.cyclical": ("CyclicalSampling",),
     "gradiometer.exploration.ensemble": ("Ensemble",),
     "gradiometer.exploration.sghmc": ("SGHMC",),
@@ -92,6 +97,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "BadInput",
+    "Chains",
     "Configuration",
     "CyclicalSampling",
     "Diagnosis",
@@ -117,6 +123,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "diagnose",
+    "run_chains",
     "sampling_of",
     "supervised",
     "theorem",

@@ -1,0 +1,91 @@
+"""Many copies of a small network as one: every linear layer of all of them is one batched product."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
+"""Layers that treat every number alike, and so every chain."""
+
+Layer = Callable[[Float[Tensor, "chains examples features"]], Float[Tensor, "chains examples features"]]
+
+
+class StackedSequential(nn.Module):
+    """M networks of linear layers and elementwise functions, called with M batches one after the other.
+
+    Takes the examples of all chains along the first axis, [chains · examples, ...], and returns theirs in the same
+    order, so that any loss of single examples that calls the model works on it as it is.
+
+    Args:
+        model: One of the networks: an `nn.Sequential`, nested or not.
+        stacked: Parameters of all, by name, [chains, *parameter].
+
+    Source: the batched product: torch.baddbmm; the idea: `torch.func.stack_module_state`, whose vmap it does without.
+    """
+
+    def __init__(self, model: nn.Module, stacked: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._chains = len(next(iter(stacked.values())))
+        self._layers = list(_layers(model, stacked))
+
+    def forward(self, inputs: Float[Tensor, "all ..."]) -> Float[Tensor, "all ..."]:
+        """The output of every example by the network of its chain."""
+        hidden = inputs.unflatten(0, (self._chains, -1))
+        for layer in self._layers:
+            hidden = layer(hidden)
+        outputs: Tensor = hidden.flatten(0, 1)
+        return outputs
+
+
+def why_not_stacked(model: nn.Module) -> str | None:
+    """What in a model has no batched form here, or None."""
+    for name, module in _leaves(model):
+        if isinstance(module, nn.Linear | nn.Flatten) and _usual(module):
+            continue
+        if not isinstance(module, ELEMENTWISE):
+            return f"{name or 'the model'} is a {type(module).__name__}"
+        if any(True for _ in module.parameters()):
+            return f"{name} has parameters"
+    hooked = next((name for name, module in model.named_modules() if module._forward_hooks), None)
+    return None if hooked is None else f"{hooked or 'the model'} has a hook"
+
+
+def _usual(module: nn.Linear | nn.Flatten) -> bool:
+    """A subclass may do anything in its forward; a Flatten may spare axes."""
+    if isinstance(module, nn.Flatten):
+        return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
+    return type(module) is nn.Linear and not module._forward_pre_hooks
+
+
+def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers in the order in which they are called, with their names."""
+    if type(model) is not nn.Sequential:
+        yield prefix, model
+        return
+    for name, module in model.named_children():
+        yield from _leaves(module, f"{prefix}.{name}".lstrip("."))
+
+
+def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
+    for name, module in _leaves(model):
+        if isinstance(module, nn.Linear):
+            bias = stacked.get(f"{name}.bias".lstrip("."))
+            yield _linear(stacked[f"{name}.weight".lstrip(".")], bias)
+        elif isinstance(module, nn.Flatten):
+            yield _flatten
+        else:
+            yield module
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> Layer:
+    transposed = weight.transpose(1, 2)
+    if bias is None:
+        return lambda hidden: torch.bmm(hidden, transposed)
+    row = bias.unsqueeze(1)
+    return lambda hidden: torch.baddbmm(row, hidden, transposed)
+
+
+def _flatten(hidden: Tensor) -> Tensor:
+    return hidden.flatten(2)

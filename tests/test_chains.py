@@ -1,0 +1,289 @@
+"""Independent runs computed together: the same numbers as one after the other, whatever the model."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gradiometer.errors import BadInput, Diverged
+from gradiometer.exploration.chains import Chains, run_chains
+from gradiometer.exploration.sgld import SGLD
+from gradiometer.exploration.stacked import why_not_stacked
+from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.reading import Draw
+from gradiometer.problems.order import Order
+
+EXAMPLES, BATCH, STEPS = 90, 16, 40
+CROSS_ENTROPY = supervised(nn.CrossEntropyLoss(reduction="none"))
+
+
+def data(*shape: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(EXAMPLES, *shape, generator=generator, dtype=torch.float64)
+    return inputs, torch.randint(3, (EXAMPLES,), generator=generator)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(8, 6), nn.Tanh(), nn.Sequential(nn.Linear(6, 5, bias=False), nn.GELU()), nn.Linear(5, 3)
+    ).double()
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)).double()
+
+
+def with_norm() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+
+
+def with_dropout() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3)).double()
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.lstm(inputs.transpose(1, 2))[0][:, -1])
+
+
+def lstm() -> nn.Module:
+    return Recurrent().double()
+
+
+def by_hand(
+    make: Callable[[], nn.Module],
+    chain: int,
+    rate: float,
+    *,
+    temperature: float = 0.0,
+    draw: Draw = Draw.REPLACEMENT,
+    **settings: float,
+) -> nn.Module:
+    """One run as anyone writes it, with torch's SGD or our SGLD."""
+    torch.manual_seed(chain)
+    model, (inputs, targets) = make(), data(1, 8)
+    if temperature:
+        optimizer = SGLD(model.parameters(), lr=rate, examples=EXAMPLES, temperature=temperature, seed=chain)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, **settings)
+    order = Order(draw, EXAMPLES, BATCH, seed=chain)
+    for step in range(STEPS):
+        chosen = order.batch(step)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()
+        optimizer.step()
+    return model
+
+
+def together(make: Callable[[], nn.Module], way: str | None, **settings: object) -> Chains:
+    given = {"chains": 3, "steps": STEPS, "batch_size": BATCH, "learning_rate": 0.1, **settings}
+    return run_chains(make, CROSS_ENTROPY, data(1, 8), way=way, **given)
+
+
+def same(found: nn.Module, expected: nn.Module) -> bool:
+    pairs = zip(found.state_dict().values(), expected.state_dict().values(), strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=1e-9) for a, b in pairs)
+
+
+WAYS = [(mlp, "stacked"), (mlp, "vmap"), (mlp, "sequential"), (cnn, "vmap"), (cnn, "sequential"), (lstm, "sequential")]
+ways = pytest.mark.parametrize(("make", "way"), WAYS)
+
+
+@ways
+def test_chains_with_momentum_and_rates_of_their_own_are_the_runs_made_by_hand(
+    make: Callable[[], nn.Module], way: str
+) -> None:
+    found = together(make, way, learning_rate=[0.05, 0.1, 0.2], momentum=0.8, weight_decay=0.01)
+    assert found.way == way
+    for chain, rate in enumerate((0.05, 0.1, 0.2)):
+        assert same(found.models[chain], by_hand(make, chain, rate, momentum=0.8, weight_decay=0.01))
+
+
+@ways
+def test_chains_at_temperatures_of_their_own_are_sgld_made_by_hand(make: Callable[[], nn.Module], way: str) -> None:
+    found = together(make, way, temperature=[0.0, 0.01, 0.5], learning_rate=0.02)
+    for chain, temperature in enumerate((0.0, 0.01, 0.5)):
+        assert same(found.models[chain], by_hand(make, chain, 0.02, temperature=temperature))
+
+
+@pytest.mark.parametrize("way", ["stacked", "vmap", "sequential"])
+def test_reshuffled_epochs_are_those_of_a_run_with_the_chains_seed(way: str) -> None:
+    found = together(mlp, way, draw=Draw.RESHUFFLED)
+    assert all(same(found.models[chain], by_hand(mlp, chain, 0.1, draw=Draw.RESHUFFLED)) for chain in range(3))
+
+
+@pytest.mark.parametrize("make", [with_norm, with_dropout])
+def test_models_that_couple_or_draw_run_one_after_the_other_and_say_so(make: Callable[[], nn.Module]) -> None:
+    found = together(make, None)
+    assert found.way == "sequential" and set(found.why_not) == {"stacked"}
+    alone = together(make, "sequential", chains=1, seeds=[2])
+    assert same(found.models[2], alone.models[0])
+
+
+class Doubled(torch.autograd.Function):
+    """A function of one's own, for which vmap has no rule."""
+
+    @staticmethod
+    def forward(ctx: object, inputs: Tensor) -> Tensor:
+        return 2 * inputs
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class WithoutRule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return Doubled.apply(self.head(inputs.flatten(1)))
+
+
+def test_a_model_that_vmap_cannot_run_falls_back_and_the_reason_is_told() -> None:
+    found = together(lambda: WithoutRule().double(), None, steps=100, chains=2)
+    assert found.way == "sequential"
+    assert found.why_not["stacked"] == "the model is a WithoutRule"
+    assert found.why_not["vmap"].startswith("In order to use an autograd.Function with functorch transforms")
+
+
+def test_an_lstm_falls_back_and_the_reason_is_told() -> None:
+    inputs, targets = data(1, 8)
+    given = {"chains": 2, "steps": 100, "batch_size": BATCH, "learning_rate": 0.1}
+    found = run_chains(Recurrent, CROSS_ENTROPY, (inputs.float(), targets), **given)
+    assert found.way == "sequential"
+    assert found.why_not["stacked"] == "the model is a Recurrent"
+    assert "batching rule" in found.why_not["vmap"]
+
+
+def test_the_fastest_way_is_chosen_by_the_runs_own_first_steps_without_a_trace_in_the_numbers() -> None:
+    asked, named = together(mlp, None, steps=110), together(mlp, "stacked", steps=110)
+    assert set(asked.milliseconds) <= {"stacked", "vmap", "sequential"} and len(asked.milliseconds) == 3
+    assert asked.way == min(asked.milliseconds, key=asked.milliseconds.__getitem__)
+    assert all(same(a, b) for a, b in zip(asked.models, named.models, strict=True))
+
+
+def test_short_runs_are_not_spent_on_asking() -> None:
+    found = together(mlp, None, steps=20)
+    assert found.way == "stacked" and not found.milliseconds
+
+
+@pytest.mark.parametrize(("make", "way"), [*WAYS, (with_norm, "sequential")])
+def test_functions_are_drawn_along_the_run_in_eval_mode(make: Callable[[], nn.Module], way: str) -> None:
+    inputs, targets = data(1, 8)
+
+    def right(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return (model(batch[0]).argmax(1) == batch[1]).double()
+
+    watch = {"loss": CROSS_ENTROPY, "right": right}
+    found = together(make, way, watch=watch, watched=(inputs[:30], targets[:30]), every=20)
+    assert found.steps.tolist() == [20, 40]
+    for chain, model in enumerate(found.models):
+        assert model.training
+        model.eval()
+        expected = F.cross_entropy(model(inputs[:30]), targets[:30]).item()
+        assert found.draws["loss"][-1, chain] == pytest.approx(expected, abs=1e-9)
+        assert found.draws["right"][-1, chain] == pytest.approx(right(model, (inputs[:30], targets[:30])).mean().item())
+
+
+def test_shared_and_frozen_parameters_stay_so() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.second.weight, self.head = self.first.weight, nn.Linear(8, 3)
+            self.first.bias.requires_grad_(False)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(torch.relu(self.second(torch.relu(self.first(inputs.flatten(1))))))
+
+    found = together(lambda: Tied().double(), "vmap")
+    for chain, model in enumerate(found.models):
+        torch.manual_seed(chain)
+        assert model.second.weight is model.first.weight
+        assert torch.equal(model.first.bias, Tied().double().first.bias)
+        assert same(model, by_hand(lambda: Tied().double(), chain, 0.1))
+
+
+def test_training_chains_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    together(with_dropout, None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_has_no_batched_form_is_named() -> None:
+    class Own(nn.Linear):
+        pass
+
+    assert why_not_stacked(mlp()) is None
+    assert why_not_stacked(cnn()) == "0 is a Conv1d"
+    assert why_not_stacked(nn.Sequential(nn.Sequential(Own(2, 2)))) == "0.0 is a Own"
+    hooked = nn.Sequential(nn.Linear(2, 2))
+    hooked[0].register_forward_hook(lambda *_: None)
+    assert why_not_stacked(hooked) == "0 has a hook"
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    assert why_not_stacked(normed) == "0 is a ParametrizedLinear"
+
+
+def test_a_mean_loss_goes_by_vmap() -> None:
+    loss = supervised(nn.CrossEntropyLoss())
+    given = {"chains": 2, "steps": 20, "batch_size": BATCH, "learning_rate": 0.1}
+    with pytest.raises(BadInput, match="`way` 'stacked' cannot run this model: the loss is a mean"):
+        run_chains(mlp, loss, data(1, 8), way="stacked", **given)
+    by_mean = run_chains(mlp, loss, data(1, 8), way="vmap", **given)
+    by_example = run_chains(mlp, CROSS_ENTROPY, data(1, 8), way="stacked", **given)
+    assert all(same(a, b) for a, b in zip(by_mean.models, by_example.models, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chains": 0}, "`chains` must be a whole number of at least 1, got 0"),
+        ({"batch_size": 91}, "`batch_size` must lie between 1 and the 90 examples, got 91"),
+        ({"learning_rate": [0.1, 0.2]}, "`learning_rate` must be one number, or one a chain, 3, got 2"),
+        ({"learning_rate": math.nan}, "`learning_rate` must be a finite number and positive, got nan"),
+        ({"temperature": -1.0}, "`temperature` must be a finite number and not negative, got -1.0"),
+        ({"temperature": 1.0, "momentum": 0.9}, "`momentum` cannot be had with a temperature"),
+        ({"momentum": math.nan}, "`momentum` must be a finite number and not negative, got nan"),
+        ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
+        ({"seeds": [1, 2]}, "`seeds` must be one a chain, 3, got 2"),
+        ({"draw": Draw.FRESH}, "`draw` must be replacement or reshuffled"),
+        ({"way": "fast"}, "`way` must be one of stacked, vmap, sequential, got 'fast'"),
+        ({"every": 0}, "`every` must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_chains_that_are_none_are_refused_by_name(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        together(mlp, **{"way": None, **settings})
+
+
+def test_a_model_that_is_made_already_is_refused() -> None:
+    model = mlp()
+    with pytest.raises(BadInput, match="`model` must make a new model each time"):
+        together(lambda: model, None)
+
+
+def test_chains_that_diverge_are_named_with_their_rates() -> None:
+    with pytest.raises(Diverged, match=r"chains \[1\] of 3 diverged, at learning rates 1e\+200"):
+        together(mlp, "stacked", learning_rate=[0.1, 1e200, 0.1])
+
+
+def test_a_chain_hotter_than_asked_is_refused_with_the_way_out() -> None:
+    with pytest.raises(BadInput, match=r"`temperatures\[1\]` is 1e-06, but SGD by itself heats to"):
+        together(mlp, "stacked", temperature=[0.0, 1e-6, 0.0], steps=3000)
+
+
+def test_every_chain_is_a_row_of_its_own() -> None:
+    found = together(mlp, "stacked")
+    assert len(found) == 3
+    first, second = (np.concatenate([p.detach().numpy().ravel() for p in m.parameters()]) for m in found.models[:2])
+    assert np.abs(first - second).min() > 0
