@@ -8,6 +8,7 @@ import click
 
 from gradiometer import __version__
 from gradiometer.cli.batch import batch
+from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
 from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.export import export
@@ -35,7 +36,11 @@ def gradiometer() -> None:
     """
 
 
-for verb in (demo, train, resume, report, export, batch, sharpness, schedule, ensemble, selftest, lecture):
+for verb in (
+    *(demo, train, resume, report, compare, export),
+    *(batch, sharpness, schedule, ensemble),
+    *(lecture, selftest),
+):
     gradiometer.add_command(verb)
 
 

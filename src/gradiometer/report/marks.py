@@ -7,6 +7,7 @@ import altair as alt
 
 from gradiometer.measurement.reading import Estimate
 from gradiometer.report.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
+from gradiometer.report.theme import SHAPES
 
 Row = dict[str, Any]
 """One drawn interval: `value`, `low`, `high` (None where there is none), `interval` in words, and its place."""
@@ -117,11 +118,13 @@ def off_the_side(base: alt.Chart, rows: Sequence[Row], x: Callable[[str], alt.X]
 
 def named_series(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape by `series`, so that none is told by colour alone; a legend where there are two."""
-    legend = alt.Legend(title=None) if len(names) > 1 else None
+    legend = alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 210))")) if len(names) > 1 else None
     domain = list(names)
     return {
         "color": alt.Color("series:N", scale=alt.Scale(domain=domain), legend=legend),
-        "shape": alt.Shape("series:N", scale=alt.Scale(domain=domain, range=["circle", "diamond"]), legend=legend),
+        "shape": alt.Shape(
+            "series:N", scale=alt.Scale(domain=domain, range=list(SHAPES[: len(domain)])), legend=legend
+        ),
     }
 
 

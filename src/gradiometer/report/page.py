@@ -1,30 +1,25 @@
 """The page of a run: one self-contained file that asks nothing of any network, and the same charts as PNG."""
 
 from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import vl_convert
-from markupsafe import Markup
 
-from gradiometer import __version__
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Draw, significant
 from gradiometer.report.cards import answers_of, cards, further_cards
-from gradiometer.report.charts import page_spec, save_png, vl_version
+from gradiometer.report.charts import save_png
 from gradiometer.report.checks import checks
-from gradiometer.report.markup import environment, json_for_script, script_hash, source
+from gradiometer.report.document import TEMPLATES, document
 from gradiometer.report.section import QUANTITIES, Section
 from gradiometer.report.sections import sections
 from gradiometer.run.disk import replace_file
 from gradiometer.run.reader import Run
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
-TEMPLATES = files("gradiometer.report") / "templates"
+CONTENT = "content.html.jinja"
 
 
 def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path:
@@ -72,32 +67,28 @@ def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
 def render(run: Run, diagnosis: Diagnosis) -> str:
     """The page as text."""
     shown = sections(run, diagnosis)
+    figures = tuple(figure for section in shown for figure in section.figures)
+    return document(CONTENT, run.name, figures, **content(run, diagnosis, shown))
+
+
+def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[str, Any]:
+    """What stands in the frame of the page, by the names its template has for it."""
     found = answers_of(diagnosis, shown)
-    scripts = [Markup(_bundle()), Markup(source(TEMPLATES, "page.js"))]
-    return (
-        environment(TEMPLATES)
-        .get_template("page.html.jinja")
-        .render(
-            run=run,
-            diagnosis=diagnosis,
-            sections=shown,
-            methods=[section.name for section in shown if _has_methods(section)],
-            without_replacement=run.sampling.draw is Draw.RESHUFFLED,
-            cards=cards(run, found),
-            further=further_cards(found),
-            checks=checks(run, diagnosis),
-            quantities=QUANTITIES,
-            status_symbol=STATUS_SYMBOLS[run.status],
-            overhead=overhead_sentence(run.overhead),
-            configuration=_settings(msgspec.structs.asdict(run.configuration)),
-            manifest=_settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
-            specs=json_for_script(_specs(shown)),
-            style=Markup(source(TEMPLATES, "page.css")),
-            scripts=scripts,
-            script_hashes=[script_hash(script) for script in scripts],
-            version=__version__,
-        )
-    )
+    return {
+        "run": run,
+        "diagnosis": diagnosis,
+        "sections": shown,
+        "methods": [section.name for section in shown if _has_methods(section)],
+        "without_replacement": run.sampling.draw is Draw.RESHUFFLED,
+        "cards": cards(run, found),
+        "further": further_cards(found),
+        "checks": checks(run, diagnosis),
+        "quantities": QUANTITIES,
+        "status_symbol": STATUS_SYMBOLS[run.status],
+        "overhead": overhead_sentence(run.overhead),
+        "configuration": _settings(msgspec.structs.asdict(run.configuration)),
+        "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
+    }
 
 
 def overhead_sentence(overhead: Mapping[str, Any]) -> str:
@@ -127,10 +118,6 @@ def _has_methods(section: Section) -> bool:
     return (TEMPLATES / f"methods_{section.name}.html.jinja").is_file()
 
 
-def _specs(shown: tuple[Section, ...]) -> dict[str, Any]:
-    return {figure.name: page_spec(figure.chart, figure.summary) for section in shown for figure in section.figures}
-
-
 def _settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as flat pairs of name and value."""
     return list(_flat(values, prefix))
@@ -144,10 +131,3 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", ", ".join(str(part) for part in value)
         else:
             yield f"{prefix}{name}", "—" if value is None else str(value)
-
-
-@cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version())
-    return bundle.replace("</script", "<\\/script")

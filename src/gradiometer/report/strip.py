@@ -23,7 +23,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Strip:
-    """An interval on a small axis, in percent of the strip's width: logarithmic, or linear where it reaches below zero.
+    """An interval on a small axis, in percent of the strip's width: logarithmic, or linear where zero is on it.
 
     Attributes:
         left, right: Ends of the interval.
@@ -45,12 +45,12 @@ def strip(estimate: Estimate, held_against: Mapping[str, Estimate]) -> Strip | N
 
     Args:
         estimate: Whose interval is drawn.
-        held_against: Exact estimates by the label of their tick; on a logarithmic axis those not positive are left out.
+        held_against: Exact estimates by the label of their tick; one that is not positive makes the axis linear.
     """
     if not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return None
     exact = {label: other.value for label, other in held_against.items()}
-    if estimate.low < 0:
+    if estimate.low < 0 or not all(value > 0 for value in exact.values()):
         return _linear_strip(estimate, exact)
     return _logarithmic_strip(estimate, exact) if estimate.high > 0 and math.isfinite(estimate.low) else None
 
@@ -58,7 +58,6 @@ def strip(estimate: Estimate, held_against: Mapping[str, Estimate]) -> Strip | N
 def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip | None:
     if not estimate.low > 0 and math.isinf(estimate.high):  # from zero to anywhere
         return None
-    exact = {label: value for label, value in exact.items() if value > 0}
     axis = LogAxis.holding([estimate], also=exact.values())
     return Strip(
         left=_percent(estimate.low, axis),

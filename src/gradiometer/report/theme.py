@@ -5,7 +5,12 @@ from types import MappingProxyType
 from typing import Any
 
 Palette = Mapping[str, str]
-"""Colours by role: ink, muted, grid, paper, first, second."""
+"""Colours by role: ink, muted, grid, paper, and first to sixth for series."""
+
+SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
+SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down")
+DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (12, 3), (4, 2, 1, 2))
+"""Colours, shapes and dashes of up to six series, in one order: none is told by colour alone."""
 
 LIGHT: Palette = MappingProxyType(
     {
@@ -15,6 +20,10 @@ LIGHT: Palette = MappingProxyType(
         "paper": "#ffffff",
         "first": "#0068a8",
         "second": "#b34700",
+        "third": "#1d7a4f",
+        "fourth": "#8a3fa0",
+        "fifth": "#7a6200",
+        "sixth": "#b8265f",
     }
 )
 DARK: Palette = MappingProxyType(
@@ -25,6 +34,10 @@ DARK: Palette = MappingProxyType(
         "paper": "#14181d",
         "first": "#5db4ec",
         "second": "#f0a35c",
+        "third": "#63c796",
+        "fourth": "#cf9be0",
+        "fifth": "#d3c04e",
+        "sixth": "#f58fb4",
     }
 )
 PAGE: Palette = MappingProxyType({role: f"var(--{role})" for role in LIGHT})
@@ -71,8 +84,8 @@ def config(palette: Palette, font: str = FONT) -> dict[str, Any]:
             "subtitlePadding": 6,
         },
         "range": {
-            "category": [palette["first"], palette["second"]],
-            "symbol": ["circle", "diamond"],
+            "category": [palette[role] for role in SERIES],
+            "symbol": list(SHAPES),
         },
         **_marks(palette),
     }

@@ -1,0 +1,106 @@
+"""`gradiometer compare`: runs against one another."""
+
+import shutil
+import sys
+import textwrap
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradiometer.cli.options import json_option
+
+if TYPE_CHECKING:
+    from gradiometer.report.contrast import Compared, Contrast
+
+
+@click.command(epilog="Example: gradiometer compare runs/digits-mlp-1 runs/digits-mlp-2")
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--level", type=float, default=None, help="Confidence level; left out, that of the first run.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("compare.html"),
+    show_default=True,
+    help="Where the page goes.",
+)
+@click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
+@json_option
+def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: bool, as_json: bool) -> None:
+    """Compare RUNS, two to six: losses, test scores and noise scale, as differences from the first with intervals.
+
+    Runs that differ in their seed alone count as one configuration: give several seeds of each to claim something
+    about configurations rather than about two runs.
+    """
+    from gradiometer.cli.outcome import print_json
+    from gradiometer.errors import BadInput
+    from gradiometer.report.compare import compare as compared_runs
+    from gradiometer.report.compare_page import write_comparison
+    from gradiometer.run.reader import Run
+
+    if level is not None and not 0 < level < 1:
+        raise BadInput(f"`--level` must lie between 0 and 1, got {level}.")
+    compared, contrasts = compared_runs([Run.open(path) for path in runs], level)
+    page = write_comparison(compared, contrasts, out)
+    if as_json:
+        print_json(_as_object(compared, contrasts, page))
+        return
+    _tell(compared, contrasts)
+    click.echo(f"\npage  {page}")
+    if not no_open and sys.stdout.isatty():
+        webbrowser.open(page.resolve().as_uri())
+
+
+def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]", page: Path) -> dict[str, Any]:
+    from gradiometer.report.contrast import claim, sentence
+
+    return {
+        "verdict": " ".join(sentence(contrast) for contrast in contrasts),
+        "runs": [{"letter": each.letter, "run": str(each.run.path), "seed": each.seed} for each in compared],
+        "contrasts": [
+            {
+                "baseline": contrast.names[0],
+                "other": contrast.names[1],
+                "step": contrast.step,
+                "changed": contrast.changed,
+                "difference_shown": contrast.shown,
+                "seen": sentence(contrast),
+                "means": claim(contrast),
+                "differences": [
+                    {
+                        "quantity": each.quantity,
+                        "as": "ratio" if each.is_ratio else "difference",
+                        "over": each.over,
+                        **each.estimate.to_dict(),
+                        "pairs_needed": each.needed,
+                    }
+                    for each in contrast.differences
+                ],
+            }
+            for contrast in contrasts
+        ],
+        "page": str(page),
+    }
+
+
+def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> None:
+    """Each run by its letter, each contrast in sentences and as lines of numbers."""
+    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.report.compare_page import CAVEAT, changes, finding_of
+    from gradiometer.report.contrast import QUANTITIES
+    from gradiometer.report.strip import interval, number
+
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+    for each in compared:
+        click.echo(f"{each.letter}  {each.run.path}  seed {each.seed}, {each.run.steps:,} steps, {each.run.status}")
+    for contrast in contrasts:
+        finding, (first, second) = finding_of(contrast), contrast.names
+        click.echo("\n" + textwrap.fill(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", width))
+        for text in (finding.seen, finding.means):
+            click.echo(textwrap.indent(textwrap.fill(text, width - 2), "  "))
+        for difference in contrast.differences:
+            name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"
+            words = f"{number(difference.estimate.value)} {interval(difference.estimate)}"
+            click.echo(f"    {name:<26} {words}" + ("" if difference.shown else "   none shown"))
+    click.echo("\n" + textwrap.fill(f"mind: {CAVEAT}", width))

@@ -1,0 +1,66 @@
+"""A page of any kind as one file: frame, style, charts and their library, asking nothing of any network."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import vl_convert
+from markupsafe import Markup
+
+from gradiometer import __version__
+from gradiometer.report.charts import page_spec, vl_version
+from gradiometer.report.markup import environment, json_for_script, script_hash, source
+from gradiometer.report.section import Figure
+
+TEMPLATES = files("gradiometer.report") / "templates"
+
+
+def document(content: str, title: str, drawn: tuple[Figure, ...], **values: Any) -> str:
+    """The whole page.
+
+    Args:
+        content: Name of the template of what stands in the frame.
+        title: Of the window.
+        drawn: Every chart that the content has a place for.
+        values: What the template is given.
+    """
+    scripts = [Markup(_bundle()), Markup(source(TEMPLATES, "page.js"))]
+    return _rendered(
+        "page.html.jinja",
+        content=content,
+        title=title,
+        specs=json_for_script(specs(drawn)),
+        style=Markup(source(TEMPLATES, "page.css")),
+        scripts=scripts,
+        script_hashes=[script_hash(script) for script in scripts],
+        version=__version__,
+        **values,
+    )
+
+
+def fragment(content: str, **values: Any) -> str:
+    """What stands in the frame alone, for a page that is shown already."""
+    return _rendered(content, version=__version__, **values)
+
+
+def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
+    """Every chart as the page embeds it, by its place."""
+    return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures}
+
+
+def _rendered(template: str, **values: Any) -> str:
+    text: str = _environment().get_template(template).render(**values)
+    return text
+
+
+@cache
+def _environment() -> Any:
+    return environment(TEMPLATES)
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version())
+    return bundle.replace("</script", "<\\/script")

@@ -1,0 +1,170 @@
+"""Runs against one another: seeds are not a difference, a hundredfold learning rate is, and the claim is counted."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradiometer.cli import main
+from gradiometer.errors import BadInput
+from gradiometer.report.compare import compare
+from gradiometer.report.compare_page import render
+from gradiometer.report.contrast import BESIDE_THE_POINT, Contrast, claim, sentence
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+from report_run import run_in
+
+
+def run_with(folder: Path, loss: float, seed: int, fingerprint: str = "5f1c", **settings: Any) -> Run:
+    """A run whose training and test losses end at a level, up to what its seed does."""
+    made = run_in(folder, steps=400, seed=seed, **settings)
+    random = np.random.default_rng((seed, 1))
+    own = loss * random.normal(1.0, 0.02)
+    losses = own * random.gamma(50, 1 / 50, 400) + np.exp(-np.arange(400) / 20)
+    noise = [
+        {
+            "kind": "reading",
+            "gauge": "noise",
+            "step": step,
+            "batch_size": 32,
+            "learning_rate": 0.1,
+            "moments": {
+                name: [float(value) for value in random.gamma(20, level / 20, 5)]
+                for name, level in (("trace", 300.0), ("signal", 1.0))
+            },
+        }
+        for step in range(0, 400, 4)
+    ]
+    lines = [{"kind": "losses", "from": 0, "values": losses.tolist()}, *noise]
+    (made.path / "readings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = (made.path / "events.jsonl").read_text()
+    replaced = re.sub(
+        r'"test_loss": \{"value": [\d.]+, "low": [\d.]+, "high": [\d.]+',
+        f'"test_loss": {{"value": {own}, "low": {own - 0.03}, "high": {own + 0.03}',
+        text,
+    )
+    (made.path / "events.jsonl").write_text(replaced)
+    manifest = (made.path / "run.toml").read_text()
+    (made.path / "run.toml").write_text(f'{manifest}\n[problem]\nfingerprint = "{fingerprint}"\n')
+    return Run.open(made.path)
+
+
+def only(contrasts: tuple[Contrast, ...]) -> Contrast:
+    (contrast,) = contrasts
+    return contrast
+
+
+def test_two_seeds_of_one_configuration_show_no_difference(tmp_path: Path) -> None:
+    runs = [run_with(tmp_path, 1.0, seed) for seed in (0, 5)]
+    contrast = only(compare(runs)[1])
+    assert not contrast.shown
+    assert sentence(contrast).startswith(
+        "No difference is shown: A and B are one configuration with the seeds 0 and 5, and "
+    )
+    assert "A claim needs another configuration" in claim(contrast)
+
+
+def test_no_difference_is_claimed_between_seeds_however_far_apart_they_end(tmp_path: Path) -> None:
+    contrast = only(compare([run_with(tmp_path, 1.0, 0), run_with(tmp_path, 2.0, 1)])[1])
+    assert contrast.deciding.shown
+    assert not contrast.shown
+
+
+def test_a_hundredfold_learning_rate_makes_a_difference_of_these_two_runs(tmp_path: Path) -> None:
+    runs = [run_with(tmp_path, 0.2, 0, learning_rate=0.1), run_with(tmp_path, 2.0, 0, learning_rate=0.001)]
+    contrast = only(compare(runs)[1])
+    assert contrast.shown
+    assert contrast.changed == {"learning_rate": (0.1, 0.001)}
+    found = {difference.quantity: difference for difference in contrast.differences}
+    assert list(found) == ["test_loss", "training_loss", "test_accuracy", "noise_scale"]
+    for quantity in ("test_loss", "training_loss"):
+        assert 1.6 < found[quantity].estimate.low < found[quantity].estimate.high < 2.0
+    assert found["noise_scale"].estimate.low < 1 < found["noise_scale"].estimate.high
+    assert "about these two runs" in claim(contrast)
+    assert "at least 2 seeds of each" in claim(contrast)
+
+
+def test_losses_of_the_same_steps_are_paired(tmp_path: Path) -> None:
+    runs = [run_with(tmp_path, 1.0, 3), run_with(tmp_path, 1.1, 3, momentum=0.5)]
+    contrast = only(compare(runs)[1])
+    paired = next(each for each in contrast.differences if each.quantity == "training_loss").estimate
+    losses = [run.losses[1][300:] for run in runs]
+    alone = 1.65 * np.sqrt(sum(np.var(each) / 100 for each in losses))
+    assert paired.low < float(np.mean(losses[1] - losses[0])) < paired.high
+    assert (paired.high - paired.low) / 2 < 0.3 * alone
+
+
+def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_needs(tmp_path: Path) -> None:
+    small = [run_with(tmp_path, 1.0, seed) for seed in (0, 1, 2)]
+    large = [run_with(tmp_path, 1.005, seed + 40, momentum=0.9) for seed in (0, 1, 2)]
+    contrast = only(compare([*small, *large])[1])
+    assert contrast.names == ("ABC", "DEF")
+    assert contrast.deciding.over == "seeds"
+    assert contrast.deciding.estimate.method == "Student over 3 and 3 runs"
+    assert not contrast.shown
+    assert re.search(r"about [\d,]+ \[\d[\d,]*, .*\] pairs of seeds would be needed", claim(contrast))
+    paired = [run_with(tmp_path, 1.05, seed, nesterov=True, momentum=0.9) for seed in (0, 1, 2)]
+    contrast = only(compare([*small, *paired])[1])
+    assert contrast.pairs == 3
+    assert contrast.shown
+    assert "over 3 pairs of seeds" in sentence(contrast)
+
+
+def test_what_is_beside_the_point_of_training_makes_no_other_configuration(tmp_path: Path) -> None:
+    assert set(BESIDE_THE_POINT) < set(Configuration.__struct_fields__)
+    runs = [run_with(tmp_path, 1.0, 0, budget=0.1), run_with(tmp_path, 1.0, 1, every=4)]
+    assert only(compare(runs)[1]).changed == {}
+
+
+def test_runs_of_unequal_length_are_compared_where_both_have_been(tmp_path: Path) -> None:
+    short, long = run_with(tmp_path, 1.0, 0), run_in(tmp_path, steps=800, momentum=0.9)
+    with (long.path / "run.toml").open("a") as manifest:
+        manifest.write('\n[problem]\nfingerprint = "5f1c"\n')
+    assert only(compare([short, Run.open(long.path)])[1]).step == 400
+
+
+def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path) -> None:
+    run = run_with(tmp_path, 1.0, 0)
+    with pytest.raises(BadInput, match="takes 2 to 6 runs, got 1"):
+        compare([run])
+    with pytest.raises(BadInput, match="takes 2 to 6 runs, got 7"):
+        compare([run] * 7)
+    with pytest.raises(BadInput, match=r"was trained on other data than .* compare runs of one problem"):
+        compare([run, run_with(tmp_path, 1.0, 0, fingerprint="other")])
+    empty = run_with(tmp_path, 1.0, 0)
+    (empty.path / "readings.jsonl").unlink()
+    (empty.path / "events.jsonl").unlink()
+    with pytest.raises(BadInput, match="have no loss at a common step"):
+        compare([run, Run.open(empty.path)])
+
+
+def test_the_page_of_runs_named_like_scripts_is_harmless(tmp_path: Path) -> None:
+    evil = tmp_path / "<script>alert(1)<!--"
+    runs = [run_with(evil.parent, 1.0, 0), run_with(evil.parent, 1.5, 0, momentum=0.9)]
+    runs[0].path.rename(evil)
+    page = render(*compare([Run.open(evil), runs[1]]))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert len(page.encode()) < 3_000_000
+
+
+def test_the_command_says_it_in_words_and_as_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [run_with(tmp_path, 0.2, 0), run_with(tmp_path, 2.0, 0, learning_rate=0.001)]
+    arguments = ["compare", *(str(run.path) for run in runs), "--out", str(tmp_path / "compare.html")]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "B against A: learning rate 0.1 → 0.001" in told and "There is a difference" in told
+    with pytest.raises(SystemExit):
+        main([*arguments, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["contrasts"][0]["difference_shown"] is True
+    assert said["contrasts"][0]["differences"][0]["low"] > 1.6
+    assert Path(said["page"]).read_text().startswith("<!doctype html>")
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments[:-1], str(tmp_path / "missing" / "compare.html")])
+    assert ended.value.code == 2
