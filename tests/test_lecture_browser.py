@@ -10,6 +10,9 @@ import pytest
 from gradiometer.lecture.catalogue import STATEMENTS
 from gradiometer.lecture.site import write_site
 from gradiometer.lecture.statement import result
+from gradiometer.problems.counterexamples_line import Arctangent, LogCosh
+from gradiometer.problems.counterexamples_plane import Saddle
+from gradiometer.problems.double_well import DoubleWell
 from gradiometer.problems.one_dimensional import OneDimensional
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -103,3 +106,42 @@ def test_the_one_dimensional_simulation_follows_the_librarys_law(
     assert abs(last.mean() - means[-1]) < 4 * math.sqrt(variances[-1] / len(last))
     # The sample variance of n normal numbers has relative standard error √(2/(n − 1)).
     assert abs(last.var(ddof=1) / variances[-1] - 1) < 4 * math.sqrt(2 / (len(last) - 1))
+
+
+@pytest.mark.parametrize(
+    ("example", "problem"),
+    [
+        ("runaway", Arctangent((0.0,))),
+        ("saddle", Saddle((0.0, 1.0))),
+        ("cycle", LogCosh((1.0,))),
+    ],
+)
+@pytest.mark.parametrize(("rate", "power"), [(0.8, 1.0), (3.0, 0.0)])
+def test_the_counterexamples_take_the_librarys_steps(
+    page: "sync_api.Page", site: Path, example: str, problem: Arctangent | Saddle | LogCosh, rate: float, power: float
+) -> None:
+    page.goto((site / "s08.html").as_uri())
+    path = page.evaluate(
+        "(settings) => simulations.counterexample(settings).path",
+        {"example": example, "rate": rate, "power": power, "steps": 40},
+    )
+    rates = rate * np.arange(1, 41, dtype=float) ** -power
+    exact = problem.simulate(rates)[:, 0]
+    assert np.allclose(path, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_the_double_well_is_the_librarys_and_its_runs_spread_as_the_noise_says(
+    page: "sync_api.Page", site: Path
+) -> None:
+    page.goto((site / "s11.html").as_uri())
+    well, places = DoubleWell(), np.linspace(-1.5, 1.5, 13)
+    seen = page.evaluate(
+        "(places) => places.map((x) => [simulations.well.loss(x), simulations.well.gradient(x)])", places.tolist()
+    )
+    exact = np.column_stack([[well.mean_loss(x) for x in places.tolist()], well.gradient(places)])
+    assert np.allclose(seen, exact, atol=1e-12)
+    settings = {"rate": 0.001, "batch": 2, "variance": 4.0, "steps": 1, "chains": 20_000}
+    one_step = np.array(page.evaluate("(settings) => simulations.temperature(settings).places", settings))
+    assert abs(one_step.var(ddof=1) / (0.001**2 * 4.0 / 2) - 1) < 4 * math.sqrt(2 / len(one_step))
+    temperature = page.evaluate("(settings) => simulations.temperature(settings).temperature", settings)
+    assert temperature == pytest.approx(DoubleWell(variance=4.0).temperature(0.001, 2))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from gradiometer.convergence.schedule_cycles import SnapshotCycle
+from gradiometer.errors import BadInput
 from gradiometer.exploration.ensemble import Ensemble
 from gradiometer.exploration.snapshots import Snapshot, SnapshotCollector
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
@@ -77,11 +78,20 @@ def _trained(seed: int) -> tuple[Snapshot, ...]:
     return tuple(collector.snapshots)
 
 
+def _test_data() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels that no training saw."""
+    held_out = load("mlp").test
+    if held_out is None:
+        raise BadInput("The digits have no test examples.")
+    images, labels = held_out.data
+    return images, labels
+
+
 @cache
 def _probabilities() -> tuple[Float[np.ndarray, "snapshots examples classes"], Float[np.ndarray, "examples classes"]]:
     """What every snapshot of one run says of the test images, and the truth."""
     problem, members = load("mlp"), []
-    images, labels = problem.test.data
+    images, labels = _test_data()
     for snapshot in _trained(0):
         model = problem.model()
         snapshot.load_into(model)
@@ -105,7 +115,7 @@ def _ensembled(count: int) -> Estimate:
     problem, truth = load("mlp"), _probabilities()[1]
     ensemble = Ensemble.of_snapshots(_trained(0)[-count:], problem.model())
     with torch.no_grad():
-        said = ensemble(problem.test.data[0]).double().numpy()
+        said = ensemble(_test_data()[0]).double().numpy()
     return Estimate.exact(float(((said - truth) ** 2).sum(axis=1).mean()))
 
 
