@@ -17,6 +17,7 @@ from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimate, Finding, Series, State
+from gradiometer.run.certificates import load_certificates
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
@@ -110,6 +111,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
                 history.setdefault(name, []).append((int(window.steps[-1]), estimate))
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
+    for certificate in load_certificates(run)[-1:]:
+        findings.append(certificate.finding())
+        estimates |= certificate.estimates
     findings.sort(key=lambda finding: MOST_URGENT.index(finding.state))
     return Diagnosis(
         verdict=verdict(run, findings, estimates),

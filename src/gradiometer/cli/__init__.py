@@ -8,6 +8,7 @@ import click
 
 from gradiometer import __version__
 from gradiometer.cli.batch import batch
+from gradiometer.cli.certify import certify
 from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
 from gradiometer.cli.ensemble import ensemble
@@ -38,7 +39,7 @@ def gradiometer() -> None:
 
 for verb in (
     *(demo, train, resume, report, compare, export),
-    *(batch, sharpness, schedule, ensemble),
+    *(batch, sharpness, schedule, certify, ensemble),
     *(lecture, selftest),
 ):
     gradiometer.add_command(verb)

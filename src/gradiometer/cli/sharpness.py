@@ -1,12 +1,12 @@
 """`gradiometer sharpness`: the curvature of a run or a problem, and what it says about the learning rate."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradiometer.cli.options import json_option
+from gradiometer.cli.place import Place, restored, started_again
 
 if TYPE_CHECKING:
     from gradiometer.drift.curvature import Curvature
@@ -19,14 +19,6 @@ EXAMPLES = 1024
 """Examples looked at where none are asked for, or all where there are fewer."""
 
 LEVEL = 0.9
-
-
-@dataclass(frozen=True)
-class Place:
-    """A point of training: a training that stands there, and its run, if it has one."""
-
-    training: "Training"
-    run: "Run | None" = None
 
 
 @click.command(epilog="Example: gradiometer sharpness digits --steps 200 --lr 0.5 --png density.png")
@@ -83,7 +75,9 @@ def _place(target: str, seed: int, settings: dict[str, Any]) -> Place:
     if given:
         flag = {"learning_rate": "lr"}.get(given[0], given[0]).replace("_", "-")
         raise BadInput(f"`--{flag}` is for a problem: the run {target} has its own; leave it out.")
-    return _resumed(Path(target))
+    training, run = started_again(Path(target))
+    restored(training, Path(target))
+    return Place(training, run)
 
 
 def _started(problem: str, seed: int, settings: dict[str, Any]) -> "Training":
@@ -104,27 +98,6 @@ def _started(problem: str, seed: int, settings: dict[str, Any]) -> "Training":
             raise Diverged(f"training diverged at step {training.step:,}: {reason}; try a smaller --lr.")
         training.update()
     return training
-
-
-def _resumed(path: Path) -> Place:
-    from gradiometer.errors import BadInput
-    from gradiometer.run.budget import Budget
-    from gradiometer.run.checkpoints import load_latest
-    from gradiometer.run.folder import RunFolder
-    from gradiometer.run.reader import Run
-    from gradiometer.train.loop import problem_of
-    from gradiometer.train.state import restore
-    from gradiometer.train.training import Training
-
-    run = Run.open(path)
-    checkpoint, warnings = load_latest(RunFolder.open(path))
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if checkpoint is None:
-        raise BadInput(f"`{path}` has no checkpoint: there is no model to look at.")
-    training = Training(problem_of(run), run.configuration, Budget(0.0))
-    restore(training, checkpoint.tensors, checkpoint.state)
-    return Place(training, run)
 
 
 def _curvature(training: "Training", examples: int | None, seed: int) -> "Curvature":

@@ -1,0 +1,230 @@
+"""Measuring a certificate: the gradient of the training loss and its lowest curvature, all examples or some of them."""
+
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gradiometer.convergence.certificate import TOLERANCE, Certificate
+from gradiometer.convergence.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
+from gradiometer.convergence.lowest_curvature import LowestCurvature, of_all_examples, of_samples
+from gradiometer.drift.curvature import AT_ONCE, Curvature
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.gradient_graph import flat
+from gradiometer.measurement.objective import Objective, Traits
+from gradiometer.measurement.reading import Draw, Estimate, Sampling
+from gradiometer.measurement.untouched import untouched_randomness
+
+BATCHES = 64
+"""Batches whose gradients are held against each other, where not all examples are gone over."""
+EXAMPLES = 2048
+"""Examples the curvature is of, or all where there are fewer."""
+SAMPLES = 4
+"""Independent samples these are parted into, where they are not all."""
+KEPT_NUMBERS = 2**28
+"""Most numbers in the gradients that are kept, 1 GiB in single precision; beyond, several batches make one."""
+TOGETHER = 1000
+"""Examples in a part of a full pass."""
+COLUMNS = 2**20
+
+
+@runtime_checkable
+class TrainingSet(Protocol):
+    """N examples, taken by their positions."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions."""
+
+
+def certify(
+    objective: Objective,
+    train: TrainingSet,
+    start: Estimate,
+    *,
+    exact: bool = False,
+    batches: int = BATCHES,
+    batch_size: int = 32,
+    examples: int = EXAMPLES,
+    weight_decay: float = 0.0,
+    tolerance: float = TOLERANCE,
+    level: float = 0.95,
+    step: int = 0,
+    seed: int = 0,
+) -> Certificate:
+    """What kind of point of the training loss the model's parameters are.
+
+    Costs the gradients that `gradient_squared` takes, and some 60 to 100 Hessian products of `examples` examples.
+    The model is run in the mode it is in, and left as it was.
+
+    Args:
+        objective: The model and its loss.
+        train: The training set.
+        start: ‖g‖² at the start of training, by `gradient_squared`.
+        exact: Go over all examples for the gradient.
+        batches, batch_size: Else: how many batches, of how many examples.
+        examples: How many the curvature is of.
+        weight_decay: Its gradient and its curvature are part of what is trained.
+        tolerance: The share of the start's gradient, and of λ_max, below which there is none.
+        level: Of every interval, and of the verdict.
+        step: Training steps made before.
+        seed: Of all that is drawn.
+    """
+    squared, gradients = gradient_squared(
+        objective,
+        train,
+        exact=exact,
+        batches=batches,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        level=level,
+        seed=seed,
+    )
+    curved = min(examples, len(train))
+    ends = _curvature(objective, train, curved, tolerance, level, seed)
+    return Certificate(
+        step=step,
+        mode="train" if objective.model.training else "eval",
+        gradient_squared=squared,
+        start_squared=start,
+        lowest=_shifted(ends.lowest, weight_decay),
+        largest=_shifted(ends.largest, weight_decay),
+        gradients=gradients,
+        curved=curved,
+        of=len(train),
+        tolerance=tolerance,
+        level=level,
+    )
+
+
+def gradient_squared(
+    objective: Objective,
+    train: TrainingSet,
+    *,
+    exact: bool = False,
+    batches: int = BATCHES,
+    batch_size: int = 32,
+    weight_decay: float = 0.0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Estimate, int]:
+    """‖g‖² of the training loss with its weight decay, and how many examples it rests on.
+
+    Exact by a pass over all examples, where it is asked for or no more than the batches would take; else from batches
+    that share no example, by `gradient_norm.squared_norm`. Where the loss or the data draw random numbers (Dropout,
+    augmentation), or the loss couples the examples of a batch (BatchNorm), the training loss is a mean over batches
+    without end: there is no full pass, and the batches are drawn anew each.
+
+    Raises:
+        BadInput: A full pass is asked for where there is none.
+    """
+    if not batches >= FEWEST_BATCHES:
+        raise BadInput(f"`batches` must be at least {FEWEST_BATCHES}, got {batches}: their spread is the error.")
+    if not 1 <= batch_size <= len(train):
+        raise BadInput(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
+    if not weight_decay >= 0:
+        raise BadInput(f"`weight_decay` must be at least 0, got {weight_decay}.")
+    why = _without_full_pass(objective, train, batch_size, seed)
+    if exact and why:
+        raise BadInput(f"`exact` needs a loss that is a fixed function of the examples, and {why}: leave it out.")
+    decay = weight_decay * flat(objective.parameters).detach().double()
+    if exact or (not why and batches * batch_size >= len(train)):
+        gradient = decay + _full_gradient(objective, train, seed)
+        return Estimate.exact(float(gradient @ gradient), unit=UNIT), len(train)
+    generator = torch.Generator().manual_seed(seed)
+    if why:
+        drawn = [torch.randperm(len(train), generator=generator)[:batch_size] for _ in range(batches)]
+        sampling = Sampling(Draw.FRESH)
+    else:
+        drawn = list(torch.randperm(len(train), generator=generator)[: batches * batch_size].split(batch_size))
+        sampling = Sampling(Draw.RESHUFFLED, len(train))
+    rows, each = _rows(objective, train, drawn, seed)
+    rows += decay.to(rows)
+    squared = squared_norm(_gram(rows), each * batch_size, sampling, level)
+    return squared, len(rows) * each * batch_size
+
+
+def _without_full_pass(objective: Objective, train: TrainingSet, batch_size: int, seed: int) -> str:
+    """Why the training loss is not a sum over the examples; empty where it is."""
+    looked_at = torch.arange(min(max(batch_size, 2), len(train)))
+    with untouched_randomness(seed, objective.devices):
+        batch = train.batch(looked_at)
+    with untouched_randomness(seed + 1, objective.devices):
+        again = train.batch(looked_at)
+    if not all(torch.equal(one, other) for one, other in zip(_leaves(batch), _leaves(again), strict=True)):
+        return "the data are drawn anew each time (augmentation)"
+    traits: Traits = objective.traits(batch, seed=seed)
+    if traits.random:
+        return "the loss draws random numbers (Dropout) in this mode"
+    return "the loss couples the examples of a batch (batch statistics) in this mode" if traits.coupled else ""
+
+
+def _leaves(batch: Batch) -> list[Tensor]:
+    found: list[Tensor] = []
+    mapped(batch, found.append)
+    return found
+
+
+def _full_gradient(objective: Objective, train: TrainingSet, seed: int) -> Float[Tensor, " params"]:
+    """g, the sum in double precision."""
+    total = torch.zeros_like(flat(objective.parameters), dtype=torch.float64)
+    for index in torch.arange(len(train)).split(TOGETHER):
+        gradient = flat(objective.gradient(train.batch(index), seed=seed)).double()
+        total += gradient * (len(index) / len(train))
+    return total
+
+
+def _rows(
+    objective: Objective, train: TrainingSet, drawn: list[Int[Tensor, " chosen"]], seed: int
+) -> tuple[Float[Tensor, "batches params"], int]:
+    """The gradient of every batch; the mean of a few in a row where a model is large, and how many."""
+    room = max(KEPT_NUMBERS // objective.dimension, FEWEST_BATCHES)
+    each = -(-len(drawn) // room)
+    rows = flat(objective.parameters).detach().new_zeros(len(drawn) // each, objective.dimension)
+    for place in range(len(rows) * each):
+        with untouched_randomness(seed + place, objective.devices):  # what the data draw
+            batch = train.batch(drawn[place])
+        rows[place // each] += flat(objective.gradient(batch, seed=seed + place)) / each
+    return rows, each
+
+
+def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches batches"]:
+    """⟨ĝ_i, ĝ_j⟩ in double precision, a part of the parameters at a time."""
+    total = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for columns in rows.split(COLUMNS, dim=1):
+        total += columns.double() @ columns.double().T
+    gram: np.ndarray = total.cpu().numpy()
+    return gram
+
+
+def _curvature(
+    objective: Objective, train: TrainingSet, examples: int, tolerance: float, level: float, seed: int
+) -> LowestCurvature:
+    """Of all examples where that is what is asked for, else from independent samples of them."""
+    if not examples >= 1:
+        raise BadInput(f"`examples` must be at least 1, got {examples}.")
+    resolution = tolerance / 2
+    if examples == len(train):
+        batches = [train.batch(part) for part in torch.arange(examples).split(AT_ONCE)]
+        return of_all_examples(Curvature(objective, batches, seed=seed), resolution=resolution, level=level)
+    if not examples >= 4 * SAMPLES:
+        raise BadInput(f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}.")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[:examples]
+    size = examples // SAMPLES
+    samples = [
+        [train.batch(part) for part in sample.split(max(min(AT_ONCE, size // 2), 1))]
+        for sample in chosen[: SAMPLES * size].split(size)
+    ]
+    return of_samples(objective, samples, resolution=resolution, level=level, seed=seed)
+
+
+def _shifted(curvature: Estimate, weight_decay: float) -> Estimate:
+    """Weight decay adds to every curvature."""
+    ends = {name: getattr(curvature, name) + weight_decay for name in ("value", "low", "high")}
+    return replace(curvature, **ends)

@@ -1,0 +1,186 @@
+"""How far down a loss curves: λ_min of its Hessian between two ends that hold at a stated level.
+
+The residual ‖Hv − λv‖ of Lanczos tells that some eigenvalue is near λ, not that none lies below. What bounds it from
+below is a theorem about the random start; from above every vᵀHv does.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import stdtrit
+from torch import Tensor
+
+from gradiometer.drift.curvature import Curvature
+from gradiometer.drift.eigenvalues import UNIT
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Estimate
+
+NEVER = 1e-12
+"""A residual that is never reached: Lanczos makes all the products it is given, since the theorem counts them."""
+HALF = 0.5
+"""A deficit from which on nothing bounds the spread itself."""
+FEWEST_SAMPLES = 3
+"""Independent samples of the examples: of fewer, Student's quantile is beyond use."""
+
+
+@dataclass(frozen=True)
+class LowestCurvature:
+    """The ends of a spectrum, and what they rest on.
+
+    Args:
+        lowest: λ_min.
+        largest: λ_max, a scale for it: a lower bound on it, or an estimate of one.
+        samples: Independent samples of the examples; 1 for all examples.
+        products: Hessian products made.
+    """
+
+    lowest: Estimate
+    largest: Estimate
+    samples: int
+    products: int
+
+
+def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
+    """By what share of the spread λ_max − λ_min an end may lie beyond the one Lanczos has found, at most.
+
+    ε with P(beyond ε) ≤ `failure` over the random start: ε = (ln(1.648 √d/failure)/(2k − 1))². Holds for every
+    spectrum; 0 once there are as many products as dimensions.
+
+    Args:
+        dimension: d.
+        products: k, made from one vector, uniform on the sphere.
+        failure: Between 0 and 1.
+
+    Source: Kuczyński & Woźniakowski (1992), Estimating the Largest Eigenvalue by the Power and Lanczos Algorithms with
+        a Random Start, th. 4.2.
+    """
+    if not 0 < failure < 1:
+        raise BadInput(f"`failure` must lie between 0 and 1, got {failure}.")
+    if products >= dimension:
+        return 0.0
+    return (math.log(1.648 * math.sqrt(dimension) / failure) / (2 * products - 1)) ** 2
+
+
+def products_for(dimension: int, resolution: float, failure: float) -> int:
+    """How many products make the deficit at most `resolution`: about ln(d/failure²)/(4√resolution)."""
+    if not 0 < resolution < 1:
+        raise BadInput(f"`resolution` must lie between 0 and 1, got {resolution}.")
+    needed = (math.log(1.648 * math.sqrt(dimension) / failure) / math.sqrt(resolution) + 1) / 2
+    return min(math.ceil(needed), dimension)
+
+
+def of_all_examples(curvature: Curvature, *, resolution: float = 0.005, level: float = 0.95) -> LowestCurvature:
+    """λ_min of the Hessian of these very examples.
+
+    At most the smallest Ritz value θ, always; at least θ less a share of the spread, by `lanczos_deficit`, at this
+    level over the random start.
+
+    Args:
+        curvature: The Hessian.
+        resolution: The share of the spread that may stay unseen; costs about ln(d)/√resolution products.
+        level: Confidence level.
+    """
+    ends = _Ends.of(curvature, resolution, (1 - level) / 2)
+    method, products = f"Lanczos, {ends.products} products", ends.products
+    high, top = ends.lowest + ends.rounding, ends.largest + ends.lowest - ends.below
+    return LowestCurvature(
+        Estimate.interval(ends.lowest, ends.below, high, level=level, method=method, samples=products, unit=UNIT),
+        Estimate.interval(ends.largest, ends.largest, top, level=level, method=method, samples=products, unit=UNIT),
+        samples=1,
+        products=products,
+    )
+
+
+def of_samples(
+    objective: Objective,
+    samples: Sequence[Sequence[Batch]],
+    *,
+    resolution: float = 0.005,
+    level: float = 0.95,
+    seed: int = 0,
+) -> LowestCurvature:
+    """λ_min of the Hessian H of a whole training set, from independent samples of its examples.
+
+    The least eigenvalue is concave in the matrix: that of a sample is below that of H in the mean, so that a lower
+    confidence bound on the mean over samples is one on λ_min. It is the lower the smaller the samples are. From above:
+    the lowest direction v of the first sample, and vᵀHv on the parts of the other samples, which did not choose it.
+
+    Args:
+        objective: The model and its loss.
+        samples: The examples of each sample, in parts; at least 3 samples.
+        resolution: As in `of_all_examples`.
+        level: Confidence level.
+        seed: Of the random starts, and of what the loss draws.
+
+    Source: Jensen's inequality; Student's interval.
+    """
+    if not len(samples) >= FEWEST_SAMPLES:
+        raise BadInput(f"`samples` are {len(samples)}: at least {FEWEST_SAMPLES} are needed to see their spread.")
+    failure = (1 - level) / 4
+    found: list[_Ends] = []
+    along: list[list[float]] = []
+    for place, parts in enumerate(samples):
+        curvature = Curvature(objective, parts, seed=seed + place)
+        if found:
+            directions = found[0].directions
+            along += [(part.products(directions) * directions).sum(1).tolist() for _, part in curvature.parts()]
+        found.append(_Ends.of(curvature, resolution, failure / len(samples)))
+    low = _student([ends.below for ends in found], 1 - 2 * failure)[1]
+    value, _, high = _student([pair[1] for pair in along], level)
+    scale, least_scale, largest_scale = _student([pair[0] for pair in along], level)
+    method = f"{len(samples)} samples, each end by Lanczos"
+    count = len(samples)
+    return LowestCurvature(
+        Estimate.interval(max(value, low), low, max(high, low), level=level, method=method, samples=count, unit=UNIT),
+        Estimate.interval(scale, least_scale, largest_scale, level=level, method=method, samples=count, unit=UNIT),
+        samples=count,
+        products=sum(ends.products for ends in found) + len(directions),
+    )
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """What Lanczos found of one Hessian.
+
+    Args:
+        largest, lowest: Its largest and its smallest Ritz value.
+        below: What its least eigenvalue is not below, but for the failure allowed over the random start.
+        rounding: Of the values.
+        directions: The unit vectors of the two, [2, params].
+        products: Hessian products made.
+    """
+
+    largest: float
+    lowest: float
+    below: float
+    rounding: float
+    directions: Float[Tensor, "2 params"]
+    products: int
+
+    @classmethod
+    def of(cls, curvature: Curvature, resolution: float, failure: float) -> "_Ends":
+        """From one random vector; half of the failure for each end."""
+        both = int(curvature.dimension > 1)
+        most = max(products_for(curvature.dimension, resolution, failure / 2), 1 + both)
+        ends = curvature.eigenvalues(largest=1, smallest=both, tolerance=NEVER, most_products=most)
+        largest, lowest = ends.largest[0].value, (ends.smallest or ends.largest)[0].value
+        rounding = 10 * torch.finfo(ends.vectors.dtype).eps * max(abs(largest), abs(lowest))
+        share = lanczos_deficit(curvature.dimension, ends.products, failure / 2)
+        missed = share / (1 - 2 * share) * (largest - lowest) if share < HALF else math.inf
+        return cls(largest, lowest, lowest - missed - rounding, rounding, ends.vectors[[0, -1]], ends.products)
+
+
+def _student(values: Sequence[float], level: float) -> tuple[float, float, float]:
+    """The mean of independent values, and the ends of its two-sided interval."""
+    count = len(values)
+    if count < 2:
+        raise BadInput(f"`samples` have {count} part beside the first sample: at least 2 are needed.")
+    middle = float(np.mean(values))
+    margin = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return middle, middle - margin, middle + margin
