@@ -1,0 +1,76 @@
+"""The charts of issue 3: the learning rate along the run, and the error of the mean gradient over a move."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import altair as alt
+
+from gradiometer.measurement.reading import significant
+from gradiometer.report.axes import LogAxis
+from gradiometer.report.marks import (
+    HEIGHT,
+    NUMBER,
+    WIDTH,
+    Vertical,
+    along_steps,
+    bars,
+    by_step,
+    layered,
+    log_x,
+    log_y,
+    named_series,
+    tooltip,
+)
+
+if TYPE_CHECKING:  # a page is made without torch
+    import gradiometer.convergence.averaged_gradient
+
+STEEP = 50
+"""Learning rates that span more than this factor, and never are zero, are drawn on a logarithmic axis."""
+
+
+def learning_rate_chart(rates: Sequence[tuple[int, float]], now: int | None = None) -> alt.LayerChart:
+    """η at every step of the run, as the schedule gives it.
+
+    Args:
+        rates: Steps and η there, in order; between two of them the rate of the first holds.
+        now: The step the run has come to, drawn as a rule where it is not its end.
+    """
+    values = [rate for _, rate in rates]
+    y = _rate_axis(values)
+    rows = [{"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates]
+    layers: list[alt.Chart] = [by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))]
+    if now is not None:
+        here = by_step([{"step": now, "label": f"step {now:,}"}])
+        label = here.mark_text(style="reference-label", align="left", baseline="top", dx=4)
+        layers += [here.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]
+    return along_steps(*layers)
+
+
+def _rate_axis(values: Sequence[float]) -> Vertical:
+    least, most = min(values), max(values)
+    if least > 0 and most / least > STEEP:
+        return log_y(LogAxis.holding([], also=(least, most)), "learning rate η")
+    scale = alt.Scale(domain=[0, 1.08 * most], nice=False)
+    axis = alt.Axis(title="learning rate η", format=NUMBER, tickCount=5)
+    return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
+
+
+def moves_chart(moves: "Sequence[gradiometer.convergence.averaged_gradient.Move]") -> alt.LayerChart:
+    """The relative squared error of the mean gradient over a move against η, seen and predicted, by distance."""
+    axis = LogAxis.holding([move.seen for move in moves], also=[move.predicted for move in moves])
+    rates = [move.learning_rate for move in moves]
+    x = log_x(LogAxis(min(rates) / 1.5, max(rates) * 1.5), "learning rate η")
+    y = log_y(axis, "relative squared error of the mean gradient")
+    names = [f"Δ = {significant(distance, 2)}" for distance in sorted({move.distance for move in moves})]
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name in names:
+        rows = [
+            {"rate": move.learning_rate, "predicted": move.predicted, "series": name, **axis.row(move.seen)}
+            for move in moves
+            if f"Δ = {significant(move.distance, 2)}" == name
+        ]
+        base = alt.Chart(alt.Data(values=rows)).encode(x=x("rate"), tooltip=tooltip("rate:Q"))
+        series = named_series(names)
+        layers += [base.mark_line(clip=True).encode(y=y("predicted"), color=series["color"]), bars(base, y, **series)]
+    return layered(*layers).properties(width=WIDTH, height=HEIGHT)
