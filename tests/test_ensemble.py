@@ -4,6 +4,8 @@ import copy
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -524,3 +526,12 @@ def test_a_problem_that_is_no_classification_is_refused(tmp_path: Path) -> None:
     run = train(problem_named("one-dimensional"), Configuration(problem="one-dimensional", snapshots=2), tmp_path)
     with pytest.raises(BadInput, match=r"batches of type Tensor: pairs \(inputs, labels\) are needed"):
         study(run.path)
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_ends_in_a_sentence(tmp_path: Path) -> None:
+    example = Path(__file__).parent.parent / "examples" / "ensemble.py"
+    command = [sys.executable, str(example), "--export", str(tmp_path / "digits.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Five snapshots less the last of them: error" in done.stdout
+    assert (tmp_path / "digits.pt2").is_file()
