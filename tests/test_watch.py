@@ -18,7 +18,7 @@ from conftest import CASES
 from gradiometer import diagnose, sampling_of, watch
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.integrations.watch import Watch
+from gradiometer.integrations.watching import Watch
 from gradiometer.measurement.objective import supervised
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.report.page import write_page

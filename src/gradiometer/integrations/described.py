@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +11,16 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
 from gradiometer.train.loop import versions
 from gradiometer.train.ranks import Ranks
 
@@ -95,6 +100,7 @@ def configuration_of(
     name: str,
     batch_size: int,
     microbatches: int,
+    draw: Draw,
     **asked: Any,
 ) -> Configuration:
     """The loop in the words of a configuration: what can be read off its optimizer, and what was asked of the watch."""
@@ -108,6 +114,7 @@ def configuration_of(
         learning_rate=rate,
         batch_size=batch_size,
         microbatches=microbatches,
+        sampling="reshuffled" if draw is Draw.RESHUFFLED else "replacement",
         momentum=float(group["momentum"]) if plain else 0.0,
         nesterov=bool(group["nesterov"]) if plain else False,
         weight_decay=float(group.get("weight_decay", 0.0)),
@@ -161,6 +168,36 @@ def manifest_of(configuration: Configuration, objective: Objective, sampling: Sa
             "description": "a loop of its own, watched",
         },
     }
+
+
+def recorder_of(
+    configuration: Configuration,
+    manifest: Mapping[str, Any],
+    out: Path,
+    budget: Budget,
+    restored: Mapping[str, Any],
+    step: int,
+) -> Recorder:
+    """The recorder of a new run, or of one that goes on from a checkpoint.
+
+    Args:
+        configuration: The loop, in our words.
+        manifest: What `run.toml` will say.
+        out: Folder of the runs.
+        budget: Of the run.
+        restored: The state of a checkpoint; empty where there is none.
+        step: The next to be made.
+    """
+    gauges = gauges_of(configuration)
+    known = "run" in restored
+    folder = RunFolder.open(restored["run"]) if known else RunFolder.create(out, configuration.problem, manifest)
+    recorder = Recorder(folder, gauges, budget=budget, every=configuration.every)
+    if known:
+        recorder.load_state_dict(restored["recorder"])
+        recorder.resume(step)
+    else:
+        recorder.event("started", step)
+    return recorder
 
 
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:

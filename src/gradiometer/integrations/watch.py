@@ -1,41 +1,17 @@
 """`watch`: the instrument in a loop of your own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gradiometer.diagnosis import diagnose, gauges_of
-from gradiometer.errors import BadInput
-from gradiometer.integrations.caught import Catcher, Part, as_written, part_of
-from gradiometer.integrations.described import (
-    bare,
-    configuration_of,
-    file_name,
-    gauges_for,
-    learning_rate_of,
-    manifest_of,
-    refuse_what_cannot_be_watched,
-)
-from gradiometer.integrations.losses import Losses
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Loss, Objective
-from gradiometer.measurement.reading import Draw, Finding, Sampling
-from gradiometer.run.budget import Budget
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
+from gradiometer.integrations.described import gauges_for
+from gradiometer.integrations.watching import Watch
+from gradiometer.measurement.objective import Loss
+from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.train.ranks import Ranks
-
-
-class Findings(tuple[Finding, ...]):
-    """Findings that print as sentences."""
-
-    def __str__(self) -> str:
-        return "\n".join(f"{finding.state.symbol} {finding}" for finding in self) or "Nothing has been measured yet."
 
 
 def watch(
@@ -54,7 +30,8 @@ def watch(
     spread: int = 2,
     level: float = 0.9,
     seed: int = 0,
-) -> "Watch":
+    to: Sequence[Any] = (),
+) -> Watch:
     """Put the instrument beside a training loop of your own; training is the same, bit for bit.
 
     Call `step` after every `backward` and before `optimizer.step()`:
@@ -91,6 +68,8 @@ def watch(
         spread: Micro-batches measured beside a step of one backward; 0 means per example.
         level: Confidence level of every interval.
         seed: Of the random numbers measuring draws; training's own are left alone.
+        to: Where the estimates go too, as value, low and high: TensorBoard writers, Lightning loggers, functions of
+            (numbers, step). A run of W&B, MLflow or trackio that is active is found by itself.
 
     Raises:
         BadInput: Something does not fit together, in one sentence.
@@ -114,218 +93,5 @@ def watch(
         accumulation=accumulation,
         scaler=scaler,
         asked=asked,
+        to=to,
     )
-
-
-class Watch:
-    """What `watch` returns: a context manager around a loop."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
-        loss: Loss | None,
-        *,
-        out: Path,
-        name: str,
-        sampling: Sampling,
-        accumulation: int,
-        scaler: Any,
-        asked: Mapping[str, Any],
-    ) -> None:
-        model, self.ranks, self._optimizers = bare(model), Ranks.here(), optimizers
-        refuse_what_cannot_be_watched(model, optimizers)
-        if not accumulation >= 1:
-            raise BadInput(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
-        if loss is None and accumulation == 1 and self.ranks.alone and asked["budget"]:
-            raise BadInput(
-                "`loss` is left out, and one backward a step shows no spread: give loss=lambda model, batch: ..., or "
-                "accumulate several backwards an update and say so with `accumulation`."
-            )
-        self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
-        self._asked = asked
-        self._objective = Objective(model, loss or _no_loss)
-        self.budget = Budget(asked["budget"])
-        self._catcher = Catcher(
-            self._objective,
-            sampling,
-            self.budget,
-            self.ranks,
-            accumulation=accumulation,
-            scaler=scaler if scaler is not None and scaler.is_enabled() else None,
-            has_loss=loss is not None,
-            seed=asked["seed"],
-            warn=self._warn,
-        )
-        self._losses = Losses(
-            self._objective,
-            self._warn,
-            accumulation=accumulation,
-            rank=None if self.ranks.alone else self.ranks.rank,
-            seed=asked["seed"],
-        )
-        self._recorder: Recorder | None = None
-        self._restored: Mapping[str, Any] = {}
-        self._parts: list[Part] = []
-        self._handle: Any = None
-        self._begun = False
-        self._first_step = 0
-        self._looked_at = 0.0
-        self.steps = 0
-        """Updates seen; the index of the step to come."""
-
-    def __enter__(self) -> "Watch":
-        self._handle = self._optimizers[0].register_step_pre_hook(self._about_to_update)
-        if self._asked["budget"]:
-            self._catcher.listen()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._catcher.rest()
-        self._handle.remove()
-        if self._recorder is None:
-            return
-        with self._recorder as recorder:
-            self._losses.fetch()
-            reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
-            recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
-
-    @property
-    def run(self) -> Run | None:
-        """The run as it lies on the disk now; None before the first step, and on all processes but the first."""
-        if self._recorder is None:
-            return None
-        if not self._recorder.closed:
-            self._losses.fetch()
-            self._recorder.flush()
-        return Run.open(self._recorder.folder.path)
-
-    @property
-    def overhead(self) -> dict[str, Any]:
-        """What the instrument was allowed and what it used, as shares of the training time; empty before any."""
-        return {} if self._recorder is None else self._recorder.overhead
-
-    def findings(self) -> Findings:
-        """What the run says so far, the most urgent first; print it."""
-        run = self.run
-        return Findings(() if run is None else diagnose(run).findings)
-
-    def step(self, loss: Tensor | float, batch: Batch) -> None:
-        """A backward was made: call it after `backward` and before `optimizer.step()`; clip before or after.
-
-        Args:
-            loss: The mean loss of the batch, before it is divided for accumulation or scaled.
-            batch: The examples it is of, as `loss` takes them: any tree with the examples along the first axis.
-        """
-        self._catcher.settle()
-        self._looked_at = self.budget.clock()
-        with self.budget.spending(), as_written():
-            self._parts.append(part_of(batch, loss))
-            if not self._begun:
-                self._begin()
-            if self._catcher.listening:
-                self._catcher.catch(self._parts)
-            self._losses.look_at(self.steps, self._parts)
-            if len(self._parts) == self._accumulation:
-                if self._catcher.listening:
-                    self._measure()
-                self._close_step()
-        if not self._parts:
-            self._decide()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint of yours keeps, so that the run goes on: plain values, no tensors."""
-        if self._recorder is None:
-            return {"steps": self.steps}
-        self._losses.fetch()
-        self._recorder.flush()
-        return {"steps": self.steps, "run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the run of a checkpoint; before the first step."""
-        if self._begun:
-            raise BadInput("`state` was given after the first step: load it before, and the same run goes on.")
-        self.steps, self._restored = int(state["steps"]), state
-
-    def _begin(self) -> None:
-        """The run's folder and its recorder, now that the size of a batch is known."""
-        self._begun, self._first_step = True, self.steps
-        self.budget.start()
-        if not self.ranks.first:
-            return
-        configuration = configuration_of(
-            self._optimizers[0],
-            self._objective,
-            name=self._name,
-            batch_size=self._parts[0].size * self._accumulation * self.ranks.count,
-            microbatches=self._accumulation * self.ranks.count,
-            sampling="reshuffled" if self._sampling.draw is Draw.RESHUFFLED else "replacement",
-            **self._asked,
-        )
-        gauges = gauges_of(configuration)
-        if "run" in self._restored:
-            folder = RunFolder.open(self._restored["run"])
-        else:
-            manifest = manifest_of(configuration, self._objective, self._sampling, self.ranks)
-            folder = RunFolder.create(self._out, self._name, manifest)
-        self._recorder = self._losses.recorder = Recorder(folder, gauges, budget=self.budget, every=configuration.every)
-        if "recorder" in self._restored:
-            self._recorder.load_state_dict(self._restored["recorder"])
-            self._recorder.resume(self.steps)
-        else:
-            self._recorder.event("started", self.steps)
-
-    def _measure(self) -> None:
-        caught = self._catcher.step(
-            self._parts,
-            index=self.steps,
-            learning_rate=learning_rate_of(self._optimizers[0]),
-            proposal=self._proposal(),
-        )
-        if caught is not None and self._recorder is not None:
-            self._recorder.measure(caught)
-
-    def _close_step(self) -> None:
-        """The losses of the step are kept."""
-        self._losses.keep(self.steps, self._parts)
-        self.steps, self._parts = self.steps + 1, []
-
-    def _decide(self) -> None:
-        """Whether the step to come is measured; when the time that the one before took has been counted."""
-        if self._is_due():
-            self._catcher.listen()
-        elif self._catcher.listening:
-            self._catcher.rest()
-
-    def _is_due(self) -> bool:
-        due = self._recorder is not None and self._recorder.due(self.steps)
-        if self.ranks.alone or not self._asked["budget"]:
-            return due
-        return self.steps >= self._catcher.next_due
-
-    def _proposal(self) -> int:
-        """Of several processes: the step the first one would measure next, given what one takes and may take."""
-        if (every := self._asked["every"]) is not None:
-            return int((self.steps // every + 1) * every)
-        return self.steps + self.budget.steps_to_earn(
-            self.steps - self._first_step + 1, under_way=self.budget.clock() - self._looked_at
-        )
-
-    def _warn(self, text: str) -> None:
-        if self._recorder is not None:
-            self._recorder.event("warning", self.steps, text=text)
-
-    def _about_to_update(self, *_: Any) -> None:
-        """The optimizer is called: what was not closed by `step` is closed here, unmeasured."""
-        if self._parts:
-            with self.budget.spending():  # fewer backwards than usual, at the end of an epoch
-                self._close_step()
-            self._decide()
-        elif self._catcher.listening and self._catcher.has_heard:
-            raise BadInput(
-                "`step` was not called before `optimizer.step()`: call it after `backward`, before the update."
-            )
-
-
-def _no_loss(model: nn.Module, batch: Batch) -> Tensor:
-    raise BadInput("`loss` is left out, so the model cannot be run beside training: give loss=lambda model, batch: ...")

@@ -1,0 +1,10 @@
+"""Findings that print as sentences."""
+
+from gradiometer.measurement.reading import Finding
+
+
+class Findings(tuple[Finding, ...]):
+    """Findings that print as sentences."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{finding.state.symbol} {finding}" for finding in self) or "Nothing has been measured yet."
