@@ -38,6 +38,13 @@ def bare(model: nn.Module) -> nn.Module:
     return model
 
 
+def bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, without what Accelerate puts around it."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
 def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     """How a DataLoader draws its batches, and from how many examples.
 

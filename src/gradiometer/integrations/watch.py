@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradiometer.integrations.described import gauges_for
+from gradiometer.integrations.described import bare_optimizer, gauges_for
 from gradiometer.integrations.watching import Watch
 from gradiometer.measurement.objective import Loss
 from gradiometer.measurement.reading import Draw, Sampling
@@ -78,7 +78,9 @@ def watch(
     asked = {
         "budget": budget,
         "every": every,
-        "gauges": gauges_for(gauges, optimizers, has_loss=loss is not None, alone=Ranks.here().alone),
+        "gauges": gauges_for(
+            gauges, [*map(bare_optimizer, optimizers)], has_loss=loss is not None, alone=Ranks.here().alone
+        ),
         "spread": spread,
         "level": level,
         "seed": seed,

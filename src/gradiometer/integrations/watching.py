@@ -13,6 +13,7 @@ from gradiometer.errors import BadInput
 from gradiometer.integrations.caught import Catcher, Part, as_written, part_of
 from gradiometer.integrations.described import (
     bare,
+    bare_optimizer,
     configuration_of,
     file_name,
     learning_rate_of,
@@ -39,7 +40,7 @@ class Watch:
         self,
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        loss: Loss | None,
+        loss: Loss | None = None,
         *,
         out: Path,
         name: str,
@@ -49,7 +50,7 @@ class Watch:
         asked: Mapping[str, Any],
         to: Sequence[Any],
     ) -> None:
-        model, self.ranks, self._optimizers = bare(model), Ranks.here(), optimizers
+        model, self.ranks, self._optimizers = bare(model), Ranks.here(), [bare_optimizer(one) for one in optimizers]
         refuse_what_cannot_be_watched(model, optimizers)
         if not accumulation >= 1:
             raise BadInput(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
@@ -92,7 +93,7 @@ class Watch:
         """Updates seen; the index of the step to come."""
 
     def __enter__(self) -> "Watch":
-        self._handle = self._optimizers[0].register_step_pre_hook(self._about_to_update)
+        self._handle = self._optimizers[0].register_step_post_hook(self._was_updated)
         if self._asked["budget"]:
             self._catcher.listen()
         return self
@@ -226,8 +227,11 @@ class Watch:
         if self._recorder is not None:
             self._recorder.event("warning", self.steps, text=text)
 
-    def _about_to_update(self, *_: Any) -> None:
-        """The optimizer is called: what was not closed by `step` is closed here, unmeasured."""
+    def _was_updated(self, *_: Any) -> None:
+        """The optimizer was called: what was not closed by `step` is closed here, unmeasured.
+
+        After the update and not before it: an optimizer that is given a closure makes its backward inside.
+        """
         if self._parts:
             with self.budget.spending():  # fewer backwards than usual, at the end of an epoch
                 self._close_step()

@@ -1,0 +1,122 @@
+"""The instrument as a callback of the Hugging Face Trainer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradiometer.errors import BadInput
+from gradiometer.integrations.described import sampling_of
+from gradiometer.integrations.findings import Findings
+from gradiometer.integrations.watch import watch
+from gradiometer.integrations.watching import Watch
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.objective import Loss
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise ImportError("transformers is not installed: pip install 'gradiometer[hf]'.") from error
+
+STATE = "gradiometer.json"
+"""In a checkpoint of the Trainer."""
+
+ITEMS = "num_items_in_batch"
+"""What the Trainer tells a model of the tokens in all micro-batches of a step: its loss is then a part of a mean."""
+
+
+def output_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The loss that the model itself returns."""
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
+class GradiometerCallback(TrainerCallback):
+    """Watches the training of a Trainer, without a change to it.
+
+        callback = GradiometerCallback()
+        Trainer(model, args, train_dataset=examples, callbacks=[callback]).train()
+        print(callback.findings())
+
+    Gradients are heard as `backward` makes them, before they are clipped. The first loss that is not finite is told
+    with its step, layer and examples, also where the Trainer's own log filters it out. The run goes on with the
+    Trainer's checkpoints.
+
+    Args:
+        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to the model; left out, the loss
+            that the model returns. To be given where the Trainer computes another (label smoothing, `compute_loss`).
+        settings: As of `watch`: budget, every, gauges, out, …; what the Trainer says itself need not be given.
+    """
+
+    def __init__(self, loss: Loss = output_loss, **settings: Any) -> None:
+        self._loss, self._settings = loss, settings
+        self._watch: Watch | None = None
+        self._hook: Any = None
+        self._made: tuple[Tensor, Batch] | None = None
+        self._inside = False
+        self._accumulation = 1
+
+    @property
+    def watch(self) -> Watch:
+        """The watch, from the start of training on."""
+        if self._watch is None:
+            raise BadInput("`watch` is there from the start of training on: call `trainer.train()` first.")
+        return self._watch
+
+    def findings(self) -> Findings:
+        """What the run says so far; print it."""
+        return self.watch.findings()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to watch, with what the Trainer says of itself."""
+        model, self._accumulation = kwargs["model"], args.gradient_accumulation_steps
+        known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}
+        if "sampling" not in self._settings:
+            known["sampling"] = sampling_of(kwargs["train_dataloader"])
+        self._watch = watch(model, kwargs["optimizer"], loss=self._loss, **(known | self._settings))
+        if (kept := Path(args.output_dir, f"checkpoint-{state.global_step}", STATE)).exists():
+            self._watch.load_state_dict(json.loads(kept.read_text()))
+        self._hook = model.register_forward_hook(self._ran, with_kwargs=True)
+        self._watch.__enter__()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A backward was made that is not the last of its step."""
+        self._backward()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last backward of a step was made; its gradients may have been clipped since, but were heard before."""
+        self._backward()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer has made a checkpoint."""
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        if self.watch.ranks.first and folder.is_dir():
+            (folder / STATE).write_text(json.dumps(self.watch.state_dict()))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The run is finished."""
+        self._hook.remove()
+        self.watch.__exit__(None, None, None)
+
+    def _ran(self, model: nn.Module, _: Any, batch: Mapping[str, Any], output: Any) -> None:
+        """The model was run: by the Trainer, or by ourselves beside it."""
+        loss = output.get("loss") if isinstance(output, Mapping) else None
+        if self._inside or not model.training or loss is None or not loss.requires_grad:
+            return
+        share = self._accumulation if ITEMS in batch else 1
+        self._made = loss.detach() * share, {name: value for name, value in batch.items() if name != ITEMS}
+
+    def _backward(self) -> None:
+        if self._made is None:
+            raise BadInput(
+                "the model returned no loss in training: the Trainer computes its own; put `gradiometer.watch` into "
+                "its `training_step`."
+            )
+        (loss, batch), self._made = self._made, None
+        self._inside = True
+        try:
+            self.watch.step(loss, batch)
+        finally:
+            self._inside = False

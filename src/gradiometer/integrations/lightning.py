@@ -1,0 +1,112 @@
+"""The instrument as a callback of Lightning's Trainer."""
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradiometer.errors import BadInput
+from gradiometer.integrations.described import sampling_of
+from gradiometer.integrations.findings import Findings
+from gradiometer.integrations.watch import watch
+from gradiometer.integrations.watching import Watch
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.objective import Loss
+
+HOME = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"
+"""Lightning comes under two names whose classes do not mix: the one that the program uses."""
+
+try:
+    Callback: Any = import_module(HOME).Callback
+except ImportError as error:
+    raise ImportError("Lightning is not installed: pip install 'gradiometer[lightning]'.") from error
+
+
+class GradiometerCallback(Callback):
+    """Watches the training of a LightningModule, without a change to it.
+
+        trainer = Trainer(callbacks=[callback := GradiometerCallback(loss=loss)])
+        trainer.fit(module, loader)
+        print(callback.findings())
+
+    Gradients are heard as `backward` makes them, before Lightning clips them or divides by a scaler. Estimates go to
+    the Trainer's loggers. The state travels in the Trainer's checkpoints.
+
+    Args:
+        loss: Called as `loss(module, batch)`, what `training_step` computes, without its logging: one value per
+            example, or their mean. May be left out with `accumulate_grad_batches` above 1, or on several processes.
+        settings: As of `watch`: budget, every, gauges, out, …; what the Trainer says itself need not be given.
+    """
+
+    def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
+        super().__init__()
+        self._loss, self._settings = loss, settings
+        self._watch: Watch | None = None
+        self._state: Mapping[str, Any] | None = None
+        self._batch: Batch = None
+        self._value: Tensor = torch.tensor(float("nan"))
+
+    @property
+    def watch(self) -> Watch:
+        """The watch, from the start of training on."""
+        if self._watch is None:
+            raise BadInput("`watch` is there from the start of training on: call `trainer.fit` first.")
+        return self._watch
+
+    def findings(self) -> Findings:
+        """What the run says so far; print it."""
+        return self.watch.findings()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to watch, with what the Trainer says of itself."""
+        if not pl_module.automatic_optimization:
+            raise BadInput(
+                "`automatic_optimization` is False: the module makes its own backwards; put "
+                "`gradiometer.watch` around them in `training_step`."
+            )
+        known: dict[str, Any] = {
+            "name": type(pl_module).__name__,
+            "accumulation": trainer.accumulate_grad_batches,
+            "scaler": getattr(trainer.precision_plugin, "scaler", None),
+            "to": trainer.loggers,
+        }
+        if "sampling" not in self._settings:
+            known["sampling"] = sampling_of(trainer.train_dataloader)
+        self._watch = watch(pl_module, trainer.optimizers, loss=self._loss, **(known | self._settings))
+        if self._state is not None:
+            self._watch.load_state_dict(self._state)
+        self._watch.__enter__()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """The examples of the backward to come."""
+        self._batch = batch
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Their loss, which Lightning has divided for accumulation and, where there is a scaler, scaled."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        self._value = loss.detach() * (trainer.accumulate_grad_batches / scale)
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """The gradients are there, as they were made."""
+        self.watch.step(self._value, self._batch)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """The run is finished."""
+        self.watch.__exit__(None, None, None)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The run is interrupted."""
+        if self._watch is not None:
+            self._watch.__exit__(type(exception), exception, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the Trainer's checkpoints."""
+        return {} if self._watch is None else self._watch.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the Trainer's checkpoints."""
+        self._state = state_dict or None
