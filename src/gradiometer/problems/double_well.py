@@ -56,6 +56,11 @@ class DoubleWell:
         """−4ΔL/w², V″ at the top."""
         return -4 * self.barrier / self.half_distance**2
 
+    @property
+    def correction(self) -> float:
+        """3/(8ΔL), Kramers' κ, half of it from the bottom of the wells and half from the top."""
+        return 3 / (8 * self.barrier)
+
     def mean_loss(self, position: float) -> float:
         """V(Φ) = ΔL((Φ/w)² − 1)²."""
         return self.barrier * ((position / self.half_distance) ** 2 - 1) ** 2
@@ -70,9 +75,13 @@ class DoubleWell:
         return small_rate_temperature(self.variance, 1, Rule(learning_rate, batch_size))
 
     def kramers_steps(self, learning_rate: float, batch_size: int) -> float:
-        """π w²/(2√2 ΔL η) · exp(ΔL/T), the mean number of steps from one minimum to the other at a low temperature."""
-        temperature = self.temperature(learning_rate, batch_size)
-        return escape_time(self.barrier, self.curvature, self.curvature_at_top, temperature) / learning_rate
+        """π w²/(2√2 ΔL η) · exp(ΔL/T)(1 + 3T/(8ΔL)), the mean number of steps from one minimum to the other.
+
+        In the limit of a small rate, and at a low temperature.
+        """
+        temperature, bend = self.temperature(learning_rate, batch_size), self.correction
+        time = escape_time(self.barrier, self.curvature, self.curvature_at_top, temperature, correction=bend)
+        return time / learning_rate
 
     def exact_steps(self, learning_rate: float, batch_size: int) -> float:
         """The mean number of steps from one minimum to or beyond the other, for Gaussian x, at any η and temperature.
