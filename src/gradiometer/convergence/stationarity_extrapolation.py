@@ -1,0 +1,219 @@
+"""The test that may act: what the run could still gain where it has been going, against what a cut gains now."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gradiometer.convergence.stationarity import Detector, Looks, Observation
+from gradiometer.errors import BadInput
+
+Losses = Float[Tensor, " runs"]
+Points = Float[Tensor, "runs params"]
+
+BLOCKS_PER_OCTAVE = 4
+BLOCKS = 16
+"""Blocks of steps whose mean iterates span the directions looked along: the last four doublings of the run."""
+
+RIDGE = 1e-4
+"""Curvatures below this share of their mean are raised by it: along them a gain is limited by noise, not by shape."""
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A fixed set of examples on which points of each run are compared: the same at every point, so paired."""
+
+    def loss(self, points: Points) -> Losses:
+        """Mean loss of each run's examples at its point."""
+
+    def gradient(self, points: Points) -> Points:
+        """Its gradient."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look found, for every run.
+
+    Args:
+        step: Steps since the watch began, at this rate.
+        left: X, what the loss of the averaged iterate could still fall along the span of the block means.
+        gain: G, mean loss of the iterates less loss of their average: what a cut would gain now. The smaller of that
+            over the last half of the steps and over their last 29 %.
+        iterates: Losses of single iterates of the last half of the steps, evenly over its blocks, oldest first.
+        averaged: Loss of the average of the iterates of the last half of the steps.
+        fell: By how much the loss of the average fell from the first to the second half of that half.
+        stopped: Whether X is at most the asked-for share of G.
+    """
+
+    step: int
+    left: Losses
+    gain: Losses
+    iterates: Float[Tensor, "runs taken"]
+    averaged: Losses
+    fell: Losses
+    stopped: Bool[Tensor, " runs"]
+
+
+class Extrapolation(Detector):
+    """Acts when the gain left along the run's own directions is below a share of the gain of a cut.
+
+    The steps are cut into blocks, four while their number doubles, and of every block the mean iterate ū and the
+    gradient there, on one fixed probe, are kept: sixteen of them, the last four doublings. At the end of a block, with
+    c the average of the iterates of the last half of the steps:
+
+    - G = mean loss of single iterates − loss at c. The noise of the probe's examples cancels to first order, since the
+      iterates' deviations from their average sum to nearly nothing.
+    - X = max over α of L(c) − L(c + Σ α_a (ū_a − c)), in the quadratic model whose slopes ∇L(c)·(ū_a − c) and
+      curvatures (ū_a − c)·(∇L(ū_b) − ∇L(c)) the probe gives: reduced-rank extrapolation of the run's trajectory. A
+      slow mode that still holds a loss is seen by what it holds, not by how little it moves in the window.
+
+    It acts where X ≤ share · G. X is of the sixteen directions on the very examples it is maximised on, so it errs
+    upwards, by about 8/n of the variance of an example's loss: too few examples make it late, not early. What it
+    cannot see is a loss held in directions that the run has hardly moved in during its last four doublings, in a space
+    of many more than sixteen. The share was chosen on eight settings of least squares and judged on eight others:
+    `benchmarks/stationarity.py`. It has no level from theory; the false-alarm rate there, over the whole run and all
+    its looks, is its level.
+
+    Costs 2 × 16 vectors of the size of the model, and on every block two losses and a gradient of the probe; at a
+    look another gradient and two losses.
+
+    Args:
+        probe: The fixed examples.
+        share: Of G, at which X is small enough, in (0, 1].
+        first: Steps before the first block.
+
+    Source: the extrapolation: Sidi (2017), Vector Extrapolation Methods with Applications, ch. 1; G: Mandt, Hoffman &
+        Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5 (averaging removes it).
+    """
+
+    name: ClassVar[str] = "extrapolation"
+
+    def __init__(self, probe: Probe, *, share: float = 0.4, first: int = 16) -> None:
+        if not 0 < share <= 1:
+            raise BadInput(f"`share` of the gain of a cut must lie in (0, 1], got {share}.")
+        self.probe = probe
+        self.share = share
+        self.looks = Looks(first, BLOCKS_PER_OCTAVE)
+        self.steps = 0
+        self.look: Look | None = None
+        self._starts = first
+        self._mean: Tensor | None = None
+        self._middle: Tensor | None = None
+        self._means: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._lengths: list[int] = []
+
+    def observe(self, seen: Observation) -> Bool[Tensor, " runs"]:
+        """Take in the next step; a run can be said to have stopped only at the end of a block."""
+        return self.take(seen.position)
+
+    def take(self, position: Points) -> Bool[Tensor, " runs"]:
+        """Take in the next iterate, all this test needs of a step. `look` is the last look, if one was taken."""
+        self.steps += 1
+        nothing = torch.zeros(len(position), dtype=torch.bool, device=position.device)
+        if self.steps == self.looks.first and self.looks.due(self.steps):
+            self._starts = self.steps
+            return nothing
+        if self.steps < self.looks.first:
+            return nothing
+        self._average(position)
+        if self.steps == (self._starts + self.looks.next) // 2:
+            self._middle = self.probe.loss(position)
+        ends = self.looks.next
+        if not self.looks.due(self.steps):
+            return nothing
+        self._end_block(position, ends - self._starts)
+        self._starts = ends
+        if len(self._means) < BLOCKS:
+            return nothing
+        self.look = self._looked()
+        return self.look.stopped
+
+    def _average(self, position: Points) -> None:
+        if self._mean is None:
+            self._mean = position.detach().clone()
+        else:
+            self._mean.lerp_(position.detach(), 1 / (self.steps - self._starts))
+
+    def _end_block(self, position: Points, length: int) -> None:
+        mean = position.detach().clone() if self._mean is None else self._mean
+        last = self.probe.loss(position)
+        self._losses.append(torch.stack([last if self._middle is None else self._middle, last], dim=1).double())
+        self._means.append(mean)
+        self._gradients.append(self.probe.gradient(mean))
+        self._lengths.append(length)
+        self._mean = self._middle = None
+        for kept in (self._means, self._gradients, self._losses, self._lengths):
+            del kept[:-BLOCKS]
+
+    def _looked(self) -> Look:
+        octave, half = BLOCKS_PER_OCTAVE, BLOCKS_PER_OCTAVE // 2
+        centre, recent, earlier = self._centre(octave, 0), self._centre(half, 0), self._centre(octave, half)
+        averaged, recent_loss = self.probe.loss(centre).double(), self.probe.loss(recent).double()
+        iterates = torch.cat(self._losses[-octave:], dim=1)
+        gain = torch.minimum(iterates.mean(dim=1) - averaged, iterates[:, 2 * half :].mean(dim=1) - recent_loss)
+        left = self._left(centre)
+        fell = self.probe.loss(earlier).double() - recent_loss
+        return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
+
+    def _centre(self, first: int, last: int) -> Points:
+        """The average iterate of some of the newest blocks, by their lengths."""
+        chosen = slice(-first, -last or None)
+        lengths = self._lengths[chosen]
+        centre = torch.zeros_like(self._means[-1])
+        for length, mean in zip(lengths, self._means[chosen], strict=True):
+            centre.add_(mean, alpha=length / sum(lengths))
+        return centre
+
+    def _left(self, centre: Points) -> Losses:
+        there = self.probe.gradient(centre)
+        away = torch.stack(self._means, dim=1) - centre[:, None]
+        turned = torch.stack(self._gradients, dim=1) - there[:, None]
+        slopes = torch.einsum("rap,rp->ra", away, there).double()
+        return extrapolated_gain(slopes, torch.einsum("rap,rbp->rab", away, turned).double())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of its state, by name, for a checkpoint."""
+        kept = {"mean": self._mean, "middle": self._middle}
+        named = {name: tensor for name, tensor in kept.items() if tensor is not None}
+        for name, many in (("means", self._means), ("gradients", self._gradients), ("losses", self._losses)):
+            named |= {f"{name}.{place}": tensor for place, tensor in enumerate(many)}
+        return named
+
+    def values(self) -> dict[str, Any]:
+        """The rest of its state, as JSON has it."""
+        return {
+            "steps": self.steps,
+            "looks": self.looks.taken,
+            "starts": self._starts,
+            "lengths": list(self._lengths),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Put back what `tensors` and `values` gave."""
+        self.steps, self.looks.taken, self._starts = values["steps"], values["looks"], values["starts"]
+        self._lengths = list(values["lengths"])
+        self._mean, self._middle = tensors.get("mean"), tensors.get("middle")
+        self._means, self._gradients, self._losses = (
+            [tensors[f"{name}.{place}"] for place in range(len(self._lengths))]
+            for name in ("means", "gradients", "losses")
+        )
+
+
+def extrapolated_gain(slopes: Float[Tensor, "runs blocks"], curvatures: Float[Tensor, "runs blocks blocks"]) -> Losses:
+    """max over α of −l·α − ½ αᵀMα for slopes l and curvatures M, which is lᵀM⁻¹l/2, with a ridge.
+
+    M is made symmetric. Where the loss curves downwards along a direction, the absolute curvature stands for it: the
+    model has no maximum there, and a bound that is finite is wanted. Never negative.
+    """
+    symmetric = (curvatures + curvatures.mT) / 2
+    values, axes = torch.linalg.eigh(symmetric)
+    values = values.abs()
+    ridge = RIDGE * values.mean(dim=1, keepdim=True)
+    along = torch.einsum("rab,ra->rb", axes, slopes)
+    damped = (values + ridge).clamp_min(torch.finfo(values.dtype).tiny)
+    gain: Tensor = (along**2 / damped * (1 - values / (2 * damped))).sum(dim=1)
+    return gain

@@ -1,0 +1,211 @@
+"""Has this learning rate stopped paying: the test that may act, its rivals, and the streams they are judged on."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from gradiometer.convergence.stationarity import Looks, Observation
+from gradiometer.convergence.stationarity_extrapolation import Extrapolation, extrapolated_gain
+from gradiometer.convergence.stationarity_rivals import (
+    ConfidentFluctuation,
+    Distance,
+    Fluctuation,
+    Pflug,
+    Plateau,
+    Slope,
+    newey_west_slope,
+)
+from gradiometer.errors import BadInput
+from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.streaming import Stream
+
+CURVATURES = (1.0, 0.3, 0.1)
+CURVED = Stream(CURVATURES, CURVATURES, learning_rate=0.1, batch_size=8)
+REGRESSION = Stream(CURVATURES, None, learning_rate=0.1, batch_size=4, momentum=0.5)
+
+
+def first_alarms(detector, stream: Stream, starts: torch.Tensor, steps: int, seed: int = 1) -> np.ndarray:
+    """Step of each run's first alarm, −1 where there is none."""
+    alarms = torch.full((len(starts),), -1)
+    for step, seen in enumerate(stream.walk(starts, steps, seed)):
+        alarms = torch.where((alarms < 0) & detector.observe(seen), step, alarms)
+    return alarms.numpy()
+
+
+def test_the_floor_of_a_stream_with_a_noise_of_its_own_is_that_of_the_quadratic() -> None:
+    noise = (1.0, 2.0, 0.5)
+    for momentum in (0.0, 0.9):
+        stream = Stream(CURVATURES, noise, learning_rate=0.2, batch_size=3, momentum=momentum)
+        exact = Quadratic(list(CURVATURES), list(noise)).stationary_excess_loss(0.2, 3, momentum)
+        assert stream.floor == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("stream", [CURVED, REGRESSION], ids=["constant noise", "regression"])
+def test_the_expected_excess_of_a_stream_is_seen_and_ends_at_its_floor(stream: Stream) -> None:
+    start = np.array([[1.0, -1.0, 2.0]])
+    expected = stream.expected_excess(start, 1500)[:, 0]
+    assert expected[-1] == pytest.approx(stream.floor, rel=1e-6)
+    h, runs = torch.tensor(CURVATURES), 4000
+    everyone = torch.from_numpy(start).expand(runs, -1)
+    for step, seen in enumerate(stream.walk(everyone, 41, seed=0)):
+        if step in (0, 1, 5, 40):
+            excess = (seen.position.double() ** 2 @ h.double()).numpy() / 2
+            error = max(excess.std() / math.sqrt(runs), 1e-6 * expected[step])
+            assert abs(excess.mean() - expected[step]) < 4 * error
+
+
+def test_a_probe_gives_the_gradient_of_its_loss() -> None:
+    for stream in (CURVED, REGRESSION):
+        probe = stream.probe(2, 50, seed=0)
+        points = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(probe.loss(points).sum(), points)
+        torch.testing.assert_close(probe.gradient(points.detach()), gradient)
+
+
+def test_the_extrapolated_gain_is_the_whole_of_what_is_left_where_the_directions_span_the_space() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)
+    centre = torch.tensor([0.1, 1.0, -3.0], dtype=torch.float64)
+    away = torch.randn(1, 16, 3, generator=generator, dtype=torch.float64)
+    slopes, curvatures = away @ (h * centre), torch.einsum("rap,p,rbp->rab", away, h, away)
+    exact = float(h @ centre**2) / 2
+    assert float(extrapolated_gain(slopes, curvatures)) == pytest.approx(exact, rel=0.05)
+    flat = extrapolated_gain(slopes, -curvatures)
+    assert torch.isfinite(flat).all() and (flat >= 0).all()
+
+
+def test_the_gain_of_a_cut_is_the_floor_once_the_start_is_forgotten() -> None:
+    test = Extrapolation(CURVED.probe(200, 4096, seed=3))
+    first_alarms(test, CURVED, torch.zeros(200, 3), 1100)
+    assert test.look is not None
+    iterates = test.look.iterates.mean(dim=1) - test.look.averaged
+    # Averaging over 512 steps leaves 1/(512 · 0.1 · 0.3) of the floor, and less of the steeper directions.
+    assert float(iterates.mean()) == pytest.approx(CURVED.floor, rel=0.12)
+
+
+def test_the_extrapolation_test_waits_for_a_slow_direction_that_a_slope_does_not_see() -> None:
+    stream = Stream((1.0, 0.5, 0.01), (1.0, 0.5, 0.01), learning_rate=0.1, batch_size=8)
+    start = math.sqrt(6 * stream.floor * 2 / 0.01)  # the slow direction alone holds six floors
+    starts = torch.tensor([[0.0, 0.0, start]]).expand(60, -1)
+    excess = stream.expected_excess(starts[:1].numpy(), 4000)[:, 0]
+    true = int((excess <= 2 * stream.floor).argmax())
+    ours = first_alarms(Extrapolation(stream.probe(60, 4096, seed=4)), stream, starts, 4 * true)
+    prompt = first_alarms(Slope(), stream, starts, true // 2)
+    assert (prompt >= 0).mean() > 0.5
+    assert ((ours >= 0) & (ours < true)).mean() <= 0.05
+    assert (ours >= 0).mean() > 0.7
+
+
+def test_a_test_put_back_from_its_state_goes_on_the_same() -> None:
+    steps = [seen.position for seen in CURVED.walk(torch.ones(3, 3), 700, seed=5)]
+    probe = CURVED.probe(3, 256, seed=6)
+    whole, stopped, resumed = (Extrapolation(probe) for _ in range(3))
+    answers = [whole.take(position) for position in steps]
+    for position in steps[:333]:
+        stopped.take(position)
+    resumed.restore({name: tensor.clone() for name, tensor in stopped.tensors().items()}, stopped.values())
+    again = [resumed.take(position) for position in steps[333:]]
+    assert all(torch.equal(a, b) for a, b in zip(answers[333:], again, strict=True))
+    assert whole.look is not None and resumed.look is not None
+    assert torch.equal(whole.look.left, resumed.look.left)
+
+
+def test_the_sum_of_yaidas_differences_is_how_far_the_run_has_moved() -> None:
+    """Along any run, stationary or not: what the relation tests is whether the distance from the origin has changed."""
+    total, first, last = 0.0, None, None
+    for seen in CURVED.walk(torch.ones(1, 3), 200, seed=7):
+        first = seen.position if first is None else first
+        left = float((seen.position.double() * seen.gradient.double()).sum())
+        total += left - CURVED.learning_rate / 2 * float((seen.gradient.double() ** 2).sum())
+        last = seen.position - CURVED.learning_rate * seen.velocity
+    moved = float((first**2).sum() - (last**2).sum()) / (2 * CURVED.learning_rate)
+    assert total == pytest.approx(moved, abs=1e-4)
+
+
+def test_the_newey_west_error_of_a_slope_covers_under_autocorrelation() -> None:
+    generator = torch.Generator().manual_seed(8)
+    noise = torch.randn(1000, 2000, generator=generator, dtype=torch.float64)
+    for step in range(1, 1000):
+        noise[step] = 0.5 * noise[step - 1] + noise[step]
+    slope, error = newey_west_slope(noise + 0.01 * torch.arange(1000)[:, None])
+    covered = ((slope - 0.01).abs() <= 1.645 * error).double().mean()
+    assert 0.84 <= float(covered) <= 0.92
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [Pflug(), Distance(), Fluctuation(), ConfidentFluctuation(), Slope(), Plateau(window=50)],
+    ids=lambda detector: detector.name,
+)
+def test_every_rival_answers_for_every_run_and_says_stopped_at_last(detector) -> None:
+    stream = Stream(CURVATURES, CURVATURES, learning_rate=0.6, batch_size=8)  # Pflug's drift is of second order in η
+    alarms = first_alarms(detector, stream, 3 * torch.ones(20, 3), 1200)
+    assert alarms.shape == (20,)
+    assert (alarms >= 0).mean() >= 0.5
+
+
+def test_looks_come_ever_further_apart() -> None:
+    looks = Looks(16, 4)
+    taken = [step for step in range(1, 200) if looks.due(step)]
+    assert taken[:5] == [16, 19, 23, 27, 32]
+    assert {32, 64, 128} <= set(taken)
+    assert all(late > early for early, late in pairwise(taken))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Extrapolation(CURVED.probe(1, 2, seed=0), share=math.nan), "`share` of the gain of a cut must lie in"),
+        (lambda: Extrapolation(CURVED.probe(1, 2, seed=0), first=0), "`first` must be at least 1 step, got 0"),
+        (lambda: CURVED.probe(1, 0, seed=0), "`examples` must be at least 1, got 0"),
+        (lambda: Looks(16, 0), "`per_octave` must be at least 1 look, got 0"),
+        (lambda: Slope(level=math.nan), "`level` must lie between 0 and 1, got nan"),
+        (lambda: Distance(ratio=math.nan), "`ratio` of one look's step to the one before must be above 1"),
+        (lambda: Fluctuation(tolerance=math.nan), "`tolerance` must be positive, got nan"),
+        (lambda: ConfidentFluctuation(share=math.nan), r"`share` of the steps must lie in \(0, 1\]"),
+        (lambda: Plateau(patience=0), "`patience` must be at least 1, got 0"),
+        (lambda: Stream((1.0, math.nan), None, 0.1, 4), "`curvatures` must be positive and finite"),
+        (lambda: Stream((1.0,), (1.0, 2.0), 0.1, 4), "`noise` must be one finite variance for each of 1 curvatures"),
+        (lambda: Stream((1.0,), (1.0,), 2.5, 4), "`learning_rate` must lie between 0 and 2, got 2.5"),
+        (lambda: Stream((1.0,) * 50, None, 0.5, 1), "`learning_rate` 0.5 is too large for a batch of 1"),
+        (lambda: Stream((1.0,), None, 0.1, 4, momentum=1.0), r"`momentum` must lie in \[0, 1\)"),
+    ],
+)
+def test_nonsense_is_refused_by_name(made, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        made()
+
+
+def test_the_share_of_early_alarms_can_be_too_large() -> None:
+    """The study can fail: a test that takes everything for stopped is early in every run."""
+    far = 30 * torch.ones(10, 3)
+    eager = Extrapolation(CURVED.probe(10, 64, seed=9), share=1.0, first=1)
+    eager._left = lambda centre: torch.zeros(len(centre), dtype=torch.float64)  # type: ignore[method-assign]
+    assert (first_alarms(eager, CURVED, far, 40) >= 0).all()
+
+
+def test_an_observation_is_of_the_step_before_its_update() -> None:
+    steps = list(CURVED.walk(torch.ones(2, 3), 3, seed=0))
+    assert all(isinstance(seen, Observation) for seen in steps)
+    torch.testing.assert_close(steps[1].position, steps[0].position - 0.1 * steps[0].velocity)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_early_alarms_of_the_whole_run_over_random_starts_are_few(momentum: float) -> None:
+    """At most 5 % early in 300 runs from five random starts, over all looks, and most runs are stopped at last."""
+    h = np.geomspace(1, 1 / 60, 8)
+    rate = 0.1 if not momentum else 0.015
+    stream = Stream(tuple(h.tolist()), None, learning_rate=rate, batch_size=4, momentum=momentum)
+    drawn = np.random.default_rng(11).standard_normal((5, 8)) * np.sqrt(200 * stream.floor / (h.sum() / 2))
+    excess = stream.expected_excess(drawn, 20_000) / stream.floor
+    true = (excess <= 2).argmax(axis=0)
+    starts = torch.from_numpy(np.repeat(drawn, 60, axis=0))
+    alarms = first_alarms(Extrapolation(stream.probe(300, 4096, seed=12)), stream, starts, 6 * int(true.max()))
+    alarms = alarms.reshape(5, 60)
+    early = (alarms >= 0) & (excess[alarms, np.arange(5)[:, None]] > 2)
+    assert early.mean() <= 0.05
+    assert (alarms >= 0).mean() > 0.8
