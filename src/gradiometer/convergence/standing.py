@@ -1,0 +1,174 @@
+"""Where training stands: a saddle, dead units, a symmetry that holds; and the words for it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gradiometer.convergence.course import Kind
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+
+if TYPE_CHECKING:  # it is read, a year later, on a machine without torch
+    from gradiometer.measurement.batch import Batch
+    from gradiometer.measurement.objective import Objective
+
+NAME = "standing"
+
+CURVED = 0.1
+"""A negative curvature counts from this share of the largest one on: a network in training has smaller ones."""
+
+HELD = 3.0
+"""−λ Σ η over the last three quarters of the run, from which on a saddle holds: what left would have grown 20-fold."""
+
+MANY = 0.5
+"""Share of dead or twin units in a layer that is worth a word."""
+
+PRODUCTS = 60
+"""Hessian products spent on the eigenvalues, at most."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What was seen of a model at one point.
+
+    Args:
+        examples: How many it was looked at with.
+        travelled: Σ η over the last three quarters of the run, two doublings of time.
+        smallest, sharpness: λ_min and λ_max of the Hessian of these examples, with their residual bounds; None where
+            they were not asked for.
+        dead: Of every ReLU, dead units and all units.
+        twins: Of every weight that has some, rows equal to another up to sign, and all rows.
+    """
+
+    examples: int
+    travelled: float
+    smallest: Estimate | None = None
+    sharpness: Estimate | None = None
+    dead: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    twins: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.examples >= 1:
+            raise BadInput(f"`examples` must be at least 1, got {self.examples}.")
+        if not self.travelled >= 0:
+            raise BadInput(f"`travelled` must be a sum of learning rates, at least 0, got {self.travelled}.")
+
+    @property
+    def saddle(self) -> bool:
+        """Whether a marked negative curvature has been stood upon for long enough to be left, had anything led off."""
+        if self.smallest is None or self.sharpness is None:
+            return False
+        marked = -self.smallest.high > CURVED * max(abs(self.sharpness.value), abs(self.smallest.value))
+        return bool(marked and -self.smallest.high * self.travelled >= HELD)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as an event of a run has them."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Standing":
+        """From an event of a run."""
+        smallest, sharpness = (
+            None if fields.get(name) is None else Estimate(**fields[name]) for name in ("smallest", "sharpness")
+        )
+        dead, twins = (
+            {name: (int(some), int(all_)) for name, (some, all_) in fields.get(key, {}).items()}
+            for key in ("dead", "twins")
+        )
+        return cls(int(fields["examples"]), float(fields["travelled"]), smallest, sharpness, dead, twins)
+
+    def findings(self, kind: Kind) -> Iterator[Finding]:
+        """What is to be said of it, given the name of the path; nothing where all is ordinary."""
+        if kind is not Kind.UNDER_WAY and self.saddle:
+            yield _saddle(self)
+        if worst := _most(self.dead):
+            yield _dead(*worst, self.examples)
+        if worst := _most(self.twins):
+            yield _twin(*worst)
+
+
+def standing(
+    objective: "Objective", batch: "Batch", *, travelled: float, curvature: bool = True, seed: int = 0
+) -> Standing:
+    """Look at a model where it stands. Nothing of training is changed.
+
+    Costs a gradient of the examples and, with `curvature`, at most 60 Hessian products of them.
+
+    Args:
+        objective: The model and its loss.
+        batch: Examples, a few hundred.
+        travelled: Σ η over the last three quarters of the run, two doublings of time.
+        curvature: Whether to find the ends of the Hessian's spectrum.
+        seed: Of what is drawn.
+    """
+    from gradiometer.convergence.units import dead_units, twin_units  # noqa: PLC0415
+    from gradiometer.drift.curvature import Curvature  # noqa: PLC0415
+    from gradiometer.measurement.batch import batch_size  # noqa: PLC0415
+
+    smallest = sharpness = None
+    if curvature:
+        hessian = Curvature.of(objective, batch, seed=seed)
+        values = hessian.eigenvalues(
+            largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=PRODUCTS
+        )
+        sharpness, smallest = values.sharpness, (values.smallest or values.largest)[0]
+    dead, twins = dead_units(objective, batch, seed), twin_units(objective.model)
+    return Standing(batch_size(batch), travelled, smallest, sharpness, dead, twins)
+
+
+def named(kind: Kind, standing: Standing | None) -> str:
+    """The trajectory and where it stands, in a word or two: what stands out first, else the kind of the path."""
+    if standing is not None:
+        if any(some == all_ for some, all_ in standing.dead.values()):
+            return "dead units"
+        if _most(standing.twins):
+            return "symmetric start"
+        if kind is not Kind.UNDER_WAY and standing.saddle:
+            return "saddle"
+    return str(kind)
+
+
+def _most(counts: Mapping[str, tuple[int, int]]) -> tuple[str, int, int] | None:
+    """The layer with the largest share, if that is large."""
+    shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
+    name = max(shares, key=lambda name: shares[name], default=None)
+    return (name, *counts[name]) if name is not None and shares[name] >= MANY else None
+
+
+def _saddle(standing: Standing) -> Finding:
+    growth = significant(-standing.smallest.high * standing.travelled, 2) if standing.smallest else "?"
+    return Finding(
+        NAME,
+        Issue.CONVERGENCE,
+        State.ACT,
+        f"Training stands at a saddle: the smallest curvature is {standing.smallest}, the largest "
+        f"{standing.sharpness}.",
+        f"Whatever left along the first would have grown by e to the {growth} in the last three quarters of the run: "
+        "no gradient and no noise leads off.",
+        "Another start: add random numbers to the parameters, and look for a symmetry of the start.",
+        f"The curvature is that of {standing.examples:,} examples.",
+        ("smallest_curvature",),
+    )
+
+
+def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
+    return Finding(
+        NAME,
+        Issue.CONVERGENCE,
+        State.ACT if dead == units else State.LOOK,
+        f"{name}: {dead:,} of {units:,} units are dead, zero on each of {examples:,} examples.",
+        "Their weights have no gradient and stay as they are; a step too long often did it.",
+        "A smaller --lr at the start or a warm-up, from a new start.",
+        "A unit may still answer to an example that was not looked at.",
+    )
+
+
+def _twin(name: str, twins: int, rows: int) -> Finding:
+    return Finding(
+        NAME,
+        Issue.CONVERGENCE,
+        State.ACT,
+        f"{name}: {twins:,} of {rows:,} rows equal another up to sign: a symmetric start that training has kept.",
+        "Their gradients are equal too, whatever the batch: they will never part, and count as fewer units.",
+        "Random numbers at the start.",
+    )

@@ -1,0 +1,161 @@
+"""The trajectory: a few iterates of every doubling of time, as sketches, and what they say of where training goes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gradiometer.convergence.course import SETTLED_IN, Kind, Path, course, kind_of
+from gradiometer.errors import BadInput
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, significant
+
+if TYPE_CHECKING:  # a trajectory is read, a year later, on a machine without torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from gradiometer.measurement.step import TrainingStep
+
+KEPT = 16
+"""Iterates of a doubling of time that are kept: five groups of three in a row, and the last."""
+
+NUMBERS = 64
+"""Of a sketch: a cosine between two moves is off by 1/√64 at most, an exact one by nothing."""
+
+CAVEAT = "Read off iterates up to here: a path has no proof of where it ends."
+
+
+def keeps(step: int) -> bool:
+    """Whether the iterate before this step is kept: in every doubling of the number of steps, sixteen are.
+
+    A pure function of the step, so that there is no state to save: a resumed run keeps the same.
+    """
+    if step < SETTLED_IN:
+        return True
+    length = 1 << (step.bit_length() - 1)
+    past = step - length
+    return past == length - 1 or any(0 <= past - group * length // 5 < 3 for group in range(5))
+
+
+def kept_steps(steps: int) -> list[int]:
+    """The steps that a run of this length keeps, in order."""
+    kept = list(range(min(steps, SETTLED_IN)))
+    length = SETTLED_IN
+    while length < steps:
+        groups = (length + group * length // 5 + place for group in range(5) for place in range(3))
+        kept += sorted({*groups, 2 * length - 1})
+        length *= 2
+    return [step for step in kept if step < steps]
+
+
+def sketch(parameters: "Sequence[Tensor]", numbers: int = NUMBERS) -> "Float[Tensor, ' sketch']":
+    """Φ itself where it has few numbers, else sums of its entries with random signs in random groups, as doubles.
+
+    A linear map, the same at every step and in every run of this dimension, that keeps inner products without bias,
+    with a variance of at most 2‖u‖²‖v‖²/numbers. Costs a pass over the parameters.
+
+    Source: Charikar, Chen & Farach-Colton (2002), Finding Frequent Items in Data Streams; Weinberger et al. (2009),
+        Feature Hashing for Large Scale Multitask Learning.
+    """
+    import torch  # noqa: PLC0415
+
+    if not numbers >= 1:
+        raise BadInput(f"`numbers` must be at least 1, got {numbers}.")
+    if sum(parameter.numel() for parameter in parameters) <= numbers:
+        return torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).double()
+    total = torch.zeros(numbers, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters:
+        flat = parameter.detach().reshape(-1).cpu().double()
+        drawn = torch.randint(2 * numbers, (len(flat),), generator=generator)
+        total.index_add_(0, drawn // 2, flat * (2 * (drawn % 2) - 1))
+    return total
+
+
+@dataclass(frozen=True)
+class Trajectory(Gauge):
+    """Where Φ goes: converging, wandering, under way, diverging, shaking apart, circling, or cannot tell.
+
+    Keeps sixteen iterates of every doubling of the number of steps, so O(log T) memory and cost, and looks at the last
+    ten doublings. A network's iterates are kept as sketches of 64 numbers. Steps that are kept do not depend on the
+    cadence: it is asked for its own, in a resumed run for the same ones.
+
+    Names follow from thresholds on facts of the path; they were chosen on runs of thirteen kinds and on ordinary ones.
+    Fewer than four doublings after step 16 say nothing.
+
+    Source: what is told apart is what the theorem leaves open, Bertsekas & Tsitsiklis (2000), Gradient Convergence in
+        Gradient Methods with Errors, prop. 3.
+    """
+
+    name: ClassVar[str] = "trajectory"
+    issue: ClassVar[Issue] = Issue.CONVERGENCE
+    unit: ClassVar[str] = "parameter"
+
+    def wants(self, step: int) -> bool:
+        """Sixteen steps of every doubling."""
+        return keeps(step)
+
+    def measure(self, step: "TrainingStep") -> Moments:
+        """The sketch of Φ_t, before the update."""
+        return {"point": sketch(step.objective.parameters).tolist()}
+
+    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+        """Facts of the path, as `gradiometer.convergence.course.course` has them."""
+        return course(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
+
+    def interpret(self, estimates: Estimates) -> Finding | None:
+        """The name of the path, what it means, and what to try."""
+        kind = kind_of(estimates)
+        state, means, advice = MEANINGS[kind]
+        seen = f"The parameters are {kind}{_numbers(kind, estimates)}."
+        if kind is Kind.CANNOT_TELL:
+            seen = "Where the parameters go cannot be told yet."
+        caveat = "" if kind is Kind.CANNOT_TELL else CAVEAT
+        return Finding(self.name, self.issue, state, seen, means, advice, caveat)
+
+
+MEANINGS: dict[Kind, tuple[State, str, str]] = {
+    Kind.CONVERGING: (State.OK, "Every doubling of time moves them less: what is left to go is short.", ""),
+    Kind.WANDERING: (
+        State.OK,
+        "They keep to a region and do not come to rest, as a learning rate that does not go to zero has it.",
+        "",
+    ),
+    Kind.UNDER_WAY: (State.OK, "Training goes on in a direction it has kept for some doublings of time.", ""),
+    Kind.DIVERGING: (
+        State.LOOK,
+        "They go to infinity, slowly, along a direction that no longer turns. The loss may go to its infimum all the "
+        "same: cross-entropy does this once every example is right.",
+        "Weight decay, or stop here: only the norm still grows.",
+    ),
+    Kind.SHAKING: (
+        State.ACT,
+        "Each step undoes the one before: the learning rate is beyond what the curvature bears.",
+        "A learning rate of half the size.",
+    ),
+    Kind.CIRCLING: (
+        State.LOOK,
+        "They go round without drawing nearer to a point: a limit cycle, whatever the loss does.",
+        "Weight decay, or an average of the iterates.",
+    ),
+    Kind.CANNOT_TELL: (State.CANNOT_TELL, "It takes some four doublings of time after step 16, of one kind.", ""),
+}
+
+
+def _numbers(kind: Kind, estimates: Estimates) -> str:
+    """The facts the name rests on."""
+    if kind is Kind.SHAKING:
+        return f": each step against the next has correlation {estimates['step_correlation']}"
+    if kind is Kind.CIRCLING:
+        return f": {significant(abs(estimates['turns'].value), 2)} turns in the last four doublings of time"
+    if kind is Kind.DIVERGING:
+        return (
+            f": the move of the last doubling of time and the parameters have cosine "
+            f"{significant(estimates['alignment'].value)}, and the speed falls as (Σ η) to the power "
+            f"−{estimates['slowing']}"
+        )
+    if kind is Kind.CANNOT_TELL:
+        return ""
+    stride, straight = estimates["stride_slope"], significant(estimates["straightness"].value, 2)
+    return f": log₂ of the stride changes by {stride} per doubling of time, net distance over length is {straight}"

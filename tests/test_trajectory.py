@@ -1,0 +1,211 @@
+"""The trajectory: which iterates are kept, what their path is called, and that ordinary runs raise no alarm."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gradiometer.convergence.course import Kind, Path, course, kind_of
+from gradiometer.convergence.standing import Standing, named, standing
+from gradiometer.convergence.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
+from gradiometer.convergence.units import dead_units, twin_units
+from gradiometer.errors import BadInput
+from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.reading import Estimate, State
+from gradiometer.problems.cases import CASES, Case
+from gradiometer.problems.quadratic import Quadratic
+
+ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "symmetric start"}
+
+
+def name_of(case: Case, seed: int = 0) -> str:
+    """What the detector calls a case, with its look at where the run stands."""
+    steps, points, rates = case.path(seed)
+    estimates = course(Path.of(steps, points, rates))
+    kind, finding = kind_of(estimates), Trajectory().interpret(estimates)
+    assert finding is not None and finding.seen.startswith(f"The parameters are {kind}: ")
+    objective, problem = case.objective(points[-1])
+    late = steps >= steps[-1] // 4
+    batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
+    return named(kind, standing(objective, batch, travelled=float(np.trapezoid(rates[late], steps[late]))))
+
+
+def walk(points: np.ndarray, rate: float = 0.1) -> Kind:
+    """The name of a path whose every point is given."""
+    kept = np.array(kept_steps(len(points)))
+    return kind_of(course(Path.of(kept, points[kept], np.full(len(kept), rate))))
+
+
+def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
+    assert [step for step in range(3000) if keeps(step)] == kept_steps(3000)
+    every = np.array(kept_steps(2**20))
+    for power in range(4, 20):
+        kept = every[(every >= 2**power) & (every < 2 ** (power + 1))]
+        assert len(kept) == KEPT
+        runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+        assert power < 6 or [len(run) for run in runs] == [3, 3, 3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_case_is_named(case: Case) -> None:
+    if case.ends == "circling":
+        pytest.skip("half a million steps: among the slow ones")
+    assert name_of(case) == case.ends
+
+
+def test_every_name_has_its_words() -> None:
+    assert set(MEANINGS) == set(Kind)
+    for kind, (state, means, advice) in MEANINGS.items():
+        assert means and bool(advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
+
+
+@pytest.mark.slow
+def test_the_winding_is_named() -> None:
+    (case,) = (case for case in CASES if case.ends == "circling")
+    assert name_of(case) == "circling"
+
+
+def test_a_limit_cycle_is_named_and_a_spiral_inwards_is_not() -> None:
+    time = np.arange(2**12)
+    angle = 2 * math.pi * np.log2(time + 1) / 2
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert walk(circle) is Kind.CIRCLING
+    assert walk(circle / np.sqrt(time + 1)[:, None]) is Kind.CONVERGING
+
+
+def test_a_random_walk_wanders_and_a_straight_line_is_under_way() -> None:
+    generator = np.random.default_rng(0)
+    kinds = [walk(generator.standard_normal((2**12, 30)).cumsum(axis=0)) for _ in range(10)]
+    assert set(kinds) <= {Kind.WANDERING, Kind.CANNOT_TELL, Kind.UNDER_WAY} and kinds.count(Kind.WANDERING) >= 8
+    line = np.arange(2**12)[:, None] * np.ones((1, 30)) + 1e5 * generator.standard_normal(30)
+    assert walk(line) is Kind.UNDER_WAY
+
+
+def test_a_slow_approach_on_a_quadratic_is_no_flight() -> None:
+    quadratic = Quadratic([1.0], [1e-12], [5.0])
+    rates = 0.1 / np.arange(1, 2**14)
+    points = quadratic.simulate(rates, chains=1, batch_size=1, start=[1.0])[:, 0]
+    kept = np.array(kept_steps(len(rates)))
+    assert kind_of(course(Path.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
+
+
+def test_a_short_run_cannot_be_told() -> None:
+    assert walk(np.random.default_rng(0).standard_normal((200, 3))) is Kind.CANNOT_TELL
+    estimates = course(Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
+    finding = Trajectory().interpret(estimates)
+    assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be told" in finding.seen
+
+
+def test_the_slope_of_the_stride_covers_what_decaying_rates_give() -> None:
+    rates, runs = 1 / np.arange(1, 2**13), 200
+    start = np.ones(3)
+    points = Quadratic(start, start).simulate(rates, chains=runs, batch_size=1, start=start, seed=1)
+    kept = np.array(kept_steps(len(rates)))
+    slopes = [course(Path.of(kept, points[kept, run], rates[kept]))["stride_slope"] for run in range(runs)]
+    covered = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
+    assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / runs))
+
+
+def test_a_sketch_is_the_point_where_that_is_small_and_keeps_inner_products_where_not() -> None:
+    small = [torch.randn(3, 4), torch.randn(5)]
+    assert torch.equal(sketch(small), torch.cat([small[0].reshape(-1), small[1]]).double())
+    generator = torch.Generator().manual_seed(1)
+    one, other = torch.randn(2, 200, 5_000, generator=generator, dtype=torch.float64)
+    sketches = [torch.stack([sketch([row]) for row in rows]) for rows in (one, one + other)]
+    exact = (one * (one + other)).sum(dim=1)
+    off = ((sketches[0] * sketches[1]).sum(dim=1) - exact) / exact
+    assert abs(off.mean()) < 4 * off.std() / math.sqrt(200)
+    assert off.std() == pytest.approx(math.sqrt((1 * 2 + 1) / 64), rel=0.25)  # (‖u‖²‖v‖² + ⟨u, v⟩²)/numbers
+    combined = sketch([one[0] - 2 * other[0]])
+    torch.testing.assert_close(combined, sketch([one[0]]) - 2 * sketch([other[0]]))
+
+
+class Functional(nn.Module):
+    """ReLUs called as functions, on features and on channels, the second layer partly dead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.hidden = nn.Linear(16, 6)
+        with torch.no_grad():
+            self.hidden.bias[:4] = -100.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return functional.relu(self.hidden(torch.relu(self.conv(images)).flatten(1)))
+
+
+def test_dead_units_are_counted_however_the_relu_is_called() -> None:
+    torch.manual_seed(0)
+    batch = (torch.rand(32, 1, 4, 4), torch.randint(6, (32,)))
+    model = Functional()
+    before = [parameter.clone() for parameter in model.parameters()]
+    counts = dead_units(Objective(model, supervised(nn.CrossEntropyLoss(reduction="none"))), batch)
+    assert list(counts) == ["ReLU 1", "ReLU 2"] and counts["ReLU 1"][1] == 4
+    dead, units = counts["ReLU 2"]
+    exact = int((model(batch[0]) == 0).all(dim=0).sum())
+    assert (dead, units) == (exact, 6) and dead >= 4
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def test_equal_and_opposite_rows_are_twins_and_random_ones_are_not() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 50), nn.ReLU(), nn.Linear(50, 10))
+    assert twin_units(model) == {}
+    with torch.no_grad():
+        model[0].weight[7] = model[0].weight[3]
+        model[0].weight[20] = -model[0].weight[3]
+        model[0].weight[30:40] = 0
+    assert twin_units(model) == {"0.weight": (3, 50)}
+
+
+def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 3))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    optimizer, inputs, labels = torch.optim.SGD(model.parameters(), 0.1), torch.randn(64, 10), torch.randint(3, (64,))
+    for step in range(200):
+        part = slice(step % 4 * 16, step % 4 * 16 + 16)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(inputs[part]), labels[part]).backward()
+        optimizer.step()
+    assert twin_units(model)["0.weight"] == (20, 20)
+    objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
+    found = list(standing(objective, (inputs, labels), travelled=20.0).findings(Kind.UNDER_WAY))
+    assert [finding.state for finding in found] == [State.ACT]
+    assert (
+        found[0].seen == "0.weight: 20 of 20 rows equal another up to sign: a symmetric start that training has kept."
+    )
+
+
+def curved(smallest: float, largest: float, travelled: float) -> Standing:
+    bounds = [Estimate.bound(x, low=x - 0.01, high=x + 0.01, method="residual", samples=9) for x in (smallest, largest)]
+    return Standing(256, travelled, *bounds)
+
+
+def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> None:
+    assert curved(-1.0, 2.0, 10.0).saddle
+    assert not curved(-0.1, 2.0, 1000.0).saddle  # networks have such everywhere
+    assert not curved(-1.0, 2.0, 2.0).saddle
+    assert not curved(0.1, 2.0, 1000.0).saddle
+    assert not list(curved(-1.0, 2.0, 10.0).findings(Kind.UNDER_WAY))
+    (finding,) = curved(-1.0, 2.0, 10.0).findings(Kind.CONVERGING)
+    assert "e to the 9.9" in finding.means
+    again = Standing.of(curved(-1.0, 2.0, 10.0).to_dict())
+    assert again == curved(-1.0, 2.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Standing(0, 1.0), "`examples` must be at least 1, got 0"),
+        (lambda: Standing(1, math.nan), "`travelled` must be a sum of learning rates, at least 0, got nan"),
+        (lambda: sketch([torch.ones(3)], numbers=0), "`numbers` must be at least 1, got 0"),
+    ],
+)
+def test_nonsense_is_refused_by_name(build, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        build()
