@@ -173,6 +173,14 @@ def test_series_differ_in_shape_and_dash_not_by_colour_alone(tmp_path: Path) -> 
     assert '"strokeDash": [6, 3]' in drawn
 
 
+def test_a_chart_holds_its_numbers_once_however_many_marks_it_has() -> None:
+    spec = page_spec(noise_scale_chart([(10, BOUNDED), (20, BOUNDED), (30, OPEN)], 32.0), "words")
+    assert [len(rows) for rows in spec["datasets"].values()] == [3]
+    named = [layer["data"] for layer in spec["layer"] if "name" in layer["data"]]
+    assert len(named) >= 3
+    assert all(data == named[0] for data in named)
+
+
 def test_charts_along_the_run_share_the_span_of_steps(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     figures = [*loss_section(run, diagnosis_of()).figures, *estimation_section(run, diagnosis_of()).figures]

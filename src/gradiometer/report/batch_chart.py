@@ -6,7 +6,7 @@ import altair as alt
 
 from gradiometer.estimation.batch_table import BatchTable
 from gradiometer.report.axes import LogAxis
-from gradiometer.report.marks import HEIGHT, WIDTH, band, layered, log_x, log_y, named_series, points, tooltip
+from gradiometer.report.marks import HEIGHT, WIDTH, band, inline, layered, log_x, log_y, named_series, points, tooltip
 
 NAMES = ("updates", "examples")
 
@@ -23,7 +23,7 @@ def batch_chart(table: BatchTable) -> alt.LayerChart:
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, dash in zip(NAMES, ([1, 0], [6, 3]), strict=True):
         rows = [{"batch_size": row.batch_size, "series": name, **axis.row(getattr(row, name))} for row in table.rows]
-        base = alt.Chart(alt.Data(values=rows)).encode(x=x("batch_size"), tooltip=tooltip("batch_size:Q"))
+        base = alt.Chart(inline(rows)).encode(x=x("batch_size"), tooltip=tooltip("batch_size:Q"))
         layers += [band(base, y, dash, **named_series(NAMES)), points(base, y, **named_series(NAMES))]
     present = alt.Chart(alt.Data(values=[{"batch_size": table.present, "label": f"B = {table.present:,}"}]))
     label = present.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)

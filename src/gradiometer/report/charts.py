@@ -19,6 +19,7 @@ from gradiometer.report.marks import (
     band,
     bars,
     by_step,
+    inline,
     layered,
     linear_y,
     log_x,
@@ -96,7 +97,7 @@ def layers_chart(estimates: Mapping[str, Estimate], batch_size: float) -> alt.La
     axis = LogAxis.holding(estimates.values(), also=(batch_size,))
     rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
     place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))
-    base = alt.Chart(alt.Data(values=rows)).encode(y=place, tooltip=tooltip("layer:N"))
+    base = alt.Chart(inline(rows)).encode(y=place, tooltip=tooltip("layer:N"))
     x, reference = log_x(axis, "examples"), _batch_size(batch_size)
     label = reference.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
     return layered(
@@ -127,7 +128,8 @@ def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
         chart: Any chart of this file.
         description: Its text alternative.
     """
-    return chart.to_dict() | {
+    # The schema is checked in the tests: once more for every page would double its time.
+    return chart.to_dict(validate=False) | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
         "description": description,

@@ -95,7 +95,7 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
     return Figure(
         name="sharpness",
         title="Sharpness against its edge",
-        chart=sharpness_chart(batch, full, edge, f"edge {kind.words}"),
+        chart=sharpness_chart(batch, full, _from_the_start(edge, run), f"edge {kind.words}"),
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
@@ -120,6 +120,11 @@ def _rate_at(step: int, run: Run) -> float:
         if series is not None and (before := series.learning_rate[series.steps <= step]).size and before[-1] > 0:
             return float(before[-1])
     return run.configuration.learning_rate
+
+
+def _from_the_start(edge: Windows, run: Run) -> Windows:
+    """As it is drawn: the first window began at the start, and the last speaks until the end."""
+    return ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1])) if edge else edge
 
 
 def _edge_at_start(run: Run, kind: Momentum) -> tuple[str, float]:

@@ -17,6 +17,7 @@ from gradiometer.report.marks import (
     band,
     bars,
     by_step,
+    inline,
     layered,
     log_y,
     named_series,
@@ -90,7 +91,7 @@ def density_chart(density: SpectralDensity, held_against: Mapping[str, float]) -
     y_axis = alt.Axis(title="share of directions per loss / parameter²", values=ticks, format="~e")
     x = alt.X("curvature:Q", title=f"curvature, {UNIT}", axis=alt.Axis(format=NUMBER), scale=alt.Scale(nice=False))
     tooltip = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in ("curvature", "value", "low", "high")]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, tooltip=tooltip)
+    base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip)
     area = base.mark_area(clip=True).encode(y=alt.Y("low:Q", scale=scale, axis=y_axis), y2=alt.Y2("high:Q"))
     line = base.mark_line(clip=True).encode(y=alt.Y("value:Q", scale=scale, axis=y_axis))
     return layered(area, line, *_rules(held_against)).properties(width=WIDTH, height=HEIGHT)
@@ -100,6 +101,6 @@ def _rules(held_against: Mapping[str, float]) -> list[alt.Chart]:
     rows = [{"curvature": at, "label": label} for label, at in held_against.items()]
     if not rows:
         return []
-    base = alt.Chart(alt.Data(values=rows)).encode(x=alt.X("curvature:Q"))
+    base = alt.Chart(inline(rows)).encode(x=alt.X("curvature:Q"))
     label = base.mark_text(style="reference-label", align="right", baseline="top", dx=-4)
     return [base.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]

@@ -1,6 +1,6 @@
 """How an interval is drawn: as a band or a bar, and where it has no end, as an arrow off the axis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import altair as alt
@@ -22,9 +22,14 @@ NUMBER = ",~g"
 """Numbers on an axis: 0.05, 1,200, 1e-7."""
 
 
+def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Rows as a chart holds them. A tuple, which altair leaves alone where it copies a list at every layer."""
+    return alt.InlineData(values=tuple(rows))
+
+
 def by_step(rows: Sequence[Row]) -> alt.Chart:
     """Rows along the run, each with its numbers at hand when pointed at."""
-    return alt.Chart(alt.Data(values=list(rows))).encode(x=step_x(), tooltip=tooltip("step:Q"))
+    return alt.Chart(inline(rows)).encode(x=step_x(), tooltip=tooltip("step:Q"))
 
 
 def step_x() -> alt.X:
@@ -35,13 +40,27 @@ def step_x() -> alt.X:
 
 def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
     """Layers over the shared step axis, whole until `span` is set to a part of it."""
-    whole = alt.param(name="span", value=None)
-    return layered(*layers).add_params(whole).properties(width=WIDTH, height=HEIGHT)
+    chart = layered(*layers)
+    # In place: altair's own `properties` and `add_params` copy the whole chart each.
+    chart.params = [cast("alt.VariableParameter", alt.param(name="span", value=None).param)]
+    chart.width, chart.height = WIDTH, HEIGHT
+    return chart
 
 
 def layered(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
-    """One above the other, on the same axes."""
-    return cast("alt.LayerChart", alt.layer(*layers))  # a facet among them would make it a FacetChart
+    """One above the other, on the same axes; laid flat, since altair copies what is nested many times over."""
+    flat = [part for layer in layers for part in _parts(layer)]
+    return cast("alt.LayerChart", alt.layer(*flat))  # a facet among them would make it a FacetChart
+
+
+def _parts(layer: alt.Chart | alt.LayerChart) -> Sequence[alt.Chart | alt.LayerChart]:
+    """The layers of a layer, each with the data that altair has moved up from them."""
+    if not isinstance(layer, alt.LayerChart) or layer.params is not alt.Undefined:
+        return [layer]
+    parts = [cast("alt.Chart", part.copy(deep=False)) for part in layer.layer]
+    for part in parts:
+        part.data = layer.data if part.data is alt.Undefined else part.data
+    return parts
 
 
 def log_y(axis: LogAxis, title: str) -> Vertical:
