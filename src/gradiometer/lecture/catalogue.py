@@ -9,13 +9,14 @@ from gradiometer.lecture.s05 import S5
 from gradiometer.lecture.s06 import S6
 from gradiometer.lecture.s07 import S7
 from gradiometer.lecture.s08 import S8
+from gradiometer.lecture.s09 import S9
 from gradiometer.lecture.s10 import S10
 from gradiometer.lecture.s11 import S11
 from gradiometer.lecture.s12 import S12
 from gradiometer.lecture.statement import Statement
 
 STATEMENTS: dict[str, Statement] = {
-    statement.name: statement for statement in (S1, S2, S3, S4, S5, S6, S7, S8, S10, S11, S12)
+    statement.name: statement for statement in (S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11, S12)
 }
 """S1 to S12 by name."""
 

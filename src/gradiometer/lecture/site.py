@@ -88,12 +88,18 @@ def _parts(shown: Result) -> dict[str, Any]:
 def _figure(outcome: Outcome) -> dict[str, Any]:
     return {
         "experiment": outcome.experiment,
+        "heading": _heading(outcome.experiment.where),
         "held": outcome.held,
         "both": Markup(svg(outcome)),
         "predicted": Markup(svg(outcome, with_measurement=False)),
         "summary": _summary(outcome),
         "table": _table(outcome),
     }
+
+
+def _heading(where: str) -> str:
+    """Where it is made, beginning with a capital if it begins with a word."""
+    return where[0].upper() + where[1:] if where[0].isascii() else where
 
 
 def _summary(outcome: Outcome) -> str:
