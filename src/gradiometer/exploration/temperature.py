@@ -23,10 +23,13 @@ from gradiometer.measurement.reading import (
     State,
     significant,
 )
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     import gradiometer.measurement.step
+
+FAR = 10.0
+"""Times by which a temperature is off beyond which no learning rate is named that would mend it."""
 
 MOVING = 0.2
 """Share of the heat that drift takes or gives beyond which Φ is said to be on its way, and not spread about a place."""
@@ -129,6 +132,13 @@ class Temperature(Gauge):
             "temperature_injected": Estimate.exact(scale * self.injected, unit=settings["unit"]),
             "temperature_configurational": whole(balance.configurational),
             "temperature_drift": whole(balance.drift),
+            "temperature_drift_share": ratio_of_means(
+                balance.drift.sum(axis=1),
+                balance.heat.sum(axis=1),
+                level=level,
+                spacing=balance.spacing,
+                nonnegative=False,
+            ),
             "temperature_residual": whole(balance.residual),
         }
         if examples is not None:
@@ -166,22 +176,15 @@ class Temperature(Gauge):
 
     def interpret(self, estimates: Estimates) -> Finding | None:
         """The temperature in words, where its heat comes from, and whether Φ has come to rest about a place."""
-        temperature, drift = estimates["temperature"], estimates["temperature_drift"]
-        if not (temperature.tells and drift.tells):
+        temperature, share = estimates["temperature"], estimates["temperature_drift_share"]
+        if not temperature.tells:
             needed = f"; an interval needs about {temperature.needed:,} more steps" if temperature.needed else ""
             return self._finding(State.CANNOT_TELL, f"The temperature SGD runs at is not known yet{needed}.", "")
         means = (
             "It goes with η/(B(1 − μ)): half the learning rate or twice the batch halves it."
             f"{_against_the_posterior(estimates.get('temperature_posterior'))}"
         )
-        moved = drift.value / temperature.value if temperature.value else 0.0
-        if abs(moved) > MOVING and (drift.low > 0 or drift.high < 0):
-            way = (
-                f"away from where they were, which takes {moved:.0%} of"
-                if moved > 0
-                else f"back, which adds {-moved:.0%} to"
-            )
-            means += f" The parameters still move {way} the heat: it is put in, but not yet their temperature."
+        means += _on_its_way(share)
         return self._finding(State.OK, _seen(estimates), means, _caveat(estimates))
 
     def _finding(self, state: State, seen: str, means: str, caveat: str = "") -> Finding:
@@ -189,13 +192,25 @@ class Temperature(Gauge):
         return Finding(self.name, self.issue, state, seen, means, "", caveat, ("temperature",))
 
 
+def _on_its_way(share: Estimate) -> str:
+    """Whether Φ moves away or back by more than a little of the heat, and surely."""
+    if not share.tells:
+        return " Whether the parameters have come to rest about a place cannot be told yet."
+    if not (abs(share.value) > MOVING and (share.low > 0 or share.high < 0)):
+        return ""
+    words = "more than all" if abs(share.value) > 1 else f"{abs(share.value):.0%}"
+    way = f"away from where they were, which takes {words}" if share.value > 0 else f"back, which adds {words}"
+    return f" The parameters still move {way} of the heat: it is put in, but not yet their temperature."
+
+
 def _seen(estimates: Estimates) -> str:
     temperature, posterior = estimates["temperature"], estimates.get("temperature_posterior")
     parts = [f"The temperature SGD runs at is {temperature}"]
     if temperature.unit and posterior is not None:
         parts.append(f", {posterior} in posterior units (N = {estimates['temperature_examples'].value:,.0f})")
-    share = estimates["temperature_minibatch"].value / temperature.value if temperature.value else math.nan
-    parts.append(f"; {share:.0%} of it is the noise of the batches ({temperature.samples:,} measured steps).")
+    share = estimates["temperature_minibatch"].value / temperature.value if temperature.value else 0.0
+    words = "all" if share > 0.995 else f"{share:.0%}"
+    parts.append(f"; {words} of it is the noise of the batches ({temperature.samples:,} measured steps).")
     return "".join(parts)
 
 
@@ -203,10 +218,13 @@ def _against_the_posterior(posterior: Estimate | None) -> str:
     """How η would have to be for samples of the posterior, where the temperature there is known and not 1."""
     if posterior is None or not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
         return ""
-    hotter, times = posterior.low > 1, significant(max(posterior.value, 1 / posterior.value), 2)
+    hotter, times = posterior.low > 1, max(posterior.value, 1 / posterior.value)
+    if times > FAR:
+        return f" The posterior is at 1: SGD is far {'hotter' if hotter else 'colder'}."
+    rate = f"{significant(times, 2)} times {'smaller' if hotter else 'larger'}"
     return (
         f" The posterior is at 1: SGD is {'hotter' if hotter else 'colder'}, and would be there at a learning rate "
-        f"{times} times {'smaller' if hotter else 'larger'}, if it bears that."
+        f"about {rate}{'' if hotter else ', if it bears that'}."
     )
 
 

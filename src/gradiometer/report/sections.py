@@ -5,11 +5,17 @@ from collections.abc import Callable
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.report.drift import drift_section
 from gradiometer.report.estimation import estimation_section
+from gradiometer.report.exploration import exploration_section
 from gradiometer.report.loss import loss_section
 from gradiometer.report.section import Section
 from gradiometer.run.reader import Run
 
-SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (loss_section, estimation_section, drift_section)
+SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
+    loss_section,
+    estimation_section,
+    drift_section,
+    exploration_section,
+)
 """The page's sections, in the lecture's order."""
 
 
