@@ -1,6 +1,7 @@
 """The double well: two minima with a barrier between them, which SGD crosses the more often the hotter it runs."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from gradiometer.measurement.uncertainty import FEWEST_READINGS, mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.quadratic import check_count
+
+SETTLED = 20.0
+"""Relaxation times 1/(ηV″) before crossings are counted: none comes at once, since a way over the top takes time."""
 
 STEPS_AT_ONCE = 512
 """Steps whose noise is drawn in one go."""
@@ -109,8 +113,8 @@ class DoubleWell:
         """The same, seen: steps over crossings of many independent walkers, all starting at a minimum.
 
         A crossing is complete when a walker has come to or beyond the minimum of the other well, and the next one
-        begins there. The interval is Student's over the walkers' own rates. `steps` should be many times a crossing,
-        or, where crossings come at a constant rate (ΔL/T above 4), may be a part of one.
+        begins there; they are counted once the wells have filled, after 20 relaxation times 1/(ηV″). The interval is
+        Student's over the walkers' own rates.
 
         Args:
             learning_rate: η.
@@ -146,26 +150,49 @@ class DoubleWell:
     def _crossings(
         self, learning_rate: float, batch_size: int, walkers: int, steps: int, seed: int
     ) -> Float[np.ndarray, " walkers"]:
-        """How often each walker came to the other minimum."""
+        """How often each walker came to the other minimum, once the wells had filled."""
         spread = math.sqrt(2 * learning_rate * self._bearable(learning_rate, batch_size))
-        generator = np.random.default_rng(seed)
-        pull, w = learning_rate * 4 * self.barrier / self.half_distance**2, self.half_distance
+        settling = math.ceil(SETTLED / (learning_rate * self.curvature))
+        generator, w = np.random.default_rng(seed), self.half_distance
         position, side = np.full(walkers, -w), np.full(walkers, -1.0)
         crossings = np.zeros(walkers)
-        for start in range(0, steps, STEPS_AT_ONCE):
-            noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers)) * spread
+        for start in range(-settling, steps, STEPS_AT_ONCE):
+            noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
+            noise *= spread
             with np.errstate(over="ignore", invalid="ignore"):  # whoever runs away is found out below
-                for kick in noise:
-                    position += position * (pull - (pull / w**2) * position**2) + kick
-                    arrived = position * side <= -w
-                    crossings += arrived
-                    np.negative(side, where=arrived, out=side)
+                for step, arrived in enumerate(self._moved(position, side, noise, learning_rate), start):
+                    if step >= 0:
+                        crossings += arrived
             if not np.isfinite(position).all():
                 raise BadInput(
                     f"`learning_rate` {learning_rate:g} threw a walker out of both wells within {steps:,} steps: take "
                     "a smaller one."
                 )
         return crossings
+
+    def _moved(
+        self,
+        position: Float[np.ndarray, " walkers"],
+        side: Float[np.ndarray, " walkers"],
+        noise: Float[np.ndarray, "steps walkers"],
+        learning_rate: float,
+    ) -> Iterator[np.ndarray | float]:
+        """Move all walkers, in place, step by step; whoever has come to the other minimum, if anyone, at each."""
+        w = self.half_distance
+        pull, ahead = learning_rate * 4 * self.barrier / w**2, np.empty_like(position)
+        for kick in noise:
+            np.multiply(position, position, out=ahead)
+            ahead *= -pull / w**2
+            ahead += 1 + pull
+            position *= ahead
+            position += kick
+            np.multiply(position, side, out=ahead)
+            if ahead.min() > -w:
+                yield 0.0
+                continue
+            arrived = ahead <= -w
+            np.negative(side, where=arrived, out=side)
+            yield arrived
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
         """A finite training set of Gaussian x with mean 0 exactly, and as many to test on, in double precision.
