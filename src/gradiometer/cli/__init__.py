@@ -16,6 +16,7 @@ from gradiometer.cli.export import export
 from gradiometer.cli.lecture import lecture
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
+from gradiometer.cli.sample import sample
 from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
 from gradiometer.cli.sharpness import sharpness
@@ -39,7 +40,7 @@ def gradiometer() -> None:
 
 for verb in (
     *(demo, train, resume, report, compare, export),
-    *(batch, sharpness, schedule, certify, ensemble),
+    *(batch, sharpness, schedule, certify, ensemble, sample),
     *(lecture, selftest),
 ):
     gradiometer.add_command(verb)

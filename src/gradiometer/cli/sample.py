@@ -1,0 +1,256 @@
+"""`gradiometer sample`: draws from a posterior, and the temperature they really have."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradiometer.cli.options import json_option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gradiometer.exploration.sampler import Sampler
+    from gradiometer.exploration.sampling import Sampled
+    from gradiometer.measurement.objective import Objective
+    from gradiometer.problems.examples import Examples
+    from gradiometer.problems.problem import Problem
+
+WATCHED = 2000
+"""Examples, at most, on which losses and accuracies are drawn."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is sampled, and from where.
+
+    Args:
+        problem: The problem.
+        model: Its model, where the sampler starts.
+        weight_decay: λ of the run it comes from; 0 for a problem.
+        learning_rate: η of the run at its end, if it is not zero.
+        batch_size: B of the run.
+        words: What it is, in words.
+    """
+
+    problem: "Problem"
+    model: "nn.Module"
+    weight_decay: float
+    learning_rate: float
+    batch_size: int
+    words: str
+
+
+@click.command(epilog="Example: gradiometer sample logistic-regression --sampler sghmc --lr 0.1 --steps 20000")
+@click.argument("target", metavar="RUN|PROBLEM")
+@click.option("--sampler", "kind", type=click.Choice(["sgld", "sghmc", "sgnht"]), default="sgld", show_default=True)
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="T in posterior units: U = N × loss.")
+@click.option("--lr", "learning_rate", type=float, default=None, help="η of the mean loss. [0.1, or the run's]")
+@click.option("--momentum", type=float, default=None, help="Of sghmc and sgnht. [0.9]")
+@click.option("-b", "--batch-size", type=int, default=None, help="B. [32, or the run's]")
+@click.option(
+    "--weight-decay", type=float, default=None, help="λ of a Gaussian prior of precision Nλ. [0, or the run's]"
+)
+@click.option("--steps", type=int, default=5000, show_default=True, help="Steps that are measured.")
+@click.option("--burn-in", type=int, default=2000, show_default=True, help="Steps before, which are forgotten.")
+@click.option("--every", type=int, default=10, show_default=True, help="Steps from one draw to the next.")
+@click.option(
+    "--hold/--no-hold", default=True, show_default=True, help="Inject T less the heat SGD has by itself, or T."
+)
+@click.option("--model", default=None, help="One of the problem's models.")
+@click.option("--data-dir", default=None, help="Where data on disk lies.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the batches and the noise.")
+@click.option("--level", type=float, default=0.9, show_default=True, help="Of all intervals.")
+@json_option
+def sample(target: str, kind: str, as_json: bool, **settings: Any) -> None:
+    """Draw from exp(−U/T) with U = N × the mean loss, from RUN's last checkpoint or from PROBLEM at its start.
+
+    Prints the temperature asked for and the one measured, what SGD heats by itself and what is injected, and the
+    posterior's mean and spread of losses and accuracy, all with intervals. Where the noise of the batches alone is
+    hotter than asked, it says so, and what rate or batch would do.
+    """
+    import torch
+
+    from gradiometer.errors import BadInput
+
+    torch.set_num_threads(1)
+    if not 0 < settings["level"] < 1:
+        raise BadInput(f"`--level` must lie between 0 and 1, got {settings['level']}.")
+    place = _place(target, settings)
+    found = _found(place, kind, settings)
+    if as_json:
+        from gradiometer.cli.outcome import print_json
+
+        print_json({"target": target, "sampler": kind, **found.to_dict()})
+        return
+    _tell(place, kind, found, settings)
+
+
+def _place(target: str, settings: dict[str, Any]) -> Place:
+    """The last checkpoint of a run, or a problem at its start."""
+    from gradiometer.errors import BadInput
+
+    if not Path(target).is_dir():
+        return _started(target, settings)
+    for name in ("model", "data_dir"):
+        if settings[name] is not None:
+            raise BadInput(f"`--{name.replace('_', '-')}` is the run's own: leave it out, or name a problem.")
+    return _resumed(Path(target))
+
+
+def _started(name: str, settings: dict[str, Any]) -> Place:
+    import torch
+
+    from gradiometer.problems.registry import load
+
+    problem = load(name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"])
+    torch.manual_seed(settings["seed"])
+    size = min(32, len(problem.train))
+    return Place(problem, problem.model(), 0.0, 0.1, size, f"{problem.name} ({problem.model_name}) from its start")
+
+
+def _resumed(path: Path) -> Place:
+    from gradiometer.errors import BadInput
+    from gradiometer.run.budget import Budget
+    from gradiometer.run.checkpoints import load_latest
+    from gradiometer.run.folder import RunFolder
+    from gradiometer.run.reader import Run
+    from gradiometer.train.loop import problem_of
+    from gradiometer.train.state import restore
+    from gradiometer.train.training import Training
+
+    run = Run.open(path)
+    checkpoint, warnings = load_latest(RunFolder.open(path))
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if checkpoint is None:
+        raise BadInput(f"`{path}` has no checkpoint: there is no model to start from.")
+    problem, configuration = problem_of(run), run.configuration
+    training = Training(problem, configuration, Budget(0.0))
+    restore(training, checkpoint.tensors, checkpoint.state)
+    rate = training.learning_rate if training.learning_rate > 0 else configuration.learning_rate
+    words = f"{run.name} from step {training.step:,}"
+    return Place(problem, training.model, configuration.weight_decay, rate, configuration.batch_size, words)
+
+
+def _found(place: Place, kind: str, settings: dict[str, Any]) -> "Sampled":
+    from gradiometer.exploration.sampling import sample as run_sampler
+    from gradiometer.measurement.objective import Objective
+    from gradiometer.measurement.reading import Draw
+    from gradiometer.problems.order import Order
+
+    objective = Objective(place.model, place.problem.loss)
+    batch_size = place.batch_size if settings["batch_size"] is None else settings["batch_size"]
+    order = Order(Draw.REPLACEMENT, len(place.problem.train), batch_size, seed=settings["seed"])
+    return run_sampler(
+        _sampler(place, kind, objective, batch_size, settings),
+        objective,
+        lambda step: place.problem.train.batch(order.batch(step)),
+        _functions(place),
+        burn_in=settings["burn_in"],
+        steps=settings["steps"],
+        every=settings["every"],
+        known=_known(place, settings),
+        level=settings["level"],
+    )
+
+
+def _sampler(place: Place, kind: str, objective: "Objective", batch_size: int, settings: dict[str, Any]) -> "Sampler":
+    from gradiometer.exploration.sghmc import SGHMC
+    from gradiometer.exploration.sgld import SGLD
+    from gradiometer.exploration.sgnht import SGNHT
+
+    given = {
+        "lr": place.learning_rate if settings["learning_rate"] is None else settings["learning_rate"],
+        "weight_decay": place.weight_decay if settings["weight_decay"] is None else settings["weight_decay"],
+        "examples": len(place.problem.train),
+        "temperature": settings["temperature"],
+        "hold": settings["hold"],
+        "batch_size": batch_size,
+        "burn_in": max(settings["burn_in"] // 2, 0),
+        "seed": settings["seed"],
+    }
+    if settings["momentum"] is not None:
+        given["momentum"] = settings["momentum"]
+    kinds: dict[str, Callable[..., Sampler]] = {"sgld": SGLD, "sghmc": SGHMC, "sgnht": SGNHT}
+    return kinds[kind](objective.parameters, **given)
+
+
+def _functions(place: Place) -> dict[str, Callable[[], float]]:
+    """Losses and accuracy of the model as it stands, on fixed examples, in eval mode."""
+    import torch
+
+    def drawn(function: Callable[..., Any], examples: "Examples") -> Callable[[], float]:
+        batch = examples.batch(torch.arange(min(len(examples), WATCHED)))
+
+        def number() -> float:
+            training = place.model.training
+            place.model.eval()
+            with torch.no_grad():
+                value: float = function(place.model, batch).double().mean().item()
+            place.model.train(training)
+            return value
+
+        return number
+
+    problem = place.problem
+    functions = {"train_loss": drawn(problem.loss, problem.train)}
+    if problem.test is not None:
+        functions["test_loss"] = drawn(problem.loss, problem.test)
+        if problem.correct is not None:
+            functions["test_accuracy"] = drawn(problem.correct, problem.test)
+    return functions
+
+
+def _known(place: Place, settings: dict[str, Any]) -> Mapping[str, float]:
+    """The mean training loss, where the posterior is known and no prior was added to it."""
+    if settings["weight_decay"] or not settings["temperature"] > 0:
+        return {}
+    from gradiometer.problems import linear_regression, logistic_regression
+
+    if place.problem.name == "linear-regression":
+        return {"train_loss": linear_regression.known(settings["seed"]).mean_loss(settings["temperature"])}
+    if place.problem.name == "logistic-regression":
+        return {"train_loss": logistic_regression.known()[0].moments(settings["temperature"]).mean_loss}
+    return {}
+
+
+def _tell(place: Place, kind: str, found: "Sampled", settings: dict[str, Any]) -> None:
+    """The temperatures, whether the one asked for was kept, and the moments."""
+    import textwrap
+
+    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.measurement.reading import significant
+
+    click.echo(f"{kind.upper()} on {place.words}, {settings['steps']:,} steps after {settings['burn_in']:,}.\n")
+    rows = [
+        ("asked", significant(found.asked)),
+        ("measured", str(found.measured)),
+        ("own heat", str(found.own)),
+        ("of mini-batch", str(found.minibatch)),
+        ("injected", significant(found.injected)),
+    ]
+    for name, words in rows:
+        click.echo(f"  T {name:<15}{words}")
+    click.echo("")
+    for name, moment in found.moments.items():
+        known = "" if moment.known is None else f"   known: {significant(moment.known, 4)}"
+        click.echo(f"  {name:<17}mean {moment.mean}, spread {moment.spread}{known}")
+    click.echo("\n" + textwrap.fill(_verdict(found, settings["hold"]), WIDTH))
+
+
+def _verdict(found: "Sampled", hold: bool) -> str:
+    """Whether the temperature was kept, and what to do where it was not."""
+    if not found.measured.tells:
+        return "The temperature cannot be told yet: take more steps."
+    if found.kept:
+        return "The temperature measured is not distinguishable from the one asked for."
+    if found.bounds.high < found.asked:
+        return (
+            "It is colder than asked: the chain still spreads, along directions that are slower than the run. Their "
+            "draws do not stand for the posterior; take more steps, or a larger rate."
+        )
+    way = "it still comes down, so take a longer burn-in" if hold else "with --hold the heat of SGD itself is taken off"
+    return f"It is hotter than asked: {way}."

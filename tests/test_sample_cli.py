@@ -1,0 +1,113 @@
+"""`gradiometer sample`, and the run of a sampler behind it."""
+
+import json
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+from gradiometer.cli.sample import sample as verb
+from gradiometer.errors import BadInput, Diverged
+from gradiometer.exploration.sampling import Sampled, sample
+from gradiometer.exploration.sghmc import SGHMC
+from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.problems import linear_regression
+from gradiometer.problems.registry import load
+from gradiometer.run.configuration import Configuration
+from gradiometer.train import train
+
+
+def run_verb(*arguments: str) -> Result:
+    return CliRunner().invoke(verb, arguments, catch_exceptions=False)
+
+
+@cache
+def linear() -> Sampled:
+    """SGHMC at T = 2 on full batches of the linear posterior."""
+    known = linear_regression.known()
+    problem = known.problem()
+    torch.manual_seed(0)
+    model = problem.model()
+    objective = Objective(model, problem.loss)
+    sampler = SGHMC(objective.parameters, lr=0.5, examples=500, temperature=2.0, burn_in=100)
+    batch = problem.train.data
+
+    def loss() -> float:
+        with torch.no_grad():
+            return problem.loss(model, batch).mean().item()
+
+    expected = {"loss": known.mean_loss(2.0)}
+    return sample(sampler, objective, lambda _: batch, {"loss": loss}, burn_in=300, steps=2000, known=expected)
+
+
+def test_the_temperature_and_the_mean_loss_of_a_known_posterior_are_found() -> None:
+    found = linear()
+    assert found.kept and found.measured.high - found.measured.low < 0.5
+    loss = found.moments["loss"]
+    assert loss.known is not None and loss.mean.low - 2e-3 < loss.known < loss.mean.high + 2e-3
+    spread = 2.0 * math.sqrt(5 / 2) / 500  # U/T is χ² with five degrees of freedom, halved
+    assert loss.spread.low < spread < loss.spread.high
+    assert len(found.draws["loss"]) == 200
+
+
+def test_a_temperature_that_is_missed_is_seen_to_be() -> None:
+    assert not replace(linear(), asked=1.4).kept and not replace(linear(), asked=2.6).kept
+
+
+def test_the_verb_prints_temperatures_moments_and_the_known_answer() -> None:
+    result = run_verb("logistic-regression", "--sampler", "sghmc", "--steps", "600", "--burn-in", "300")
+    words = " ".join(result.output.split())
+    assert "SGHMC on logistic-regression (weights) from its start, 600 steps after 300" in words
+    assert "T asked 1.00" in words and "known: 0.3883" in words and "test_accuracy" in words
+
+
+def test_the_verb_prints_one_json_object_and_the_same_one_again() -> None:
+    arguments = ("linear-regression", "--steps", "200", "--burn-in", "20", "--temperature", "0.5", "--json")
+    found = json.loads(run_verb(*arguments, "--seed", "2").output)
+    assert found["asked"] == 0.5 and found["measured"]["low"] < found["measured"]["high"]
+    assert found["moments"]["train_loss"]["known"] == pytest.approx(linear_regression.known(2).mean_loss(0.5))
+    assert json.loads(run_verb(*arguments, "--seed", "2").output) == found
+
+
+def test_the_verb_goes_on_from_a_run(tmp_path: Path) -> None:
+    configuration = Configuration(problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0)
+    run = train(load("digits", model="mlp"), configuration, tmp_path)
+    given = ("--lr", "0.001", "--steps", "100", "--burn-in", "0", "--json")
+    found = json.loads(run_verb(str(run.path), *given).output)
+    assert set(found["moments"]) == {"train_loss", "test_loss", "test_accuracy"}
+    with pytest.raises(BadInput, match="`--model` is the run's own"):
+        run_verb(str(run.path), "--model", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nonesuch",), "`problem` 'nonesuch' is unknown"),
+        (("linear-regression", "--steps", "10"), "`steps` must be a whole number of at least 96, got 10"),
+        (("linear-regression", "--burn-in", "-1"), "`burn_in` must be a whole number of at least 0, got -1"),
+        (("linear-regression", "--temperature", "nan"), "`temperature` must be a finite number and not negative"),
+        (("linear-regression", "--momentum", "0.9"), "`momentum` is 0.9, but SGLD has none"),
+        (("linear-regression", "--level", "1"), "`--level` must lie between 0 and 1, got 1.0"),
+        (("linear-regression", "-b", "501"), "`batch_size` must lie between 1 and the 500 examples"),
+        (
+            ("linear-regression", "--lr", "0.5", "-b", "4", "--burn-in", "1500", "--steps", "3000"),
+            "`temperature` 1 cannot be held at `lr` 0.5: the noise of the mini-batch alone heats to",
+        ),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_by_name(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        run_verb(*arguments)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    model = nn.Linear(2, 1)
+    objective = Objective(model, supervised(lambda output, target: (output - target).square().mean(1) / 0))
+    sampler = SGHMC(objective.parameters, lr=0.1, examples=10)
+    with pytest.raises(Diverged, match="the loss is inf at step 0 of the sampler"):
+        sample(sampler, objective, lambda _: (torch.ones(4, 2), torch.zeros(4, 1)), {}, burn_in=0, steps=100)
