@@ -30,6 +30,7 @@ def run_in(folder: Path, name: str = "digits", steps: int = STEPS, **settings: A
         "data": {"name": "digits", "examples": 1437, "fingerprint": "5f1c0a9be2d7"},
         "sampling": {"draw": "reshuffled", "examples": 1437},
         "layers": list(LAYERS),
+        "steps": steps,
     }
     made = RunFolder.create(folder, name, manifest)
     random = np.random.default_rng(0)

@@ -97,13 +97,13 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
 
 def test_every_formula_is_mathml_and_can_be_read_aloud(page: str) -> None:
     displayed = [attributes for attributes in Page(page).of("math") if attributes.get("display") == "block"]
-    assert len(displayed) == 17
+    assert len(displayed) == 22
     assert all(attributes.get("aria-label") for attributes in displayed)
 
 
 def test_every_chart_has_words_and_numbers_behind_it(page: str) -> None:
     figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
-    assert len(figures) == 6
+    assert len(figures) == 7
     for figure in figures:
         assert re.search(r"<figcaption>\s*<p>\S", figure)
         assert re.search(r"<details>.*<td>.*</details>", figure, flags=re.DOTALL)
@@ -171,7 +171,15 @@ def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path
 
 def test_every_chart_is_written_as_a_picture(run: Run, tmp_path: Path) -> None:
     written = write_charts(run, diagnosis_of(), tmp_path / "new" / "charts")
-    names = ["loss", "accuracy", "noise-scale", "signal-and-noise", "what-a-batch-buys", "noise-by-layer"]
+    names = [
+        "loss",
+        "accuracy",
+        "noise-scale",
+        "signal-and-noise",
+        "what-a-batch-buys",
+        "noise-by-layer",
+        "learning-rate",
+    ]
     assert [path.stem for path in written] == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
 

@@ -127,6 +127,8 @@ def _tell(certificate: "Certificate", finding: "Finding", page: str) -> None:
         "lowest_curvature_share": "λ_min / λ_max",
     }
     for name, estimate in certificate.estimates.items():
+        if name not in words:
+            continue
         click.echo(f"  {words[name]:<15}{estimate}   ({_how(estimate)})")
     click.echo(
         f"\n  The gradient is of {certificate.gradients:,} of {certificate.of:,} examples, the curvature of "

@@ -98,6 +98,7 @@ class Certificate:
             "relative_gradient_norm": self.relative,
             "lowest_curvature": self.lowest,
             "lowest_curvature_share": self.curvature_share,
+            "certificate_tolerance": Estimate.exact(self.tolerance),
         }
 
     def finding(self) -> Finding:
@@ -108,17 +109,18 @@ class Certificate:
             issue=Issue.CONVERGENCE,
             state=state,
             seen=(
-                f"At step {self.step:,} the gradient of the training loss is "
+                f"The gradient of the training loss at step {self.step:,} is "
                 f"{_per_cent(self.relative)} of what it was at the start, and the lowest curvature "
                 f"{_per_cent(self.curvature_share)} of the largest ({self.level:.0%})."
             ),
             means=means,
             advice=advice,
             caveat=(
-                f"Below {self.tolerance:.2%} counts as none, of both; another tolerance may give another verdict. "
-                f"It is a point of the training loss in {self.mode} mode, and says nothing of test examples."
+                f"Below {significant(100 * self.tolerance, 2)} % counts as none, of both; another tolerance may give "
+                f"another verdict. It is a point of the training loss in {self.mode} mode: nothing is said of test "
+                "examples."
             ),
-            estimates=("relative_gradient_norm", "lowest_curvature_share"),
+            estimates=("relative_gradient_norm", "certificate_tolerance"),
         )
 
     def _words(self) -> tuple[State, str, str]:
@@ -143,7 +145,7 @@ class Certificate:
         if not (distance and self.gradient_squared.samples):
             return "`--exact` goes over all examples."
         batches = self.gradient_squared.samples * (width / distance) ** 2
-        if not batches < self.of:
+        if not batches * self.gradients / self.gradient_squared.samples < self.of:
             return "`--exact` goes over all examples."
         return f"`--batches {significant(math.ceil(batches), 2).replace(',', '')}`, or `--exact`, tells."
 

@@ -10,7 +10,7 @@ from gradiometer.report.section import Section
 from gradiometer.report.strip import Strip, strips
 from gradiometer.run.reader import Run
 
-SYMBOLS = {"batch_size": "B", "noise_scale": "noise scale"}
+SYMBOLS = {"batch_size": "B", "noise_scale": "noise scale", "certificate_tolerance": "tolerance"}
 """Quantities in a few letters, for the ticks of a strip."""
 
 

@@ -26,18 +26,21 @@ if TYPE_CHECKING:  # a page is made without torch
     import gradiometer.convergence.averaged_gradient
 
 STEEP = 50
-"""Learning rates that span more than this factor, and never are zero, are drawn on a logarithmic axis."""
+"""Learning rates that span more than this factor, and do not end at zero, are drawn on a logarithmic axis."""
 
 
-def learning_rate_chart(rates: Sequence[tuple[int, float]], now: int | None = None) -> alt.LayerChart:
+def learning_rate_chart(
+    rates: Sequence[tuple[int, float]], now: int | None = None, *, to_zero: bool = False
+) -> alt.LayerChart:
     """η at every step of the run, as the schedule gives it.
 
     Args:
         rates: Steps and η there, in order; between two of them the rate of the first holds.
         now: The step the run has come to, drawn as a rule where it is not its end.
+        to_zero: Whether η ends at zero: on a linear axis that is seen.
     """
     values = [rate for _, rate in rates]
-    y = _rate_axis(values)
+    y = _rate_axis(values, to_zero)
     rows = [{"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates]
     layers: list[alt.Chart] = [by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))]
     if now is not None:
@@ -47,9 +50,9 @@ def learning_rate_chart(rates: Sequence[tuple[int, float]], now: int | None = No
     return along_steps(*layers)
 
 
-def _rate_axis(values: Sequence[float]) -> Vertical:
+def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     least, most = min(values), max(values)
-    if least > 0 and most / least > STEEP:
+    if least > 0 and most / least > STEEP and not to_zero:
         return log_y(LogAxis.holding([], also=(least, most)), "learning rate η")
     scale = alt.Scale(domain=[0, 1.08 * most], nice=False)
     axis = alt.Axis(title="learning rate η", format=NUMBER, tickCount=5)

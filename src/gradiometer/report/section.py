@@ -61,6 +61,7 @@ class Section:
         figures: Its charts.
         table: Numbers that belong to no chart.
         answers: What it found beside the readings of the gauges, for the cards.
+        heading: Of the table.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Section:
     figures: tuple[Figure, ...]
     table: Numbers | None = None
     answers: tuple[Answer, ...] = ()
+    heading: str = "In the latest window"
 
 
 def course(points: Windows) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.report.convergence import convergence_section
 from gradiometer.report.drift import drift_section
 from gradiometer.report.estimation import estimation_section
 from gradiometer.report.exploration import exploration_section
@@ -14,6 +15,7 @@ SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     loss_section,
     estimation_section,
     drift_section,
+    convergence_section,
     exploration_section,
 )
 """The page's sections, in the lecture's order."""

@@ -12,8 +12,6 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_shapes import Constant, Cosine, Linear
-from gradiometer.convergence.theorem import read
 from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
@@ -32,6 +30,7 @@ from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.planned import planned
 
 STEPS_CHECKED = 100_000
 """Steps of the schedule that are looked at before the first one is made, at most."""
@@ -90,18 +89,7 @@ class Training:
     @property
     def schedule(self) -> Schedule:
         """η as a function of the step."""
-        initial = self.configuration.learning_rate
-        match self.configuration.schedule:
-            case "constant":
-                return Constant(initial)
-            case "cosine":
-                return Cosine(initial, steps=self.steps)
-            case "linear":
-                return Linear(initial, steps=self.steps)
-            case "cycles" if self.cycle is not None:
-                return self.cycle
-            case formula:
-                return read(formula)
+        return planned(self.configuration, self.steps)
 
     @property
     def learning_rate(self) -> float:

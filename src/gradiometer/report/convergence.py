@@ -1,0 +1,254 @@
+"""The section of issue 3, convergence: the learning rate, the theorem on it, what is left, and the certificate."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gradiometer.convergence.certificate import Certificate
+from gradiometer.convergence.horizon import horizon
+from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.theorem import SUFFICIENT, Verdict, theorem
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.report.convergence_charts import learning_rate_chart
+from gradiometer.report.questions import Answer
+from gradiometer.report.section import Figure, Numbers, Section, cells
+from gradiometer.run.certificates import load_certificates
+from gradiometer.run.planned import planned
+from gradiometer.run.reader import Run
+
+COOLED = 0.01
+"""A last rate below this share of the largest counts as zero: the floor of the loss goes with η."""
+SUMMED = 100_000
+"""Steps of a schedule that are added up one by one; of a longer run one in so many."""
+DRAWN = 400
+"""Steps drawn, at most."""
+ROWS = 25
+"""Steps in the table behind the chart, at most."""
+LEAD = "The learning rate must go to zero for SGD to come to rest: does it, and has it?"
+ON_PAPER = {
+    "gradient_norm": "gradient of the training loss, ‖g‖",
+    "relative_gradient_norm": "the same, of what it was at the start",
+    "lowest_curvature": "lowest curvature, λ_min",
+    "lowest_curvature_share": "the same, of the largest, λ_min / λ_max",
+}
+"""A certificate's quantities as they are written on paper."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate over a run.
+
+    Args:
+        steps: Steps, evenly spaced, and
+        values: η there, which holds up to the next.
+        total: T, the steps of the run.
+        now: The step it has come to.
+        schedule: Where the rates come from; None where they were read off measured steps.
+        verdict: What the theorem says of the schedule.
+    """
+
+    steps: Int[np.ndarray, " steps"]
+    values: Float[np.ndarray, " steps"]
+    total: int
+    now: int
+    schedule: Schedule | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def reaches_zero(self) -> bool:
+        """Whether η ends below a hundredth of its peak, or would at the step after the last."""
+        last = self.values[-1] if self.schedule is None else min(self.values[-1], self.schedule(self.total))
+        return bool(last < COOLED * self.values.max())
+
+    def sums(self, start: int = 0) -> tuple[float, float]:
+        """Σ η and Σ η² from a step to the end of the run."""
+        held = np.diff(np.append(self.steps, self.total)) - np.clip(start - self.steps, 0, None)
+        held = np.clip(held, 0, None)
+        return float(held @ self.values), float(held @ np.square(self.values))
+
+
+def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
+    """Issue 3: η along the run, the theorem's verdict on it, how far it can still travel, and the last certificate."""
+    rates, certificates = _rates(run), load_certificates(run)
+    if rates is None:
+        return Section("convergence", "Convergence", f"{LEAD} Nothing has been recorded yet.", ())
+    figures = [_rate_figure(rates)]
+    finding = _finding(rates)
+    if not certificates:
+        hint = f"gradiometer certify {run.path.name} tells whether this is a stationary point of the training loss."
+        lead = f"{LEAD} {hint}"
+    else:
+        lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
+    return Section(
+        name="convergence",
+        title="Convergence",
+        lead=lead,
+        figures=tuple(figures),
+        table=_table(rates, certificates),
+        answers=() if finding is None else (Answer(finding, {}),),
+        heading="The schedule" if not certificates else "The schedule, and the certificate",
+    )
+
+
+def _rates(run: Run) -> Rates | None:
+    """As the schedule gives them; in a loop of one's own, and where training was cooled, as they were measured."""
+    total = run.manifest.get("steps")
+    measured = _measured(run)
+    if not isinstance(total, int) or not total >= 1:
+        return measured
+    schedule = planned(run.configuration, total)
+    steps = np.arange(0, total, -(-total // SUMMED))
+    try:
+        values = np.array([schedule(int(step)) for step in steps])
+    except BadInput:  # a rate that is none: training says so
+        return measured
+    if not values.max() > 0:
+        return None
+    made = Rates(steps, values, total, min(run.steps, total), schedule, _verdict(schedule))
+    if measured is not None and not np.allclose(made.values[_places(made, measured)], measured.values, rtol=1e-6):
+        return measured
+    return made
+
+
+def _places(made: Rates, measured: Rates) -> Int[np.ndarray, " steps"]:
+    places: np.ndarray = np.searchsorted(made.steps, measured.steps, side="right") - 1
+    return places
+
+
+def _measured(run: Run) -> Rates | None:
+    """η at the steps the most frequent gauge was asked."""
+    series = max((found for name in run.gauges if (found := run.series(name))), key=len, default=None)
+    if series is None or not series.learning_rate.max() > 0:
+        return None
+    return Rates(series.steps, series.learning_rate, max(run.steps, int(series.steps[-1]) + 1), run.steps)
+
+
+@lru_cache(maxsize=64)
+def _verdict(schedule: Schedule) -> Verdict:
+    """Decided once: a formula may take a second."""
+    return theorem(schedule)
+
+
+def _rate_figure(rates: Rates) -> Figure:
+    distance, noise = rates.sums()
+    parts = [f"η {_course(rates)}."]
+    if rates.verdict is not None:
+        parts.append(f"Were it to go on for ever: {rates.verdict.why}")
+    parts.append(f"Over the run Σ η = {significant(distance)} and Σ η² = {significant(noise)}.")
+    if rates.now < rates.total:
+        left, noise_left = rates.sums(rates.now)
+        parts.append(
+            f"From step {rates.now:,} on Σ η = {significant(left)} is left to travel, in units of ‖g‖, at Σ η² = "
+            f"{significant(noise_left)} of noise."
+        )
+    chosen = np.unique(np.linspace(0, len(rates.steps) - 1, DRAWN).round().astype(int))
+    drawn = [(int(rates.steps[place]), float(rates.values[place])) for place in chosen]
+    drawn.append((rates.total, drawn[-1][1]))
+    source = "as the schedule gives it" if rates.schedule is not None else "as it was at the measured steps"
+    return Figure(
+        name="learning-rate",
+        title="Learning rate",
+        chart=learning_rate_chart(drawn, rates.now if rates.now < rates.total else None, to_zero=rates.reaches_zero),
+        summary=" ".join(parts),
+        table=_rate_table(rates),
+        note=(
+            f"η at every step, {source}. Σ η is how far a run can travel, in units of the gradient's norm; Σ η² is "
+            "what it takes in of the gradient's noise. The theorem is about runs without end; what counts in a finite "
+            "one is whether η is zero at its end."
+        ),
+    )
+
+
+def _course(rates: Rates) -> str:
+    first, last = float(rates.values[0]), float(rates.values[-1])
+    peak = float(rates.values.max())
+    if peak == float(rates.values.min()):
+        return f"stays at {significant(first)} throughout"
+    middle = (
+        f", by way of {significant(peak)} at step {int(rates.steps[rates.values.argmax()]):,}," if peak > first else ""
+    )
+    ends = ", which is zero for the run" if rates.reaches_zero else ""
+    return f"goes from {significant(first)}{middle} to {significant(last)} at step {int(rates.steps[-1]):,}{ends}"
+
+
+def _rate_table(rates: Rates) -> Numbers:
+    chosen = np.unique(np.linspace(0, len(rates.steps) - 1, ROWS).round().astype(int))
+    rows = []
+    for place in chosen:
+        step = int(rates.steps[place])
+        left = rates.sums(step)
+        rows.append((f"{step:,}", significant(float(rates.values[place])), *(significant(part) for part in left)))
+    return Numbers(("step", "learning rate", "Σ η left", "Σ η² left"), tuple(rows))
+
+
+def _finding(rates: Rates) -> Finding | None:
+    """Whether η reaches zero by the end of the run: what the lecture asks of a schedule."""
+    if rates.schedule is None:
+        return None
+    last, peak = float(rates.values[-1]), float(rates.values.max())
+    if rates.reaches_zero:
+        return Finding(
+            "schedule",
+            Issue.CONVERGENCE,
+            State.OK,
+            f"The learning rate {_course(rates)}.",
+            "The spread that a constant rate would leave about the minimum is cooled away by the end.",
+        )
+    return Finding(
+        "schedule",
+        Issue.CONVERGENCE,
+        State.LOOK,
+        f"The learning rate ends at {significant(last)}, {last / peak:.0%} of its peak.",
+        "At a rate that does not go to zero the iterates keep a spread about the minimum, and the loss a floor.",
+        "`--schedule linear` ends at zero; an average of the iterates takes the spread away, too.",
+        f"Of an infinite run {SUFFICIENT}; a finite one may have other reasons to stop here.",
+    )
+
+
+def _table(rates: Rates, certificates: Sequence[Certificate]) -> Numbers:
+    rows = [*_conditions(rates.verdict)] if rates.verdict is not None else []
+    distance, noise = rates.sums()
+    left, noise_left = rates.sums(rates.now)
+    for name, value in (
+        ("Σ η over the run", distance),
+        ("Σ η² over the run", noise),
+        (f"Σ η left from step {rates.now:,}", left),
+        (f"Σ η² left from step {rates.now:,}", noise_left),
+    ):
+        rows.append((name, significant(value), "exact", "", ""))
+    if rates.schedule is not None and rates.total <= SUMMED:
+        found = horizon(rates.schedule, rates.total)
+        worst = significant(found.bound * math.sqrt(rates.total))
+        rows.append(("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0"))
+    if certificates:
+        rows += _certified(certificates[-1].estimates, certificates[-1].step)
+    return Numbers(("quantity", "value", "interval", "level", "method"), tuple(rows))
+
+
+def _conditions(verdict: Verdict) -> list[tuple[str, ...]]:
+    words = {True: "yes", False: "no", None: "undecided"}
+    answers = {
+        "η → 0": verdict.limit_zero,
+        "Σ η = ∞": verdict.sum_diverges,
+        "Σ η² < ∞": verdict.sum_of_squares_converges,
+        "the theorem applies": verdict.theorem,
+    }
+    return [(name, words[answer], "", "", "asymptotics of the schedule") for name, answer in answers.items()]
+
+
+def _certified(estimates: Mapping[str, Estimate], step: int) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{words}, at step {step:,}",
+            *cells(estimates[name]),
+            "" if estimates[name].method == "exact" else f"{estimates[name].level:.0%}",
+            estimates[name].method,
+        )
+        for name, words in ON_PAPER.items()
+    ]
