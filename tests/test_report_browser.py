@@ -48,7 +48,7 @@ def page(browser: "sync_api.Browser", address: str, request: pytest.FixtureReque
 
 
 def test_the_page_draws_every_chart_without_a_complaint_or_a_request(page: "sync_api.Page", address: str) -> None:
-    assert page.locator(".chart svg").count() == 6
+    assert page.locator(".chart svg").count() == 7
     assert page.complaints == []
     assert [url for url in page.requests if not url.startswith("data:")] == [address]
 
