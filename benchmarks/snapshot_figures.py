@@ -78,14 +78,15 @@ def _growing(study: Study) -> tuple[alt.LayerChart, str]:
 
 def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
     """Figure 5: the test error from each earlier model to the last, and between two independent runs."""
-    seed, rows = study.seeds[0], list[Row]()
-    for name, (method, rate) in _runs(study).items():
-        *earlier, last = study.models(method, seed, rate)
-        for number, member in enumerate(earlier, start=1):
-            rows += _along(study, member, last, name, number)
+    seed, runs = study.seeds[0], _runs(study)
     if len(study.seeds) >= 2:
-        first, last = (study.models("cosine", other)[-1] for other in study.seeds[:2])
-        rows += _along(study, first, last, "two full independent", 1)
+        runs["two full independent"] = "cosine", 0.1
+    rows = [
+        {"share": share, "value": error.value, "run": name, "number": number}
+        for name, (method, rate) in runs.items()
+        for number, found in enumerate(study.segments(method, seed, rate), start=1)
+        for share, error in zip(found.shares, found.errors, strict=True)
+    ]
     base = alt.Chart(alt.Data(values=rows)).properties(width=WIDTH, height=HEIGHT)
     lines = base.mark_line().encode(
         x=alt.X("share:Q", title="λ, from the earlier model (0) to the last (1)"),
@@ -94,14 +95,6 @@ def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
         detail="number:N",
     )
     return alt.layer(lines), "Test error on the way from each model to the last"
-
-
-def _along(study: Study, first: Any, last: Any, name: str, number: int) -> list[Row]:
-    found = study.segment(first, last)
-    return [
-        {"share": share, "value": error.value, "run": name, "number": number}
-        for share, error in zip(found.shares, found.errors, strict=True)
-    ]
 
 
 def _correlation(study: Study) -> tuple[alt.LayerChart, str]:

@@ -66,6 +66,7 @@ class Study:
         self.labels = test[1].numpy()
         self.validation = validation_mask(len(self.labels))
         self._said: dict[Path, list[LogProbabilities]] = {}
+        self._segments: dict[tuple[str, int, float], list[Segment]] = {}
 
     def done(self, method: str, seed: int, learning_rate: float = 0.1, part: int = 0) -> bool:
         """Whether this run has ended."""
@@ -110,6 +111,7 @@ class Study:
             "single, step": (1.0, step[-1]),
             "SWA of the step run": (1.0, average),
             NO_CYCLE: (1.0, averaged(step)),
+            "  the last m, chosen, no cycle": (1.0, self._chosen(step)),
             "last snapshot, η₀ = 0.1": (1.0, snapshots[-1]),
             SNAPSHOT: (1.0, averaged(snapshots)),
             "  the last m, chosen": (1.0, self._chosen(snapshots)),
@@ -158,8 +160,18 @@ class Study:
         predictions = self._split(averaged(self.said("snapshot", seed)))
         return deep_ensemble_equivalent(predictions, full, self.labels, self.validation, level=LEVEL)
 
-    def segment(self, first: nn.Module, last: nn.Module) -> Segment:
-        """The error on the way from one model to another."""
+    def segments(self, method: str, seed: int, learning_rate: float = 0.1) -> list[Segment]:
+        """The error on the way from each earlier model of a run to its last; of cosine, from seed to seed."""
+        key = method, seed, learning_rate
+        if key not in self._segments:
+            if method == "cosine":
+                *earlier, last = [self.models("cosine", other)[-1] for other in self.seeds[:2]]
+            else:
+                *earlier, last = self.models(method, seed, learning_rate)
+            self._segments[key] = [self._segment(model, last) for model in earlier]
+        return self._segments[key]
+
+    def _segment(self, first: nn.Module, last: nn.Module) -> Segment:
         return segment(first, last, lambda model: _said(model, self.test).argmax(axis=1) != self.labels, level=LEVEL)
 
     def _chosen(self, members: Sequence[LogProbabilities]) -> LogProbabilities:

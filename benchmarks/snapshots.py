@@ -29,7 +29,7 @@ from gradiometer.measurement.reading import Estimate
 from gradiometer.problems.registry import load
 from gradiometer.run.journal import plain
 
-WIDTH = 150
+WIDTH = 185
 COLUMNS = {"error": 100.0, "nll": 1.0, "calibrated_nll": 1.0, "brier": 1.0, "calibration_error": 1.0}
 """The scores and what they are multiplied by: errors in percent."""
 
@@ -67,14 +67,11 @@ def result(study: Study) -> dict[str, Any]:
     if study.hot_seeds == study.seeds:
         rates[HOT_SNAPSHOT] = ("snapshot", HOT)
     full = [study.said("cosine", seed)[-1] for seed in study.seeds]
-    models = {name: study.models(method, first, rate) for name, (method, rate) in rates.items()}
     barriers = {
-        name: [study.segment(member, members[-1]).barrier for member in members[:-1]]
-        for name, members in models.items()
+        name: [found.barrier for found in study.segments(method, first, rate)] for name, (method, rate) in rates.items()
     }
     if len(study.seeds) >= 2:
-        pair = [study.models("cosine", seed)[-1] for seed in study.seeds[:2]]
-        barriers["two full independent"] = [study.segment(*pair).barrier]
+        barriers["two full independent"] = [found.barrier for found in study.segments("cosine", first)]
     return {
         "regime": asdict(study.regime),
         "seeds": study.seeds,

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.cli import gradiometer
 from gradiometer.convergence.averaging import refresh_batch_norm
+from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput
 from gradiometer.exploration.barrier import between, segment
 from gradiometer.exploration.calibration import (
@@ -42,10 +44,16 @@ from gradiometer.exploration.scores import (
     scores,
 )
 from gradiometer.exploration.snapshots import Snapshot
+from gradiometer.exploration.worth import Growth, Rival, Way, Worth
+from gradiometer.measurement.reading import Estimate
 from gradiometer.problems.digits import load
 from gradiometer.problems.models import digits_cnn
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
+from gradiometer.report.ensemble import ensemble_section
+from gradiometer.report.ensembles import FILE, load_worth
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.journal import plain, restored
+from gradiometer.run.reader import Run
 from gradiometer.train import train
 from gradiometer.train.ensemble import study
 
@@ -486,6 +494,73 @@ def test_the_verb_says_in_words_what_each_member_adds(runs: dict[str, Path]) -> 
     assert " member adds " in words
     assert "A cheap ensemble, not a posterior" in words
     assert "barrier" not in words
+
+
+def test_the_run_keeps_what_was_found_and_its_page_answers_the_question(runs: dict[str, Path]) -> None:
+    said = asked(str(runs["snapshots"]), "--points", "2")
+    run = Run.open(runs["snapshots"])
+    kept = load_worth(run)
+    assert kept == Worth.from_dict(restored(json.loads(json.dumps(plain(kept.to_dict())))))
+    assert kept.gain.value == pytest.approx(-said["against"][0]["difference"]["calibrated_nll"]["value"])
+    page = Path(said["report"]).read_text(encoding="utf-8")
+    for words in (
+        "The ensemble as it grows",
+        "Is its confidence deserved?",
+        "less the last snapshot",
+        "not a posterior",
+    ):
+        assert words in page
+    (run.path / FILE).write_text("{}")
+    assert load_worth(run) is None
+    with pytest.raises(BadInput, match="are not the worth of an ensemble"):
+        Worth.from_dict({"snapshots": "three"})
+    assert "3 snapshots are kept" in ensemble_section(run, diagnose(run)).lead
+
+
+def test_what_was_found_is_read_without_torch() -> None:
+    code = "import sys, gradiometer.report.ensemble; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def some_worth(gain: tuple[float, float, float], barrier: tuple[float, float], **changes: object) -> Worth:
+    """Made-up numbers, to be put into words."""
+
+    def estimate(value: float, low: float, high: float) -> Estimate:
+        return Estimate.interval(value, low, high, level=0.9, method="made up", samples=7500)
+
+    difference = {"calibrated_nll": estimate(-gain[1], -gain[2], -gain[0]), "error": estimate(-0.001, -0.003, 0.001)}
+    scores = {"error": estimate(0.1, 0.09, 0.11), "calibrated_nll": estimate(0.3, 0.29, 0.31)}
+    sizes = tuple(Growth(m, scores, difference if m > 1 else {}) for m in range(1, 6))
+    way = Way(1, estimate(sum(barrier) / 2, *barrier), (0.0, 0.5, 1.0), (scores["error"],) * 3)
+    rival = Rival("the last snapshot", scores, difference)
+    worth = Worth(5, 5, 1.1, 7500, 2500, sizes, (rival,), scores["error"], (), (way,), ())
+    return replace(worth, **changes)
+
+
+def test_words_follow_the_intervals() -> None:
+    better, unclear, worse = (
+        some_worth(gain, barrier)
+        for gain, barrier in (
+            ((0.001, 0.002, 0.003), (-0.002, 0.006)),
+            ((-0.001, 0.001, 0.003), (0.02, 0.3)),
+            ((-0.003, -0.002, -0.001), (0.3, 0.4)),
+        )
+    )
+    assert [worth.finding("runs/a").state for worth in (better, unclear, worse)] == ["ok", "cannot tell", "look"]
+    assert "is better than the last of them alone: by 0.00200 [0.00100, 0.00300]" in better.sentences[0]
+    assert "cannot be told from the last of them alone" in unclear.sentences[0]
+    assert "is worse than the last of them alone: by 0.00200 [0.00100, 0.00300]" in worse.sentences[0]
+    added = "A fifth member adds 0.00100 [−0.00100, 0.00300] of calibrated log-loss, which cannot be told from nothing."
+    assert unclear.sentences[1] == added
+    assert "did not leave one basin" in better.sentences[2]
+    assert "cannot be told: the highest barrier" in unclear.sentences[2]
+    assert "lie in different basins" in worse.sentences[2]
+    assert better.finding("runs/a").advice == "gradiometer ensemble runs/a --export ensemble.pt2"
+    assert worse.finding("runs/a").advice == ""
+    fewer = some_worth((0.001, 0.002, 0.003), (0.0, 0.001), chosen=3)
+    assert "Of 5 snapshots the last 3 are taken, as 2,500 validation examples ask" in fewer.sentences[2]
+    many = some_worth((0.001, 0.002, 0.003), (0.0, 0.001), deep_ensemble_equivalent=Estimate.exact(math.inf))
+    assert "more than were given [more than were given, more than were given]" in many.sentences[3]
 
 
 def test_the_study_leaves_the_run_as_it_was(runs: dict[str, Path]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.report.convergence import convergence_section
 from gradiometer.report.drift import drift_section
+from gradiometer.report.ensemble import ensemble_section
 from gradiometer.report.estimation import estimation_section
 from gradiometer.report.exploration import exploration_section
 from gradiometer.report.loss import loss_section
@@ -17,6 +18,7 @@ SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     drift_section,
     convergence_section,
     exploration_section,
+    ensemble_section,
 )
 """The page's sections, in the lecture's order."""
 

@@ -13,15 +13,15 @@ from torch import nn
 
 from gradiometer.convergence.averaging import tracked
 from gradiometer.errors import BadInput
-from gradiometer.exploration.barrier import Segment, segment
-from gradiometer.exploration.calibration import BINS, FEWEST_IN_BIN, ReliabilityBin, reliability
+from gradiometer.exploration.barrier import segment
+from gradiometer.exploration.calibration import BINS, FEWEST_IN_BIN, reliability
 from gradiometer.exploration.diversity import correlations, disagreement
 from gradiometer.exploration.ensemble import Ensemble
 from gradiometer.exploration.equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.growth import Size, chosen_count, growing, validation_mask
+from gradiometer.exploration.growth import chosen_count, growing, validation_mask
 from gradiometer.exploration.scores import Labels, LogProbabilities, Predictions, differences, scores
 from gradiometer.exploration.weight_moments import WeightMoments
-from gradiometer.measurement.reading import Estimate
+from gradiometer.exploration.worth import Confidence, Growth, Pair, Rival, Way, Worth
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import load_latest
@@ -36,88 +36,20 @@ FEWEST_HELD_OUT = 2 * FEWEST_IN_BIN * BINS
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Another predictor: its scores, and the ensemble's less its, paired."""
-
-    name: str
-    scores: dict[str, Estimate]
-    difference: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
 class EnsembleStudy:
-    """What the snapshots of a run are worth together.
+    """The snapshots of a run, put together.
 
     Args:
-        run: Its folder.
-        count: m, how many of the last snapshots validation data call for.
-        sizes: The last 1, 2, … snapshots averaged, each scored.
-        rivals: The last snapshot, the average of the weights, and the other runs.
-        disagreement: Of the members, over their error.
-        correlations: Of the members' probabilities, by pair of snapshot numbers.
-        segments: From each earlier member to the last one.
-        reliability: The ensemble's, uncalibrated.
-        equivalent: How many independent runs it is worth; None where fewer than two were given.
-        validation: How many examples chose m and the temperature; the others are scored.
-        ensemble: The members as one module, with the temperature.
+        run: It.
+        worth: What they are worth together.
+        ensemble: The last m of them as one module, with the temperature.
         problem: What they were trained on.
     """
 
-    run: Path
-    count: int
-    sizes: list[Size]
-    rivals: list[Rival]
-    disagreement: Estimate
-    correlations: dict[tuple[int, int], Estimate]
-    segments: dict[int, Segment]
-    reliability: list[ReliabilityBin]
-    equivalent: Estimate | None
-    validation: int
+    run: Run
+    worth: Worth
     ensemble: Ensemble
     problem: Problem
-
-    @property
-    def chosen(self) -> Size:
-        """The ensemble that validation data call for."""
-        return self.sizes[self.count - 1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        return {
-            "run": str(self.run),
-            "snapshots": len(self.sizes),
-            "chosen": self.count,
-            "temperature": self.chosen.predictions.temperature,
-            "scored": len(self.chosen.predictions.labels),
-            "validation": self.validation,
-            "scores": _dicts(self.chosen.scores),
-            "growing": [
-                {"members": size.count, "scores": _dicts(size.scores), "added": _dicts(size.added)}
-                for size in self.sizes
-            ],
-            "against": [
-                {"name": rival.name, "scores": _dicts(rival.scores), "difference": _dicts(rival.difference)}
-                for rival in self.rivals
-            ],
-            "disagreement_over_error": self.disagreement.to_dict(),
-            "correlations": [
-                {"snapshots": pair, "correlation": found.to_dict()} for pair, found in self.correlations.items()
-            ],
-            "barriers": [
-                {
-                    "snapshot": number,
-                    "barrier": found.barrier.to_dict(),
-                    "shares": found.shares,
-                    "errors": [error.to_dict() for error in found.errors],
-                }
-                for number, found in self.segments.items()
-            ],
-            "reliability": [
-                {"confidence": part.confidence, "accuracy": part.accuracy.to_dict(), "examples": part.examples}
-                for part in self.reliability
-            ],
-            "deep_ensemble_equivalent": None if self.equivalent is None else self.equivalent.to_dict(),
-        }
 
 
 def study(path: Path, against: Sequence[Path] = (), *, points: int = 9, level: float = 0.9) -> EnsembleStudy:
@@ -150,24 +82,24 @@ def study(path: Path, against: Sequence[Path] = (), *, points: int = 9, level: f
     refreshed = partial(refresh, problem, problem.train.to(device), size=run.configuration.batch_size)
     mean = predict(problem, _mean(whole, count, refreshed))
     rivals = {"the last snapshot": members[-1], "SWA of the same snapshots": mean} | others
-    runs = list(others.values())
-    return EnsembleStudy(
-        path,
-        count,
-        sizes,
-        [_rival(name, chosen, found, labels, validation, level) for name, found in rivals.items()],
-        disagreement([member[~validation] for member in members], labels[~validation], level=level),
-        {
-            (one + 1, other + 1): found
-            for (one, other), found in correlations([member[~validation] for member in members], level=level).items()
-        },
-        _segments(whole, problem, device, refreshed, points, level),
-        reliability(chosen.log_probabilities, chosen.labels, level=level),
-        deep_ensemble_equivalent(chosen, runs, labels, validation, level=level) if len(runs) >= 2 else None,
-        int(validation.sum()),
-        whole.last(count, chosen.temperature),
-        problem,
+    runs, scored = list(others.values()), [member[~validation] for member in members]
+    worth = Worth(
+        snapshots=len(members),
+        chosen=count,
+        temperature=chosen.temperature,
+        scored=int((~validation).sum()),
+        validation=int(validation.sum()),
+        growing=tuple(Growth(size.count, size.scores, size.added) for size in sizes),
+        against=tuple(_rival(name, chosen, found, labels, validation, level) for name, found in rivals.items()),
+        disagreement_over_error=disagreement(scored, labels[~validation], level=level),
+        correlations=_pairs(scored, level),
+        barriers=_ways(whole, problem, device, refreshed, points, level),
+        reliability=_reliability(chosen, level),
+        deep_ensemble_equivalent=(
+            deep_ensemble_equivalent(chosen, runs, labels, validation, level=level) if len(runs) >= 2 else None
+        ),
     )
+    return EnsembleStudy(run, worth, whole.last(count, chosen.temperature), problem)
 
 
 def example_inputs(study: EnsembleStudy) -> torch.Tensor:
@@ -242,17 +174,27 @@ def _rival(
     return Rival(name, scores(predictions, level), differences(chosen, predictions, level))
 
 
-def _segments(
+def _pairs(members: Sequence[LogProbabilities], level: float) -> tuple[Pair, ...]:
+    found = correlations(members, level=level)
+    return tuple(Pair((one + 1, other + 1), estimate) for (one, other), estimate in found.items())
+
+
+def _reliability(chosen: Predictions, level: float) -> tuple[Confidence, ...]:
+    parts = reliability(chosen.log_probabilities, chosen.labels, level=level)
+    return tuple(Confidence(part.confidence, part.accuracy, part.examples) for part in parts)
+
+
+def _ways(
     ensemble: Ensemble,
     problem: Problem,
     device: torch.device,
     refreshed: "partial[None]",
     points: int,
     level: float,
-) -> dict[int, Segment]:
+) -> tuple[Way, ...]:
     """From each earlier member to the last, on all test examples: nothing was chosen by them."""
     if points == 0:
-        return {}
+        return ()
     labels = held_out_labels(problem)
 
     def wrong(model: nn.Module) -> Bool[np.ndarray, " examples"]:
@@ -260,11 +202,6 @@ def _segments(
         return found
 
     *earlier, last = ensemble.members
-    return {
-        number: segment(member, last, wrong, points=points, refresh=refreshed if tracked(last) else None, level=level)
-        for number, member in enumerate(earlier, start=1)
-    }
-
-
-def _dicts(estimates: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.to_dict() for name, estimate in estimates.items()}
+    refresh_at = refreshed if tracked(last) else None
+    found = (segment(member, last, wrong, points=points, refresh=refresh_at, level=level) for member in earlier)
+    return tuple(Way(number, way.barrier, way.shares, way.errors) for number, way in enumerate(found, start=1))
