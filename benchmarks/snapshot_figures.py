@@ -1,16 +1,18 @@
 """The pictures of the snapshot study, after figures 2, 3, 5 and 6 of Huang et al. (2017)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 from snapshot_runs import HOT
-from snapshot_scores import HOT_SNAPSHOT, NO_CYCLE, SNAPSHOT, Study
+from snapshot_scores import HOT_SNAPSHOT, LEVEL, NO_CYCLE, SNAPSHOT, Study
 
+from gradiometer.exploration.scores import differences
 from gradiometer.report.charts import save_png
 
 WIDTH, HEIGHT = 420, 260
+COLOURS = ("#0067a5", "#b24700", "#2a7d3a", "#7b3f98")
 Row = dict[str, Any]
 
 
@@ -45,35 +47,33 @@ def _epochs(study: Study) -> tuple[alt.LayerChart, str]:
         for epoch, loss, error in study.curve(method, study.seeds[0], rate)
         for of, value in (("training loss", loss), ("test error", error))
     ]
-    base = alt.Chart(alt.Data(values=rows)).properties(width=WIDTH, height=HEIGHT)
-    lines = base.mark_line().encode(
+    lines = _base(rows).mark_line()
+    lines = lines.encode(
         x=alt.X("epoch:Q", title="epoch"),
-        y=alt.Y("value:Q", title="training loss (dashed), test error (solid)", scale=alt.Scale(type="log")),
-        color=alt.Color("run:N", title=None),
+        y=_logarithmic(rows, "training loss (dashed), test error (solid)"),
+        color=_colours(runs),
         strokeDash=alt.StrokeDash("of:N", legend=None, sort=["test error", "training loss"]),
     )
     return alt.layer(lines), "Loss and error along the runs"
 
 
 def _growing(study: Study) -> tuple[alt.LayerChart, str]:
-    """Figure 3: the last m averaged."""
-    rows = [
-        _row(size.scores["calibrated_nll"], m=size.count, run=name)
-        for name, (method, rate) in _runs(study).items()
-        for size in study.growing(method, study.seeds[0], rate)
-    ]
-    base = alt.Chart(alt.Data(values=rows)).properties(width=WIDTH, height=HEIGHT)
-    x, color = alt.X("m:O", title="m, the last models averaged"), alt.Color("run:N", title=None)
-    offset = alt.XOffset("run:N")
-    y = alt.Y("value:Q", title="calibrated log-loss, nats", scale=alt.Scale(zero=False))
-    bars = (
-        base.mark_rule()
-        .encode(x=x, xOffset=offset, color=color, y=y, y2="high:Q")
-        .transform_calculate(value="datum.low")
+    """Figure 3: the last m averaged against the last one alone, paired by image."""
+    runs, rows = _runs(study), list[Row]()
+    for name, (method, rate) in runs.items():
+        sizes = study.growing(method, study.seeds[0], rate)
+        for size in sizes[1:]:
+            saved = differences(size.predictions, sizes[0].predictions, LEVEL)["calibrated_nll"]
+            rows.append({"m": size.count, "run": name, "value": saved.value, "low": saved.low, "high": saved.high})
+    base = _base(rows).encode(
+        x=alt.X("m:O", axis=alt.Axis(title="m, the last models averaged", labelAngle=0)),
+        xOffset=alt.XOffset("run:N"),
+        color=_colours(runs),
     )
-    return alt.layer(
-        bars, base.mark_point(filled=True, size=50).encode(x=x, xOffset=offset, color=color, y=y)
-    ), "The last m models averaged"
+    title = "calibrated log-loss less that of the last model"
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+    points = base.mark_point(filled=True, size=50).encode(y=alt.Y("value:Q", title=title))
+    return alt.layer(bars, points), "The last m models averaged"
 
 
 def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
@@ -87,11 +87,11 @@ def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
         for number, found in enumerate(study.segments(method, seed, rate), start=1)
         for share, error in zip(found.shares, found.errors, strict=True)
     ]
-    base = alt.Chart(alt.Data(values=rows)).properties(width=WIDTH, height=HEIGHT)
-    lines = base.mark_line().encode(
+    lines = _base(rows).mark_line()
+    lines = lines.encode(
         x=alt.X("share:Q", title="λ, from the earlier model (0) to the last (1)"),
-        y=alt.Y("value:Q", title="test error", scale=alt.Scale(type="log")),
-        color=alt.Color("run:N", title=None),
+        y=_logarithmic(rows, "test error"),
+        color=_colours(runs),
         detail="number:N",
     )
     return alt.layer(lines), "Test error on the way from each model to the last"
@@ -100,18 +100,31 @@ def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
 def _correlation(study: Study) -> tuple[alt.LayerChart, str]:
     """Figure 6: the correlation of the outputs, for every pair."""
     rows = list[Row]()
-    runs = _runs(study)
-    for place, (name, (method, rate)) in enumerate(runs.items()):
+    for place, (name, (method, rate)) in enumerate(_runs(study).items()):
         members = study.said(method, study.seeds[0], rate)
         for (one, other), found in study.correlations(members).items():
             cell = {"value": found.value, "text": f"{found.value:.3f}", "row": f"{one + 1}"}
             rows.append({**cell, "column": f"{name}: {other + 1}", "place": 10 * place + other})
-    base = alt.Chart(alt.Data(values=rows)).properties(width=WIDTH * 1.6, height=HEIGHT)
+    dark = sum(row["value"] for row in rows) / len(rows)
+    base = _base(rows).properties(width=WIDTH * 1.6)
     x = alt.X("column:O", title="run and model", sort=alt.EncodingSortField("place"))
     y = alt.Y("row:O", title="model")
     cells = base.mark_rect().encode(x=x, y=y, color=alt.Color("value:Q", title="correlation"))
-    return alt.layer(cells, base.mark_text(fontSize=10).encode(x=x, y=y, text="text:N")), "Correlation of the outputs"
+    ink = alt.condition(f"datum.value > {dark}", alt.value("white"), alt.value("black"))
+    text = base.mark_text(fontSize=10).encode(x=x, y=y, text="text:N", color=ink)
+    return alt.layer(cells, text), "Correlation of the outputs"
 
 
-def _row(estimate: Any, **more: Any) -> Row:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, **more}
+def _base(rows: list[Row]) -> alt.Chart:
+    return alt.Chart(alt.Data(values=rows)).properties(width=WIDTH, height=HEIGHT)
+
+
+def _colours(names: Iterable[str]) -> alt.Color:
+    """One each: more runs are compared here than on a page."""
+    domain = list(names)
+    return alt.Color("run:N", title=None, scale=alt.Scale(domain=domain, range=list(COLOURS[: len(domain)])))
+
+
+def _logarithmic(rows: list[Row], title: str) -> alt.Y:
+    values = [row["value"] for row in rows]
+    return alt.Y("value:Q", title=title, scale=alt.Scale(type="log", domain=[0.9 * min(values), 1.1 * max(values)]))

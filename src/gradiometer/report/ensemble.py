@@ -43,7 +43,9 @@ def growing_figure(worth: Worth) -> Figure:
     """The calibrated log-loss of the last m snapshots averaged."""
     sizes = [(size.members, size.scores["calibrated_nll"]) for size in worth.growing]
     base = alt.Chart(alt.Data(values=[{"m": m, **plain_row(estimate)} for m, estimate in sizes]))
-    base = base.encode(x=alt.X("m:O", axis=alt.Axis(title="m, the last snapshots averaged")), tooltip=tooltip("m:O"))
+    base = base.encode(
+        x=alt.X("m:O", axis=alt.Axis(title="m, the last snapshots averaged", labelAngle=0)), tooltip=tooltip("m:O")
+    )
     added = ["", *(_interval(size.added["calibrated_nll"]) for size in worth.growing[1:])]
     rows = tuple((f"{m}", *cells(estimate), more) for (m, estimate), more in zip(sizes, added, strict=True))
     return Figure(
