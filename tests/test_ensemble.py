@@ -439,6 +439,43 @@ def test_an_ensemble_is_worth_as_many_runs_as_reach_its_loss() -> None:
         deep_ensemble_equivalent(Predictions(runs[0], labels), runs[:1], labels, validation)
 
 
+def drawn(generator: np.random.Generator, examples: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Examples of a population, and what six members, each a fixed function of the example, say of them."""
+    truth = 1.5 * generator.standard_normal((examples, 4))
+    chances = np.exp(log_softmax(truth, axis=1))
+    labels = (chances.cumsum(1) < generator.random((examples, 1))).sum(1).clip(max=3)
+    members = []
+    for member in range(6):
+        own = np.random.default_rng(member)
+        ripple = np.sin(2 * truth @ own.standard_normal((4, 4)) + own.uniform(0, 6, 4))
+        members.append(log_softmax(truth + ripple, axis=1))
+    return members, labels
+
+
+@pytest.mark.slow
+def test_the_intervals_of_disagreement_correlation_and_equivalent_cover() -> None:
+    def found(members: list[np.ndarray], labels: np.ndarray) -> list[Estimate]:
+        validation = validation_mask(len(labels))
+        two = Predictions.split(averaged(members[:2]), labels, validation)
+        three = Predictions.split(averaged([members[0], members[0], members[1]]), labels, validation)
+        return [
+            disagreement(members[:3], labels),
+            correlations(members[:2])[0, 1],
+            deep_ensemble_equivalent(two, members[2:], labels, validation),
+            deep_ensemble_equivalent(three, members[2:], labels, validation),
+        ]
+
+    truth = [estimate.value for estimate in found(*drawn(np.random.default_rng(10_000), 100_000))]
+    assert 1 < truth[3] < truth[2] < 4
+    covered = []
+    for seed in range(200):
+        estimates = found(*drawn(np.random.default_rng(seed), 800))
+        covered.append([e.low <= value <= e.high for e, value in zip(estimates, truth, strict=True)])
+    shares = np.mean(covered, axis=0)
+    assert (shares > 0.83).all(), shares  # 0.9 less three standard errors of 0.021 is 0.836
+    assert (shares < 0.97).all(), shares
+
+
 # The verb
 
 
