@@ -22,6 +22,7 @@ from gradiometer.exploration.growth import chosen_count, growing, validation_mas
 from gradiometer.exploration.scores import Labels, LogProbabilities, Predictions, differences, scores
 from gradiometer.exploration.weight_moments import WeightMoments
 from gradiometer.exploration.worth import Confidence, Growth, Pair, Rival, Way, Worth
+from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import load_latest
@@ -71,8 +72,7 @@ def study(path: Path, against: Sequence[Path] = (), *, points: int = 9, level: f
     problem = problem_of(run)
     labels = _labels(problem)
     device, validation = torch.device(run.configuration.device), validation_mask(len(labels))
-    torch.manual_seed(run.configuration.seed)
-    whole = Ensemble.of_snapshots(load_snapshots(run.folder.snapshots_path), problem.model().to(device))
+    whole = Ensemble.of_snapshots(load_snapshots(run.folder.snapshots_path), _made(run, problem).to(device))
     predict = partial(log_probabilities, device=device)
     members = [predict(problem, member) for member in whole.members]
     others = {str(other): _final(other, run, device) for other in against}
@@ -141,13 +141,18 @@ def final_model(run: Run) -> tuple[Problem, nn.Module]:
     checkpoint, _ = load_latest(RunFolder.open(run.path))
     if checkpoint is None or run.status != "finished":
         raise BadInput(f"`{run.path}` is {run.status}: only a run that has finished has a final model.")
-    torch.manual_seed(run.configuration.seed)
-    model = problem.model()
+    model = _made(run, problem)
     prefix = "model."
     model.load_state_dict(
         {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
     )
     return problem, model
+
+
+def _made(run: Run, problem: Problem) -> nn.Module:
+    """A model of the run's architecture."""
+    with untouched_randomness(run.configuration.seed, []):
+        return problem.model()
 
 
 def _mean(ensemble: Ensemble, count: int, refreshed: "partial[None]") -> nn.Module:
