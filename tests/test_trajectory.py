@@ -1,6 +1,7 @@
 """The trajectory: which iterates are kept, what their path is called, and that ordinary runs raise no alarm."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -9,14 +10,20 @@ from torch import nn
 from torch.nn import functional
 
 from gradiometer.convergence.course import Kind, Path, course, kind_of
-from gradiometer.convergence.standing import Standing, named, standing
+from gradiometer.convergence.standing import NAME, Standing, named, standing
 from gradiometer.convergence.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
 from gradiometer.convergence.units import dead_units, twin_units
-from gradiometer.errors import BadInput
+from gradiometer.diagnosis import diagnose
+from gradiometer.errors import BadInput, Interrupted
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.cases import CASES, Case
 from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.registry import load
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+from gradiometer.train import resume, train
+from gradiometer.train.loop import Loop
 
 ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "symmetric start"}
 
@@ -24,13 +31,13 @@ ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "sym
 def name_of(case: Case, seed: int = 0) -> str:
     """What the detector calls a case, with its look at where the run stands."""
     steps, points, rates = case.path(seed)
-    estimates = course(Path.of(steps, points, rates))
+    path = Path.of(steps, points, rates)
+    estimates = course(path)
     kind, finding = kind_of(estimates), Trajectory().interpret(estimates)
     assert finding is not None and finding.seen.startswith(f"The parameters are {kind}: ")
     objective, problem = case.objective(points[-1])
-    late = steps >= steps[-1] // 4
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
-    return named(kind, standing(objective, batch, travelled=float(np.trapezoid(rates[late], steps[late]))))
+    return named(kind, standing(objective, batch, path))
 
 
 def walk(points: np.ndarray, rate: float = 0.1) -> Kind:
@@ -174,16 +181,20 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
         optimizer.step()
     assert twin_units(model)["0.weight"] == (20, 20)
     objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
-    found = list(standing(objective, (inputs, labels), travelled=20.0).findings(Kind.UNDER_WAY))
+    found = list(
+        standing(objective, (inputs, labels), Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
+            Kind.UNDER_WAY
+        )
+    )
     assert [finding.state for finding in found] == [State.ACT]
     assert (
         found[0].seen == "0.weight: 20 of 20 rows equal another up to sign: a symmetric start that training has kept."
     )
 
 
-def curved(smallest: float, largest: float, travelled: float) -> Standing:
+def curved(smallest: float, largest: float, travelled: float, along: float = 0.0) -> Standing:
     bounds = [Estimate.bound(x, low=x - 0.01, high=x + 0.01, method="residual", samples=9) for x in (smallest, largest)]
-    return Standing(256, travelled, *bounds)
+    return Standing(256, travelled, along, *bounds)
 
 
 def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> None:
@@ -191,6 +202,7 @@ def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> 
     assert not curved(-0.1, 2.0, 1000.0).saddle  # networks have such everywhere
     assert not curved(-1.0, 2.0, 2.0).saddle
     assert not curved(0.1, 2.0, 1000.0).saddle
+    assert not curved(-1.0, 2.0, 10.0, along=0.9).saddle  # it has led off
     assert not list(curved(-1.0, 2.0, 10.0).findings(Kind.UNDER_WAY))
     (finding,) = curved(-1.0, 2.0, 10.0).findings(Kind.CONVERGING)
     assert "e to the 9.9" in finding.means
@@ -209,3 +221,65 @@ def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> 
 def test_nonsense_is_refused_by_name(build, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         build()
+
+
+def trained(tmp_path, model: str, **changes) -> Run:
+    """A short run of a counterexample."""
+    settings = {"problem": "counterexample", "model": model, "budget": 0.02, "every": 64, "check_edge": False}
+    configuration = Configuration(**settings | changes)
+    return train(load(configuration.problem, model=configuration.model), configuration, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "seen"),
+    [
+        ("saddle", "InversePower(0.5, time_constant=2)", "Training stands at a saddle"),
+        ("mirrored", "InversePower(0.2, power=0.6)", "parameters: 2 of 2 rows equal another up to sign"),
+        ("dead-unit", "Constant(2.0)", "ReLU 1: 1 of 1 units are dead, zero on each of 256 examples"),
+        ("two-cycle", "Constant(3.0)", "The parameters are shaking apart: each step against the next"),
+    ],
+)
+def test_a_run_that_ends_so_says_so(tmp_path, model: str, schedule: str, seen: str) -> None:
+    run = trained(tmp_path, model, schedule=schedule, batch_size=256, epochs=600)
+    found = [finding for finding in diagnose(run).findings if finding.seen.startswith(seen)]
+    assert len(found) == 1 and found[0].state is State.ACT and found[0].advice
+
+
+@pytest.mark.parametrize("changes", [{}, {"learning_rate": 0.3, "batch_size": 128}, {"model": "cnn", "momentum": 0.9}])
+def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
+    configuration = Configuration(**{"problem": "digits", "learning_rate": 0.05, "epochs": 8, "every": 50} | changes)
+    run = train(load("digits", model=configuration.model), configuration, tmp_path)
+    spoken = [finding for finding in diagnose(run).findings if finding.gauge in (Trajectory.name, NAME)]
+    assert [finding.gauge for finding in spoken] == [Trajectory.name]
+    assert spoken[0].state in (State.OK, State.CANNOT_TELL)
+    assert [event["event"] for event in run.events].count(NAME) == 1
+
+
+def test_a_resumed_run_keeps_the_same_iterates(tmp_path, monkeypatch) -> None:
+    settings = {"schedule": "InversePower(0.5, power=0.6)", "batch_size": 16, "epochs": 20}
+    whole = trained(tmp_path / "whole", "ring", **settings)
+    step = Loop._step
+
+    def stops(self: Loop) -> None:
+        step(self)
+        if self.training.step == 131:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Loop, "_step", stops)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", "ring", **settings)
+    monkeypatch.setattr(Loop, "_step", step)
+    (folder,) = (tmp_path / "cut").iterdir()
+    resumed = resume(folder)
+    one, other = (run.series(Trajectory.name) for run in (whole, resumed))
+    assert one is not None and other is not None
+    assert one.steps.tolist() == other.steps.tolist() == kept_steps(320)
+    assert (one.moments["point"] == other.moments["point"]).all()
+    fields = [next(event for event in run.events if event["event"] == NAME) for run in (whole, resumed)]
+    assert Standing.of(fields[0]) == Standing.of(fields[1])
+
+
+def test_nothing_is_kept_with_the_instrument_off(tmp_path) -> None:
+    run = trained(tmp_path, "ring", budget=0.0, every=None, epochs=2, batch_size=16)
+    assert run.series(Trajectory.name) is None
+    assert not [event for event in run.events if event["event"] == NAME]

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from gradiometer.convergence.course import kind_of
+from gradiometer.convergence.standing import NAME as STANDING
+from gradiometer.convergence.standing import Standing
+from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.drift.along_gradient import CurvatureAlongGradient
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.loss_change import LossChange
@@ -27,6 +31,7 @@ GAUGES: dict[str, type[Gauge]] = {
         *(GradientNoise, NoiseShape, NoiseSources, HeavyExamples),
         *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
         Temperature,
+        Trajectory,
     )
 }
 """The catalogue: every gauge by name."""
@@ -106,9 +111,12 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= latest
         if finding := gauge.interpret(latest):
             findings.append(finding)
+        if gauge.own_steps:
+            continue  # of a path only the whole says anything
         for window in windows(series):
             for name, estimate in gauge.estimate(window, level).items():
                 history.setdefault(name, []).append((int(window.steps[-1]), estimate))
+    findings += _standing(run, estimates)
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
     for certificate in load_certificates(run)[-1:]:
@@ -121,6 +129,12 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates=estimates,
         history={name: tuple(points) for name, points in history.items()},
     )
+
+
+def _standing(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
+    """What the look after the last step found."""
+    for event in [event for event in run.events if event["event"] == STANDING][-1:]:
+        yield from Standing.of(event).findings(kind_of(estimates))
 
 
 def latest_window(series: Series) -> Series:

@@ -26,7 +26,7 @@ CAVEAT = (
     "scale usually grows as the loss falls."
 )
 LEFT_OUT = (
-    *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "every"),
+    *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_standing", "every"),
     *("checkpoint_seconds", "keep_checkpoints"),
 )
 

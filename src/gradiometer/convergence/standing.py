@@ -1,10 +1,14 @@
 """Where training stands: a saddle, dead units, a symmetry that holds; and the words for it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.convergence.course import Kind
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.convergence.course import Kind, Path
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 
@@ -20,6 +24,9 @@ CURVED = 0.1
 HELD = 3.0
 """−λ Σ η over the last three quarters of the run, from which on a saddle holds: what left would have grown 20-fold."""
 
+LED_OFF = 0.2
+"""Share of the late moves along the negative curvature from which on it has led off, and the point is not held."""
+
 MANY = 0.5
 """Share of dead or twin units in a layer that is worth a word."""
 
@@ -34,6 +41,7 @@ class Standing:
     Args:
         examples: How many it was looked at with.
         travelled: Σ η over the last three quarters of the run, two doublings of time.
+        along: Share of the moves of that time that lies along the eigenvector of λ_min, between 0 and 1.
         smallest, sharpness: λ_min and λ_max of the Hessian of these examples, with their residual bounds; None where
             they were not asked for.
         dead: Of every ReLU, dead units and all units.
@@ -42,6 +50,7 @@ class Standing:
 
     examples: int
     travelled: float
+    along: float = 0.0
     smallest: Estimate | None = None
     sharpness: Estimate | None = None
     dead: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -56,7 +65,7 @@ class Standing:
     @property
     def saddle(self) -> bool:
         """Whether a marked negative curvature has been stood upon for long enough to be left, had anything led off."""
-        if self.smallest is None or self.sharpness is None:
+        if self.smallest is None or self.sharpness is None or not self.along < LED_OFF:
             return False
         marked = -self.smallest.high > CURVED * max(abs(self.sharpness.value), abs(self.smallest.value))
         return bool(marked and -self.smallest.high * self.travelled >= HELD)
@@ -75,7 +84,15 @@ class Standing:
             {name: (int(some), int(all_)) for name, (some, all_) in fields.get(key, {}).items()}
             for key in ("dead", "twins")
         )
-        return cls(int(fields["examples"]), float(fields["travelled"]), smallest, sharpness, dead, twins)
+        return cls(
+            int(fields["examples"]),
+            float(fields["travelled"]),
+            float(fields.get("along", 0.0)),
+            smallest,
+            sharpness,
+            dead,
+            twins,
+        )
 
     def findings(self, kind: Kind) -> Iterator[Finding]:
         """What is to be said of it, given the name of the path; nothing where all is ordinary."""
@@ -87,9 +104,7 @@ class Standing:
             yield _twin(*worst)
 
 
-def standing(
-    objective: "Objective", batch: "Batch", *, travelled: float, curvature: bool = True, seed: int = 0
-) -> Standing:
+def standing(objective: "Objective", batch: "Batch", path: Path, *, curvature: bool = True, seed: int = 0) -> Standing:
     """Look at a model where it stands. Nothing of training is changed.
 
     Costs a gradient of the examples and, with `curvature`, at most 60 Hessian products of them.
@@ -97,14 +112,17 @@ def standing(
     Args:
         objective: The model and its loss.
         batch: Examples, a few hundred.
-        travelled: Σ η over the last three quarters of the run, two doublings of time.
+        path: How it came there.
         curvature: Whether to find the ends of the Hessian's spectrum.
         seed: Of what is drawn.
     """
+    from gradiometer.convergence.trajectory import sketch  # noqa: PLC0415
     from gradiometer.convergence.units import dead_units, twin_units  # noqa: PLC0415
     from gradiometer.drift.curvature import Curvature  # noqa: PLC0415
     from gradiometer.measurement.batch import batch_size  # noqa: PLC0415
 
+    late, along = path.last(2), 0.0
+    travelled = float(late.time[-1] - late.time[0]) if len(late.time) else 0.0
     smallest = sharpness = None
     if curvature:
         hessian = Curvature.of(objective, batch, seed=seed)
@@ -112,8 +130,18 @@ def standing(
             largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=PRODUCTS
         )
         sharpness, smallest = values.sharpness, (values.smallest or values.largest)[0]
+        along = _share_along(late, sketch([values.vectors[-1]]).numpy())
     dead, twins = dead_units(objective, batch, seed), twin_units(objective.model)
-    return Standing(batch_size(batch), travelled, smallest, sharpness, dead, twins)
+    return Standing(batch_size(batch), travelled, along, smallest, sharpness, dead, twins)
+
+
+def _share_along(path: Path, direction: Float[np.ndarray, " sketch"]) -> float:
+    """Root of the share of the squared moves along a direction; 0 for a path that does not move."""
+    moved = float((path.moves**2).sum())
+    if not moved > 0:
+        return 0.0
+    along = float(((path.moves @ direction) ** 2).sum()) / float(direction @ direction)
+    return min(math.sqrt(along / moved), 1.0)
 
 
 def named(kind: Kind, standing: Standing | None) -> str:

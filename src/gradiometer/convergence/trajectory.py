@@ -91,6 +91,7 @@ class Trajectory(Gauge):
     name: ClassVar[str] = "trajectory"
     issue: ClassVar[Issue] = Issue.CONVERGENCE
     unit: ClassVar[str] = "parameter"
+    own_steps: ClassVar[bool] = True
 
     def wants(self, step: int) -> bool:
         """Sixteen steps of every doubling."""

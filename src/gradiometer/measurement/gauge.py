@@ -27,9 +27,16 @@ class Gauge(ABC):
     looks_back: ClassVar[bool] = False
     """Whether the step needs a `motion`: where training stood earlier, and its velocity."""
 
+    own_steps: ClassVar[bool] = False
+    """Whether it is asked at the steps it wants, whatever the cadence: for what costs next to nothing."""
+
     @abstractmethod
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The raw moments of this one step, each unbiased and additive over steps."""
+
+    def wants(self, step: int) -> bool:
+        """Whether it is to be asked at this step, where it has steps of its own: a pure function of the step."""
+        return True
 
     @abstractmethod
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:

@@ -54,6 +54,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         gauges: What is measured, as names with commas between them; dear ones are asked now and then.
         check_edge: Compare the learning rate with the sharpness at the start, before the first step: a fixed cost
             outside the budget.
+        check_standing: Look, after the last step, for a saddle, dead units and a symmetry that training has kept: a
+            fixed cost outside the budget.
         every: Measure every so many steps instead of keeping to the budget.
         level: Confidence level of every interval.
         seed: Seed of the initial parameters, the order of the examples and the probes.
@@ -78,8 +80,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     microbatches: int = 1
     spread: int = 2
     budget: float = 0.02
-    gauges: str = "noise,batch_sharpness"
+    gauges: str = "noise,batch_sharpness,trajectory"
     check_edge: bool = True
+    check_standing: bool = True
     every: int | None = None
     level: float = 0.9
     seed: int = 0

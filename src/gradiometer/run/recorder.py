@@ -49,6 +49,13 @@ class Measures(Protocol):
     def one_in(self) -> int:
         """It is asked at one in so many measured steps."""
 
+    @property
+    def own_steps(self) -> bool:
+        """Whether it is asked at the steps it wants, whatever the cadence."""
+
+    def wants(self, step: int) -> bool:
+        """Whether this is such a step."""
+
     def measure(self, step: Any) -> Moments:
         """The raw moments of this one step."""
 
@@ -102,6 +109,8 @@ class Recorder:
         self._written = self._clock()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
         self._refused: set[str] = set()
+        self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
+        self._cadenced = tuple(gauge for gauge in self.gauges if not gauge.own_steps)
         self._measured_steps = 0
         self._first_measured = self._last_measured = 0
 
@@ -111,7 +120,7 @@ class Recorder:
         if not now - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
         self.budget.start()
-        if self._share == 0 or not self.gauges:
+        if self._share == 0 or not self._cadenced:
             return False
         if self.every is not None:
             return step % self.every == 0
@@ -131,6 +140,19 @@ class Recorder:
         self._last_measured = readings[0].step if readings else self._last_measured
         self._measured_steps += bool(readings)
         return readings
+
+    def follows(self, step: int) -> bool:
+        """Whether a gauge with steps of its own wants this one."""
+        return self._share != 0 and any(gauge.wants(step) for gauge in self._followers)
+
+    def follow(self, step: Measurable) -> None:
+        """Ask the gauges that want this step for their own, and record what they say."""
+        with self.budget.spending():
+            for gauge in self._followers:
+                if gauge.name not in self._refused and gauge.wants(step.index):
+                    reading = self._asked(gauge, step)
+                    if reading is not None:
+                        self._record(reading)
 
     def loss(self, step: int, value: float) -> None:
         """The training loss of the batch at this step, a number and not a tensor. Every one is kept."""
@@ -236,7 +258,7 @@ class Recorder:
 
     def _turn(self) -> list[Measures]:
         """The gauges whose turn it is; the dear ones come last in their round, when a first cheap reading is in."""
-        working = [gauge for gauge in self.gauges if gauge.name not in self._refused]
+        working = [gauge for gauge in self._cadenced if gauge.name not in self._refused]
         return [gauge for gauge in working if (self._measured_steps + 1) % gauge.one_in == 0]
 
     def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:

@@ -16,8 +16,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from gradiometer.convergence.standing import NAME as STANDING
+from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.diagnosis import gauges_of
 from gradiometer.errors import BadInput, Diverged, Interrupted
+from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.blame import blamed
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
@@ -150,8 +153,8 @@ class Loop:
         loss, spread = training.backward(batch, measured)
         if (reason := training.divergence(loss)) is not None:
             self._diverged(reason)
-        if measured:
-            recorder.measure(training.caught(batch, spread))
+        if measured or recorder.follows(step):
+            self._measure(training.caught(batch, spread), measured)
         training.update()
         recorder.loss(step, loss)
         if self.collector and (snapshot := self.collector.after(step, training.model)):
@@ -162,6 +165,29 @@ class Loop:
             self._save()
         if self.watcher:
             self.watcher.update(training, recorder, loss)
+
+    def _measure(self, caught: TrainingStep, measured: bool) -> None:
+        if measured:
+            self.recorder.measure(caught)
+        if self.recorder.follows(caught.index):
+            self.recorder.follow(caught)
+
+    def _look_where_it_stands(self) -> None:
+        """At the end: a saddle, dead units, a symmetry; a look that fails is told, and ends nothing."""
+        configuration, training = self.training.configuration, self.training
+        if not (configuration.budget and configuration.check_standing):
+            return
+        self.recorder.flush()
+        series = Run.open(self.folder.path).series(Trajectory.name)
+        if series is None:
+            return
+        try:
+            with self.recorder.budget.spending(), blamed("loss"):
+                seen = training.standing(series)
+        except BadInput as error:
+            self._warn(f"where training stands was not looked at: {error}")
+            return
+        self.recorder.event(STANDING, training.step, **seen.to_dict())
 
     def _evaluate(self) -> None:
         training = self.training
@@ -181,6 +207,7 @@ class Loop:
         self.saved_at = time.monotonic()
 
     def _finish(self) -> None:
+        self._look_where_it_stands()
         self._save()
         self.recorder.event("finished", self.training.step)
 

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from gradiometer.convergence.course import Kind, Path, course, kind_of
 from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.standing import Standing, standing
 from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
@@ -21,7 +23,7 @@ from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
-from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.reading import Draw, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.untouched import untouched_randomness
@@ -39,7 +41,8 @@ EXPLODED = 1e4
 """A loss so many times that of the first step is called diverged, finite or not."""
 
 EDGE_EXAMPLES = 256
-"""Examples on which the learning rate is compared with the edge of stability before the first step."""
+"""Examples on which the learning rate is compared with the edge of stability before the first step, and on which it is
+looked where training stands after the last."""
 
 EVALUATIONS = 20
 """How often, at most, a run looks at its held-out data: at ends of epochs, evenly."""
@@ -112,15 +115,26 @@ class Training:
         """The batch of the step to come."""
         return self.data.batch(self.order.batch(self.step))
 
+    def standing(self, trajectory: Series) -> Standing:
+        """Where training stands, on a few hundred examples; curvature only where the path may have come to rest."""
+        path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
+        rests = kind_of(course(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
+        with blamed("loss", "after the last step"):
+            return standing(self.objective, self._few(), path, curvature=rests, seed=self.configuration.seed)
+
+    def _few(self) -> Batch:
+        """A few hundred examples, always the same."""
+        count = min(EDGE_EXAMPLES, len(self.data))
+        generator = torch.Generator().manual_seed(self.configuration.seed)
+        return self.data.batch(torch.randperm(len(self.data), generator=generator)[:count])
+
     def edge_warning(self) -> str | None:
         """One sentence if the learning rate is above the edge of stability where training stands."""
         configuration = self.configuration
-        count = min(EDGE_EXAMPLES, len(self.data))
-        chosen = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(configuration.seed))[:count]
         with blamed("loss", "before the first step"):
             return edge_warning(
                 self.objective,
-                self.data.batch(chosen),
+                self._few(),
                 learning_rate=self.learning_rate,
                 kind=Momentum(configuration.momentum, configuration.nesterov),
                 weight_decay=configuration.weight_decay,
