@@ -127,7 +127,7 @@ def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], li
     torn: list[int] = []
     if last:
         _decode_into(lines, torn, decoder, len(whole) + 1, last)
-    warnings = [f"{path.name}:{place}: {count} left out." for place, count in _groups(garbled)]
+    warnings = [f"{path.name}:{place}: {count} left out." for place, count in grouped(garbled)]
     if torn:
         warnings.append(f"{path.name}:{torn[0]}: the last line is torn, its writing did not finish: left out.")
     return lines, warnings
@@ -189,7 +189,7 @@ def _decode_into(lines: list[Line], garbled: list[int], decoder: Any, number: in
         garbled.append(number)
 
 
-def _groups(numbers: Iterable[int]) -> list[tuple[str, str]]:
+def grouped(numbers: Iterable[int]) -> list[tuple[str, str]]:
     """Neighbouring lines as one place: a damaged megabyte is one warning, not ten thousand."""
     numbers = list(numbers)
     if not numbers:

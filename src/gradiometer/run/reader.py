@@ -1,7 +1,5 @@
 """A run as it is read: on any machine, a year later, without torch, while it is written or after it was killed."""
 
-from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,11 +8,11 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.measurement.reading import Reading, Sampling, Series
+from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.journal import NOT_FINITE, Line, being_written, read_journal
-from gradiometer.run.recorder import is_finite
+from gradiometer.run.journal import being_written, read_journal
+from gradiometer.run.readings import Readings
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
@@ -23,33 +21,7 @@ HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
 
 _ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged", "finished": "finished"}
 
-_Number = float | Literal["inf", "-inf", "nan"]
 _StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-
-
-class _ReadingLine(msgspec.Struct, tag_field="kind", tag="reading"):
-    gauge: str
-    step: _StepNumber
-    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
-    learning_rate: _Number
-    moments: dict[str, _Number | list[_Number]]
-
-
-class _LossesLine(msgspec.Struct, tag_field="kind", tag="losses", rename={"from_step": "from"}):
-    from_step: _StepNumber
-    values: list[_Number]
-
-
-class _ResumedLine(msgspec.Struct, tag_field="kind", tag="resumed"):
-    step: _StepNumber
-
-
-class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
-    budget: _Number | None
-    used: _Number
-    measured_steps: int
-    every: _Number | None
-    mode: str
 
 
 class _Event(msgspec.Struct):
@@ -60,14 +32,12 @@ class _Event(msgspec.Struct):
 
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
-_Block = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
-"""Steps and losses of one line: as many of the one as of the other, in every line another number."""
 
 
 class Run:
     """A run read from its folder. What is torn or garbled is left out, and named in `warnings`.
 
-    Nothing is read before it is asked for, and each file once: open the run again to see what came since.
+    Nothing is read before it is asked for, and each file once: `refreshed` sees what came since.
 
     Args:
         folder: The run.
@@ -77,6 +47,7 @@ class Run:
     def __init__(self, folder: RunFolder, rank: int = 0) -> None:
         self.folder = folder
         self.rank = rank
+        self._journal = Readings(folder.readings_path(rank))
 
     @classmethod
     def open(cls, path: Path | str, rank: int = 0) -> "Run":
@@ -86,6 +57,12 @@ class Run:
             BadInput: It is not a run folder, or of a newer format.
         """
         return cls(RunFolder.open(path), rank)
+
+    def refreshed(self) -> "Run":
+        """The run as it lies there now. Of its readings only what came since is read, and this one is done with."""
+        later = Run(self.folder, self.rank)
+        later._journal = self._journal
+        return later
 
     @property
     def path(self) -> Path:
@@ -127,7 +104,7 @@ class Run:
         """The events that are evaluations."""
         return [event for event in self.events if event["event"] == "evaluation"]
 
-    @property
+    @cached_property
     def losses(self) -> tuple[_Steps, _Losses]:
         """Steps, and the training loss of the batch at each: every one, nothing downsampled."""
         return self._readings.losses
@@ -187,10 +164,9 @@ class Run:
         return events, warnings
 
     @cached_property
-    def _readings(self) -> "_Readings":
-        path = self.folder.readings_path(self.rank)
-        lines, warnings = read_journal(path, _ReadingLine | _LossesLine | _ResumedLine | _OverheadLine)
-        return _Readings(lines, warnings)
+    def _readings(self) -> Readings:
+        self._journal.read()
+        return self._journal
 
     @property
     def _series(self) -> dict[str, Series]:
@@ -198,89 +174,4 @@ class Run:
 
     @cached_property
     def _series_and_warnings(self) -> tuple[dict[str, Series], list[str]]:
-        series: dict[str, Series] = {}
-        warnings: list[str] = []
-        for gauge, readings in self._readings.by_gauge.items():
-            usable, complaints = _usable(gauge, readings)
-            warnings += complaints
-            if usable:
-                series[gauge] = Series.of(usable, self.sampling, self.layers)
-        return series, warnings
-
-
-class _Readings:
-    """The lines of a readings file in the order of steps, without what a resumed run has overtaken."""
-
-    def __init__(self, lines: Sequence[Line], warnings: list[str]) -> None:
-        self.warnings = warnings
-        self.overhead: dict[str, Any] = {}
-        readings: list[_ReadingLine] = []
-        losses: list[_Block] = []
-        for _, line in lines:
-            if isinstance(line, _ReadingLine):
-                readings.append(line)
-            elif isinstance(line, _LossesLine):
-                losses.append(_block(line))
-            elif isinstance(line, _OverheadLine):
-                self.overhead = {name: NOT_FINITE.get(x, x) for name, x in msgspec.structs.asdict(line).items()}
-            else:
-                readings = [reading for reading in readings if reading.step < line.step]
-                losses = [_before(line.step, block) for block in losses]
-        self.losses = _joined(losses)
-        self.by_gauge: dict[str, list[Reading]] = {}
-        for reading in readings:
-            self.by_gauge.setdefault(reading.gauge, []).append(_reading(reading))
-
-
-def _usable(gauge: str, readings: Sequence[Reading]) -> tuple[list[Reading], list[str]]:
-    """Readings that can be stacked: finite, one a step, all with the same moments."""
-    warnings: list[str] = []
-    finite = [reading for reading in readings if is_finite(reading.moments)]
-    if len(finite) < len(readings):
-        first = next(reading.step for reading in readings if not is_finite(reading.moments))
-        count = len(readings) - len(finite)
-        warnings.append(
-            f"{gauge}: {count} of {len(readings)} readings are not finite, the first at step {first}: left out."
-        )
-    shapes = [_shape(reading) for reading in finite]
-    if len(set(shapes)) > 1:
-        usual = Counter(shapes).most_common(1)[0][0]
-        kept = [reading for reading, shape in zip(finite, shapes, strict=True) if shape == usual]
-        warnings.append(f"{gauge}: {len(finite) - len(kept)} readings have other moments than the rest: left out.")
-        finite = kept
-    by_step = {reading.step: reading for reading in finite}  # the later line counts
-    return [by_step[step] for step in sorted(by_step)], warnings
-
-
-def _shape(reading: Reading) -> tuple[tuple[str, int], ...]:
-    return tuple(
-        sorted((name, len(value) if isinstance(value, list) else -1) for name, value in reading.moments.items())
-    )
-
-
-def _reading(line: _ReadingLine) -> Reading:
-    moments = {
-        name: [float(x) for x in value] if isinstance(value, list) else float(value)
-        for name, value in line.moments.items()
-    }
-    return Reading(line.gauge, line.step, line.batch_size, float(line.learning_rate), moments)
-
-
-def _block(line: _LossesLine) -> _Block:
-    values = np.array([float(x) for x in line.values], dtype=np.float64)
-    return np.arange(line.from_step, line.from_step + len(values), dtype=np.int64), values
-
-
-def _before(step: int, block: _Block) -> _Block:
-    kept = block[0] < step
-    return block[0][kept], block[1][kept]
-
-
-def _joined(blocks: Sequence[_Block]) -> tuple[_Steps, _Losses]:
-    """In increasing order of steps; where a step came twice, the later line counts."""
-    if not blocks:
-        return np.array([], dtype=np.int64), np.array([], dtype=np.float64)
-    steps = np.concatenate([steps for steps, _ in blocks])[::-1]
-    losses = np.concatenate([losses for _, losses in blocks])[::-1]
-    unique, first = np.unique(steps, return_index=True)
-    return unique, losses[first]
+        return self._readings.series(self.sampling, self.layers)

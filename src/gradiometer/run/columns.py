@@ -1,0 +1,148 @@
+"""Readings of one gauge as columns: stacked, dropped, and what of them can be used."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Shape = tuple[tuple[str, int], ...]
+"""Names of the moments with their numbers of layers, −1 for a moment that has none."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Readings of one gauge, all of one shape, in the order they were written; numbers may be non-finite."""
+
+    shape: Shape
+    steps: Int[np.ndarray, " readings"]
+    batch_size: Int[np.ndarray, " readings"]
+    learning_rate: Float[np.ndarray, " readings"]
+    moments: Mapping[str, Float[np.ndarray, "readings ..."]]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def kept(self, which: Bool[np.ndarray, " readings"] | Int[np.ndarray, " _"]) -> "Columns":
+        """Some of them."""
+        return replace(
+            self,
+            steps=self.steps[which],
+            batch_size=self.batch_size[which],
+            learning_rate=self.learning_rate[which],
+            moments={name: values[which] for name, values in self.moments.items()},
+        )
+
+    @property
+    def finite(self) -> Bool[np.ndarray, " readings"]:
+        """Which have no moment that is not a finite number."""
+        found = np.ones(len(self), dtype=bool)
+        for values in self.moments.values():
+            found &= np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(axis=1)
+        return found
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Columns]") -> "Columns":
+        """One after the other; all are of one shape."""
+        if len(parts) == 1:
+            return parts[0]
+        names = parts[0].moments
+        return cls(
+            parts[0].shape,
+            np.concatenate([part.steps for part in parts]),
+            np.concatenate([part.batch_size for part in parts]),
+            np.concatenate([part.learning_rate for part in parts]),
+            {name: np.concatenate([part.moments[name] for part in parts]) for name in names},
+        )
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A reading as it was decoded; a number may be the word for one that is not finite."""
+
+    @property
+    def step(self) -> int:
+        """Its step."""
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+
+    @property
+    def learning_rate(self) -> Any:
+        """η."""
+
+    @property
+    def moments(self) -> Mapping[str, Any]:
+        """Numbers and lists of numbers, by name."""
+
+
+def columns_of(lines: Sequence[Readable]) -> list[Columns]:
+    """Lines of one gauge, stacked; of several shapes, a part each, in the order the shapes first appear."""
+    try:
+        return [_stacked(lines)]
+    except (KeyError, ValueError):
+        by_shape: dict[Shape, list[Readable]] = {}
+        for line in lines:
+            by_shape.setdefault(_shape(line), []).append(line)
+        return [_stacked(part) for part in by_shape.values()]
+
+
+def _stacked(lines: Sequence[Readable]) -> Columns:
+    """Raises: KeyError or ValueError where they are not all of one shape."""
+    shape = _shape(lines[0])
+    if any(len(line.moments) != len(shape) for line in lines):
+        raise ValueError
+    return Columns(
+        shape,
+        np.array([line.step for line in lines], dtype=np.int64),
+        np.array([line.batch_size for line in lines], dtype=np.int64),
+        np.array([line.learning_rate for line in lines], dtype=np.float64),
+        {name: _array([line.moments[name] for line in lines], length) for name, length in shape},
+    )
+
+
+def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
+    """ "inf", "-inf" and "nan" among them become the numbers they name."""
+    array = np.array(values, dtype=np.float64)
+    if array.shape != ((len(values),) if length < 0 else (len(values), length)):
+        raise ValueError
+    return array
+
+
+def _shape(line: Readable) -> Shape:
+    return tuple(sorted((name, len(value) if isinstance(value, list) else -1) for name, value in line.moments.items()))
+
+
+def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[str]]:
+    """Readings that can be stacked: finite, one a step, all of the most usual shape."""
+    warnings: list[str] = []
+    finite = [block.finite for block in blocks]
+    total, good = sum(map(len, blocks)), int(sum(which.sum() for which in finite))
+    if good < total:
+        first = min(int(block.steps[~which][0]) for block, which in zip(blocks, finite, strict=True) if not which.all())
+        warnings.append(
+            f"{gauge}: {total - good} of {total} readings are not finite, the first at step {first}: left out."
+        )
+        blocks = [block.kept(which) for block, which in zip(blocks, finite, strict=True)]
+    counts: Counter[Shape] = Counter()
+    for block in blocks:
+        counts[block.shape] += len(block)
+    if not good:
+        return None, warnings
+    usual = counts.most_common(1)[0][0]
+    if counts[usual] < good:
+        warnings.append(f"{gauge}: {good - counts[usual]} readings have other moments than the rest: left out.")
+    columns = Columns.joined([block for block in blocks if block.shape == usual])
+    order = in_order(columns.steps)
+    return columns if isinstance(order, slice) else columns.kept(order), warnings
+
+
+def in_order(steps: Int[np.ndarray, " _"]) -> slice | Int[np.ndarray, " _"]:
+    """Places in increasing order of steps, the last of those with the same step; a slice where they are so already."""
+    if bool((steps[1:] > steps[:-1]).all()):
+        return slice(None)
+    _, first = np.unique(steps[::-1], return_index=True)
+    return len(steps) - 1 - first

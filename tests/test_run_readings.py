@@ -1,0 +1,121 @@
+"""The readings of a run as they come: what was read stays read, what was torn is taken up, what is overtaken is dropped."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.reader import Run
+from gradiometer.run.readings import AT_ONCE, Readings
+
+
+def reading(step: int, trace: object = 2.0, gauge: str = "noise") -> str:
+    line = {"kind": "reading", "gauge": gauge, "step": step, "batch_size": 4, "learning_rate": 0.1}
+    return json.dumps(line | {"moments": {"trace": trace, "layers": [1.0, float(step)]}}) + "\n"
+
+
+def losses(first: int, *values: object) -> str:
+    return json.dumps({"kind": "losses", "from": first, "values": values}) + "\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    manifest = {"configuration": Configuration().to_dict(), "layers": ["a", "b"]}
+    return Run.open(RunFolder.create(tmp_path, "run", manifest).path)
+
+
+def write(run: Run, text: str) -> None:
+    with run.folder.readings_path().open("a") as file:
+        file.write(text)
+
+
+def test_what_came_since_is_read_and_what_was_read_is_not_read_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run.series("noise") is None
+    write(run, reading(0) + losses(0, 3.0, 2.0))
+    first = run.refreshed()
+    assert first.losses[1].tolist() == [3.0, 2.0]
+    taken: list[bytes] = []
+    original = Readings._take
+    monkeypatch.setattr(Readings, "_take", lambda self, content: (taken.append(content), original(self, content))[1])
+    write(run, reading(1) + losses(2, 1.0))
+    second = first.refreshed()
+    series = second.series("noise")
+    assert series is not None
+    assert series.steps.tolist() == [0, 1]
+    assert series.moments["layers"].tolist() == [[1.0, 0.0], [1.0, 1.0]]
+    assert second.losses[0].tolist() == [0, 1, 2]
+    assert [content.count(b"reading") for content in taken] == [1]
+    assert first.losses[1].tolist() == [3.0, 2.0], "what was handed out stays as it was"
+
+
+def test_a_line_caught_half_written_is_read_when_it_is_whole(run: Run) -> None:
+    whole = reading(1)
+    write(run, reading(0) + whole[:30])
+    torn = run.refreshed()
+    assert torn.series("noise").steps.tolist() == [0]
+    assert torn.warnings == ["readings.jsonl:2: the last line is torn, its writing did not finish: left out."]
+    write(run, whole[30:-1])
+    assert torn.refreshed().series("noise").steps.tolist() == [0, 1]
+    write(run, "\ngarbled\n" + reading(2))
+    mended = torn.refreshed()
+    assert mended.series("noise").steps.tolist() == [0, 1, 2]
+    assert mended.warnings == ["readings.jsonl:3: a garbled line is left out."]
+
+
+def test_a_resumed_run_drops_what_it_has_overtaken_also_while_it_is_followed(run: Run) -> None:
+    write(run, "".join(reading(step) for step in range(4)) + losses(0, 4.0, 3.0, 2.0, 1.0))
+    before = run.refreshed()
+    assert before.steps == 3
+    write(run, json.dumps({"kind": "resumed", "step": 2}) + "\n" + reading(2, trace=7.0) + losses(2, 9.0))
+    after = before.refreshed()
+    assert after.series("noise").steps.tolist() == [0, 1, 2]
+    assert after.series("noise").moments["trace"].tolist() == [2.0, 2.0, 7.0]
+    assert after.losses[1].tolist() == [4.0, 3.0, 9.0]
+
+
+def test_a_file_that_was_replaced_or_is_gone_is_read_anew(run: Run) -> None:
+    write(run, reading(0) + reading(1))
+    path, first = run.folder.readings_path(), run.refreshed()
+    assert len(first.series("noise")) == 2
+    aside = path.with_name("other")
+    aside.write_text(reading(5))
+    aside.replace(path)
+    second = first.refreshed()
+    assert second.series("noise").steps.tolist() == [5]
+    path.unlink()
+    assert second.refreshed().series("noise") is None
+
+
+def test_readings_of_several_shapes_and_words_for_numbers_are_kept_apart(run: Run) -> None:
+    odd = json.dumps(
+        {
+            "kind": "reading",
+            "gauge": "noise",
+            "step": 2,
+            "batch_size": 4,
+            "learning_rate": 0.1,
+            "moments": {"trace": 1.0},
+        }
+    )
+    write(run, reading(0) + reading(1, trace="nan") + odd + "\n" + reading(3, trace="-inf") + reading(4))
+    write(run, losses(0, "inf", 1.0))
+    found = run.refreshed()
+    assert found.series("noise").steps.tolist() == [0, 4]
+    assert found.warnings == [
+        "noise: 2 of 5 readings are not finite, the first at step 1: left out.",
+        "noise: 1 readings have other moments than the rest: left out.",
+    ]
+    assert np.isinf(found.losses[1][0])
+
+
+def test_a_file_of_many_pieces_is_read_as_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AT_ONCE > 1_000_000
+    write(run, "".join(reading(step) for step in range(200)))
+    whole = run.refreshed().series("noise")
+    monkeypatch.setattr("gradiometer.run.readings.AT_ONCE", 257)
+    pieces = Run.open(run.path).series("noise")
+    assert pieces.steps.tolist() == whole.steps.tolist() == list(range(200))
+    assert (pieces.moments["layers"] == whole.moments["layers"]).all()
