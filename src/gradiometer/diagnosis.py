@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from gradiometer.convergence.course import kind_of
+from gradiometer.convergence.level import CUT, FEWEST_STEPS, finding, level_since
 from gradiometer.convergence.standing import NAME as STANDING
 from gradiometer.convergence.standing import Standing
 from gradiometer.convergence.trajectory import Trajectory
@@ -117,6 +120,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             for name, estimate in gauge.estimate(window, level).items():
                 history.setdefault(name, []).append((int(window.steps[-1]), estimate))
     findings += _standing(run, estimates)
+    if level_finding := _stationarity(run, level):
+        findings.append(level_finding)
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
     for certificate in load_certificates(run)[-1:]:
@@ -135,6 +140,20 @@ def _standing(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """What the look after the last step found."""
     for event in [event for event in run.events if event["event"] == STANDING][-1:]:
         yield from Standing.of(event).findings(kind_of(estimates))
+
+
+def _stationarity(run: Run, level: float) -> Finding | None:
+    """Whether the loss has stopped moving in the newest stretch of one rate; None where no rate was held or watched."""
+    looks = [event for event in run.events if event["event"] == "stationarity"]
+    if not looks:
+        return None
+    look = looks[-1]
+    steps, losses = run.losses
+    held = (steps >= look["step"] - look["steps"]) & (steps < look["step"])
+    if held.sum() < FEWEST_STEPS or not np.isfinite(losses[held]).all():
+        return None
+    found = level_since(steps[held], losses[held], level)
+    return finding(found, look["learning_rate"], look, CUT * look["learning_rate"])
 
 
 def latest_window(series: Series) -> Series:

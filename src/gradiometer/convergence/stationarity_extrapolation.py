@@ -17,6 +17,12 @@ BLOCKS_PER_OCTAVE = 4
 BLOCKS = 16
 """Blocks of steps whose mean iterates span the directions looked along: the last four doublings of the run."""
 
+PER_BLOCK = 4
+"""Single iterates of a block whose losses are taken; a block of fewer steps gives each of its own."""
+
+LISTS = ("taken", "means", "gradients", "losses")
+"""Tensors kept in lists, by name."""
+
 RIDGE = 1e-4
 """Curvatures below this share of their mean are raised by it: along them a gain is limited by noise, not by shape."""
 
@@ -76,7 +82,7 @@ class Extrapolation(Detector):
     `benchmarks/stationarity.py`. It has no level from theory; the false-alarm rate there, over the whole run and all
     its looks, is its level.
 
-    Costs 2 × 16 vectors of the size of the model, and on every block two losses and a gradient of the probe; at a
+    Costs 2 × 16 vectors of the size of the model, and on every block four losses and a gradient of the probe; at a
     look another gradient and two losses.
 
     Args:
@@ -100,7 +106,7 @@ class Extrapolation(Detector):
         self.look: Look | None = None
         self._starts = first
         self._mean: Tensor | None = None
-        self._middle: Tensor | None = None
+        self._taken: list[Tensor] = []
         self._means: list[Tensor] = []
         self._gradients: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -120,9 +126,9 @@ class Extrapolation(Detector):
         if self.steps < self.looks.first:
             return nothing
         self._average(position)
-        if self.steps == (self._starts + self.looks.next) // 2:
-            self._middle = self.probe.loss(position)
         ends = self.looks.next
+        if len(self._taken) < (self.steps - self._starts) * PER_BLOCK // (ends - self._starts):
+            self._taken.append(self.probe.loss(position).double())
         if not self.looks.due(self.steps):
             return nothing
         self._end_block(position, ends - self._starts)
@@ -140,12 +146,11 @@ class Extrapolation(Detector):
 
     def _end_block(self, position: Points, length: int) -> None:
         mean = position.detach().clone() if self._mean is None else self._mean
-        last = self.probe.loss(position)
-        self._losses.append(torch.stack([last if self._middle is None else self._middle, last], dim=1).double())
+        self._losses.append(torch.stack(self._taken, dim=1))
         self._means.append(mean)
         self._gradients.append(self.probe.gradient(mean))
         self._lengths.append(length)
-        self._mean = self._middle = None
+        self._mean, self._taken = None, []
         for kept in (self._means, self._gradients, self._losses, self._lengths):
             del kept[:-BLOCKS]
 
@@ -154,7 +159,9 @@ class Extrapolation(Detector):
         centre, recent, earlier = self._centre(octave, 0), self._centre(half, 0), self._centre(octave, half)
         averaged, recent_loss = self.probe.loss(centre).double(), self.probe.loss(recent).double()
         iterates = torch.cat(self._losses[-octave:], dim=1)
-        gain = torch.minimum(iterates.mean(dim=1) - averaged, iterates[:, 2 * half :].mean(dim=1) - recent_loss)
+        gain = torch.minimum(
+            iterates.mean(dim=1) - averaged, torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss
+        )
         left = self._left(centre)
         fell = self.probe.loss(earlier).double() - recent_loss
         return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
@@ -177,10 +184,9 @@ class Extrapolation(Detector):
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, by name, for a checkpoint."""
-        kept = {"mean": self._mean, "middle": self._middle}
-        named = {name: tensor for name, tensor in kept.items() if tensor is not None}
-        for name, many in (("means", self._means), ("gradients", self._gradients), ("losses", self._losses)):
-            named |= {f"{name}.{place}": tensor for place, tensor in enumerate(many)}
+        named = {} if self._mean is None else {"mean": self._mean}
+        for name in LISTS:
+            named |= {f"{name}.{place}": tensor for place, tensor in enumerate(getattr(self, f"_{name}"))}
         return named
 
     def values(self) -> dict[str, Any]:
@@ -196,11 +202,10 @@ class Extrapolation(Detector):
         """Put back what `tensors` and `values` gave."""
         self.steps, self.looks.taken, self._starts = values["steps"], values["looks"], values["starts"]
         self._lengths = list(values["lengths"])
-        self._mean, self._middle = tensors.get("mean"), tensors.get("middle")
-        self._means, self._gradients, self._losses = (
-            [tensors[f"{name}.{place}"] for place in range(len(self._lengths))]
-            for name in ("means", "gradients", "losses")
-        )
+        self._mean = tensors.get("mean")
+        for name in LISTS:
+            count = sum(key.startswith(f"{name}.") for key in tensors)
+            setattr(self, f"_{name}", [tensors[f"{name}.{place}"] for place in range(count)])
 
 
 def extrapolated_gain(slopes: Float[Tensor, "runs blocks"], curvatures: Float[Tensor, "runs blocks blocks"]) -> Losses:

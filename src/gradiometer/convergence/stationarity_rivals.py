@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from scipy.special import ndtri
 from torch import Tensor
 
+from gradiometer.convergence.level import newey_west_slope
 from gradiometer.convergence.stationarity import Detector, Looks, Observation
 from gradiometer.errors import BadInput
 
@@ -195,8 +196,8 @@ class Slope(Detector):
         if not self.looks.due(len(self.losses)):
             return _none(seen)
         losses = torch.stack(self.losses[len(self.losses) // 2 :]).double()
-        slope, error = newey_west_slope(losses)
-        return slope + self.quantile * error >= 0
+        slope, error = newey_west_slope(losses.cpu().numpy())
+        return torch.from_numpy(slope + self.quantile * error >= 0).to(seen.loss.device)
 
 
 class Plateau(Detector):
@@ -258,21 +259,6 @@ class _Sums:
 
     def mean(self, newest: int) -> Tensor:
         return self.between(self.steps - newest, self.steps)
-
-
-def newey_west_slope(series: Float[Tensor, "steps runs"]) -> tuple[PerRun, PerRun]:
-    """Least-squares slope a step of each column, and its Newey–West standard error."""
-    steps = len(series)
-    time = torch.arange(steps, dtype=series.dtype, device=series.device)
-    time = (time - time.mean())[:, None]
-    square = (time**2).sum()
-    slope = (time * series).sum(dim=0) / square
-    scores = time * (series - series.mean(dim=0) - slope * time)
-    variance = (scores**2).sum(dim=0)
-    lags = min(int(4 * (steps / 100) ** (2 / 9)), steps - 1)
-    for lag in range(1, lags + 1):
-        variance = variance + 2 * (1 - lag / (lags + 1)) * (scores[lag:] * scores[:-lag]).sum(dim=0)
-    return slope, variance.clamp_min(0).sqrt() / square
 
 
 def _fluctuation(seen: Observation) -> tuple[PerRun, PerRun]:

@@ -42,6 +42,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             t = 1, 2, … such as '0.1/sqrt(t)', or a named shape such as 'Cosine(0.1, steps=1000)'.
         snapshots: M ≥ 2: η cools to zero M times over, and the model at the end of each cycle is kept, for an ensemble;
             under another schedule than a constant one, M models are kept without cycles.
+        cool: Whether the rate has stopped paying: off (not asked), watch (told), or auto (cut to a tenth when it has,
+            and linearly to zero over the last fifth of the run).
         batch_size: B, in examples.
         epochs: Passes over the training set.
         momentum: Heavy-ball momentum μ, in [0, 1).
@@ -71,6 +73,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     learning_rate: float = DEFAULT_RATE
     schedule: str = "constant"
     snapshots: int = 0
+    cool: Literal["off", "watch", "auto"] = "off"
     batch_size: int = 32
     epochs: int = 10
     momentum: float = 0.0
@@ -203,6 +206,13 @@ def _text_complaints(c: Configuration) -> Iterator[str]:
 def _training_complaints(c: Configuration) -> Iterator[str]:
     if not 0 < c.learning_rate < math.inf:
         yield f"`learning_rate` must be positive and finite, got {c.learning_rate}."
+    if c.cool != "off" and c.schedule in ("cosine", "linear"):
+        yield (
+            f"`cool` is {c.cool!r}, but the {c.schedule} schedule never holds a rate that could stop paying, and"
+            " goes to zero by itself: leave one of the two out."
+        )
+    if c.cool != "off" and c.snapshots:
+        yield f"`cool` is {c.cool!r}, but the cycles of `snapshots` cool the rate by themselves: leave one of the two out."
     for name in ("batch_size", "epochs", "microbatches"):
         if not getattr(c, name) >= 1:
             yield f"`{name}` must be at least 1, got {getattr(c, name)}."

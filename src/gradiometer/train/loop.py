@@ -155,8 +155,11 @@ class Loop:
             self._diverged(reason)
         if measured or recorder.follows(step):
             self._measure(training.caught(batch, spread), measured)
+        learning_rate = training.learning_rate
         training.update()
         recorder.loss(step, loss)
+        for event in training.cooled(learning_rate):
+            recorder.event(step=training.step, **event)
         if self.collector and (snapshot := self.collector.after(step, training.model)):
             recorder.event("snapshot", training.step, number=snapshot.number)
         if training.evaluation_due():

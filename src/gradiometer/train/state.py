@@ -21,6 +21,8 @@ def capture(training: Training) -> tuple[Tensors, Values]:
     optimizer = training.optimizer.state_dict()
     for index, state in optimizer["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    if training.cooling is not None:
+        tensors |= {f"cooling.{name}": value for name, value in training.cooling.tensors().items()}
     random_tensors, random_values = _random_states(training.device)
     values = {
         "step": training.step,
@@ -29,6 +31,7 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         "schedule": repr(training.schedule),
         "scheduler": {name: value for name, value in training.scheduler.state_dict().items() if name != "lr_lambdas"},
         "random": random_values,
+        "cooling": training.cooling.values() if training.cooling is not None else None,
     }
     if training.origin is not None:
         points, values["origin"] = training.origin.state_dict()
@@ -54,6 +57,8 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
         states.setdefault(int(index), {})[key] = value
     training.optimizer.load_state_dict({"state": states, "param_groups": values["param_groups"]})
     training.scheduler.load_state_dict({**values["scheduler"], "lr_lambdas": [None]})
+    if training.cooling is not None:
+        training.cooling.restore(_below("cooling", tensors), values["cooling"])
     training.step = values["step"]
     training.first_loss = values["first_loss"]
     if training.origin is not None and "origin" in values:  # else it begins where training stands now

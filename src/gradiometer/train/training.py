@@ -33,6 +33,7 @@ from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
+from gradiometer.train.cooling import Cooling
 
 STEPS_CHECKED = 100_000
 """Steps of the schedule that are looked at before the first one is made, at most."""
@@ -82,6 +83,7 @@ class Training:
         self.cycle = checked_cycle(configuration.learning_rate, self.steps, snapshots) if snapshots else None
         _check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
+        self.cooling = self._cooling()
         # Kept from step to step: memory that is given back is paid for again, page by page.
         shared = configuration.microbatches > 1
         self._mean = [torch.zeros_like(parameter) for parameter in self.parameters] if shared else []
@@ -212,6 +214,32 @@ class Training:
         self.optimizer.step()
         self.scheduler.step()
         self.step += 1
+        self._cool()
+
+    def cooled(self, learning_rate: float) -> list[dict[str, Any]]:
+        """What the cooling says of an update made at this rate, as events; a cut holds from the next step on."""
+        if self.cooling is None:
+            return []
+        factor = self.cooling.factor
+        events = self.cooling.observe(self.parameters, learning_rate, self.step)
+        if self.cooling.factor != factor:
+            self._cool()
+        return events
+
+    def _cool(self) -> None:
+        """Set the schedule's rate times what cooling leaves of it."""
+        if self.cooling is not None and self.cooling.acts:
+            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate * self.cooling.multiplier(self.step)
+
+    def _cooling(self) -> Cooling | None:
+        configuration = self.configuration
+        if configuration.cool == "off":
+            return None
+        acts = configuration.cool == "auto"
+        return Cooling(
+            self.objective, self.data, self.steps, acts=acts, level=configuration.level, seed=configuration.seed
+        )
 
     def evaluation_due(self) -> bool:
         """Whether the step just made ends the run, or an epoch after which held-out data are looked at."""

@@ -1,0 +1,195 @@
+"""Since when the loss has not moved at this learning rate, and what a cut of the rate is predicted to gain.
+
+Numbers and words only: a run is read on a machine without a tensor library.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.uncertainty import mean
+
+CUT = 0.1
+"""Of the rate, what a cut leaves."""
+
+FEWEST_STEPS = 256
+"""Of a stretch of a run, below which nothing is said about its level."""
+
+MOST_BLOCKS = 512
+"""Means of consecutive losses that a slope is fitted to, at most."""
+
+FEWEST_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Level:
+    """A stretch of a run, up to now, in which the loss shows no sign of moving.
+
+    Args:
+        since: Its first step.
+        slope: Of the loss, relative to its mean, a step.
+        loss: Its mean loss.
+    """
+
+    since: int
+    slope: Estimate
+    loss: float
+
+
+def newey_west_slope(
+    series: Float[np.ndarray, "steps runs"],
+) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
+    """Least-squares slope a step of each column, and its standard error where neighbours depend on one another.
+
+    Source: Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
+        Covariance Matrix, with ⌊4(n/100)^(2/9)⌋ lags, their (1994) rule without a pilot.
+    """
+    steps = len(series)
+    if not steps >= 3:
+        raise BadInput(f"`series` must have at least 3 steps for a slope with an error, got {steps}.")
+    time = (np.arange(steps) - (steps - 1) / 2)[:, None]
+    square = float((time**2).sum())
+    slope = (time * series).sum(axis=0) / square
+    scores = time * (series - series.mean(axis=0) - slope * time)
+    variance = (scores**2).sum(axis=0)
+    lags = min(int(4 * (steps / 100) ** (2 / 9)), steps - 1)
+    for lag in range(1, lags + 1):
+        variance = variance + 2 * (1 - lag / (lags + 1)) * (scores[lag:] * scores[:-lag]).sum(axis=0)
+    return slope, np.sqrt(np.maximum(variance, 0) * steps / (steps - 2)) / square
+
+
+def level_since(
+    steps: Int[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"], level: float = 0.9
+) -> Level | None:
+    """The longest stretch up to now, of those that begin at the start of a half, a quarter, …, that has no slope.
+
+    No sign of a slope is no proof that there is none: how small it is at most is what its interval says. None where
+    even the shortest stretch, of 256 steps, has one, or where there are fewer.
+
+    Args:
+        steps: Consecutive steps at one learning rate.
+        losses: Of the batch at each.
+        level: Of the slope's interval.
+    """
+    if not 0 < level < 1:
+        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    if not np.isfinite(losses).all():
+        raise BadInput("`losses` must be finite: leave out what comes before and after one that is not.")
+    length = len(losses)
+    while length >= FEWEST_STEPS:
+        slope = _relative_slope(losses[-length:], level)
+        if slope.low <= 0 <= slope.high:
+            return Level(int(steps[-length]), slope, float(losses[-length:].mean()))
+        length = int(length / math.sqrt(2))
+    return None
+
+
+def _relative_slope(losses: Float[np.ndarray, " steps"], level: float) -> Estimate:
+    """Slope of the loss a step, in units of its mean."""
+    length = max(len(losses) // MOST_BLOCKS, 1)
+    blocks = len(losses) // length
+    means = losses[len(losses) - blocks * length :].reshape(blocks, length).mean(axis=1)
+    slope, error = (float(x[0]) / length for x in newey_west_slope(means[:, None]))
+    margin = float(stdtrit(blocks - 2, (1 + level) / 2)) * error
+    unit = abs(float(means.mean())) or 1.0
+    value, low, high = (x / unit for x in (slope, slope - margin, slope + margin))
+    return Estimate.interval(
+        value, low, high, level=level, method=f"Newey–West, {blocks} means of {length}", samples=len(losses)
+    )
+
+
+def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9) -> Estimate:
+    """G, mean loss of the iterates − loss of their average, all on the same examples: the noise floor, measured.
+
+    Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
+    """
+    return mean(np.asarray(iterates, dtype=np.float64) - averaged, level=level)
+
+
+def forecast(gain: Estimate, left: float, learning_rate: float, cut: float) -> Estimate:
+    """What the loss falls by when the rate is cut from η to η′, before anything is cut.
+
+    The noise floor is in proportion to the rate, so the iterates fall by (1 − η′/η) G. The upper end adds X, what going
+    on may still gain along the directions of the run. Near a quadratic minimum G is (η/4) tr Σ/(B(1 − μ)): see
+    `floor_by_formula`, which over-states it on networks.
+
+    Args:
+        gain: G, measured, with its interval.
+        left: X.
+        learning_rate: η.
+        cut: η′, below η.
+    """
+    if not 0 <= cut < learning_rate < math.inf:
+        raise BadInput(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
+    if not left >= 0:
+        raise BadInput(f"`left` must be at least 0, got {left}.")
+    share = 1 - cut / learning_rate
+    return Estimate.interval(
+        share * gain.value,
+        share * gain.low,
+        share * gain.high + left,
+        level=gain.level,
+        method=f"(1 − η′/η) G, and up to {significant(left)} by going on",
+        samples=gain.samples,
+    )
+
+
+def floor_by_formula(learning_rate: float, noise_trace: float, batch_size: int, momentum: float = 0.0) -> float:
+    """(η/4) tr Σ/(B(1 − μ)), the excess loss near a quadratic minimum at a small rate, in units of the loss.
+
+    On quadratics within 2 to 4 % where the rate is small; on networks it was 1.06 to 3.3 times what is measured.
+
+    Source: Mandt, Hoffman & Blei (2017), eq. 14 and section 4.3; with momentum: their eq. 27.
+    """
+    if not (learning_rate > 0 and noise_trace >= 0 and batch_size >= 1 and 0 <= momentum < 1):
+        raise BadInput(
+            f"`learning_rate`, `noise_trace`, `batch_size` and `momentum` must be positive and `momentum` below 1, got "
+            f"{learning_rate}, {noise_trace}, {batch_size}, {momentum}."
+        )
+    return learning_rate * noise_trace / (4 * batch_size * (1 - momentum))
+
+
+def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:
+    """The sentence about a level stretch; None where the loss still moves.
+
+    Args:
+        found: The stretch.
+        learning_rate: η in it.
+        cut: The newest look of the test, as the run's event has it: `predicted` and `stopped`.
+        to: η′ of the cut that is spoken of.
+    """
+    if found is None:
+        return None
+    value, low, high = (
+        f"{1e6 * x:.2g}".replace("-", "−") for x in (found.slope.value, found.slope.low, found.slope.high)
+    )
+    seen = (
+        f"At η = {significant(learning_rate)} the loss has not moved since about step {found.since:,}: "
+        f"slope {value} [{low}, {high}] ‰ per 1,000 steps."
+    )
+    means = "Going on at this rate shows no sign of paying."
+    stopped = False
+    if cut is not None:
+        predicted, stopped = Estimate(**cut["predicted"]), bool(cut["stopped"])
+        seen += f" A cut to {significant(to)} is predicted to gain {predicted}."
+        means = (
+            "What the run could still gain along its own trajectory is small beside what a cut gains."
+            if stopped
+            else f"Along its own trajectory the run could still gain {significant(float(cut['left']))}: too soon."
+        )
+    return Finding(
+        gauge="stationarity",
+        issue=Issue.CONVERGENCE,
+        state=State.LOOK if stopped or cut is None else State.OK,
+        seen=seen,
+        means=means,
+        advice="--cool auto cuts when the test says so, and ends at zero." if stopped or cut is None else "",
+        caveat="No sign of a slope is not the absence of one: the interval says how steep it may be.",
+    )

@@ -1,0 +1,177 @@
+"""Cooling by measurement: cuts when the test says so, ends at zero, resumes to the same bits, and tells what it gained."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gradiometer.convergence.level import CUT, finding, floor_by_formula, forecast, gain_of_averaging, level_since
+from gradiometer.diagnosis import diagnose
+from gradiometer.errors import BadInput, Interrupted
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Estimate
+from gradiometer.problems.quadratic import Quadratic
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.reader import Run
+from gradiometer.train import loop as loops
+from gradiometer.train import train
+from gradiometer.train.cooling import TrainProbe
+from test_train import StopAt, weights
+
+CURVATURES = [1.0, 0.5, 0.2]
+
+
+def quadratic():
+    return Quadratic(CURVATURES, [0.5, 0.5, 0.5]).problem(examples=500, start=[6.0, 6.0, 6.0])
+
+
+def settings(**changes) -> Configuration:
+    given = {"problem": "quadratic", "batch_size": 10, "epochs": 24, "learning_rate": 0.3, "budget": 0.0}
+    return Configuration(**(given | {"sampling": "replacement", "cool": "auto"} | changes))
+
+
+def events(run: Run, name: str) -> list[dict]:
+    return [event for event in run.events if event["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def cooled(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(quadratic(), settings(), tmp_path_factory.mktemp("cooled"))
+
+
+def test_a_rate_that_has_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: Run) -> None:
+    cuts = events(cooled, "cut")
+    assert cuts and cuts[0]["learning_rate"] == 0.3 and cuts[0]["to"] == pytest.approx(0.03)
+    assert 256 <= cuts[0]["step"] <= 960
+    looks = events(cooled, "stationarity")
+    assert [look["step"] for look in looks if look["stopped"]] == [cut["step"] for cut in cuts]
+    checkpoint, _ = load_latest(RunFolder.open(cooled.path))
+    assert checkpoint.state["param_groups"][0]["lr"] == 0
+
+
+def test_the_forecast_of_a_cut_holds_the_known_gain(cooled: Run) -> None:
+    """The floor at η = 0.3 less that at 0.03, exact for draws with replacement."""
+    quadratic_of_train = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(quadratic().train)
+    floors = [quadratic_of_train.stationary_excess_loss(rate, 10) for rate in (0.3, 0.03)]
+    predicted = Estimate(**events(cooled, "cut")[0]["predicted"])
+    assert predicted.low <= floors[0] - floors[1] <= predicted.high
+    assert 0.3 <= floor_by_formula(0.3, quadratic_of_train.noise_trace, 10) / floors[0] <= 1.0
+
+
+def test_a_cut_is_scored_by_what_it_gained(cooled: Run) -> None:
+    (scored,) = events(cooled, "cut scored")[:1]
+    cut = events(cooled, "cut")[0]
+    assert scored["cut_at"] == cut["step"] < scored["step"]
+    low, high = scored["predicted"]["low"], scored["predicted"]["high"]
+    assert scored["within"] == (low <= scored["seen"] <= high)
+
+
+def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    runs = [train(quadratic(), settings(cool=cool), tmp_path) for cool in ("off", "watch")]
+    assert weights(runs[0]) == weights(runs[1])
+    assert not events(runs[0], "stationarity") and events(runs[1], "stationarity") and not events(runs[1], "cut")
+
+
+@pytest.mark.parametrize("step", [5, 333, 1100])
+def test_a_cooled_run_that_was_stopped_resumes_to_the_same_bits(
+    tmp_path: Path, cooled: Run, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(quadratic(), settings(), tmp_path, StopAt(step))
+    (folder,) = tmp_path.iterdir()
+    monkeypatch.setattr(loops, "load", lambda *_, **__: quadratic())
+    resumed = loops.resume(folder)
+    assert weights(resumed) == weights(cooled)
+    told = ("step", "left", "predicted", "seen")
+    for name in ("stationarity", "cut", "cut scored"):
+        ours, theirs = events(resumed, name), events(cooled, name)
+        assert [{key: e.get(key) for key in told} for e in ours] == [{key: e.get(key) for key in told} for e in theirs]
+
+
+def test_a_cut_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
+    run = train(quadratic(), settings(schedule="Constant(0.3).warmed_up(100)", learning_rate=0.1), tmp_path)
+    cut = events(run, "cut")[0]
+    assert cut["learning_rate"] == 0.3 and cut["steps"] <= cut["step"] - 100  # its clock began after the rise
+
+
+def test_the_finding_says_since_when_and_what_a_cut_would_gain(tmp_path: Path) -> None:
+    run = train(quadratic(), settings(cool="watch"), tmp_path)
+    (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "stationarity"]
+    assert "At η = 0.300 the loss has not moved since about step" in found.seen
+    assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
+
+
+def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
+    problem = quadratic()
+    objective = Objective(problem.model(), problem.loss)
+    probe = TrainProbe(objective, problem.train, seed=0)
+    exact = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(problem.train)
+    point = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    np.testing.assert_allclose(probe.gradient(point)[0].numpy(), exact.gradient(point[0].numpy()), rtol=1e-10)
+
+
+def test_a_stretch_with_a_slope_is_not_level_and_one_without_is_since_its_start() -> None:
+    noise = np.random.default_rng(0).standard_normal(8000)
+    steps = np.arange(8000)
+    fell = np.where(steps < 3000, (3000 - steps) / 300, 0.0)
+    found = level_since(steps, 10 + fell + noise)
+    assert found is not None and 2300 <= found.since <= 6000
+    assert found.slope.low <= 0 <= found.slope.high
+    assert level_since(steps, 10 + (8000 - steps) / 200 + 0.01 * noise) is None
+    assert level_since(steps[:100], noise[:100]) is None
+    assert finding(None, 0.1, None, 0.01) is None
+
+
+@pytest.mark.slow
+def test_a_level_loss_is_called_level_as_often_as_its_interval_says() -> None:
+    """The whole of a stretch without a slope is level in 90 % of runs, its neighbours dependent or not."""
+    generator, whole = np.random.default_rng(1), 0
+    for _ in range(400):
+        noise = generator.standard_normal(2000)
+        noise[1:] += 0.5 * noise[:-1]
+        found = level_since(np.arange(2000), 5 + noise)
+        whole += found is not None and found.since == 0
+    assert 0.84 <= whole / 400 <= 0.95
+
+
+def test_cooling_and_the_cycles_of_snapshots_are_not_asked_for_at_once() -> None:
+    with pytest.raises(BadInput, match="the cycles of `snapshots` cool the rate by themselves"):
+        settings(snapshots=3)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_cooling_and_a_schedule_that_never_holds_a_rate_are_refused_together(schedule: str) -> None:
+    with pytest.raises(BadInput, match=f"`cool` is 'auto', but the {schedule} schedule never holds a rate"):
+        settings(schedule=schedule)
+
+
+GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: forecast(GAIN, 0.0, 0.1, 0.1), "`cut` must be at least 0 and below the learning rate 0.1"),
+        (lambda: forecast(GAIN, 0.0, 0.1, math.nan), "`cut` must be at least 0 and below"),
+        (lambda: forecast(GAIN, math.nan, 0.1, 0.01), "`left` must be at least 0, got nan"),
+        (lambda: level_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
+        (lambda: level_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
+        (lambda: floor_by_formula(0.1, math.nan, 8), "`noise_trace`, `batch_size` and `momentum` must be"),
+        (lambda: settings(cool="on"), 'cool = "on"'),
+    ],
+)
+def test_nonsense_is_refused_by_name(made, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        made()
+
+
+def test_the_gain_of_averaging_is_of_the_iterates_over_their_average() -> None:
+    assert gain_of_averaging(np.array([1.2, 1.1, 1.3, 1.2, 1.25, 1.15, 1.2, 1.2]), 1.0).value == pytest.approx(0.2)
+
+
+def test_what_a_cut_leaves_is_a_tenth() -> None:
+    assert CUT == 0.1
