@@ -143,7 +143,8 @@ def test_the_winding_turns_by_the_logarithm_of_what_is_left() -> None:
     angle = np.unwrap(np.arctan2(iterates[:, 1], iterates[:, 0]))
     turned = (angle[-1] - angle[early // 64]) / (2 * math.pi)
     assert turned > 1.4
-    assert turned == pytest.approx(float(example.turns(iterates[early // 64], iterates[-1])), rel=0.02)
+    # It lags behind the floor of the valley by a part of a turn, which gets less.
+    assert turned == pytest.approx(float(example.turns(iterates[early // 64], iterates[-1])), abs=0.06)
     assert (np.diff(np.linalg.norm(iterates[early // 64 :], axis=1)) > 0).all()
 
 
