@@ -1,7 +1,7 @@
 """Has this learning rate stopped paying? Every detector on streams of least squares whose floor is known.
 
-    .venv/bin/python benchmarks/stationarity.py              # the eight settings the test was not chosen on
-    .venv/bin/python benchmarks/stationarity.py --chosen-on  # the eight it was chosen on
+    .venv/bin/python benchmarks/stationarity.py              # eight settings the test was not chosen on
+    .venv/bin/python benchmarks/stationarity.py --chosen-on  # the sixteen it was chosen on
     .venv/bin/python benchmarks/stationarity.py --setting f1 --out part.json
 
 A setting is run 100 times from each of five random starts. An alarm is early where the expected excess loss at that
@@ -87,16 +87,24 @@ CHOSEN_ON = {
     "c6": Setting("regression", 10, "two", 20, 0.01, 0.9, 4, "round", 100),
     "c7": Setting("curved", 5, "geometric", 400, 0.2, 0.0, 8, "round", 1000),
     "c8": Setting("flat", 20, "two", 50, 0.05, 0.0, 8, "round", 100),
+    "c9": Setting("regression", 50, "geometric", 50, 0.05, 0.0, 2, "level", 100),
+    "c10": Setting("regression", 10, "geometric", 200, 0.1, 0.0, 8, "round", 1000),
+    "c11": Setting("curved", 30, "geometric", 400, 0.4, 0.0, 8, "level", 300),
+    "c12": Setting("flat", 5, "geometric", 50, 0.05, 0.0, 8, "round", 100),
+    "c13": Setting("regression", 8, "geometric", 100, 0.01, 0.9, 4, "level", 300),
+    "c14": Setting("curved", 100, "two", 30, 0.1, 0.0, 8, "round", 200),
+    "c15": Setting("flat", 12, "geometric", 300, 0.02, 0.9, 8, "round", 500),
+    "c16": Setting("regression", 6, "two", 40, 0.1, 0.0, 4, "level", 50),
 }
 FRESH = {
-    "f1": Setting("regression", 50, "geometric", 50, 0.05, 0.0, 2, "level", 100),
-    "f2": Setting("regression", 10, "geometric", 200, 0.1, 0.0, 8, "round", 1000),
-    "f3": Setting("curved", 30, "geometric", 400, 0.4, 0.0, 8, "level", 300),
-    "f4": Setting("flat", 5, "geometric", 50, 0.05, 0.0, 8, "round", 100),
-    "f5": Setting("regression", 8, "geometric", 100, 0.01, 0.9, 4, "level", 300),
-    "f6": Setting("curved", 100, "two", 30, 0.1, 0.0, 8, "round", 200),
-    "f7": Setting("flat", 12, "geometric", 300, 0.02, 0.9, 8, "round", 500),
-    "f8": Setting("regression", 6, "two", 40, 0.1, 0.0, 4, "level", 50),
+    "f1": Setting("regression", 30, "geometric", 80, 0.08, 0.0, 4, "round", 500),
+    "f2": Setting("regression", 6, "geometric", 300, 0.15, 0.0, 4, "level", 60),
+    "f3": Setting("curved", 60, "geometric", 150, 0.2, 0.0, 16, "level", 200),
+    "f4": Setting("flat", 8, "geometric", 40, 0.1, 0.0, 16, "round", 200),
+    "f5": Setting("regression", 15, "two", 25, 0.01, 0.9, 8, "level", 150),
+    "f6": Setting("curved", 12, "two", 60, 0.15, 0.0, 4, "round", 400),
+    "f7": Setting("flat", 25, "geometric", 100, 0.01, 0.9, 16, "round", 400),
+    "f8": Setting("curved", 5, "geometric", 250, 0.02, 0.9, 8, "level", 80),
 }
 
 DETECTORS: Mapping[str, Callable[[StreamProbe], Detector]] = {

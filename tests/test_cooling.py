@@ -12,6 +12,7 @@ from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Interrupted
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
+from gradiometer.problems.examples import Examples
 from gradiometer.problems.quadratic import Quadratic
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.configuration import Configuration
@@ -109,7 +110,8 @@ def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
     problem = quadratic()
     objective = Objective(problem.model(), problem.loss)
     probe = TrainProbe(objective, problem.train, seed=0)
-    exact = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(problem.train)
+    chosen = Examples(torch.cat(probe.parts))  # 496 of 500, so that its eight parts are equal
+    exact = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(chosen)
     point = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
     np.testing.assert_allclose(probe.gradient(point)[0].numpy(), exact.gradient(point[0].numpy()), rtol=1e-10)
 
@@ -149,6 +151,12 @@ def test_cooling_and_a_schedule_that_never_holds_a_rate_are_refused_together(sch
         settings(schedule=schedule)
 
 
+def test_too_few_examples_to_compare_points_on_are_refused() -> None:
+    problem = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).problem(examples=30)
+    with pytest.raises(BadInput, match="`cool` compares points on at least 64 training examples, there are 30"):
+        TrainProbe(Objective(problem.model(), problem.loss), problem.train, seed=0)
+
+
 GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
 
 
@@ -157,7 +165,7 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
     [
         (lambda: forecast(GAIN, 0.0, 0.1, 0.1), "`cut` must be at least 0 and below the learning rate 0.1"),
         (lambda: forecast(GAIN, 0.0, 0.1, math.nan), "`cut` must be at least 0 and below"),
-        (lambda: forecast(GAIN, math.nan, 0.1, 0.01), "`left` must be at least 0, got nan"),
+        (lambda: forecast(GAIN, math.nan, 0.1, 0.01), "`falling` must be at least 0, got nan"),
         (lambda: level_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
         (lambda: level_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
         (lambda: floor_by_formula(0.1, math.nan, 8), "`noise_trace`, `batch_size` and `momentum` must be"),

@@ -59,10 +59,11 @@ def test_the_expected_excess_of_a_stream_is_seen_and_ends_at_its_floor(stream: S
 
 def test_a_probe_gives_the_gradient_of_its_loss() -> None:
     for stream in (CURVED, REGRESSION):
-        probe = stream.probe(2, 50, seed=0)
+        probe = stream.probe(2, 56, seed=0)
         points = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
         (gradient,) = torch.autograd.grad(probe.loss(points).sum(), points)
         torch.testing.assert_close(probe.gradient(points.detach()), gradient)
+        assert probe.gradients(points.detach()).std(dim=0).min() > 0
 
 
 def test_the_extrapolated_gain_is_the_whole_of_what_is_left_where_the_directions_span_the_space() -> None:
@@ -70,11 +71,25 @@ def test_the_extrapolated_gain_is_the_whole_of_what_is_left_where_the_directions
     h = torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)
     centre = torch.tensor([0.1, 1.0, -3.0], dtype=torch.float64)
     away = torch.randn(1, 16, 3, generator=generator, dtype=torch.float64)
-    slopes, curvatures = away @ (h * centre), torch.einsum("rap,p,rbp->rab", away, h, away)
+    slopes = (away @ (h * centre)).expand(8, 1, 16)
+    curvatures = torch.einsum("rap,p,rbp->rab", away, h, away)
     exact = float(h @ centre**2) / 2
     assert float(extrapolated_gain(slopes, curvatures)) == pytest.approx(exact, rel=0.05)
     flat = extrapolated_gain(slopes, -curvatures)
     assert torch.isfinite(flat).all() and (flat >= 0).all()
+
+
+def test_the_upper_end_of_the_extrapolated_gain_holds_it_and_errs_less_than_the_fitted_one() -> None:
+    """At the minimum itself, where all that is fitted is the noise of the probe's examples."""
+    generator = torch.Generator().manual_seed(1)
+    curvatures = torch.diag(torch.linspace(1, 2, 16, dtype=torch.float64)).expand(2000, 16, 16)
+    truth = torch.full((16,), 0.2, dtype=torch.float64)
+    slopes = truth + torch.randn(8, 2000, 16, generator=generator, dtype=torch.float64)
+    exact = float((truth**2 / torch.linspace(1, 2, 16)).sum()) / 2
+    fitted = (slopes.mean(dim=0) ** 2 / torch.linspace(1, 2, 16)).sum(dim=1) / 2
+    upper = extrapolated_gain(slopes, curvatures)
+    assert (upper <= fitted + 1e-3).all() and upper.mean() < fitted.mean() - 0.1
+    assert float((upper >= exact).double().mean()) >= 0.85
 
 
 def test_the_gain_of_a_cut_is_the_floor_once_the_start_is_forgotten() -> None:
@@ -157,9 +172,9 @@ def test_looks_come_ever_further_apart() -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: Extrapolation(CURVED.probe(1, 2, seed=0), share=math.nan), "`share` of the gain of a cut must lie in"),
-        (lambda: Extrapolation(CURVED.probe(1, 2, seed=0), first=0), "`first` must be at least 1 step, got 0"),
-        (lambda: CURVED.probe(1, 0, seed=0), "`examples` must be at least 1, got 0"),
+        (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), share=math.nan), "`share` of the gain of a cut must lie in"),
+        (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), first=0), "`first` must be at least 1 step, got 0"),
+        (lambda: CURVED.probe(1, 0, seed=0), "`examples` must be at least 8, one for each part of a probe, got 0"),
         (lambda: Looks(16, 0), "`per_octave` must be at least 1 look, got 0"),
         (lambda: Slope(level=math.nan), "`level` must lie between 0 and 1, got nan"),
         (lambda: Distance(ratio=math.nan), "`ratio` of one look's step to the one before must be above 1"),

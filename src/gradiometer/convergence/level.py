@@ -108,35 +108,40 @@ def _relative_slope(losses: Float[np.ndarray, " steps"], level: float) -> Estima
 def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9) -> Estimate:
     """G, mean loss of the iterates − loss of their average, all on the same examples: the noise floor, measured.
 
+    A straight trend of the iterates' losses is drift, not error: the interval is that of their mean once it is out.
+
     Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
     """
-    return mean(np.asarray(iterates, dtype=np.float64) - averaged, level=level)
+    losses, time = np.asarray(iterates, dtype=np.float64), np.arange(len(iterates)) - (len(iterates) - 1) / 2
+    return mean(losses - averaged - time * (time @ losses) / (time @ time), level=level)
 
 
-def forecast(gain: Estimate, left: float, learning_rate: float, cut: float) -> Estimate:
+def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -> Estimate:
     """What the loss falls by when the rate is cut from η to η′, before anything is cut.
 
-    The noise floor is in proportion to the rate, so the iterates fall by (1 − η′/η) G. The upper end adds X, what going
-    on may still gain along the directions of the run. Near a quadratic minimum G is (η/4) tr Σ/(B(1 − μ)): see
-    `floor_by_formula`, which over-states it on networks.
+    The noise floor is in proportion to the rate, so the loss of single iterates falls by (1 − η′/η) G. The upper end
+    adds what the loss of their average fell by of late: the run had gone some of the way before the cut, and goes on
+    after it. Meant for as many steps after the cut as G was measured over: directions too slow to be seen in G are too
+    slow to gain. Near a quadratic minimum G is (η/4) tr Σ/(B(1 − μ)): see `floor_by_formula`, which over-states it on
+    networks.
 
     Args:
         gain: G, measured, with its interval.
-        left: X.
+        falling: By how much the loss of the average fell from the first to the second half of the iterates.
         learning_rate: η.
         cut: η′, below η.
     """
     if not 0 <= cut < learning_rate < math.inf:
         raise BadInput(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
-    if not left >= 0:
-        raise BadInput(f"`left` must be at least 0, got {left}.")
+    if not falling >= 0:
+        raise BadInput(f"`falling` must be at least 0, got {falling}.")
     share = 1 - cut / learning_rate
     return Estimate.interval(
         share * gain.value,
         share * gain.low,
-        share * gain.high + left,
+        share * gain.high + falling,
         level=gain.level,
-        method=f"(1 − η′/η) G, and up to {significant(left)} by going on",
+        method=f"(1 − η′/η) G, and up to {significant(falling)} of drift",
         samples=gain.samples,
     )
 

@@ -23,6 +23,9 @@ PER_BLOCK = 4
 LISTS = ("taken", "means", "gradients", "losses")
 """Tensors kept in lists, by name."""
 
+ERRORS = 1.0
+"""Standard errors, over the parts of the probe, that an upper end lies above the gain left."""
+
 RIDGE = 1e-4
 """Curvatures below this share of their mean are raised by it: along them a gain is limited by noise, not by shape."""
 
@@ -37,6 +40,9 @@ class Probe(Protocol):
     def gradient(self, points: Points) -> Points:
         """Its gradient."""
 
+    def gradients(self, points: Points) -> Float[Tensor, "parts runs params"]:
+        """The gradients on equal parts of the examples, at least three; their mean is `gradient`."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -44,7 +50,7 @@ class Look:
 
     Args:
         step: Steps since the watch began, at this rate.
-        left: X, what the loss of the averaged iterate could still fall along the span of the block means.
+        left: X, what the loss of the averaged iterate could still fall along the span of the block means: an upper end.
         gain: G, mean loss of the iterates less loss of their average: what a cut would gain now. The smaller of that
             over the last half of the steps and over their last 29 %.
         iterates: Losses of single iterates of the last half of the steps, evenly over its blocks, oldest first.
@@ -75,12 +81,11 @@ class Extrapolation(Detector):
       curvatures (ū_a − c)·(∇L(ū_b) − ∇L(c)) the probe gives: reduced-rank extrapolation of the run's trajectory. A
       slow mode that still holds a loss is seen by what it holds, not by how little it moves in the window.
 
-    It acts where X ≤ share · G. X is of the sixteen directions on the very examples it is maximised on, so it errs
-    upwards, by about 8/n of the variance of an example's loss: too few examples make it late, not early. What it
-    cannot see is a loss held in directions that the run has hardly moved in during its last four doublings, in a space
-    of many more than sixteen. The share was chosen on eight settings of least squares and judged on eight others:
-    `benchmarks/stationarity.py`. It has no level from theory; the false-alarm rate there, over the whole run and all
-    its looks, is its level.
+    It acts where an upper end of X, over the examples of the probe, is at most share · G: too few examples make it
+    late, not early. What it cannot see is a loss held in directions that the run has hardly moved in during its last
+    four doublings, in a space of many more than sixteen. The share was chosen on sixteen settings of least squares and
+    judged once on eight others: `benchmarks/stationarity.py`. It has no level from theory; the share of early alarms
+    there, over the whole run and all its looks, is its level.
 
     Costs 2 × 16 vectors of the size of the model, and on every block four losses and a gradient of the probe; at a
     look another gradient and two losses.
@@ -96,7 +101,7 @@ class Extrapolation(Detector):
 
     name: ClassVar[str] = "extrapolation"
 
-    def __init__(self, probe: Probe, *, share: float = 0.4, first: int = 16) -> None:
+    def __init__(self, probe: Probe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
             raise BadInput(f"`share` of the gain of a cut must lie in (0, 1], got {share}.")
         self.probe = probe
@@ -176,10 +181,11 @@ class Extrapolation(Detector):
         return centre
 
     def _left(self, centre: Points) -> Losses:
-        there = self.probe.gradient(centre)
+        parts = self.probe.gradients(centre)
+        there = parts.mean(dim=0)
         away = torch.stack(self._means, dim=1) - centre[:, None]
         turned = torch.stack(self._gradients, dim=1) - there[:, None]
-        slopes = torch.einsum("rap,rp->ra", away, there).double()
+        slopes = torch.einsum("rap,qrp->qra", away, parts).double()
         return extrapolated_gain(slopes, torch.einsum("rap,rbp->rab", away, turned).double())
 
     def tensors(self) -> dict[str, Tensor]:
@@ -208,17 +214,30 @@ class Extrapolation(Detector):
             setattr(self, f"_{name}", [tensors[f"{name}.{place}"] for place in range(count)])
 
 
-def extrapolated_gain(slopes: Float[Tensor, "runs blocks"], curvatures: Float[Tensor, "runs blocks blocks"]) -> Losses:
-    """max over α of −l·α − ½ αᵀMα for slopes l and curvatures M, which is lᵀM⁻¹l/2, with a ridge.
+def extrapolated_gain(
+    slopes: Float[Tensor, "parts runs blocks"], curvatures: Float[Tensor, "runs blocks blocks"]
+) -> Losses:
+    """An upper end of max over α of −l·α − ½ αᵀMα, which is q(l) = lᵀM⁻¹l/2 with a ridge, for slopes l known in parts.
 
-    M is made symmetric. Where the loss curves downwards along a direction, the absolute curvature stands for it: the
-    model has no maximum there, and a bound that is finite is wanted. Never negative.
+    q of the mean slope is maximised on the very examples it is measured on and errs upwards; the mean of ½ lᵢᵀM⁻¹lⱼ
+    over pairs of unlike parts does not. The answer is that mean and twice its jackknife error, or q of the mean slope
+    where that is less. M is made symmetric. Where the loss curves downwards along a direction, the absolute curvature
+    stands for it: the model has no maximum there, and a bound that is finite is wanted.
+
+    Source: the U-statistic and its jackknife error: Arvesen (1969), Jackknifing U-Statistics.
     """
     symmetric = (curvatures + curvatures.mT) / 2
     values, axes = torch.linalg.eigh(symmetric)
     values = values.abs()
     ridge = RIDGE * values.mean(dim=1, keepdim=True)
-    along = torch.einsum("rab,ra->rb", axes, slopes)
     damped = (values + ridge).clamp_min(torch.finfo(values.dtype).tiny)
-    gain: Tensor = (along**2 / damped * (1 - values / (2 * damped))).sum(dim=1)
-    return gain
+    weights = (1 / damped * (1 - values / (2 * damped))).sqrt()
+    along = torch.einsum("rab,qra->qrb", axes, slopes) * weights
+    count, total = len(along), along.sum(dim=0)
+    squares = (along**2).sum(dim=2)
+    pairs = (total**2).sum(dim=1) - squares.sum(dim=0)
+    without = pairs - 2 * ((total * along).sum(dim=2) - squares)
+    unbiased = pairs / (count * (count - 1))
+    left_out = without / ((count - 1) * (count - 2))
+    error = ((count - 1) / count * ((left_out - left_out.mean(dim=0)) ** 2).sum(dim=0)).sqrt()
+    return torch.minimum((total**2).sum(dim=1) / count**2, unbiased + ERRORS * error)

@@ -13,6 +13,9 @@ from torch import Tensor
 from gradiometer.convergence.stationarity import Observation
 from gradiometer.errors import BadInput
 
+PARTS = 8
+"""Of the examples of a probe."""
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -122,30 +125,39 @@ class StreamProbe:
     """A fixed set of fresh examples for each run: its loss, less that at Φ*, and its gradient, exactly."""
 
     def __init__(self, stream: Stream, runs: int, examples: int, seed: int) -> None:
-        if not examples >= 1:
-            raise BadInput(f"`examples` must be at least 1, got {examples}.")
+        if not examples >= PARTS:
+            raise BadInput(f"`examples` must be at least {PARTS}, one for each part of a probe, got {examples}.")
         generator = torch.Generator().manual_seed(seed)
         self.curvatures = torch.tensor(stream.curvatures, dtype=torch.float64)
-        params = len(self.curvatures)
+        params, each = len(self.curvatures), examples // PARTS
         self.products: Tensor | None = None
         if stream.noise is not None:
-            scale = (torch.tensor(stream.noise, dtype=torch.float64) / examples).sqrt()
-            self.pull = torch.randn(runs, params, generator=generator, dtype=torch.float64) * scale
+            scale = (torch.tensor(stream.noise, dtype=torch.float64) / each).sqrt()
+            self.pulls = torch.randn(PARTS, runs, params, generator=generator, dtype=torch.float64) * scale
             return
-        self.products, self.pull = torch.empty(runs, params, params).double(), torch.empty(runs, params).double()
-        for run in range(runs):
-            inputs = torch.randn(examples, params, generator=generator, dtype=torch.float64) * self.curvatures.sqrt()
-            self.products[run] = inputs.T @ inputs / examples
-            self.pull[run] = inputs.T @ torch.randn(examples, generator=generator, dtype=torch.float64) / examples
+        self.products = torch.empty(PARTS, runs, params, params, dtype=torch.float64)
+        self.pulls = torch.empty(PARTS, runs, params, dtype=torch.float64)
+        for part in range(PARTS):
+            for run in range(runs):
+                inputs = torch.randn(each, params, generator=generator) * self.curvatures.sqrt().float()
+                self.products[part, run] = inputs.T @ inputs / each
+                self.pulls[part, run] = inputs.T @ torch.randn(each, generator=generator) / each
 
     def loss(self, points: Float[Tensor, "runs params"]) -> Float[Tensor, " runs"]:
         """½ΦᵀĤΦ − Φ·b of each run."""
         points = points.double()
-        return (points * self._curved(points)).sum(dim=1) / 2 - (points * self.pull).sum(dim=1)
+        curved = self._curved(points).mean(dim=0)
+        return (points * (curved / 2 - self.pulls.mean(dim=0))).sum(dim=1)
 
     def gradient(self, points: Float[Tensor, "runs params"]) -> Float[Tensor, "runs params"]:
         """ĤΦ − b of each run, in the precision of its points."""
-        return (self._curved(points.double()) - self.pull).to(points.dtype)
+        return self.gradients(points).mean(dim=0)
+
+    def gradients(self, points: Float[Tensor, "runs params"]) -> Float[Tensor, "parts runs params"]:
+        """The same on each part of the examples."""
+        return (self._curved(points.double()) - self.pulls).to(points.dtype)
 
     def _curved(self, points: Tensor) -> Tensor:
-        return points * self.curvatures if self.products is None else torch.einsum("rpq,rq->rp", self.products, points)
+        if self.products is None:
+            return (points * self.curvatures).expand(PARTS, *points.shape)
+        return torch.einsum("srpq,rq->srp", self.products, points)

@@ -212,8 +212,7 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
             " goes to zero by itself: leave one of the two out."
         )
     if c.cool != "off" and c.snapshots:
-        yield f"`cool` is {c.cool!r}, but the cycles of `snapshots` cool the rate by themselves: leave one of the two "
-        f"out."
+        yield f"`cool` is {c.cool!r}, but the cycles of `snapshots` cool the rate by themselves: leave out one of them."
     for name in ("batch_size", "epochs", "microbatches"):
         if not getattr(c, name) >= 1:
             yield f"`{name}` must be at least 1, got {getattr(c, name)}."

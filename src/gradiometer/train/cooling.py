@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gradiometer.convergence.level import CUT, forecast, gain_of_averaging
 from gradiometer.convergence.stationarity_extrapolation import Extrapolation, Look
-from gradiometer.measurement.batch import Batch, batch_size, chunks
+from gradiometer.errors import BadInput
+from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
@@ -23,8 +24,10 @@ FINISH = 0.2
 PROBE = 2048
 """Training examples, at most, on which the points of a run are compared."""
 
-AT_ONCE = 1024
-"""Most of them in one forward."""
+FEWEST = 64
+
+PARTS = 8
+"""Equal parts of them, each run at once."""
 
 
 class TrainProbe:
@@ -34,29 +37,33 @@ class TrainProbe:
     """
 
     def __init__(self, objective: Objective, data: Examples, seed: int) -> None:
-        chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:PROBE]
+        if not len(data) >= FEWEST:
+            raise BadInput(f"`cool` compares points on at least {FEWEST} training examples, there are {len(data)}.")
+        count = min(PROBE, len(data)) // PARTS * PARTS
+        chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         self.objective, self.seed = objective, zlib.crc32(f"{seed}/cooling".encode())
         with untouched_randomness(self.seed, objective.devices):  # a data set may draw, too
             batch = data.batch(chosen)
-        self.parts: list[Batch] = chunks(batch, -(-len(chosen) // AT_ONCE))
-        self.weights = [batch_size(part) / len(chosen) for part in self.parts]
+        self.parts: list[Batch] = chunks(batch, PARTS)
 
     def loss(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, " 1"]:
         """Mean loss of the part."""
         leaves = self._leaves(points[0])
         total = torch.zeros((), dtype=torch.float64, device=points.device)
         with torch.no_grad(), self.objective.undisturbed(self.seed):
-            for weight, part in zip(self.weights, self.parts, strict=True):
-                total = total + weight * self.objective.mean_loss(leaves, part).double()
-        return total[None]
+            for part in self.parts:
+                total = total + self.objective.mean_loss(leaves, part).double()
+        return total[None] / PARTS
 
     def gradient(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, "1 params"]:
         """Its gradient."""
-        total = torch.zeros_like(points)
+        return self.gradients(points).mean(dim=0)
+
+    def gradients(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, "parts 1 params"]:
+        """The same on each of its parts."""
         leaves = self._leaves(points[0])
-        for weight, part in zip(self.weights, self.parts, strict=True):
-            total[0].add_(flat(self.objective.gradient(part, at=leaves, seed=self.seed)), alpha=weight)
-        return total
+        each = [flat(self.objective.gradient(part, at=leaves, seed=self.seed)) for part in self.parts]
+        return torch.stack(each)[:, None]
 
     def _leaves(self, point: Float[Tensor, " params"]) -> list[Tensor]:
         parameters = self.objective.parameters
@@ -95,6 +102,7 @@ class Cooling:
         self.test = Extrapolation(self.probe)
         self.factor = 1.0
         self.rate: float | None = None
+        self.newest: dict[str, Any] | None = None
         self.cut: dict[str, Any] | None = None
 
     def multiplier(self, step: int) -> float:
@@ -114,43 +122,49 @@ class Cooling:
         if step > self.finish:
             return []
         if learning_rate != self.rate:
-            self.test, self.rate = Extrapolation(self.probe), learning_rate
+            self._changed(learning_rate)
         stopped = bool(self.test.take(flat([parameter.detach() for parameter in parameters])[None]).item())
         look, self.test.look = self.test.look, None
         if look is None:
             return []
-        events = self._scored(look)
-        gain = gain_of_averaging(look.iterates[0].cpu().numpy(), look.averaged.item(), self.level)
-        told = self._told(look, gain, learning_rate)
-        events.append({"event": "stationarity", "stopped": stopped, **told})
+        self.newest = {"step": step, **self._told(look, learning_rate)}
+        events = [*self._scored(look, step), {"event": "stationarity", "stopped": stopped, **self.newest}]
         if stopped and self.acts:
             self.factor *= CUT
-            self.cut = {"step": step, "before": look.iterates.mean().item(), "window": look.step // 2, **told}
-            events.append({"event": "cut", "to": learning_rate * CUT, **told})
+            events.append({"event": "cut", "to": learning_rate * CUT, **self.newest})
         return events
 
-    def _told(self, look: Look, gain: Estimate, learning_rate: float) -> dict[str, Any]:
+    def _changed(self, learning_rate: float) -> None:
+        """The rate is another: its clock starts anew. A cut by half or more, whoever made it, waits to be scored."""
+        told, self.newest, self.cut = self.newest, None, None
+        if told is not None and learning_rate <= told["learning_rate"] / 2:
+            gain, fell = Estimate(**told["gain"]), max(told["fell"], 0.0)
+            predicted = forecast(gain, fell, told["learning_rate"], learning_rate)
+            self.cut = {**told, "to": learning_rate, "predicted": predicted.to_dict()}
+        self.test, self.rate = Extrapolation(self.probe), learning_rate
+
+    def _told(self, look: Look, learning_rate: float) -> dict[str, Any]:
         """A look in numbers; the forecast is of a cut to a tenth."""
-        left = max(look.left.item(), 0.0)
+        gain = gain_of_averaging(look.iterates[0].cpu().numpy(), look.averaged.item(), self.level)
+        fell = look.fell.item()
         return {
             "learning_rate": learning_rate,
             "steps": look.step,
-            "left": left,
-            "fell": look.fell.item(),
+            "loss": look.iterates.mean().item(),
+            "left": look.left.item(),
+            "fell": fell,
             "gain": gain.to_dict(),
-            "predicted": forecast(gain, left, learning_rate, CUT * learning_rate).to_dict(),
+            "predicted": forecast(gain, max(fell, 0.0), learning_rate, CUT * learning_rate).to_dict(),
         }
 
-    def _scored(self, look: Look) -> list[dict[str, Any]]:
+    def _scored(self, look: Look, step: int) -> list[dict[str, Any]]:
         """Once as many steps have passed since a cut as its forecast looked back on: what it gained."""
-        if self.cut is None or look.step < self.cut["window"]:
+        if self.cut is None or look.step < self.cut["steps"] // 2:
             return []
         cut, self.cut = self.cut, None
-        after = gain_of_averaging(look.iterates[0].cpu().numpy(), 0.0, self.level)
-        predicted = Estimate(**cut["predicted"])
-        seen = cut["before"] - after.value
-        fields = {"cut_at": cut["step"], "seen": seen, "predicted": cut["predicted"]}
-        return [{"event": "cut scored", "within": predicted.low <= seen <= predicted.high, **fields}]
+        predicted, seen = Estimate(**cut["predicted"]), cut["loss"] - look.iterates.mean().item()
+        told = {"step": step, "cut_at": cut["step"], "to": cut["to"], "seen": seen, "predicted": cut["predicted"]}
+        return [{"event": "cut scored", "within": predicted.low <= seen <= predicted.high, **told}]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, for a checkpoint."""
@@ -158,10 +172,12 @@ class Cooling:
 
     def values(self) -> dict[str, Any]:
         """The rest of its state, as JSON has it."""
-        return {"factor": self.factor, "rate": self.rate, "cut": self.cut, "test": self.test.values()}
+        told = {"newest": self.newest, "cut": self.cut}
+        return {"factor": self.factor, "rate": self.rate, "test": self.test.values(), **told}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Put its state back."""
-        self.factor, self.rate, self.cut = values["factor"], values["rate"], values["cut"]
+        self.factor, self.rate = values["factor"], values["rate"]
+        self.newest, self.cut = values["newest"], values["cut"]
         self.test = Extrapolation(self.probe)
         self.test.restore(dict(tensors), values["test"])

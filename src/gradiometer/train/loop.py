@@ -159,7 +159,7 @@ class Loop:
         training.update()
         recorder.loss(step, loss)
         for event in training.cooled(learning_rate):
-            recorder.event(step=training.step, **event)
+            recorder.event(**event)
         if self.collector and (snapshot := self.collector.after(step, training.model)):
             recorder.event("snapshot", training.step, number=snapshot.number)
         if training.evaluation_due():
