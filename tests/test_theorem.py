@@ -264,6 +264,13 @@ def test_evidence_about_opaque_functions_is_mostly_right_and_seldom_wrong() -> N
     assert wrong <= 0.03 * 3 * len(OPAQUE)
 
 
+@pytest.mark.parametrize("scale", [lambda x: x, lambda x: x * math.log(x + 2)], ids=["log log", "log log, log log log"])
+def test_evidence_does_not_take_a_sum_on_the_edge_for_finite(scale) -> None:
+    """1/(t log t log log t …) sums to infinity, too slowly for a thousand dyadic blocks to show it."""
+    seen = evidence(lambda t: 1 / (t * math.log(t + 2) * scale(math.log(math.log(t + 20)))))
+    assert seen.sum_diverges is not False
+
+
 def test_an_opaque_function_gets_evidence_and_no_verdict() -> None:
     verdict = theorem(lambda t: 1 / t)
     assert conditions(verdict) == (None, None, None)
