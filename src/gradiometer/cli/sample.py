@@ -1,6 +1,6 @@
 """`gradiometer sample`: draws from a posterior, and the temperature they really have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from gradiometer.cli.options import json_option
 if TYPE_CHECKING:
     from torch import nn
 
+    from gradiometer.exploration.mixing import Mixing
     from gradiometer.exploration.sampler import Sampler
     from gradiometer.exploration.sampling import Sampled
     from gradiometer.measurement.objective import Objective
@@ -28,7 +29,7 @@ class Place:
 
     Args:
         problem: The problem.
-        model: Its model, where the sampler starts.
+        model: The model of the run's checkpoint, or None for a new one.
         weight_decay: λ of the run it comes from; 0 for a problem.
         learning_rate: η of the run at its end, if it is not zero.
         batch_size: B of the run.
@@ -36,7 +37,7 @@ class Place:
     """
 
     problem: "Problem"
-    model: "nn.Module"
+    model: "nn.Module | None"
     weight_decay: float
     learning_rate: float
     batch_size: int
@@ -57,6 +58,12 @@ class Place:
 @click.option("--burn-in", type=int, default=2000, show_default=True, help="Steps before, which are forgotten.")
 @click.option("--every", type=int, default=10, show_default=True, help="Steps from one draw to the next.")
 @click.option(
+    "--chains", type=click.IntRange(min=1), default=1, show_default=True, help="Independent runs; from 2 on, R-hat."
+)
+@click.option(
+    "--png", type=click.Path(file_okay=False, path_type=Path), default=None, help="Folder for pictures of the chains."
+)
+@click.option(
     "--hold/--no-hold", default=True, show_default=True, help="Inject T less the heat SGD has by itself, or T."
 )
 @click.option("--model", default=None, help="One of the problem's models.")
@@ -64,12 +71,13 @@ class Place:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the start, the batches and the noise.")
 @click.option("--level", type=float, default=0.9, show_default=True, help="Of all intervals.")
 @json_option
-def sample(target: str, kind: str, as_json: bool, **settings: Any) -> None:
+def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool, **settings: Any) -> None:
     """Draw from exp(−U/T) with U = N × the mean loss, from RUN's last checkpoint or from PROBLEM at its start.
 
     Prints the temperature asked for and the one measured, what SGD heats by itself and what is injected, and the
     posterior's mean and spread of losses and accuracy, all with intervals. Where the noise of the batches alone is
-    hotter than asked, it says so, and what rate or batch would do.
+    hotter than asked, it says so, and what rate or batch would do. Several chains, each from a start of its own (of a
+    run, all from its checkpoint), tell by R-hat and effective sample size whether they have mixed.
     """
     import torch
 
@@ -78,14 +86,23 @@ def sample(target: str, kind: str, as_json: bool, **settings: Any) -> None:
     torch.set_num_threads(1)
     if not 0 < settings["level"] < 1:
         raise BadInput(f"`--level` must lie between 0 and 1, got {settings['level']}.")
+    if png is not None and chains < 2:
+        raise BadInput("`--png` draws chains against one another: add --chains 4.")
     place = _place(target, settings)
-    found = _found(place, kind, settings)
+    found = [_found(_start(place, settings["seed"] + chain), kind, settings, chain) for chain in range(chains)]
+    agreement = _agreement(found, settings["level"])
+    pictures = [] if png is None else _draw(found, settings, png)
     if as_json:
         from gradiometer.cli.outcome import print_json
 
-        print_json({"target": target, "sampler": kind, **found.to_dict()})
+        first, several = found[0].to_dict(), {}
+        if chains > 1:
+            several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in agreement]}
+        print_json({"target": target, "sampler": kind, **first, **several, "pictures": pictures})
         return
     _tell(place, kind, found, settings)
+    for line in [*map(str, agreement), *pictures]:
+        click.echo(line)
 
 
 def _place(target: str, settings: dict[str, Any]) -> Place:
@@ -101,14 +118,11 @@ def _place(target: str, settings: dict[str, Any]) -> Place:
 
 
 def _started(name: str, settings: dict[str, Any]) -> Place:
-    import torch
-
     from gradiometer.problems.registry import load
 
     problem = load(name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"])
-    torch.manual_seed(settings["seed"])
     size = min(32, len(problem.train))
-    return Place(problem, problem.model(), 0.0, 0.1, size, f"{problem.name} ({problem.model_name}) from its start")
+    return Place(problem, None, 0.0, 0.1, size, f"{problem.name} ({problem.model_name}) from its start")
 
 
 def _resumed(path: Path) -> Place:
@@ -135,24 +149,41 @@ def _resumed(path: Path) -> Place:
     return Place(problem, training.model, configuration.weight_decay, rate, configuration.batch_size, words)
 
 
-def _found(place: Place, kind: str, settings: dict[str, Any]) -> "Sampled":
+def _start(place: Place, seed: int) -> Place:
+    """The place with a model of its own: a copy of the checkpoint's, or a new one."""
+    import copy
+    from dataclasses import replace
+
+    import torch
+
+    if place.model is not None:
+        return replace(place, model=copy.deepcopy(place.model))
+    torch.manual_seed(seed)
+    return replace(place, model=place.problem.model())
+
+
+def _found(place: Place, kind: str, settings: dict[str, Any], chain: int) -> "Sampled":
     from gradiometer.exploration.sampling import sample as run_sampler
     from gradiometer.measurement.objective import Objective
     from gradiometer.measurement.reading import Draw
     from gradiometer.problems.order import Order
 
-    objective = Objective(place.model, place.problem.loss)
+    model = place.model
+    if model is None:
+        raise TypeError("a place is started before it is sampled from")
+    settings = {**settings, "seed": settings["seed"] + chain}
+    objective = Objective(model, place.problem.loss)
     batch_size = place.batch_size if settings["batch_size"] is None else settings["batch_size"]
     order = Order(Draw.REPLACEMENT, len(place.problem.train), batch_size, seed=settings["seed"])
     return run_sampler(
         _sampler(place, kind, objective, batch_size, settings),
         objective,
         lambda step: place.problem.train.batch(order.batch(step)),
-        _functions(place),
+        _functions(place.problem, model),
         burn_in=settings["burn_in"],
         steps=settings["steps"],
         every=settings["every"],
-        known=_known(place, settings),
+        known=_known(place, settings | {"seed": settings["seed"] - chain}),
         level=settings["level"],
     )
 
@@ -178,7 +209,7 @@ def _sampler(place: Place, kind: str, objective: "Objective", batch_size: int, s
     return kinds[kind](objective.parameters, **given)
 
 
-def _functions(place: Place) -> dict[str, Callable[[], float]]:
+def _functions(problem: "Problem", model: "nn.Module") -> dict[str, Callable[[], float]]:
     """Losses and accuracy of the model as it stands, on fixed examples, in eval mode."""
     import torch
 
@@ -186,16 +217,15 @@ def _functions(place: Place) -> dict[str, Callable[[], float]]:
         batch = examples.batch(torch.arange(min(len(examples), WATCHED)))
 
         def number() -> float:
-            training = place.model.training
-            place.model.eval()
+            training = model.training
+            model.eval()
             with torch.no_grad():
-                value: float = function(place.model, batch).double().mean().item()
-            place.model.train(training)
+                value: float = function(model, batch).double().mean().item()
+            model.train(training)
             return value
 
         return number
 
-    problem = place.problem
     functions = {"train_loss": drawn(problem.loss, problem.train)}
     if problem.test is not None:
         functions["test_loss"] = drawn(problem.loss, problem.test)
@@ -217,14 +247,56 @@ def _known(place: Place, settings: dict[str, Any]) -> Mapping[str, float]:
     return {}
 
 
-def _tell(place: Place, kind: str, found: "Sampled", settings: dict[str, Any]) -> None:
-    """The temperatures, whether the one asked for was kept, and the moments."""
+def _agreement(found: "Sequence[Sampled]", level: float) -> "list[Mixing]":
+    """R-hat and effective sample sizes of every function that varies; nothing for a single chain."""
+    import numpy as np
+
+    from gradiometer.exploration.mixing import mixing
+
+    if len(found) < 2:
+        return []
+    draws = {name: np.stack([each.draws[name] for each in found], axis=1) for name in found[0].draws}
+    return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
+
+
+def _draw(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path) -> list[str]:
+    """Three pictures of every function. Returns where they are."""
+    import numpy as np
+
+    from gradiometer.report.charts import save_png
+    from gradiometer.report.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in found[0].draws:
+        draws = np.stack([each.draws[name] for each in found], axis=1)
+        steps = settings["burn_in"] + settings["every"] * np.arange(len(draws))
+        words = name.replace("_", " ")
+        for kind, chart in (
+            ("trace", trace_chart(words, draws, steps)),
+            ("ranks", rank_chart(words, draws)),
+            ("autocorrelation", autocorrelation_chart(words, draws)),
+        ):
+            path = folder / f"{name}_{kind}.png"
+            save_png(chart, path, f"{words}: {kind}")
+            paths.append(str(path))
+    return paths
+
+
+def _tell(place: Place, kind: str, chains: "Sequence[Sampled]", settings: dict[str, Any]) -> None:
+    """The temperatures, whether the one asked for was kept, and the moments, chain by chain."""
+    for number, found in enumerate(chains):
+        name = place.words if len(chains) == 1 else f"{place.words}, chain {number}"
+        _tell_one(name, kind, found, settings)
+
+
+def _tell_one(name: str, kind: str, found: "Sampled", settings: dict[str, Any]) -> None:
     import textwrap
 
     from gradiometer.cli.outcome import WIDTH
     from gradiometer.measurement.reading import significant
 
-    click.echo(f"{kind.upper()} on {place.words}, {settings['steps']:,} steps after {settings['burn_in']:,}.\n")
+    click.echo(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.\n")
     rows = [
         ("asked", significant(found.asked)),
         ("measured", str(found.measured)),
@@ -232,13 +304,13 @@ def _tell(place: Place, kind: str, found: "Sampled", settings: dict[str, Any]) -
         ("of mini-batch", str(found.minibatch)),
         ("injected", significant(found.injected)),
     ]
-    for name, words in rows:
-        click.echo(f"  T {name:<15}{words}")
+    for label, words in rows:
+        click.echo(f"  T {label:<15}{words}")
     click.echo("")
-    for name, moment in found.moments.items():
+    for function, moment in found.moments.items():
         known = "" if moment.known is None else f"   known: {significant(moment.known, 4)}"
-        click.echo(f"  {name:<17}mean {moment.mean}, spread {moment.spread}{known}")
-    click.echo("\n" + textwrap.fill(_verdict(found, settings["hold"]), WIDTH))
+        click.echo(f"  {function:<17}mean {moment.mean}, spread {moment.spread}{known}")
+    click.echo("\n" + textwrap.fill(_verdict(found, settings["hold"]), WIDTH) + "\n")
 
 
 def _verdict(found: "Sampled", hold: bool) -> str:
