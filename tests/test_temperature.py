@@ -1,9 +1,12 @@
 """The thermometer: a balance that closes on any run, and temperatures that are known, in standard errors."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,13 @@ from torch import nn
 from conftest import CASES, Case
 from gradiometer.errors import BadInput
 from gradiometer.exploration.heat_balance import heat_balance
-from gradiometer.exploration.stationary_law import Rule, configurational_temperature, small_rate_temperature
+from gradiometer.exploration.stationary_law import (
+    Rule,
+    configurational_temperature,
+    reshuffled_covariance,
+    small_rate_temperature,
+    stationary_covariance,
+)
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.measurement.batch import Batch, mapped, take
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
@@ -304,8 +313,19 @@ def test_reshuffled_epochs_put_in_less_heat_and_say_which_directions_are_colder(
     assert reshuffled["temperature_minibatch"].value == pytest.approx(0.8 * apart["temperature_minibatch"].value)
     assert reshuffled["temperature"].value == pytest.approx(apart["temperature"].value)
     assert reshuffled["forgotten_curvature"].value == pytest.approx(4 / (20 * 0.1))
-    assert "below 2.0 are colder than this" in str(Temperature().interpret(reshuffled))
-    assert "colder than this" not in str(Temperature().interpret(apart))
+    assert "a direction of curvature 2.0 runs at a quarter of this" in str(Temperature().interpret(reshuffled))
+    assert "a quarter of this" not in str(Temperature().interpret(apart))
+
+
+def test_the_directions_said_to_be_colder_are_colder_by_the_exact_law() -> None:
+    rate, examples = 0.1, 200
+    found = Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED, examples)))
+    curvatures = found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])  # that of B = 1, not of 4
+    reshuffled = reshuffled_covariance(np.diag(curvatures), np.eye(4), Rule(rate, 1), examples)
+    apart = stationary_covariance(np.diag(curvatures), np.eye(4), Rule(rate, 1))
+    flattest, flatter, quarter, steep = np.diag(reshuffled) / np.diag(apart)
+    assert quarter == pytest.approx(0.26, abs=0.01) and steep > 0.9
+    assert flatter == pytest.approx(0.033, abs=0.002) and flatter / flattest == pytest.approx(2, rel=0.05)
 
 
 def test_the_origin_is_renewed_at_powers_of_two_and_survives_its_state() -> None:
@@ -393,6 +413,15 @@ def test_every_finding_is_a_sentence_with_its_numbers() -> None:
         assert finding is not None and finding.seen.endswith(".") and "nan" not in str(finding)
         assert finding.state is (State.OK if steps == 160 else State.CANNOT_TELL)
     assert "The parameters still move away" in finding.means or "The parameters still move back" in finding.means
+
+
+@pytest.mark.slow
+def test_the_example_shows_that_the_learning_rate_is_a_temperature() -> None:
+    example = Path(__file__).parent.parent / "examples" / "temperature.py"
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", str(example), "--images", "3200"], check=True, capture_output=True, text=True
+    )
+    assert "η = 0.01, B = 32, μ = 0.9" in ended.stdout and "power of η/(B(1 − μ)), all heat with" in ended.stdout
 
 
 def caught(**changes) -> TrainingStep:

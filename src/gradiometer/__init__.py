@@ -4,7 +4,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
 
 - the measurement: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `Reading`, `Series`, `Estimate`, `Finding`,
   `Sampling`, `Draw`
-- gauges: `GradientNoise`
+- gauges: `GradientNoise`; the thermometer `Temperature`, with `Origin` for a loop of your own; `audit` for samplers
 - schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
 - samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`; independent runs as one: `run_chains` and its `Chains`
 - ensembles: `SnapshotCollector`, `Ensemble`; their scores are in `gradiometer.exploration.scores`
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gradiometer.diagnosis import Diagnosis, diagnose
     from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
+    from gradiometer.exploration.audit import audit
     from gradiometer.exploration.chains import Chains, run_chains
     from gradiometer.exploration.cyclical import CyclicalSampling
     from gradiometer.exploration.ensemble import Ensemble
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from gradiometer.exploration.sgld import SGLD
     from gradiometer.exploration.sgnht import SGNHT
     from gradiometer.exploration.snapshots import SnapshotCollector
+    from gradiometer.exploration.temperature import Temperature
     from gradiometer.integrations.described import sampling_of
     from gradiometer.integrations.watch import watch
     from gradiometer.measurement.gauge import Gauge
+    from gradiometer.measurement.motion import Origin
     from gradiometer.measurement.objective import Objective, supervised
     from gradiometer.measurement.reading import Draw, Estimate, Finding, Reading, Sampling, Series
     from gradiometer.measurement.step import TrainingStep
@@ -58,6 +61,7 @@ _HOMES = {
         "Interrupted",
     ),
     "gradiometer.estimation.noise": ("GradientNoise",),
+    "gradiometer.exploration.audit": ("audit",),
     "gradiometer.exploration.chains": (
         "Chains",
         "run_chains",
@@ -68,9 +72,11 @@ _HOMES = {
     "gradiometer.exploration.sgld": ("SGLD",),
     "gradiometer.exploration.sgnht": ("SGNHT",),
     "gradiometer.exploration.snapshots": ("SnapshotCollector",),
+    "gradiometer.exploration.temperature": ("Temperature",),
     "gradiometer.integrations.described": ("sampling_of",),
     "gradiometer.integrations.watch": ("watch",),
     "gradiometer.measurement.gauge": ("Gauge",),
+    "gradiometer.measurement.motion": ("Origin",),
     "gradiometer.measurement.objective": (
         "Objective",
         "supervised",
@@ -112,6 +118,7 @@ __all__ = [
     "GradiometerError",
     "Interrupted",
     "Objective",
+    "Origin",
     "Problem",
     "Reading",
     "Run",
@@ -119,9 +126,11 @@ __all__ = [
     "Schedule",
     "Series",
     "SnapshotCollector",
+    "Temperature",
     "TrainingStep",
     "Verdict",
     "__version__",
+    "audit",
     "diagnose",
     "run_chains",
     "sampling_of",

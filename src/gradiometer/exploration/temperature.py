@@ -242,7 +242,7 @@ def _caveat(estimates: Estimates) -> str:
     if (forgotten := estimates.get("forgotten_curvature")) is not None:
         flat = significant(forgotten.value, 2)
         words += (
-            f" Epochs in random order undo their own noise: directions of a curvature below {flat} are "
-            "colder than this, the flatter the more (--sampling replacement does not)."
+            f" Epochs in random order undo their own noise: a direction of curvature {flat} runs at a quarter of this, "
+            "flatter ones colder in proportion, and much steeper ones at all of it (--sampling replacement: all do)."
         )
     return words
