@@ -10,6 +10,9 @@ from torch import Tensor
 
 from gradiometer.errors import BadInput, Diverged
 from gradiometer.exploration.audit import Audit, audit
+from gradiometer.exploration.sghmc import SGHMC
+from gradiometer.exploration.sgld import SGLD
+from gradiometer.exploration.sgnht import SGNHT
 from gradiometer.exploration.stationary_law import Rule, mode_variance
 
 CURVATURES = (0.3, 1.0, 3.0)
@@ -70,6 +73,20 @@ def test_a_sampler_in_posterior_units_is_given_the_gradient_of_the_mean_loss() -
     hotter = audit(make, examples=100, curvatures=CURVATURES, steps=3000, noise=0.01)
     expected = [(1 + 2.0 * 0.01 * 100 / 2) / (1 - 0.01 * h) for h in CURVATURES]  # T_minibatch = ηN tr Σ/(2Bd)
     assert in_standard_errors(hotter, expected) < 4 and hotter.ratio.low > 1.5
+
+
+def test_our_samplers_hold_the_temperature_they_are_asked_for() -> None:
+    rate, examples, of_curvature = 5.0, 100, np.array([1 / (1 - 0.025 * h) for h in CURVATURES])
+    settings = {"examples": examples, "curvatures": CURVATURES, "steps": 2000, "copies": 100}
+    held = audit(partial(SGLD, lr=rate, examples=examples, temperature=2.0), temperature=2.0, **settings)
+    # It injects what finite steps leave, on the mean over directions: each keeps its share.
+    assert in_standard_errors(held, list(2 * of_curvature / of_curvature.mean())) < 4
+    assert held.ratio.low > 0.96 and held.ratio.high < 1.04
+    as_published = audit(partial(SGLD, lr=rate, examples=examples, hold=False), **settings)
+    assert in_standard_errors(as_published, list(of_curvature)) < 4 and not as_published.keeps
+    for sampler in (SGHMC, SGNHT):
+        found = audit(partial(sampler, lr=rate, examples=examples), **settings)
+        assert found.ratio.low > 0.96 and found.ratio.high < 1.04, sampler.__name__
 
 
 def test_an_exact_sampler_keeps_its_temperature_in_nine_of_ten_audits() -> None:
