@@ -20,6 +20,7 @@ from gradiometer.cli.sample import sample
 from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
 from gradiometer.cli.sharpness import sharpness
+from gradiometer.cli.show import show
 from gradiometer.cli.train import train
 from gradiometer.errors import GradiometerError
 
@@ -39,7 +40,7 @@ def gradiometer() -> None:
 
 
 for verb in (
-    *(demo, train, resume, report, compare, export),
+    *(demo, train, resume, show, report, compare, export),
     *(batch, sharpness, schedule, certify, ensemble, sample),
     *(lecture, selftest),
 ):

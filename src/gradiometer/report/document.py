@@ -16,16 +16,18 @@ from gradiometer.report.section import Figure
 TEMPLATES = files("gradiometer.report") / "templates"
 
 
-def document(content: str, title: str, drawn: tuple[Figure, ...], **values: Any) -> str:
+def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any) -> str:
     """The whole page.
 
     Args:
         content: Name of the template of what stands in the frame.
         title: Of the window.
         drawn: Every chart that the content has a place for.
+        live: Where a page that is served asks for what comes next; empty for a file that asks for nothing.
         values: What the template is given.
     """
-    scripts = [Markup(_bundle()), Markup(source(TEMPLATES, "page.js"))]
+    names = ["page.js", *(["live.js"] if live else [])]
+    scripts = [Markup(_bundle()), *(Markup(source(TEMPLATES, name)) for name in names)]
     return _rendered(
         "page.html.jinja",
         content=content,
@@ -34,14 +36,15 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], **values: Any)
         style=Markup(source(TEMPLATES, "page.css")),
         scripts=scripts,
         script_hashes=[script_hash(script) for script in scripts],
+        live=live,
         version=__version__,
         **values,
     )
 
 
-def fragment(content: str, **values: Any) -> str:
+def fragment(content: str, live: str, **values: Any) -> str:
     """What stands in the frame alone, for a page that is shown already."""
-    return _rendered(content, version=__version__, **values)
+    return _rendered(content, live=live, version=__version__, **values)
 
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:

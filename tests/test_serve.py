@@ -1,0 +1,185 @@
+"""The live page: for this machine and whoever has the address, telling what came, and standing when the run falls."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gradiometer.errors import BadInput
+from gradiometer.report.follow import SHARE, Followed
+from gradiometer.report.serve import Live
+from gradiometer.run.reader import Run
+from report_run import run_in
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_in(tmp_path_factory.mktemp("runs"), "<script>alert(1)<!--", steps=100)
+
+
+@pytest.fixture(scope="module")
+def live(run: Run) -> Iterator[Live]:
+    other = run_in(run.path.parent, "other", steps=60)
+    served = Live([run.path, other.path])
+    thread = threading.Thread(target=served.serve)
+    thread.start()
+    yield served
+    served.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def asked(address: str, **headers: str) -> SimpleNamespace:
+    """The answer to a request, also where it is a refusal."""
+    request = urllib.request.Request(address, headers=headers)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return SimpleNamespace(status=answer.status, headers=answer.headers, text=answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return SimpleNamespace(status=error.code, headers=error.headers, text=error.read().decode())
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def add_losses(run: Run, first: int, count: int) -> None:
+    with (run.path / "readings.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "losses", "from": first, "values": [0.5] * count}) + "\n")
+
+
+def test_the_page_is_the_same_page_with_an_ear_for_what_comes(live: Live, run: Run) -> None:
+    answer = asked(live.address)
+    assert answer.status == 200
+    assert 'data-live="/' in answer.text
+    assert "connect-src 'self'" in answer.text
+    assert "<script>alert" not in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.text.count('<nav aria-label="Runs">') == 1
+    assert len(answer.text) < 3_000_000
+
+
+def test_what_comes_next_is_a_fraction_of_the_page(live: Live) -> None:
+    update = json.loads(asked(f"{live.address}run/0/update").text)
+    assert update["version"] >= 1
+    assert "<h1>" in update["html"] and "<script" not in update["html"]
+    assert "loss" in update["specs"]
+    assert len(json.dumps(update)) < 300_000
+
+
+def test_no_other_address_is_answered(live: Live) -> None:
+    port, address = live.port, live.address
+    assert asked(f"http://127.0.0.1:{port}/").status == 403
+    assert asked(f"http://127.0.0.1:{port}/{'x' * 32}/").status == 403
+    assert asked(address.replace(live.token, live.token[:-1])).status == 403
+    assert asked(address, Host="evil.example").status == 403
+    assert asked(address, Host="127.0.0.1").status == 403
+    assert asked(address, Host=f"localhost:{port}").status == 200
+    assert "for this machine alone" in asked(address, Host=f"evil.example:{port}").text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["run/2/", "run/-1/", "run/../../run.toml", "run/%2e%2e/%2e%2e/etc/passwd", "run/0/../../../etc/passwd", "x"],
+)
+def test_no_file_can_be_asked_for(live: Live, path: str) -> None:
+    answer = asked(f"{live.address}{path}")
+    assert answer.status in (403, 404)
+    assert "root:" not in answer.text and "configuration" not in answer.text
+
+
+def test_nothing_can_be_changed(live: Live) -> None:
+    request = urllib.request.Request(live.address, data=b"x", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 405
+    refused.value.close()
+
+
+def test_a_listener_is_told_when_the_run_has_gone_on(live: Live, run: Run) -> None:
+    before = json.loads(asked(f"{live.address}run/0/update").text)["version"]
+    with urllib.request.urlopen(f"{live.address}run/0/events", timeout=30) as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        assert next_version(events) == before
+        add_losses(run, 101, 50)
+        assert next_version(events) == before + 1
+    html = json.loads(asked(f"{live.address}run/0/update").text)["html"]
+    assert "<dd>150</dd>" in html
+
+
+def next_version(events: object) -> int:
+    for line in events:  # type: ignore[attr-defined]
+        if line.startswith(b"data: "):
+            return int(line.removeprefix(b"data: "))
+    raise AssertionError("the stream ended")
+
+
+def test_a_run_is_drawn_again_only_when_it_has_changed_and_within_its_share(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=60)
+    followed = Followed(run.path)
+    began = time.thread_time()
+    assert followed.look()
+    spent = time.thread_time() - began
+    assert not followed.look()
+    assert followed.not_before - time.monotonic() > 0.5 * spent / SHARE
+    add_losses(run, 61, 10)
+    assert not followed.look()
+    followed.not_before = 0.0
+    assert followed.look()
+    assert followed.view is not None
+    assert followed.view.version == 2
+    followed.not_before = 0.0
+    assert not followed.look()
+
+
+def test_a_run_that_is_moved_away_leaves_its_last_view(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=60)
+    followed = Followed(run.path)
+    first = followed.latest()
+    run.path.rename(tmp_path / "elsewhere")
+    followed.not_before = 0.0
+    assert not followed.look()
+    assert followed.latest() is first
+
+
+def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(BadInput, match="is not a run folder"):
+        Live([tmp_path])
+    with pytest.raises(BadInput, match="`--port` must lie between 0 and 65535, got 70000"):
+        Live([run.path], port=70_000)
+    taken = Live([run.path])
+    try:
+        with pytest.raises(BadInput, match=r"cannot be listened on: .* leave it out for a free one"):
+            Live([run.path], port=taken.port)
+    finally:
+        taken.socket.close()
+
+
+def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Run) -> None:
+    command = [sys.executable, "-u", "-m", "gradiometer", "show", str(run.path), "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as shown:
+        try:
+            assert shown.stdout is not None
+            address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", shown.stdout.readline())
+            assert address is not None
+            assert asked(address[0]).status == 200
+        finally:
+            shown.send_signal(signal.SIGINT)
+            _, told = shown.communicate(timeout=20)
+    assert shown.returncode == 0
+    assert told == "Ctrl-C ends it.\n"
