@@ -1,5 +1,6 @@
 """What a verb leaves a person or a program with: sentences, the page, or one JSON object."""
 
+import os
 import shutil
 import sys
 import textwrap
@@ -25,6 +26,8 @@ FEW = 40
 
 def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -> int:
     """Diagnose a run, write its page, and tell. Returns the exit code."""
+    if follows():
+        return 0
     from gradiometer.diagnosis import diagnose
     from gradiometer.report.page import write_page
 
@@ -37,6 +40,11 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
         if not no_open and sys.stdout.isatty():
             webbrowser.open(page.resolve().as_uri())
     return 3 if fail_on and _reaches(diagnosis.findings, fail_on) else 0
+
+
+def follows() -> bool:
+    """Whether a launcher such as torchrun started this process, and another one speaks for all."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
 def as_object(run: "Run", diagnosis: "Diagnosis", page: "Path") -> dict[str, Any]:

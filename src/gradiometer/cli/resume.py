@@ -16,10 +16,10 @@ def resume(run: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | 
 
     It ends with the same weights, bit for bit, as a run that was never stopped.
     """
-    from gradiometer.cli.outcome import conclude
+    from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching
 
-    with watching(quiet or as_json) as panel:
+    with watching(quiet or as_json or follows()) as panel:
         from gradiometer.train import resume as go_on
 
         ended = go_on(run, panel)

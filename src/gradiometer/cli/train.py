@@ -41,11 +41,11 @@ def train(
     PROBLEM is digits, fashion-mnist, one-dimensional, quadratic, double-well, counterexample, or your own as
     module:function.
     """
-    from gradiometer.cli.outcome import conclude
+    from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching
 
     configuration = configuration_from(file, {"problem": problem, **flags})
-    with watching(quiet or as_json) as panel:
+    with watching(quiet or as_json or follows()) as panel:
         from gradiometer.problems.registry import load
         from gradiometer.train import train as start
 

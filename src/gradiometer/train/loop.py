@@ -3,14 +3,11 @@
 import platform
 import re
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -30,9 +27,12 @@ from gradiometer.run.checkpoints import load_latest, save
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
+from gradiometer.run.recorder import Mode, Recorder
+from gradiometer.train.follow import STEP, dismiss, follow, lead
+from gradiometer.train.ranks import RankLost, together
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.state import capture, restore
+from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
 
@@ -58,9 +58,11 @@ def train(problem: Problem, configuration: Configuration, out: Path, watcher: Wa
         Interrupted: It was asked to stop, or the disk is full; the run can be resumed.
         BadInput: The configuration does not fit the problem.
     """
-    with _threads(configuration.threads):
+    with _threads(configuration.threads), together() as ranks:
         budget = Budget(configuration.budget)
-        training = Training(problem, configuration, budget)
+        training = Training(problem, configuration, budget, ranks)
+        if not ranks.first:
+            return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), **training.facts()}
         folder = RunFolder.create(out, _name_of_run(problem), manifest)
         return Loop(training, folder, budget, watcher).go()
@@ -76,9 +78,12 @@ def resume(path: Path, watcher: Watcher | None = None) -> Run:
     if run.status in ("finished", "diverged"):
         raise BadInput(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
     problem = problem_of(run)
-    with _threads(run.configuration.threads):
+    with _threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
-        loop = Loop(Training(problem, run.configuration, budget), RunFolder.open(path), budget, watcher)
+        training = Training(problem, run.configuration, budget, ranks)
+        if not ranks.first:
+            return follow(training)
+        loop = Loop(training, RunFolder.open(path), budget, watcher)
         loop.restore_latest()
         return loop.go()
 
@@ -91,20 +96,28 @@ class Loop:
         self.training = training
         self.folder = folder
         self.watcher = watcher
-        self.recorder = Recorder(folder, gauges_of(configuration), budget=budget, every=configuration.every)
+        gauges, every = gauges_of(configuration), configuration.every
+        mode: Mode = "shared" if training.shared else "apart"
+        self.recorder = Recorder(folder, gauges, budget=budget, every=every, mode=mode)
         self.collector = collector_of(training, folder)
         self.saved_at = time.monotonic()
 
     def go(self) -> Run:
         """Train to the end."""
         try:
-            with _asked_to_stop() as asked:
+            with asked_to_stop() as asked:
                 self._begin()
                 while self.training.step < self.training.steps:
                     self._step()
                     if asked.is_set():
                         self._stop()
             self._finish()
+            dismiss(self.training.ranks)
+        except RankLost as error:
+            self._lost(error)
+        except BaseException:
+            dismiss(self.training.ranks)
+            raise
         finally:
             self.recorder.close()
         return Run.open(self.folder.path)
@@ -127,6 +140,7 @@ class Loop:
             self.watcher.begin(self.training, self.recorder, self.folder)
         if self.training.step == 0:
             self._look_at_the_edge()
+        lead(self.training.ranks, self.folder)
 
     def _look_at_the_edge(self) -> None:
         """A word before the first step, where the learning rate is above the edge of stability; never a refusal."""
@@ -150,6 +164,7 @@ class Loop:
         training, recorder = self.training, self.recorder
         step, batch = training.step, training.batch()
         measured = recorder.due(step) and training.measurable(batch)
+        training.ranks.told(STEP, measured)
         loss, spread = training.backward(batch, measured)
         if (reason := training.divergence(loss)) is not None:
             self._diverged(reason)
@@ -223,6 +238,14 @@ class Loop:
             f"go on with: gradiometer resume {shlex.quote(str(self.folder.path))}"
         )
 
+    def _lost(self, error: RankLost) -> None:
+        """Raises: Interrupted, always. What the broken step has drawn is not kept: the last checkpoint holds."""
+        self.recorder.event("interrupted", self.training.step, reason=str(error))
+        raise Interrupted(
+            f"{error}; the run goes on from its last checkpoint, with any number of processes, by: "
+            f"gradiometer resume {shlex.quote(str(self.folder.path))}"
+        ) from error
+
     def _diverged(self, reason: str) -> None:
         """Raises: Diverged, always. The checkpoint before is the last state whose loss was good."""
         training = self.training
@@ -277,24 +300,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a polite kill sets; a second Ctrl-C stops at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,8 +19,7 @@ from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
 from gradiometer.exploration.snapshots import checked_cycle
-from gradiometer.measurement.batch import Batch, batch_size, chunks
-from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
 from gradiometer.measurement.reading import Draw, Sampling, Series
@@ -33,7 +32,9 @@ from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
+from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
+from gradiometer.train.ranks import Ranks
 
 STEPS_CHECKED = 100_000
 """Steps of the schedule that are looked at before the first one is made, at most."""
@@ -56,13 +57,18 @@ class Training:
         problem: What to train on.
         configuration: How.
         budget: Where the cost of reading micro-batches, inside the backward, is counted.
+        ranks: The processes that train together; every one holds the whole model and data, and makes its share of
+            each batch.
     """
 
-    def __init__(self, problem: Problem, configuration: Configuration, budget: Budget) -> None:
+    def __init__(
+        self, problem: Problem, configuration: Configuration, budget: Budget, ranks: Ranks | None = None
+    ) -> None:
         self.problem = problem
         self.configuration = configuration
         self.budget = budget
-        self.device = _device(configuration.device)
+        self.ranks = ranks or Ranks()
+        self.device = _device(configuration.device, self.ranks)
         _seed_everything(configuration.seed)
         self.model = _model(problem).to(self.device)
         self.objective = Objective(self.model, problem.loss)
@@ -84,9 +90,8 @@ class Training:
         _check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling = self._cooling()
-        # Kept from step to step: memory that is given back is paid for again, page by page.
-        shared = configuration.microbatches > 1
-        self._mean = [torch.zeros_like(parameter) for parameter in self.parameters] if shared else []
+        parts = configuration.microbatches, self.ranks, budget, configuration.seed
+        self._accumulator = Accumulator(self.objective, *parts) if self.shared else None
         self.origin = Origin() if any(gauge.looks_back for gauge in gauges_of(configuration)) else None
         self.step = 0
         self.first_loss = math.nan
@@ -107,11 +112,16 @@ class Training:
         return Sampling(self.order.draw, self.order.examples)
 
     @property
+    def shared(self) -> bool:
+        """Whether the training gradient is the mean of several, made one after another or on several processes."""
+        return self.configuration.microbatches > 1 or not self.ranks.alone
+
+    @property
     def mode(self) -> str:
         """How the spread within a step is seen: shared (training's own micro-batches), apart, or off."""
         if not self.configuration.budget:
             return "off"
-        return "shared" if self.configuration.microbatches > 1 else "apart"
+        return "shared" if self.shared else "apart"
 
     def batch(self) -> Batch:
         """The batch of the step to come."""
@@ -149,8 +159,8 @@ class Training:
         Returns:
             The loss and, where micro-batches are accumulated and the step is measured, their spread.
         """
-        if self.configuration.microbatches > 1 and batch_size(batch) > 1:
-            return self._accumulate(batch, measured)
+        if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
+            return self._accumulator(batch, measured, self.step, partial(_where, self.step))
         self.optimizer.zero_grad(set_to_none=True)
         with blamed("loss", _where(self.step, batch)):
             loss = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
@@ -163,7 +173,7 @@ class Training:
         It takes two examples; beside the step, of a loss that couples them, two in each of two micro-batches.
         """
         size = batch_size(batch)
-        if self.configuration.microbatches > 1 or not 2 <= size < 4:
+        if self.shared or not 2 <= size < 4:
             return size >= 2
         with self.budget.spending():
             return not self.objective.traits(batch, seed=self.configuration.seed).coupled
@@ -247,32 +257,6 @@ class Training:
         every = -(-self.configuration.epochs // EVALUATIONS)
         return self.step == self.steps or (left == 0 and epochs % every == 0)
 
-    def _accumulate(self, batch: Batch, measured: bool) -> tuple[float, Spread | None]:
-        """ĝ as the mean over micro-batches. Measuring reads norms and leaves this arithmetic as it is."""
-        size, mean_loss = batch_size(batch), 0.0
-        builder, mean = SpreadBuilder(self.objective.layer_of), self._mean
-        for place, part in enumerate(chunks(batch, min(self.configuration.microbatches, size))):
-            weight = batch_size(part) / size
-            with blamed("loss", _where(self.step, part)):
-                loss = with_graph(checked_loss(self.problem.loss(self.model, part), part).mean())
-                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-            if measured:
-                with self.budget.spending():
-                    builder.add(batch_size(part), gradients)
-            if place == 0:
-                torch._foreach_copy_(mean, gradients)
-                torch._foreach_mul_(mean, weight)
-            else:
-                torch._foreach_add_(mean, gradients, alpha=weight)
-            del gradients  # so that the next ones find its memory free
-            mean_loss += weight * loss.item()
-        for parameter, gradient in zip(self.parameters, mean, strict=True):
-            parameter.grad = gradient
-        if not measured:
-            return mean_loss, None
-        with self.budget.spending():
-            return mean_loss, builder.finish(mean)
-
     def facts(self) -> dict[str, Any]:
         """What the run folder says of this training, beside its configuration."""
         return {
@@ -280,6 +264,7 @@ class Training:
             "sampling": {"draw": str(self.sampling.draw), "examples": self.sampling.examples},
             "layers": list(self.objective.layers),
             "mode": self.mode,
+            "ranks": self.ranks.count,
             "steps": self.steps,
             "problem": {
                 "name": self.problem.name,
@@ -330,7 +315,12 @@ def _seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what models use)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, ranks: Ranks) -> torch.device:
+    if not (ranks.alone or name == "cpu"):
+        raise BadInput(
+            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or wrap "
+            "`gradiometer.watch` around your own DistributedDataParallel loop."
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers

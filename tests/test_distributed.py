@@ -1,0 +1,177 @@
+"""Several processes: their gradients are the micro-batches; one that is killed ends the others, and the run goes on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradiometer import Run, diagnose
+from gradiometer.problems.registry import load
+from gradiometer.run.budget import Budget
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
+from gradiometer.train import train as train_alone
+from standing import NOISE_SCALE, assert_known
+
+TESTS = Path(__file__).parent
+LOOPS = [sys.executable, str(TESTS / "rank_loops.py")]
+GRADIOMETER = [sys.executable, "-m", "gradiometer"]
+
+
+def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
+    """The command on so many ranks, as torchrun starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            command, env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of each."""
+    said = [process.communicate(timeout=120) for process in processes]
+    return [(process.returncode, *out) for process, out in zip(processes, said, strict=True)]
+
+
+def run_all(count: int, *command: str) -> list[tuple[int, str, str]]:
+    results = ended(start(count, *command))
+    assert [code for code, _, _ in results] == [0] * count, results
+    return results
+
+
+def test_two_ranks_measure_the_known_noise_and_keep_the_bits(tmp_path: Path) -> None:
+    run_all(2, *LOOPS, "known", str(tmp_path))
+    runs = sorted(tmp_path.iterdir())
+    assert len(runs) == 4  # one a loop: the first rank alone writes
+    for run in runs[:2]:
+        assert_known(diagnose(Run.open(run)).estimates)
+
+
+@pytest.mark.slow
+def test_four_ranks_measure_the_known_noise(tmp_path: Path) -> None:
+    run_all(4, *LOOPS, "known", str(tmp_path))
+    assert_known(diagnose(Run.open(tmp_path / "loop-1")).estimates)
+    assert_known(diagnose(Run.open(tmp_path / "loop-2")).estimates)
+
+
+@pytest.mark.slow
+def test_intervals_of_two_ranks_cover(tmp_path: Path) -> None:
+    """At 90 %, of 100 runs: within three standard errors of a binomial, 0.9 ± 0.09."""
+    run_all(2, *LOOPS, "covered", str(tmp_path))
+    found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in tmp_path.iterdir()]
+    assert len(found) == 100
+    assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
+
+
+@pytest.mark.slow
+def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path) -> None:
+    run_all(2, *LOOPS, "refused", str(tmp_path))
+
+
+SETTINGS = ("digits", "--model", "mlp", "-e", "4", "--momentum", "0.9", "--gauges", "noise", "--no-open", "-q")
+
+
+def test_train_on_two_ranks_is_the_training_on_one_and_speaks_once(tmp_path: Path) -> None:
+    command = [*GRADIOMETER, "train", *SETTINGS, "--every", "1", "--out", str(tmp_path)]
+    (_, told, _), (_, silence, _) = run_all(2, *command)
+    assert "noise scale" in told and silence == ""
+    two = Run.open(tmp_path / "digits-mlp-1")
+    one = train_alone(load("digits", model="mlp"), two.configuration, tmp_path)
+    assert two.manifest["ranks"] == 2 and two.overhead["mode"] == "shared"
+    assert two.losses[1] == pytest.approx(one.losses[1], rel=1e-3)
+    weights = [load_latest(RunFolder.open(run.path))[0].tensors for run in (two, one)]
+    for name in weights[0]:
+        if name.startswith("model."):
+            assert weights[0][name].numpy() == pytest.approx(weights[1][name].numpy(), abs=1e-4)
+    noise = [diagnose(run).estimates["gradient_variance"] for run in (two, one)]
+    assert noise[0].low < noise[1].high and noise[1].low < noise[0].high
+
+
+@pytest.mark.slow
+def test_a_rank_killed_in_the_middle_ends_the_others_and_the_run_goes_on_with_another_number(tmp_path: Path) -> None:
+    often = ("--checkpoint-seconds", "0.3", "-e", "20", "--every", "5", "--out", str(tmp_path))
+    processes = start(2, *GRADIOMETER, "train", *SETTINGS, *often)
+    folder = tmp_path / "digits-mlp-1"
+    while not (folder / "checkpoints").is_dir() or len(list((folder / "checkpoints").glob("step_*[1-9]*"))) < 1:
+        assert processes[0].poll() is None
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGKILL)
+    (code, _, error), (killed, _, _) = ended(processes)
+    assert code == 5 and killed == -signal.SIGKILL
+    assert "rank 0 has lost another of the 2 processes" in error and f"gradiometer resume {folder}" in error
+    assert Run.open(folder).status == "interrupted" and Run.open(folder).warnings == []
+    run_all(3, *GRADIOMETER, "resume", str(folder), "--no-open", "-q")
+    run = Run.open(folder)
+    assert run.status == "finished" and run.losses[0].tolist() == [*range(45 * 20)]
+    assert len({*run.series("noise").steps.tolist()}) == 45 * 20 // 5
+
+
+@pytest.mark.slow
+def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """A follower's draws are a function of seed, rank and step: stopped and resumed or not, the end is the same."""
+    (tmp_path / "mine.py").write_text(DROPOUT)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "gradiometer",
+    ]
+    settings = ["mine:problem", "-e", "30", "-q", "--no-open", "--checkpoint-seconds", "0.1"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    whole = [*torchrun, "train", *settings, "--out", str(tmp_path / "whole")]
+    assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
+    broken = [*torchrun, "train", *settings, "--out", str(tmp_path / "broken")]
+    process = subprocess.Popen(broken, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    folder = tmp_path / "broken" / "mine-model-1"
+    while not (folder / "checkpoints").is_dir() or not list((folder / "checkpoints").glob("step_*[1-9]*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert Run.open(folder).status == "interrupted"
+    resumed = [*torchrun, "resume", str(folder), "-q", "--no-open"]
+    assert subprocess.run(resumed, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
+    ends = [load_latest(RunFolder.open(path))[0] for path in (folder, tmp_path / "whole" / "mine-model-1")]
+    assert all(ends[0].tensors[name].equal(ends[1].tensors[name]) for name in ends[1].tensors)
+
+
+DROPOUT = """
+import torch
+from torch import nn
+from gradiometer import supervised
+from gradiometer.problems import Examples, Problem
+
+def problem():
+    torch.manual_seed(0)
+    data = (torch.randn(640, 8), torch.randint(5, (640,)))
+    model = lambda: nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 5))
+    return Problem(name="mine", model=model, loss=supervised(nn.CrossEntropyLoss(reduction="none")), train=Examples(data))
+"""
+
+
+def test_the_next_measured_step_is_told_from_what_one_takes() -> None:
+    now = [0.0]
+    budget = Budget(0.02, clock=lambda: now[0])
+    budget.start()
+    now[0] = 100.0
+    assert budget.steps_to_earn(steps=100) == 1  # nothing spent yet
+    assert (
+        budget.steps_to_earn(steps=100, under_way=3.0) == 210
+    )  # 6 s at 2 % take 300 s, of which 97 are over, at 0.97 s a step
+    assert Budget(0.0).steps_to_earn(10) == 1
