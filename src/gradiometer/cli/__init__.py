@@ -11,6 +11,7 @@ from gradiometer.cli.batch import batch
 from gradiometer.cli.certify import certify
 from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
+from gradiometer.cli.doctor import doctor
 from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.export import export
 from gradiometer.cli.lecture import lecture
@@ -42,7 +43,7 @@ def gradiometer() -> None:
 for verb in (
     *(demo, train, resume, show, report, compare, export),
     *(batch, sharpness, schedule, certify, ensemble, sample),
-    *(lecture, selftest),
+    *(doctor, lecture, selftest),
 ):
     gradiometer.add_command(verb)
 

@@ -1,0 +1,77 @@
+"""`gradiometer doctor`: what can be said of a training from the log it left."""
+
+import shutil
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gradiometer.cli.options import json_option
+
+if TYPE_CHECKING:
+    from gradiometer.logs.log import Log
+    from gradiometer.measurement.reading import Finding
+
+
+@click.command(epilog="Example: gradiometer doctor outputs/checkpoint-500/trainer_state.json")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--loss", default=None, help="Name of the training loss in the log, where it is an unusual one.")
+@click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of every interval.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["look", "act"]),
+    default=None,
+    help="Exit with code 3 if a finding is at or above this.",
+)
+@json_option
+def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_json: bool) -> int:
+    """What does the log of a training show, and what can it not tell?
+
+    PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines, a TensorBoard event
+    file, or a folder that holds one. Looked for: a loss or gradient that is not a number, also where the log hides
+    it; a staircase at the epochs; a plateau against noise; a learning rate that a resume broke.
+    """
+    from gradiometer.logs.readers import read_log
+    from gradiometer.logs.verdicts import log_findings
+
+    log = read_log(path, loss)
+    findings = log_findings(log, level)
+    (_print_json if as_json else _tell)(log, findings)
+    order = ["look", "act"]
+    reached = fail_on and any(f.state.value in order[order.index(fail_on) :] for f in findings)
+    return 3 if reached else 0
+
+
+def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
+    from gradiometer.cli.outcome import print_json
+
+    print_json(
+        {
+            "log": log.path,
+            "tool": log.tool,
+            "columns": {name: len(column) for name, column in log.columns.items()},
+            "notes": list(log.notes),
+            "findings": [finding.to_dict() for finding in findings],
+        }
+    )
+
+
+def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
+    from gradiometer.cli.outcome import WIDTH
+
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+    steps = max(int(column.steps.max()) for column in log.columns.values() if len(column))
+    click.echo(textwrap.fill(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}.", width))
+    for note in log.notes:
+        click.echo(textwrap.fill(f"note: {note}", width))
+    for finding in findings:
+        click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
+        for label, text in (
+            ("", finding.seen),
+            ("", finding.means),
+            ("try: ", finding.advice),
+            ("mind: ", finding.caveat),
+        ):
+            if text:
+                click.echo(textwrap.indent(textwrap.fill(label + text, width - 2), "  "))

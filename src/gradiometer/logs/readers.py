@@ -1,0 +1,155 @@
+"""Readers of logs: Hugging Face's trainer_state.json, CSV (Lightning's too), JSON lines, TensorBoard's event files."""
+
+import csv
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradiometer.errors import BadInput
+from gradiometer.logs.log import Column, Log, columns_of
+
+SUPPORTED = (
+    "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), JSON lines, or a "
+    "TensorBoard event file"
+)
+EVENTS = "tfevents"
+
+
+def read_log(path: Path, loss: str | None = None) -> Log:
+    """The log in a file, or the newest one in a folder.
+
+    Args:
+        path: A file, or a folder as the tools make it.
+        loss: Name of the training loss, where it has an unusual one.
+
+    Raises:
+        BadInput: There is none, it is of no kind known here, it holds no numbers, or a package is missing.
+    """
+    if not path.exists():
+        raise BadInput(f"`{path}` does not exist.")
+    found = _in_folder(path) if path.is_dir() else path
+    if EVENTS in found.name:
+        return _events(found, loss)
+    try:
+        text = found.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"`{found}` is not text: give {SUPPORTED}.") from error
+    except OSError as error:
+        raise BadInput(f"`{found}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    if not text.strip():
+        raise BadInput(f"`{found}` is empty: give {SUPPORTED}.")
+    return _json(found, text, loss) if text.lstrip()[0] in "{[" else _csv(found, text, loss)
+
+
+def _in_folder(folder: Path) -> Path:
+    """The newest log below a folder, by kind: the Trainer's state, Lightning's CSV, an event file, JSON lines."""
+    for pattern in ("trainer_state.json", "metrics.csv", f"*{EVENTS}*", "*.jsonl"):
+        found = sorted(folder.rglob(pattern), key=lambda path: (path.stat().st_mtime, path.name))
+        if found:
+            return found[-1]
+    raise BadInput(f"`{folder}` holds no log that is known here: give {SUPPORTED}.")
+
+
+def _json(path: Path, text: str, loss: str | None) -> Log:
+    """One object with a `log_history`, a list of objects, or an object a line."""
+    try:
+        whole: Any = json.loads(text)
+    except json.JSONDecodeError:
+        whole = None
+    if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
+        columns, notes = columns_of([row for row in whole["log_history"] if isinstance(row, dict)])
+        summary = "train_runtime" in columns  # the last row sums the run up, under the name of a loss
+        columns = {name: column for name, column in columns.items() if not (summary and name == "train_loss")}
+        return Log(str(path), "Hugging Face's Trainer", columns, notes, loss)
+    if isinstance(whole, list):
+        rows, torn = [row for row in whole if isinstance(row, dict)], 0
+    elif isinstance(whole, dict) and "\n" in text.strip():
+        raise BadInput(f"`{path}` is one JSON object without a `log_history`: give {SUPPORTED}.")
+    else:
+        rows, torn = _lines(text)
+    if not rows or torn > len(rows):
+        raise BadInput(f"`{path}` is neither JSON nor JSON lines: give {SUPPORTED}.")
+    columns, notes = columns_of(rows)
+    if torn:
+        notes += (f"{torn} line{'s' * (torn > 1)} could not be read as JSON, and were left out.",)
+    return Log(str(path), "JSON lines", columns, notes, loss)
+
+
+def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
+    """The objects of JSON lines, and how many lines are none."""
+    rows, torn = [], 0
+    for line in text.splitlines():
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if isinstance(row, dict):
+                rows.append(row)
+            else:
+                torn += 1
+    return rows, torn
+
+
+def _csv(path: Path, text: str, loss: str | None) -> Log:
+    """A header, then rows; blanks where a row has no value."""
+    try:
+        dialect: Any = csv.Sniffer().sniff(text[:4096], delimiters=",;\t")
+    except csv.Error:
+        dialect = csv.excel
+    rows = list(csv.DictReader(text.splitlines(), dialect=dialect))
+    if not rows or not any(name and not name.replace(".", "").strip().isdigit() for name in rows[0]):
+        raise BadInput(f"`{path}` is no CSV with a header and rows: give {SUPPORTED}.")
+    columns, notes = columns_of([{name: value for name, value in row.items() if name} for row in rows])
+    if not columns:
+        raise BadInput(f"`{path}` holds no column of numbers: give {SUPPORTED}.")
+    return Log(str(path), "Lightning's CSV" if path.name == "metrics.csv" else "a CSV", columns, notes, loss)
+
+
+def _events(path: Path, loss: str | None) -> Log:
+    """The scalars of an event file."""
+    if find_spec("tensorboard") is None:
+        raise BadInput(
+            f"`{path}` is a TensorBoard event file, which takes the package tensorboard: "
+            "pip install 'gradiometer[tensorboard]'."
+        )
+    columns = {name: Column(name, *arrays) for name, arrays in _scalars(path)}
+    if not columns:
+        raise BadInput(f"`{path}` holds no scalars, or is no event file: give {SUPPORTED}.")
+    return Log(str(path), "TensorBoard", columns, (), loss)
+
+
+def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Name, steps and values of every scalar, in the order written."""
+    accumulator: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
+    gathered: dict[str, tuple[list[int], list[float]]] = {}
+    try:
+        for event in accumulator.LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                steps, values = gathered.setdefault(value.tag, ([], []))
+                number = _scalar(value)
+                if number is not None:
+                    steps.append(int(event.step))
+                    values.append(number)
+    except Exception as error:  # a torn or foreign file: the package raises errors of its own
+        raise BadInput(
+            f"`{path}` cannot be read as an event file ({type(error).__name__}): give {SUPPORTED}."
+        ) from error
+    for name, (steps, values) in gathered.items():
+        if steps:
+            yield name, (np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+
+
+def _scalar(value: Any) -> float | None:
+    """Of either way in which event files hold one."""
+    if value.HasField("simple_value"):
+        return float(value.simple_value)
+    if value.HasField("tensor") and value.metadata.plugin_data.plugin_name in ("scalars", ""):
+        numbers = [*value.tensor.float_val, *value.tensor.double_val]
+        return float(numbers[0]) if len(numbers) == 1 else None
+    return None

@@ -1,0 +1,84 @@
+"""The staircase: a training loss that falls where an epoch begins, because the examples come a second time."""
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.logs.log import Column, Log
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.uncertainty import FEWEST_READINGS, mean
+
+GAUGE = "log_staircase"
+
+FEWEST = 4
+"""Values in an epoch below which its beginning and end are not told apart."""
+
+SHARE = 0.05
+"""Of the loss, the fall at an epoch's beginning from which on it is worth a word."""
+
+
+def staircase_finding(log: Log, level: float) -> Finding | None:
+    """Whether the loss falls where epochs begin by more than it falls within them; None without losses or epochs."""
+    losses, epochs = log.losses, log.epochs
+    if losses is None or epochs is None:
+        return None
+    falls, size = _falls(losses.latest.finite, epochs.latest.finite)
+    if len(falls) < FEWEST_READINGS:
+        return None
+    fall = mean(falls, level=level, batches=len(falls))
+    if fall.low > 0 and fall.value >= SHARE * size:
+        return _seen(losses.name, fall, size)
+    bound = significant(max(fall.high, 0.0))
+    return Finding(
+        GAUGE,
+        Issue.ESTIMATION,
+        State.OK if fall.high < SHARE * size else State.CANNOT_TELL,
+        f"{losses.name} changes by {_signed(fall)} where epochs begin, beside its trend ({fall.samples} epochs).",
+        f"No staircase: seeing the examples again gains at most {bound} at once."
+        if fall.high < SHARE * size
+        else "Whether the loss falls where epochs begin cannot be told from so few values.",
+    )
+
+
+def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundaries"], float]:
+    """The fall at every beginning of an epoch beside the trend within the two around it, and the loss's usual size."""
+    number = np.ceil(np.interp(losses.steps, epochs.steps, epochs.values) - 1e-6)
+    if np.array_equal(epochs.values, np.floor(epochs.values)):  # whole epochs, counted from 0 or 1
+        place = np.searchsorted(epochs.steps, losses.steps, side="right") - 1
+        number = epochs.values[np.maximum(place, 0)]
+    parts = [np.flatnonzero(number == epoch) for epoch in np.unique(number)]
+    whole = [part for part in parts if len(part) >= FEWEST]
+    falls = []
+    for one, other in pairwise(whole):
+        if other[0] != one[-1] + 1:
+            continue
+        border = int(losses.steps[other[0]])
+        before, after = _at(losses, one, border), _at(losses, other, border)
+        falls.append(before - after)
+    return np.array(falls), float(np.abs(losses.values).mean()) if len(losses) else 0.0
+
+
+def _at(losses: Column, part: np.ndarray, step: int) -> float:
+    """The loss that the straight line through an epoch gives at a step."""
+    steps, values = losses.steps[part].astype(np.float64), losses.values[part]
+    away = steps - steps.mean()
+    return float(values.mean() + (away @ values) / (away @ away) * (float(step) - steps.mean()))
+
+
+def _seen(name: str, fall: Estimate, size: float) -> Finding:
+    return Finding(
+        GAUGE,
+        Issue.ESTIMATION,
+        State.LOOK,
+        f"{name} falls by {fall} where an epoch begins ({fall.samples} epochs), {fall.value / size:.0%} of its mean.",
+        "The network remembers single examples, and from the second epoch on has seen each of them: the training loss "
+        "does not estimate the loss on new examples any more.",
+        "Judge by held-out examples only; more data, augmentation, weight decay, or fewer epochs.",
+        "A learning rate that is cut at every epoch, or examples that are not shuffled, look the same.",
+    )
+
+
+def _signed(fall: Estimate) -> str:
+    """The change, which is minus the fall."""
+    return f"{significant(-fall.value)} [{significant(-fall.high)}, {significant(-fall.low)}]"
