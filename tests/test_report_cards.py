@@ -2,11 +2,13 @@
 
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gradiometer.cli import gradiometer
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import edge_sentence
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State
@@ -38,6 +40,14 @@ def test_every_question_has_a_card_in_order_and_one_without_an_answer_names_its_
     assert {card.word for card in made} == {"not measured"}
     assert all(card.command.startswith("gradiometer ") and card.needs for card in made)
     assert f"sharpness {run.path}" in made[1].command
+
+
+def test_every_command_a_card_names_is_a_verb_that_knows_its_flags(run: Run) -> None:
+    for card in cards(run, ()):
+        _, verb, *arguments = shlex.split(card.command)
+        command = gradiometer.commands[verb]
+        context = command.make_context(verb, list(arguments))
+        assert not context.args
 
 
 def test_the_most_urgent_of_several_answers_gives_a_card_its_state(run: Run) -> None:

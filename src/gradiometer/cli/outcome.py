@@ -5,7 +5,7 @@ import shutil
 import sys
 import textwrap
 import webbrowser
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,7 +74,9 @@ def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
-    click.echo("\n" + textwrap.fill(diagnosis.verdict, width))
+    click.echo("\n" + textwrap.fill(diagnosis.verdict, width) + "\n")
+    for line in answers(run, diagnosis, width):
+        click.echo(line)
     for finding in diagnosis.findings:
         click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
         for label, text in (
@@ -87,6 +89,17 @@ def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
                 click.echo(textwrap.indent(textwrap.fill(label + text, width - 2), "  "))
     click.echo("\n" + textwrap.fill(cost_sentence(run.overhead, run.configuration.every), width))
     click.echo(f"\nrun   {run.path}\npage  {page}")
+
+
+def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator[str]":
+    """A line a question: its state in a sign and a word; where it fits, the command that would measure it."""
+    from gradiometer.report.cards import answers_of, cards
+    from gradiometer.report.sections import sections
+
+    for card in cards(run, answers_of(diagnosis, sections(run, diagnosis))):
+        state = f"  {card.symbol} {card.short:<14} {card.word}"
+        whole = f"{state}: {card.command}"
+        yield state if card.told or len(whole) > width else whole
 
 
 def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:

@@ -1,9 +1,11 @@
 """The view of a run while it trains: a live panel on a terminal, one plain line now and then elsewhere."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -15,10 +17,11 @@ from rich.text import Text
 
 from gradiometer.diagnosis import gauges_of
 from gradiometer.measurement.reading import Estimate, State, significant
+from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 
 if TYPE_CHECKING:
     from gradiometer.measurement.gauge import Gauge
-    from gradiometer.measurement.reading import Estimates
+    from gradiometer.measurement.reading import Estimates, Finding
     from gradiometer.run.folder import RunFolder
     from gradiometer.run.recorder import Recorder
     from gradiometer.train.training import Training
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 10.0
 SMOOTHING = 0.98
+WIDEST, NAMES = 100, 14
+"""Columns of the panel at most, and of the questions' names."""
+
 COLOURS = {State.OK: "green", State.LOOK: "yellow", State.ACT: "red", State.CANNOT_TELL: "cyan"}
 
 
@@ -39,6 +45,7 @@ class Panel:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live: Live | None = None
+        self.path = Path()
         self.loss: float | None = None
         self.shown_at = 0.0
         self.began_at, self.began_step = 0.0, 0
@@ -48,6 +55,7 @@ class Panel:
         """Say what is about to be trained."""
         self.shown_at = self.began_at = time.monotonic()
         self.began_step = training.step
+        self.path = folder.path
         self.console.print(
             f"{training.problem.name} · {training.problem.model_name} · {training.objective.dimension:,} parameters · "
             f"{training.steps:,} steps of B = {training.configuration.batch_size} · {folder.path}",
@@ -91,22 +99,37 @@ class Panel:
         )
         numbers = Table.grid(padding=(0, 2))
         numbers.add_row("loss", f"{self.loss:.4f}", "learning rate", f"{training.learning_rate:.3g}")
-        parts: list[RenderableType] = [bar, numbers]
-        for gauge, estimates in _estimates(training, recorder):
-            parts.append(Text(_headline(estimates)))
-            if (finding := gauge.interpret(estimates)) is not None:
-                words = Text(f"{finding.state.symbol} {finding.state}: ", style=COLOURS[finding.state])
-                parts.append(words + Text(finding.seen, style=""))
-        parts.append(Text(_cost(recorder), style="dim"))
+        width = min(WIDEST, self.console.width)
         return Box(
-            Group(*parts),
-            title=f"gradiometer · {training.problem.name}",
+            Group(bar, numbers, self._questions(training, recorder, width), Text(_cost(recorder), style="dim")),
+            title=Text(f"gradiometer · {training.problem.name}"),
             title_align="left",
-            width=min(100, self.console.width),
+            width=width,
         )
+
+    def _questions(self, training: "Training", recorder: "Recorder", width: int) -> Table:
+        """The five questions, two lines each: what was found, or what would find it."""
+        found = [Answer(finding, estimates) for finding, estimates in _findings(training, recorder)]
+        room = max(width - NAMES - 8, 20)
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=2)
+        table.add_column(width=NAMES)
+        table.add_column(width=room)
+        for question in QUESTIONS:
+            answers = question.answers(found)
+            if answers:
+                finding = answers[0].finding
+                symbol, style, words = finding.state.symbol, COLOURS[finding.state], f"{finding.state}: {finding.seen}"
+            else:
+                command = question.command(self.path, training.configuration)
+                symbol, style, words = NOT_MEASURED_SYMBOL, "dim", f"{NOT_MEASURED} yet\n{command}"
+            body = two_lines(words, room)
+            table.add_row(Text(symbol, style=style), Text(question.short, style=style), Text(body))
+        return table
 
     def _line(self, training: "Training", recorder: "Recorder") -> str:
         parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
+        parts.append(f"learning rate {training.learning_rate:.3g}")
         for _, estimates in _estimates(training, recorder):
             parts.append(_headline(estimates))
         return " · ".join([*parts, f"{self._time_left(training)} left"])
@@ -134,6 +157,20 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
         series = recorder.recent(gauge.name)
         if series is not None and len(series) > 1:
             yield gauge, gauge.estimate(series, training.configuration.level)
+
+
+def _findings(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Finding, Estimates]]":
+    for gauge, estimates in _estimates(training, recorder):
+        if (finding := gauge.interpret(estimates)) is not None:
+            yield finding, estimates
+
+
+def two_lines(words: str, width: int) -> str:
+    """Words in exactly two lines of a width; what does not fit ends in an ellipsis."""
+    lines = [line for part in words.split("\n") for line in textwrap.wrap(part, width)][:3]
+    if len(lines) > 2:
+        lines = [lines[0], textwrap.shorten(f"{lines[1]} {lines[2]} …", width, placeholder=" …")]
+    return "\n".join([*lines, "", ""][:2])
 
 
 def _headline(estimates: "Estimates") -> str:

@@ -65,6 +65,11 @@ def _look(verb: str) -> Callable[[Path, Configuration], str]:
     return lambda path, configuration: f"gradiometer {verb} {shlex.quote(str(path))}"
 
 
+def _ensemble(path: Path, configuration: Configuration) -> str:
+    """Score the snapshots there are, or train with some."""
+    return (_look("ensemble") if configuration.snapshots else _train("--snapshots 5"))(path, configuration)
+
+
 QUESTIONS = (
     Question(
         name="batch",
@@ -88,7 +93,7 @@ QUESTIONS = (
         words="Has this learning rate stopped paying?",
         gauges=("stationarity",),
         needs="The slope of the loss with an interval, held against what a cut would gain.",
-        command=_train("--cool auto"),
+        command=_train("--cool watch"),
     ),
     Question(
         name="converged",
@@ -104,7 +109,7 @@ QUESTIONS = (
         words="Is there an ensemble in this run?",
         gauges=("ensemble",),
         needs="Snapshots at the ends of cooling cycles, scored together against the last one alone.",
-        command=_train("--snapshots 5"),
+        command=_ensemble,
     ),
 )
 """In the order in which a run can answer them."""

@@ -1,0 +1,76 @@
+"""The panel in a terminal: the five questions in two lines each, on 80 columns, and a summary at the end."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gradiometer.cli.outcome import answers, tell
+from gradiometer.cli.panel import Panel, two_lines
+from gradiometer.problems.registry import load
+from gradiometer.report.questions import QUESTIONS
+from gradiometer.run.configuration import Configuration
+from gradiometer.train import train
+from report_run import diagnosis_of, run_in
+
+
+def drawn(folder: Path, width: int) -> list[str]:
+    """The lines of the last panel that a short training showed on a terminal of this width."""
+    seen: list[str] = []
+
+    class Kept(Panel):
+        def update(self, training: object, recorder: object, loss: float) -> None:
+            super().update(training, recorder, loss)
+            if training.step == 40:
+                paper = Console(file=io.StringIO(), width=width, record=True)
+                paper.print(self._drawn(training, recorder))
+                seen.extend(paper.export_text().splitlines())
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    panel = Kept(console)
+    configuration = Configuration(problem="digits", model="mlp", epochs=1, every=1, check_edge=False)
+    train(load("digits", model="mlp"), configuration, folder, panel)
+    panel.close()
+    return seen
+
+
+def test_five_questions_have_two_lines_each_on_80_columns(tmp_path: Path) -> None:
+    lines = drawn(tmp_path, 80)
+    assert all(len(line) == 80 for line in lines)
+    assert len(lines) <= 16
+    places = [
+        next(at for at, line in enumerate(lines) if re.match(rf"│ \S +{question.short} ", line))
+        for question in QUESTIONS
+    ]
+    assert places == list(range(places[0], places[0] + 10, 2))
+    text = "\n".join(lines)
+    assert "step 40 of 45" in text and "left" in text
+    assert "learning rate  0.1" in text
+    assert "noise scale" in text
+    assert "not measured yet" in text and "gradiometer certify" in text
+
+
+def test_a_narrow_terminal_keeps_the_panel_within_it(tmp_path: Path) -> None:
+    assert max(len(line) for line in drawn(tmp_path, 60)) <= 60
+
+
+def test_what_does_not_fit_into_two_lines_ends_in_an_ellipsis() -> None:
+    assert two_lines("a few words", 40) == "a few words\n"
+    assert two_lines("not measured yet\ngradiometer certify run", 40) == "not measured yet\ngradiometer certify run"
+    cut = two_lines("word " * 40, 24).split("\n")
+    assert len(cut) == 2
+    assert cut[1].endswith(" …")
+    assert max(map(len, cut)) <= 24
+
+
+def test_the_end_has_a_line_for_every_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_in(tmp_path, steps=100)
+    lines = list(answers(run, diagnosis_of(), 200))
+    assert [line.split()[1] for line in lines] == [question.short.split()[0] for question in QUESTIONS]
+    assert lines[0].split() == ["◆", "batch", "look"]
+    assert f"not measured: gradiometer certify {run.path}" in lines[3]
+    tell(run, diagnosis_of(), run.path / "report.html")
+    assert "\n".join(answers(run, diagnosis_of())) in capsys.readouterr().out
+    assert max(map(len, answers(run, diagnosis_of(), 40))) <= 40
