@@ -273,12 +273,14 @@ def test_a_model_that_is_made_already_is_refused() -> None:
 
 
 def test_chains_that_diverge_are_named_with_their_rates() -> None:
-    with pytest.raises(Diverged, match=r"chains \[1\] of 3 diverged, at learning rates 1e\+200"):
+    with pytest.raises(Diverged, match=r"the chains of seeds 1 diverged, at learning rates 1e\+200"):
         together(mlp, "stacked", learning_rate=[0.1, 1e200, 0.1])
 
 
 def test_a_chain_hotter_than_asked_is_refused_with_the_way_out() -> None:
-    with pytest.raises(BadInput, match=r"`temperatures\[1\]` is 1e-06, but SGD by itself heats to"):
+    with pytest.raises(
+        BadInput, match="`temperature` 1e-06 cannot be held by the chain of seed 1: SGD by itself heats to"
+    ):
         together(mlp, "stacked", temperature=[0.0, 1e-6, 0.0], steps=3000)
 
 
@@ -287,3 +289,24 @@ def test_every_chain_is_a_row_of_its_own() -> None:
     assert len(found) == 3
     first, second = (np.concatenate([p.detach().numpy().ravel() for p in m.parameters()]) for m in found.models[:2])
     assert np.abs(first - second).min() > 0
+
+
+def test_chains_in_processes_are_those_in_one() -> None:
+    given = {"learning_rate": [0.05, 0.1, 0.2], "temperature": [0.0, 0.1, 0.1], "every": 20}
+    apart, as_one = together(mlp, "stacked", processes=2, **given), together(mlp, "stacked", **given)
+    assert all(same(a, b) for a, b in zip(apart.models, as_one.models, strict=True))
+    np.testing.assert_allclose(apart.draws["loss"], as_one.draws["loss"], rtol=1e-9)
+    assert apart.way == "stacked" and apart.steps.tolist() == [20, 40]
+
+
+def test_what_ends_a_process_ends_the_run_in_its_own_words() -> None:
+    with pytest.raises(Diverged, match="the chains of seeds 2 diverged"):
+        together(mlp, "stacked", learning_rate=[0.1, 0.1, 1e200], processes=3)
+
+    def broken(model: nn.Module, batch: object) -> Tensor:
+        raise KeyError("no such column")
+
+    with pytest.raises(RuntimeError, match="no such column"):
+        run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, processes=2)
+    with pytest.raises(BadInput, match="`processes` must be a whole number of at least 1, got 0"):
+        together(mlp, None, processes=0)

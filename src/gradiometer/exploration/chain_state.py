@@ -91,7 +91,7 @@ class ChainState:
                 steps = velocities
             torch._foreach_add_(rows, steps, alpha=-rate)
             if self.temperatures[place] > 0:
-                torch._foreach_add_(rows, self._pieces(self._drawn(place)), alpha=scale)
+                torch._foreach_add_(rows, self._pieces(self._drawn(place, scale)))
 
     def _with_decay(self, gradients: list[Tensor], params: list[Tensor]) -> list[Tensor]:
         if not self.weight_decay:
@@ -101,17 +101,15 @@ class ChainState:
     def _noise_of_all(self, gradients: list[Tensor]) -> list[Tensor]:
         """What is added to every chain, scaled."""
         squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).tolist()
-        scales = [0.0] * len(self)
         for place in self.hot:
-            scales[place] = self._noise_scale(place, squares[place])
-            self._drawn(place)
-        scaled = self._noise * self._noise.new_tensor(scales).unsqueeze(1)
+            self._drawn(place, self._noise_scale(place, squares[place]))
         sizes = [row.numel() for row in self.rows[0]]
-        return [piece.view(leaf.shape) for piece, leaf in zip(scaled.split(sizes, dim=1), self.leaves, strict=True)]
+        pieces = self._noise.split(sizes, dim=1)
+        return [piece.view(leaf.shape) for piece, leaf in zip(pieces, self.leaves, strict=True)]
 
-    def _drawn(self, place: int) -> Float[Tensor, " params"]:
+    def _drawn(self, place: int, scale: float) -> Float[Tensor, " params"]:
         """New noise of one chain, in its row."""
-        return self._noise[place].normal_(generator=self.generators[place])
+        return self._noise[place].normal_(std=scale, generator=self.generators[place])
 
     def _pieces(self, flat: Float[Tensor, " params"]) -> list[Tensor]:
         rows = self.rows[0]
@@ -123,9 +121,9 @@ class ChainState:
         judge = heat.add(self.examples * squared_gradient / (2 * self.dimension), rate)
         if judge and heat.readings > BURN_IN and heat.above(temperature):
             raise BadInput(
-                f"`temperatures[{place}]` is {temperature:g}, but SGD by itself heats to {heat.estimate()} at a "
-                f"learning rate of {rate:g}: take one below {rate * temperature / heat.estimate().value:.3g}, or a "
-                "larger batch."
+                f"`temperature` {temperature:g} cannot be held by the chain of seed {self.seeds[place]}: SGD by itself "
+                f"heats to {heat.estimate()} at a learning rate of {rate:g}; take one below "
+                f"{rate * temperature / heat.estimate().value:.3g}, or a larger batch."
             )
         return math.sqrt(2 * rate * max(temperature - heat.temperature, 0.0) / self.examples)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadInput, Diverged
 from gradiometer.exploration.chain_engines import ENGINES, Engine, Function, Sequential
+from gradiometer.exploration.chain_processes import in_processes
 from gradiometer.exploration.chain_state import ChainState
 from gradiometer.exploration.sampler import check_number, check_whole
 from gradiometer.measurement.batch import Batch, batch_size, take
@@ -71,6 +72,7 @@ def run_chains(
     watched: Batch | None = None,
     every: int = 10,
     way: str | None = None,
+    processes: int = 1,
 ) -> Chains:
     """Train M models independently of one another: own starts, own batches, own rates, own temperatures.
 
@@ -97,6 +99,8 @@ def run_chains(
         watched: What they are drawn on; left out, the first 256 training examples.
         every: Steps from one draw to the next.
         way: "stacked", "vmap" or "sequential"; left out, the fastest.
+        processes: Of one thread each, to which the chains are dealt out, each choosing its way; on Linux. Worth it on
+            as many free cores, for runs of seconds, of models too large to gain from being one.
 
     Raises:
         BadInput: A setting is none, or the way named cannot run this model.
@@ -105,7 +109,7 @@ def run_chains(
     Example:
         >>> run_chains(net, loss, data, chains=8, steps=500, batch_size=32, learning_rate=0.1)  # doctest: +SKIP
     """
-    _check(chains, steps, batch_size, every, momentum, weight_decay)
+    _check(momentum, weight_decay, chains=chains, steps=steps, batch_size=batch_size, every=every, processes=processes)
     rates = _of_each("learning_rate", learning_rate, chains, positive=True)
     temperatures = _of_each("temperature", temperature, chains, positive=False)
     if momentum and any(temperatures):
@@ -113,19 +117,39 @@ def run_chains(
     seeds = list(range(chains)) if seeds is None else list(seeds)
     if len(seeds) != chains:
         raise BadInput(f"`seeds` must be one a chain, {chains}, got {len(seeds)}.")
-    order = _Batches(data, batch_size, draw, seeds)
     models = _models(model, seeds)
-    state = ChainState(models, rates, temperatures, momentum, weight_decay, order.examples, seeds)
-    watching = _Watch(watch or {"loss": loss}, watched if watched is not None else _first(data), every)
-    choice = _Choice(state, loss, data, take(data, order.index(0)[0]), steps, way)
-    for step in range(steps):
-        engine = choice.step(order.index(step))
-        if (step + 1) % every == 0:
-            watching.look(engine, step + 1)
-    _check_finite(state)
-    return Chains(
-        models, watching.draws(), np.array(watching.steps), choice.engine.name, choice.why_not, choice.milliseconds
-    )
+
+    def run(places: Sequence[int]) -> Chains:
+        own, own_seeds = [models[place] for place in places], [seeds[place] for place in places]
+        order = _Batches(data, batch_size, draw, own_seeds)
+        own_rates, own_temperatures = [rates[place] for place in places], [temperatures[place] for place in places]
+        state = ChainState(own, own_rates, own_temperatures, momentum, weight_decay, order.examples, own_seeds)
+        watching = _Watch(watch or {"loss": loss}, watched if watched is not None else _first(data), every)
+        choice = _Choice(state, loss, data, take(data, order.index(0)[0]), steps, way)
+        for step in range(steps):
+            engine = choice.step(order.index(step))
+            if (step + 1) % every == 0:
+                watching.look(engine, step + 1)
+        _check_finite(state)
+        found = watching.draws(), np.array(watching.steps)
+        return Chains(own, *found, choice.engine.name, choice.why_not, choice.milliseconds)
+
+    return run(range(chains)) if processes == 1 else _in_processes(run, models, processes)
+
+
+def _in_processes(run: Callable[[Sequence[int]], Chains], models: list[nn.Module], processes: int) -> Chains:
+    """The chains of all processes as one result: their ways told apart by commas, and the longest step of each way."""
+    answers = in_processes(processes, len(models), run)
+    for model, state in zip(models, (state for states, _ in answers for state in states), strict=True):
+        model.load_state_dict(state)
+    parts = [part for _, part in answers]
+    milliseconds = {
+        name: max(part.milliseconds.get(name, 0.0) for part in parts)
+        for name in dict.fromkeys(name for part in parts for name in part.milliseconds)
+    }
+    draws = {name: np.concatenate([part.draws[name] for part in parts], axis=1) for name in parts[0].draws}
+    ways = ", ".join(dict.fromkeys(part.way for part in parts))
+    return Chains(models, draws, parts[0].steps, ways, parts[0].why_not, milliseconds)
 
 
 class _Choice:
@@ -254,8 +278,8 @@ def _of_each(name: str, value: float | Sequence[float], chains: int, *, positive
     return [float(each) for each in values]
 
 
-def _check(chains: int, steps: int, batch_size: int, every: int, momentum: float, weight_decay: float) -> None:
-    for name, value in (("chains", chains), ("steps", steps), ("batch_size", batch_size), ("every", every)):
+def _check(momentum: float, weight_decay: float, **counts: int) -> None:
+    for name, value in counts.items():
         check_whole(name, value, 1)
     check_number("weight_decay", weight_decay)
     check_number("momentum", momentum)
@@ -267,5 +291,5 @@ def _check_finite(state: ChainState) -> None:
     finite = torch.stack([leaf.detach().flatten(1).isfinite().all(1) for leaf in state.leaves]).all(0)
     if not finite.all():
         lost = [place for place, good in enumerate(finite.tolist()) if not good]
-        rates = ", ".join(f"{state.rates[place]:g}" for place in lost)
-        raise Diverged(f"chains {lost} of {len(state)} diverged, at learning rates {rates}: try smaller ones.")
+        seeds, rates = (", ".join(f"{of[place]:g}" for place in lost) for of in (state.seeds, state.rates))
+        raise Diverged(f"the chains of seeds {seeds} diverged, at learning rates {rates}: try smaller ones.")
