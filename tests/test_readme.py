@@ -13,9 +13,9 @@ from gradiometer.cli import gradiometer
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_block_runs_and_ends_in_a_sentence() -> None:
+def test_the_python_block_runs_and_ends_in_a_sentence(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "noise scale" in done.stdout
 
 
