@@ -12,8 +12,9 @@ from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.registry import load
 from gradiometer.report.charts import page_spec
-from gradiometer.report.convergence import _rates, convergence_section
+from gradiometer.report.convergence import convergence_section
 from gradiometer.report.page import render
+from gradiometer.report.rates import rates_of
 from gradiometer.report.section import Section
 from gradiometer.run.budget import Budget
 from gradiometer.run.certificates import save_certificate
@@ -55,7 +56,7 @@ def test_a_run_under_a_harmonic_schedule_has_the_theorems_blessing_and_its_sums(
 def test_what_is_left_of_a_run_under_way_is_summed_from_where_it_stands(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, learning_rate=0.1, schedule="linear")
     run.manifest["steps"] = 1000
-    (found,) = [each for each in (_rates(run),) if each is not None]
+    (found,) = [each for each in (rates_of(run),) if each is not None]
     rates = 0.1 * (1 - np.arange(1000) / 1000)
     assert found.sums() == pytest.approx((rates.sum(), np.square(rates).sum()))
     assert found.sums(600) == pytest.approx((rates[600:].sum(), np.square(rates[600:]).sum()))
@@ -65,7 +66,7 @@ def test_what_is_left_of_a_run_under_way_is_summed_from_where_it_stands(tmp_path
 def test_a_long_run_is_summed_at_one_step_in_so_many(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, learning_rate=0.1, schedule="linear")
     run.manifest["steps"] = 750_000
-    found = _rates(run)
+    found = rates_of(run)
     assert found is not None and len(found.steps) <= 100_000
     assert found.sums()[0] == pytest.approx(0.1 * 750_000 / 2, rel=1e-4)
     assert found.sums(375_001)[0] == pytest.approx(0.1 * 750_000 / 8, rel=1e-4)
@@ -116,7 +117,58 @@ def test_every_verdict_has_its_words(relative: float, low: float, verdict: str) 
     assert slope.verdict == "not stationary" and "20.0 %" in slope.finding().seen
 
 
-def test_a_run_that_was_cooled_shows_the_rates_it_was_measured_at(tmp_path: Path) -> None:
+def look(step: int, rate: float, left: float, value: float, stopped: bool) -> dict[str, object]:
+    predicted = Estimate.interval(value, value - 0.01, value + 0.01, level=0.9, method="measured", samples=16)
+    told = {"learning_rate": rate, "steps": step, "left": left, "fell": left, "stopped": stopped}
+    return {
+        "event": "stationarity",
+        "step": step,
+        "time": 0.0,
+        "predicted": predicted.to_dict(),
+        "gain": predicted.to_dict(),
+        **told,
+    }
+
+
+def cooled(tmp_path: Path) -> Run:
+    """Watched at steps 100 and 200, cut there, watched again and scored, and cooled to zero in the last fifth."""
+    run = run_in(tmp_path, steps=600, learning_rate=0.1, cool="auto")
+    scored = look(400, 0.01, -0.001, 0.005, False)["predicted"]
+    events = [
+        look(100, 0.1, 0.5, 0.02, False),
+        look(200, 0.1, 0.004, 0.03, True),
+        {**look(200, 0.1, 0.004, 0.03, True), "event": "cut", "to": 0.01},
+        look(400, 0.01, -0.001, 0.005, False),
+        {
+            "event": "cut scored",
+            "step": 400,
+            "time": 0.0,
+            "cut_at": 200,
+            "within": False,
+            "seen": 0.05,
+            "predicted": scored,
+        },
+    ]
+    with run.folder.events_path.open("a") as journal:
+        journal.writelines(json.dumps(event) + "\n" for event in events)
+    return Run.open(run.path)
+
+
+def test_a_run_that_cools_itself_shows_its_cuts_its_end_and_how_the_forecast_was_met(tmp_path: Path) -> None:
+    section = of(cooled(tmp_path))
+    found = rates_of(cooled(tmp_path))
+    assert found is not None
+    steps = np.arange(600)
+    rates = 0.1 * np.where(steps >= 200, 0.1, 1) * np.clip((600 - steps) / 120, None, 1)
+    assert found.values == pytest.approx(rates) and found.reaches_zero
+    paying = section.figures[1]
+    assert "The rate was cut at step 200. The cut at step 200 gained 0.0500, not as forecast" in paying.summary
+    assert "going on may still gain −0.00100" in paying.summary and len(paying.table.rows) == 3
+    json.dumps(page_spec(paying.chart, paying.summary), allow_nan=False)
+    assert section.answers[0].finding.state is State.OK and "the theorem applies" not in rows(section)
+
+
+def test_a_loop_of_ones_own_shows_the_rates_it_was_measured_at(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, learning_rate=0.1)
     moments = {"noise": 1.0}
     lines = [

@@ -19,6 +19,9 @@ from gradiometer.measurement.uncertainty import mean
 CUT = 0.1
 """Of the rate, what a cut leaves."""
 
+FINISH = 0.2
+"""Share of the steps, the last, in which cooling takes the rate linearly to zero."""
+
 FEWEST_STEPS = 256
 """Of a stretch of a run, below which nothing is said about its level."""
 

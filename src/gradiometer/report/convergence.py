@@ -2,30 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.convergence.horizon import horizon
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.theorem import SUFFICIENT, Verdict, theorem
+from gradiometer.convergence.theorem import SUFFICIENT, Verdict
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 from gradiometer.report.convergence_charts import learning_rate_chart
+from gradiometer.report.paying import paying_figure
 from gradiometer.report.questions import Answer
+from gradiometer.report.rates import SUMMED, Rates, rates_of
 from gradiometer.report.section import Figure, Numbers, Section, cells
 from gradiometer.run.certificates import load_certificates
-from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
 
-COOLED = 0.01
-"""A last rate below this share of the largest counts as zero: the floor of the loss goes with η."""
-SUMMED = 100_000
-"""Steps of a schedule that are added up one by one; of a longer run one in so many."""
 DRAWN = 400
 """Steps drawn, at most."""
 ROWS = 25
@@ -40,45 +32,12 @@ ON_PAPER = {
 """A certificate's quantities as they are written on paper."""
 
 
-@dataclass(frozen=True)
-class Rates:
-    """The learning rate over a run.
-
-    Args:
-        steps: Steps, evenly spaced, and
-        values: η there, which holds up to the next.
-        total: T, the steps of the run.
-        now: The step it has come to.
-        schedule: Where the rates come from; None where they were read off measured steps.
-        verdict: What the theorem says of the schedule.
-    """
-
-    steps: Int[np.ndarray, " steps"]
-    values: Float[np.ndarray, " steps"]
-    total: int
-    now: int
-    schedule: Schedule | None = None
-    verdict: Verdict | None = None
-
-    @property
-    def reaches_zero(self) -> bool:
-        """Whether η ends below a hundredth of its peak, or would at the step after the last."""
-        last = self.values[-1] if self.schedule is None else min(self.values[-1], self.schedule(self.total))
-        return bool(last < COOLED * self.values.max())
-
-    def sums(self, start: int = 0) -> tuple[float, float]:
-        """Σ η and Σ η² from a step to the end of the run."""
-        held = np.diff(np.append(self.steps, self.total)) - np.clip(start - self.steps, 0, None)
-        held = np.clip(held, 0, None)
-        return float(held @ self.values), float(held @ np.square(self.values))
-
-
 def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 3: η along the run, the theorem's verdict on it, how far it can still travel, and the last certificate."""
-    rates, certificates = _rates(run), load_certificates(run)
+    rates, certificates = rates_of(run), load_certificates(run)
     if rates is None:
         return Section("convergence", "Convergence", f"{LEAD} Nothing has been recorded yet.", ())
-    figures = [_rate_figure(rates)]
+    figures = [figure for figure in (_rate_figure(rates), paying_figure(run)) if figure is not None]
     finding = _finding(rates)
     if not certificates:
         hint = f"gradiometer certify {run.path.name} tells whether this is a stationary point of the training loss."
@@ -96,45 +55,6 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     )
 
 
-def _rates(run: Run) -> Rates | None:
-    """As the schedule gives them; in a loop of one's own, and where training was cooled, as they were measured."""
-    total = run.manifest.get("steps")
-    measured = _measured(run)
-    if not isinstance(total, int) or not total >= 1:
-        return measured
-    schedule = planned(run.configuration, total)
-    steps = np.arange(0, total, -(-total // SUMMED))
-    try:
-        values = np.array([schedule(int(step)) for step in steps])
-    except BadInput:  # a rate that is none: training says so
-        return measured
-    if not values.max() > 0:
-        return None
-    made = Rates(steps, values, total, min(run.steps, total), schedule, _verdict(schedule))
-    if measured is not None and not np.allclose(made.values[_places(made, measured)], measured.values, rtol=1e-6):
-        return measured
-    return made
-
-
-def _places(made: Rates, measured: Rates) -> Int[np.ndarray, " steps"]:
-    places: np.ndarray = np.searchsorted(made.steps, measured.steps, side="right") - 1
-    return places
-
-
-def _measured(run: Run) -> Rates | None:
-    """η at the steps the most frequent gauge was asked."""
-    series = max((found for name in run.gauges if (found := run.series(name))), key=len, default=None)
-    if series is None or not series.learning_rate.max() > 0:
-        return None
-    return Rates(series.steps, series.learning_rate, max(run.steps, int(series.steps[-1]) + 1), run.steps)
-
-
-@lru_cache(maxsize=64)
-def _verdict(schedule: Schedule) -> Verdict:
-    """Decided once: a formula may take a second."""
-    return theorem(schedule)
-
-
 def _rate_figure(rates: Rates) -> Figure:
     distance, noise = rates.sums()
     parts = [f"η {_course(rates)}."]
@@ -150,7 +70,6 @@ def _rate_figure(rates: Rates) -> Figure:
     chosen = np.unique(np.linspace(0, len(rates.steps) - 1, DRAWN).round().astype(int))
     drawn = [(int(rates.steps[place]), float(rates.values[place])) for place in chosen]
     drawn.append((rates.total, drawn[-1][1]))
-    source = "as the schedule gives it" if rates.schedule is not None else "as it was at the measured steps"
     return Figure(
         name="learning-rate",
         title="Learning rate",
@@ -158,9 +77,9 @@ def _rate_figure(rates: Rates) -> Figure:
         summary=" ".join(parts),
         table=_rate_table(rates),
         note=(
-            f"η at every step, {source}. Σ η is how far a run can travel, in units of the gradient's norm; Σ η² is "
-            "what it takes in of the gradient's noise. The theorem is about runs without end; what counts in a finite "
-            "one is whether η is zero at its end."
+            f"η at every step, {rates.source}. Σ η is how far a run can travel, in units of the gradient's norm; Σ η² "
+            "is what it takes in of the gradient's noise. The theorem is about runs without end; what counts in a "
+            "finite one is whether η is zero at its end."
         ),
     )
 
@@ -189,7 +108,7 @@ def _rate_table(rates: Rates) -> Numbers:
 
 def _finding(rates: Rates) -> Finding | None:
     """Whether η reaches zero by the end of the run: what the lecture asks of a schedule."""
-    if rates.schedule is None:
+    if not rates.planned:
         return None
     last, peak = float(rates.values[-1]), float(rates.values.max())
     if rates.reaches_zero:

@@ -12,6 +12,7 @@ from gradiometer.report.marks import (
     NUMBER,
     WIDTH,
     Vertical,
+    Windows,
     along_steps,
     bars,
     by_step,
@@ -19,11 +20,14 @@ from gradiometer.report.marks import (
     log_x,
     log_y,
     named_series,
+    off_the_axis,
     tooltip,
 )
 
 if TYPE_CHECKING:  # a page is made without torch
     import gradiometer.convergence.averaged_gradient
+
+PAYING = ("a cut to zero gains", "going on may gain")
 
 STEEP = 50
 """Learning rates that span more than this factor, and do not end at zero, are drawn on a logarithmic axis."""
@@ -57,6 +61,28 @@ def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     scale = alt.Scale(domain=[0, 1.08 * most], nice=False)
     axis = alt.Axis(title="learning rate η", format=NUMBER, tickCount=5)
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
+
+
+def paying_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerChart:
+    """What a cut of the rate to zero gains, and what going on may still gain, at every look.
+
+    Args:
+        cut, on: The two at each look.
+        cuts: Steps at which the rate was cut, drawn as rules.
+    """
+    axis = LogAxis.holding(estimate for _, estimate in (*cut, *on))
+    y, series = log_y(axis, "gain in the loss"), named_series(PAYING)
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, windows in zip(PAYING, (cut, on), strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(windows)]
+        base = by_step(rows)
+        layers.append(bars(base, y, **series))
+        layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
+    if cuts:
+        rules = by_step([{"step": step, "label": "cut"} for step in cuts])
+        label = rules.mark_text(style="reference-label", align="left", baseline="top", dx=4)
+        layers += [rules.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]
+    return along_steps(*layers)
 
 
 def moves_chart(moves: "Sequence[gradiometer.convergence.averaged_gradient.Move]") -> alt.LayerChart:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.convergence.level import CUT, forecast, gain_of_averaging
+from gradiometer.convergence.level import CUT, FINISH, forecast, gain_of_averaging
 from gradiometer.convergence.stationarity_extrapolation import Extrapolation, Look
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, chunks
@@ -17,9 +17,6 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
-
-FINISH = 0.2
-"""Share of the steps, the last, in which the rate goes linearly to zero."""
 
 PROBE = 2048
 """Training examples, at most, on which the points of a run are compared."""
