@@ -48,8 +48,8 @@ def paying_figure(run: Run) -> Figure | None:
         ),
         note=(
             "What a cut gains is measured: the loss of the newest iterates less that of their average, on examples "
-            "that stay the same; a cut to a tenth gains nine tenths of it. What going on gains is extrapolated along the run's own way; a gain that is not above "
-            "zero cannot be drawn (▼)."
+            "that stay the same; a cut to a tenth gains nine tenths of it. What going on gains is extrapolated along "
+            "the run's own way; a gain that is not above zero cannot be drawn (▼)."
         ),
     )
 
