@@ -188,6 +188,12 @@ class Extrapolation(Detector):
         slopes = torch.einsum("rap,qrp->qra", away, parts).double()
         return extrapolated_gain(slopes, torch.einsum("rap,rbp->rab", away, turned).double())
 
+    @property
+    def newest(self) -> Float[Tensor, "runs taken"]:
+        """Losses of the newest single iterates, two blocks of them or as many as there are, oldest first."""
+        taken = torch.cat([*self._losses[-2:], *(loss[:, None] for loss in self._taken)], dim=1)
+        return taken[:, -2 * PER_BLOCK :]
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, by name, for a checkpoint."""
         named = {} if self._mean is None else {"mean": self._mean}

@@ -137,7 +137,8 @@ class Cooling:
         if told is not None and learning_rate <= told["learning_rate"] / 2:
             gain, fell = Estimate(**told["gain"]), max(told["fell"], 0.0)
             predicted = forecast(gain, fell, told["learning_rate"], learning_rate)
-            self.cut = {**told, "to": learning_rate, "predicted": predicted.to_dict()}
+            before = self.test.newest.mean().item()
+            self.cut = {**told, "before": before, "to": learning_rate, "predicted": predicted.to_dict()}
         self.test, self.rate = Extrapolation(self.probe), learning_rate
 
     def _told(self, look: Look, learning_rate: float) -> dict[str, Any]:
@@ -147,7 +148,6 @@ class Cooling:
         return {
             "learning_rate": learning_rate,
             "steps": look.step,
-            "loss": look.iterates.mean().item(),
             "left": look.left.item(),
             "fell": fell,
             "gain": gain.to_dict(),
@@ -159,8 +159,15 @@ class Cooling:
         if self.cut is None or look.step < self.cut["steps"] // 2:
             return []
         cut, self.cut = self.cut, None
-        predicted, seen = Estimate(**cut["predicted"]), cut["loss"] - look.iterates.mean().item()
-        told = {"step": step, "cut_at": cut["step"], "to": cut["to"], "seen": seen, "predicted": cut["predicted"]}
+        predicted, seen = Estimate(**cut["predicted"]), cut["before"] - look.iterates.mean().item()
+        told = {
+            "step": step,
+            "cut_at": cut["step"],
+            "to": cut["to"],
+            "seen": seen,
+            "fell": cut["fell"],
+            "predicted": cut["predicted"],
+        }
         return [{"event": "cut scored", "within": predicted.low <= seen <= predicted.high, **told}]
 
     def tensors(self) -> dict[str, Tensor]:
