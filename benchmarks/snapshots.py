@@ -33,6 +33,9 @@ WIDTH = 185
 COLUMNS = {"error": 100.0, "nll": 1.0, "calibrated_nll": 1.0, "brier": 1.0, "calibration_error": 1.0}
 """The scores and what they are multiplied by: errors in percent."""
 
+GUESSING = 0.8
+"""An error that a network of ten classes has when it tells none of them apart."""
+
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("snapshots"), show_default=True)
@@ -115,6 +118,9 @@ def tell(study: Study, found: dict[str, Any]) -> None:
     for line in found["lines"][1:]:
         table.add_row(line.method, *(_difference(line, name) for name in ("error", "calibrated_nll")))
     console.print(table)
+    for line in found["lines"]:
+        if line.spread["error"][1] > GUESSING:
+            console.print(f"{line.method.strip()}: at least one seed ended hardly better than guessing")
     for name, estimate in found["disagreement"].items():
         console.print(f"disagreement / error   {name}: {estimate}")
     for name, estimates in found["barriers"].items():
