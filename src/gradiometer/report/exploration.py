@@ -91,7 +91,7 @@ def _share_figure(shares: Windows, history: Mapping[str, Windows]) -> Figure:
         note=(
             "What is put in either stays in the spread of the parameters, as their temperature T_conf, or carries them "
             "away. At zero they have come to rest about a place, and T is the temperature there; below zero they move "
-            "back. Where they were is renewed at steps 1, 2, 4, 8, …: just after that all moves away."
+            "back. Where they were is renewed at steps 1, 2, 4, 8, …: while they go one way the share grows until then."
         ),
     )
 
