@@ -15,7 +15,7 @@ GROUPS = 5
 """Groups of three consecutive iterates in a doubling of time; the sixteenth iterate kept is the last of it."""
 
 SETTLED_IN = 16
-"""Steps before which nothing is read: all of them are kept, and the first are mostly the start's."""
+"""Steps before which nothing is kept: the first iterates are mostly the start's."""
 
 FEWEST_DOUBLINGS = 4
 LONGEST_MEMORY = 10

@@ -200,7 +200,7 @@ class Loop:
         if series is None:
             return
         try:
-            with self.recorder.budget.spending(), blamed("loss"):
+            with blamed("loss"):  # like the look before the first step, a fixed cost outside the budget
                 seen = training.standing(series)
         except BadInput as error:
             self._warn(f"where training stands was not looked at: {error}")
