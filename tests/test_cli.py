@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from gradiometer.cli import main
 from gradiometer.cli.outcome import cost_sentence
+from gradiometer.convergence.trajectory import kept_steps
 
 
 def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -122,7 +123,7 @@ def test_export_writes_every_row_as_csv_and_parquet(
         assert code == 0 and "rows in" in out
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == {"readings": 180 + 180 // 16, "losses": 360, "evaluations": 16}[what]
+    assert len(rows) == {"readings": 180 + 180 // 16 + len(kept_steps(360)), "losses": 360, "evaluations": 16}[what]
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert table.num_rows == len(rows) and table.column_names == list(rows[0])
 
