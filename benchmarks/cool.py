@@ -65,23 +65,25 @@ def steps_of(problem: str, model: str, epochs: int, batch_size: int) -> int:
     return epochs * -(-len(load(problem, model=model, data_dir=None, seed=0).train) // batch_size)
 
 
-def schedules(problem: str, model: str) -> dict[str, list[float]]:
-    """Training loss at the end, by schedule, one for each seed."""
+def schedules(problem: str, model: str) -> dict[str, dict[str, Any]]:
+    """Ways to come down from the rate, by name."""
     settings = NETWORKS[problem, model]
     rate, steps = float(settings["learning_rate"]), steps_of(problem, model, settings["epochs"], settings["batch_size"])
-    half, later = f"Constant({rate}).then({steps // 2}, ", f".then({steps // 4}, Constant({rate / 100}))"
-    ways: dict[str, dict[str, Any]] = {
+    half, cut = f"Constant({rate}).then({steps // 2}, ", f"Constant({rate / 10})"
+    return {
         "cool auto": {"cool": "auto"},
         "constant": {},
-        "cut at 1/2": {"schedule": f"{half}Constant({rate / 10}))"},
-        "cut at 3/4": {"schedule": f"Constant({rate}).then({3 * steps // 4}, Constant({rate / 10}))"},
-        "cut at both": {"schedule": f"{half}Constant({rate / 10}){later})"},
+        "cut at 1/2": {"schedule": f"{half}{cut})"},
+        "cut at 3/4": {"schedule": f"Constant({rate}).then({3 * steps // 4}, {cut})"},
+        "cut at both": {"schedule": f"{half}{cut}.then({steps // 4}, Constant({rate / 100})))"},
     }
-    ends: dict[str, list[float]] = {}
-    for way, changes in ways.items():
-        runs = [finished(problem, model, seed=seed, **settings, **changes) for seed in SEEDS]
-        ends[way] = [run.evaluations[-1]["estimates"]["test_loss"]["value"] for run in runs]
-    return ends
+
+
+def ends(problem: str, model: str, way: str) -> list[float]:
+    """Training loss at the end, one for each seed."""
+    settings = NETWORKS[problem, model] | schedules(problem, model)[way]
+    runs = [finished(problem, model, seed=seed, **settings) for seed in SEEDS]
+    return [run.evaluations[-1]["estimates"]["test_loss"]["value"] for run in runs]
 
 
 def forecast(problem: str, model: str, rate: float, batch: int, share: float) -> dict[str, Any]:
@@ -94,13 +96,13 @@ def forecast(problem: str, model: str, rate: float, batch: int, share: float) ->
     return {name: scored[name] for name in ("seen", "fell", "within", "predicted", "cut_at", "step")}
 
 
-def compared(ends: dict[str, list[float]]) -> str:
+def compared(reached: dict[str, list[float]]) -> str:
     """Cooling over the best of the grid, one ratio a seed."""
-    grid = {way: statistics.mean(losses) for way, losses in ends.items() if way != "cool auto"}
+    grid = {way: statistics.mean(losses) for way, losses in reached.items() if way != "cool auto"}
     best = min(grid, key=grid.__getitem__)
-    ratios = [ours / theirs for ours, theirs in zip(ends["cool auto"], ends[best], strict=True)]
+    ratios = [ours / theirs for ours, theirs in zip(reached["cool auto"], reached[best], strict=True)]
     each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-    means = "  ".join(f"{way} {statistics.mean(losses):.4f}" for way, losses in ends.items())
+    means = "  ".join(f"{way} {statistics.mean(losses):.4f}" for way, losses in reached.items())
     return f"cool auto / {best}: {statistics.mean(ratios):.3f} ({each})   [{means}]"
 
 
@@ -108,7 +110,8 @@ def tasks(parts: list[str]) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """Name, function and arguments of everything there is to find."""
     if "schedules" in parts:
         for problem, model in NETWORKS:
-            yield f"schedules {problem} {model}", schedules, (problem, model)
+            for way in schedules(problem, model):
+                yield f"schedules {problem} {model}: {way}", ends, (problem, model, way)
     if "forecasts" in parts:
         for cut in CUTS:
             yield "forecast " + " ".join(map(str, cut)), forecast, cut
@@ -116,7 +119,12 @@ def tasks(parts: list[str]) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
 
 def printed(found: dict[str, Any]) -> str:
     """What was found, in lines."""
-    lines = [f"{name}: {compared(ends)}" for name, ends in found.items() if name.startswith("schedules")]
+    lines = []
+    for problem, model in NETWORKS:
+        start = f"schedules {problem} {model}: "
+        reached = {name.removeprefix(start): losses for name, losses in found.items() if name.startswith(start)}
+        if len(reached) == len(schedules(problem, model)):
+            lines.append(f"{problem} {model}: {compared(reached)}")
     scored = {name: cut for name, cut in found.items() if name.startswith("forecast")}
     for name, cut in scored.items():
         low, high = cut["predicted"]["low"], cut["predicted"]["high"]

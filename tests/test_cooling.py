@@ -31,7 +31,7 @@ def quadratic():
 
 
 def settings(**changes) -> Configuration:
-    given = {"problem": "quadratic", "batch_size": 10, "epochs": 24, "learning_rate": 0.3, "budget": 0.0}
+    given = {"problem": "quadratic", "batch_size": 10, "epochs": 16, "learning_rate": 0.3, "budget": 0.0}
     return Configuration(**(given | {"sampling": "replacement", "cool": "auto"} | changes))
 
 
@@ -44,10 +44,15 @@ def cooled(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(quadratic(), settings(), tmp_path_factory.mktemp("cooled"))
 
 
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(quadratic(), settings(cool="watch"), tmp_path_factory.mktemp("watched"))
+
+
 def test_a_rate_that_has_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: Run) -> None:
     cuts = events(cooled, "cut")
     assert cuts and cuts[0]["learning_rate"] == 0.3 and cuts[0]["to"] == pytest.approx(0.03)
-    assert 256 <= cuts[0]["step"] <= 960
+    assert 256 <= cuts[0]["step"] <= 640
     looks = events(cooled, "stationarity")
     assert [look["step"] for look in looks if look["stopped"]] == [cut["step"] for cut in cuts]
     checkpoint, _ = load_latest(RunFolder.open(cooled.path))
@@ -71,13 +76,14 @@ def test_a_cut_is_scored_by_what_it_gained(cooled: Run) -> None:
     assert scored["within"] == (low <= scored["seen"] <= high)
 
 
-def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
-    runs = [train(quadratic(), settings(cool=cool), tmp_path) for cool in ("off", "watch")]
-    assert weights(runs[0]) == weights(runs[1])
-    assert not events(runs[0], "stationarity") and events(runs[1], "stationarity") and not events(runs[1], "cut")
+def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: Run) -> None:
+    unwatched = train(quadratic(), settings(cool="off"), tmp_path)
+    assert weights(unwatched) == weights(watched)
+    assert not events(unwatched, "stationarity")
+    assert events(watched, "stationarity") and not events(watched, "cut")
 
 
-@pytest.mark.parametrize("step", [5, 333, 1100])
+@pytest.mark.parametrize("step", [500])
 def test_a_cooled_run_that_was_stopped_resumes_to_the_same_bits(
     tmp_path: Path, cooled: Run, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,9 +105,8 @@ def test_a_cut_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
     assert cut["learning_rate"] == 0.3 and cut["steps"] <= cut["step"] - 100  # its clock began after the rise
 
 
-def test_the_finding_says_since_when_and_what_a_cut_would_gain(tmp_path: Path) -> None:
-    run = train(quadratic(), settings(cool="watch"), tmp_path)
-    (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "stationarity"]
+def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
+    (found,) = [finding for finding in diagnose(watched).findings if finding.gauge == "stationarity"]
     assert "At η = 0.300 the loss has not moved since about step" in found.seen
     assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
 
