@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from gradiometer.diagnosis import gauges_of
+from gradiometer.diagnosis import GAUGES, gauges_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
@@ -149,6 +149,12 @@ def gauges_for(gauges: str | None, optimizers: Sequence[torch.optim.Optimizer], 
         raise BadInput(
             f"`gauges` names {sharpness}, whose edge is known for SGD and not for {others_than_sgd[0]}: leave it out."
         )
+    for name in others:
+        if name in GAUGES and (GAUGES[name].looks_back or GAUGES[name].own_steps):
+            raise BadInput(
+                f"`gauges` names {name}, which looks at a training over many steps: `gradiometer train` feeds it, "
+                "`watch` does not; leave it out."
+            )
     if others and not has_loss:
         raise BadInput(f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for noise alone.")
     if others and not alone:
