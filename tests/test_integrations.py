@@ -1,6 +1,8 @@
 """The instrument in other people's loops: the same bits, and the same number on a problem of known noise."""
 
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -291,3 +293,15 @@ def test_skorch_is_watched_by_its_train_step(tmp_path: Path) -> None:
     )
     net.fit(POINTS, torch.zeros(len(POINTS)))
     assert_known(diagnose(net.watch_.run).estimates)
+
+
+# Examples -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["own_loop", "lightning_callback", "hf_trainer", "torchrun"])
+def test_an_example_ends_in_a_sentence(example: str, tmp_path: Path) -> None:
+    """Where what it needs is not installed, the sentence says so."""
+    path = Path(__file__).parent.parent / "examples" / f"{example}.py"
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "noise scale" in done.stdout or "This example needs" in done.stdout
