@@ -98,7 +98,7 @@ class Temperature(Gauge):
             raise BadInput(f"`learning_rate` must be at least 0 and finite, got {rate}.")
         decay = self.weight_decay
         pull = [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)] if decay else step.gradient
-        away, behind = motion.away(here), motion.away(here)
+        away = behind = motion.away(here)
         kick = rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
         if self.momentum:
             velocity, reach = motion.velocity_of(here), rate * self.reach

@@ -30,7 +30,8 @@ class Motion:
 
     def away(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Φ − c, one tensor a trainable parameter."""
-        return [parameter.detach() - point for parameter, point in zip(parameters, self.origin, strict=True)]
+        here = [parameter.detach() for parameter in parameters]
+        return list(torch._foreach_sub(here, list(self.origin)))
 
     def velocity_of(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """v, one tensor a trainable parameter.

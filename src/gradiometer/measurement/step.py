@@ -13,7 +13,7 @@ from torch import Tensor
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
-from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.microbatches import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
@@ -107,7 +107,7 @@ class TrainingStep:
 
     def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
         """The inner product of two lists of one tensor a parameter, by layer, summed in double precision."""
-        products = torch.stack([(a * b).sum(dtype=torch.float64) for a, b in zip(first, second, strict=True)])
+        products = squared_norms(first)[0] if first is second else inner_products(first, second)
         by_layer: np.ndarray = np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
         return by_layer
 
