@@ -20,7 +20,7 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.run.reader import Run
 from gradiometer.train import loop as loops
 from gradiometer.train import train
-from gradiometer.train.cooling import TrainProbe
+from gradiometer.train.cooling import Cooling, TrainProbe
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]
@@ -57,6 +57,8 @@ def test_a_rate_that_has_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: 
     assert [look["step"] for look in looks if look["stopped"]] == [cut["step"] for cut in cuts]
     checkpoint, _ = load_latest(RunFolder.open(cooled.path))
     assert checkpoint.state["param_groups"][0]["lr"] == 0
+    (finish,) = events(cooled, "finish")
+    assert finish["step"] == 640 <= finish["begins"] < 800
 
 
 def test_the_forecast_of_a_cut_holds_the_known_gain(cooled: Run) -> None:
@@ -103,6 +105,17 @@ def test_a_cut_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
     run = train(quadratic(), settings(schedule="Constant(0.3).warmed_up(100)", learning_rate=0.1), tmp_path)
     cut = events(run, "cut")[0]
     assert cut["learning_rate"] == 0.3 and cut["steps"] <= cut["step"] - 100  # its clock began after the rise
+
+
+def test_the_way_to_zero_is_short_where_the_loss_still_falls_by_more_than_noise_holds() -> None:
+    problem = quadratic()
+    cooling = Cooling(Objective(problem.model(), problem.loss), problem.train, 1000, acts=True)
+    assert cooling.finish == 800 and cooling._chosen_finish() == 800
+    assert [cooling.multiplier(step) for step in (0, 799, 900, 1000)] == [1, 1, 0.5, 0]
+    cooling.newest = {"gain": {"value": 0.1}, "fell": 0.1}
+    assert cooling._chosen_finish() == 800
+    cooling.newest = {"gain": {"value": 0.1}, "fell": 0.3}
+    assert cooling._chosen_finish() == 950
 
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:

@@ -19,8 +19,9 @@ from gradiometer.measurement.uncertainty import mean
 CUT = 0.1
 """Of the rate, what a cut leaves."""
 
-FINISH = 0.2
-"""Share of the steps, the last, in which cooling takes the rate linearly to zero."""
+FINISH, SHORT_FINISH = 0.2, 0.05
+"""Share of the steps, the last, in which cooling takes the rate linearly to zero; short where noise holds little."""
+
 DRIFT = 0.25
 """Of the latest fall of the averaged iterate, how much is expected to be among what a cut gains."""
 

@@ -89,7 +89,8 @@ def rates_of(run: Run) -> Rates | None:
 
 def _cooling(run: Run, steps: Int[np.ndarray, " steps"], total: int) -> Float[np.ndarray, " steps"]:
     """What cuts and the linear end leave of the schedule's rate."""
-    finish = total - int(FINISH * total)
+    begun = [int(event["begins"]) for event in run.events if event["event"] == "finish"]
+    finish = begun[-1] if begun else total - int(FINISH * total)
     left = np.clip((total - steps) / (total - finish), None, 1.0) if finish < total else np.ones(len(steps))
     for event in run.events:
         if event["event"] == "cut":

@@ -43,7 +43,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         snapshots: M ≥ 2: η cools to zero M times over, and the model at the end of each cycle is kept, for an ensemble;
             under another schedule than a constant one, M models are kept without cycles.
         cool: Whether the rate has stopped paying: off (not asked), watch (told), or auto (cut to a tenth when it has,
-            and linearly to zero over the last fifth of the run).
+            and linearly to zero at the end of the run).
         batch_size: B, in examples.
         epochs: Passes over the training set.
         momentum: Heavy-ball momentum μ, in [0, 1).

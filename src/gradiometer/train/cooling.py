@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.convergence.level import CUT, FINISH, forecast, gain_of_averaging
+from gradiometer.convergence.level import CUT, FINISH, SHORT_FINISH, forecast, gain_of_averaging
 from gradiometer.convergence.stationarity_extrapolation import Extrapolation, Look
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, chunks
@@ -71,8 +71,10 @@ class TrainProbe:
 class Cooling:
     """Watches a training step by step; where it may act, cuts the rate to a tenth whenever it has stopped paying.
 
-    The clock of the test starts anew at every change of the rate. In the last fifth of the steps nothing is watched:
-    the rate goes linearly to zero from wherever it stands. Everything is in proportion to the schedule's own rate.
+    The clock of the test starts anew at every change of the rate. At the end the rate goes linearly to zero from
+    wherever it stands, and nothing is watched. That takes the last fifth of the steps, and half of what the loss would
+    have fallen in them: about half of what the averaged iterate fell by at the newest look. Where the gain of a cut is
+    less than that, only the last twentieth is taken. Everything is in proportion to the schedule's own rate.
 
     Args:
         objective: The model and its loss.
@@ -118,18 +120,28 @@ class Cooling:
         """
         if step > self.finish:
             return []
+        events: list[dict[str, Any]] = []
+        if self.acts and step == self.finish == self.steps - int(FINISH * self.steps):
+            self.finish = self._chosen_finish()
+            events.append({"event": "finish", "step": step, "begins": self.finish})
         if learning_rate != self.rate:
             self._changed(learning_rate)
         stopped = bool(self.test.take(flat([parameter.detach() for parameter in parameters])[None]).item())
         look, self.test.look = self.test.look, None
         if look is None:
-            return []
+            return events
         self.newest = {"step": step, **self._told(look, learning_rate)}
-        events = [*self._scored(look, step), {"event": "stationarity", "stopped": stopped, **self.newest}]
+        events += [*self._scored(look, step), {"event": "stationarity", "stopped": stopped, **self.newest}]
         if stopped and self.acts:
             self.factor *= CUT
             events.append({"event": "cut", "to": learning_rate * CUT, **self.newest})
         return events
+
+    def _chosen_finish(self) -> int:
+        """Where the way to zero begins, asked where the longer one would."""
+        told = self.newest
+        short = told is not None and told["gain"]["value"] < told["fell"] / 2
+        return self.steps - int((SHORT_FINISH if short else FINISH) * self.steps)
 
     def _changed(self, learning_rate: float) -> None:
         """The rate is another: its clock starts anew. A cut by half or more, whoever made it, waits to be scored."""
@@ -177,11 +189,11 @@ class Cooling:
     def values(self) -> dict[str, Any]:
         """The rest of its state, as JSON has it."""
         told = {"newest": self.newest, "cut": self.cut}
-        return {"factor": self.factor, "rate": self.rate, "test": self.test.values(), **told}
+        return {"factor": self.factor, "finish": self.finish, "rate": self.rate, "test": self.test.values(), **told}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Put its state back."""
-        self.factor, self.rate = values["factor"], values["rate"]
+        self.factor, self.finish, self.rate = values["factor"], values["finish"], values["rate"]
         self.newest, self.cut = values["newest"], values["cut"]
         self.test = Extrapolation(self.probe)
         self.test.restore(dict(tensors), values["test"])
