@@ -1,5 +1,6 @@
 """The page as a browser shows it: quiet, offline, one zoom for all charts, and readable on a phone."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,3 +106,88 @@ def ticks(page: "sync_api.Page") -> list[tuple[str, ...]]:
 
 TICKS = """chart => [...chart.querySelectorAll('[aria-label^="X-axis"] .role-axis-label text')]
     .filter(label => label.getAttribute("opacity") !== "0").map(label => label.textContent)"""
+
+
+def test_every_word_stands_out_from_its_ground(page: "sync_api.Page") -> None:
+    page.locator("figure summary").first.click()
+    faint = page.evaluate(FAINT)
+    assert faint == []
+
+
+FAINT = """() => {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const mixed = (colours) => {
+    pen.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => rgb.map((part) => part / 255)
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    const hidden = element.closest("script, noscript, .spoken, :disabled") || !element.checkVisibility();
+    if (!own || hidden) continue;
+    const grounds = ["white"];
+    for (let at = element; at; at = at.parentElement) grounds.splice(1, 0, getComputedStyle(at).backgroundColor);
+    const style = getComputedStyle(element);
+    const ink = element instanceof SVGElement ? style.fill : style.color;
+    const [text, ground] = [mixed([...grounds, ink]), mixed(grounds)].map(luminance);
+    const contrast = (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+    if (contrast < 4.5) found.push(`${element.textContent.trim().slice(0, 40)}: ${contrast.toFixed(2)}`);
+  }
+  return found;
+}"""
+
+
+def test_what_is_drawn_has_words(page: "sync_api.Page") -> None:
+    drawn = page.locator(".chart svg, .strip").all()
+    assert len(drawn) >= 8
+    assert all(len(picture.get_attribute("aria-label") or "") > 20 for picture in drawn)
+
+
+def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.Page") -> None:
+    walked = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        place = page.evaluate(
+            "() => { const at = document.activeElement; const style = getComputedStyle(at); return [at.tagName, "
+            "at.getBoundingClientRect().top + scrollY, style.outlineStyle, at.closest('form') !== null]; }"
+        )
+        if place[0] == "BODY":
+            break
+        walked.append(place)
+    tags = [tag for tag, *_ in walked]
+    assert tags[:5] == ["A"] * 5
+    assert {"A", "INPUT", "SUMMARY", "DIV"} <= set(tags)
+    assert all(outline != "none" for _, _, outline, _ in walked)
+    tops = [top for _, top, _, in_form in walked if not in_form]  # the form of steps sticks to the window's top
+    assert tops == sorted(tops)
+    page.locator("figure summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("figure table").first.is_visible()
+
+
+def test_a_table_is_downloaded_as_it_is_seen(page: "sync_api.Page") -> None:
+    page.locator("figure summary").first.click()
+    with page.expect_download() as saved:
+        page.locator("figure button.download").first.click()
+    assert saved.value.suggested_filename == "loss.csv"
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[0] == "steps,loss,mean,interval,single batches"
+    assert len(lines) == 1 + page.locator("figure").first.locator("tbody tr").count()
+    with page.expect_download() as saved:
+        page.locator("[data-every-table]").click()
+    tables = json.loads(Path(saved.value.path()).read_text())["tables"]
+    assert {"loss", "noise-scale", "estimation"} <= set(tables)
+    assert page.complaints == []
+
+
+def test_on_paper_there_is_what_was_found_and_nothing_to_press(page: "sync_api.Page") -> None:
+    page.emulate_media(media="print")
+    assert page.locator(".card").count() >= 5
+    assert page.locator(".card").first.is_visible()
+    assert page.locator(".chart svg").first.is_visible()
+    assert not page.locator("button, .span, nav.sections").filter(visible=True).count()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

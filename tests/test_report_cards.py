@@ -74,6 +74,14 @@ def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
     assert 0 < drawn.left < drawn.right < drawn.ticks[0].place < 100
 
 
+def test_an_exact_number_is_drawn_against_its_threshold_too(run: Run) -> None:
+    estimates = {"relative_gradient_norm": Estimate.exact(0.08), "certificate_tolerance": Estimate.exact(0.01)}
+    card = cards(run, [Answer(finding("certificate", State.LOOK, tuple(estimates)), estimates)])[3]
+    drawn = card.told[0].strips["relative_gradient_norm"]
+    assert [tick.label for tick in drawn.ticks] == ["tolerance = 0.0100"]
+    assert drawn.ticks[0].place < (drawn.point or 0)
+
+
 def test_an_interval_about_zero_is_drawn_on_a_linear_strip() -> None:
     drawn = strip(interval(0.1, -0.4, 0.6), {})
     assert drawn is not None

@@ -13,6 +13,9 @@ from gradiometer.report.section import Figure, Numbers, Section, cells, course
 from gradiometer.report.surveys import load_surveys
 from gradiometer.run.reader import Run
 
+NEARLY_ZERO = 1e-3
+"""Share of the configured learning rate below which a schedule has come to its end, and no edge is near."""
+
 OF_DRIFT = {
     "batch_sharpness": "batch sharpness, E ĝᵀH_Bĝ / E‖ĝ‖²",
     "edge": "edge of stability",
@@ -114,12 +117,13 @@ def _answer(survey: Survey, run: Run, kind: Momentum) -> Answer:
 
 
 def _rate_at(step: int, run: Run) -> float:
-    """η as it was recorded last before a step, and the configured one where it was not, or had come to zero."""
+    """η as it was recorded last before a step, and the configured one where it was not, or had all but come to zero."""
+    configured = run.configuration.learning_rate
     for gauge in run.gauges:
         series = run.series(gauge)
-        if series is not None and (before := series.learning_rate[series.steps <= step]).size and before[-1] > 0:
-            return float(before[-1])
-    return run.configuration.learning_rate
+        if series is not None and (before := series.learning_rate[series.steps <= step]).size:
+            return float(before[-1]) if before[-1] > NEARLY_ZERO * configured else configured
+    return configured
 
 
 def _from_the_start(edge: Windows, run: Run) -> Windows:

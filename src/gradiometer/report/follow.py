@@ -41,7 +41,9 @@ class View:
 
     def page(self, live: str, runs: list[tuple[str, str]]) -> str:
         """The whole page, which asks `live` for what comes next."""
-        return document(CONTENT, self.values["run"].name, self.figures, live=live, runs=runs, **self.values)
+        return document(
+            CONTENT, self.values["run"].name, self.figures, live, view=self.version, runs=runs, **self.values
+        )
 
     def update(self, live: str) -> str:
         """The same for a page that is shown already, as JSON."""

@@ -6,6 +6,7 @@ number, so no path can be asked for. Nothing here is seen by the training: only 
 """
 
 import asyncio
+import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -20,8 +21,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadInput, GradiometerError
 from gradiometer.report.follow import SOONEST, Followed
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 HEARTBEAT = 15.0
@@ -92,7 +95,7 @@ class Live:
         while True:
             await asyncio.sleep(SOONEST)
             for followed, listeners in zip(self.followed, self._listeners, strict=True):
-                came = bool(listeners) and await asyncio.to_thread(followed.look)
+                came = bool(listeners) and await asyncio.to_thread(_looked_at, followed)
                 for listener in listeners if came else ():
                     listener.set()
 
@@ -182,6 +185,15 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("There is nothing to change here.", 405)
         return None
+
+
+def _looked_at(followed: Followed) -> bool:
+    """Whether there is something new to see; a look that fails is told of, and the next one may succeed."""
+    try:
+        return followed.look()
+    except (GradiometerError, OSError) as error:
+        logger.warning("%s: %s", followed.name, error)
+        return False
 
 
 def _nothing_here() -> Response:

@@ -92,14 +92,20 @@ def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
 def strips(estimates: Mapping[str, Estimate], names: Sequence[str], symbols: Mapping[str, str]) -> dict[str, Strip]:
     """The strips of those of these estimates that are no exact numbers, held against those that are.
 
+    Where all are exact, the first is drawn and held against the others.
+
     Args:
         estimates: Estimates by name.
         names: The ones a finding speaks of.
         symbols: How a quantity is written on paper, by name.
     """
     spoken_of = {name: estimates[name] for name in names if name in estimates}
-    exact = {symbols.get(name, name): each for name, each in spoken_of.items() if each.method == "exact"}
-    drawn = {name: strip(each, exact) for name, each in spoken_of.items() if each.method != "exact"}
+    shown = [name for name, each in spoken_of.items() if each.method != "exact"]
+    if not shown and len(spoken_of) > 1:  # a number that happens to be exact, against its threshold
+        shown = [next(iter(spoken_of))]
+    exact = {symbols.get(name, name): each for name, each in spoken_of.items() if name not in shown}
+    exact = {name: each for name, each in exact.items() if each.method == "exact"}
+    drawn = {name: strip(spoken_of[name], exact) for name in shown}
     return {name: each for name, each in drawn.items() if each is not None}
 
 

@@ -3,7 +3,7 @@
   const place = document.body.dataset.live;
   const state = document.getElementById("live");
   const source = new EventSource(`${place}events`);
-  let shown = Number(document.body.dataset.version);
+  let shown = Number(document.body.dataset.view);
   let wanted = shown;
   let busy = false;
 
