@@ -63,6 +63,16 @@ def test_each_case_is_named(case: Case) -> None:
     assert name_of(case) == case.ends
 
 
+def test_weight_decay_is_part_of_the_curvature_stood_on() -> None:
+    case = next(case for case in CASES if case.name == "saddle")
+    steps, points, rates = case.path()
+    path = Path.of(steps, points, rates)
+    objective, problem = case.objective(points[-1])
+    plain, penalised = (standing(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0))
+    assert plain.smallest and penalised.smallest and plain.saddle and not penalised.saddle
+    assert penalised.smallest.value == pytest.approx(plain.smallest.value + 6.0, rel=1e-12)
+
+
 def test_every_name_has_its_words() -> None:
     assert set(MEANINGS) == set(Kind)
     for kind, (state, means, advice) in MEANINGS.items():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,7 +104,15 @@ class Standing:
             yield _twin(*worst)
 
 
-def standing(objective: "Objective", batch: "Batch", path: Path, *, curvature: bool = True, seed: int = 0) -> Standing:
+def standing(
+    objective: "Objective",
+    batch: "Batch",
+    path: Path,
+    *,
+    curvature: bool = True,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> Standing:
     """Look at a model where it stands. Nothing of training is changed.
 
     Costs a gradient of the examples and, with `curvature`, at most 60 Hessian products of them.
@@ -114,6 +122,7 @@ def standing(objective: "Objective", batch: "Batch", path: Path, *, curvature: b
         batch: Examples, a few hundred.
         path: How it came there.
         curvature: Whether to find the ends of the Hessian's spectrum.
+        weight_decay: Added to every curvature, since training moves on the loss with its penalty.
         seed: Of what is drawn.
     """
     from gradiometer.convergence.trajectory import sketch  # noqa: PLC0415
@@ -129,10 +138,17 @@ def standing(objective: "Objective", batch: "Batch", path: Path, *, curvature: b
         values = hessian.eigenvalues(
             largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=PRODUCTS
         )
-        sharpness, smallest = values.sharpness, (values.smallest or values.largest)[0]
+        ends = values.sharpness, (values.smallest or values.largest)[0]
+        sharpness, smallest = (_penalised(end, weight_decay) for end in ends)
         along = _share_along(late, sketch([values.vectors[-1]]).numpy())
     dead, twins = dead_units(objective, batch, seed), twin_units(objective.model)
     return Standing(batch_size(batch), travelled, along, smallest, sharpness, dead, twins)
+
+
+def _penalised(curvature: Estimate, weight_decay: float) -> Estimate:
+    """The curvature of the loss with its penalty."""
+    low, high = curvature.low + weight_decay, curvature.high + weight_decay
+    return replace(curvature, value=curvature.value + weight_decay, low=low, high=high)
 
 
 def _share_along(path: Path, direction: Float[np.ndarray, " sketch"]) -> float:

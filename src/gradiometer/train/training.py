@@ -132,7 +132,14 @@ class Training:
         path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
         rests = kind_of(course(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
         with blamed("loss", "after the last step"):
-            return standing(self.objective, self._few(), path, curvature=rests, seed=self.configuration.seed)
+            return standing(
+                self.objective,
+                self._few(),
+                path,
+                curvature=rests,
+                weight_decay=self.configuration.weight_decay,
+                seed=self.configuration.seed,
+            )
 
     def _few(self) -> Batch:
         """A few hundred examples, always the same."""
