@@ -1,4 +1,4 @@
-"""What does `watch` cost a loop of one's own? `python benchmarks/watch.py [--network cnn] [--rounds 9] [--json]`
+"""What does `watch` cost a loop of one's own? `python benchmarks/watch.py [--network cnn] [--rounds 9] [--seconds 30]`
 
 The same loop with and without the instrument, over the same batches, taking turns in a new order every round; a cost is
 the median over rounds of the ratio of processor seconds, with its interval. Runs whose last losses differ by a bit are
@@ -30,9 +30,6 @@ from gradiometer.problems.problem import Problem
 
 ACCUMULATION = 4
 LEARNING_RATE = 0.01
-SECONDS = 5.0
-"""Of a run, about: long enough for the budget to have paid for many measurements."""
-
 TARGET = 1.03
 """2 % of the training time, give or take one."""
 
@@ -63,10 +60,12 @@ def run(
         return seconds, value, {} if w is None else w.overhead
 
 
-def compared(problem: Problem, rounds: int, accumulation: int, asked: dict[str, Any]) -> dict[str, Any]:
+def compared(
+    problem: Problem, rounds: int, seconds_a_run: float, accumulation: int, asked: dict[str, Any]
+) -> dict[str, Any]:
     """The cost of watching one kind of loop."""
     step_seconds = run(problem, 10, accumulation, None)[0] / 10
-    steps = max(round(SECONDS / step_seconds), 40)
+    steps = max(round(seconds_a_run / step_seconds), 40)
     kinds: dict[str, Callable[[], Ended]] = {
         "plain": partial(run, problem, steps, accumulation, None),
         "watched": partial(run, problem, steps, accumulation, asked),
@@ -100,15 +99,18 @@ KINDS = {
 @click.command()
 @click.option("--network", type=click.Choice(list(WORKLOADS)), multiple=True, default=("cnn", "transformer"))
 @click.option("--rounds", default=9, show_default=True, help="Rounds, at least 5.")
+@click.option(
+    "--seconds", default=30.0, show_default=True, help="Of a run; a short one has not yet earned its first measurement."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def main(network: tuple[str, ...], rounds: int, as_json: bool) -> None:
+def main(network: tuple[str, ...], rounds: int, seconds: float, as_json: bool) -> None:
     """What `watch` costs, as a ratio to the same loop without it."""
     torch.set_num_threads(1)
     results: dict[str, dict[str, Any]] = {}
     for name in network:
         problem = WORKLOADS[name]()
         for kind, (accumulation, asked) in KINDS.items():
-            found = compared(problem, rounds, accumulation, asked)
+            found = compared(problem, rounds, seconds, accumulation, asked)
             results[f"{name}, {kind}"] = found
             if as_json:
                 continue
