@@ -142,12 +142,13 @@ class Vmapped(Engine):
             return "the loss draws random numbers, which vmap would draw otherwise"
         if traits.coupled:
             return "the loss couples the examples of a batch, by batch statistics that vmap cannot keep"
-        alike = mapped(batch, lambda tensor: torch.stack([tensor] * len(state)) if tensor.dim() else tensor)
+        few = min(2, len(state))  # as many as it takes to see whether it works
+        alike = mapped(batch, lambda tensor: torch.stack([tensor] * few) if tensor.dim() else tensor)
         try:
             with warnings.catch_warnings():
                 # Where a layer lacks a rule, torch may warn and loop over the chains inside: slower than our loop.
                 warnings.filterwarnings("error", ".*batching rule.*", UserWarning)
-                cls(state, loss, batch)._gradients(alike)
+                cls(state, loss, batch)._gradients(alike, few)
         except (RuntimeError, ValueError, NotImplementedError, UserWarning) as error:
             return str(error).partition("\n")[0].partition(" (Triggered")[0].rstrip(".")
         return None
@@ -156,19 +157,18 @@ class Vmapped(Engine):
         """All at once."""
         taken = take(self.data, index.reshape(-1))
         batch = mapped(taken, lambda tensor: tensor.unflatten(0, index.shape) if tensor.dim() else tensor)
-        gradients = self._gradients(batch)
+        gradients = self._gradients(batch, len(index))
         self.state.update([gradients[name] for name in self.names])
 
-    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+    def _gradients(self, batch: Batch, chains: int) -> dict[str, Tensor]:
         def loss_of_one(leaves: dict[str, Tensor], fixed: dict[str, Tensor], part: Batch) -> Tensor:
             return self._called(self.loss, {**leaves, **fixed}, part).mean()
 
         axes = (0, 0, example_axes(batch))
-        gradients: dict[str, Tensor] = vmap(grad(loss_of_one), in_dims=axes)(self._leaves(), self.fixed, batch)
+        leaves = {name: leaf.detach()[:chains] for name, leaf in zip(self.names, self.state.leaves, strict=True)}
+        fixed = {name: tensor[:chains] for name, tensor in self.fixed.items()}
+        gradients: dict[str, Tensor] = vmap(grad(loss_of_one), in_dims=axes)(leaves, fixed, batch)
         return gradients
-
-    def _leaves(self) -> dict[str, Tensor]:
-        return {name: leaf.detach() for name, leaf in zip(self.names, self.state.leaves, strict=True)}
 
     def _called(self, function: Function, named: dict[str, Tensor], batch: Batch) -> Tensor:
         placed = {f"model.{name}": tensor for name, tensor in named.items()}
