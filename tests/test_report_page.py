@@ -97,7 +97,7 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
 
 def test_every_formula_is_mathml_and_can_be_read_aloud(page: str) -> None:
     displayed = [attributes for attributes in Page(page).of("math") if attributes.get("display") == "block"]
-    assert len(displayed) >= 20
+    assert len(displayed) == 23
     assert all(attributes.get("aria-label") for attributes in displayed)
 
 
