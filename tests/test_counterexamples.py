@@ -143,8 +143,14 @@ def test_the_winding_turns_by_the_logarithm_of_what_is_left() -> None:
     angle = np.unwrap(np.arctan2(iterates[:, 1], iterates[:, 0]))
     turned = (angle[-1] - angle[early // 64]) / (2 * math.pi)
     assert turned > 1.4
-    # It lags behind the floor of the valley by a part of a turn, which gets less.
-    assert turned == pytest.approx(float(example.turns(iterates[early // 64], iterates[-1])), abs=0.06)
+    phase = angle + example.pitch * np.log(
+        1 - np.sum(iterates**2, axis=1)
+    )  # π/2, and turns, on the floor of the valley
+    off = np.angle(np.exp(1j * (phase[early // 64 :] - math.pi / 2)))
+    assert np.abs(off).max() < math.pi / 4  # along the floor all the while
+    # What it turned is what the valley turned, and by how much it has fallen back from the floor.
+    valley = float(example.turns(iterates[early // 64], iterates[-1]))
+    assert turned == pytest.approx(valley + (off[-1] - off[0]) / (2 * math.pi), abs=1e-9)
     assert (np.diff(np.linalg.norm(iterates[early // 64 :], axis=1)) > 0).all()
 
 
