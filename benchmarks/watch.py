@@ -1,8 +1,10 @@
-"""What does `watch` cost a loop of one's own? `python benchmarks/watch.py [--network cnn] [--rounds 9] [--seconds 30]`
+"""What does `watch` cost a loop of one's own? `python benchmarks/watch.py [--network cnn] [--rounds 7] [--seconds 20]`
 
-The same loop with and without the instrument, over the same batches, taking turns in a new order every round; a cost is
-the median over rounds of the ratio of processor seconds, with its interval. Runs whose last losses differ by a bit are
-an error: they did not do the same work.
+The same loop with and without the instrument, over the same batches, both alive at once: they take turns of a quarter
+of a second in a random order, so that what slows the machine slows both, and the instrument's budget goes by a clock
+that counts its own loop's turns. A round is a run of each from its first step; a cost is the median over rounds of the
+ratio of the processor's seconds, with its interval. Runs whose last losses differ by a bit are an error: they did not
+do the same work.
 """
 
 import json
@@ -10,10 +12,9 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -24,6 +25,7 @@ from workloads import BATCH_SIZE, WORKLOADS, batches
 
 from gradiometer import watch
 from gradiometer.errors import GradiometerError
+from gradiometer.integrations.watching import Watch
 from gradiometer.measurement.batch import chunks
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.problems.problem import Problem
@@ -32,57 +34,110 @@ ACCUMULATION = 4
 LEARNING_RATE = 0.01
 TARGET = 1.03
 """2 % of the training time, give or take one."""
+TURN_SECONDS = 0.25
 
 
-def run(
-    problem: Problem, steps: int, accumulation: int, asked: dict[str, Any] | None
-) -> tuple[float, float, dict[str, Any]]:
-    """Processor seconds of the loop, its last loss, and what the instrument says it used; None asks for none."""
+Ended = tuple[float, Watch | None]
+
+
+class OwnTime:
+    """The seconds of one loop, which stand while the other has its turn: called, by the clock on the wall."""
+
+    def __init__(self) -> None:
+        self.of_processor = 0.0
+        self._before = 0.0
+        self._since: float | None = None
+
+    def __call__(self) -> float:
+        """Seconds by the clock: what the instrument asks for several times a step must cost nothing."""
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """The loop's own turn."""
+        began, self._since = time.process_time(), time.perf_counter()
+        yield
+        self._before, self._since = self(), None
+        self.of_processor += time.process_time() - began
+
+
+def loop(problem: Problem, accumulation: int, asked: dict[str, Any] | None, clock: OwnTime) -> Generator[Ended]:
+    """A loop of one's own, an update at a time: the last loss, and what watches it; `asked` is None for nothing."""
     torch.manual_seed(0)
     model = problem.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    ahead = cycle([chunks(batch, accumulation) for batch in batches(problem)])
-    with tempfile.TemporaryDirectory() as out:
-        sampling = Sampling(Draw.RESHUFFLED, len(problem.train))
-        settings = {"loss": problem.loss, "out": out, "accumulation": accumulation, "sampling": sampling}
-        with nullcontext() if asked is None else watch(model, optimizer, **(settings | asked)) as w:
-            began = time.process_time()
-            for _ in range(steps):
-                optimizer.zero_grad()
-                for batch in next(ahead):
-                    loss = problem.loss(model, batch).mean()
-                    (loss / accumulation).backward()
-                    if w is not None:
-                        w.step(loss, batch)
-                    value = loss.item()
-                optimizer.step()
-            seconds = time.process_time() - began
-        return seconds, value, {} if w is None else w.overhead
+    with ExitStack() as stack:
+        w = None
+        if asked is not None:
+            out = stack.enter_context(tempfile.TemporaryDirectory())
+            sampling = Sampling(Draw.RESHUFFLED, len(problem.train))
+            settings: dict[str, Any] = {
+                "loss": problem.loss,
+                "out": out,
+                "accumulation": accumulation,
+                "sampling": sampling,
+            }
+            w = stack.enter_context(watch(model, optimizer, **(settings | asked)))
+            w.budget.clock = clock
+        for parts in cycle([chunks(batch, accumulation) for batch in batches(problem)]):
+            optimizer.zero_grad()
+            for batch in parts:
+                loss = problem.loss(model, batch).mean()
+                (loss / accumulation).backward()
+                if w is not None:
+                    w.step(loss, batch)
+                value = loss.item()
+            optimizer.step()
+            yield value, w
+
+
+def one_round(
+    problem: Problem, updates: int, turn: int, accumulation: int, asked: dict[str, Any], shuffled: random.Random
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds of a run without and with the instrument, and what the instrument says it used."""
+    clocks = {kind: OwnTime() for kind in ("plain", "watched")}
+    loops = {kind: loop(problem, accumulation, asked if kind == "watched" else None, clocks[kind]) for kind in clocks}
+    order, ended = list(clocks), dict[str, Ended]()
+    randomness = dict.fromkeys(order, torch.get_rng_state())
+    for _ in range(updates // turn):
+        shuffled.shuffle(order)
+        for kind in order:
+            torch.set_rng_state(randomness[kind])
+            with clocks[kind].going():
+                for _ in range(turn):
+                    ended[kind] = next(loops[kind])
+            randomness[kind] = torch.get_rng_state()
+    if ended["plain"][0] != ended["watched"][0]:
+        raise GradiometerError(f"the runs did not do the same work: {ended}")
+    watched = ended["watched"][1]
+    overhead = {} if watched is None else watched.overhead
+    for one in loops.values():
+        one.close()
+    return {kind: clock.of_processor for kind, clock in clocks.items()}, overhead
 
 
 def compared(
     problem: Problem, rounds: int, seconds_a_run: float, accumulation: int, asked: dict[str, Any]
 ) -> dict[str, Any]:
     """The cost of watching one kind of loop."""
-    step_seconds = run(problem, 10, accumulation, None)[0] / 10
-    steps = max(round(seconds_a_run / step_seconds), 40)
-    kinds: dict[str, Callable[[], Ended]] = {
-        "plain": partial(run, problem, steps, accumulation, None),
-        "watched": partial(run, problem, steps, accumulation, asked),
-    }
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    overheads, order, shuffled = [], list(kinds), random.Random(0)
+    clock = OwnTime()
+    first = loop(problem, accumulation, None, clock)
+    next(first)
+    with clock.going():
+        for _ in range(10):
+            next(first)
+    turn = max(round(TURN_SECONDS / (clock.of_processor / 10)), 1)
+    updates = max(round(seconds_a_run / TURN_SECONDS), 10) * turn
+    seconds: dict[str, list[float]] = {"plain": [], "watched": []}
+    overheads, shuffled = [], random.Random(0)
     for _ in range(rounds):
-        shuffled.shuffle(order)
-        ended = {kind: kinds[kind]() for kind in order}
-        if len({loss for _, loss, _ in ended.values()}) > 1:
-            raise GradiometerError(f"the runs did not do the same work: {ended}")
-        for kind, (spent, _, _) in ended.items():
-            seconds[kind].append(spent)
-        overheads.append(ended["watched"][2])
+        spent, overhead = one_round(problem, updates, turn, accumulation, asked, shuffled)
+        for kind, value in spent.items():
+            seconds[kind].append(value)
+        overheads.append(overhead)
     return {
-        "steps": steps,
-        "milliseconds a step": 1000 * statistics.median(seconds["plain"]) / steps,
+        "steps": updates,
+        "milliseconds a step": 1000 * statistics.median(seconds["plain"]) / updates,
         "cost": ratio(seconds["watched"], seconds["plain"]),
         "said": statistics.median(overhead["used"] for overhead in overheads),
         "measured": statistics.median(overhead["measured_steps"] for overhead in overheads),
@@ -98,9 +153,9 @@ KINDS = {
 
 @click.command()
 @click.option("--network", type=click.Choice(list(WORKLOADS)), multiple=True, default=("cnn", "transformer"))
-@click.option("--rounds", default=9, show_default=True, help="Rounds, at least 5.")
+@click.option("--rounds", default=7, show_default=True, help="Rounds, at least 5.")
 @click.option(
-    "--seconds", default=30.0, show_default=True, help="Of a run; a short one has not yet earned its first measurement."
+    "--seconds", default=20.0, show_default=True, help="Of a run; a short one has not yet earned its first measurement."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def main(network: tuple[str, ...], rounds: int, seconds: float, as_json: bool) -> None:

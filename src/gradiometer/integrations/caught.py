@@ -71,6 +71,7 @@ class Catcher:
         self._listener = Listener(objective.parameters, budget)
         self._builder = SpreadBuilder(objective.layer_of)
         self._compared, self._same_loss = False, True
+        self._accelerators: list[torch.device] = []
         self.next_due = 0
         """Of several processes: the step that the first one means to measure next, as all have been told."""
 
@@ -92,6 +93,7 @@ class Catcher:
     def listen(self) -> None:
         """Measure the step to come."""
         self._builder = SpreadBuilder(self._objective.layer_of)
+        self._accelerators = [device for device in self._objective.devices if device.type != "cpu"]
         self._listener.listen()
         self._listener.whole_is_wanted = self.shared and self._accumulation == 1
 
@@ -102,9 +104,8 @@ class Catcher:
     def settle(self) -> None:
         """Wait for what training has asked of an accelerator: it is not the instrument's time."""
         if self.listening:
-            for device in self._objective.devices:
-                if device.type != "cpu":
-                    torch.get_device_module(device.type).synchronize(device)
+            for device in self._accelerators:
+                torch.get_device_module(device.type).synchronize(device)
 
     def catch(self, parts: Sequence[Part]) -> None:
         """One more backward was made."""
