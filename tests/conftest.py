@@ -1,6 +1,9 @@
-"""The models every law is tested on, and the settings of every test."""
+"""The models every law is tested on, the browser, and the settings of every test."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Loss, Objective, supervised
 
 torch.set_num_threads(1)
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 class TinyTransformer(nn.Module):
@@ -115,6 +119,19 @@ def case(request: pytest.FixtureRequest) -> Case:
     """Every model in turn, freshly made."""
     torch.manual_seed(0)
     return CASES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, driven by Playwright; tests that need it are skipped where one of them is missing."""
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("needs Debian's chromium")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=quiet)
+        yield chromium
+        chromium.close()
 
 
 def _labelled(*shape: int) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,8 @@ from gradiometer.problems.double_well import DoubleWell
 from gradiometer.problems.one_dimensional import OneDimensional
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = Path("/usr/bin/chromium")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
-]
+pytestmark = pytest.mark.browser
 INTERACTIVE = ("S6", "S8", "S11")
 
 
@@ -30,15 +26,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     write_site([result(STATEMENTS[name]) for name in INTERACTIVE], folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=quiet)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[(1280, "light"), (380, "dark")], ids=str)

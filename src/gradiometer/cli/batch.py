@@ -205,18 +205,16 @@ def _print_json(measured: Measured, table: "BatchTable", times: "StepTimes | Non
 
 def _tell(measured: Measured, table: "BatchTable", times: "StepTimes | None") -> None:
     """The sentence, the table, and what is fastest and cheapest."""
-    import textwrap
-
     from rich.console import Console
 
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import filled
 
     click.echo(f"{measured.subject}, B = {table.present:,}, η = {measured.configuration.learning_rate:g}\n")
-    click.echo(textwrap.fill(f"{measured.finding.seen} {measured.finding.means}", WIDTH) + "\n")
+    click.echo(filled(f"{measured.finding.seen} {measured.finding.means}") + "\n")
     path = f", over the {len(measured.windows)} windows of its path" if len(measured.windows) > 1 else ""
     click.echo(f"To the same loss, against the present batch{path}:\n")
     Console().print(_table(table))
-    click.echo("\n" + "\n".join(textwrap.fill(line, WIDTH) for line in [*_choices(table, times), f"mind: {CAVEAT}"]))
+    click.echo("\n" + "\n".join(filled(line) for line in [*_choices(table, times), f"mind: {CAVEAT}"]))
 
 
 def _table(table: "BatchTable") -> "Table":

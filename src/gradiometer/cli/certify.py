@@ -115,9 +115,7 @@ def _kept(path: Path, certificate: "Certificate") -> str:
 
 def _tell(certificate: "Certificate", finding: "Finding", page: str) -> None:
     """The numbers, the verdict, and where the page is."""
-    import textwrap
-
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import tell_finding
 
     click.echo(f"The training loss at step {certificate.step:,}, in {certificate.mode} mode:\n")
     words = {
@@ -134,10 +132,7 @@ def _tell(certificate: "Certificate", finding: "Finding", page: str) -> None:
         f"\n  The gradient is of {certificate.gradients:,} of {certificate.of:,} examples, the curvature of "
         f"{certificate.curved:,}."
     )
-    click.echo(f"\n{finding.state.symbol} {finding.issue}: {certificate.verdict}, at {certificate.level:.0%}")
-    for label, text in (("", finding.seen), ("", finding.means), ("try: ", finding.advice), ("mind: ", finding.caveat)):
-        if text:
-            click.echo(textwrap.indent(textwrap.fill(label + text, WIDTH - 2), "  "))
+    tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
     click.echo(f"\npage  {page}")
 
 

@@ -1,8 +1,6 @@
 """`gradiometer compare`: runs against one another."""
 
-import shutil
 import sys
-import textwrap
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,21 +84,20 @@ def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...
 
 def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Each run by its letter, each contrast in sentences and as lines of numbers."""
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import filled
     from gradiometer.report.compare_page import CAVEAT, changes, finding_of
     from gradiometer.report.contrast import QUANTITIES
     from gradiometer.report.strip import interval, number
 
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
     for each in compared:
         click.echo(f"{each.letter}  {each.run.path}  seed {each.seed}, {each.run.steps:,} steps, {each.run.status}")
     for contrast in contrasts:
         finding, (first, second) = finding_of(contrast), contrast.names
-        click.echo("\n" + textwrap.fill(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", width))
+        click.echo("\n" + filled(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}"))
         for text in (finding.seen, finding.means):
-            click.echo(textwrap.indent(textwrap.fill(text, width - 2), "  "))
+            click.echo(filled(text, indent=2))
         for difference in contrast.differences:
             name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"
             words = f"{number(difference.estimate.value)} {interval(difference.estimate)}"
             click.echo(f"    {name:<26} {words}" + ("" if difference.shown else "   none shown"))
-    click.echo("\n" + textwrap.fill(f"mind: {CAVEAT}", width))
+    click.echo("\n" + filled(f"mind: {CAVEAT}"))

@@ -1,7 +1,5 @@
 """`gradiometer doctor`: what can be said of a training from the log it left."""
 
-import shutil
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,20 +56,11 @@ def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
 
 
 def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import filled, tell_finding
 
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
     steps = max(int(column.steps.max()) for column in log.columns.values() if len(column))
-    click.echo(textwrap.fill(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}.", width))
+    click.echo(filled(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}."))
     for note in log.notes:
-        click.echo(textwrap.fill(f"note: {note}", width))
+        click.echo(filled(f"note: {note}"))
     for finding in findings:
-        click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
-        for label, text in (
-            ("", finding.seen),
-            ("", finding.means),
-            ("try: ", finding.advice),
-            ("mind: ", finding.caveat),
-        ):
-            if text:
-                click.echo(textwrap.indent(textwrap.fill(label + text, width - 2), "  "))
+        tell_finding(finding)

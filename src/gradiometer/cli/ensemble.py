@@ -1,6 +1,5 @@
 """`gradiometer ensemble`: the snapshots of a run as one model, scored against what else there is."""
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +86,7 @@ def _kept(study: "EnsembleStudy") -> Path:
 
 def _tell(worth: "Worth", export: Path | None, page: Path) -> None:
     """The scores, the differences, how unlike the members are, and what it comes to."""
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import filled
     from gradiometer.exploration.worth import negative
 
     click.echo(
@@ -108,7 +107,7 @@ def _tell(worth: "Worth", export: Path | None, page: Path) -> None:
     for way in worth.barriers:
         click.echo(f"  {f'barrier {way.snapshot} to {worth.snapshots}':<30}{way.barrier}")
     for sentence in worth.sentences:
-        click.echo("\n" + textwrap.fill(sentence, WIDTH))
+        click.echo("\n" + filled(sentence))
     click.echo(f"\npage    {page}")
     if export is not None:
         click.echo(f"export  {export}")

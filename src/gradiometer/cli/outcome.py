@@ -69,25 +69,34 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value)))
 
 
+def line_width() -> int:
+    """Characters a line may have on this terminal."""
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+
+
+def filled(text: str, indent: int = 0) -> str:
+    """A paragraph in lines that fit the terminal."""
+    return textwrap.indent(textwrap.fill(text, line_width() - indent), " " * indent)
+
+
+def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
+    """What was seen, what it means and what to do; the heading says the verdict, where there is one of more words."""
+    click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
+    for label, text in (("", finding.seen), ("", finding.means), ("try: ", finding.advice), ("mind: ", finding.caveat)):
+        if text:
+            click.echo(filled(label + text, indent=2))
+
+
 def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
     """The verdict, the findings and where the page is, in words."""
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
-    click.echo("\n" + textwrap.fill(diagnosis.verdict, width) + "\n")
-    for line in answers(run, diagnosis, width):
+    click.echo("\n" + filled(diagnosis.verdict) + "\n")
+    for line in answers(run, diagnosis, line_width()):
         click.echo(line)
     for finding in diagnosis.findings:
-        click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
-        for label, text in (
-            ("", finding.seen),
-            ("", finding.means),
-            ("try: ", finding.advice),
-            ("mind: ", finding.caveat),
-        ):
-            if text:
-                click.echo(textwrap.indent(textwrap.fill(label + text, width - 2), "  "))
-    click.echo("\n" + textwrap.fill(cost_sentence(run.overhead, run.configuration.every), width))
+        tell_finding(finding)
+    click.echo("\n" + filled(cost_sentence(run.overhead, run.configuration.every)))
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 

@@ -291,9 +291,7 @@ def _tell(place: Place, kind: str, chains: "Sequence[Sampled]", settings: dict[s
 
 
 def _tell_one(name: str, kind: str, found: "Sampled", settings: dict[str, Any]) -> None:
-    import textwrap
-
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import filled
     from gradiometer.measurement.reading import significant
 
     click.echo(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.\n")
@@ -310,7 +308,7 @@ def _tell_one(name: str, kind: str, found: "Sampled", settings: dict[str, Any]) 
     for function, moment in found.moments.items():
         known = "" if moment.known is None else f"   known: {significant(moment.known, 4)}"
         click.echo(f"  {function:<17}mean {moment.mean}, spread {moment.spread}{known}")
-    click.echo("\n" + textwrap.fill(_verdict(found, settings["hold"]), WIDTH) + "\n")
+    click.echo("\n" + filled(_verdict(found, settings["hold"])) + "\n")
 
 
 def _verdict(found: "Sampled", hold: bool) -> str:

@@ -161,9 +161,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> None:
 
 def _tell(found: "Survey", finding: "Finding", page: str | None, png: Path | None) -> None:
     """The numbers, the sentence about the learning rate, and where the pictures are."""
-    import textwrap
-
-    from gradiometer.cli.outcome import WIDTH
+    from gradiometer.cli.outcome import filled, tell_finding
 
     click.echo(f"The Hessian of {found.what}, at step {found.step:,}: {found.dimension:,} parameters.\n")
     rows = [(f"λ_{place}", estimate) for place, estimate in enumerate(found.largest, start=1)]
@@ -177,11 +175,11 @@ def _tell(found: "Survey", finding: "Finding", page: str | None, png: Path | Non
         how = "exact for these examples" if estimate.method == "exact" else estimate.method
         click.echo(f"  {name:<13}{estimate}   ({how})")
     if not found.converged:
-        click.echo("\nLanczos ran out of products before every residual was small: the bounds say how far off it is.")
-    click.echo(f"\n{finding.state.symbol} {finding.issue}: {finding.state}")
-    for label, text in (("", finding.seen), ("", finding.means), ("try: ", finding.advice), ("mind: ", finding.caveat)):
-        if text:
-            click.echo(textwrap.indent(textwrap.fill(label + text, WIDTH - 2), "  "))
+        click.echo(
+            "\n"
+            + filled("Lanczos ran out of products before every residual was small: the bounds say how far off it is.")
+        )
+    tell_finding(finding)
     click.echo(f"\n{found.products:,} Hessian products.")
     for label, path in (("page", page), ("png", png)):
         if path is not None:

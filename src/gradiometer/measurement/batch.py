@@ -15,16 +15,16 @@ Batch = Any
 tensors of no axis, numbers, strings and None are the same for all examples."""
 
 
-def batch_size(batch: Batch) -> int:
-    """B, the common first axis of the tensors in a batch.
+def batch_size(batch: Batch, name: str = "batch") -> int:
+    """B, the common first axis of the tensors in a batch, which a refusal calls by this name.
 
     Raises:
         BadInput: There is no tensor with a first axis, or two of them differ in it.
     """
-    sizes = {path: tensor.shape[0] for path, tensor in _tensors(batch, "batch") if tensor.dim()}
+    sizes = {path: tensor.shape[0] for path, tensor in _tensors(batch, name) if tensor.dim()}
     if not sizes:
         raise BadInput(
-            "`batch` holds no tensor with a first axis, so its examples cannot be told apart: "
+            f"`{name}` holds no tensor with a first axis, so its examples cannot be told apart: "
             "give tensors whose first axis is the example."
         )
     (first, size), *others = sizes.items()
@@ -32,7 +32,7 @@ def batch_size(batch: Batch) -> int:
         if other != size:
             raise BadInput(
                 f"`{path}` holds {other} examples where `{first}` holds {size}: "
-                "the first axis of every tensor in a batch is the example."
+                "the first axis of every tensor is the example."
             )
     return size
 
@@ -97,13 +97,17 @@ def mapped(batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], 
     return rest(batch)
 
 
-def _tensors(batch: Batch, path: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in the tree, with a name for where it lies."""
-    if isinstance(batch, Tensor):
-        yield path, batch
-    elif isinstance(batch, Mapping):
+def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:
+    """Every leaf of the tree, with a name for where it lies."""
+    if isinstance(batch, Mapping):
         for key, value in batch.items():
-            yield from _tensors(value, f"{path}[{key!r}]")
+            yield from leaves(value, f"{path}[{key!r}]")
     elif isinstance(batch, (tuple, list)):
         for position, value in enumerate(batch):
-            yield from _tensors(value, f"{path}[{position}]")
+            yield from leaves(value, f"{path}[{position}]")
+    else:
+        yield path, batch
+
+
+def _tensors(batch: Batch, path: str) -> Iterator[tuple[str, Tensor]]:
+    return ((where, leaf) for where, leaf in leaves(batch, path) if isinstance(leaf, Tensor))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.batch import Batch, batch_size, mapped, take
+from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.blame import blamed
 
@@ -94,21 +94,10 @@ class Examples:
 
 def _size(data: Batch, name: str) -> int:
     """The number of examples every tensor agrees on, or a refusal that names the one that does not."""
-    leaves = dict(_leaves(data, name))
-    for path, leaf in leaves.items():
+    for path, leaf in leaves(data, name):
         if isinstance(leaf, np.ndarray):
             raise BadInput(f"`{path}` is a NumPy array, a tensor was expected: pass torch.from_numpy(...).")
-    sizes = {path: leaf.shape[0] for path, leaf in leaves.items() if isinstance(leaf, Tensor) and leaf.dim()}
-    if not sizes:
-        raise BadInput(f"`{name}` holds no tensor with a first axis, so its examples cannot be told apart.")
-    (first, size), *others = sizes.items()
-    for path, other in others:
-        if other != size:
-            raise BadInput(
-                f"`{path}` holds {other} examples where `{first}` holds {size}: "
-                "the first axis of every tensor is the example."
-            )
-    return size
+    return batch_size(data, name)
 
 
 def _checked_dataset(data: Any, name: str) -> int:
@@ -130,25 +119,13 @@ def _checked_dataset(data: Any, name: str) -> int:
     return len(data)
 
 
-def _leaves(data: Batch, path: str) -> Iterator[tuple[str, Any]]:
-    """Every leaf of the tree, with a name for where it lies."""
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _leaves(value, f"{path}[{key!r}]")
-    elif isinstance(data, (tuple, list)):
-        for position, value in enumerate(data):
-            yield from _leaves(value, f"{path}[{position}]")
-    else:
-        yield path, data
-
-
 def _moved(data: Batch, device: torch.device | str) -> Batch:
     return mapped(data, lambda tensor: tensor.to(device))
 
 
 def _digest(data: Batch, digest: Any) -> None:
     """Feed every leaf into the digest, with its place, type and shape."""
-    for path, leaf in _leaves(data, ""):
+    for path, leaf in leaves(data, ""):
         if isinstance(leaf, Tensor):
             digest.update(f"{path} {leaf.dtype} {list(leaf.shape)}".encode())
             digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
