@@ -232,9 +232,10 @@ def as_written() -> Iterator[None]:
 
 def part_of(batch: Batch, loss: Tensor | float) -> Part:
     """A backward that was made of the mean loss of a batch."""
-    value = loss.detach().mean() if isinstance(loss, Tensor) else float(loss)
-    on_cpu = isinstance(value, Tensor) and value.device.type == "cpu"
-    return Part(batch, batch_size(batch), float(value) if on_cpu else value)
+    if not isinstance(loss, Tensor):
+        return Part(batch, batch_size(batch), float(loss))
+    value = loss.detach().mean() if loss.dim() else loss.detach()
+    return Part(batch, batch_size(batch), value.item() if value.device.type == "cpu" else value)
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from gradiometer.integrations.caught import Part
+from gradiometer.integrations.caught import Part, as_written
 from gradiometer.integrations.nonfinite import culprit
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
@@ -42,7 +42,8 @@ class Losses:
             return
         which = f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
         which += "" if self._rank is None else f", on rank {self._rank}"
-        blame = culprit(self._objective, parts[-1].batch, seed=self._seed)
+        with as_written():
+            blame = culprit(self._objective, parts[-1].batch, seed=self._seed)
         self._tell(f"the loss is {loss} at step {step:,}{which}, for the first time in this run: {blame}")
 
     def keep(self, step: int, parts: Sequence[Part]) -> None:

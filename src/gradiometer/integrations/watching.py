@@ -138,7 +138,7 @@ class Watch:
         """
         self._catcher.settle()
         self._looked_at = self.budget.clock()
-        with self.budget.spending(), as_written():
+        with self.budget.spending():
             self._parts.append(part_of(batch, loss))
             if not self._begun:
                 self._begin()
@@ -187,15 +187,16 @@ class Watch:
         self._recorder = self._losses.recorder = recorder
 
     def _measure(self) -> None:
-        caught = self._catcher.step(
-            self._parts,
-            index=self.steps,
-            learning_rate=learning_rate_of(self._optimizers[0]),
-            proposal=self._proposal(),
-        )
-        if caught is not None and self._recorder is not None:
-            self._recorder.measure(caught)
-            self._trackers.tell(self._recorder, self.budget.clock())
+        with as_written():
+            caught = self._catcher.step(
+                self._parts,
+                index=self.steps,
+                learning_rate=learning_rate_of(self._optimizers[0]),
+                proposal=self._proposal(),
+            )
+            if caught is not None and self._recorder is not None:
+                self._recorder.measure(caught)
+                self._trackers.tell(self._recorder, self.budget.clock())
 
     def _close_step(self) -> None:
         """The losses of the step are kept."""
