@@ -1,7 +1,7 @@
 """Every gauge by name, and what a run's readings say: estimates, findings, and a verdict in one sentence."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -60,7 +60,8 @@ class Diagnosis:
         verdict: One sentence.
         findings: What each gauge has to say, the most urgent first.
         estimates: The latest window's estimates by name; of one layer, `quantity/layer`.
-        history: Estimates along the run: by name, pairs of the last step of a window and its estimate.
+        history: Estimates along the run, of whole quantities: by name, pairs of the last step of a window and its
+            estimate.
     """
 
     verdict: str
@@ -116,7 +117,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             findings.append(finding)
         if gauge.own_steps:
             continue  # of a path only the whole says anything
-        for window in windows(series):
+        for window in windows(replace(series, layers=())):
             for name, estimate in gauge.estimate(window, level).items():
                 history.setdefault(name, []).append((int(window.steps[-1]), estimate))
     findings += _standing(run, estimates)

@@ -165,7 +165,7 @@ def ratio_of_means(
     if (missing := _missing(readings, batches)) > 0:
         return _too_few(readings, missing * spacing, level, unit)
     pairs = np.stack([numerator, denominator], axis=1)
-    length = readings // batches if batches else _batch_length(_deciding(pairs))
+    length = readings // batches if batches else _batch_length(_deciding(numerator, denominator))
     means, center = _batched(pairs, length, batches), pairs.mean(axis=0)
     covariance = np.cov(means, rowvar=False) * length / readings
     quantile = _quantile(level, len(means))
@@ -248,13 +248,19 @@ def _lag_one_correlation(means: Float[np.ndarray, "batches ..."]) -> float:
     return float(correlations.mean()) + 1 / len(means)
 
 
-def _deciding(pairs: Float[np.ndarray, "steps 2"]) -> Float[np.ndarray, " steps"]:
+def _deciding(
+    numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]
+) -> Float[np.ndarray, " steps"]:
     """Readings of a quantity whose mean is zero at the estimated ratio, n − r·d, times d so that d may be zero."""
-    size = np.abs(pairs).max(axis=0)
-    scaled = pairs / np.where(size > 0, size, 1.0)
-    n, d = scaled.mean(axis=0)
-    readings: np.ndarray = d * scaled[:, 0] - n * scaled[:, 1]
+    n, d = _scaled(numerator), _scaled(denominator)
+    readings: np.ndarray = d.mean() * n - n.mean() * d
     return readings
+
+
+def _scaled(samples: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+    """By the largest; as they are where all are zero."""
+    size = float(max(samples.max(), -samples.min()))
+    return samples / size if size > 0 else samples
 
 
 def _quantile(level: float, batches: int) -> float:

@@ -5,11 +5,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import vl_convert
 from markupsafe import Markup
 
 from gradiometer import __version__
-from gradiometer.report.charts import page_spec, vl_version
+from gradiometer.report.bundle import bundle
+from gradiometer.report.charts import page_spec
 from gradiometer.report.markup import environment, json_for_script, script_hash, source
 from gradiometer.report.section import Figure
 
@@ -27,7 +27,7 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
         values: What the template is given.
     """
     names = ["page.js", *(["live.js"] if live else [])]
-    scripts = [Markup(_bundle()), *(Markup(source(TEMPLATES, name)) for name in names)]
+    scripts = [Markup(bundle()), *(Markup(source(TEMPLATES, name)) for name in names)]
     return _rendered(
         "page.html.jinja",
         content=content,
@@ -60,10 +60,3 @@ def _rendered(template: str, **values: Any) -> str:
 @cache
 def _environment() -> Any:
     return environment(TEMPLATES)
-
-
-@cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version())
-    return bundle.replace("</script", "<\\/script")

@@ -55,9 +55,12 @@ class Rates:
 
     def sums(self, start: int = 0) -> tuple[float, float]:
         """Σ η and Σ η² from a step to the end of the run."""
-        held = np.diff(np.append(self.steps, self.total)) - np.clip(start - self.steps, 0, None)
-        held = np.clip(held, 0, None)
-        return float(held @ self.values), float(held @ np.square(self.values))
+        first = max(int(np.searchsorted(self.steps, start, side="right")) - 1, 0)
+        steps, values = self.steps[first:], self.values[first:]
+        held = np.diff(steps, append=self.total)
+        held[0] = max(held[0] - max(start - steps[0], 0), 0)
+        weighted = held * values
+        return float(weighted.sum()), float(weighted @ values)
 
 
 GIVEN = "as the schedule gives it"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -83,7 +84,7 @@ def columns_of(lines: Sequence[Readable]) -> list[Columns]:
     """Lines of one gauge, stacked; of several shapes, a part each, in the order the shapes first appear."""
     try:
         return [_stacked(lines)]
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         by_shape: dict[Shape, list[Readable]] = {}
         for line in lines:
             by_shape.setdefault(_shape(line), []).append(line)
@@ -91,25 +92,44 @@ def columns_of(lines: Sequence[Readable]) -> list[Columns]:
 
 
 def _stacked(lines: Sequence[Readable]) -> Columns:
-    """Raises: KeyError or ValueError where they are not all of one shape."""
-    shape = _shape(lines[0])
-    if any(len(line.moments) != len(shape) for line in lines):
+    """Raises: KeyError, TypeError or ValueError where they are not all of one shape."""
+    shape, count = _shape(lines[0]), len(lines)
+    moments = [line.moments for line in lines]
+    if set(map(len, moments)) != {len(shape)}:
         raise ValueError
     return Columns(
         shape,
-        np.array([line.step for line in lines], dtype=np.int64),
-        np.array([line.batch_size for line in lines], dtype=np.int64),
-        np.array([line.learning_rate for line in lines], dtype=np.float64),
-        {name: _array([line.moments[name] for line in lines], length) for name, length in shape},
+        np.fromiter([line.step for line in lines], np.int64, count),
+        np.fromiter([line.batch_size for line in lines], np.int64, count),
+        np.fromiter([line.learning_rate for line in lines], np.float64, count),
+        {name: _array([each[name] for each in moments], length) for name, length in shape},
     )
 
 
 def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
-    """ "inf", "-inf" and "nan" among them become the numbers they name."""
-    array = np.array(values, dtype=np.float64)
-    if array.shape != ((len(values),) if length < 0 else (len(values), length)):
+    """ "inf", "-inf" and "nan" among them become the numbers they name. A flat iterator takes half of nested lists."""
+    if length < 0:
+        return np.fromiter(values, np.float64, len(values))
+    if set(map(len, values)) != {length}:
         raise ValueError
-    return array
+    numbers = np.fromiter(chain.from_iterable(values), np.float64, len(values) * length)
+    return numbers.reshape(len(values), length)
+
+
+def merge(blocks: list[Columns]) -> None:
+    """Join the last blocks, in place and once, so that each is more than twice what follows it in its shape.
+
+    Readings of one shape that come a few at a time then lie in about log n blocks, and each is copied log n times.
+    """
+    start, after = len(blocks), 0
+    for place in reversed(range(len(blocks))):
+        if blocks[place].shape != blocks[-1].shape:
+            break
+        if len(blocks[place]) <= 2 * after:
+            start = place
+        after += len(blocks[place])
+    if start < len(blocks):
+        blocks[start:] = [Columns.joined(blocks[start:])]
 
 
 def _shape(line: Readable) -> Shape:
