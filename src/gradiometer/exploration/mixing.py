@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from gradiometer.errors import BadInput
+from gradiometer.exploration.rhat import rank_rhat
 from gradiometer.measurement.reading import Estimate, significant
 
 Draws = Float[np.ndarray, "draws chains"]
@@ -69,10 +70,10 @@ class Mixing:
 def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     """R-hat, effective sample sizes and the mean of every function, rank-normalised and split.
 
-    R-hat is that of chains of this length, and its interval is never without 1 where its value is below. The
-    intervals of R-hat and of the effective sample sizes are the jackknife's over chains, those of the sizes on a
-    logarithmic scale; with two chains there are none to leave out, and they are not bounded. The mean's is Student's,
-    with the Monte Carlo standard error.
+    R-hat is that of chains of this length over ever more chains, its interval that of `rank_rhat`. The intervals of
+    the effective sample sizes are the jackknife's over chains, on a logarithmic scale; with two chains there are none
+    to leave out, and they are not bounded. The mean's is Student's, with the Monte Carlo standard error, and both are
+    too narrow where chains have not mixed.
 
     Args:
         draws: Of every function, its draws in each chain.
@@ -81,8 +82,8 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     Raises:
         BadInput: There is one chain, or few draws, or one is not finite.
 
-    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat; computed by
-        arviz-stats.
+    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat; effective sizes
+        computed by arviz-stats.
     """
     return [_of(name, _checked(name, values), level) for name, values in draws.items()]
 
@@ -107,12 +108,8 @@ def rank_counts(draws: Draws, bins: int = 20) -> Float[np.ndarray, "bins chains"
 def _of(name: str, draws: Draws, level: float) -> Mixing:
     from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, for this alone)
 
-    def jackknifed(statistic: Callable[[np.ndarray], float], logarithmic: bool) -> Estimate:
-        return _jackknife(statistic, draws, level, logarithmic)
-
-    rhat = jackknifed(lambda part: float(array_stats.rhat(part, method="rank")), False)
-    bulk = jackknifed(lambda part: float(array_stats.ess(part, method="bulk")), True)
-    tail = jackknifed(lambda part: float(array_stats.ess(part, method="tail", prob=0.9)), True)
+    bulk = _jackknife(lambda part: float(array_stats.ess(part, method="bulk")), draws, level)
+    tail = _jackknife(lambda part: float(array_stats.ess(part, method="tail", prob=0.9)), draws, level)
     error = float(array_stats.mcse(draws.T, method="mean"))
     freedom = max(bulk.value - 1, 1.0) if math.isfinite(bulk.value) else 1.0
     margin = float(stdtrit(freedom, (1 + level) / 2)) * error
@@ -120,27 +117,29 @@ def _of(name: str, draws: Draws, level: float) -> Mixing:
     mean = Estimate.interval(
         middle, middle - margin, middle + margin, level=level, method="Monte Carlo error", samples=draws.size
     )
-    return Mixing(name, rhat, bulk, tail, mean, draws.shape[1])
+    return Mixing(name, rank_rhat(draws, level), bulk, tail, mean, draws.shape[1])
 
 
-def _jackknife(statistic: Callable[[np.ndarray], float], draws: Draws, level: float, logarithmic: bool) -> Estimate:
-    """Leaves out one chain at a time. An effective size, which is a sum over chains, is scaled up again, and on a
-    logarithmic scale; R-hat is not below 1."""
+def _jackknife(size: Callable[[np.ndarray], float], draws: Draws, level: float) -> Estimate:
+    """Leaves out one chain at a time. An effective size is a sum over chains, so it is scaled up again."""
     chains, by_chain = draws.shape[1], draws.T
-    value = statistic(by_chain)
+    value = size(by_chain)
     if chains < 3:
         return Estimate.interval(
             value, -math.inf, math.inf, level=level, method="too few chains for an interval", samples=draws.size
         )
-    without = np.array([statistic(np.delete(by_chain, place, axis=0)) for place in range(chains)])
-    scaled = np.log(without * chains / (chains - 1)) if logarithmic else without
-    error = math.sqrt((chains - 1) / chains * float(((scaled - scaled.mean()) ** 2).sum()))
+    without = np.array([size(np.delete(by_chain, place, axis=0)) for place in range(chains)])
+    logs = np.log(without * chains / (chains - 1))
+    error = math.sqrt((chains - 1) / chains * float(((logs - logs.mean()) ** 2).sum()))
     margin = float(stdtrit(chains - 1, (1 + level) / 2)) * error
-    if logarithmic:
-        low, high = value * math.exp(-margin), value * math.exp(margin)
-    else:
-        low, high = max(value - margin, min(value, 1.0)), max(value + margin, 1.0)
-    return Estimate.interval(value, low, high, level=level, method="jackknife over chains", samples=draws.size)
+    return Estimate.interval(
+        value,
+        value * math.exp(-margin),
+        value * math.exp(margin),
+        level=level,
+        method="jackknife over chains",
+        samples=draws.size,
+    )
 
 
 def _checked(name: str, draws: Draws) -> Draws:
