@@ -1,4 +1,4 @@
-"""The section of issue 3, convergence: the learning rate, the theorem on it, what is left, and the certificate."""
+"""The section of issue 3, convergence: the learning rate, what is left of it, the path, and the certificate."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from gradiometer.report.paying import paying_figure
 from gradiometer.report.questions import Answer
 from gradiometer.report.rates import SUMMED, Rates, rates_of
 from gradiometer.report.section import Figure, Numbers, Section, cells
+from gradiometer.report.trajectory import trajectory_figure, trajectory_rows
 from gradiometer.run.certificates import load_certificates
 from gradiometer.run.reader import Run
 
@@ -33,11 +34,12 @@ ON_PAPER = {
 
 
 def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
-    """Issue 3: η along the run, the theorem's verdict on it, how far it can still travel, and the last certificate."""
+    """Issue 3: η along the run, the theorem's verdict on it, how far it can still travel, its path, its certificate."""
     rates, certificates = rates_of(run), load_certificates(run)
     if rates is None:
         return Section("convergence", "Convergence", f"{LEAD} Nothing has been recorded yet.", ())
-    figures = [figure for figure in (_rate_figure(rates), paying_figure(run)) if figure is not None]
+    drawn = (_rate_figure(rates), paying_figure(run), trajectory_figure(run, diagnosis.estimates))
+    figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
     if not certificates:
         hint = f"gradiometer certify {run.path.name} tells whether this is a stationary point of the training loss."
@@ -49,9 +51,9 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
         title="Convergence",
         lead=lead,
         figures=tuple(figures),
-        table=_table(rates, certificates),
+        table=_table(rates, diagnosis.estimates, certificates),
         answers=() if finding is None else (Answer(finding, {}),),
-        heading="The schedule" if not certificates else "The schedule, and the certificate",
+        heading=_heading(diagnosis.estimates, certificates),
     )
 
 
@@ -130,7 +132,12 @@ def _finding(rates: Rates) -> Finding | None:
     )
 
 
-def _table(rates: Rates, certificates: Sequence[Certificate]) -> Numbers:
+def _heading(estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> str:
+    parts = ["the path"] * bool(trajectory_rows(estimates)) + ["the certificate"] * bool(certificates)
+    return ", and ".join(["The schedule", *parts]) if len(parts) < 2 else "The schedule, the path, and the certificate"
+
+
+def _table(rates: Rates, estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> Numbers:
     rows = [*_conditions(rates.verdict)] if rates.verdict is not None else []
     distance, noise = rates.sums()
     left, noise_left = rates.sums(rates.now)
@@ -145,6 +152,7 @@ def _table(rates: Rates, certificates: Sequence[Certificate]) -> Numbers:
         found = horizon(rates.schedule, rates.total)
         worst = significant(found.bound * math.sqrt(rates.total))
         rows.append(("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0"))
+    rows += trajectory_rows(estimates)
     if certificates:
         rows += _certified(certificates[-1].estimates, certificates[-1].step)
     return Numbers(("quantity", "value", "interval", "level", "method"), tuple(rows))

@@ -1,10 +1,11 @@
-"""The charts of issue 3: the learning rate along the run, and the error of the mean gradient over a move."""
+"""The charts of issue 3: the learning rate along the run, how far it moves, and the error of the mean gradient."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import altair as alt
 
+from gradiometer.convergence.strides import Stride
 from gradiometer.measurement.reading import significant
 from gradiometer.report.axes import LogAxis
 from gradiometer.report.marks import (
@@ -16,6 +17,7 @@ from gradiometer.report.marks import (
     along_steps,
     bars,
     by_step,
+    inline,
     layered,
     log_x,
     log_y,
@@ -27,6 +29,7 @@ from gradiometer.report.marks import (
 if TYPE_CHECKING:  # a page is made without torch
     import gradiometer.convergence.averaged_gradient
 
+MOVES = ("from place to place", "in one step")
 PAYING = ("a cut to zero gains", "going on may gain")
 
 STEEP = 50
@@ -83,6 +86,23 @@ def paying_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerCha
         label = rules.mark_text(style="reference-label", align="left", baseline="top", dx=4)
         layers += [rules.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]
     return along_steps(*layers)
+
+
+def strides_chart(strides: Sequence[Stride]) -> alt.LayerChart:
+    """How far the parameters move in each doubling of time, and in one step of it, against the step it ends at."""
+    axis = LogAxis.holding(estimate for stride in strides for estimate in (stride.moved, stride.stepped))
+    ends = [stride.last for stride in strides]
+    x, y = log_x(LogAxis(min(ends) / 1.3, max(ends) * 1.3), "step"), log_y(axis, "length of a move, in units of Φ")
+    series = named_series(MOVES)
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, lengths in (
+        (MOVES[0], [stride.moved for stride in strides]),
+        (MOVES[1], [stride.stepped for stride in strides]),
+    ):
+        rows = [{**row, "series": name} for row in axis.rows(list(zip(ends, lengths, strict=True)))]
+        base = alt.Chart(inline(rows)).encode(x=x("step"), tooltip=tooltip("step:Q"))
+        layers += [base.mark_line(clip=True).encode(y=y("value"), color=series["color"]), bars(base, y, **series)]
+    return layered(*layers).properties(width=WIDTH, height=HEIGHT)
 
 
 def moves_chart(moves: "Sequence[gradiometer.convergence.averaged_gradient.Move]") -> alt.LayerChart:

@@ -1,0 +1,105 @@
+"""The processor's time that a real `gradiometer show` takes while its run is written and its page is looked at."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty import mean
+
+SLICE = 1.0
+"""Seconds of a slice: what was used in each is a share of a core."""
+
+
+@dataclass
+class Shown:
+    """What a process of `gradiometer show` used.
+
+    Attributes:
+        first: Seconds of a core until its first page was there, and
+        waited: seconds it took.
+        shares: Of a core, in every slice after that, in order.
+        updates: Views that were asked for and sent.
+        at_most: Peak memory, bytes.
+    """
+
+    first: float
+    waited: float
+    shares: list[float] = field(default_factory=list)
+    updates: int = 0
+    at_most: int = 0
+
+    @property
+    def share(self) -> Estimate:
+        """Of a core, with Student's interval on the means of consecutive slices."""
+        return mean(np.array(self.shares), level=0.9)
+
+
+def showing(run: Path, seconds: float, write: Callable[[], None]) -> Shown:
+    """Show a run for so many seconds beyond its first page, asking for what comes as a browser does.
+
+    Args:
+        run: The run's folder.
+        seconds: To look on.
+        write: Adds to the run what a second of training does; called once in a slice.
+    """
+    with _process(run) as (process, address):
+        began = time.perf_counter()
+        with urllib.request.urlopen(address, timeout=300) as page:
+            page.read()
+        shown = Shown(_used(process.pid), time.perf_counter() - began)
+        threading.Thread(target=_listen, args=(f"{address}run/0/", shown), daemon=True).start()
+        before, at = _used(process.pid), time.perf_counter()
+        end = at + seconds
+        while at < end:
+            write()
+            time.sleep(max(at + SLICE - time.perf_counter(), 0))
+            used, now = _used(process.pid), time.perf_counter()
+            shown.shares.append((used - before) / (now - at))
+            before, at = used, now
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        shown.at_most = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+    return shown
+
+
+@contextmanager
+def _process(run: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    command = [sys.executable, "-u", "-m", "gradiometer", "show", str(run), "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process, re.search(r"http://\S+", process.stdout.readline())[0]
+        finally:
+            process.terminate()
+
+
+def _listen(place: str, shown: Shown) -> None:
+    """As `live.js` does: told of another view, ask for it."""
+    version = 0
+    try:
+        with urllib.request.urlopen(f"{place}events", timeout=300) as events:
+            for line in events:
+                if line.startswith(b"data: ") and int(line.removeprefix(b"data: ")) > version:
+                    if version:
+                        with urllib.request.urlopen(f"{place}update", timeout=300) as update:
+                            json.load(update)
+                        shown.updates += 1
+                    version = int(line.removeprefix(b"data: "))
+    except OSError:  # it has ended
+        return
+
+
+def _used(pid: int) -> float:
+    """Seconds of a core a process has used, its own and the system's for it (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
