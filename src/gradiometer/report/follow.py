@@ -15,8 +15,9 @@ from gradiometer.report.sections import sections
 from gradiometer.run.journal import being_written
 from gradiometer.run.reader import Run
 
-SHARE, SHARE_OF_LONG = 0.05, 0.01
-"""Of a core, that looking and drawing may use: a long run changes slowly, and its page with it."""
+SHARE, SHARE_OF_LONG = 0.05, 0.005
+"""Of a core, that looking and drawing may use: a long run changes slowly, and its page with it. Waiting and sending
+the page come on top; of a long run all of it stays below 0.01."""
 
 LONG = 100_000
 """Steps from which on a run is long."""
@@ -89,14 +90,16 @@ class Followed:
             if self.view is not None and (seen == self._seen or not self.run.folder.manifest_path.is_file()):
                 return False  # where it was moved or deleted, what was seen last stays
             began = time.thread_time()
-            self.view = self._drawn()
+            run = self.run.refreshed()
+            share = SHARE_OF_LONG if run.steps > LONG else SHARE
+            if self.view is None:
+                began = time.thread_time()  # read from its start, once: that is not what a look costs
+            self.view = self._drawn(run)
             self._seen = seen
-            share = SHARE_OF_LONG if self.run.steps > LONG else SHARE
             self.not_before = time.monotonic() + max(SOONEST, (time.thread_time() - began) / share)
             return True
 
-    def _drawn(self) -> View:
-        run = self.run.refreshed()
+    def _drawn(self, run: Run) -> View:
         diagnosis = diagnose(run)
         shown = sections(run, diagnosis)
         figures = tuple(figure for section in shown for figure in section.figures)

@@ -48,18 +48,22 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
         title="Where the parameters go",
         chart=strides_chart(found),
         summary=(
-            f"{seen}From place to place the parameters moved {first.moved} in steps {first.first:,} to "
-            f"{first.last:,}, and {last.moved} in steps {last.first:,} to {last.last:,}; one step moved them "
-            f"{first.stepped} and {last.stepped}."
+            f"{seen}From place to place the parameters moved {_told(first.moved)} in steps {first.first:,} to "
+            f"{first.last:,}, and {_told(last.moved)} in steps {last.first:,} to {last.last:,}; one step moved them "
+            f"{_told(first.stepped)} and {_told(last.stepped)}."
         ),
         table=Numbers(("steps", "from place to place", "interval", "in one step", "interval"), rows),
         note=(
             "Sixteen iterates of every doubling of the steps are kept, at five places in it. On these axes a run that "
             "comes to rest goes down, one that wanders about a place stays level, and one under way goes up, a random "
-            "walk by a half of a doubling. Lengths are those of a sketch of 61 numbers where Φ has more; the intervals hold "
+            "walk by a factor of √2 a doubling. Lengths are those of a sketch of 61 numbers where Φ has more; the intervals hold "
             "what it errs by."
         ),
     )
+
+
+def _told(length: Estimate) -> str:
+    return " ".join(cells(length))
 
 
 def trajectory_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
