@@ -55,6 +55,10 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
     which moves by −ηĝ/(1 − μ) a step and so is plain SGD at η/(1 − μ), exactly while η is constant. Between readings
     that are many steps apart the drift is that of all steps between, and the other parts those of the readings.
 
+    A step whose ĝ was clipped to s times its length is one at the rate ηs, and is taken as such. Between readings that
+    are many steps apart the drift then has the mean rate of two steps for that of all, an error of the order of
+    the variance of s.
+
     Args:
         series: Readings of the gauge `Temperature`.
         momentum: μ.
@@ -65,7 +69,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
         Acceleration on Online Learning, section 3.
     """
     gaps = np.diff(series.steps)
-    origin, rate = series.moments["origin"], series.learning_rate / (1 - momentum)
+    origin, rate = series.moments["origin"], rates_of(series) / (1 - momentum)
     kept = (origin[1:] == origin[:-1]) & (rate[:-1] > 0) & (gaps > 0)
     between = np.where(gaps == 1, rate[:-1], (rate[:-1] + rate[1:]) / 2)[kept, None]
     rate, gaps = rate[:-1][kept, None], gaps[kept, None]
@@ -86,6 +90,12 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
         parameters=parameters,
         spacing=max(float(gaps.mean()), 1.0) if len(gaps) else series.spacing,
     )
+
+
+def rates_of(series: Series) -> Float[np.ndarray, " steps"]:
+    """η of every reading, times what its gradient was multiplied by before it was applied."""
+    rates: Float[np.ndarray, " steps"] = series.learning_rate * series.moments.get("factor", 1.0)
+    return rates
 
 
 def _of_a_batch(sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]) -> Float[np.ndarray, "steps 1"]:

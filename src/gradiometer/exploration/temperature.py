@@ -9,7 +9,7 @@ import numpy as np
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.exploration.heat_balance import HeatBalance, Parts, heat_balance
+from gradiometer.exploration.heat_balance import HeatBalance, Parts, heat_balance, rates_of
 from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import (
@@ -26,7 +26,14 @@ from gradiometer.measurement.reading import (
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     import gradiometer.measurement.step
+
+CLIPPED = 1e-3
+"""Times by which a gradient is off its length, beyond which it was clipped and not rounded."""
 
 FAR = 10.0
 """Times by which a temperature is off beyond which no learning rate is named that would mend it."""
@@ -45,13 +52,16 @@ class Temperature(Gauge):
     fixed c. At stationarity the drift is nothing, and T, the sum of all that is put in, is the temperature: T ∝
     η/(B(1 − μ)). There is one temperature for all directions only where the noise is isotropic, so it is effective.
 
+    Where the step knows its update, ĝ may have been clipped by its norm. What is applied is sĝ, a step at the rate ηs,
+    and the balance is that of ĝ at ηs: T_conf stays what equipartition means, and the balance an identity.
+
     Costs a few inner products, and the spread that the noise gauge shares. It looks back: the step needs a `motion`,
     whose origin is one copy of the parameters.
 
     Args:
         momentum: μ of training.
         nesterov: Whether it is Nesterov's.
-        weight_decay: λ of training: λΦ belongs to ĝ.
+        weight_decay: λ of training: λΦ belongs to ĝ. Where the step knows its update, the λ of that holds.
         injected: The temperature of the noise that a sampler adds at every step, in units of the loss; 0 for SGD.
         units: "loss": of the mean loss. "posterior": times N, so that the posterior of the training set is at 1.
         examples: N; left out, as the run's sampling says.
@@ -96,10 +106,9 @@ class Temperature(Gauge):
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
         if not 0 <= rate < math.inf:
             raise BadInput(f"`learning_rate` must be at least 0 and finite, got {rate}.")
-        decay = self.weight_decay
-        pull = [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)] if decay else step.gradient
+        factor, pull = self._taken(step)
         away = behind = motion.away(here)
-        kick = rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
+        kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
         if self.momentum:
             velocity, reach = motion.velocity_of(here), rate * self.reach
             kick = kick + reach * step.products_by_layer(velocity, pull)
@@ -113,7 +122,16 @@ class Temperature(Gauge):
             "distance": step.products_by_layer(behind, behind).tolist(),
             "parameters": np.bincount(step.objective.layer_of, weights=[p.numel() for p in here]).tolist(),
             "origin": float(motion.since),
-        }
+        } | ({} if motion.update is None else {"factor": factor})
+
+    def _taken(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
+        """s, and the ĝ with weight decay that is taken s times."""
+        update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
+        if update is not None:
+            return update.factor, update.pull(here)
+        if not decay:
+            return 1.0, step.gradient
+        return 1.0, [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)]
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """T, its parts, T_conf and the drift; by layer T and T_conf. In posterior units too, where N is known."""
@@ -145,10 +163,14 @@ class Temperature(Gauge):
             times = 1.0 if posterior else float(examples)
             estimates["temperature_posterior"] = transformed(estimates["temperature"], lambda value: times * value)
             estimates["temperature_examples"] = Estimate.exact(float(examples), unit="examples")
-        if series.sampling.draw is Draw.RESHUFFLED and examples is not None and series.learning_rate[-1] > 0:
+        rates = rates_of(series)
+        if series.sampling.draw is Draw.RESHUFFLED and examples is not None and rates[-1] > 0:
             batches = float(np.median(series.batch_size)) / examples
-            rate = float(np.median(series.learning_rate[series.learning_rate > 0])) / (1 - self.momentum)
+            rate = float(np.median(rates[rates > 0])) / (1 - self.momentum)
             estimates["forgotten_curvature"] = Estimate.exact(batches / rate, unit="loss / parameter²")
+        factors = series.moments.get("factor", np.ones(1))
+        if (abs(factors - 1) > CLIPPED).any():
+            estimates["temperature_clipping"] = mean(factors, level=level, spacing=series.spacing)
         return estimates | self._by_layer(series, balance, scale, settings)
 
     def _by_layer(
@@ -180,11 +202,13 @@ class Temperature(Gauge):
         if not temperature.tells:
             needed = f"; an interval needs about {temperature.needed:,} more steps" if temperature.needed else ""
             return self._finding(State.CANNOT_TELL, f"The temperature SGD runs at is not known yet{needed}.", "")
-        means = (
-            "It goes with η/(B(1 − μ)): half the learning rate or twice the batch halves it."
-            f"{_against_the_posterior(estimates.get('temperature_posterior'))}"
-        )
-        means += _on_its_way(share)
+        means = "It goes with η/(B(1 − μ)): half the learning rate or twice the batch halves it."
+        if (clipping := estimates.get("temperature_clipping")) is not None:
+            means = (
+                f"Gradients were clipped, to {clipping} of their length on average: it is the temperature of a "
+                "learning rate smaller by as much, and goes with η; with B as far as clipping lets it."
+            )
+        means += _against_the_posterior(estimates.get("temperature_posterior")) + _on_its_way(share)
         return self._finding(State.OK, _seen(estimates), means, _caveat(estimates))
 
     def _finding(self, state: State, seen: str, means: str, caveat: str = "") -> Finding:

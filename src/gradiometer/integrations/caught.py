@@ -4,16 +4,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadInput
 from gradiometer.integrations.gradients import Listener
 from gradiometer.measurement.batch import Batch, batch_size, joined
-from gradiometer.measurement.microbatches import SpreadBuilder
+from gradiometer.measurement.microbatches import SpreadBuilder, squared_norms
+from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
@@ -104,8 +107,12 @@ class Catcher:
     def settle(self) -> None:
         """Wait for what training has asked of an accelerator: it is not the instrument's time."""
         if self.listening:
-            for device in self._accelerators:
-                torch.get_device_module(device.type).synchronize(device)
+            self.wait()
+
+    def wait(self) -> None:
+        """The same, whether this step is measured or not."""
+        for device in self._accelerators:
+            torch.get_device_module(device.type).synchronize(device)
 
     def catch(self, parts: Sequence[Part]) -> None:
         """One more backward was made."""
@@ -118,7 +125,15 @@ class Catcher:
             self._builder.add(parts[-1].size, self._listener.take())
             self._listener.whole_is_wanted = len(parts) == self._accumulation - 1
 
-    def step(self, parts: Sequence[Part], *, index: int, learning_rate: float, proposal: int) -> TrainingStep | None:
+    def step(
+        self,
+        parts: Sequence[Part],
+        *,
+        index: int,
+        learning_rate: float,
+        proposal: int,
+        motion: Callable[[Float[Tensor, " parameters"]], Motion] | None = None,
+    ) -> TrainingStep | None:
         """The step, if there is a spread within it to see.
 
         Args:
@@ -126,19 +141,23 @@ class Catcher:
             index: The step's number.
             learning_rate: η.
             proposal: Where the first process would measure next; after this, `next_due` on all of them.
+            motion: Of ‖ĝ‖² of every parameter, as `backward` made it, how training moves; asked by gauges that look
+                back, when they are.
         """
         self._compare_losses(parts)
         spread = self._spread(proposal) if self.shared else None
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
+        gradient = self._gradient()
         return TrainingStep(
             self._objective,
             self._batch(parts),
             index=index,
             learning_rate=learning_rate,
             sampling=self._sampling,
-            gradient=self._gradient(),
+            gradient=gradient if self._same_loss else None,
             spread=spread,
+            motion=None if motion is None else partial(motion, self._made(gradient)),
             seed=self._seed,
         )
 
@@ -178,15 +197,19 @@ class Catcher:
         except BadInput:
             return parts[-1].batch
 
-    def _gradient(self) -> Gradients | None:
-        """ĝ as it was heard; None where the loss that can be run is another, and gives a gradient of its own."""
-        if not self._same_loss:
-            return None
+    def _gradient(self) -> Gradients:
+        """ĝ as it was heard; not given on where the loss that can be run is another, and gives one of its own."""
         if self.shared:
             heard = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
         else:
             heard = self._listener.take()
         return heard if self._scale == 1 else list(torch._foreach_div(heard, self._scale))
+
+    def _made(self, gradient: Gradients) -> Float[Tensor, " parameters"]:
+        """‖ĝ‖² of every parameter as `backward` made it: `.grad` may be clipped by now, what was heard is not."""
+        if self.shared and self._listener.whole is not None:
+            return self._listener.whole[0] / self._scale**2
+        return squared_norms(gradient)[0]
 
     def _compare_losses(self, parts: Sequence[Part]) -> None:
         """Once: whether the loss that can be run gives the value that training had."""

@@ -11,10 +11,12 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from gradiometer.diagnosis import GAUGES, gauges_of
+from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.exploration.temperature import Temperature
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
@@ -26,6 +28,12 @@ from gradiometer.train.ranks import Ranks
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 """What torch puts around a model, by the name of its kind (to import them takes seconds), and where it keeps it."""
+
+RUN_NOTHING = (GradientNoise.name, Temperature.name, Trajectory.name)
+"""Gauges that need what training makes anyway, and the spread: not the loss, nor a single process."""
+
+FOR_SGD = {BatchSharpness.name: "whose edge", Temperature.name: "whose heat balance"}
+"""Gauges of a law that is known for SGD alone, and what of them it is."""
 
 SHARDED = ("DTensor", "FlatParameter")
 """Kinds of parameters that lie in pieces on several processes."""
@@ -139,27 +147,23 @@ def gauges_for(gauges: str | None, optimizers: Sequence[torch.optim.Optimizer], 
     Raises:
         BadInput: Something was asked for that it does not allow.
     """
-    sharpness = BatchSharpness.name
     others_than_sgd = [type(one).__name__ for one in optimizers if not is_plain_sgd(one)]
     if gauges is None:
         allowed = has_loss and alone and not others_than_sgd
-        return f"{GradientNoise.name},{sharpness}" if allowed else GradientNoise.name
-    others = [name for name in gauges.replace(" ", "").split(",") if name not in ("", GradientNoise.name)]
-    if sharpness in others and others_than_sgd:
-        raise BadInput(
-            f"`gauges` names {sharpness}, whose edge is known for SGD and not for {others_than_sgd[0]}: leave it out."
-        )
-    for name in others:
-        if name in GAUGES and (GAUGES[name].looks_back or GAUGES[name].own_steps):
+        return f"{GradientNoise.name},{BatchSharpness.name}" if allowed else GradientNoise.name
+    names = gauges.replace(" ", "").split(",")
+    for name, law in FOR_SGD.items():
+        if name in names and others_than_sgd:
             raise BadInput(
-                f"`gauges` names {name}, which looks at a training over many steps: `gradiometer train` feeds it, "
-                "`watch` does not; leave it out."
+                f"`gauges` names {name}, {law} is known for SGD and not for {others_than_sgd[0]}: leave it out."
             )
+    others = [name for name in names if name not in ("", *RUN_NOTHING)]
     if others and not has_loss:
         raise BadInput(f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for noise alone.")
     if others and not alone:
         raise BadInput(
-            f"`gauges` names {others[0]}, but of several processes the noise alone is measured: ask for noise."
+            f"`gauges` names {others[0]}, which runs the model: of several processes ask for "
+            f"{', '.join(RUN_NOTHING)} alone."
         )
     return gauges
 

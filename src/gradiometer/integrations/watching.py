@@ -1,6 +1,7 @@
 """The object that `watch` returns: what is done at every backward, and at every step."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.diagnosis import diagnose
+from gradiometer.diagnosis import GAUGES, diagnose
 from gradiometer.errors import BadInput
 from gradiometer.integrations.caught import Catcher, Part, as_written, part_of
 from gradiometer.integrations.described import (
@@ -24,9 +25,11 @@ from gradiometer.integrations.described import (
 from gradiometer.integrations.findings import Findings
 from gradiometer.integrations.losses import Losses
 from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.updates import Following, Updates, before_the_update
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.reading import Sampling
+from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
@@ -54,7 +57,9 @@ class Watch:
         refuse_what_cannot_be_watched(model, optimizers)
         if not accumulation >= 1:
             raise BadInput(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
-        if loss is None and accumulation == 1 and self.ranks.alone and asked["budget"]:
+        kinds = [GAUGES[name] for name in asked["gauges"].replace(" ", "").split(",") if name in GAUGES]
+        self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in kinds)
+        if loss is None and accumulation == 1 and self.ranks.alone and self._cadenced:
             raise BadInput(
                 "`loss` is left out, and one backward a step shows no spread: give loss=lambda model, batch: ..., or "
                 "accumulate several backwards an update and say so with `accumulation`."
@@ -62,6 +67,9 @@ class Watch:
         self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
         self._asked = asked
         self._objective = Objective(model, loss or _no_loss)
+        looks_back = any(kind.looks_back for kind in kinds)
+        self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
+        self._waiting: TrainingStep | None = None
         self.budget = Budget(asked["budget"])
         self._catcher = Catcher(
             self._objective,
@@ -85,7 +93,7 @@ class Watch:
         self._recorder: Recorder | None = None
         self._restored: Mapping[str, Any] = {}
         self._parts: list[Part] = []
-        self._handle: Any = None
+        self._handles: list[Any] = []
         self._begun = False
         self._first_step = 0
         self._looked_at = 0.0
@@ -93,14 +101,18 @@ class Watch:
         """Updates seen; the index of the step to come."""
 
     def __enter__(self) -> "Watch":
-        self._handle = self._optimizers[0].register_step_post_hook(self._was_updated)
-        if self._asked["budget"]:
+        self._handles = [self._optimizers[0].register_step_post_hook(self._was_updated)]
+        if self._updates is not None:
+            look = before_the_update(self._measure_what_waited)
+            self._handles.append(self._optimizers[0].register_step_pre_hook(look))
+        if self._cadenced:
             self._catcher.listen()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._catcher.rest()
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         if self._recorder is None:
             return
         with self._recorder as recorder:
@@ -138,19 +150,21 @@ class Watch:
         """
         self._catcher.settle()
         self._looked_at = self.budget.clock()
+        self._waiting = None  # of a step that was never made, as a scaler has it
         with self.budget.spending():
             self._parts.append(part_of(batch, loss))
             if not self._begun:
                 self._begin()
+            self._follow()
             if self._catcher.listening:
                 self._catcher.catch(self._parts)
             self._losses.look_at(self.steps, self._parts)
             if len(self._parts) == self._accumulation:
                 if self._catcher.listening:
-                    self._measure()
+                    with as_written():
+                        self._measure()
                 self._close_step()
-        if not self._parts:
-            self._decide()
+        self._decide_now_or_later()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of yours keeps, so that the run goes on: plain values, no tensors."""
@@ -186,22 +200,56 @@ class Watch:
         recorder = recorder_of(configuration, manifest, self._out, self.budget, self._restored, self.steps)
         self._recorder = self._losses.recorder = recorder
 
+    def _follow(self) -> None:
+        """Gauges with steps of their own look at Φ, which is the same at all backwards of a step."""
+        if self._recorder is None or len(self._parts) > 1 or not self._recorder.follows(self.steps):
+            return
+        size = self._parts[0].size * self._accumulation * self.ranks.count
+        self._recorder.follow(Following(self._objective, self.steps, size, learning_rate_of(self._optimizers[0])))
+
     def _measure(self) -> None:
-        with as_written():
-            caught = self._catcher.step(
-                self._parts,
-                index=self.steps,
-                learning_rate=learning_rate_of(self._optimizers[0]),
-                proposal=self._proposal(),
-            )
-            if caught is not None and self._recorder is not None:
-                self._recorder.measure(caught)
-                self._trackers.tell(self._recorder, self.budget.clock())
+        """The step that was heard; where a gauge looks back, it waits until it is known what the update takes of it."""
+        rate, updates = learning_rate_of(self._optimizers[0]), self._updates
+        caught = self._catcher.step(
+            self._parts,
+            index=self.steps,
+            learning_rate=rate,
+            proposal=self._proposal(),
+            motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
+        )
+        if caught is None or self._recorder is None:
+            return
+        if updates is None:
+            self._record(self._recorder, caught)
+            return
+        self._waiting = caught
+        if self.ranks.alone:
+            self._catcher.rest()
+
+    def _measure_what_waited(self) -> None:
+        """The update is about to be made, and `.grad` is as it will see it."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None or self._recorder is None:
+            return
+        self._catcher.wait()
+        with self.budget.spending(), as_written():
+            self._record(self._recorder, waiting)
+        if self.ranks.alone:
+            self._decide()
+
+    def _record(self, recorder: Recorder, caught: TrainingStep) -> None:
+        recorder.measure(caught)
+        self._trackers.tell(recorder, self.budget.clock())
 
     def _close_step(self) -> None:
         """The losses of the step are kept."""
         self._losses.keep(self.steps, self._parts)
         self.steps, self._parts = self.steps + 1, []
+
+    def _decide_now_or_later(self) -> None:
+        """Later where a step waits, as its cost is not known yet; of several processes now, as the others do."""
+        if not self._parts and (self._waiting is None or not self.ranks.alone):
+            self._decide()
 
     def _decide(self) -> None:
         """Whether the step to come is measured; when the time that the one before took has been counted."""

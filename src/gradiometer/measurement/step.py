@@ -46,7 +46,8 @@ class TrainingStep:
             again ("shared"). Left out, halves are run beside the step ("apart").
         probe: Draws other examples, independent of the batch and in random order, that judge the step; called
             once, if at all. Left out, one half of the batch judges a step that is made by the other.
-        motion: Where training stood earlier, and its velocity, for the gauges that look back (see `Origin`).
+        motion: Where training stood earlier, and its velocity, for the gauges that look back (see `Origin`); or what
+            tells it when asked.
         seed: Of the random numbers that measuring draws; training's own are left alone.
     """
 
@@ -61,7 +62,7 @@ class TrainingStep:
         gradient: Sequence[Tensor | None] | None = None,
         spread: Spread | None = None,
         probe: Callable[[], Batch] | None = None,
-        motion: Motion | None = None,
+        motion: Motion | Callable[[], Motion] | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
@@ -91,7 +92,7 @@ class TrainingStep:
             for given, parameter in zip(self._gradient, self.objective.parameters, strict=True)
         ]
 
-    @property
+    @cached_property
     def motion(self) -> Motion:
         """Where training stood earlier, and the velocity it arrives with.
 
@@ -103,7 +104,7 @@ class TrainingStep:
                 "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, and give the step "
                 "`motion=origin.motion(parameters, index)`."
             )
-        return self._motion
+        return self._motion if isinstance(self._motion, Motion) else self._motion()
 
     def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
         """The inner product of two lists of one tensor a parameter, by layer, summed in double precision."""
