@@ -68,6 +68,16 @@ def known(out: Path) -> None:
         assert w.overhead["mode"] == "shared" and w.run.manifest["ranks"] == dist.get_world_size()
 
 
+def gauges(out: Path) -> None:
+    """The thermometer and the trajectory of a moving loop, plain and accumulated, clipped; and on a budget."""
+    for accumulation in (1, 2):
+        asked: dict[str, Any] = {"gauges": "noise,temperature,trajectory", "accumulation": accumulation}
+        moved = [loop(out, steps=60, rate=0.1, watched=watched, **asked)[0] for watched in (True, False)]
+        pairs = zip(*(model.parameters() for model in moved), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+    loop(out, steps=300, rate=0.1, every=None, budget=0.05, gauges="temperature")
+
+
 def refused(out: Path) -> None:
     """What cannot be measured of several processes."""
     model = Position()
@@ -75,7 +85,7 @@ def refused(out: Path) -> None:
     try:
         watch(DistributedDataParallel(model), optimizer, loss=losses, gauges="batch_sharpness")
     except BadInput as error:
-        assert "of several processes the noise alone is measured" in str(error)
+        assert "of several processes ask for noise, temperature, trajectory alone" in str(error)
     sharded = nn.Linear(4, 4)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from gradiometer import Run, diagnose
+from gradiometer.convergence.trajectory import kept_steps
+from gradiometer.exploration.heat_balance import heat_balance
 from gradiometer.problems.registry import load
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import train as train_alone
-from standing import NOISE_SCALE, assert_known
+from standing import BATCH, NOISE_SCALE, assert_known
 
 TESTS = Path(__file__).parent
 LOOPS = [sys.executable, str(TESTS / "rank_loops.py")]
@@ -57,6 +59,20 @@ def test_two_ranks_measure_the_known_noise_and_keep_the_bits(tmp_path: Path) -> 
     assert len(runs) == 4  # one a loop: the first rank alone writes
     for run in runs[:2]:
         assert_known(diagnose(Run.open(run)).estimates)
+
+
+def test_of_two_ranks_the_first_reads_the_temperature_and_the_trajectory_of_all(tmp_path: Path) -> None:
+    run_all(2, *LOOPS, "gauges", str(tmp_path))
+    plain, accumulated, on_a_budget = (Run.open(run) for run in sorted(tmp_path.iterdir()))
+    for run in (plain, accumulated):
+        series = run.series("temperature")
+        assert series.steps.tolist() == [*range(60)] and (series.batch_size == BATCH).all() and run.warnings == []
+        assert (series.moments["factor"] < 0.9).any()  # it clips at a norm of 0.5
+        balance = heat_balance(series)
+        size = np.abs(balance.configurational) + np.abs(balance.heat) + np.abs(balance.drift)
+        assert len(balance.drift) > 50 and (np.abs(balance.residual) < 1e-10 * size.sum(1, keepdims=True)).all()
+        assert run.series("trajectory").steps.tolist() == kept_steps(60)
+    assert 1 <= on_a_budget.overhead["measured_steps"] < 300
 
 
 @pytest.mark.slow

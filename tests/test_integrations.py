@@ -8,13 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from gradiometer import diagnose, sampling_of, watch
+from gradiometer.convergence.trajectory import kept_steps
 from gradiometer.errors import BadInput
+from gradiometer.exploration.heat_balance import heat_balance
 from standing import BATCH, POINTS, RATE, Position, assert_known, losses
 
 MEASURED = {"every": 1, "level": 0.999, "gauges": "noise"}
@@ -42,6 +45,7 @@ def fitted(
     steps: int = 200,
     size: int = BATCH,
     loss: Any = losses,
+    gauges: str = "noise",
     **trainer: Any,
 ):
     lightning = pytest.importorskip("lightning.pytorch")
@@ -64,7 +68,7 @@ def fitted(
             return torch.optim.SGD(self.parameters(), lr=rate, momentum=0.5)
 
     module = Standing()
-    callback = GradiometerCallback(loss, out=out, **MEASURED)
+    callback = GradiometerCallback(loss, out=out, **(MEASURED | {"gauges": gauges}))
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     quiet |= {"logger": False, "accelerator": "cpu", "devices": 1, "max_epochs": 1}
     callbacks = [callback] if watched else []
@@ -90,6 +94,27 @@ def test_lightning_measures_the_known_noise_of_unclipped_gradients_and_keeps_the
     watched, plain = (fitted(tmp_path, watched=on, **moving)[0] for on in (True, False))
     assert all(map(torch.equal, weights(watched), weights(plain)))
     assert not torch.equal(weights(plain)[0], weights(Position())[0])
+
+
+def assert_balanced(run: Any, steps: int, momentum: float) -> None:
+    """The thermometer saw every update as it was, clipped, and the trajectory the steps of its own."""
+    assert run.warnings == [] and run.series("trajectory").steps.tolist() == kept_steps(steps)
+    series = run.series("temperature")
+    assert series.steps.tolist() == [*range(steps)] and (series.moments["factor"] < 0.9).any()
+    balance = heat_balance(series, momentum=momentum)
+    size = np.abs(balance.configurational) + np.abs(balance.heat) + np.abs(balance.drift)
+    assert (np.abs(balance.residual) < 1e-10 * size.sum(1, keepdims=True)).all()
+
+
+@QUIET
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_lightning_reads_the_temperature_of_the_gradients_it_has_clipped(tmp_path: Path, accumulation: int) -> None:
+    """Its backward and its clipping are made inside of `optimizer.step`, in a closure."""
+    clipped = {"accumulate_grad_batches": accumulation, "gradient_clip_val": 0.5}
+    moving = {"steps": 40 * accumulation, "rate": 0.1, "gauges": "temperature,trajectory", **clipped}
+    watched, plain = (fitted(tmp_path, watched=on, **moving) for on in (True, False))
+    assert all(map(torch.equal, weights(watched[0]), weights(plain[0])))
+    assert_balanced(watched[1].watch.run, 40, momentum=0.5)
 
 
 @QUIET
@@ -144,13 +169,21 @@ class Returning(nn.Module):
 
 
 def trained(
-    out: Path, model: nn.Module, examples: Any, *, watched: bool = True, resume: bool = False, **arguments: Any
+    out: Path,
+    model: nn.Module,
+    examples: Any,
+    *,
+    watched: bool = True,
+    resume: bool = False,
+    gauges: str = "noise",
+    **arguments: Any,
 ):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     from gradiometer.integrations.huggingface import GradiometerCallback
 
-    callback = GradiometerCallback(lambda model, batch: model(**batch)["loss"], out=out / "runs", **MEASURED)
+    asked = MEASURED | {"gauges": gauges}
+    callback = GradiometerCallback(lambda model, batch: model(**batch)["loss"], out=out / "runs", **asked)
     settings = {
         "output_dir": str(out / "trainer"), "report_to": [], "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
         "learning_rate": RATE, "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "save_strategy": "no",
@@ -185,6 +218,19 @@ def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_t
     trained(tmp_path, plain, points(160), watched=False, **moving)
     assert all(map(torch.equal, weights(watched), weights(plain)))
     assert not torch.equal(weights(plain)[0], weights(Returning())[0])
+
+
+@QUIET
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_trainer_reads_the_temperature_of_the_gradients_it_has_clipped(tmp_path: Path, accumulation: int) -> None:
+    """It clips before the callback is called."""
+    sizes = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": BATCH // accumulation}
+    moving = {"learning_rate": 0.1, "max_grad_norm": 0.5, **sizes, "gauges": "temperature,trajectory"}
+    watched, plain = Returning(), Returning()
+    _, callback = trained(tmp_path, watched, points(160), **moving)
+    trained(tmp_path, plain, points(160), watched=False, **moving)
+    assert all(map(torch.equal, weights(watched), weights(plain)))
+    assert_balanced(callback.watch.run, 20, momentum=0.0)
 
 
 class Spoiled(nn.Module):

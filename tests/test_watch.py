@@ -441,7 +441,6 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
         ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
         ("which runs the model", lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift")),
-        ("over many steps", lambda: watch(model, sgd, loss=loss, gauges="noise,trajectory")),
         ("holds no parameter", lambda: watch(nn.Linear(2, 2), sgd, loss=loss)),
         ("got none", lambda: watch(model, [], loss=loss)),
         ("sparse gradients", lambda: watch(nn.Embedding(3, 2, sparse=True), sgd, loss=loss)),

@@ -71,6 +71,10 @@ class Updates:
         self._begun_with = self._rule()
         self._origin = Origin()
 
+    def pass_by(self, index: int) -> None:
+        """Training stands at a step that is looked at: where it does so first after a power of two is the origin."""
+        self._origin.motion(self._objective.parameters, index)
+
     def motion(self, made: Float[Tensor, " parameters"], *, index: int, learning_rate: float) -> Motion:
         """How training moves at this step; to be asked when `.grad` is as the update will see it.
 

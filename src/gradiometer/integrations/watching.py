@@ -206,6 +206,8 @@ class Watch:
             return
         size = self._parts[0].size * self._accumulation * self.ranks.count
         self._recorder.follow(Following(self._objective, self.steps, size, learning_rate_of(self._optimizers[0])))
+        if self._updates is not None:
+            self._updates.pass_by(self.steps)
 
     def _measure(self) -> None:
         """The step that was heard; where a gauge looks back, it waits until it is known what the update takes of it."""

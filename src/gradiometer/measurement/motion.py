@@ -38,7 +38,7 @@ class Update:
     def pull(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """ĝ + (λ/s)Φ, one tensor a trainable parameter."""
         return [
-            torch.add(gradient, parameter.detach(), alpha=decay / self.factor) if decay else gradient
+            gradient + decay / self.factor * parameter.detach() if decay else gradient
             for gradient, parameter, decay in zip(self.gradient, parameters, self.weight_decay, strict=True)
         ]
 

@@ -1,0 +1,472 @@
+"""The thermometer and the trajectory in a loop of one's own: the balance closes, and they see what they see in `train`."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import CASES
+from gradiometer import diagnose, watch
+from gradiometer.errors import BadInput
+from gradiometer.exploration.heat_balance import HeatBalance, heat_balance
+from gradiometer.exploration.temperature import Temperature
+from gradiometer.integrations.updates import Updates
+from gradiometer.integrations.watching import Watch
+from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.problems.registry import load
+from gradiometer.report.page import write_page
+from gradiometer.run.budget import Budget
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+from gradiometer.train import train
+from gradiometer.train.training import Training
+
+SAMPLING = Sampling(Draw.REPLACEMENT, 500)
+LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
+
+
+@dataclass
+class Loop:
+    """A loop of one's own, in doubles; what it is asked to do between `backward` and the update is done after `step`."""
+
+    out: Path
+    momentum: float = 0.0
+    nesterov: bool = False
+    decay: float = 0.0
+    steps: int = 20
+    accumulation: int = 1
+    clip: float = 0.0
+    rates: list[float] = field(default_factory=list)
+    watched: dict[str, Any] | None = field(default_factory=dict)
+    case: str = "mlp"
+    between: Callable[[nn.Module, int], None] = lambda model, step: None
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None
+    closure: bool = False
+    early: bool = False
+    """Whether it clips before `step` is called."""
+
+    def batches(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(2)
+        inputs, labels = CASES["mlp"]().batch
+        while True:
+            chosen = torch.randint(12, (6,), generator=generator)
+            yield inputs[chosen].double(), labels[chosen]
+
+    def go(self) -> tuple[nn.Module, Watch | None]:
+        torch.manual_seed(0)
+        model = CASES[self.case]().model.double()
+        made = self.optimizer or (
+            lambda model: torch.optim.SGD(
+                model.parameters(), 0.1, self.momentum, nesterov=self.nesterov, weight_decay=self.decay
+            )
+        )
+        optimizer = made(model)
+        settings = {"loss": LOSS, "out": self.out, "every": 1, "gauges": "temperature", "sampling": SAMPLING}
+        if self.watched is None:
+            self.through(model, optimizer, None)
+            return model, None
+        with watch(model, optimizer, accumulation=self.accumulation, **(settings | self.watched)) as w:
+            self.through(model, optimizer, w)
+        return model, w
+
+    def through(self, model: nn.Module, optimizer: torch.optim.Optimizer, w: Watch | None) -> None:
+        ahead = self.batches()
+        for step in range(self.steps):
+            if self.rates:
+                optimizer.param_groups[0]["lr"] = self.rates[step]
+
+            def backwards(step: int = step) -> None:
+                optimizer.zero_grad()
+                for part in range(self.accumulation):
+                    batch = next(ahead)
+                    loss = LOSS(model, batch).mean()
+                    (loss / self.accumulation).backward()
+                    if self.early and self.clip and part == self.accumulation - 1:
+                        nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+                    if w is not None:
+                        w.step(loss, batch)
+                if self.clip and not self.early:
+                    nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+                self.between(model, step)
+
+            if self.closure:
+                optimizer.step(backwards)
+            else:
+                backwards()
+                optimizer.step()
+
+
+def balance_of(w: Watch | None, momentum: float = 0.0) -> HeatBalance:
+    assert w is not None and w.run is not None and w.run.warnings == [], w.run.warnings
+    series = w.run.series("temperature")
+    assert series is not None
+    return heat_balance(series, momentum=momentum)
+
+
+def assert_closed(balance: HeatBalance, readings: int = 14) -> None:
+    """To 1e-10 of its parts, in the whole and in every layer."""
+    size = np.abs(balance.configurational) + np.abs(balance.heat) + np.abs(balance.drift)
+    assert len(balance.drift) == readings
+    assert (np.abs(balance.residual) < 1e-10 * size.sum(1, keepdims=True)).all()
+    assert (np.abs(balance.residual.sum(1)) < 1e-10 * size.sum(1)).all()
+
+
+FORMS = pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"decay": 0.3},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.8, "nesterov": True, "decay": 0.1},
+    ],
+    ids=str,
+)
+
+
+@FORMS
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_balance_of_a_watched_loop_closes_and_training_keeps_its_bits(
+    tmp_path: Path, form: dict[str, Any], clip: float, accumulation: int
+) -> None:
+    loop = {"clip": clip, "accumulation": accumulation, **form}
+    model, w = Loop(tmp_path, **loop).go()
+    alone, _ = Loop(tmp_path, **loop, watched=None).go()
+    assert all(map(torch.equal, model.parameters(), alone.parameters()))
+    assert_closed(balance_of(w, form.get("momentum", 0.0)))
+    factors = w.run.series("temperature").moments["factor"]
+    assert (factors < 0.7).any() if clip else (abs(factors - 1) < 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clip": 0.3, "early": True},
+        {"clip": 0.3, "early": True, "accumulation": 3},
+        {"clip": 0.3, "closure": True},
+        {"case": "frozen_first_layer", "decay": 0.1},
+        {"rates": np.linspace(0.1, 0.01, 20).tolist(), "clip": 0.3},
+        {"watched": {"loss": None, "gauges": "noise,temperature"}, "accumulation": 3},
+        {"watched": {"loss": lambda model, batch: 2 * LOSS(model, batch), "gauges": "temperature"}, "clip": 0.3},
+    ],
+    ids=["clipped early", "and accumulated", "a closure", "frozen", "a schedule", "no loss", "another loss"],
+)
+def test_it_closes_in_loops_of_many_kinds(tmp_path: Path, settings: dict[str, Any]) -> None:
+    model, w = Loop(tmp_path, **settings).go()
+    alone, _ = Loop(tmp_path, **(settings | {"watched": None})).go()
+    assert all(map(torch.equal, model.parameters(), alone.parameters()))
+    assert w is not None and w.run is not None
+    warned = [text for text in w.run.warnings if "give `watch` the loss that is trained" not in text]
+    assert warned == []
+    assert_closed(heat_balance(w.run.series("temperature")))
+    if settings.get("clip"):
+        assert (w.run.series("temperature").moments["factor"] < 0.9).any()
+
+
+def test_weight_decay_may_differ_and_a_parameter_without_gradient_stays(tmp_path: Path) -> None:
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.3}]
+        groups += [{"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    def unused(model: nn.Module, step: int) -> None:
+        if step % 3 == 0:
+            model[0].weight.grad = None  # SGD then leaves it where it is, weight decay and all
+
+    _, w = Loop(tmp_path, optimizer=optimizer).go()
+    assert_closed(balance_of(w))
+    model = CASES["mlp"]().model.double()
+    updates = Updates([optimizer(model)], Objective(model, LOSS), SAMPLING)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    unused(model, 0)
+    made = torch.tensor([0.0, *[float(p.numel()) for p in [*model.parameters()][1:]]], dtype=torch.float64)
+    update = updates.motion(made, index=0, learning_rate=0.1).update
+    assert update is not None and list(update.weight_decay) == [0.0, 0.0, 0.3, 0.0] and update.factor == 1.0
+    assert not update.pull([*model.parameters()])[0].any()
+
+
+def test_clipping_reads_as_the_smaller_rate_it_is(tmp_path: Path) -> None:
+    """The same path by plain SGD at the rates ηs has the same temperatures, whole and by layer."""
+    _, clipped = Loop(tmp_path, clip=0.3, steps=80).go()
+    factors = clipped.run.series("temperature").moments["factor"]
+    _, plain = Loop(tmp_path, rates=(0.1 * factors).tolist(), steps=80).go()
+    found, wanted = (Temperature().estimate(w.run.series("temperature")) for w in (clipped, plain))
+    assert factors.min() < 0.3
+    assert found.keys() - wanted.keys() == {"temperature_clipping"}
+    for name in wanted.keys() - {"temperature_residual"}:
+        for end in ("low", "value", "high"):
+            assert getattr(found[name], end) == pytest.approx(getattr(wanted[name], end), rel=1e-8), name
+    assert found["temperature_clipping"].value == pytest.approx(factors.mean())
+    assert "Gradients were clipped, to" in Temperature().interpret(found).means
+    assert "clipped" not in Temperature().interpret(wanted).means
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"microbatches": 4}], ids=str
+)
+def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form: dict[str, Any]) -> None:
+    problem, gauges = load("digits", model="mlp"), "noise,temperature,trajectory"
+    rate = 0.01 if "momentum" in form else 0.1
+    configuration = Configuration(
+        problem="digits", model="mlp", learning_rate=rate, batch_size=32, epochs=2, every=3, gauges=gauges,
+        sampling="replacement", threads=1, seed=3, **form,
+    )  # fmt: skip
+    of_train = train(problem, configuration, tmp_path)
+    mine = Training(problem, configuration, Budget(0.0))  # its parts, in a loop of our own
+    parts = form.get("microbatches", 1)
+    with watch(
+        mine.model, mine.optimizer, loss=problem.loss, out=tmp_path, sampling=mine.sampling, gauges=gauges, every=3,
+        seed=3, accumulation=parts,
+    ) as w:  # fmt: skip
+        while mine.step < mine.steps:
+            mine.optimizer.zero_grad()
+            inputs, labels = mine.batch()
+            for batch in zip(inputs.chunk(parts), labels.chunk(parts), strict=True):
+                loss = problem.loss(mine.model, batch).mean()
+                (loss / parts).backward()
+                w.step(loss, batch)
+            mine.update()
+    run = w.run
+    assert run is not None and run.warnings == [] and mine.steps == 2 * 45
+    close = {"rel": 2e-4, "abs": 1e-6} if parts > 1 else {"rel": 1e-12, "abs": 0.0}  # sums in another order, in singles
+    for gauge in ("temperature", "trajectory"):
+        found, wanted = run.series(gauge), of_train.series(gauge)
+        assert found.steps.tolist() == wanted.steps.tolist() and len(wanted) >= 30
+        assert (found.batch_size == wanted.batch_size).all() and (found.learning_rate == wanted.learning_rate).all()
+        for name, values in wanted.moments.items():
+            assert found.moments[name] == pytest.approx(values, **close), (gauge, name)
+    found, wanted = diagnose(run), diagnose(of_train)
+    names = [name for name in wanted.estimates if name.startswith("temperature") and "residual" not in name]
+    assert len(names) > 8
+    for name in names:
+        for end in ("low", "value", "high"):
+            assert getattr(found.estimates[name], end) == pytest.approx(
+                getattr(wanted.estimates[name], end), rel=max(close["rel"], 1e-9) * 10
+            ), name
+    told = [
+        {f.gauge: f.seen for f in each.findings if f.gauge in ("temperature", "trajectory")} for each in (found, wanted)
+    ]
+    assert told[0].keys() == {"temperature", "trajectory"} and (parts > 1 or told[0] == told[1])
+    assert write_page(run, found).stat().st_size > 10_000
+
+
+def test_the_trajectory_is_seen_of_any_optimizer_without_a_loss_and_at_steps_of_its_own(tmp_path: Path) -> None:
+    points: dict[int, Tensor] = {}
+
+    def two(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def between(model: nn.Module, step: int) -> None:
+        points[step] = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    asked = {"loss": None, "gauges": "trajectory", "every": None}
+    _, w = Loop(tmp_path, steps=64, optimizer=two, between=between, watched=asked, accumulation=2).go()
+    series = w.run.series("trajectory")
+    assert series.steps.tolist() == [*range(16, 32), *[32 + g * 32 // 5 + i for g in range(5) for i in range(3)], 63]
+    assert w.overhead["measured_steps"] == 0 and (series.batch_size == 12).all()
+    assert not any(parameter._backward_hooks for parameter in _.parameters())
+    from gradiometer.convergence.trajectory import Trajectory
+
+    for step, point in zip(series.steps, series.moments["point"], strict=True):
+        model = CASES["mlp"]().model.double()
+        nn.utils.vector_to_parameters(points[int(step)], model.parameters())
+        sketched = Trajectory().measure(type("Step", (), {"objective": Objective(model, LOSS)})())["point"]
+        assert point.tolist() == sketched
+
+
+def test_without_a_budget_neither_looks(tmp_path: Path) -> None:
+    _, w = Loop(tmp_path, watched={"budget": 0.0, "every": None, "gauges": "temperature,trajectory"}, steps=40).go()
+    assert w.run.series("temperature") is None and w.run.series("trajectory") is None
+
+
+class Clock:
+    """A second a training step, and a little for everything that looks at it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1e-5
+        return self.seconds
+
+
+def test_the_budget_is_kept_where_a_step_waits_for_its_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, measure = Clock(), Temperature.measure
+
+    def slow(gauge: Temperature, step: Any) -> Any:
+        clock.seconds += 3
+        return measure(gauge, step)
+
+    def a_second(model: nn.Module, step: int) -> None:
+        clock.seconds += 1
+
+    monkeypatch.setattr(Temperature, "measure", slow)
+    loop = Loop(tmp_path, steps=1000, between=a_second)
+    torch.manual_seed(0)
+    model = CASES["mlp"]().model.double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    w = watch(model, optimizer, loss=LOSS, out=tmp_path, gauges="temperature", sampling=SAMPLING)
+    w.budget.clock = clock
+    with w:
+        loop.through(model, optimizer, w)
+    assert w.overhead["measured_steps"] == 6  # the first before its cost is known, then one in 150 seconds
+    assert w.overhead["budget"] == 0.02 and 0.017 < w.overhead["used"] < 0.0202
+
+
+def test_a_scaler_changes_no_temperature_and_a_step_it_skips_is_not_measured(tmp_path: Path) -> None:
+    def measured(scaled: bool, fused: bool) -> Any:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=2.0**10, growth_interval=3)
+        torch.manual_seed(3)
+        with watch(model, optimizer, loss=LOSS, out=tmp_path, scaler=scaler, every=1, gauges="temperature") as w:
+            for step in range(16):
+                optimizer.zero_grad()
+                batch = (torch.randn(8, 8), torch.randint(5, (8,)))
+                loss = LOSS(model, batch).mean()
+                scaler.scale(loss).backward()
+                w.step(loss, batch)
+                if step == 9 and scaled:
+                    model[0].weight.grad[0, 0] = math.inf
+                if not fused and step > 9:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                scaler.step(optimizer)
+                scaler.update()
+        assert [text for text in w.run.warnings if "1 of 16 readings are not finite" not in text] == []
+        return w.run.series("temperature")
+
+    for fused in (False, True):
+        plain, scaled = measured(False, fused), measured(True, fused)
+        assert plain.steps.tolist() == [*range(16)]
+        # A step that is skipped leaves none to decide on the next; a fused optimizer skips by itself, and is called.
+        assert scaled.steps.tolist() == [s for s in range(16) if s != 9 and (fused or s != 10)]
+        for name in plain.moments:
+            assert scaled.moments[name][:9] == pytest.approx(plain.moments[name][:9], rel=1e-4, abs=1e-6), name
+
+
+def test_a_checkpoint_goes_on_about_an_origin_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CASES["mlp"]().model.double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    settings = {"loss": LOSS, "out": tmp_path, "every": 1, "gauges": "temperature", "sampling": SAMPLING}
+    loop = Loop(tmp_path, steps=10)
+    with watch(model, optimizer, **settings) as w:
+        loop.through(model, optimizer, w)
+        kept = json.loads(json.dumps(w.state_dict()))
+    again = watch(model, optimizer, **settings)
+    again.load_state_dict(kept)
+    with again:
+        loop.through(model, optimizer, again)
+    run = Run.open(w.run.path)
+    series = run.series("temperature")
+    assert series.steps.tolist() == [*range(20)]
+    assert series.moments["origin"].tolist() == [0, 1, 2, 2, 4, 4, 4, 4, 8, 8, *[10] * 6, *[16] * 4]
+    assert_closed(heat_balance(series, momentum=0.9), readings=13)
+
+
+def sgd_of(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), **({"lr": 0.1} | settings))
+
+
+class OfItsOwn(torch.optim.SGD):
+    """Another update under the same name."""
+
+
+def in_two_groups(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.01}], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (lambda model: torch.optim.Adam(model.parameters()), "whose heat balance is known for SGD and not for Adam"),
+        (lambda model: OfItsOwn(model.parameters(), lr=0.1), "is a OfItsOwn, and the heat balance is that of torch"),
+        (lambda model: [sgd_of(model[0]), sgd_of(model[2])], "that of one update, and `optimizer` has 2"),
+        (lambda model: sgd_of(model[0]), r"leaves out 2\.weight, which then has noise and no motion"),
+        (in_two_groups, r"groups of parameters with .*lr=0\.1.* and .*lr=0\.01"),
+        (lambda model: sgd_of(model, maximize=True), "has maximize True, of which no heat balance is known"),
+        (lambda model: sgd_of(model, momentum=0.5, dampening=0.1), "has dampening 0.1, of which no heat balance"),
+    ],
+)
+def test_an_update_whose_balance_is_not_known_is_refused_by_name(optimizer: Any, words: str) -> None:
+    model = CASES["mlp"]().model
+    with pytest.raises(BadInput, match=words):
+        watch(model, optimizer(model), loss=LOSS, gauges="noise,temperature")
+    watch(model, optimizer(model), loss=LOSS, gauges="noise,trajectory")
+
+
+def test_batches_from_a_set_of_unknown_size_are_refused_where_their_noise_would_be_read() -> None:
+    model = CASES["mlp"]().model
+    with pytest.raises(BadInput, match="from a training set of unknown size: give its `examples`"):
+        watch(model, sgd_of(model), loss=LOSS, gauges="temperature", sampling=Sampling(Draw.RESHUFFLED))
+
+
+def by_value(model: nn.Module, step: int) -> None:
+    if step >= 5:
+        nn.utils.clip_grad_value_(model.parameters(), 0.01)
+
+
+def with_noise(model: nn.Module, step: int) -> None:
+    if step >= 5:
+        for parameter in model.parameters():
+            parameter.grad.add_(torch.ones_like(parameter), alpha=0.01)
+
+
+def with_momentum(model: nn.Module, step: int) -> None:
+    if step >= 5:
+        model.optimizer.param_groups[0]["momentum"] = 0.5
+
+
+def with_another_rate(model: nn.Module, step: int) -> None:
+    if step >= 5:
+        model.optimizer.param_groups[0]["lr"] *= 0.5
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (by_value, "not a multiple of it (clipped by value or by layer"),
+        (with_noise, "not a multiple of it (clipped by value or by layer"),
+        (with_momentum, "began with momentum 0 and now has 0.5"),
+        (with_another_rate, "had the learning rate 0.1 when `step` was called, and 0.05 at the update"),
+    ],
+)
+def test_what_becomes_another_update_on_the_way_is_told_and_training_goes_on(
+    tmp_path: Path, between: Any, words: str, accumulation: int
+) -> None:
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        model.optimizer = sgd_of(model)
+        return model.optimizer
+
+    asked = {"gauges": "noise,temperature"}
+    loop = {"optimizer": optimizer, "between": between, "accumulation": accumulation}
+    _, w = Loop(tmp_path, watched=asked, **loop).go()
+    assert w.run.series("temperature").steps.tolist() == [*range(5)] and len(w.run.series("noise")) == 20
+    (warning,) = w.run.warnings
+    assert warning.startswith("temperature is not measured any more: `optimizer`") and words in warning
+    alone, _ = Loop(tmp_path, watched=None, **loop).go()
+    assert all(map(torch.equal, alone.parameters(), w._objective.parameters))
+
+
+def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> None:
+    def between(model: nn.Module, step: int) -> None:
+        if step in (4, 7):
+            for parameter in model.parameters():
+                parameter.grad.mul_(0.0 if step == 4 else math.nan)
+
+    _, w = Loop(tmp_path, between=between, steps=8).go()
+    assert w.run.series("temperature").steps.tolist() == [0, 1, 2, 3, 5, 6]
+    assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: left out."]
