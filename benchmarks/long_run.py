@@ -1,15 +1,18 @@
 """A run of a million readings: how long its page takes to write and to open, how large it is, and what following costs.
 
-    python benchmarks/long_run.py [--readings 1000000] [--layers 4] [--folder FOLDER]
+    python benchmarks/long_run.py [--readings 1000000] [--layers 4] [--rounds 5] [--seconds 120] [--folder FOLDER]
 
-The run is written in the recorder's own format, one line a reading. Opening is timed in chromium where playwright and
-chromium are installed: from asking for the file to the last chart drawn. Following is timed as `gradiometer show` does
-it: the same run, to which a few readings are added at a time.
+The run is written in the recorder's own format, one line a reading. Its page is written by the command in a process of
+its own, once with an empty cache, where the charts' library must be put together, and then as every later page is.
+Opening is timed in chromium where playwright and chromium are installed: from asking for the file to the last chart
+drawn. Following is timed by a real `gradiometer show`, on Linux: a hundred readings a second are added to the run while
+a listener asks for every view that is announced, as a browser does, and the share of a core is that of the process from
+its first page on. Looks at a long run are rare: an interval that tells them wants some minutes (`--seconds 600`).
 """
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -25,6 +28,8 @@ try:
 except ImportError:
     sync_playwright = None
 
+from showing import showing
+
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.reader import Run
@@ -37,15 +42,18 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--readings", type=int, default=1_000_000)
     asked.add_argument("--layers", type=int, default=4)
+    asked.add_argument("--rounds", type=int, default=5, help="Pages written.")
+    asked.add_argument("--seconds", type=float, default=120.0, help="For which the run is followed by show.")
     asked.add_argument("--folder", type=Path, default=None)
     settings = asked.parse_args()
     with TemporaryDirectory() as temporary:
         run = long_run(settings.folder or Path(temporary), settings.readings, settings.layers)
         size = (run / "readings.jsonl").stat().st_size
         print(f"{settings.readings:,} readings of {settings.layers} layers, {size / 1e6:.0f} MB on disk")
-        report(run)
+        report(run, settings.rounds)
         opening(run)
         following(run, settings.layers)
+        show(run, settings.readings, settings.layers, settings.seconds)
 
 
 def long_run(folder: Path, readings: int, layers: int) -> Path:
@@ -92,17 +100,31 @@ def encode(record: dict[str, object]) -> bytes:
     return msgspec.json.encode(record) + b"\n"
 
 
-def report(run: Path) -> None:
+def report(run: Path, rounds: int) -> None:
     """The command as a person starts it, in a process of its own."""
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "gradiometer", "report", str(run)], check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with TemporaryDirectory() as cache:
+        first, *later = [written(run, os.environ | {"XDG_CACHE_HOME": cache}) for _ in range(rounds + 1)]
     page = (run / "report.html").stat().st_size
+    processor = [each[0] for each in later]
     print(
-        f"gradiometer report: {time.perf_counter() - began:.2f} s ({processor:.2f} s of a core), "
-        f"{after.ru_maxrss / 1e3:.0f} MB at most; the page is {page / 1e6:.2f} MB"
+        f"gradiometer report: {np.median(processor):.2f} s of a core, median of {rounds} "
+        f"({min(processor):.2f} to {max(processor):.2f}), {np.median([each[1] for each in later]):.2f} s in all; "
+        f"the first page on a machine {first[0]:.2f} s of a core"
     )
+    print(f"at most {max(each[2] for each in (first, *later)) / 1e6:.0f} MB; the page is {page / 1e6:.2f} MB")
+
+
+def written(run: Path, environment: dict[str, str]) -> tuple[float, float, float]:
+    """Seconds of a core, seconds, and peak memory in bytes of one process that writes the page."""
+    command = [sys.executable, "-m", "gradiometer", "report", str(run)]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"gradiometer report ended with {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return used.ru_utime + used.ru_stime, time.perf_counter() - began, unit * used.ru_maxrss
 
 
 def opening(run: Path) -> None:
@@ -140,6 +162,27 @@ def following(run: Path, layers: int, rounds: int = 20, more: int = 100) -> None
         assert opened.steps == start + more - 1 or opened.status == "finished"
         spent.append(time.process_time() - began)
     print(f"reading {more} more: {1e3 * np.median(spent):.1f} ms of a core, median of {rounds}")
+
+
+def show(run: Path, readings: int, layers: int, seconds: float) -> None:
+    """What a process of `gradiometer show` uses while the run goes on and somebody looks."""
+    if not Path("/proc/self/stat").exists():
+        print("gradiometer show: what another process uses is read from /proc, which is Linux's")
+        return
+    steps = iter(range(2 * readings, 2**53, 100))
+
+    def train() -> None:
+        start = next(steps)
+        with (run / "readings.jsonl").open("ab") as file:
+            file.writelines(lines(start, start + 100, readings, layers))
+
+    shown = showing(run, seconds, train)
+    share = shown.share
+    print(
+        f"gradiometer show: {100 * share.value:.2f} % of a core [{100 * share.low:.2f}, {100 * share.high:.2f}] "
+        f"({share.level:.0%}, {share.method}) over {seconds:.0f} s, {shown.updates} views sent, "
+        f"at most {shown.at_most / 1e6:.0f} MB; the first page {shown.first:.2f} s of a core"
+    )
 
 
 if __name__ == "__main__":

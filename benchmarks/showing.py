@@ -27,15 +27,13 @@ class Shown:
     """What a process of `gradiometer show` used.
 
     Attributes:
-        first: Seconds of a core until its first page was there, and
-        waited: seconds it took.
+        first: Seconds of a core until its first page was there.
         shares: Of a core, in every slice after that, in order.
         updates: Views that were asked for and sent.
         at_most: Peak memory, bytes.
     """
 
     first: float
-    waited: float
     shares: list[float] = field(default_factory=list)
     updates: int = 0
     at_most: int = 0
@@ -55,10 +53,9 @@ def showing(run: Path, seconds: float, write: Callable[[], None]) -> Shown:
         write: Adds to the run what a second of training does; called once in a slice.
     """
     with _process(run) as (process, address):
-        began = time.perf_counter()
         with urllib.request.urlopen(address, timeout=300) as page:
             page.read()
-        shown = Shown(_used(process.pid), time.perf_counter() - began)
+        shown = Shown(_used(process.pid))
         threading.Thread(target=_listen, args=(f"{address}run/0/", shown), daemon=True).start()
         before, at = _used(process.pid), time.perf_counter()
         end = at + seconds

@@ -119,3 +119,25 @@ def test_a_file_of_many_pieces_is_read_as_one(run: Run, monkeypatch: pytest.Monk
     pieces = Run.open(run.path).series("noise")
     assert pieces.steps.tolist() == whole.steps.tolist() == list(range(200))
     assert (pieces.moments["layers"] == whole.moments["layers"]).all()
+
+
+def test_readings_that_come_a_few_at_a_time_lie_in_few_blocks(run: Run) -> None:
+    followed = run
+    for step in range(0, 300, 3):
+        write(run, "".join(reading(step + place) for place in range(1 + step % 2)))
+        followed = followed.refreshed()
+        assert followed.series("noise") is not None
+        lengths = [len(block) for block in followed._journal._columns["noise"]]
+        assert all(length > 2 * sum(lengths[place + 1 :]) for place, length in enumerate(lengths))
+    assert followed.series("noise").steps.tolist() == Run.open(run.path).series("noise").steps.tolist()
+
+
+@pytest.mark.parametrize("odd", [3.0, "nan", [1.0], [1.0, 2.0, 3.0]])
+def test_one_reading_of_another_shape_among_many_costs_itself(run: Run, odd: object) -> None:
+    strange = {"kind": "reading", "gauge": "noise", "step": 1, "batch_size": 4, "learning_rate": 0.1}
+    line = json.dumps(strange | {"moments": {"trace": 2.0, "layers": odd}}) + "\n"
+    write(run, reading(0) + line + reading(2))
+    found = run.refreshed()
+    assert found.series("noise").steps.tolist() == [0, 2]
+    assert found.series("noise").moments["layers"].tolist() == [[1.0, 0.0], [1.0, 2.0]]
+    assert len(found.warnings) == 1 and found.warnings[0].startswith("noise: 1 ")

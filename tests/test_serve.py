@@ -20,6 +20,7 @@ from gradiometer.errors import BadInput
 from gradiometer.report.follow import SHARE, Followed
 from gradiometer.report.serve import Live
 from gradiometer.run.reader import Run
+from gradiometer.run.readings import Readings
 from report_run import run_in
 
 
@@ -145,6 +146,27 @@ def test_a_run_is_drawn_again_only_when_it_has_changed_and_within_its_share(tmp_
     assert followed.view.version == 2
     followed.not_before = 0.0
     assert not followed.look()
+
+
+def test_reading_a_run_from_its_start_is_not_charged_to_the_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, read = run_in(tmp_path, steps=60), Readings.read
+
+    def slowly(readings: Readings) -> bool:
+        until = time.thread_time() + 1.0
+        while time.thread_time() < until:
+            pass
+        return read(readings)
+
+    monkeypatch.setattr(Readings, "read", slowly)
+    followed = Followed(run.path)
+    assert followed.look()
+    assert followed.not_before - time.monotonic() < 1.0 / SHARE
+    add_losses(run, 61, 10)
+    followed.not_before = 0.0
+    assert followed.look()
+    assert followed.not_before - time.monotonic() > 1.0 / SHARE
 
 
 def test_a_run_that_is_moved_away_leaves_its_last_view(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
         note=(
             "Sixteen iterates of every doubling of the steps are kept, at five places in it. On these axes a run that "
             "comes to rest goes down, one that wanders about a place stays level, and one under way goes up, a random "
-            "walk by a factor of √2 a doubling. Lengths are those of a sketch of 61 numbers where Φ has more; the intervals hold "
-            "what it errs by."
+            "walk by a factor of √2 a doubling. Lengths are those of a sketch of 61 numbers where Φ has more; the "
+            "intervals hold what it errs by."
         ),
     )
 

@@ -1,0 +1,32 @@
+"""What a run's readings say along the run, and in the latest window."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gradiometer.diagnosis import diagnose, windows
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.run.reader import Run
+from report_run import LAYERS, run_in
+
+
+def test_along_the_run_whole_quantities_are_estimated_and_layers_in_the_latest_window_alone(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    random = np.random.default_rng(0)
+    with run.folder.readings_path().open("a") as file:
+        for step in range(100):
+            moments = {"trace": random.gamma(2, 4, 5).tolist(), "signal": random.normal(0.1, 0.2, 5).tolist()}
+            line = {"kind": "reading", "gauge": "noise", "step": step, "batch_size": 32, "learning_rate": 0.1}
+            file.write(json.dumps(line | {"moments": moments}) + "\n")
+    run = Run.open(run.path)
+    found, series = diagnose(run), run.series("noise")
+    assert series is not None and series.layers == LAYERS
+    assert {name for name in found.estimates if "/" in name} == {
+        f"{quantity}/{layer}" for quantity in ("noise_scale", "noise_share") for layer in LAYERS
+    }
+    assert set(found.history) == {name for name in found.estimates if name.isidentifier() and "test_" not in name}
+    for place, window in enumerate(windows(series)):
+        expected = GradientNoise().estimate(window)
+        for name, points in found.history.items():
+            assert points[place] == (int(window.steps[-1]), expected[name])
