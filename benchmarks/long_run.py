@@ -180,7 +180,7 @@ def show(run: Path, readings: int, layers: int, seconds: float) -> None:
     share = shown.share
     print(
         f"gradiometer show: {100 * share.value:.2f} % of a core [{100 * share.low:.2f}, {100 * share.high:.2f}] "
-        f"({share.level:.0%}, {share.method}) over {seconds:.0f} s, {shown.updates} views sent, "
+        f"({share.level:.0%}, {share.method}) over {seconds:.0f} s, {len(shown.looks)} views sent, "
         f"at most {shown.at_most / 1e6:.0f} MB; the first page {shown.first:.2f} s of a core"
     )
 

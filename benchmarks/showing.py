@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty import FEWEST_READINGS, ratio_of_means
 
 SLICE = 1.0
-"""Seconds of a slice: what was used in each is a share of a core."""
+"""Seconds of a slice."""
 
 
 @dataclass
@@ -28,20 +28,31 @@ class Shown:
 
     Attributes:
         first: Seconds of a core until its first page was there.
-        shares: Of a core, in every slice after that, in order.
-        updates: Views that were asked for and sent.
+        used: Seconds of a core in every slice after that, in order, and
+        passed: the seconds it lasted.
+        looks: Slices before which another view was asked for and sent.
         at_most: Peak memory, bytes.
     """
 
     first: float
-    shares: list[float] = field(default_factory=list)
-    updates: int = 0
+    used: list[float] = field(default_factory=list)
+    passed: list[float] = field(default_factory=list)
+    looks: list[int] = field(default_factory=list)
     at_most: int = 0
 
     @property
     def share(self) -> Estimate:
-        """Of a core, with Student's interval on the means of consecutive slices."""
-        return mean(np.array(self.shares), level=0.9)
+        """Of a core: from look to look where there are four such times, else by slices.
+
+        What passes from look to look is alike, so that the ratio of means has a narrow interval there; slices hold a
+        look or none, and their interval is wide.
+        """
+        used, passed, level = np.array(self.used), np.array(self.passed), 0.9
+        looks = [place for place in self.looks if place < len(used)]
+        if len(looks) > FEWEST_READINGS:
+            used, passed = (np.add.reduceat(each, looks)[:-1] for each in (used, passed))
+            return ratio_of_means(used, passed, level=level, batches=len(used))
+        return ratio_of_means(used, passed, level=level)
 
 
 def showing(run: Path, seconds: float, write: Callable[[], None]) -> Shown:
@@ -63,7 +74,8 @@ def showing(run: Path, seconds: float, write: Callable[[], None]) -> Shown:
             write()
             time.sleep(max(at + SLICE - time.perf_counter(), 0))
             used, now = _used(process.pid), time.perf_counter()
-            shown.shares.append((used - before) / (now - at))
+            shown.used.append(used - before)
+            shown.passed.append(now - at)
             before, at = used, now
         status = Path(f"/proc/{process.pid}/status").read_text()
         shown.at_most = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
@@ -90,7 +102,7 @@ def _listen(place: str, shown: Shown) -> None:
                     if version:
                         with urllib.request.urlopen(f"{place}update", timeout=300) as update:
                             json.load(update)
-                        shown.updates += 1
+                        shown.looks.append(len(shown.used) + 1)
                     version = int(line.removeprefix(b"data: "))
     except OSError:  # it has ended
         return

@@ -121,15 +121,16 @@ def test_a_file_of_many_pieces_is_read_as_one(run: Run, monkeypatch: pytest.Monk
     assert (pieces.moments["layers"] == whole.moments["layers"]).all()
 
 
-def test_readings_that_come_a_few_at_a_time_lie_in_few_blocks(run: Run) -> None:
-    followed = run
-    for step in range(0, 300, 3):
-        write(run, "".join(reading(step + place) for place in range(1 + step % 2)))
-        followed = followed.refreshed()
-        assert followed.series("noise") is not None
-        lengths = [len(block) for block in followed._journal._columns["noise"]]
-        assert all(length > 2 * sum(lengths[place + 1 :]) for place, length in enumerate(lengths))
-    assert followed.series("noise").steps.tolist() == Run.open(run.path).series("noise").steps.tolist()
+def test_readings_that_were_handed_out_are_kept_in_one_piece_and_as_they_were(run: Run) -> None:
+    write(run, "".join(reading(step) for step in range(5)))
+    first = run.refreshed()
+    before = first.series("noise")
+    steps = before.steps.copy()
+    write(run, "".join(reading(step) for step in range(5, 9)))
+    after = first.refreshed().series("noise")
+    assert [len(block) for block in first._journal._columns["noise"]] == [9]
+    assert np.shares_memory(after.moments["layers"], first._journal._columns["noise"][0].moments["layers"])
+    assert (before.steps == steps).all() and after.steps.tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("odd", [3.0, "nan", [1.0], [1.0, 2.0, 3.0]])

@@ -352,3 +352,14 @@ def with_a(value: float) -> np.ndarray:
 def test_nonsense_is_refused_by_name(call, message):
     with pytest.raises(BadInput, match=message):
         call()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-150, 1e150])
+def test_the_batches_of_a_ratio_follow_what_its_error_is_made_of(size: float) -> None:
+    random = np.random.default_rng(0)
+    slow = 5 + np.sin(np.linspace(0, 3 * np.pi, 2400))
+    white = random.normal(size=(2, 2400))
+    cancels = ratio_of_means(size * (3 * slow + white[0]), slow)
+    assert cancels.method.startswith("Fieller, 24 batches"), "what both have in common is not in their ratio"
+    remains = ratio_of_means(size * (3 * slow + white[0]), 5 + white[1])
+    assert remains.method.startswith(("Fieller, 6 batches", "Fieller, 12 batches"))

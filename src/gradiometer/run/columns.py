@@ -41,7 +41,9 @@ class Columns:
         """Which have no moment that is not a finite number."""
         found = np.ones(len(self), dtype=bool)
         for values in self.moments.values():
-            found &= np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(axis=1)
+            finite = np.isfinite(values)
+            if not finite.all():
+                found &= finite if finite.ndim == 1 else finite.all(axis=1)
         return found
 
     @classmethod
@@ -116,20 +118,12 @@ def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
     return numbers.reshape(len(values), length)
 
 
-def merge(blocks: list[Columns]) -> None:
-    """Join the last blocks, in place and once, so that each is more than twice what follows it in its shape.
-
-    Readings of one shape that come a few at a time then lie in about log n blocks, and each is copied log n times.
-    """
-    start, after = len(blocks), 0
-    for place in reversed(range(len(blocks))):
-        if blocks[place].shape != blocks[-1].shape:
-            break
-        if len(blocks[place]) <= 2 * after:
-            start = place
-        after += len(blocks[place])
-    if start < len(blocks):
-        blocks[start:] = [Columns.joined(blocks[start:])]
+def merged(blocks: Sequence[Columns]) -> list[Columns]:
+    """One block of each shape, in the order the shapes first appear; what is one already is not copied."""
+    by_shape: dict[Shape, list[Columns]] = {}
+    for block in blocks:
+        by_shape.setdefault(block.shape, []).append(block)
+    return [Columns.joined(part) for part in by_shape.values()]
 
 
 def _shape(line: Readable) -> Shape:

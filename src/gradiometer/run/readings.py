@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.columns import Columns, columns_of, in_order, merge, usable
+from gradiometer.run.columns import Columns, columns_of, in_order, merged, usable
 from gradiometer.run.journal import NOT_FINITE, grouped
 
 AT_ONCE = 1 << 20
@@ -123,8 +123,6 @@ class Readings:
             self._take_in([record])
             self._torn = False
             self._offset += len(rest)
-        for blocks in self._columns.values():
-            merge(blocks)
         return True
 
     def _take(self, content: bytes) -> None:
@@ -186,7 +184,8 @@ class Readings:
         found: dict[str, Series] = {}
         warnings: list[str] = []
         for gauge, blocks in self._columns.items():
-            columns, complaints = usable(gauge, [block for block in blocks if len(block)])
+            blocks[:] = merged([block for block in blocks if len(block)])  # kept so, for whoever asks again
+            columns, complaints = usable(gauge, blocks)
             warnings += complaints
             if columns is not None:
                 found[gauge] = Series(
