@@ -1,6 +1,7 @@
 """The budget: kept to on a clock that the test moves."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -60,6 +61,26 @@ def test_a_measurement_that_became_dear_is_made_less_often() -> None:
     assert budget.used < 0.0201
 
 
+def test_a_dear_kind_is_saved_for_and_a_cheap_one_goes_by_its_own_cost() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    made = []
+    for step in range(20_000):
+        clock.now += 0.01
+        kind, cost = ("dear", 0.5) if len(made) % 16 == 15 else ("cheap", 0.002)
+        if budget.fits(kind, guess=0.5 if kind == "dear" else 0.0):
+            made.append((step, kind))
+            with budget.measuring(kind):
+                clock.now += cost
+            assert budget.used <= 0.02 + 1e-9 or step < 20
+    steps = [step for step, _ in made]
+    gaps = [later - earlier for earlier, later in pairwise(steps)]
+    before_dear = [gap for gap, (_, kind) in zip(gaps, made[1:], strict=True) if kind == "dear"]
+    others = [gap for gap, (_, kind) in zip(gaps, made[1:], strict=True) if kind == "cheap"]
+    assert min(before_dear) >= 2400 and max(others[1:]) <= 11  # the first was let through before it was earned
+    assert budget.expected("dear") == pytest.approx(0.5) and budget.expected("other", guess=3.0) == 3.0
+
+
 def test_a_share_of_zero_never_measures() -> None:
     clock = Clock()
     budget = Budget(0.0, clock)
@@ -86,7 +107,7 @@ def test_drawing_counts_too_and_what_is_nested_counts_once() -> None:
         with budget.measuring():
             clock.now += 2
     clock.now += 100
-    assert budget.spent == pytest.approx(3) and budget.expected == pytest.approx(2)
+    assert budget.spent == pytest.approx(3) and budget.expected() == pytest.approx(2)
     assert budget.used == pytest.approx(0.03)
 
 
@@ -96,7 +117,7 @@ def test_time_is_counted_where_measuring_fails() -> None:
     with pytest.raises(ZeroDivisionError), budget.measuring():
         clock.now += 5
         raise ZeroDivisionError
-    assert budget.spent == pytest.approx(5) and budget.expected == 0.0
+    assert budget.spent == pytest.approx(5) and budget.expected() == 0.0
 
 
 def test_a_budget_goes_on_from_its_checkpoint() -> None:
@@ -120,4 +141,4 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 
 def test_a_damaged_state_is_refused() -> None:
     with pytest.raises(BadInput, match="0 ≤ spent ≤ elapsed"):
-        Budget(0.1).load_state_dict({"elapsed": 1.0, "spent": math.nan, "costs": []})
+        Budget(0.1).load_state_dict({"elapsed": 1.0, "spent": math.nan, "costs": {}})

@@ -271,7 +271,9 @@ class Watch:
         if (every := self._asked["every"]) is not None:
             return int((self.steps // every + 1) * every)
         return self.steps + self.budget.steps_to_earn(
-            self.steps - self._first_step + 1, under_way=self.budget.clock() - self._looked_at
+            self.steps - self._first_step + 1,
+            under_way=self.budget.clock() - self._looked_at,
+            kind="" if self._recorder is None else self._recorder.kind(ahead=1),
         )
 
     def _warn(self, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +17,8 @@ class Budget:
 
     Training time is the time that has gone by, less what the instrument used. It is counted from the first
     question or the first use, not from when the budget is made, so that loading data earns nothing.
-    One measurement is let through before its cost is known: until that is earned, more than the share is used.
+    Measurements of one kind are taken to cost what the last few of them did. One of a kind of which none was made yet
+    is let through unless a guess is given; until what it cost is earned, more than the share is used.
 
     Args:
         share: Share of the training time, at least 0 and below 1; 0: nothing ever fits.
@@ -32,7 +33,7 @@ class Budget:
         self.spent = 0.0
         self._earlier = 0.0
         self._started: float | None = None
-        self._costs: deque[float] = deque(maxlen=_REMEMBERED)
+        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._depth = 0
 
     def start(self) -> None:
@@ -50,10 +51,10 @@ class Budget:
         """Seconds of training: those gone by, less those the instrument used."""
         return self.elapsed - self.spent
 
-    @property
-    def expected(self) -> float:
-        """Seconds the next measurement will take: the mean of the last few, 0 before the first."""
-        return sum(self._costs) / len(self._costs) if self._costs else 0.0
+    def expected(self, kind: str = "", guess: float = 0.0) -> float:
+        """Seconds the next measurement of a kind will take: the mean of the last few, a guess before the first."""
+        costs = self._costs.get(kind)
+        return sum(costs) / len(costs) if costs else guess
 
     @property
     def used(self) -> float:
@@ -63,22 +64,23 @@ class Budget:
         training = self.training
         return self.spent / training if training > 0 else float("inf")
 
-    def fits(self) -> bool:
-        """Whether another measurement keeps within the share."""
+    def fits(self, kind: str = "", guess: float = 0.0) -> bool:
+        """Whether another measurement of a kind keeps within the share; before the first, by a guess of its seconds."""
         if self.share == 0:
             return False
         self.start()
-        return self.spent + self.expected <= self.share * self.training
+        return self.spent + self.expected(kind, guess) <= self.share * self.training
 
-    def steps_to_earn(self, steps: int, under_way: float = 0.0) -> int:
+    def steps_to_earn(self, steps: int, under_way: float = 0.0, kind: str = "") -> int:
         """Steps until another measurement fits, at least 1, at the pace of those made so far.
 
         Args:
             steps: Made since counting began.
             under_way: Seconds of a measurement that is going on and is not counted yet.
+            kind: Of the next.
         """
         training = self.training - under_way
-        pace, next_one = training / max(steps, 1), max(self.expected, under_way)
+        pace, next_one = training / max(steps, 1), max(self.expected(kind), under_way)
         if not (self.share > 0 and pace > 0):
             return 1
         return max(math.ceil(((self.spent + under_way + next_one) / self.share - training) / pace), 1)
@@ -97,16 +99,20 @@ class Budget:
                 self.spent += self.clock() - began
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Count what is done inside, and expect the next measurement to take about as long."""
+    def measuring(self, kind: str = "") -> Iterator[None]:
+        """Count what is done inside, and expect the next measurement of the kind to take about as long."""
         with self.spending():
             began = self.clock()
             yield
-            self._costs.append(self.clock() - began)
+            self._costs[kind].append(self.clock() - began)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"elapsed": self.elapsed, "spent": self.spent, "costs": list(self._costs)}
+        return {
+            "elapsed": self.elapsed,
+            "spent": self.spent,
+            "costs": {kind: list(costs) for kind, costs in self._costs.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; the time between the two processes is nobody's."""
@@ -114,4 +120,6 @@ class Budget:
         if not 0 <= spent <= elapsed:
             raise BadInput(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {spent} s of {elapsed} s.")
         self._earlier, self.spent, self._started = elapsed, spent, None
-        self._costs = deque((float(cost) for cost in state["costs"]), maxlen=_REMEMBERED)
+        self._costs.clear()
+        for kind, costs in state["costs"].items():
+            self._costs[kind].extend(map(float, costs))

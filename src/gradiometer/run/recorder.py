@@ -17,6 +17,9 @@ LOSSES_A_LINE = 1000
 RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
 
+DEAR = 8
+"""Steps that a measurement with gauges that are asked at one in many is taken to cost, until one was made."""
+
 Mode = Literal["apart", "shared"]
 
 
@@ -111,7 +114,7 @@ class Recorder:
         self._refused: set[str] = set()
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         self._cadenced = tuple(gauge for gauge in self.gauges if not gauge.own_steps)
-        self._measured_steps = 0
+        self._asked_about = self._measured_steps = 0
         self._first_measured = self._last_measured = 0
 
     def due(self, step: int) -> bool:
@@ -120,11 +123,16 @@ class Recorder:
         if not now - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
         self.budget.start()
+        self._asked_about += 1
         if self._share == 0 or not self._cadenced:
             return False
         if self.every is not None:
             return step % self.every == 0
-        return self._share is None or self.budget.fits()
+        return self._share is None or self.budget.fits(self.kind(), self._guess())
+
+    def kind(self, ahead: int = 0) -> str:
+        """What is asked at the next measured step, or at one so many further: the names of the gauges."""
+        return ",".join(gauge.name for gauge in self._turn(ahead))
 
     def measure(self, step: Measurable) -> list[Reading]:
         """Ask the gauges whose turn it is for their moments of this step, and record them.
@@ -132,7 +140,7 @@ class Recorder:
         A gauge that cannot measure this training (a loss without a second derivative) says so in an event and is not
         asked again; training goes on.
         """
-        with self.budget.measuring():
+        with self.budget.measuring(self.kind()):
             readings = [reading for gauge in self._turn() if (reading := self._asked(gauge, step)) is not None]
             for reading in readings:
                 self._record(reading)
@@ -243,6 +251,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {
+            "asked_about": self._asked_about,
             "measured_steps": self._measured_steps,
             "first_measured": self._first_measured,
             "last_measured": self._last_measured,
@@ -251,15 +260,20 @@ class Recorder:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._measured_steps = int(state["measured_steps"])
+        self._asked_about, self._measured_steps = int(state["asked_about"]), int(state["measured_steps"])
         self._first_measured = int(state["first_measured"])
         self._last_measured = int(state["last_measured"])
         self.budget.load_state_dict(state["budget"])
 
-    def _turn(self) -> list[Measures]:
+    def _guess(self) -> float:
+        """Seconds of a measurement of a kind that was never made: none where all is cheap, as it is soon known."""
+        dear = any(gauge.one_in > 1 for gauge in self._turn())
+        return DEAR * self.budget.training / self._asked_about if dear else 0.0
+
+    def _turn(self, ahead: int = 0) -> list[Measures]:
         """The gauges whose turn it is; the dear ones come last in their round, when a first cheap reading is in."""
         working = [gauge for gauge in self._cadenced if gauge.name not in self._refused]
-        return [gauge for gauge in working if (self._measured_steps + 1) % gauge.one_in == 0]
+        return [gauge for gauge in working if (self._measured_steps + 1 + ahead) % gauge.one_in == 0]
 
     def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:
         try:
