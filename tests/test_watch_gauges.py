@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conftest import CASES
 from gradiometer import diagnose, watch
+from gradiometer.convergence.trajectory import Trajectory, kept_steps, sketch
 from gradiometer.errors import BadInput
 from gradiometer.exploration.heat_balance import HeatBalance, heat_balance
 from gradiometer.exploration.temperature import Temperature
@@ -260,28 +261,33 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
     assert write_page(run, found).stat().st_size > 10_000
 
 
-def test_the_trajectory_is_seen_of_any_optimizer_without_a_loss_and_at_steps_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_trajectory_is_seen_of_any_optimizer_without_a_loss_at_steps_of_its_own_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int
+) -> None:
     points: dict[int, Tensor] = {}
+    measure, asked = Trajectory.measure, []
 
-    def two(model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(model.parameters(), lr=0.01)
+    def counted(gauge: Trajectory, step: Any) -> Any:
+        asked.append(step.index)
+        return measure(gauge, step)
 
     def between(model: nn.Module, step: int) -> None:
         points[step] = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert not any(parameter._backward_hooks for parameter in model.parameters())
 
-    asked = {"loss": None, "gauges": "trajectory", "every": None}
-    _, w = Loop(tmp_path, steps=64, optimizer=two, between=between, watched=asked, accumulation=2).go()
+    monkeypatch.setattr(Trajectory, "measure", counted)
+    alone = {"loss": None, "gauges": "trajectory", "every": None}
+    loop = Loop(tmp_path, steps=64, between=between, watched=alone, accumulation=accumulation)
+    loop.optimizer = lambda model: torch.optim.Adam(model.parameters(), lr=0.01)
+    _, w = loop.go()
     series = w.run.series("trajectory")
-    assert series.steps.tolist() == [*range(16, 32), *[32 + g * 32 // 5 + i for g in range(5) for i in range(3)], 63]
-    assert w.overhead["measured_steps"] == 0 and (series.batch_size == 12).all()
-    assert not any(parameter._backward_hooks for parameter in _.parameters())
-    from gradiometer.convergence.trajectory import Trajectory
-
+    assert series.steps.tolist() == asked == kept_steps(64) and len(asked) == 32
+    assert w.overhead["measured_steps"] == 0 and (series.batch_size == 6 * accumulation).all()
     for step, point in zip(series.steps, series.moments["point"], strict=True):
         model = CASES["mlp"]().model.double()
         nn.utils.vector_to_parameters(points[int(step)], model.parameters())
-        sketched = Trajectory().measure(type("Step", (), {"objective": Objective(model, LOSS)})())["point"]
-        assert point.tolist() == sketched
+        assert point.tolist() == sketch([*model.parameters()]).tolist()
 
 
 def test_without_a_budget_neither_looks(tmp_path: Path) -> None:
@@ -470,3 +476,12 @@ def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> No
     _, w = Loop(tmp_path, between=between, steps=8).go()
     assert w.run.series("temperature").steps.tolist() == [0, 1, 2, 3, 5, 6]
     assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: left out."]
+
+
+def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(tmp_path: Path) -> None:
+    own = Loop(tmp_path).go()[1].run.series("temperature").moments
+    twice = {"loss": lambda model, batch: 2 * LOSS(model, batch)}
+    other = Loop(tmp_path, watched=twice).go()[1].run.series("temperature").moments
+    assert other["noise"] == pytest.approx(4 * own["noise"], rel=1e-9)
+    for name in ("kick", "configurational", "distance"):
+        assert other[name] == pytest.approx(own[name], rel=1e-12), name
