@@ -245,6 +245,40 @@ def test_on_a_quadratic_it_reads_the_temperature_of_the_exact_law(sgd: Sgd, inje
     assert found["temperature_injected"] == Estimate.exact(injected, unit="loss") and "forgotten_curvature" not in found
 
 
+def test_of_a_clipped_gradient_it_reads_the_temperature_of_the_parameters() -> None:
+    """In 96 directions alike, half of the length clipped away: a balance of what is applied would read half of it."""
+    chains, dimension, rate, steps = 60, 96, 0.1, 300
+    draw, here = np.random.default_rng(7), np.zeros((chains, dimension))
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in ("configurational", "kick", "distance", "factor")}
+    for step in range(steps + 100):
+        gradient = here + draw.standard_normal((chains, dimension))
+        length = np.linalg.norm(gradient, axis=1)
+        factor = np.minimum(1, 0.5 * math.sqrt(dimension) / length)
+        if step >= 100:
+            kept["configurational"].append((here * gradient).sum(1))
+            kept["kick"].append(rate * factor * length**2 / 2)
+            kept["distance"].append((here**2).sum(1))
+            kept["factor"].append(factor)
+        here = here - rate * factor[:, None] * gradient
+    moments = {name: np.stack(values) for name, values in kept.items()}
+    spread = np.full(steps, 4.0 * dimension)  # tr Σ, where the batch of 4 has the noise of one a direction
+    heat, inside = [], []
+    for chain in range(chains):
+        of_chain = {name: moments[name][:, chain, None] for name in ("configurational", "kick", "distance")}
+        of_chain |= {"noise": spread[:, None], "parameters": np.full((steps, 1), dimension), "origin": np.zeros(steps)}
+        of_chain["factor"] = moments["factor"][:, chain]
+        settings = (np.arange(steps), np.full(steps, 4), np.full(steps, rate), of_chain, INDEPENDENT)
+        balance = heat_balance(Series("temperature", *settings))
+        assert np.abs(balance.residual).max() < 1e-10
+        assert balance.minibatch.mean() == pytest.approx(rate * moments["factor"][:-1, chain].mean() * dimension / 2)
+        heat.append(balance.heat.mean() / dimension)
+        inside.append(balance.configurational.mean() / dimension)
+    exact = moments["distance"].mean(0) / dimension  # equipartition, at curvature one
+    error = np.std(inside - exact) / math.sqrt(chains)
+    assert abs(np.mean(inside) - exact.mean()) < 4 * error and error < 0.01 * exact.mean()
+    assert np.mean(heat) == pytest.approx(exact.mean(), rel=0.01)
+
+
 @pytest.mark.slow
 @KINDS
 def test_nine_in_ten_intervals_hold_the_temperature_of_the_exact_law(sgd: Sgd) -> None:

@@ -53,7 +53,9 @@ class Temperature(Gauge):
     η/(B(1 − μ)). There is one temperature for all directions only where the noise is isotropic, so it is effective.
 
     Where the step knows its update, ĝ may have been clipped by its norm. What is applied is sĝ, a step at the rate ηs,
-    and the balance is that of ĝ at ηs: T_conf stays what equipartition means, and the balance an identity.
+    and the balance is that of ĝ at ηs: T_conf stays what equipartition means, and the balance an identity. As s is
+    small where ĝ is long, the drift is not quite nothing at stationarity, and T is too low by a share of about one in
+    twice the dimensions of the noise.
 
     Costs a few inner products, and the spread that the noise gauge shares. It looks back: the step needs a `motion`,
     whose origin is one copy of the parameters.
@@ -206,9 +208,11 @@ class Temperature(Gauge):
         if (clipping := estimates.get("temperature_clipping")) is not None:
             means = (
                 f"Gradients were clipped, to {clipping} of their length on average: it is the temperature of a "
-                "learning rate smaller by as much, and goes with η; with B as far as clipping lets it."
+                "learning rate smaller by as much, and goes with η; with B as far as clipping lets it. Where the noise "
+                "has few directions the parameters are a little hotter."
             )
-        means += _against_the_posterior(estimates.get("temperature_posterior")) + _on_its_way(share)
+        means += _against_the_posterior(estimates.get("temperature_posterior"))
+        means += _on_its_way(share) if clipping is None else ""
         return self._finding(State.OK, _seen(estimates), means, _caveat(estimates))
 
     def _finding(self, state: State, seen: str, means: str, caveat: str = "") -> Finding:

@@ -64,7 +64,7 @@ def watch(
         budget: Share of the training time that measuring may use; 0 switches it off.
         every: Measure every so many steps instead of keeping to the budget.
         gauges: What is measured, as names with commas between them; left out: the noise and, where `loss` is given
-            and the optimizer is SGD, the batch sharpness.
+            and the optimizer is SGD, the batch sharpness. Of several processes noise, temperature and trajectory.
         spread: Micro-batches measured beside a step of one backward; 0 means per example.
         level: Confidence level of every interval.
         seed: Of the random numbers measuring draws; training's own are left alone.
