@@ -13,15 +13,10 @@ from torch import nn
 
 from gradiometer.cli.sample import sample as verb
 from gradiometer.errors import BadInput, Diverged
-from gradiometer.exploration.sampler import Sampler
 from gradiometer.exploration.sampling import Sampled, sample
 from gradiometer.exploration.sghmc import SGHMC
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.measurement.reading import Draw
 from gradiometer.problems import linear_regression
-from gradiometer.problems.order import Order
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train
@@ -116,28 +111,3 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     sampler = SGHMC(objective.parameters, lr=0.1, examples=10)
     with pytest.raises(Diverged, match="the loss is inf at step 0 of the sampler"):
         sample(sampler, objective, lambda _: (torch.ones(4, 2), torch.zeros(4, 1)), {}, burn_in=0, steps=100)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [SGLD, SGHMC, SGNHT])
-def test_the_interval_of_the_measured_temperature_covers(kind: type[Sampler]) -> None:
-    """On the logistic posterior, on mini-batches: over 20 runs of 1,000 steps, the 90 % interval holds the T asked."""
-    problem, runs = load("logistic-regression"), 20
-    covered = []
-    for seed in range(runs):
-        torch.manual_seed(seed)
-        model = problem.model()
-        objective = Objective(model, problem.loss)
-        rate = 0.4 if kind is SGLD else 0.05
-        sampler = kind(objective.parameters, lr=rate, examples=100, burn_in=500, seed=seed)
-        order = Order(Draw.REPLACEMENT, 100, 20, seed=seed)
-        found = sample(
-            sampler,
-            objective,
-            lambda step, order=order: problem.train.batch(order.batch(step)),
-            {},
-            burn_in=500,
-            steps=1000,
-        )
-        covered.append(found.measured.low <= 1 <= found.measured.high)
-    assert sum(covered) / runs >= 0.9 - 3 * math.sqrt(0.09 / runs)

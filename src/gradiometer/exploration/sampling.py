@@ -1,23 +1,22 @@
 """A run of a sampler: the temperature it was asked for and the one it had, and moments of functions of its draws."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from gradiometer.errors import Diverged
 from gradiometer.exploration.sampler import Sampler, check_whole
+from gradiometer.exploration.virial import BLOCKS, Virial
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty import mean
-
-BLOCKS = 48
-"""Parts of a run whose gradients are summed, so that the temperature has an error."""
 
 HALVED = 20
 """Steps from one pair of half-batch gradients to the next."""
@@ -39,6 +38,15 @@ class Moment:
     mean: Estimate
     spread: Estimate
     known: float | None = None
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " draws"], known: float | None = None, level: float = 0.9) -> "Moment":
+        """Both with intervals that know that draws depend on their neighbours."""
+        square = mean((values - values.mean()) ** 2, level=level)
+        low, value, high = (math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high))
+        method = f"root of the mean square: {square.method}"
+        spread = Estimate.interval(value, low, high, level=level, method=method, samples=square.samples)
+        return cls(mean(values, level=level), spread, known)
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def sample(
     check_whole("burn_in", burn_in, 0)
     check_whole("steps", steps, FEWEST_STEPS)
     check_whole("every", every, 1)
-    virial = _Virial(objective, sampler, steps)
+    virial = Virial(_flat(objective.parameters), steps)
     draws: dict[str, list[float]] = {name: [] for name in functions}
     for step in range(burn_in + steps):
         batch = batch_of(step)
@@ -125,18 +133,20 @@ def sample(
         if step % HALVED == 0 and sampler.param_groups[0]["temperature"] > 0:
             _hand_in_halves(objective, sampler, batch)
         if step >= burn_in:
-            virial.add(step - burn_in)
+            position = _flat(objective.parameters)
+            gradient = _flat(p.grad for p in objective.parameters if p.grad is not None)
+            virial.add(position, gradient + sampler.param_groups[0]["weight_decay"] * position)
         sampler.step()
         if step >= burn_in and (step - burn_in) % every == 0:
             for name, function in functions.items():
                 draws[name].append(function())
-    balance = sampler.balance[0]
+    balance, examples = sampler.balance[0], sampler.param_groups[0]["examples"]
     arrays = {name: np.array(values) for name, values in draws.items()}
-    moments = {name: _moment(values, (known or {}).get(name), level) for name, values in arrays.items()}
+    moments = {name: Moment.of(values, (known or {}).get(name), level) for name, values in arrays.items()}
     return Sampled(
         asked=balance.asked,
-        measured=virial.temperature(level),
-        bounds=virial.temperature(SURE),
+        measured=virial.temperature(examples, level),
+        bounds=virial.temperature(examples, SURE),
         injected=balance.injected,
         own=balance.own,
         minibatch=balance.minibatch,
@@ -145,34 +155,8 @@ def sample(
     )
 
 
-class _Virial:
-    """Sums that give ⟨(Φ − c)·∇U⟩/d of every block of the run, for a c that is only known at its end."""
-
-    def __init__(self, objective: Objective, sampler: Sampler, steps: int) -> None:
-        self.parameters, self.group, self.steps = objective.parameters, sampler.param_groups[0], steps
-        like = self.parameters[0]
-        self.products = np.zeros(BLOCKS)
-        self.gradients = torch.zeros(BLOCKS, objective.dimension, dtype=like.dtype, device=like.device)
-        self.positions = torch.zeros(objective.dimension, dtype=torch.float64, device=like.device)
-        self.counts = np.zeros(BLOCKS)
-
-    @torch.no_grad()
-    def add(self, step: int) -> None:
-        """One step, from the gradients in `.grad`."""
-        block = step * BLOCKS // self.steps
-        position = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        gradient = torch.cat([p.grad.reshape(-1) for p in self.parameters if p.grad is not None])
-        gradient = gradient + self.group["weight_decay"] * position
-        self.products[block] += float(position @ gradient)
-        self.gradients[block] += gradient
-        self.positions += position
-        self.counts[block] += 1
-
-    def temperature(self, level: float) -> Estimate:
-        """N⟨(Φ − c)·ĝ⟩/d, with the error from blocks."""
-        center = (self.positions / self.steps).to(self.gradients.dtype)
-        virials = self.products - (self.gradients @ center).double().cpu().numpy()
-        return mean(self.group["examples"] * virials / (len(center) * self.counts), level=level)
+def _flat(tensors: Iterable[Tensor]) -> Float[Tensor, " params"]:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _backward(objective: Objective, sampler: Sampler, batch: Batch, step: int) -> None:
@@ -192,13 +176,3 @@ def _hand_in_halves(objective: Objective, sampler: Sampler, batch: Batch) -> Non
         return
     first, second = (objective.gradient(part) for part in chunks(batch, 2))
     sampler.halves(first, second)
-
-
-def _moment(values: Float[np.ndarray, " draws"], known: float | None, level: float) -> Moment:
-    """Mean and standard deviation, each with an interval that knows that draws depend on their neighbours."""
-    middle = mean(values, level=level)
-    square = mean((values - values.mean()) ** 2, level=level)
-    low, value, high = (math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high))
-    method = f"root of the mean square: {square.method}"
-    spread = Estimate.interval(value, low, high, level=level, method=method, samples=square.samples)
-    return Moment(middle, spread, known)
