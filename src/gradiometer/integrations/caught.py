@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gradiometer.errors import BadInput
 from gradiometer.integrations.gradients import Listener
+from gradiometer.integrations.sharded import is_sharded
+from gradiometer.integrations.shards import ShardListener, norms_of_all
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.microbatches import SpreadBuilder, squared_norms
 from gradiometer.measurement.motion import Motion
@@ -71,7 +74,9 @@ class Catcher:
         self._objective, self._sampling, self._ranks = objective, sampling, ranks
         self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
         self._seed, self._warn = seed, warn
-        self._listener = Listener(objective.parameters, budget)
+        self._listener = (
+            ShardListener(objective, budget) if is_sharded(objective.model) else Listener(objective.parameters, budget)
+        )
         self._builder = SpreadBuilder(objective.layer_of)
         self._compared, self._same_loss = False, True
         self._accelerators: list[torch.device] = []
@@ -122,7 +127,7 @@ class Catcher:
                 "`backward`, on the model that was given to `watch`."
             )
         if self.shared:
-            self._builder.add(parts[-1].size, self._listener.take())
+            self._builder.add_norms(parts[-1].size, self._listener.norms())
             self._listener.whole_is_wanted = len(parts) == self._accumulation - 1
 
     def step(
@@ -157,23 +162,31 @@ class Catcher:
             sampling=self._sampling,
             gradient=gradient if self._same_loss else None,
             spread=spread,
-            motion=None if motion is None else partial(motion, self._made(gradient)),
+            motion=None if motion is None or gradient is None else partial(motion, self._made(gradient)),
             seed=self._seed,
         )
 
     def _spread(self, proposal: int) -> Spread | None:
         """That of all micro-batches, if they are of one size: only then is training's gradient their plain mean."""
-        if self._listener.whole is None:
+        whole = self._listener.whole
+        if whole is None:
             raise BadInput("`accumulation` is more than the backwards there were: say how many an update takes.")
         squared = torch.cat(self._builder.squared)
         own = torch.tensor(
             [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
         )
-        everyone = self._ranks.gathered(torch.cat([own, squared], dim=1))
+        rows = torch.cat([own, squared], dim=1)
+        if isinstance(self._listener, ShardListener):
+            rows = torch.cat([rows, pad(whole, (2, 0))])
+        everyone = self._ranks.gathered(rows)
         self.next_due = int(everyone[0, 0])
-        builder = SpreadBuilder(self._objective.layer_of, everyone[:, 1].int().tolist(), [everyone[:, 2:]])
-        spread = builder.finish_from(self._listener.whole)
-        if len(set(builder.sizes)) > 1 or not np.isfinite(spread.squared_norms).all():
+        sizes, squared = everyone[:, 1], everyone[:, 2:]
+        if isinstance(self._listener, ShardListener):
+            sizes = sizes[sizes > 0]
+            squared, whole = norms_of_all(squared, self._ranks.count)
+        spread = SpreadBuilder(self._objective.layer_of, sizes.int().tolist(), [squared]).finish_from(whole)
+        finite = np.isfinite(spread.squared_norms).all() and np.isfinite(spread.mean_squared_norm).all()
+        if len(set(spread.sizes)) > 1 or not finite:
             return None
         scale = self._scale
         return Spread(
@@ -197,8 +210,10 @@ class Catcher:
         except BadInput:
             return parts[-1].batch
 
-    def _gradient(self) -> Gradients:
-        """ĝ as it was heard; not given on where the loss that can be run is another, and gives one of its own."""
+    def _gradient(self) -> Gradients | None:
+        """ĝ as it was heard, not given on where the loss that can be run is another; None where it is nowhere whole."""
+        if isinstance(self._listener, ShardListener):
+            return None
         if self.shared:
             heard = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
         else:

@@ -35,9 +35,6 @@ RUN_NOTHING = (GradientNoise.name, Temperature.name, Trajectory.name)
 FOR_SGD = {BatchSharpness.name: "whose edge", Temperature.name: "whose heat balance"}
 """Gauges of a law that is known for SGD alone, and what of them it is."""
 
-SHARDED = ("DTensor", "FlatParameter")
-"""Kinds of parameters that lie in pieces on several processes."""
-
 
 def bare(model: nn.Module) -> nn.Module:
     """The model itself, without what DDP and torch.compile put around it: measuring runs it as it was written."""
@@ -94,11 +91,6 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     }
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in own.items():
-        if type(parameter).__name__ in SHARDED:
-            raise BadInput(
-                f"`model` has {name} sharded over processes: its gradient exists nowhere as a whole, and "
-                "hooks do not hear it; use DistributedDataParallel to watch this training."
-            )
         if parameter.is_complex():
             raise BadInput(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
     for name, module in model.named_modules():
@@ -141,7 +133,14 @@ def configuration_of(
     )
 
 
-def gauges_for(gauges: str | None, optimizers: Sequence[torch.optim.Optimizer], *, has_loss: bool, alone: bool) -> str:
+def gauges_for(
+    gauges: str | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+    *,
+    has_loss: bool,
+    alone: bool,
+    sharded: bool = False,
+) -> str:
     """What can be measured of this loop: what was asked for, or what it allows.
 
     Raises:
@@ -149,7 +148,7 @@ def gauges_for(gauges: str | None, optimizers: Sequence[torch.optim.Optimizer], 
     """
     others_than_sgd = [type(one).__name__ for one in optimizers if not is_plain_sgd(one)]
     if gauges is None:
-        allowed = has_loss and alone and not others_than_sgd
+        allowed = has_loss and alone and not sharded and not others_than_sgd
         return f"{GradientNoise.name},{BatchSharpness.name}" if allowed else GradientNoise.name
     names = gauges.replace(" ", "").split(",")
     for name, law in FOR_SGD.items():
@@ -157,6 +156,10 @@ def gauges_for(gauges: str | None, optimizers: Sequence[torch.optim.Optimizer], 
             raise BadInput(
                 f"`gauges` names {name}, {law} is known for SGD and not for {others_than_sgd[0]}: leave it out."
             )
+    if sharded and (refused := [name for name in names if name not in ("", GradientNoise.name)]):
+        raise BadInput(
+            f"`gauges` names {refused[0]}, but of a sharded model (FSDP) the noise alone is measured: ask for noise."
+        )
     others = [name for name in names if name not in ("", *RUN_NOTHING)]
     if others and not has_loss:
         raise BadInput(f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for noise alone.")

@@ -70,13 +70,17 @@ class Listener:
             for gradient, parameter in zip(heard, self._parameters, strict=True)
         ]
 
+    def norms(self) -> Float[Tensor, "1 parameters"]:
+        """‖·‖² of what was heard of every parameter since the last time."""
+        return squared_norms(self.take())
+
     def _hear(self, place: int, gradient: Tensor) -> None:
         heard = self._heard[place]
         # The very tensor, not a view of it: torch then sees that it is not alone, and copies it before `.grad` changes.
         self._heard[place] = gradient if heard is None else heard + gradient
         if self.whole_is_wanted and not self._ending:
             self._ending = True
-            _at_the_end_of_backward(lambda: _at_the_end_of_backward(self._end))
+            at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
 
     def _end(self) -> None:
         """`.grad` is complete. Called after DDP's own last word in this backward, which was queued before."""
@@ -86,6 +90,6 @@ class Listener:
             self.whole = squared_norms(grads)
 
 
-def _at_the_end_of_backward(call: Callable[[], None]) -> None:
+def at_the_end_of_backward(call: Callable[[], None]) -> None:
     """Queue a call for when the backward that is going on has done all else; calls may queue calls."""
     torch.autograd.Variable._execution_engine.queue_callback(call)

@@ -20,15 +20,23 @@ class Losses:
     Args:
         objective: Asked, where a loss is not finite, which layer and which examples made it so.
         warn: Told of it, in a sentence that is kept with the run.
+        blame: Whether to ask: of a sharded model no process can run its own batch without the others.
         accumulation: Backwards an update takes.
         rank: Of this process, named where there are others; None where there are none.
         seed: Of what the loss draws when it is asked.
     """
 
     def __init__(
-        self, objective: Objective, warn: Callable[[str], None], *, accumulation: int, rank: int | None, seed: int
+        self,
+        objective: Objective,
+        warn: Callable[[str], None],
+        *,
+        accumulation: int,
+        rank: int | None,
+        seed: int,
+        blame: bool = True,
     ) -> None:
-        self._objective, self._warn, self._seed = objective, warn, seed
+        self._objective, self._warn, self._seed, self._blame = objective, warn, seed, blame
         self._accumulation, self._rank = accumulation, rank
         self._waiting: list[tuple[int, list[Part]]] = []
         self._told = False
@@ -42,9 +50,11 @@ class Losses:
             return
         which = f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
         which += "" if self._rank is None else f", on rank {self._rank}"
-        with as_written():
-            blame = culprit(self._objective, parts[-1].batch, seed=self._seed)
-        self._tell(f"the loss is {loss} at step {step:,}{which}, for the first time in this run: {blame}")
+        blame = ""
+        if self._blame:
+            with as_written():
+                blame = f": {culprit(self._objective, parts[-1].batch, seed=self._seed)}"
+        self._tell(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{blame}")
 
     def keep(self, step: int, parts: Sequence[Part]) -> None:
         """These were all backwards of a step."""

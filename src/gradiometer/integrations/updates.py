@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadInput
-from gradiometer.integrations.described import SHARDED
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
@@ -123,8 +122,6 @@ class Updates:
     def _refuse_parameters_of_others(self) -> None:
         trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
-            if type(parameter).__name__ in SHARDED:
-                raise BadInput(f"`model` has {name} sharded over processes: leave temperature out of `gauges`.")
             if id(parameter) not in trained:
                 raise BadInput(
                     f"`optimizer` leaves out {name}, which then has noise and no motion: freeze it with "

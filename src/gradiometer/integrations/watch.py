@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradiometer.integrations.described import bare_optimizer, gauges_for
+from gradiometer.integrations.described import bare, bare_optimizer, gauges_for
+from gradiometer.integrations.sharded import is_sharded
 from gradiometer.integrations.watching import Watch
 from gradiometer.measurement.objective import Loss
 from gradiometer.measurement.reading import Draw, Sampling
@@ -45,12 +46,14 @@ def watch(
                 optimizer.step()
             print(w.findings())
 
-    Gradients are heard by hooks as `backward` makes them: clipping and DDP's all-reduce come later. Hooks are in place
-    at measured steps only. Where a step is one backward on one process, its spread is seen by running half of the
-    batch once more, which takes `loss`; where it is several, or one on each of several processes, they are the spread.
+    Gradients are heard by hooks as `backward` makes them: clipping, DDP's all-reduce and FSDP's reduce-scatter come
+    later. Hooks are in place at measured steps only. Where a step is one backward on one process, its spread is seen by
+    running half of the batch once more, which takes `loss`; where it is several, or one on each of several processes,
+    they are the spread.
 
     Args:
-        model: The model, as it is trained: plain, compiled, or wrapped in DistributedDataParallel.
+        model: The model, as it is trained: plain, compiled, wrapped in DistributedDataParallel, or sharded by
+            `fully_shard` (FSDP2) over all processes, of which the gradient noise is measured.
         optimizer: The one that trains it, or several.
         loss: Called as `loss(model, batch)`; one value per example or their mean: the loss that is trained, under the
             same autocast, but without a scaler. May be left out where backwards are accumulated or there are several
@@ -79,7 +82,11 @@ def watch(
         "budget": budget,
         "every": every,
         "gauges": gauges_for(
-            gauges, [*map(bare_optimizer, optimizers)], has_loss=loss is not None, alone=Ranks.here().alone
+            gauges,
+            [*map(bare_optimizer, optimizers)],
+            has_loss=loss is not None,
+            alone=Ranks.here().alone,
+            sharded=is_sharded(bare(model)),
         ),
         "spread": spread,
         "level": level,

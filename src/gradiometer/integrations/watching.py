@@ -24,6 +24,7 @@ from gradiometer.integrations.described import (
 )
 from gradiometer.integrations.findings import Findings
 from gradiometer.integrations.losses import Losses
+from gradiometer.integrations.sharded import is_sharded, refuse_shards_that_cannot_be_heard, reshard
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.updates import Following, Updates, before_the_update
 from gradiometer.measurement.batch import Batch
@@ -54,11 +55,19 @@ class Watch:
         to: Sequence[Any],
     ) -> None:
         model, self.ranks, self._optimizers = bare(model), Ranks.here(), [bare_optimizer(one) for one in optimizers]
+        sharded = is_sharded(model)
+        reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
+        refuse_shards_that_cannot_be_heard(model, self.ranks)
         if not accumulation >= 1:
             raise BadInput(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
         kinds = [GAUGES[name] for name in asked["gauges"].replace(" ", "").split(",") if name in GAUGES]
         self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in kinds)
+        if sharded and accumulation == 1 and self.ranks.alone and self._cadenced:
+            raise BadInput(
+                "`model` is sharded (FSDP) over one process, and half of a batch is not run beside it: start several "
+                "processes, or accumulate several backwards an update and say so with `accumulation`."
+            )
         if loss is None and accumulation == 1 and self.ranks.alone and self._cadenced:
             raise BadInput(
                 "`loss` is left out, and one backward a step shows no spread: give loss=lambda model, batch: ..., or "
@@ -78,13 +87,14 @@ class Watch:
             self.ranks,
             accumulation=accumulation,
             scaler=scaler if scaler is not None and scaler.is_enabled() else None,
-            has_loss=loss is not None,
+            has_loss=loss is not None and not sharded,
             seed=asked["seed"],
             warn=self._warn,
         )
         self._losses = Losses(
             self._objective,
             self._warn,
+            blame=not sharded,
             accumulation=accumulation,
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],

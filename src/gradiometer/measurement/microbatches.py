@@ -28,8 +28,12 @@ class SpreadBuilder:
 
     def add(self, size: int, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of one micro-batch."""
+        self.add_norms(size, squared_norms(gradients))
+
+    def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
+        """Take in the squared norms of the gradient of one micro-batch."""
         self.sizes.append(size)
-        self.squared.append(squared_norms(gradients))
+        self.squared.append(squared)
 
     def add_each(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradients of single examples: each tensor has shape [examples, *parameter]."""

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import vl_convert
@@ -53,7 +54,7 @@ def cache_folder() -> Path | None:
 def _name() -> str:
     """Of the file: another version of anything in it has another one."""
     asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
-    return f"vega-{vl_version()}-by-vl-convert-{vl_convert.__version__}-{asked}.js"
+    return f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
 
 
 def _kept(path: Path) -> str | None:

@@ -1,0 +1,165 @@
+"""Gradients of a sharded model, as `backward` makes them: read by hooks before they are reduced and scattered."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradiometer.errors import BadInput
+from gradiometer.integrations.gradients import at_the_end_of_backward
+from gradiometer.integrations.sharded import is_fsdp_module, is_shard
+from gradiometer.measurement.microbatches import squared_norms
+from gradiometer.measurement.objective import Objective
+from gradiometer.run.budget import Budget
+
+OFF = 0.02
+"""Relative difference of training's gradient from the mean over processes that is more than rounding to bfloat16."""
+
+
+class ShardListener:
+    """Hears the gradients of a model under FSDP2 while it listens, and costs nothing while it does not.
+
+    From the forward to the backward of a module under `fully_shard`, a whole parameter stands in the place of this
+    process's piece: a hook on that one is called with the whole gradient of this process's examples, once a backward,
+    before FSDP reduces it. Of each gradient two numbers are kept and nothing else, so that no memory is held that
+    sharding has freed: its squared norm, and its first entry, by which `norms_of_all` sees what became of it.
+
+    Args:
+        objective: Of the sharded model.
+        budget: Where what it costs is counted.
+    """
+
+    def __init__(self, objective: Objective, budget: Budget) -> None:
+        self._pieces, self._budget = objective.parameters, budget
+        self._places = _places(objective)
+        self._modules_hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
+        self._heard: dict[int, Float[Tensor, "2"]] = {}
+        self._in_parts = self._ending = False
+        self.whole_is_wanted = False
+        self.whole: Float[Tensor, "1 2*parameters"] | None = None
+        """The same two numbers of this process's piece of every parameter's `.grad`, at the end of the last backward
+        of which it was wanted: reduced, and not yet clipped."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether hooks are in place."""
+        return bool(self._modules_hooks)
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether anything was heard since the last time."""
+        return bool(self._heard)
+
+    def listen(self) -> None:
+        """Put hooks in place, with nothing heard so far."""
+        self.rest()
+        self._modules_hooks = [
+            module.register_forward_pre_hook(partial(self._find, places)) for module, places in self._places.items()
+        ]
+
+    def rest(self) -> None:
+        """Take the hooks away and forget what was heard."""
+        for hook in (*self._modules_hooks, *self._hooks.values()):
+            hook.remove()
+        self._modules_hooks, self._hooks, self._heard = [], {}, {}
+        self.whole, self._in_parts, self._ending = None, False, False
+
+    def norms(self) -> Float[Tensor, "1 2*parameters"]:
+        """‖·‖² of what was heard of every parameter since the last time, zero where nothing was; then first entries.
+
+        Raises:
+            BadInput: There were several backwards since.
+        """
+        if self._in_parts:
+            raise BadInput(
+                "`step` was called once after several backwards of a sharded model, whose sum is nowhere whole: call "
+                "it after every `backward`, and say with `accumulation` how many an update takes."
+            )
+        heard, self._heard = self._heard, {}
+        nothing = torch.zeros(2, dtype=torch.float64, device=self._pieces[0].device)
+        return _in_a_row([heard.get(place, nothing) for place in range(len(self._pieces))])
+
+    def _find(self, places: "list[Place]", *_: Any) -> None:
+        """The parameters of a module are whole now; hooks on them stay until `rest`."""
+        for place, owner, name in places:
+            parameter = getattr(owner, name)
+            if place not in self._hooks and parameter.requires_grad and not is_shard(parameter):
+                self._hooks[place] = parameter.register_hook(partial(self._hear, place))
+
+    def _hear(self, place: int, gradient: Tensor) -> None:
+        with self._budget.spending(), torch.no_grad():
+            self._in_parts |= place in self._heard
+            self._heard[place] = _two_numbers(gradient)
+        if self.whole_is_wanted and not self._ending:
+            self._ending = True
+            at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
+
+    def _end(self) -> None:
+        """`.grad` is complete. Called after FSDP's own last word in this backward, which was queued before."""
+        self._ending = False
+        with self._budget.spending(), torch.no_grad():
+            grads: list[Any] = [piece.grad for piece in self._pieces]
+            nothing = torch.zeros(2, dtype=torch.float64, device=self._pieces[0].device)
+            self.whole = _in_a_row([nothing if grad is None else _two_numbers(grad.to_local()) for grad in grads])
+
+
+Place = tuple[int, nn.Module, str]
+"""Of a parameter: its position, the module that owns it, and its name there."""
+
+
+def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
+    """The parameters by the module under `fully_shard` whose forward makes them whole: the innermost around each."""
+    modules = dict(objective.model.named_modules(remove_duplicate=False))
+    places = defaultdict(list)
+    for place, name in enumerate(objective.names):
+        owner, _, own_name = name.rpartition(".")
+        around = owner
+        while not is_fsdp_module(modules[around]):
+            around = around.rpartition(".")[0]
+        places[modules[around]].append((place, modules[owner], own_name))
+    return dict(places)
+
+
+def norms_of_all(
+    everyone: Float[Tensor, "rows 2*parameters"], ranks: int
+) -> tuple[Float[Tensor, "microbatches parameters"], Float[Tensor, "1 parameters"]]:
+    """‖·‖² of the gradient of every micro-batch and of their mean, from what every process heard and holds.
+
+    The first entry of a parameter lies on the first process: training's is compared there with the mean of what was
+    heard, so that a gradient that is not the plain mean over processes is not taken for it.
+
+    Args:
+        everyone: The micro-batches of a process, then its pieces of the mean; of one process after the other.
+        ranks: W, the number of processes.
+
+    Raises:
+        BadInput: Training's gradient is another than the mean of what was heard.
+    """
+    by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (2, -1))
+    squared, first = by_rank[:, :-1].unbind(2)
+    whole, entry = by_rank[:, -1, 0].sum(0), by_rank[0, -1, 1]
+    difference = (entry - first.sum((0, 1)) / ranks).norm()
+    unheard = (whole > 0) & (squared.sum((0, 1)) == 0)
+    off = unheard.any() or difference > OFF * (first.abs().sum((0, 1)) / ranks).norm()
+    if off and everyone.isfinite().all():
+        raise BadInput(
+            f"`model` is not trained on the plain mean of the gradients that its {ranks} processes make in its forward "
+            "and backward: leave out `set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and "
+            "`register_fsdp_forward_method`, or switch measuring off with budget=0."
+        )
+    return squared.flatten(0, 1), whole.unsqueeze(0)
+
+
+def _two_numbers(gradient: Tensor) -> Float[Tensor, "2"]:
+    """‖·‖² and the first entry, of a gradient or of a piece of one, which may be empty: then zero."""
+    first = gradient[(slice(1),) * gradient.dim()].sum(dtype=torch.float64)
+    return torch.stack([squared_norms([gradient])[0, 0], first])
+
+
+def _in_a_row(numbers: Sequence[Float[Tensor, "2"]]) -> Float[Tensor, "1 2*parameters"]:
+    return torch.stack([*numbers], dim=1).reshape(1, -1)
