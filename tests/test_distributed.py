@@ -91,6 +91,84 @@ def test_intervals_of_two_ranks_cover(tmp_path: Path) -> None:
     assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
 
 
+# Sharded by fully_shard ---------------------------------------------------------------------------------------------
+
+
+def moments(run: Path) -> dict[str, np.ndarray]:
+    """By step and layer."""
+    series = Run.open(run).series("noise")
+    assert series is not None
+    return dict(series.moments)
+
+
+def test_two_ranks_of_a_sharded_model_read_what_ddp_reads_and_keep_the_bits(tmp_path: Path) -> None:
+    """By layer, to rounding in double precision; and the known noise."""
+    run_all(2, *LOOPS, "alike", str(tmp_path))
+    for sharded in tmp_path.glob("sharded-*"):
+        whole = moments(tmp_path / sharded.name.replace("sharded", "DistributedDataParallel"))
+        for name, values in moments(sharded).items():
+            assert values.shape == (12, 4)
+            assert values == pytest.approx(whole[name], rel=1e-10, abs=1e-12)
+    assert len([*tmp_path.glob("sharded-*")]) == 3
+    assert_known(diagnose(Run.open(tmp_path / "known-1")).estimates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: Path) -> None:
+    """Of four, two hold no entry of the first parameter."""
+    run_all(ranks, *LOOPS, "known_sharded", str(tmp_path))
+    for run in ("loop-1", "loop-2"):
+        assert_known(diagnose(Run.open(tmp_path / run)).estimates)
+
+
+@pytest.mark.slow
+def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None:
+    """As above, 0.9 ± 0.09."""
+    run_all(2, *LOOPS, "covered_sharded", str(tmp_path))
+    found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in tmp_path.iterdir()]
+    assert len(found) == 100
+    assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
+
+
+@pytest.mark.slow
+def test_a_sharded_model_reads_the_same_however_it_is_computed(tmp_path: Path) -> None:
+    """Kept whole after the forward, recomputed, compiled, run before: to single precision; in bfloat16, to its own."""
+    run_all(2, *LOOPS, "variants", str(tmp_path))
+    plain = moments(tmp_path / "plain-1")
+    others = [run for run in tmp_path.iterdir() if run.name != "plain-1"]
+    assert len(others) == 8
+    for run in others:
+        for name, values in moments(run).items():
+            size = np.abs(plain[name]).max()
+            assert values == pytest.approx(plain[name], abs=(0.03 if "mixed" in run.name else 1e-5) * size), run.name
+
+
+@pytest.mark.slow
+def test_a_sharded_model_on_one_process_is_measured_by_its_accumulated_backwards(tmp_path: Path) -> None:
+    run_all(1, *LOOPS, "alone", str(tmp_path))
+    assert_known(diagnose(Run.open(tmp_path / "loop-1")).estimates)
+
+
+@pytest.mark.slow
+def test_a_bad_loss_of_a_sharded_model_is_told_on_its_rank_and_no_rank_waits(tmp_path: Path) -> None:
+    run_all(2, *LOOPS, "ill", str(tmp_path))
+    series = Run.open(tmp_path / "loop-1").series("noise")
+    assert series is not None and series.steps.tolist() == [0, 1, 3]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sharded_model_whose_rank_is_killed_is_interrupted(tmp_path: Path) -> None:
+    (code, _, _), (killed, _, _) = ended(start(2, *LOOPS, "killed", str(tmp_path)))
+    assert code != 0 and killed == -signal.SIGKILL
+    run = Run.open(tmp_path / "loop-1")
+    assert run.status == "interrupted" and run.warnings == []
+    assert run.losses[0].tolist() == [*range(20)]
+
+
+# Refused, killed, resumed -------------------------------------------------------------------------------------------
+
+
 @pytest.mark.slow
 def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path) -> None:
     run_all(2, *LOOPS, "refused", str(tmp_path))

@@ -40,16 +40,16 @@ def refuse_shards_that_cannot_be_heard(model: nn.Module, ranks: Ranks) -> None:
     Raises:
         BadInput: As it says.
     """
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise BadInput(
+            "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, and hooks do not hear "
+            "their gradients: shard it with torch.distributed.fsdp.fully_shard (FSDP2), or use DistributedDataParallel."
+        )
     sharded = is_sharded(model)
     heard = {id(parameter) for module in model.modules() if is_fsdp_module(module) for parameter in module.parameters()}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if type(parameter).__name__ == "FlatParameter":
-            raise BadInput(
-                f"`model` has {name} flattened by FullyShardedDataParallel (FSDP1), whose gradients hooks do not hear: "
-                "shard it with torch.distributed.fsdp.fully_shard (FSDP2), or use DistributedDataParallel."
-            )
         if is_shard(parameter):
             if id(parameter) not in heard:
                 raise BadInput(
