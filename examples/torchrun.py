@@ -1,9 +1,11 @@
 """The instrument under DDP: `torchrun --nproc-per-node 2 examples/torchrun.py`; also runs on one process.
 
-The gradients of the ranks are the micro-batches, heard before they are averaged; the first rank writes and speaks.
+The gradients of the ranks are the micro-batches, heard before they are averaged; the first rank writes and speaks. With
+`--sharded`, on two ranks or more, each keeps a piece of every parameter (FSDP2), and the readings are the same.
 """
 
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -24,16 +26,22 @@ def main() -> None:
     torch.manual_seed(0)
     digits = load("digits")
     model = digits.model()
-    ddp = DistributedDataParallel(model)
+    if "--sharded" in sys.argv:
+        from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 (needs torch 2.6)
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
+        wrapped = fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    else:
+        wrapped = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     sampling = Sampling(Draw.REPLACEMENT, len(digits.train))
     generator = torch.Generator().manual_seed(dist.get_rank())
-    with watch(ddp, optimizer, loss=digits.loss, name="torchrun", sampling=sampling, every=5) as w:
+    with watch(wrapped, optimizer, loss=digits.loss, name="torchrun", sampling=sampling, every=5) as w:
         for _ in range(STEPS):
             index = torch.randint(len(digits.train), (BATCH_SIZE // dist.get_world_size(),), generator=generator)
             batch = digits.train.batch(index)
             optimizer.zero_grad()
-            loss = digits.loss(ddp, batch).mean()
+            loss = digits.loss(wrapped, batch).mean()
             loss.backward()
             w.step(loss, batch)
             optimizer.step()

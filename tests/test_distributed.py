@@ -166,6 +166,17 @@ def test_a_run_of_a_sharded_model_whose_rank_is_killed_is_interrupted(tmp_path: 
     assert run.losses[0].tolist() == [*range(20)]
 
 
+@pytest.mark.slow
+def test_the_example_sharded_reads_what_it_reads_under_ddp(tmp_path: Path) -> None:
+    """The same draws: the same training to single precision, and the same sentence."""
+    example = str(TESTS.parent / "examples" / "torchrun.py")
+    said = [run_all(2, "env", "-C", str(tmp_path), sys.executable, example, *flag) for flag in ([], ["--sharded"])]
+    assert all("2 processes: " in first and "noise scale" in first for (_, first, _), _ in said)
+    readings = [moments(tmp_path / "runs" / name) for name in ("torchrun-1", "torchrun-2")]
+    for name, values in readings[0].items():
+        assert readings[1][name][:20] == pytest.approx(values[:20], rel=1e-3, abs=1e-6 * np.abs(values).max())
+
+
 # Refused, killed, resumed -------------------------------------------------------------------------------------------
 
 

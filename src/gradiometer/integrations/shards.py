@@ -16,6 +16,9 @@ from gradiometer.measurement.microbatches import squared_norms
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.budget import Budget
 
+Place = tuple[int, nn.Module, str]
+"""Of a parameter: its position, the module that owns it, and its name there."""
+
 OFF = 0.02
 """Relative difference of training's gradient from the mean over processes that is more than rounding to bfloat16."""
 
@@ -36,7 +39,7 @@ class ShardListener:
     def __init__(self, objective: Objective, budget: Budget) -> None:
         self._pieces, self._budget = objective.parameters, budget
         self._places = _places(objective)
-        self._modules_hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
         self._heard: dict[int, Float[Tensor, "2"]] = {}
         self._in_parts = self._ending = False
@@ -48,7 +51,7 @@ class ShardListener:
     @property
     def listening(self) -> bool:
         """Whether hooks are in place."""
-        return bool(self._modules_hooks)
+        return bool(self._module_hooks)
 
     @property
     def has_heard(self) -> bool:
@@ -58,15 +61,15 @@ class ShardListener:
     def listen(self) -> None:
         """Put hooks in place, with nothing heard so far."""
         self.rest()
-        self._modules_hooks = [
+        self._module_hooks = [
             module.register_forward_pre_hook(partial(self._find, places)) for module, places in self._places.items()
         ]
 
     def rest(self) -> None:
         """Take the hooks away and forget what was heard."""
-        for hook in (*self._modules_hooks, *self._hooks.values()):
+        for hook in (*self._module_hooks, *self._hooks.values()):
             hook.remove()
-        self._modules_hooks, self._hooks, self._heard = [], {}, {}
+        self._module_hooks, self._hooks, self._heard = [], {}, {}
         self.whole, self._in_parts, self._ending = None, False, False
 
     def norms(self) -> Float[Tensor, "1 2*parameters"]:
@@ -81,10 +84,9 @@ class ShardListener:
                 "it after every `backward`, and say with `accumulation` how many an update takes."
             )
         heard, self._heard = self._heard, {}
-        nothing = torch.zeros(2, dtype=torch.float64, device=self._pieces[0].device)
-        return _in_a_row([heard.get(place, nothing) for place in range(len(self._pieces))])
+        return self._in_a_row([heard.get(place) for place in range(len(self._pieces))])
 
-    def _find(self, places: "list[Place]", *_: Any) -> None:
+    def _find(self, places: list[Place], *_: Any) -> None:
         """The parameters of a module are whole now; hooks on them stay until `rest`."""
         for place, owner, name in places:
             parameter = getattr(owner, name)
@@ -104,12 +106,11 @@ class ShardListener:
         self._ending = False
         with self._budget.spending(), torch.no_grad():
             grads: list[Any] = [piece.grad for piece in self._pieces]
-            nothing = torch.zeros(2, dtype=torch.float64, device=self._pieces[0].device)
-            self.whole = _in_a_row([nothing if grad is None else _two_numbers(grad.to_local()) for grad in grads])
+            self.whole = self._in_a_row([None if grad is None else _two_numbers(grad.to_local()) for grad in grads])
 
-
-Place = tuple[int, nn.Module, str]
-"""Of a parameter: its position, the module that owns it, and its name there."""
+    def _in_a_row(self, numbers: Sequence[Float[Tensor, "2"] | None]) -> Float[Tensor, "1 2*parameters"]:
+        nothing = torch.zeros(2, dtype=torch.float64, device=self._pieces[0].device)
+        return torch.stack([nothing if pair is None else pair for pair in numbers], dim=1).reshape(1, -1)
 
 
 def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
@@ -159,7 +160,3 @@ def _two_numbers(gradient: Tensor) -> Float[Tensor, "2"]:
     """‖·‖² and the first entry, of a gradient or of a piece of one, which may be empty: then zero."""
     first = gradient[(slice(1),) * gradient.dim()].sum(dtype=torch.float64)
     return torch.stack([squared_norms([gradient])[0, 0], first])
-
-
-def _in_a_row(numbers: Sequence[Float[Tensor, "2"]]) -> Float[Tensor, "1 2*parameters"]:
-    return torch.stack([*numbers], dim=1).reshape(1, -1)
