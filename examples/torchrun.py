@@ -30,7 +30,8 @@ def main() -> None:
         from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 (needs torch 2.6)
         from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
-        wrapped = fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        wrapped = model
     else:
         wrapped = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)

@@ -89,7 +89,8 @@ def sharded(model: nn.Module, **settings: Any) -> nn.Module:
     settings = {"mesh": init_device_mesh("cpu", (dist.get_world_size(),))} | settings
     for block in getattr(model, "blocks", []):
         fully_shard(block, **settings)
-    return fully_shard(model, **settings)
+    fully_shard(model, **settings)
+    return model
 
 
 class Blocks(nn.Module):
@@ -108,7 +109,8 @@ class Blocks(nn.Module):
         hidden = self.first(points)
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        return (self.last(hidden) * self.frozen).square().sum(-1)
+        losses: Tensor = (self.last(hidden) * self.frozen).square().sum(-1)
+        return losses
 
 
 def known(out: Path) -> None:
@@ -147,8 +149,7 @@ def gauges(out: Path) -> None:
 
 def local(parameter: Any) -> Tensor:
     """What lies here of a parameter."""
-    here: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return here.detach()
+    return cast("Tensor", (parameter.to_local() if hasattr(parameter, "to_local") else parameter).detach())
 
 
 def start(wrap: Callable[[nn.Module], nn.Module]) -> list[Tensor]:
@@ -203,7 +204,7 @@ def variants(out: Path) -> None:
     def mixed(reduced: torch.dtype | None) -> Callable[[nn.Module], nn.Module]:
         return partial(sharded, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced))
 
-    ways = {
+    ways: dict[str, Callable[[nn.Module], nn.Module]] = {
         "plain": sharded,
         "kept": partial(sharded, reshard_after_forward=False),
         "checkpointed": checkpointed,
@@ -215,7 +216,7 @@ def variants(out: Path) -> None:
         "mixed-low": mixed(None),
     }
     for name, wrap in ways.items():
-        asked = {"evaluated": name == "evaluated", "held_back": name != "compiled-whole"}
+        asked: dict[str, Any] = {"evaluated": name == "evaluated", "held_back": name != "compiled-whole"}
         loop(out, steps=8, rate=0.01, accumulation=2, make=Single, wrap=wrap, name=name, **asked)
 
 
@@ -242,7 +243,7 @@ def refused_meshes() -> None:
     everyone = init_device_mesh("cpu", (2,))
     plane = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
 
-    def refusal(model: nn.Module, words: str) -> None:
+    def refusal(model: Any, words: str) -> None:
         with pytest.raises(BadInput, match=words):
             watch(model, torch.optim.SGD(model.parameters(), lr=RATE), loss=losses)
 
@@ -279,8 +280,8 @@ def refused_gradients(out: Path) -> None:
 
     class Going(Blocks):
         def forward(self, points: Tensor) -> Tensor:
-            hidden = self.first(points)
-            for block in self.blocks:
+            hidden, blocks = self.first(points), cast("Any", self.blocks)
+            for block in blocks:
                 hidden = hidden + block.go(hidden)
             return cast("Tensor", self.last(hidden).square().sum(-1))
 
@@ -350,3 +351,6 @@ if __name__ == "__main__":
     globals()[sys.argv[1]](Path(sys.argv[2]))
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads may still let go of tensors, and abort where the interpreter is being taken down
