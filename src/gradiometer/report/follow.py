@@ -15,7 +15,7 @@ from gradiometer.report.sections import sections
 from gradiometer.run.journal import being_written
 from gradiometer.run.reader import Run
 
-SHARE, SHARE_OF_LONG = 0.05, 0.005
+SHARE, SHARE_OF_LONG = 0.05, 0.004
 """Of a core, that looking and drawing may use: a long run changes slowly, and its page with it. Waiting and sending
 the page come on top; of a long run all of it stays below 0.01."""
 
