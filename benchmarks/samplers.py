@@ -5,17 +5,17 @@ Speed: a whole step of SGLD (batch, gradient, update) of multinomial logistic re
 (pip install posteriors --no-deps, with optree, tensordict and torchopt).
 
 Temperature: asked against measured, on a quadratic whose stationary law is known, full gradients and mini-batches, at
-two steps, for ours (held, and as published) and for posteriors' four, from 500 chains.
+two steps and two temperatures, for ours (held, and as published) and for those of posteriors, blackjax and
+torch-uncertainty, where installed, from 500 chains (`sampler_audit.py`).
 
 Fashion-MNIST: SGLD on the MLP at B = 32, asked for T = 1 at two rates, and for less than the mini-batch's own heat.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from itertools import cycle, product
+from itertools import cycle
 from typing import Any
 
 import click
@@ -23,18 +23,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rounds import Step, ratio, take_turns
+from sampler_audit import temperatures
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradiometer.errors import BadInput
 from gradiometer.exploration.chain_engines import Stacked
 from gradiometer.exploration.chain_state import ChainState
-from gradiometer.exploration.sampler import Sampler
-from gradiometer.exploration.sghmc import SGHMC
 from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems.classification import cross_entropy
 from gradiometer.problems.fashion_mnist import load
 from gradiometer.problems.models import fashion_mnist_mlp
@@ -44,12 +41,6 @@ RATE = 0.01
 
 TOGETHER = 8
 ONE_OF_MANY = f"SGLD, one of {TOGETHER} chains as one"
-
-CHAINS, STEPS, MODES = 500, 2000, 10
-CURVATURES = torch.linspace(0.2, 1.0, MODES, dtype=torch.float64)
-N, PACES, KEPT, NOISE = 1000, (0.05, 0.5), 0.9, 2e-4
-"""Of the quadratic: examples, the η that are tried, the share of momentum kept in a step, the variance of ĝ in every
-direction; with momentum a fifth of it, whose heat is the larger."""
 
 
 @dataclass(frozen=True)
@@ -160,82 +151,6 @@ def speed(rounds: int, reasons: dict[str, str]) -> list[Line]:
     return lines
 
 
-def measured(advance: Callable[[Tensor], Tensor]) -> Estimate:
-    """The temperature of a sampler's positions, N h Φ², over modes and the later half of the steps.
-
-    Args:
-        advance: From the gradient noise of a step to the positions after it, [chains, modes].
-    """
-    generator, total = torch.Generator().manual_seed(1), torch.zeros(CHAINS, dtype=torch.float64)
-    for step in range(STEPS):
-        noise = torch.randn(CHAINS, MODES, generator=generator, dtype=torch.float64)
-        position = advance(noise)
-        if step >= STEPS // 2:
-            total += (N * CURVATURES * position**2).mean(1)
-    if not total.max() < 1e6 * STEPS:
-        raise ArithmeticError(f"its positions diverge: {total.max().item():.3g}")
-    return mean((total / (STEPS - STEPS // 2)).numpy(), batches=CHAINS)
-
-
-def of_ours(kind: type[Sampler], rate: float, noise: float, **settings: Any) -> Estimate:
-    """One of our samplers at T = 1: a group is what is held, here all modes of all chains."""
-    position = nn.Parameter(torch.zeros(CHAINS, MODES, dtype=torch.float64))
-    sampler = kind([position], lr=rate, examples=N, **settings)
-
-    def advance(drawn: Tensor) -> Tensor:
-        position.grad = CURVATURES * position.detach() + math.sqrt(noise) * drawn
-        sampler.step()
-        return position.detach()
-
-    return measured(advance)
-
-
-def of_theirs(name: str, rate: float, noise: float) -> Estimate:
-    """One of posteriors' samplers at T = 1, with the same step and friction."""
-    kinds = import_module("posteriors.sgmcmc")
-    pace = math.sqrt(rate / N)
-    settings: dict[str, Any] = {
-        "sgld": {"lr": rate / N},
-        "sghmc": {"lr": pace, "alpha": (1 - KEPT) / pace},
-        "baoa": {"lr": pace, "alpha": -math.log(KEPT) / pace},
-        "sgnht": {"lr": pace, "alpha": (1 - KEPT) / pace},
-    }[name]
-
-    def log_posterior(params: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        losses = CURVATURES * params**2 / 2 + math.sqrt(noise) * drawn * params
-        return -N * losses.sum(), torch.tensor([])
-
-    if name in ("sghmc", "baoa", "sgnht"):
-        settings["momenta"] = 0.0
-    transform = import_module(f"{kinds.__name__}.{name}").build(log_posterior, temperature=1.0, **settings)
-    states = [transform.init(torch.zeros(CHAINS, MODES, dtype=torch.float64))]
-
-    def advance(drawn: Tensor) -> Tensor:
-        states[0], _ = transform.update(states[0], drawn)
-        return states[0].params
-
-    return measured(advance)
-
-
-def audit(reasons: dict[str, str]) -> list[Line]:
-    """Temperature measured where 1 was asked for."""
-    lines = []
-    for rate, (label, noise) in product(PACES, (("full gradients", 0.0), ("mini-batches", NOISE))):
-        what = f"temperature at T = 1, η h up to {rate:g}, {label}"
-        for kind in (SGLD, SGHMC, SGNHT):
-            variance = noise if kind is SGLD else noise / 5
-            lines.append(Line(what, kind.what, of_ours(kind, rate, variance)))
-            lines.append(Line(what, f"{kind.what}, as published", of_ours(kind, rate, variance, hold=False)))
-        for name in ("sgld", "sghmc", "baoa", "sgnht"):
-            try:
-                found = of_theirs(name, rate, noise if name == "sgld" else noise / 5)
-            except Exception as error:  # another's code, of any age: whatever it does is its answer
-                reasons[f"posteriors {name}, {what}"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            else:
-                lines.append(Line(what, f"posteriors {name}", found))
-    return lines
-
-
 def fashion(rate: float, temperature: float, steps: int) -> str:
     """What becomes of a temperature on the MLP at this rate, in as many steps after as many of plain SGD."""
     problem = load("mlp")
@@ -264,11 +179,12 @@ def fashion(rate: float, temperature: float, steps: int) -> str:
 @click.option("--part", type=click.Choice(["speed", "audit", "fashion", "all"]), default="all", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(rounds: int, part: str, as_json: bool) -> None:
-    """Speed and temperature of the samplers, ours and posteriors'."""
+    """Speed and temperature of the samplers, ours and others'."""
     torch.set_num_threads(1)
     reasons = dict[str, str]()
     lines = speed(rounds, reasons) if part in ("speed", "all") else []
-    lines += audit(reasons) if part in ("audit", "all") else []
+    if part in ("audit", "all"):
+        lines += [Line(what, who, found) for what, who, found in temperatures(reasons)]
     asked = ((0.1, 1.0), (0.4, 1.0), (0.4, 0.05)) if part in ("fashion", "all") else ()
     told = {f"T = {t:g}, η = {rate:g}": fashion(rate, t, 4000) for rate, t in asked}
     if as_json:
