@@ -71,9 +71,10 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     """R-hat, effective sample sizes and the mean of every function, rank-normalised and split.
 
     R-hat is that of chains of this length over ever more chains, its interval that of `rank_rhat`. The intervals of
-    the effective sample sizes are the jackknife's over chains, on a logarithmic scale; with two chains there are none
-    to leave out, and they are not bounded. The mean's is Student's, with the Monte Carlo standard error, and both are
-    too narrow where chains have not mixed.
+    the effective sample sizes are the jackknife's over chains, on a logarithmic scale: simulated at nominal 90 %, with
+    4 to 8 autoregressive chains, the bulk's covers in 82 to 88 %. With two chains there are none to leave out, and they
+    are not bounded. The mean's is Student's, with the Monte Carlo standard error. Where chains have not mixed, those of
+    sizes and mean are too narrow.
 
     Args:
         draws: Of every function, its draws in each chain.
