@@ -78,18 +78,26 @@ def showing(run: Path, seconds: float, write: Callable[[], None]) -> Shown:
             shown.passed.append(now - at)
             before, at = used, now
         status = Path(f"/proc/{process.pid}/status").read_text()
-        shown.at_most = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+        shown.at_most = 1024 * int(_found(r"VmHWM:\s+(\d+)", status))
     return shown
 
 
 @contextmanager
-def _process(run: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+def _process(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-u", "-m", "gradiometer", "show", str(run), "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            yield process, re.search(r"http://\S+", process.stdout.readline())[0]
+            assert process.stdout is not None
+            yield process, _found(r"(http://\S+)", process.stdout.readline())
         finally:
             process.terminate()
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise SystemExit(f"{pattern} is not in what was said: {text!r}")
+    return match[1]
 
 
 def _listen(place: str, shown: Shown) -> None:

@@ -17,7 +17,12 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]
     times: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda *asked: times.append(asked[0]) or SCRIPT)
+
+    def put_together(snippet: str, _: str) -> str:
+        times.append(snippet)
+        return SCRIPT
+
+    monkeypatch.setattr(vl_convert, "javascript_bundle", put_together)
     bundle.cache_clear()
     yield times
     bundle.cache_clear()
