@@ -7,7 +7,7 @@ its own, once with an empty cache, where the charts' library must be put togethe
 Opening is timed in chromium where playwright and chromium are installed: from asking for the file to the last chart
 drawn. Following is timed by a real `gradiometer show`, on Linux: a hundred readings a second are added to the run while
 a listener asks for every view that is announced, as a browser does, and the share of a core is that of the process from
-its first page on. Looks at a long run are rare: an interval that tells them wants some minutes (`--seconds 600`).
+its first page on. Looks at a long run are rare: an interval that tells them wants some minutes (`--seconds 1500`).
 """
 
 import argparse

@@ -17,7 +17,7 @@ from gradiometer.run.reader import Run
 
 SHARE, SHARE_OF_LONG = 0.05, 0.004
 """Of a core, that looking and drawing may use: a long run changes slowly, and its page with it. Waiting and sending
-the page come on top; of a long run all of it stays below 0.01."""
+the page come on top; of a long run all of it is meant to stay below 0.01."""
 
 LONG = 100_000
 """Steps from which on a run is long."""
