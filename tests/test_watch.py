@@ -122,6 +122,38 @@ def test_the_noise_of_a_known_problem_is_found(tmp_path: Path, settings: dict[st
     assert_known(standing(tmp_path, **settings))
 
 
+@pytest.mark.parametrize("spoil", [None, "norm", "value"])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_gauge_of_ones_own_is_given_the_gradient_as_backward_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int, spoil: str | None
+) -> None:
+    """Clipped before `step` is called, by one factor or number by number."""
+    seen, measure = [], GradientNoise.measure
+
+    def look(gauge: GradientNoise, step: Any) -> Any:
+        seen.append(torch.cat(step.gradient))
+        return measure(gauge, step)
+
+    monkeypatch.setattr(GradientNoise, "measure", look)
+    model = Position()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    settings = {"loss": losses, "out": tmp_path, "accumulation": accumulation, "gauges": "noise", "every": 1}
+    with watch(model, optimizer, **settings) as w:
+        for place, batch in enumerate(islice(draws(accumulation, 8), accumulation)):
+            loss = model(batch).mean()
+            (loss / accumulation).backward()
+            if place == accumulation - 1:
+                made = torch.cat([parameter.grad.clone() for parameter in model.parameters()])
+                if spoil == "norm":
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+                elif spoil == "value":
+                    nn.utils.clip_grad_value_(model.parameters(), 0.1)
+            w.step(loss, batch)
+        optimizer.step()
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], made, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_intervals_cover(tmp_path: Path, accumulation: int) -> None:

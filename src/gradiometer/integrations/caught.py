@@ -1,5 +1,6 @@
 """From the backwards of one step, as they are heard, to the `TrainingStep` that the gauges ask."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,15 @@ from gradiometer.integrations.sharded import is_sharded
 from gradiometer.integrations.shards import ShardListener, norms_of_all
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.microbatches import SpreadBuilder, squared_norms
-from gradiometer.measurement.motion import Motion
+from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.train.ranks import Ranks
+
+Norms = Float[Tensor, " parameters"]
 
 SAME = 1e-3
 """Two values of a loss that differ by less, relatively, differ by rounding (TF32 included)."""
@@ -137,7 +140,7 @@ class Catcher:
         index: int,
         learning_rate: float,
         proposal: int,
-        motion: Callable[[Float[Tensor, " parameters"]], Motion] | None = None,
+        motion: Callable[[Norms], Motion] | None = None,
     ) -> TrainingStep | None:
         """The step, if there is a spread within it to see.
 
@@ -153,7 +156,7 @@ class Catcher:
         spread = self._spread(proposal) if self.shared else None
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
-        gradient = self._gradient()
+        gradient, made = self._gradient()
         return TrainingStep(
             self._objective,
             self._batch(parts),
@@ -162,7 +165,7 @@ class Catcher:
             sampling=self._sampling,
             gradient=gradient if self._same_loss else None,
             spread=spread,
-            motion=None if motion is None or gradient is None else partial(motion, self._made(gradient)),
+            motion=None if motion is None or made is None else partial(motion, made()),
             seed=self._seed,
         )
 
@@ -210,21 +213,29 @@ class Catcher:
         except BadInput:
             return parts[-1].batch
 
-    def _gradient(self) -> Gradients | None:
-        """ĝ as it was heard, not given on where the loss that can be run is another; None where it is nowhere whole."""
+    def _gradient(self) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
+        """ĝ, or what gives it when asked, and what gives ‖ĝ‖² of every parameter; None where it is nowhere whole."""
+        scale, whole = self._scale, self._listener.whole
         if isinstance(self._listener, ShardListener):
-            return None
-        if self.shared:
-            heard = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
-        else:
-            heard = self._listener.take()
-        return heard if self._scale == 1 else list(torch._foreach_div(heard, self._scale))
+            return None, None
+        if self.shared and whole is not None:
+            return partial(self._as_made, whole[0], scale), lambda: whole[0] / scale**2
+        heard = self._listener.take()
+        gradient = heard if scale == 1 else list(torch._foreach_div(heard, scale))
+        return gradient, lambda: squared_norms(gradient)[0]
 
-    def _made(self, gradient: Gradients) -> Float[Tensor, " parameters"]:
-        """‖ĝ‖² of every parameter as `backward` made it: `.grad` may be clipped by now, what was heard is not."""
-        if self.shared and self._listener.whole is not None:
-            return self._listener.whole[0] / self._scale**2
-        return squared_norms(gradient)[0]
+    def _as_made(self, squared: Norms, scale: float) -> Gradients | None:
+        """ĝ from `.grad`, which may be clipped or unscaled by now; None where that was done otherwise than by a factor.
+
+        Args:
+            squared: ‖·‖² of every parameter's `.grad` at the end of the last backward.
+            scale: By which it was scaled then.
+        """
+        taken = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
+        factor = multiple(squared, taken)
+        if factor is None or not math.isfinite(factor):
+            return None
+        return taken if factor * scale == 1 else list(torch._foreach_div(taken, factor * scale))
 
     def _compare_losses(self, parts: Sequence[Part]) -> None:
         """Once: whether the loss that can be run gives the value that training had."""

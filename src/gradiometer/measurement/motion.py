@@ -152,12 +152,8 @@ def update_of(
         BadInput: `.grad` is not a multiple of what was made.
     """
     taken = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
-    lengths, before = squared_norms(taken)[0].sqrt() / scale, made.sqrt()
-    factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
-    if not (math.isfinite(factor) and (factor > 0)):
-        factor = math.nan
-    rounding = max(ROUNDING, *(8 * torch.finfo(each.dtype).eps for each in taken))
-    if float((lengths - factor * before).abs().max()) > rounding * float(lengths.norm()):
+    factor = multiple(made * scale**2, taken)
+    if factor is None:
         raise BadInput(
             "`optimizer` is given another gradient than `backward` made, and not a multiple of it (clipped by value "
             "or by layer, with noise added, or with that of an earlier step in it): clip by the norm of all "
@@ -168,3 +164,22 @@ def update_of(
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     decays = [0.0 if p.grad is None else float(groups[id(p)]["weight_decay"]) for p in parameters]
     return Update(taken, factor, decays)
+
+
+def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:
+    """How many times as long gradients are as they were made: by one factor for all parameters, or None.
+
+    Args:
+        made: ‖·‖² of every parameter's, as they were.
+        taken: As they are now.
+
+    Returns:
+        s; NaN where a gradient is not finite or nothing is left of it; 1 where none was made.
+    """
+    lengths, before = squared_norms(taken)[0].sqrt(), made.sqrt()
+    factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
+    if not (math.isfinite(factor) and factor > 0):
+        return math.nan
+    rounding = max(ROUNDING, *(8 * torch.finfo(each.dtype).eps for each in taken))
+    off = float((lengths - factor * before).abs().max())
+    return None if off > rounding * float(lengths.norm()) else factor

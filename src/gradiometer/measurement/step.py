@@ -59,7 +59,7 @@ class TrainingStep:
         index: int,
         learning_rate: float,
         sampling: Sampling,
-        gradient: Sequence[Tensor | None] | None = None,
+        gradient: Sequence[Tensor | None] | Callable[[], Sequence[Tensor] | None] | None = None,
         spread: Spread | None = None,
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
@@ -85,11 +85,12 @@ class TrainingStep:
     @cached_property
     def gradient(self) -> Gradients:
         """ĝ, the batch gradient, one tensor a trainable parameter."""
-        if self._gradient is None:
+        given = self._gradient() if callable(self._gradient) else self._gradient
+        if given is None:
             return self.objective.gradient(self.batch, seed=self.derived_seed("gradient"))
         return [
-            torch.zeros_like(parameter) if given is None else given.detach()
-            for given, parameter in zip(self._gradient, self.objective.parameters, strict=True)
+            torch.zeros_like(parameter) if one is None else one.detach()
+            for one, parameter in zip(given, self.objective.parameters, strict=True)
         ]
 
     @cached_property
