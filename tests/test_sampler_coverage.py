@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -147,8 +148,13 @@ STUDIES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "burn_in", "settings", "held"), STUDIES.values(), ids=STUDIES)
 def test_intervals_of_a_run_of_a_sampler_cover(
-    kind: Callable[..., Sampler], burn_in: int, settings: dict[str, Any], held: tuple[float, float]
+    kind: Callable[..., Sampler],
+    burn_in: int,
+    settings: dict[str, Any],
+    held: tuple[float, float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
     found = coverage(kind, RUNS, burn_in, **settings)
     assert held[0] <= found.temperature <= held[1], found
     assert WITHIN[0] <= found.mean <= WITHIN[1], found
