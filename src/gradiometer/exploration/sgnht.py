@@ -36,7 +36,8 @@ class SGNHT(Sampler):
         examples: N, the number of training examples.
         temperature: T in posterior units, positive; 0 only for phases without noise, where the friction rests.
         weight_decay: λ of a Gaussian prior of precision Nλ.
-        relaxation: Steps in which the temperature returns; longer is steadier.
+        relaxation: Steps in which the temperature returns where the friction ζ is at most its inverse; where it is
+            more, that takes about 2ζ·relaxation² steps. Longer is steadier.
         hold: Hold the configurational temperature; otherwise the kinetic, as published.
         burn_in: Steps before it may refuse.
         memory: Steps the heat is averaged over where the friction is at its limit.
