@@ -1,6 +1,7 @@
 """The section of issue 3, convergence: the learning rate, what is left of it, the path, and the certificate."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,8 +43,8 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
     if not certificates:
-        hint = f"gradiometer certify {run.path.name} tells whether this is a stationary point of the training loss."
-        lead = f"{LEAD} {hint}"
+        command = f"gradiometer certify {shlex.quote(str(run.path))}"
+        lead = f"{LEAD} {command} tells whether this is a stationary point of the training loss."
     else:
         lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
     return Section(
