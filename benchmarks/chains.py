@@ -169,6 +169,7 @@ def steps(rounds: int, reasons: dict[str, str]) -> list[Line]:
 def whole_runs(rounds: int, length: int) -> list[Line]:
     """`run_chains` as it is called, against the loop, over the grid."""
     lines = []
+    _run_seconds(Job("MLP 100-32-10", mlp(100, 32, 10), (100,), 32, 2), length)  # imports what a process does once
     for job in jobs((8, 32, 128), (2, 8)):
         faster, ways = [], set[str]()
         for turn in range(rounds):
