@@ -173,6 +173,46 @@ def test_the_budget_decides_and_what_was_used_is_stated(folder: RunFolder) -> No
     assert Run.open(folder.path).overhead == overhead
 
 
+@dataclass(frozen=True)
+class Dear(Square):
+    """Asked at one in sixteen steps that others measure."""
+
+    name: ClassVar[str] = "dear"
+    one_in: ClassVar[int] = 16
+
+
+@dataclass(frozen=True)
+class Given(Square):
+    """Refuses from its third reading on."""
+
+    name: ClassVar[str] = "given"
+
+    def measure(self, step: Any) -> Moments:
+        if step.index >= 2:
+            raise BadInput("`step` is the third.")
+        return super().measure(step)
+
+
+def test_a_dear_gauge_has_its_turn_at_every_measured_step_where_no_cheap_one_makes_up_a_round(
+    tmp_path: Path,
+) -> None:
+    asked = {}
+    for name, gauges in {"beside": [Square(), Dear()], "left": [Given(), Dear()], "alone": [Dear()]}.items():
+        folder = RunFolder.create(tmp_path, name, MANIFEST)
+        with Recorder(folder, gauges, every=1) as recorder:
+            train(recorder, 0, 20)
+        series = Run.open(folder.path).series("dear")
+        assert series is not None
+        asked[name] = series.steps.tolist()
+    assert asked == {"beside": [15], "left": [*range(3, 20)], "alone": [*range(20)]}
+
+
+def test_where_every_gauge_has_refused_no_step_is_due(folder: RunFolder) -> None:
+    with Recorder(folder, [Given()], every=1) as recorder:
+        train(recorder, 0, 5)
+        assert not recorder.due(5) and recorder.overhead["measured_steps"] == 2
+
+
 def test_a_loss_costs_microseconds_and_loses_no_step_whatever_their_order(folder: RunFolder) -> None:
     with Recorder(folder, []) as recorder:
         for step in [*range(5), *range(100, 3000), 7, 6]:

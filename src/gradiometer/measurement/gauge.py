@@ -22,7 +22,8 @@ class Gauge(ABC):
     issue: ClassVar[Issue]
     unit: ClassVar[str]
     one_in: ClassVar[int] = 1
-    """Asked at one in so many measured steps: more than one where it costs more than a step."""
+    """Asked at one in so many measured steps: more than one where it costs more than a step. At every one, where none
+    beside it is asked at each."""
 
     looks_back: ClassVar[bool] = False
     """Whether the step needs a `motion`: where training stood earlier, and its velocity."""

@@ -50,7 +50,7 @@ class Measures(Protocol):
 
     @property
     def one_in(self) -> int:
-        """It is asked at one in so many measured steps."""
+        """It is asked at one in so many measured steps; at every one, where no gauge is asked at each."""
 
     @property
     def own_steps(self) -> bool:
@@ -124,7 +124,7 @@ class Recorder:
             self._write()
         self.budget.start()
         self._asked_about += 1
-        if self._share == 0 or not self._cadenced:
+        if self._share == 0 or not self._turn():
             return False
         if self.every is not None:
             return step % self.every == 0
@@ -271,8 +271,13 @@ class Recorder:
         return DEAR * self.budget.training / self._asked_about if dear else 0.0
 
     def _turn(self, ahead: int = 0) -> list[Measures]:
-        """The gauges whose turn it is; the dear ones come last in their round, when a first cheap reading is in."""
+        """The gauges whose turn it is; the dear ones come last in their round, when a first cheap reading is in.
+
+        Where no cheap one is left, whose readings make up a round, all have their turn at every measured step.
+        """
         working = [gauge for gauge in self._cadenced if gauge.name not in self._refused]
+        if all(gauge.one_in > 1 for gauge in working):
+            return working
         return [gauge for gauge in working if (self._measured_steps + 1 + ahead) % gauge.one_in == 0]
 
     def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:
