@@ -266,6 +266,38 @@ def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.Monke
     assert w.overhead["budget"] == 0.02 and 0.017 < w.overhead["used"] < 0.0202
 
 
+def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of several processes does; at the pace of the new ones alone it would measure one after another."""
+    clock, measure = Clock(), GradientNoise.measure
+
+    def slow(gauge: GradientNoise, step: Any) -> Any:
+        clock.seconds += 3
+        return measure(gauge, step)
+
+    def go(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
+        w.budget.clock = clock
+        with w:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                w.step(*one_backward(model))
+                optimizer.step()
+                clock.seconds += 1
+            return w.state_dict()
+
+    monkeypatch.setattr(GradientNoise, "measure", slow)
+    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
+    kept = go(w, model, optimizer, 1000)
+    model, optimizer, again = simple(tmp_path, every=None, gauges="noise")
+    again.load_state_dict(kept)
+    go(again, model, optimizer, 2)
+    earned = (again.budget.spent + 3) / 0.02 - again.budget.training
+    assert again.steps == 1002 and earned > 100
+    again._looked_at = clock()  # nothing of a measurement is under way
+    assert again._proposal() - again.steps == pytest.approx(earned, rel=0.02)
+
+
 def test_a_changing_last_batch_is_measured_alone_and_left_out_of_accumulation(tmp_path: Path) -> None:
     for accumulation, measured in ((1, 6), (2, 3)):
         model, optimizer, w = simple(tmp_path, accumulation=accumulation)
@@ -472,7 +504,10 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
         ("one backward a step shows no spread", lambda: watch(model, sgd)),
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
         ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
-        ("which runs the model", lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift")),
+        (
+            "give `loss`, or ask for noise, temperature, trajectory alone",
+            lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift"),
+        ),
         ("holds no parameter", lambda: watch(nn.Linear(2, 2), sgd, loss=loss)),
         ("got none", lambda: watch(model, [], loss=loss)),
         ("sparse gradients", lambda: watch(nn.Embedding(3, 2, sparse=True), sgd, loss=loss)),

@@ -162,7 +162,9 @@ def gauges_for(
         )
     others = [name for name in names if name not in ("", *RUN_NOTHING)]
     if others and not has_loss:
-        raise BadInput(f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for noise alone.")
+        raise BadInput(
+            f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for {', '.join(RUN_NOTHING)} alone."
+        )
     if others and not alone:
         raise BadInput(
             f"`gauges` names {others[0]}, which runs the model: of several processes ask for "
@@ -221,7 +223,7 @@ def recorder_of(
 
 
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it is SGD, with momentum or without: the edge of stability is known for no other."""
+    """Whether it is SGD, with momentum or without: edge of stability and heat balance are known for no other."""
     return isinstance(optimizer, torch.optim.SGD)
 
 

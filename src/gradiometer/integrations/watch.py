@@ -57,7 +57,7 @@ def watch(
         optimizer: The one that trains it, or several.
         loss: Called as `loss(model, batch)`; one value per example or their mean: the loss that is trained, under the
             same autocast, but without a scaler. May be left out where backwards are accumulated or there are several
-            processes; the gradient noise is then all that is measured.
+            processes; what runs the model, such as the batch sharpness, is then not measured.
         out: Folder of the runs.
         name: Beginning of the run's name.
         sampling: How batches are drawn, such as `sampling_of(loader)`; left out, independent draws, which is as good

@@ -192,7 +192,7 @@ class Watch:
 
     def _begin(self) -> None:
         """The run's folder and its recorder, now that the size of a batch is known."""
-        self._begun, self._first_step = True, self.steps
+        self._begun, self._first_step = True, 0 if "run" in self._restored else self.steps
         self.budget.start()
         if not self.ranks.first:
             return
