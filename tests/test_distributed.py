@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from gradiometer import Run, diagnose
 from gradiometer.convergence.trajectory import kept_steps
 from gradiometer.exploration.heat_balance import heat_balance
+from gradiometer.integrations.shards import _places
+from gradiometer.measurement.objective import Objective
 from gradiometer.problems.registry import load
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest
@@ -99,6 +102,23 @@ def moments(run: Path) -> dict[str, np.ndarray]:
     series = Run.open(run).series("noise")
     assert series is not None
     return dict(series.moments)
+
+
+class FSDPModule:
+    """By this name a module is known that `fully_shard` was called on, which makes its kind a kind of this, too."""
+
+
+def test_a_parameter_is_whole_where_the_innermost_sharded_module_around_it_is_run() -> None:
+    """Also one that is called by another way first, with no sharded module on it."""
+    shared = nn.Linear(2, 2)
+    model = nn.ModuleDict({"plain": nn.Sequential(shared), "outer": nn.Sequential(nn.Linear(2, 2), nn.Tanh(), shared)})
+    outer, inner = model["outer"], model["outer"][0]
+    for module in (outer, inner):
+        module.__class__ = type("FSDPOfIts", (FSDPModule, type(module)), {})
+    places = _places(Objective(model, lambda model, batch: model(batch)))
+    assert places.keys() == {outer, inner}
+    assert places[outer] == [(0, shared, "weight"), (1, shared, "bias")]
+    assert places[inner] == [(2, inner, "weight"), (3, inner, "bias")]
 
 
 def test_two_ranks_of_a_sharded_model_read_what_ddp_reads_and_keep_the_bits(tmp_path: Path) -> None:

@@ -116,13 +116,12 @@ class ShardListener:
 def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
     """The parameters by the module under `fully_shard` whose forward makes them whole: the innermost around each."""
     modules = dict(objective.model.named_modules(remove_duplicate=False))
+    fully_sharded = [module for module in objective.model.modules() if is_fsdp_module(module)]  # outer ones first
+    around = {id(parameter): module for module in fully_sharded for parameter in module.parameters()}
     places = defaultdict(list)
-    for place, name in enumerate(objective.names):
+    for place, (name, parameter) in enumerate(zip(objective.names, objective.parameters, strict=True)):
         owner, _, own_name = name.rpartition(".")
-        around = owner
-        while not is_fsdp_module(modules[around]):
-            around = around.rpartition(".")[0]
-        places[modules[around]].append((place, modules[owner], own_name))
+        places[around[id(parameter)]].append((place, modules[owner], own_name))
     return dict(places)
 
 
