@@ -97,6 +97,19 @@ def test_the_temperature_of_a_run_is_its_virial_about_its_mean() -> None:
     assert found.low < found.value < found.high
 
 
+def test_about_its_mean_a_run_reads_low_by_the_share_of_it_in_which_draws_forget() -> None:
+    """Autoregressive draws of N(0, 1) in 20,000 directions, so that T is 1 to 0.0014."""
+    memory, steps = 0.9, 480
+    noise = torch.randn(steps, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    position, virial = noise[0], Virial(noise[0], steps)
+    virial.add(position, position)
+    for drawn in noise[1:]:
+        position = memory * position + math.sqrt(1 - memory**2) * drawn
+        virial.add(position, position)
+    time = (1 + memory) / (1 - memory)
+    assert virial.temperature(examples=1).value == pytest.approx(1 - time / steps, abs=4 * 0.0014)
+
+
 class Place(nn.Module):
     """½‖Φ − x‖²."""
 

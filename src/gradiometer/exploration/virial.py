@@ -16,7 +16,7 @@ class Virial:
     """Sums that give ⟨(Φ − c)·∇U⟩/d of every block of a run, for a c that is only known at its end: its mean Φ.
 
     That c lies where the run has been, not in the minimum, so that it reads low by the share of the run in which the
-    draws forget: by about 2τ/steps of T with an integrated autocorrelation time τ.
+    draws forget: by about τ/steps of T with an integrated autocorrelation time τ = 1 + 2Σ_k ρ_k.
 
     Args:
         like: Parameters, flat: of them the size, the type and the device are taken.
