@@ -133,6 +133,12 @@ def test_a_budget_goes_on_from_its_checkpoint() -> None:
     assert 0.0195 < resumed.used < 0.0201
 
 
+def test_a_checkpoint_whose_costs_are_of_no_kind_is_gone_on_from_without_them() -> None:
+    budget = Budget(0.02, Clock())
+    budget.load_state_dict({"elapsed": 100.0, "spent": 1.0, "costs": [0.5, 0.25]})
+    assert (budget.elapsed, budget.spent) == (100.0, 1.0) and budget.expected("noise", guess=3.0) == 3.0
+
+
 @pytest.mark.parametrize("share", [math.nan, -0.1, 1.0, math.inf])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(BadInput, match="`share` must be at least 0 and below 1"):

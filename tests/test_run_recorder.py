@@ -52,6 +52,14 @@ class Square(Gauge):
 
 
 @dataclass(frozen=True)
+class Dear(Square):
+    """Asked at every second measured step."""
+
+    name: ClassVar[str] = "dear"
+    one_in: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
 class Wild(Square):
     """Not finite at every third step."""
 
@@ -308,6 +316,16 @@ def test_a_recorder_goes_on_counting_from_its_checkpoint(folder: RunFolder) -> N
         train(resumed, 100, 200)
         assert resumed.overhead["measured_steps"] == 100 and resumed.overhead["every"] == 2
         assert resumed.budget.spent >= state["budget"]["spent"] > 0
+
+
+def test_a_checkpoint_that_does_not_say_how_often_was_asked_is_gone_on_from(folder: RunFolder) -> None:
+    budget = {"elapsed": 50.0, "spent": 0.1, "costs": [0.01]}
+    state = {"measured_steps": 1, "first_measured": 99, "last_measured": 99, "budget": budget}  # as once written
+    with Recorder(folder, [Dear()], budget=Budget(0.02)) as recorder:
+        recorder.load_state_dict(state)
+        assert recorder.state_dict()["asked_about"] == 100
+        assert not recorder.due(100)  # eight steps of half a second are not earned
+        assert recorder.state_dict()["asked_about"] == 101
 
 
 def test_each_rank_writes_a_file_of_its_own_and_rank_0_the_events(folder: RunFolder) -> None:

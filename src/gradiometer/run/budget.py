@@ -115,11 +115,15 @@ class Budget:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; the time between the two processes is nobody's."""
+        """Go on from a checkpoint; the time between the two processes is nobody's.
+
+        Costs that were written without their kinds, as they once were, say nothing of any and are left behind.
+        """
         elapsed, spent = float(state["elapsed"]), float(state["spent"])
         if not 0 <= spent <= elapsed:
             raise BadInput(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {spent} s of {elapsed} s.")
         self._earlier, self.spent, self._started = elapsed, spent, None
         self._costs.clear()
-        for kind, costs in state["costs"].items():
+        kept = state["costs"]
+        for kind, costs in kept.items() if isinstance(kept, Mapping) else ():
             self._costs[kind].extend(map(float, costs))

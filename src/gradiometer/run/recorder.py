@@ -259,10 +259,11 @@ class Recorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self._asked_about, self._measured_steps = int(state["asked_about"]), int(state["measured_steps"])
+        """Go on from a checkpoint; one that does not say how often was asked was asked up to its last measured step."""
+        self._measured_steps = int(state["measured_steps"])
         self._first_measured = int(state["first_measured"])
         self._last_measured = int(state["last_measured"])
+        self._asked_about = int(state.get("asked_about", self._last_measured + 1))
         self.budget.load_state_dict(state["budget"])
 
     def _guess(self) -> float:
