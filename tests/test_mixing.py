@@ -1,4 +1,4 @@
-"""Whether chains have mixed: R-hat and effective sizes against known chains and arviz, and their pictures."""
+"""Whether chains have mixed: known chains, the mean's interval, the pictures, and the verb that draws them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from gradiometer.cli.sample import sample
 from gradiometer.errors import BadInput
-from gradiometer.exploration.mixing import autocorrelations, mixing, rank_counts
+from gradiometer.exploration.mixing import mixing, rank_counts
 from gradiometer.report.charts import save_png
 from gradiometer.report.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
 
@@ -34,25 +34,21 @@ def test_chains_of_one_law_have_mixed_and_their_mean_is_found() -> None:
 def test_chains_of_two_laws_have_not_mixed() -> None:
     found = mixing({"loss": autoregressive(2000, 4) + np.array([0, 0, 0, 1.0])})[0]
     assert not found.mixed and found.rhat.value > 1.05 and "they have not mixed" in str(found)
+    few = mixing({"loss": autoregressive(40, 4)})[0]
+    assert not few.mixed and "too few draws to tell whether they have mixed" in str(few)
     scales = mixing({"loss": autoregressive(2000, 4) * np.array([1, 1, 1, 3.0])})[0]
     assert not scales.mixed  # folded ranks see chains of unlike spread
 
 
-def test_intervals_of_the_mean_and_of_the_effective_size_cover() -> None:
-    expected, runs = 400 * 6 * (1 - MEMORY) / (1 + MEMORY), 30
-    found = [mixing({"x": autoregressive(400, 6, seed)})[0] for seed in range(runs)]
-    of_mean = sum(each.mean.low <= 0 <= each.mean.high for each in found) / runs
-    of_size = sum(each.bulk.low <= expected <= each.bulk.high for each in found) / runs
-    assert of_mean >= 0.9 - 3 * np.sqrt(0.09 / runs)
-    assert of_size >= 0.9 - 4 * np.sqrt(0.09 / runs)  # the jackknife's, over six chains, covers in 80 to 90 %
-    assert np.mean([each.bulk.value for each in found]) == pytest.approx(expected, rel=0.05)
-
-
-def test_autocorrelations_are_those_of_the_formula() -> None:
-    draws = autoregressive(500, 2)
-    away = draws - draws.mean(0)
-    expected = [(away[lag:] * away[: 500 - lag]).sum(0) / (away**2).sum(0) for lag in range(5)]
-    np.testing.assert_allclose(autocorrelations(draws, 5), expected, atol=1e-12)
+@pytest.mark.parametrize("apart", [0.0, 0.3])
+def test_the_interval_of_the_mean_covers_whether_chains_have_mixed_or_not(apart: float) -> None:
+    """It is the mean over ever more chains, whose levels scatter by `apart` about zero."""
+    runs, covered = 200, 0
+    for seed in range(runs):
+        levels = apart * np.random.default_rng(10_000 + seed).standard_normal(6)
+        found = mixing({"x": autoregressive(400, 6, seed) + levels})[0]
+        covered += found.mean.low <= 0 <= found.mean.high
+    assert abs(covered / runs - 0.9) <= 3 * np.sqrt(0.09 / runs)
 
 
 def test_ranks_are_counted_once_each() -> None:

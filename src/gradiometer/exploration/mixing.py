@@ -5,7 +5,7 @@ them. What can be asked is whether losses and predictions have mixed.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from gradiometer.errors import BadInput
+from gradiometer.exploration.effective_size import bulk_size, tail_size
 from gradiometer.exploration.rhat import rank_rhat
 from gradiometer.measurement.reading import Estimate, significant
 
@@ -55,11 +56,19 @@ class Mixing:
         return self.rhat.value <= STEADY and enough
 
     def __str__(self) -> str:
-        verdict = "no sign that they have not mixed" if self.mixed else "they have not mixed"
+        rhat, low, high = (significant(each, 4) for each in (self.rhat.value, self.rhat.low, self.rhat.high))
         return (
-            f"{self.name}: R-hat {significant(self.rhat.value, 4)} over {self.chains} chains, "
-            f"{significant(self.bulk.value)} effective draws ({significant(self.tail.value)} in the tails): {verdict}."
+            f"{self.name}: R-hat {rhat} [{low}, {high}] over {self.chains} chains, {self.bulk} effective draws, "
+            f"{self.tail} in the tails: {self._verdict}."
         )
+
+    @property
+    def _verdict(self) -> str:
+        if self.mixed:
+            return "no sign that they have not mixed"
+        if self.rhat.low > STEADY:
+            return "they have not mixed"
+        return "too few draws to tell whether they have mixed"
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -70,11 +79,11 @@ class Mixing:
 def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     """R-hat, effective sample sizes and the mean of every function, rank-normalised and split.
 
-    R-hat is that of chains of this length over ever more chains, its interval that of `rank_rhat`. The intervals of
-    the effective sample sizes are the jackknife's over chains, on a logarithmic scale: simulated at nominal 90 %, with
-    4 to 8 autoregressive chains, the bulk's covers in 82 to 88 %. With two chains there are none to leave out, and they
-    are not bounded. The mean's is Student's, with the Monte Carlo standard error. Where chains have not mixed, those of
-    sizes and mean are too narrow.
+    R-hat is that of chains of this length over ever more chains, its interval that of `rank_rhat`; those of the
+    effective sample sizes are of `bulk_size` and `tail_size`. The mean is that over ever more chains: its interval is
+    Student's, with the Monte Carlo standard error, or with that of the chains' own means where they scatter by more.
+    Simulated at nominal 90 %, it covers in 88 to 94 %, with chains that have mixed as with chains whose levels differ;
+    in 84 % with two chains whose levels differ a little.
 
     Args:
         draws: Of every function, its draws in each chain.
@@ -86,17 +95,13 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat; effective sizes
         computed by arviz-stats.
     """
-    return [_of(name, _checked(name, values), level) for name, values in draws.items()]
-
-
-def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"]:
-    """Of each chain at lags from 0 on, about the chain's own mean, with n in the denominator."""
-    away = draws - draws.mean(axis=0)
-    size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
-    power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
-    covariances = np.fft.irfft(power, padded, axis=0)[: min(lags, size)]
-    correlations: np.ndarray = covariances / np.where(covariances[0] > 0, covariances[0], 1.0)
-    return correlations
+    found = []
+    for name, values in draws.items():
+        checked = _checked(name, values)
+        bulk, tail = bulk_size(checked, level), tail_size(checked, level)
+        mean = _mean(checked, bulk.value, level)
+        found.append(Mixing(name, rank_rhat(checked, level), bulk, tail, mean, checked.shape[1]))
+    return found
 
 
 def rank_counts(draws: Draws, bins: int = 20) -> Float[np.ndarray, "bins chains"]:
@@ -106,40 +111,21 @@ def rank_counts(draws: Draws, bins: int = 20) -> Float[np.ndarray, "bins chains"
     return np.stack([np.bincount(column, minlength=bins) for column in place.T], axis=1).astype(float)
 
 
-def _of(name: str, draws: Draws, level: float) -> Mixing:
+def _mean(draws: Draws, size: float, level: float) -> Estimate:
+    """Student's, of the Monte Carlo error, or of the chains' means where those tell of a larger one."""
     from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, for this alone)
 
-    bulk = _jackknife(lambda part: float(array_stats.ess(part, method="bulk")), draws, level)
-    tail = _jackknife(lambda part: float(array_stats.ess(part, method="tail", prob=0.9)), draws, level)
-    error = float(array_stats.mcse(draws.T, method="mean"))
-    freedom = max(bulk.value - 1, 1.0) if math.isfinite(bulk.value) else 1.0
-    margin = float(stdtrit(freedom, (1 + level) / 2)) * error
+    def margin(error: float, freedom: float) -> float:
+        return float(stdtrit(freedom, (1 + level) / 2)) * error
+
+    error, chains = float(array_stats.mcse(draws.T, method="mean")), draws.shape[1]
+    by_chain = math.sqrt(float(draws.mean(axis=0).var(ddof=1)) / chains)
+    away = margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0)
+    if by_chain > error:
+        away = max(away, margin(by_chain, chains - 1.0))
     middle = float(draws.mean())
-    mean = Estimate.interval(
-        middle, middle - margin, middle + margin, level=level, method="Monte Carlo error", samples=draws.size
-    )
-    return Mixing(name, rank_rhat(draws, level), bulk, tail, mean, draws.shape[1])
-
-
-def _jackknife(size: Callable[[np.ndarray], float], draws: Draws, level: float) -> Estimate:
-    """Leaves out one chain at a time. An effective size is a sum over chains, so it is scaled up again."""
-    chains, by_chain = draws.shape[1], draws.T
-    value = size(by_chain)
-    if chains < 3:
-        return Estimate.interval(
-            value, -math.inf, math.inf, level=level, method="too few chains for an interval", samples=draws.size
-        )
-    without = np.array([size(np.delete(by_chain, place, axis=0)) for place in range(chains)])
-    logs = np.log(without * chains / (chains - 1))
-    error = math.sqrt((chains - 1) / chains * float(((logs - logs.mean()) ** 2).sum()))
-    margin = float(stdtrit(chains - 1, (1 + level) / 2)) * error
     return Estimate.interval(
-        value,
-        value * math.exp(-margin),
-        value * math.exp(margin),
-        level=level,
-        method="jackknife over chains",
-        samples=draws.size,
+        middle, middle - away, middle + away, level=level, method="Monte Carlo error", samples=draws.size
     )
 
 

@@ -40,10 +40,9 @@ def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> E
         the F ratio: Gelman & Rubin (1992), Inference from Iterative Simulation Using Multiple Sequences;
         the degrees of freedom: Satterthwaite (1946), An Approximate Distribution of Estimates of Variance Components.
     """
-    size = len(draws) // 2
-    halves = np.stack([draws[:size], draws[-size:]], axis=1)
-    folded = np.abs(halves - np.median(halves))
-    found = [_rhat(_normal_scores(each), level) for each in (halves, folded) if np.ptp(each) > 0]
+    split = halves(draws)
+    folded = np.abs(split - np.median(split))
+    found = [_rhat(normal_scores(each), level) for each in (split, folded) if np.ptp(each) > 0]
     if not found:
         return Estimate.unknown(level=level, method="the halves never vary", samples=draws.size)
     value, low, high = (max(ends) for ends in zip(*found, strict=True))
@@ -52,7 +51,13 @@ def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> E
     )
 
 
-def _normal_scores(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def halves(draws: Float[np.ndarray, "draws chains"]) -> Float[np.ndarray, "size 2 chains"]:
+    """The first and the last half of every chain; of an odd number of draws, without the middle one."""
+    size = len(draws) // 2
+    return np.stack([draws[:size], draws[-size:]], axis=1)
+
+
+def normal_scores(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Φ⁻¹((rank − 3/8)/(S + 1/4)) among all S values."""
     ranks = rankdata(values, method="average").reshape(values.shape)
     scores: np.ndarray = ndtri((ranks - 0.375) / (values.size + 0.25))

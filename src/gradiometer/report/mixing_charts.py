@@ -6,7 +6,8 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.exploration.mixing import autocorrelations, rank_counts
+from gradiometer.exploration.effective_size import autocorrelations
+from gradiometer.exploration.mixing import rank_counts
 from gradiometer.report.marks import HEIGHT, NUMBER, WIDTH, inline, layered
 from gradiometer.report.theme import DASHES, SERIES
 
