@@ -34,7 +34,7 @@ def test_chains_of_one_law_have_mixed_and_their_mean_is_found() -> None:
 def test_chains_of_two_laws_have_not_mixed() -> None:
     found = mixing({"loss": autoregressive(2000, 4) + np.array([0, 0, 0, 1.0])})[0]
     assert not found.mixed and found.rhat.value > 1.05 and "they have not mixed" in str(found)
-    few = mixing({"loss": autoregressive(40, 4)})[0]
+    few = mixing({"loss": autoregressive(200, 4)})[0]
     assert not few.mixed and "too few draws to tell whether they have mixed" in str(few)
     scales = mixing({"loss": autoregressive(2000, 4) * np.array([1, 1, 1, 3.0])})[0]
     assert not scales.mixed  # folded ranks see chains of unlike spread

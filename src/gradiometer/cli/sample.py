@@ -81,6 +81,7 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
     """
     import torch
 
+    from gradiometer.cli.outcome import filled, print_json
     from gradiometer.errors import BadInput
 
     torch.set_num_threads(1)
@@ -93,16 +94,16 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
     agreement = _agreement(found, settings["level"])
     pictures = [] if png is None else _draw(found, settings, png)
     if as_json:
-        from gradiometer.cli.outcome import print_json
-
         first, several = found[0].to_dict(), {}
         if chains > 1:
             several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in agreement]}
         print_json({"target": target, "sampler": kind, **first, **several, "pictures": pictures})
         return
     _tell(place, kind, found, settings)
-    for line in [*map(str, agreement), *pictures]:
-        click.echo(line)
+    for each in agreement:
+        click.echo(filled(str(each)) + "\n")
+    for picture in pictures:
+        click.echo(picture)
 
 
 def _place(target: str, settings: dict[str, Any]) -> Place:
@@ -316,7 +317,7 @@ def _verdict(found: "Sampled", hold: bool) -> str:
     if not found.measured.tells:
         return "The temperature cannot be told yet: take more steps."
     if found.kept:
-        return "The temperature measured is not distinguishable from the one asked for."
+        return f"The temperature measured, {found.bounds} at 99 %, is not distinguishable from the one asked for."
     if found.bounds.high < found.asked:
         return (
             "It is colder than asked: the chain still spreads, along directions that are slower than the run. Their "
