@@ -17,9 +17,9 @@ from gradiometer.errors import BadInput
 from gradiometer.logs.log import Column, Log
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.readers import read_log
-from gradiometer.logs.slope import slope
 from gradiometer.logs.verdicts import log_findings
 from gradiometer.measurement.reading import Finding, State
+from gradiometer.measurement.slope import slope
 
 LOGS = Path(__file__).parent / "logs"
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.level import newey_west_slope
 from gradiometer.convergence.stationarity import Looks, Observation
 from gradiometer.convergence.stationarity_extrapolation import Extrapolation, extrapolated_gain
 from gradiometer.convergence.stationarity_rivals import (
@@ -17,6 +16,7 @@ from gradiometer.convergence.stationarity_rivals import (
     Pflug,
     Plateau,
     Slope,
+    newey_west_slope,
 )
 from gradiometer.errors import BadInput
 from gradiometer.problems.quadratic import Quadratic

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from gradiometer.errors import BadInput
+from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.slope import slope
 from gradiometer.measurement.uncertainty import mean
 
 CUT = 0.1
@@ -27,11 +28,6 @@ DRIFT = 0.25
 
 FEWEST_STEPS = 256
 """Of a stretch of a run, below which nothing is said about its level."""
-
-MOST_BLOCKS = 512
-"""Means of consecutive losses that a slope is fitted to, at most."""
-
-FEWEST_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -47,28 +43,6 @@ class Level:
     since: int
     slope: Estimate
     loss: float
-
-
-def newey_west_slope(
-    series: Float[np.ndarray, "steps runs"],
-) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
-    """Least-squares slope a step of each column, and its standard error where neighbours depend on one another.
-
-    Source: Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
-        Covariance Matrix, with ⌊4(n/100)^(2/9)⌋ lags, their (1994) rule without a pilot.
-    """
-    steps = len(series)
-    if not steps >= 3:
-        raise BadInput(f"`series` must have at least 3 steps for a slope with an error, got {steps}.")
-    time = (np.arange(steps) - (steps - 1) / 2)[:, None]
-    square = float((time**2).sum())
-    slope = (time * series).sum(axis=0) / square
-    scores = time * (series - series.mean(axis=0) - slope * time)
-    variance = (scores**2).sum(axis=0)
-    lags = min(int(4 * (steps / 100) ** (2 / 9)), steps - 1)
-    for lag in range(1, lags + 1):
-        variance = variance + 2 * (1 - lag / (lags + 1)) * (scores[lag:] * scores[:-lag]).sum(axis=0)
-    return slope, np.sqrt(np.maximum(variance, 0) * steps / (steps - 2)) / square
 
 
 def level_since(
@@ -90,25 +64,17 @@ def level_since(
         raise BadInput("`losses` must be finite: leave out what comes before and after one that is not.")
     length = len(losses)
     while length >= FEWEST_STEPS:
-        slope = _relative_slope(losses[-length:], level)
-        if slope.low <= 0 <= slope.high:
-            return Level(int(steps[-length]), slope, float(losses[-length:].mean()))
+        found = _relative_slope(steps[-length:], losses[-length:], level)
+        if found.low <= 0 <= found.high:
+            return Level(int(steps[-length]), found, float(losses[-length:].mean()))
         length = int(length / math.sqrt(2))
     return None
 
 
-def _relative_slope(losses: Float[np.ndarray, " steps"], level: float) -> Estimate:
+def _relative_slope(steps: Int[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"], level: float) -> Estimate:
     """Slope of the loss a step, in units of its mean."""
-    length = max(len(losses) // MOST_BLOCKS, 1)
-    blocks = len(losses) // length
-    means = losses[len(losses) - blocks * length :].reshape(blocks, length).mean(axis=1)
-    slope, error = (float(x[0]) / length for x in newey_west_slope(means[:, None]))
-    margin = float(stdtrit(blocks - 2, (1 + level) / 2)) * error
-    unit = abs(float(means.mean())) or 1.0
-    value, low, high = (x / unit for x in (slope, slope - margin, slope + margin))
-    return Estimate.interval(
-        value, low, high, level=level, method=f"Newey–West, {blocks} means of {length}", samples=len(losses)
-    )
+    size = abs(float(losses.mean())) or 1.0
+    return transformed(slope(steps, losses / size, level), lambda in_thousand: in_thousand / 1000)
 
 
 def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9) -> Estimate:
@@ -130,6 +96,9 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     to as many steps after it as G was measured over. Of that fall the value holds a quarter and the interval from none
     to a half: on the twelve cuts it was chosen on it was 0.1 to 0.3 (`benchmarks/cool.py`, the digits MLP). Near a
     quadratic minimum G is (η/4) tr Σ/(B(1 − μ)): see `floor_by_formula`, which over-states it on networks.
+
+    Simulated on least squares at its floor, nominal 90 %, it holds the difference of the two floors in 84 to 93 % of
+    runs; what one cut is then seen to gain, from eight iterates before it, in 78 to 88 %, that being noisy as well.
 
     Args:
         gain: G, measured, with its interval.

@@ -226,7 +226,7 @@ def extrapolated_gain(
     """An upper end of max over α of −l·α − ½ αᵀMα, which is q(l) = lᵀM⁻¹l/2 with a ridge, for slopes l known in parts.
 
     q of the mean slope is maximised on the very examples it is measured on and errs upwards; the mean of ½ lᵢᵀM⁻¹lⱼ
-    over pairs of unlike parts does not. The answer is that mean and twice its jackknife error, or q of the mean slope
+    over pairs of unlike parts does not. The answer is that mean and one jackknife error of it, or q of the mean slope
     where that is less. M is made symmetric. Where the loss curves downwards along a direction, the absolute curvature
     stands for it: the model has no maximum there, and a bound that is finite is wanted.
 

@@ -7,12 +7,12 @@ import math
 from itertools import pairwise
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.special import ndtri
 from torch import Tensor
 
-from gradiometer.convergence.level import newey_west_slope
 from gradiometer.convergence.stationarity import Detector, Looks, Observation
 from gradiometer.errors import BadInput
 
@@ -198,6 +198,31 @@ class Slope(Detector):
         losses = torch.stack(self.losses[len(self.losses) // 2 :]).double()
         slope, error = newey_west_slope(losses.cpu().numpy())
         return torch.from_numpy(slope + self.quantile * error >= 0).to(seen.loss.device)
+
+
+def newey_west_slope(
+    series: Float[np.ndarray, "steps runs"],
+) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
+    """Least-squares slope a step of each column, and its standard error where neighbours depend on one another.
+
+    So few lags see little of a long dependence: where correlations decay as 0.9^lag an interval of 1,000 steps, nominal
+    90 %, covers in 60 %, and that of `gradiometer.measurement.slope` in 86 %.
+
+    Source: Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
+        Covariance Matrix, with ⌊4(n/100)^(2/9)⌋ lags, their (1994) rule without a pilot.
+    """
+    steps = len(series)
+    if not steps >= 3:
+        raise BadInput(f"`series` must have at least 3 steps for a slope with an error, got {steps}.")
+    time = (np.arange(steps) - (steps - 1) / 2)[:, None]
+    square = float((time**2).sum())
+    slope = (time * series).sum(axis=0) / square
+    scores = time * (series - series.mean(axis=0) - slope * time)
+    variance = (scores**2).sum(axis=0)
+    lags = min(int(4 * (steps / 100) ** (2 / 9)), steps - 1)
+    for lag in range(1, lags + 1):
+        variance = variance + 2 * (1 - lag / (lags + 1)) * (scores[lag:] * scores[:-lag]).sum(axis=0)
+    return slope, np.sqrt(np.maximum(variance, 0) * steps / (steps - 2)) / square
 
 
 class Plateau(Detector):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from gradiometer.logs.log import Log
-from gradiometer.logs.slope import slope
 from gradiometer.measurement.reading import Finding, Issue, State, significant
+from gradiometer.measurement.slope import slope
 
 GAUGE = "log_plateau"
 
