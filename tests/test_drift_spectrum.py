@@ -188,6 +188,16 @@ def test_share_of_directions_below_zero() -> None:
     assert share.low <= 0.25 <= share.high and share.high - share.low < 0.1
 
 
+def test_flat_directions_are_not_counted_among_those_that_curve_down() -> None:
+    """Nine in ten directions are flat: smoothed by the width one in forty of them would lie two widths below zero."""
+    flat, top = np.zeros(90), np.linspace(2, 10, 10)
+    for negative in (0, 8):
+        spectrum = np.concatenate([np.full(negative, -2.0), flat[negative:], top])
+        density = spectral_density(rotated(spectrum)[1], probes=32, iterations=40, generator=generator())
+        share = density.share_below(-2 * density.width)
+        assert share.low <= negative / 100 <= share.high and share.high < 0.12
+
+
 def test_quadrature_is_exact_for_the_moments_of_each_probe() -> None:
     matrix, operator = rotated(SPECTRA["geometric"])
     starts = torch.randn(3, 100, dtype=torch.float64, generator=generator())
