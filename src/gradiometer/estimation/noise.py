@@ -82,8 +82,8 @@ class GradientNoise(Gauge):
             by_layer[f"noise_share/{layer}"] = ratio_of_means(trace[:, place], whole[0], level=level, spacing=spacing)
         return {
             "noise_scale": noise_scale(*whole),
-            "gradient_variance": mean(whole[0], level=level, unit=self.unit),
-            "gradient_norm_squared": mean(whole[1], level=level, unit=self.unit),
+            "gradient_variance": mean(whole[0], level=level, unit=self.unit, spacing=spacing),
+            "gradient_norm_squared": mean(whole[1], level=level, unit=self.unit, spacing=spacing),
             "signal_to_noise": signal_to_noise,
             "cosine": transformed(signal_to_noise, cosine),
             "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),

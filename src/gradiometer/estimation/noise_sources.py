@@ -46,10 +46,10 @@ class NoiseSources(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Both parts, and the share that is drawn, whole and by layer."""
-        trace, drawn = series.moments["trace"], series.moments["drawn"]
+        trace, drawn, spacing = series.moments["trace"], series.moments["drawn"], series.spacing
 
         def share(part: np.ndarray, whole: np.ndarray) -> Estimate:
-            ratio = ratio_of_means(part, whole, level=level, spacing=series.spacing)
+            ratio = ratio_of_means(part, whole, level=level, spacing=spacing)
             return transformed(ratio, lambda share: min(share, 1.0))
 
         by_layer = {
@@ -58,8 +58,8 @@ class NoiseSources(Gauge):
             if len(series.layers) > 1
         }
         return {
-            "noise_of_data": mean((trace - drawn).sum(axis=1), level=level, unit=self.unit),
-            "noise_of_draws": mean(drawn.sum(axis=1), level=level, unit=self.unit),
+            "noise_of_data": mean((trace - drawn).sum(axis=1), level=level, unit=self.unit, spacing=spacing),
+            "noise_of_draws": mean(drawn.sum(axis=1), level=level, unit=self.unit, spacing=spacing),
             "drawn_share": share(drawn.sum(axis=1), trace.sum(axis=1)),
             **by_layer,
         }
