@@ -104,6 +104,7 @@ def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -
         (np.zeros((3, 2)), np.zeros(3, int), "add up to a probability of 2, not 1: take the log_softmax"),
         (np.full((3, 2), np.nan), np.zeros(3, int), "not 1"),
         (np.log(np.full((3, 2), 0.5)), np.array([0, 1, 2]), "between 0 and 1, the classes predicted"),
+        (np.array([[0.0, -np.inf]] * 2), np.array([0, 1]), "example 1 give its label no probability at all"),
         (np.log(np.full((3, 2), 0.5)), np.array([0, 1]), "do not belong together"),
     ],
 )
@@ -154,6 +155,36 @@ def test_the_interval_of_a_difference_in_calibration_covers() -> None:
         estimate = calibration_difference(said, other, labels)
         covered.append(estimate.low <= 0.05 <= estimate.high)
     assert np.mean(covered) > 0.85
+
+
+def certain(generator: np.random.Generator, examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes, the first predicted with a confidence of 0.97 to 1, and right in 97 %."""
+    confidence = generator.uniform(0.97, 1, examples)
+    labels = (generator.random(examples) < 0.03).astype(int)
+    return np.log(np.stack([confidence, 1 - confidence], axis=1)), labels
+
+
+@pytest.mark.parametrize("examples", [100, 270])
+def test_scores_cover_where_few_predictions_are_wrong(examples: int) -> None:
+    """Three to eight of them: what they add to a mean is seen too small as often as too large."""
+    generator, covered = np.random.default_rng(3), []
+    known, _ = certain(generator, 200_000)
+    nll = -(known @ [0.97, 0.03]).mean()
+    gaps = np.array_split(np.sort(np.exp(known[:, 0])) - 0.97, 15)
+    gap = math.sqrt(np.mean([part.mean() ** 2 for part in gaps]))
+    brier = (2 * np.exp(2 * known) @ [0.03, 0.97]).mean()
+    for _ in range(400):
+        found = scores(Predictions(*certain(generator, examples)))
+        pairs = [(found["nll"], nll), (found["brier"], brier), (found["calibration_error"], gap)]
+        covered.append([each.low <= truth <= each.high for each, truth in pairs])
+    assert (np.mean(covered, axis=0) > 0.82).all(), np.mean(covered, axis=0)
+
+
+def test_examples_that_are_all_right_leave_room_for_some_that_are_not() -> None:
+    said = np.log(np.stack([np.full(150, 1 - 1e-9), np.full(150, 1e-9)], axis=1))
+    found = scores(Predictions(said, np.zeros(150, int)))
+    assert found["calibration_error"].value < 1e-8
+    assert 1 <= found["calibration_error"].high / found["error"].high < 1.6
 
 
 def test_a_reliability_diagram_holds_every_example_in_bins_of_equal_numbers() -> None:

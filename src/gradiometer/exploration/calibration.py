@@ -64,14 +64,18 @@ def calibration_error(
     In a bin of n examples with gaps e = confidence − found, ((Σe)² − Σe²)/(n (n − 1)) has no bias for the square of the
     mean gap; the plain estimate exceeds it by the variance of e over n, and calls every small test set uncalibrated.
     The interval is the jackknife's, of the square, and its root: about twice too wide where nothing is uncalibrated.
+    Where few predictions are wrong it knows little of how many could have been: its upper end is at least that of bins
+    with as many more mistakes as Wilson's interval takes for possible. Simulated at nominal 90 %, with 2 to 34 % wrong,
+    100 to 3,000 examples and confidence that is deserved or far from it, it covers in 89 to 100 %; where two to five
+    predictions are wrong at all and confidence is far from deserved, in 83 % (the jackknife's alone: in 57 %).
     Bins hide what cancels within them, so that this is a lower limit of the error of single predictions.
 
-    Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2.
+    Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2; the added mistakes: Agresti & Coull
+        (1998), Approximate Is Better than "Exact" for Interval Estimation of Binomial Proportions.
     """
-    samples = _jackknife(log_probabilities, labels, bins)
-    value, low, high = _root(samples, _quantile(level))
+    _, value, low, highs = _ends(log_probabilities, labels, bins, _quantile(level))
     return Estimate.interval(
-        value, low, high, level=level, method=f"jackknife, {bins} bins of equal numbers", samples=len(labels)
+        value, low, max(highs), level=level, method=f"jackknife, {bins} bins of equal numbers", samples=len(labels)
     )
 
 
@@ -80,14 +84,16 @@ def calibration_difference(
 ) -> Estimate:
     """`calibration_error` of the first less that of the second, paired over the same examples.
 
-    The two intervals are joined with the correlation of their jackknife samples.
+    The two intervals are joined with the correlation of their jackknife samples, once with each of the two upper ends
+    that `calibration_error` has, and what reaches further counts. Simulated at nominal 90 %, with 2 to 18 % wrong, it
+    covers in 88 to 100 %, and in 82 to 85 % where two to five predictions are wrong at all.
 
     Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures; with a correlation:
     Zou (2007), Toward Using Confidence Intervals to Compare Correlations, eq. 15.
     """
-    ours, theirs = _jackknife(first, labels, bins), _jackknife(second, labels, bins)
     quantile = _quantile(level)
-    (one, low, high), (other, other_low, other_high) = _root(ours, quantile), _root(theirs, quantile)
+    ours, one, low, highs = _ends(first, labels, bins, quantile)
+    theirs, other, other_low, other_highs = _ends(second, labels, bins, quantile)
     correlation = _correlation(ours, theirs)
 
     def distance(down: float, up: float) -> float:
@@ -96,8 +102,8 @@ def calibration_difference(
     value = one - other
     return Estimate.interval(
         value,
-        value - distance(one - low, other_high - other),
-        value + distance(high - one, other - other_low),
+        value - max(distance(one - low, high - other) for high in other_highs),
+        value + max(distance(high - one, other - other_low) for high in highs),
         level=level,
         method=f"jackknife, joined; {bins} bins of equal numbers",
         samples=len(labels),
@@ -120,20 +126,30 @@ def squared_gaps(
     return whole, without
 
 
-def _jackknife(log_probabilities: _LogProbabilities, labels: _Labels, bins: int) -> _Samples:
-    """Pseudo-values of the squared error: their mean estimates it, their spread over √n is its standard error."""
+def _ends(
+    log_probabilities: _LogProbabilities, labels: _Labels, bins: int, quantile: float
+) -> tuple[_Samples, float, float, tuple[float, float]]:
+    """Pseudo-values of the squared error, whose mean estimates it; its root, a lower end of that and two upper ones."""
     confidence, found = _confidence(log_probabilities, labels)
     places = _places(confidence, bins)
     whole, without = squared_gaps(confidence - found, places)
-    samples: np.ndarray = whole[places] - without
-    return samples
-
-
-def _root(samples: _Samples, quantile: float) -> tuple[float, float, float]:
-    """The root of a mean that cannot be negative, with its interval: never empty below zero."""
+    samples = whole[places] - without
     value, margin = float(samples.mean()), quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
-    low, high = max(value - margin, 0.0), max(value + margin, margin)
-    return math.sqrt(max(value, 0.0)), math.sqrt(low), math.sqrt(high)
+    high = max(value + margin, margin)  # never empty below zero
+    more = max(high, _with_more_mistakes(confidence, found, places, quantile))
+    return samples, math.sqrt(max(value, 0.0)), math.sqrt(max(value - margin, 0.0)), (math.sqrt(high), math.sqrt(more))
+
+
+def _with_more_mistakes(
+    confidence: _Samples, found: _Samples, places: Integer[np.ndarray, " examples"], quantile: float
+) -> float:
+    """Upper end of the squared error with z²/2 more mistakes among z² more examples, spread evenly over the bins."""
+    count = np.bincount(places).astype(np.float64)
+    share, more = count / len(found), quantile**2 / len(found)
+    wrong = (np.bincount(places, 1 - found) / count + more / 2) / (1 + more)
+    gap, variance = wrong - np.bincount(places, 1 - confidence) / count, wrong * (1 - wrong)
+    spread = 4 * gap**2 * variance / count + 2 * variance**2 / (count * (count - 1))
+    return float(share @ gap**2) + quantile * math.sqrt(float(share**2 @ spread))
 
 
 def _confidence(log_probabilities: _LogProbabilities, labels: _Labels) -> tuple[_Samples, _Samples]:

@@ -13,7 +13,8 @@ from gradiometer.errors import BadInput
 from gradiometer.exploration.calibration import calibration_difference, calibration_error
 from gradiometer.measurement.paired import difference_of_proportions
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import difference_of_means, mean, proportion
+from gradiometer.measurement.skewed import skewed_mean
+from gradiometer.measurement.uncertainty import difference_of_means, proportion
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures looked at; where every label is found the fit runs into the lower end."""
@@ -75,10 +76,10 @@ UNITS: Mapping[str, str] = {"error": "", "nll": "nats", "calibrated_nll": "nats"
 
 def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
     """Every score, with its interval over the examples."""
-    count = len(predictions.labels)
-    found: dict[str, Estimate] = {"error": proportion(int((~predictions.found).sum()), count, level)}
+    wrong = ~predictions.found
+    found: dict[str, Estimate] = {"error": proportion(int(wrong.sum()), len(wrong), level)}
     for name, losses in predictions.losses.items():
-        found[name] = mean(losses, level=level, unit=UNITS[name], batches=count)
+        found[name] = skewed_mean(losses, level=level, unit=UNITS[name])
     found["calibration_error"] = calibration_error(predictions.log_probabilities, predictions.labels, level=level)
     return found
 
@@ -156,3 +157,8 @@ def checked(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
         )
     if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
         raise BadInput(f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the classes predicted.")
+    if not np.isfinite(losses := log_losses(log_probabilities, labels)).all():
+        raise BadInput(
+            f"`log_probabilities` of example {int(np.argmax(~np.isfinite(losses)))} give its label no probability at "
+            "all, an infinite log-loss: take the log_softmax of the logits, not the logarithm of the softmax."
+        )

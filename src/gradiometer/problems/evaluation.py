@@ -12,7 +12,8 @@ from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean, proportion
+from gradiometer.measurement.skewed import skewed_mean
+from gradiometer.measurement.uncertainty import proportion
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.blame import blamed
 from gradiometer.problems.examples import Examples
@@ -52,7 +53,7 @@ def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
     if wrong := int((~np.isfinite(losses)).sum()):
         method = f"{wrong:,} of {len(losses):,} losses are not finite"
         return Estimate.unknown(level=level, method=method, samples=len(losses))
-    return mean(losses, level=level, batches=len(losses))
+    return skewed_mean(losses, level=level)
 
 
 def _truth_values(value: Any, batch: Batch) -> Tensor:
