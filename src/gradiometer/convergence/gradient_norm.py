@@ -32,6 +32,8 @@ def squared_norm(
     ĝ_i along their mean and c from tr C². A standard error at U itself, the jackknife's, is too small where U has come
     out too small: in simulation its upper end held in 88 to 97 % where this one held in 97 to 100 %, at nominal 97.5 %.
     Of lognormal gradients, strongly skewed, it held in 91 % at worst (the jackknife's: 84 to 93 %).
+    Where ‖g‖² is nothing at all U is skewed, the more the fewer directions the noise lies in, and the lower end lies
+    above it in 4 to 6 % with 64 batches, in 3 to 8 % with 16 and in 3 to 10 % with 8, for 2.5 %.
 
     U may come out negative. The lower end then is too; the upper one is counted from zero, so that chance never claims
     more than U = 0 would.
