@@ -27,7 +27,8 @@ def deep_ensemble_equivalent(
 
     The loss of k runs is the average over all choices of k from those given. At least 1 by definition; better than all
     of them together is ∞, "more than there are". The interval is the bootstrap's over the scored examples, for these
-    runs: of few runs, other runs would differ by more.
+    runs and these temperatures: of few runs, other runs would differ by more. Simulated at nominal 90 %, with a
+    quarter of 360 and of 2,000 examples for the temperatures, it covers in 80 to 88 % and in 84 to 92 %.
 
     Args:
         ensemble: What is to be valued.
