@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -45,7 +46,7 @@ class GradientGraph:
     """
 
     def __init__(self, objective: Objective, batch: Batch, *, seed: int = 0) -> None:
-        self.examples = batch_size(batch)
+        self._objective, self.examples = objective, batch_size(batch)
         self._leaves = objective.aliases()
         with torch.enable_grad(), objective.undisturbed(seed), twice_differentiable(objective.model):
             loss, self._gradient = objective.differentiable_gradient(self._leaves, batch)
@@ -96,9 +97,8 @@ class GradientGraph:
     def _backward(self, cotangents: Sequence[Tensor], batched: bool = False) -> Sequence[Tensor]:
         pairs = [(g, v) for g, v in zip(self._gradient, cotangents, strict=True) if g.requires_grad]
         gradients, vectors = zip(*pairs, strict=True)
-        found = torch.autograd.grad(
-            gradients, self._leaves, vectors, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
+        pull = partial(torch.autograd.grad, gradients, self._leaves, vectors, retain_graph=True, allow_unused=True)
+        found = self._objective.standing(self._leaves, partial(pull, is_grads_batched=batched))
         # What the gradient does not depend on has no curvature.
         return [torch.zeros_like(v) if part is None else part for part, v in zip(found, cotangents, strict=True)]
 

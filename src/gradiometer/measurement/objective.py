@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.batch import Batch, as_batch_of_one, batch_size, chunks, example_axes, mapped, span
+from gradiometer.measurement.batch import Batch, as_batch_of_one, batch_size, chunks, example_axes, joined, mapped, span
 from gradiometer.measurement.untouched import untouched_randomness
 
+Result = TypeVar("Result")
 Loss = Callable[[nn.Module, Batch], Tensor]
 Gradients = list[Tensor]
 """One tensor a trainable parameter, in the order of `Objective.names`."""
@@ -77,7 +78,7 @@ class Objective:
         owners = [name.rpartition(".")[0] or "model" for name in self.names]
         self.layers = tuple(dict.fromkeys(owners))
         self.layer_of = [self.layers.index(owner) for owner in owners]
-        self._called = _Called(model, loss)
+        self._standing = _Standing(model)
         self._traits: dict[tuple[bool, ...], tuple[int, Traits]] = {}
 
     @property
@@ -131,28 +132,38 @@ class Objective:
         """
         with torch.enable_grad(), self.undisturbed(seed):
             leaves = self.aliases() if at is None else [point.detach().requires_grad_() for point in at]
-            loss = with_graph(self.mean_loss(leaves, batch))
-            return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+            return list(self._with_gradient(leaves, batch)[1])
 
     def differentiable_gradient(self, leaves: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The mean loss of a batch and its gradient at these leaves, with the graph that the gradient came by.
+        """The mean loss of a batch and its gradient at these leaves, with the graph that the gradient came by."""
+        return self._with_gradient(leaves, batch, create_graph=True)
 
-        The gradient is taken while the leaves stand in the model: a checkpointed module runs its forward once more
-        in the backward, and would otherwise be differentiated with respect to the model's own parameters.
+    def _with_gradient(
+        self, leaves: Sequence[Tensor], batch: Batch, *, create_graph: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The mean loss and its gradient, which is taken while the leaves stand in the model.
+
+        A checkpointed module, run again in the backward, would otherwise be run at the model's own parameters, and
+        leave the model's own buffers (BatchNorm's statistics) changed.
         """
 
-        def with_gradient(value: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss = with_graph(checked_loss(value, batch).mean())
+        def differentiated() -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = with_graph(checked_loss(self.loss(self.model, batch), batch).mean())
             # A function without a second derivative says so only where what comes from above has a gradient too.
-            one = torch.ones_like(loss, requires_grad=True)
-            return loss, torch.autograd.grad(
-                loss, leaves, one, create_graph=True, allow_unused=True, materialize_grads=True
-            )
+            one = torch.ones_like(loss, requires_grad=create_graph)
+            try:
+                return loss, torch.autograd.grad(
+                    loss, leaves, one, create_graph=create_graph, allow_unused=True, materialize_grads=True
+                )
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                raise BadInput(
+                    "`model` is checkpointed with use_reentrant=True, and torch then makes no gradient beside "
+                    "training's own: checkpoint it with use_reentrant=False."
+                ) from error
 
-        called: tuple[Tensor, tuple[Tensor, ...]] = functional_call(
-            self._called, self._state(leaves), (batch, with_gradient), tie_weights=False
-        )
-        return called
+        return self.standing(leaves, differentiated)
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
         """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples, *parameter].
@@ -196,9 +207,15 @@ class Objective:
                 return Traits(random=drawn, coupled=self._uses_batch_statistics())  # draws would hide a coupling
             parts = _uneven(batch, size)
             losses = torch.stack([self.mean_loss(leaves, part) for part in parts])
+            twice = self.mean_loss(leaves, joined([parts[-1], parts[-1]]))
         weights = torch.tensor([batch_size(part) / size for part in parts], dtype=losses.dtype, device=losses.device)
         tolerance = min(1e3 * torch.finfo(losses.dtype).eps, 1e-2)  # rounding of sums, not a difference in kind
         off = (whole - weights @ losses).abs() > tolerance * (weights @ losses.abs())
+        sums = torch.stack([whole - losses.sum(), twice - 2 * losses[-1]]).abs()
+        if off and (sums <= tolerance * losses.abs().sum()).all():
+            raise BadInput(
+                "`loss` is the sum over the examples of a batch: return their mean, or one value an example."
+            )
         return Traits(coupled=bool(off))
 
     def _uses_batch_statistics(self) -> bool:
@@ -207,9 +224,16 @@ class Objective:
             for module in self.model.modules()
         )
 
+    def standing(self, parameters: Sequence[Tensor], work: Callable[[], Result]) -> Result:
+        """What some work comes to while these parameters, and copies of the buffers, stand in the model.
+
+        Also a backward is such work: a checkpointed module runs its forward once more there.
+        """
+        done: Result = functional_call(self._standing, self._state(parameters), (work,), tie_weights=False)
+        return done
+
     def _evaluate(self, parameters: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Call the loss with these parameters and with copies of the buffers."""
-        return checked_loss(functional_call(self._called, self._state(parameters), (batch,), tie_weights=False), batch)
+        return checked_loss(self.standing(parameters, lambda: self.loss(self.model, batch)), batch)
 
     def _state(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         """Every place in the model that holds a trainable parameter or a buffer, with what is to stand there.
@@ -229,16 +253,15 @@ class Objective:
         return state
 
 
-class _Called(nn.Module):
-    """`loss(model, batch)` as the forward of a module, so that torch can put other parameters in place."""
+class _Standing(nn.Module):
+    """Work on a model as the forward of a module, so that torch can put other parameters in place."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._loss = (loss,)  # in a tuple: a loss that is a module is no part of the model
 
-    def forward(self, batch: Batch, then: Callable[[Any], Any] = lambda value: value) -> Any:
-        return then(self._loss[0](self.model, batch))  # what the loss returns is checked by `checked_loss`, in words
+    def forward(self, work: Callable[[], Any]) -> Any:
+        return work()
 
 
 def checked_loss(value: Any, batch: Batch) -> Tensor:
