@@ -70,7 +70,7 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     whole = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
     if len(whole) <= NUMBERS:
         return whole.double().cpu()
-    total = torch.zeros(NUMBERS, dtype=torch.float64)
+    total = torch.zeros(NUMBERS, dtype=torch.float64, device="cpu")
     signs = _signs()
     for place, part in enumerate(whole.split(PERIOD)):
         # Rolled by no multiple of 61, two entries of one sum never share a sign: they would not cancel on average.
@@ -88,7 +88,7 @@ def _signs() -> "Float[Tensor, ' signs']":
     import torch  # noqa: PLC0415
 
     generator = torch.Generator().manual_seed(0)
-    return (2 * torch.randint(2, (PERIOD,), generator=generator) - 1).float().repeat(2)
+    return (2 * torch.randint(2, (PERIOD,), generator=generator, device="cpu") - 1).float().repeat(2)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Anchor:
         if not size >= 2 * pairs:
             raise BadInput(f"`probe` holds {size} examples, at least {2 * pairs} are needed for {pairs} pairs.")
         self.objective, self.pairs, self.seed = objective, pairs, seed
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
         self._parts = [take(probe, part) for part in order.tensor_split(2 * pairs)]
         self._before = self._gradients()
 

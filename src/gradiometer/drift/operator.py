@@ -62,9 +62,9 @@ def random_vectors(
     """Independent vectors of entries with mean 0 and variance 1, the same on every device."""
     shape = (count, operator.dimension)
     if law == "rademacher":
-        drawn = torch.randint(2, shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+        drawn = torch.randint(2, shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
         return drawn.to(operator.like)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(operator.like)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(operator.like)
 
 
 def orthogonalised(

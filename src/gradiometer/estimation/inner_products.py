@@ -38,7 +38,7 @@ def inner_products(
             f"`microbatches` is {microbatches} for a model of {step.objective.dimension:,} parameters: so many "
             f"gradients at once are more than {MOST_NUMBERS:,} numbers; lower it."
         )
-    order = torch.randperm(step.batch_size, generator=step.generator("shape"))
+    order = torch.randperm(step.batch_size, generator=step.generator("shape"), device="cpu")
     parts = order[: size * microbatches].view(microbatches, size)
     if size == 1:
         chosen = take(step.batch, order[:microbatches])

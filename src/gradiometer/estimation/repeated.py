@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def noise_of_draws(step: "gradiometer.measurement.step.TrainingStep") -> Float[np.ndarray, " layers"]:
     """b‖ĝ′ − ĝ″‖²/2 by layer, of a random half of b examples: unbiased for E tr Cov(g_i | x)."""
-    part = torch.randperm(step.batch_size, generator=step.generator("repeated")).tensor_split(2)[0]
+    part = torch.randperm(step.batch_size, generator=step.generator("repeated"), device="cpu").tensor_split(2)[0]
     batch = take(step.batch, part)
     first, second = (step.objective.gradient(batch, seed=step.derived_seed(f"draws {time}")) for time in range(2))
     squares = torch.stack([(a - b).double().square().sum() for a, b in zip(first, second, strict=True)])

@@ -54,7 +54,7 @@ class SpreadBuilder:
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
     """‖·‖² of every parameter's gradient, summed in double precision, in one pass over all of them."""
     norms = torch._foreach_norm([_condensed(gradient) for gradient in gradients], dtype=torch.float64)
-    return torch.stack(norms).square().unsqueeze(0)
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).square().unsqueeze(0)
 
 
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " parameters"]:

@@ -182,7 +182,7 @@ class TrainingStep:
         size = batch_size(batch)
         if not size >= 2:
             raise BadInput(f"`batch` leaves {size} example to be halved: at least 4 are needed, or a `probe` of 2.")
-        parts = torch.randperm(size, generator=self.generator(purpose)).tensor_split(2)
+        parts = torch.randperm(size, generator=self.generator(purpose), device="cpu").tensor_split(2)
         gradients = [
             flat(self.objective.gradient(take(batch, part), at=at, seed=self.derived_seed(f"{purpose} {place}")))
             for place, part in enumerate(parts)
@@ -193,7 +193,7 @@ class TrainingStep:
     def _dealt(self) -> list[Batch]:
         if not (size := batch_size(self.batch)) >= 2:
             raise BadInput("a batch of 1 cannot be halved, so nothing judges its step: give a `probe`.")
-        order = torch.randperm(size, generator=self.generator("judge"))
+        order = torch.randperm(size, generator=self.generator("judge"), device="cpu")
         return [take(self.batch, part) for part in order.tensor_split(2)]
 
     def derived_seed(self, purpose: str) -> int:
@@ -236,7 +236,7 @@ class TrainingStep:
             count = max(min(count, self.batch_size // 2), 2)
         elif count == self.batch_size > 2:
             return self._per_example()
-        parts = torch.randperm(self.batch_size, generator=self.generator("deal")).tensor_split(count)
+        parts = torch.randperm(self.batch_size, generator=self.generator("deal"), device="cpu").tensor_split(count)
         return self._with_last_by_subtraction(parts) if traits.fixed else self._all_run(parts)
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
@@ -266,7 +266,7 @@ class TrainingStep:
         builder = SpreadBuilder(self.objective.layer_of)
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
-        for position, part in enumerate(torch.split(torch.arange(self.batch_size), at_once)):
+        for position, part in enumerate(torch.split(torch.arange(self.batch_size, device="cpu"), at_once)):
             seed = self.derived_seed(f"examples {position}")
             gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
             builder.add_each(gradients)
