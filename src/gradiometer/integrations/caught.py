@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn.functional import pad
 from gradiometer.errors import BadInput
 from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.sharded import is_sharded
-from gradiometer.integrations.shards import ShardListener, norms_of_all
+from gradiometer.integrations.shards import ShardListener, norms_of_all, not_the_mean
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.microbatches import SpreadBuilder, squared_norms
 from gradiometer.measurement.motion import Motion, multiple
@@ -75,6 +76,7 @@ class Catcher:
         warn: Callable[[str], None],
     ) -> None:
         self._objective, self._sampling, self._ranks = objective, sampling, ranks
+        self._parameters = objective.parameters
         self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
         self._seed, self._warn = seed, warn
         self._listener = (
@@ -82,6 +84,8 @@ class Catcher:
         )
         self._builder = SpreadBuilder(objective.layer_of)
         self._compared, self._same_loss = False, True
+        self._told: set[str] = set()
+        self._has_added_up = False
         self._accelerators: list[torch.device] = []
         self.next_due = 0
         """Of several processes: the step that the first one means to measure next, as all have been told."""
@@ -104,13 +108,31 @@ class Catcher:
     def listen(self) -> None:
         """Measure the step to come."""
         self._builder = SpreadBuilder(self._objective.layer_of)
-        self._accelerators = [device for device in self._objective.devices if device.type != "cpu"]
+        self._accelerators = [device for device in {p.device for p in self._parameters} if device.type != "cpu"]
         self._listener.listen()
         self._listener.whole_is_wanted = self.shared and self._accumulation == 1
 
     def rest(self) -> None:
         """Do not measure the step to come."""
         self._listener.rest()
+
+    def forget(self) -> None:
+        """The parameters were updated: a backward that was made before is no part of the step to come."""
+        self._listener.forget()
+
+    @property
+    def changed(self) -> bool:
+        """Whether other parameters are trained than at the start: frozen, unfrozen or replaced since. Told once."""
+        if isinstance(self._listener, ShardListener):
+            return False
+        trained = [parameter for parameter in self._objective.model.parameters() if parameter.requires_grad]
+        if len(trained) == len(self._parameters) and all(map(is_, trained, self._parameters)):
+            return False
+        self._tell_once(
+            "`model` trains other parameters than when `watch` was called (some were frozen, unfrozen or replaced): "
+            "nothing is measured while it does; begin a new `watch` where they change"
+        )
+        return True
 
     def settle(self) -> None:
         """Wait for what training has asked of an accelerator: it is not the instrument's time."""
@@ -152,8 +174,10 @@ class Catcher:
             motion: Of ‖ĝ‖² of every parameter, as `backward` made it, how training moves; asked by gauges that look
                 back, when they are.
         """
-        self._compare_losses(parts)
         spread = self._spread(proposal) if self.shared else None
+        if self.changed:
+            return None
+        self._compare_losses(parts)
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
         gradient, made = self._gradient()
@@ -178,15 +202,16 @@ class Catcher:
         own = torch.tensor(
             [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
         )
-        rows = torch.cat([own, squared], dim=1)
-        if isinstance(self._listener, ShardListener):
-            rows = torch.cat([rows, pad(whole, (2, 0))])
-        everyone = self._ranks.gathered(rows)
+        everyone = self._ranks.gathered(torch.cat([torch.cat([own, squared], dim=1), pad(whole, (2, 0))]))
         self.next_due = int(everyone[0, 0])
-        sizes, squared = everyone[:, 1], everyone[:, 2:]
-        if isinstance(self._listener, ShardListener):
-            sizes = sizes[sizes > 0]
-            squared, whole = norms_of_all(squared, self._ranks.count)
+        sizes = everyone[:, 1]
+        sizes = sizes[sizes > 0]
+        sharded = isinstance(self._listener, ShardListener)
+        squared, whole, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded)
+        if not adds_up:
+            self._refuse_or_tell(not_the_mean(self._ranks.count, sharded=sharded))
+            return None
+        self._has_added_up = True
         spread = SpreadBuilder(self._objective.layer_of, sizes.int().tolist(), [squared]).finish_from(whole)
         finite = np.isfinite(spread.squared_norms).all() and np.isfinite(spread.mean_squared_norm).all()
         if len(set(spread.sizes)) > 1 or not finite:
@@ -197,6 +222,17 @@ class Catcher:
             spread.squared_norms * (self._accumulation / scale) ** 2,
             spread.mean_squared_norm / scale**2,
         )
+
+    def _refuse_or_tell(self, text: str) -> None:
+        """At the door; where steps were measured already, training goes on and such ones are not."""
+        if not self._has_added_up:
+            raise BadInput(f"{text}.")
+        self._tell_once(f"{text}; such steps are not measured")
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._warn(text)
 
     def _halves(self, part: Part) -> bool:
         """Whether a batch has two halves with a gradient each: of a loss that couples examples, two in each."""
@@ -219,10 +255,16 @@ class Catcher:
         if isinstance(self._listener, ShardListener):
             return None, None
         if self.shared and whole is not None:
-            return partial(self._as_made, whole[0], scale), lambda: whole[0] / scale**2
-        heard = self._listener.take()
+            squared = whole[0, : len(self._parameters)]
+            return partial(self._as_made, squared, scale), lambda: squared / scale**2
+        in_parts, heard = self._listener.in_parts, self._listener.take()
         gradient = heard if scale == 1 else list(torch._foreach_div(heard, scale))
-        return gradient, lambda: squared_norms(gradient)[0]
+        if in_parts:
+            self._tell_once(
+                "several backwards went through `model` before one `step`: what is measured is of `loss` alone, which "
+                "is run for both halves"
+            )
+        return None if in_parts else gradient, lambda: squared_norms(gradient)[0]
 
     def _as_made(self, squared: Norms, scale: float) -> Gradients | None:
         """ĝ from `.grad`, which may be clipped or unscaled by now; None where that was done otherwise than by a factor.
@@ -281,6 +323,11 @@ def as_written() -> Iterator[None]:
 
 def part_of(batch: Batch, loss: Tensor | float) -> Part:
     """A backward that was made of the mean loss of a batch."""
+    if not isinstance(loss, Tensor | float | int | np.number):
+        raise BadInput(
+            f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
+            'as output["loss"].'
+        )
     if not isinstance(loss, Tensor):
         return Part(batch, batch_size(batch), float(loss))
     value = loss.detach().mean() if loss.dim() else loss.detach()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
@@ -91,6 +92,10 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     }
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in own.items():
+        if is_lazy(parameter):
+            raise BadInput(f"`model` has {name} not made yet: run the model once before `watch`, as lazy modules want.")
+        if parameter.is_meta:
+            raise BadInput(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
         if parameter.is_complex():
             raise BadInput(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
     for name, module in model.named_modules():
@@ -98,6 +103,19 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
             raise BadInput(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     if own and not any(id(parameter) in trained for parameter in own.values()):
         raise BadInput("`optimizer` holds no parameter of `model`: give the one that trains it.")
+
+
+def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
+    """Which parameters no optimizer holds, as a sentence; empty where there are none."""
+    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    names = [name for name, p in zip(objective.names, objective.parameters, strict=True) if id(p) not in trained]
+    if not names:
+        return ""
+    more = f" and {len(names) - 1:,} more parameters" if len(names) > 1 else ""
+    return (
+        f"`optimizer` leaves out {names[0]}{more}, whose gradients are measured with the others: freeze what is not "
+        "trained with requires_grad_(False)"
+    )
 
 
 def configuration_of(
@@ -113,6 +131,7 @@ def configuration_of(
     """The loop in the words of a configuration: what can be read off its optimizer, and what was asked of the watch."""
     group = optimizer.param_groups[0]
     rate = max(learning_rate_of(optimizer), float(group.get("initial_lr", 0.0)))
+    rate = rate or float(optimizer.defaults.get("lr", 0.0))  # a warm-up by hand begins at zero
     if not 0 < rate < math.inf:
         raise BadInput(f"`optimizer` has the learning rate {rate:g}: give its first group one that is positive.")
     plain = is_plain_sgd(optimizer)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradiometer.errors import BadInput
 from gradiometer.measurement.microbatches import squared_norms
 from gradiometer.measurement.objective import Gradients
 from gradiometer.run.budget import Budget
@@ -30,10 +31,14 @@ class Listener:
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._heard: list[Tensor | None] = []
         self._ending = False
+        self.in_parts = False
+        """Whether a parameter was heard more than once since the last time: several backwards were made, whose sum
+        need not be the gradient of one loss."""
         self.whole_is_wanted = False
-        self.whole: Float[Tensor, "1 parameters"] | None = None
-        """‖·‖² of every parameter's `.grad` at the end of the last backward of which it was wanted: all-reduced by
-        DDP, and not yet clipped."""
+        self.whole: Float[Tensor, "1 numbers"] | None = None
+        """Two numbers of every parameter's `.grad` at the end of the last backward of which it was wanted, all-reduced
+        by DDP and not yet clipped: its squared norm; then its first entry, by which `norms_of_all` sees that it is the
+        mean of what was heard."""
 
     @property
     def listening(self) -> bool:
@@ -59,25 +64,37 @@ class Listener:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._heard = [None] * len(self._parameters)
+        self.forget()
         self.whole, self._ending = None, False
 
+    def forget(self) -> None:
+        """Forget what was heard since the last time."""
+        self._heard, self.in_parts = [None] * len(self._parameters), False
+
     def take(self) -> Gradients:
-        """What was heard since the last time, one tensor a parameter: the sum, of several backwards; else zero."""
-        heard, self._heard = self._heard, [None] * len(self._parameters)
+        """What was heard since the last time, one tensor a parameter: the sum, of several backwards; else zero.
+
+        Raises:
+            BadInput: It is sparse.
+        """
+        heard = self._heard
+        self.forget()
+        if any(gradient is not None and gradient.is_sparse for gradient in heard):
+            raise BadInput("`model` makes a sparse gradient: look its embeddings up with sparse=False.")
         return [
             torch.zeros_like(parameter) if gradient is None else gradient.detach()
             for gradient, parameter in zip(heard, self._parameters, strict=True)
         ]
 
-    def norms(self) -> Float[Tensor, "1 parameters"]:
-        """‖·‖² of what was heard of every parameter since the last time."""
-        return squared_norms(self.take())
+    def norms(self) -> Float[Tensor, "1 numbers"]:
+        """‖·‖² of what was heard of every parameter since the last time, then first entries."""
+        return norms_and_first_entries(self.take())
 
     def _hear(self, place: int, gradient: Tensor) -> None:
         heard = self._heard[place]
         # The very tensor, not a view of it: torch then sees that it is not alone, and copies it before `.grad` changes.
         self._heard[place] = gradient if heard is None else heard + gradient
+        self.in_parts |= heard is not None
         if self.whole_is_wanted and not self._ending:
             self._ending = True
             at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
@@ -87,7 +104,14 @@ class Listener:
         self._ending = False
         with self._budget.spending(), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-            self.whole = squared_norms(grads)
+            self.whole = norms_and_first_entries(grads)
+
+
+def norms_and_first_entries(gradients: Sequence[Tensor]) -> Float[Tensor, "1 numbers"]:
+    """‖·‖² of every gradient, then the first entry of each; zero of one without entries."""
+    squared = squared_norms(gradients)
+    first = [gradient[(slice(1),) * gradient.dim()].sum(dtype=torch.float64) for gradient in gradients]
+    return torch.cat([squared, torch.stack([entry.to(squared.device) for entry in first]).unsqueeze(0)], dim=1)
 
 
 def at_the_end_of_backward(call: Callable[[], None]) -> None:

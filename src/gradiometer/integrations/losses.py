@@ -5,9 +5,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import Tensor, nn
+
+from gradiometer.errors import BadInput
 from gradiometer.integrations.caught import Part, as_written
 from gradiometer.integrations.nonfinite import culprit
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.run.recorder import Recorder
 
 WAITING = 64
@@ -76,3 +80,26 @@ class Losses:
         self._told = True
         self._warn(text)
         warnings.warn(f"{text}.", RuntimeWarning, stacklevel=4)
+
+
+def in_words(loss: Loss) -> Loss:
+    """The loss, whose failure beside training says where it failed."""
+
+    def called(model: nn.Module, batch: Batch) -> Tensor:
+        try:
+            return loss(model, batch)
+        except BadInput:
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"`loss` fails where it is run beside training, on {batch_size(batch)} examples "
+                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}): it has to take any "
+                "part of a batch, and torch.func.vmap where `spread` is 0."
+            ) from error
+
+    return called
+
+
+def no_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Stands for one that was left out."""
+    raise BadInput("`loss` is left out, so the model cannot be run beside training: give loss=lambda model, batch: ...")

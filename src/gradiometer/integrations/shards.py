@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import BadInput
-from gradiometer.integrations.gradients import at_the_end_of_backward
+from gradiometer.integrations.gradients import at_the_end_of_backward, norms_and_first_entries
 from gradiometer.integrations.sharded import is_fsdp_module, is_shard
-from gradiometer.measurement.microbatches import squared_norms
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.budget import Budget
 
@@ -58,6 +57,10 @@ class ShardListener:
         """Whether anything was heard since the last time."""
         return bool(self._heard)
 
+    def forget(self) -> None:
+        """Forget what was heard since the last time."""
+        self._heard, self._in_parts = {}, False
+
     def listen(self) -> None:
         """Put hooks in place, with nothing heard so far."""
         self.rest()
@@ -69,8 +72,9 @@ class ShardListener:
         """Take the hooks away and forget what was heard."""
         for hook in (*self._module_hooks, *self._hooks.values()):
             hook.remove()
-        self._module_hooks, self._hooks, self._heard = [], {}, {}
-        self.whole, self._in_parts, self._ending = None, False, False
+        self._module_hooks, self._hooks = [], {}
+        self.forget()
+        self.whole, self._ending = None, False
 
     def norms(self) -> Float[Tensor, "1 2*parameters"]:
         """‖·‖² of what was heard of every parameter since the last time, zero where nothing was; then first entries.
@@ -126,36 +130,48 @@ def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
 
 
 def norms_of_all(
-    everyone: Float[Tensor, "rows 2*parameters"], ranks: int
-) -> tuple[Float[Tensor, "microbatches parameters"], Float[Tensor, "1 parameters"]]:
-    """‖·‖² of the gradient of every micro-batch and of their mean, from what every process heard and holds.
+    everyone: Float[Tensor, "rows numbers"], ranks: int, *, sharded: bool
+) -> tuple[Float[Tensor, "microbatches parameters"], Float[Tensor, "1 parameters"], bool]:
+    """‖·‖² of the gradient of every micro-batch and of their mean, and whether that is the mean of what was heard.
 
     The first entry of a parameter lies on the first process: training's is compared there with the mean of what was
     heard, so that a gradient that is not the plain mean over processes is not taken for it.
 
     Args:
-        everyone: The micro-batches of a process, then its pieces of the mean; of one process after the other.
+        everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it; of one process after
+            the other.
         ranks: W, the number of processes.
-
-    Raises:
-        BadInput: Training's gradient is another than the mean of what was heard.
+        sharded: Whether each holds pieces.
     """
     by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (2, -1))
     squared, first = by_rank[:, :-1].unbind(2)
-    whole, entry = by_rank[:, -1, 0].sum(0), by_rank[0, -1, 1]
+    held, entry = by_rank[:, -1, 0], by_rank[0, -1, 1]
+    whole = held.sum(0) if sharded else held[0]
     difference = (entry - first.sum((0, 1)) / ranks).norm()
     unheard = (whole > 0) & (squared.sum((0, 1)) == 0)
     off = unheard.any() or difference > OFF * (first.abs().sum((0, 1)) / ranks).norm()
-    if off and everyone.isfinite().all():
-        raise BadInput(
-            f"`model` is not trained on the plain mean of the gradients that its {ranks} processes make in its forward "
-            "and backward: leave out `set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and "
-            "`register_fsdp_forward_method`, or switch measuring off with budget=0."
+    return squared.flatten(0, 1), whole.unsqueeze(0), not (off and everyone.isfinite().all())
+
+
+def not_the_mean(ranks: int, *, sharded: bool) -> str:
+    """That training's gradient is another than the mean of what was heard, and what makes it so."""
+    if ranks == 1:
+        return (
+            "`.grad` is not the sum of the backwards that `step` was called after: zero it before the first of them, "
+            "with all parameters of `model`, and make no other backward between"
         )
-    return squared.flatten(0, 1), whole.unsqueeze(0)
+    leave_out = (
+        "`set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and `register_fsdp_forward_method`"
+        if sharded
+        else "averaging by hand (DistributedDataParallel averages within `backward`), communication hooks, and other "
+        "backwards before `.grad` is zeroed"
+    )
+    return (
+        f"`model` is not trained on the plain mean of the gradients that its {ranks} processes make in its forward and "
+        f"backward: leave out {leave_out}, or switch measuring off with budget=0"
+    )
 
 
 def _two_numbers(gradient: Tensor) -> Float[Tensor, "2"]:
     """‖·‖² and the first entry, of a gradient or of a piece of one, which may be empty: then zero."""
-    first = gradient[(slice(1),) * gradient.dim()].sum(dtype=torch.float64)
-    return torch.stack([squared_norms([gradient])[0, 0], first])
+    return norms_and_first_entries([gradient])[0]

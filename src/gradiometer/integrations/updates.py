@@ -129,6 +129,38 @@ class Updates:
                 )
 
 
+A_WHILE = 32
+"""Steps after which it is looked whether each was an update."""
+
+
+class Pace:
+    """Looks whether the steps of a watch are updates of its optimizer.
+
+    Args:
+        warn: Told once where they are not, in a sentence.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn: Callable[[str], None] | None = warn
+        self._steps = 0
+        self.updates = 0
+        """Of late."""
+
+    def stepped(self, steps: int) -> None:
+        """One more step was made, of so many; a scaler may skip the updates of some."""
+        self._steps += 1
+        if self._steps < A_WHILE:
+            return
+        if self.updates <= A_WHILE / 2 and self._warn is not None:
+            self._warn(
+                f"`optimizer` made {self.updates} updates in {A_WHILE} steps up to {steps:,}: batch size and learning "
+                "rate are not those of an update; say how many backwards make one with `accumulation`, call `step` "
+                "once for each, and begin a new `watch` where the optimizer is another"
+            )
+            self._warn = None
+        self._steps = self.updates = 0
+
+
 def before_the_update(look: Callable[[], None]) -> Callable[[torch.optim.Optimizer, Any, Any], Any]:
     """A pre-hook of `optimizer.step` that looks when `.grad` is final: after the closure, where one is given."""
 

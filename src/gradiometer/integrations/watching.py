@@ -18,15 +18,16 @@ from gradiometer.integrations.described import (
     configuration_of,
     file_name,
     learning_rate_of,
+    left_out,
     manifest_of,
     recorder_of,
     refuse_what_cannot_be_watched,
 )
 from gradiometer.integrations.findings import Findings
-from gradiometer.integrations.losses import Losses
+from gradiometer.integrations.losses import Losses, in_words, no_loss
 from gradiometer.integrations.sharded import is_sharded, refuse_shards_that_cannot_be_heard, reshard
 from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.updates import Following, Updates, before_the_update
+from gradiometer.integrations.updates import Following, Pace, Updates, before_the_update
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.reading import Sampling
@@ -75,7 +76,7 @@ class Watch:
             )
         self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
         self._asked = asked
-        self._objective = Objective(model, loss or _no_loss)
+        self._objective = Objective(model, no_loss if loss is None else in_words(loss))
         looks_back = any(kind.looks_back for kind in kinds)
         self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
@@ -104,13 +105,16 @@ class Watch:
         self._restored: Mapping[str, Any] = {}
         self._parts: list[Part] = []
         self._handles: list[Any] = []
-        self._begun = False
+        self._begun = self._was_called = False
         self._first_step = 0
+        self._pace = Pace(self._warn)
         self._looked_at = 0.0
         self.steps = 0
         """Updates seen; the index of the step to come."""
 
     def __enter__(self) -> "Watch":
+        if self._handles or self._begun:
+            raise BadInput("`watch` is entered once, around the whole training: call it again for another.")
         self._handles = [self._optimizers[0].register_step_post_hook(self._was_updated)]
         if self._updates is not None:
             look = before_the_update(self._measure_what_waited)
@@ -123,6 +127,7 @@ class Watch:
         self._catcher.rest()
         for handle in self._handles:
             handle.remove()
+        self._handles = []
         if self._recorder is None:
             return
         with self._recorder as recorder:
@@ -158,9 +163,12 @@ class Watch:
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples it is of, as `loss` takes them: any tree with the examples along the first axis.
         """
+        if not self._handles:
+            raise BadInput("`step` is called inside of `with watch(...) as w:`, around the whole training.")
         self._catcher.settle()
         self._looked_at = self.budget.clock()
         self._waiting = None  # of a step that was never made, as a scaler has it
+        self._was_called = True
         with self.budget.spending():
             self._parts.append(part_of(batch, loss))
             if not self._begun:
@@ -180,14 +188,17 @@ class Watch:
         """What a checkpoint of yours keeps, so that the run goes on: plain values, no tensors."""
         if self._recorder is None:
             return {"steps": self.steps}
-        self._losses.fetch()
-        self._recorder.flush()
+        if not self._recorder.closed:
+            self._losses.fetch()
+            self._recorder.flush()
         return {"steps": self.steps, "run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the run of a checkpoint; before the first step."""
         if self._begun:
             raise BadInput("`state` was given after the first step: load it before, and the same run goes on.")
+        if "steps" not in state:
+            raise BadInput("`state` is none of a watch: give what `state_dict` returned.")
         self.steps, self._restored = int(state["steps"]), state
 
     def _begin(self) -> None:
@@ -209,10 +220,14 @@ class Watch:
         manifest = manifest_of(configuration, self._objective, self._sampling, self.ranks)
         recorder = recorder_of(configuration, manifest, self._out, self.budget, self._restored, self.steps)
         self._recorder = self._losses.recorder = recorder
+        if told := left_out(self._objective, self._optimizers):
+            self._warn(told)
 
     def _follow(self) -> None:
         """Gauges with steps of their own look at Φ, which is the same at all backwards of a step."""
         if self._recorder is None or len(self._parts) > 1 or not self._recorder.follows(self.steps):
+            return
+        if self._catcher.changed:
             return
         size = self._parts[0].size * self._accumulation * self.ranks.count
         self._recorder.follow(Following(self._objective, self.steps, size, learning_rate_of(self._optimizers[0])))
@@ -254,9 +269,10 @@ class Watch:
         self._trackers.tell(recorder, self.budget.clock())
 
     def _close_step(self) -> None:
-        """The losses of the step are kept."""
+        """The losses of the step are kept, and the steps of which each should have been an update are counted."""
         self._losses.keep(self.steps, self._parts)
         self.steps, self._parts = self.steps + 1, []
+        self._pace.stepped(self.steps)
 
     def _decide_now_or_later(self) -> None:
         """Later where a step waits, as its cost is not known yet; of several processes now, as the others do."""
@@ -295,15 +311,16 @@ class Watch:
 
         After the update and not before it: an optimizer that is given a closure makes its backward inside.
         """
+        self._pace.updates += 1
+        was_called, self._was_called = self._was_called, False
         if self._parts:
             with self.budget.spending():  # fewer backwards than usual, at the end of an epoch
                 self._close_step()
             self._decide()
         elif self._catcher.listening and self._catcher.has_heard:
+            if was_called:  # the update had more backwards than the one that is measured, as SAM's has
+                self._catcher.forget()
+                return
             raise BadInput(
                 "`step` was not called before `optimizer.step()`: call it after `backward`, before the update."
             )
-
-
-def _no_loss(model: nn.Module, batch: Batch) -> Tensor:
-    raise BadInput("`loss` is left out, so the model cannot be run beside training: give loss=lambda model, batch: ...")
