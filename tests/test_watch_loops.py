@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,57 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
     squared = moments["signal"].sum(1) + moments["trace"].sum(1) / 8
     assert squared == pytest.approx([signal + trace / 8 for trace, signal in expected], rel=1e-9)
     assert (moments["trace"].sum(1) < 3 * max(trace for trace, _ in expected)).all()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ("factor", "1024 times as long along it"),  # of a scaler that the watch was not given
+        ("hook", "`backward` made another gradient than `loss` has"),
+        ("batch", "give `step` the batch that it is of"),
+    ],
+)
+def test_a_gradient_that_is_not_the_loss_s_is_told_and_not_taken_for_it(tmp_path: Path, spoilt: str, told: str) -> None:
+    made = model, optimizer = network()
+    if spoilt == "hook":
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+    ahead, expected = batches(7), []
+    with watched(tmp_path, made, spread=2) as w:
+        for batch, another in pairwise(ahead):
+            optimizer.zero_grad()
+            loss = backward(model, batch, 1024.0 if spoilt == "factor" else 1.0)
+            given = another if spoilt == "batch" else batch
+            expected.append(by_hand(copy.deepcopy(model), examples(given)))
+            w.step(loss if spoilt != "batch" else LOSSES(model, another).mean(), given)
+            if spoilt == "factor":
+                for parameter in model.parameters():
+                    parameter.grad /= 1024
+            optimizer.step()
+    assert told in w.run.warnings[0]
+    moments = w.run.series("noise").moments
+    squared = moments["signal"].sum(1) + moments["trace"].sum(1) / 8
+    assert squared == pytest.approx([signal + trace / 8 for trace, signal in expected], rel=1e-9)
+
+
+def test_a_network_is_measured_through_another_that_trains_too(tmp_path: Path) -> None:
+    made = model, optimizer = network()
+    judge, expected = nn.Linear(5, 1).double(), []
+
+    def losses(model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.softplus(-judge(model(batch[0])))[:, 0]
+
+    with watched(tmp_path, made, loss=losses) as w:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            (loss := losses(model, batch).mean()).backward()
+            kept = [p.grad.clone() for p in judge.parameters()]
+            expected.append(float(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).square().sum()))
+            w.step(loss, batch)
+            assert all(map(torch.equal, kept, [p.grad for p in judge.parameters()]))
+            optimizer.step()
+    moments = w.run.series("noise").moments
+    assert moments["signal"].sum(1) + moments["trace"].sum(1) / 8 == pytest.approx(expected, rel=1e-9)
 
 
 def test_an_update_of_two_gradients_such_as_sam_s_is_watched_at_the_first(tmp_path: Path) -> None:
@@ -345,8 +397,8 @@ def test_a_checkpointed_model_keeps_its_bits_and_reads_what_the_plain_one_reads(
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_what_the_loss_cannot_do_beside_training_is_told_and_training_goes_on(tmp_path: Path) -> None:
-    _, w = checkpointed(tmp_path, True, gauges="noise")
-    assert "checkpoint it with use_reentrant=False" in w.run.warnings[0] and w.run.status == "finished"
+    with pytest.raises(BadInput, match="checkpoint it with use_reentrant=False"):
+        checkpointed(tmp_path, True, gauges="noise")
     _, w = checkpointed(tmp_path, False, gauges="noise", spread=0)
     assert "torch.func.vmap" in w.run.warnings[0] and w.run.status == "finished"
 
@@ -379,6 +431,21 @@ def test_a_default_device_changes_nothing(tmp_path: Path) -> None:
 
 
 # Calls in other places ----------------------------------------------------------------------------------------------
+
+
+def test_calls_that_are_left_out_later_are_told_and_training_goes_on(tmp_path: Path) -> None:
+    made = model, optimizer = network()
+    with watched(tmp_path, made) as w:
+        for step, batch in enumerate(batches(8)):
+            optimizer.zero_grad()
+            loss = backward(model, batch) if step != 6 else LOSSES(model, batch).mean()
+            if step not in (2, 3):
+                w.step(loss, batch)
+            optimizer.step()
+    assert w.run.series("noise").steps.tolist() == [0, 1, 2, 3, 5]
+    not_told, not_made = w.run.warnings
+    assert "`step` was not called before `optimizer.step()`" in not_told
+    assert "no backward of this model was made" in not_made
 
 
 def test_a_watch_is_entered_once_and_step_called_within(tmp_path: Path) -> None:

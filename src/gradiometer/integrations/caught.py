@@ -18,9 +18,9 @@ from torch.nn.functional import pad
 from gradiometer.errors import BadInput
 from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.sharded import is_sharded
-from gradiometer.integrations.shards import ShardListener, norms_of_all, not_the_mean
+from gradiometer.integrations.shards import OFF, ShardListener, norms_of_all, not_the_mean
 from gradiometer.measurement.batch import Batch, batch_size, joined
-from gradiometer.measurement.microbatches import SpreadBuilder, squared_norms
+from gradiometer.measurement.microbatches import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Sampling
@@ -36,6 +36,9 @@ SAME = 1e-3
 
 ALIKE = 0.05
 """Those that differ by less may differ by a precision (bfloat16); by more, they are of two losses."""
+
+UNLIKE = 0.5
+"""Two gradients whose difference is longer than this share of one differ by more than a precision."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Catcher:
         self._builder = SpreadBuilder(objective.layer_of)
         self._compared, self._same_loss = False, True
         self._told: set[str] = set()
-        self._has_added_up = False
+        self.at_the_door = True
+        """Whether nothing was updated yet: what is amiss then is refused; later it is told, and training goes on."""
         self._accelerators: list[torch.device] = []
         self.next_due = 0
         """Of several processes: the step that the first one means to measure next, as all have been told."""
@@ -115,6 +119,13 @@ class Catcher:
     def rest(self) -> None:
         """Do not measure the step to come."""
         self._listener.rest()
+
+    def forget_what_was_not_told(self) -> None:
+        """The parameters were updated after a backward, and `step` was not called."""
+        self._refuse_or_tell(
+            "`step` was not called before `optimizer.step()`: call it after `backward`, before the update"
+        )
+        self.forget()
 
     def forget(self) -> None:
         """The parameters were updated: a backward that was made before is no part of the step to come."""
@@ -147,11 +158,13 @@ class Catcher:
     def catch(self, parts: Sequence[Part]) -> None:
         """One more backward was made."""
         if not self.has_heard:
-            raise BadInput(
+            self._refuse_or_tell(
                 "`step` was called, but no backward of this model was made since the last one: call it after every "
-                "`backward`, on the model that was given to `watch`."
+                "`backward`, on the model that was given to `watch`",
+                can_go_on=self._ranks.alone,  # others wait for the exchange
             )
-        if self.shared:
+            self.rest()
+        elif self.shared:
             self._builder.add_norms(parts[-1].size, self._listener.norms())
             self._listener.whole_is_wanted = len(parts) == self._accumulation - 1
 
@@ -177,10 +190,10 @@ class Catcher:
         spread = self._spread(proposal) if self.shared else None
         if self.changed:
             return None
-        self._compare_losses(parts)
+        gradient, made = self._gradient()
+        self._compare_losses(parts, gradient if isinstance(gradient, list) else None)
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
-        gradient, made = self._gradient()
         return TrainingStep(
             self._objective,
             self._batch(parts),
@@ -211,7 +224,6 @@ class Catcher:
         if not adds_up:
             self._refuse_or_tell(not_the_mean(self._ranks.count, sharded=sharded))
             return None
-        self._has_added_up = True
         spread = SpreadBuilder(self._objective.layer_of, sizes.int().tolist(), [squared]).finish_from(whole)
         finite = np.isfinite(spread.squared_norms).all() and np.isfinite(spread.mean_squared_norm).all()
         if len(set(spread.sizes)) > 1 or not finite:
@@ -223,9 +235,8 @@ class Catcher:
             spread.mean_squared_norm / scale**2,
         )
 
-    def _refuse_or_tell(self, text: str) -> None:
-        """At the door; where steps were measured already, training goes on and such ones are not."""
-        if not self._has_added_up:
+    def _refuse_or_tell(self, text: str, *, can_go_on: bool = True) -> None:
+        if self.at_the_door or not can_go_on:
             raise BadInput(f"{text}.")
         self._tell_once(f"{text}; such steps are not measured")
 
@@ -279,8 +290,8 @@ class Catcher:
             return None
         return taken if factor * scale == 1 else list(torch._foreach_div(taken, factor * scale))
 
-    def _compare_losses(self, parts: Sequence[Part]) -> None:
-        """Once: whether the loss that can be run gives the value that training had."""
+    def _compare_losses(self, parts: Sequence[Part], made: Gradients | None) -> None:
+        """Once: whether the loss that can be run gives the value that training had, and the gradient that it made."""
         if self._compared or not self._has_loss:
             return
         self._compared = True
@@ -288,8 +299,11 @@ class Catcher:
         trained = float(part.loss)
         if objective.traits(part.batch, seed=seed).random or not np.isfinite(trained):
             return
-        with torch.no_grad(), objective.undisturbed(seed):
-            value = objective.mean_loss(objective.parameters, part.batch).item()
+        if made is None:
+            with torch.no_grad(), objective.undisturbed(seed):
+                value = objective.mean_loss(objective.parameters, part.batch).item()
+        else:
+            value, own = objective.loss_and_gradient(part.batch, seed=seed)
         if (
             self._accumulation > 1
             and _near(trained * self._accumulation, value, SAME)
@@ -304,6 +318,21 @@ class Catcher:
             self._warn(
                 f"the loss that measuring runs is {value:.4g} on a batch where training's loss is {trained:.4g}: what "
                 "is measured beside a step is of the former; give `watch` the loss that is trained."
+            )
+        elif made is not None:
+            self._compare_gradients(own, made)
+
+    def _compare_gradients(self, own: Gradients, made: Gradients) -> None:
+        """Where the values are alike: whether the gradients are, too."""
+        length = float(squared_norms(own).sum().sqrt())
+        off = float(squared_norms(torch._foreach_sub(made, own)).sum().sqrt())
+        self._same_loss &= not off > OFF * length
+        if off > UNLIKE * length > 0:
+            factor = float(inner_products(made, own).sum()) / length**2
+            self._warn(
+                f"`backward` made another gradient than `loss` has, {factor:.4g} times as long along it: what is "
+                "measured is of `loss`; give the scaler as `scaler`, call `backward` on the loss without a factor, "
+                "and give `step` the batch that it is of"
             )
 
     @property

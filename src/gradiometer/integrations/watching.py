@@ -320,7 +320,6 @@ class Watch:
         elif self._catcher.listening and self._catcher.has_heard:
             if was_called:  # the update had more backwards than the one that is measured, as SAM's has
                 self._catcher.forget()
-                return
-            raise BadInput(
-                "`step` was not called before `optimizer.step()`: call it after `backward`, before the update."
-            )
+            else:
+                self._catcher.forget_what_was_not_told()
+        self._catcher.at_the_door = False

@@ -134,6 +134,12 @@ class Objective:
             leaves = self.aliases() if at is None else [point.detach().requires_grad_() for point in at]
             return list(self._with_gradient(leaves, batch)[1])
 
+    def loss_and_gradient(self, batch: Batch, *, seed: int = 0) -> tuple[float, Gradients]:
+        """The mean loss of a batch, and ĝ. One forward and backward."""
+        with torch.enable_grad(), self.undisturbed(seed):
+            loss, gradient = self._with_gradient(self.aliases(), batch)
+        return loss.item(), list(gradient)
+
     def differentiable_gradient(self, leaves: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The mean loss of a batch and its gradient at these leaves, with the graph that the gradient came by."""
         return self._with_gradient(leaves, batch, create_graph=True)
@@ -181,7 +187,8 @@ class Objective:
             by_name = vmap(grad(one), in_dims=(None, example_axes(batch)), randomness="different")(
                 leaves, mapped(batch, Tensor.detach)
             )
-        return [by_name[name] for name in names]
+        # Of what else the loss hangs on (another model's parameters) there may be a graph.
+        return [by_name[name].detach() for name in names]
 
     def traits(self, batch: Batch, *, seed: int = 0) -> Traits:
         """Whether the loss is a fixed function of the batch: found out by running it, on the first few batches.
