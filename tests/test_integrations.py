@@ -1,6 +1,8 @@
 """The instrument in other people's loops: the same bits, and the same number on a problem of known noise."""
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 import warnings
@@ -279,6 +281,52 @@ def test_the_trainer_goes_on_with_the_run_of_its_checkpoint(tmp_path: Path) -> N
     _, again = trained(tmp_path, Returning(), points(120), max_steps=20, resume=True, **saving)
     assert again.watch.run.path == callback.watch.run.path
     assert again.watch.run.losses[0].tolist() == [*range(20)]
+
+
+class Named(nn.Module):
+    """A model that returns its loss by name, or first."""
+
+    def __init__(self, by_name: bool) -> None:
+        super().__init__()
+        self.position, self.by_name = Position(), by_name
+
+    def forward(self, points: Tensor) -> Any:
+        loss = self.position(points).mean()
+        return {"loss": loss} if self.by_name else (loss, points)
+
+
+@QUIET
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_leave_the_callback_behind(
+    tmp_path: Path, by_name: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from gradiometer.integrations.huggingface import GradiometerCallback
+
+    class Copies(transformers.TrainerCallback):
+        fails = True
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for copied in (copy.deepcopy(kwargs["model"]), pickle.loads(pickle.dumps(kwargs["model"]))):
+                copied(POINTS[:2])
+            if self.fails and state.global_step == 3:
+                raise ZeroDivisionError
+
+    callback, copies = GradiometerCallback(out=tmp_path / "runs", **MEASURED), Copies()
+    settings = {
+        "output_dir": str(tmp_path), "report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no",
+        "per_device_train_batch_size": BATCH, "max_steps": 5, "optim": "sgd", "learning_rate": RATE,
+    }  # fmt: skip
+    model = Named(by_name)
+    trainer = transformers.Trainer(
+        model, transformers.TrainingArguments(**settings), train_dataset=points(80), callbacks=[callback, copies]
+    )
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    failed, copies.fails = callback.watch, False
+    trainer.train()
+    assert failed.run.status == "interrupted" and callback.watch.run.status == "finished"
+    assert len(callback.watch.run.series("noise")) == 5 and not model._forward_hooks
 
 
 # Recipes ------------------------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """The instrument as a callback of the Hugging Face Trainer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadInput, Interrupted
 from gradiometer.integrations.described import sampling_of
 from gradiometer.integrations.findings import Findings
 from gradiometer.integrations.watch import watch
@@ -29,8 +29,27 @@ ITEMS = "num_items_in_batch"
 
 def output_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The loss that the model itself returns."""
-    loss: Tensor = model(**batch).loss
+    loss: Tensor = _loss_in(model(**batch))
     return loss
+
+
+def _loss_in(output: Any) -> Any:
+    """The loss in what a model returns, as the Trainer finds it: by its name, or first."""
+    return output.get("loss") if isinstance(output, Mapping) else output[0]
+
+
+class _Hook:
+    """A hook on a module that copies and pickles of the module leave behind."""
+
+    def __init__(self, call: Callable[..., None] | None = None) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._call is not None:
+            self._call(*arguments)
+
+    def __reduce__(self) -> tuple[type["_Hook"], tuple[()]]:
+        return _Hook, ()
 
 
 class GradiometerCallback(TrainerCallback):
@@ -71,6 +90,8 @@ class GradiometerCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to watch, with what the Trainer says of itself."""
+        if self._hook is not None:  # the training before ended in an error, of which a callback is not told
+            self._end(Interrupted("another training was begun with the same callback"))
         model, self._accumulation = kwargs["model"], args.gradient_accumulation_steps
         known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}
         if "sampling" not in self._settings:
@@ -78,7 +99,7 @@ class GradiometerCallback(TrainerCallback):
         self._watch = watch(model, kwargs["optimizer"], loss=self._loss, **(known | self._settings))
         if (kept := Path(args.output_dir, f"checkpoint-{state.global_step}", STATE)).exists():
             self._watch.load_state_dict(json.loads(kept.read_text()))
-        self._hook = model.register_forward_hook(self._ran, with_kwargs=True)
+        self._hook = model.register_forward_hook(_Hook(self._ran), with_kwargs=True)
         self._watch.__enter__()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -97,13 +118,19 @@ class GradiometerCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The run is finished."""
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
         self._hook.remove()
-        self.watch.__exit__(None, None, None)
+        self._hook = None
+        self.watch.__exit__(None if error is None else type(error), error, None)
 
     def _ran(self, model: nn.Module, _: Any, batch: Mapping[str, Any], output: Any) -> None:
         """The model was run: by the Trainer, or by ourselves beside it."""
-        loss = output.get("loss") if isinstance(output, Mapping) else None
-        if self._inside or not model.training or loss is None or not loss.requires_grad:
+        if self._inside or not model.training:
+            return
+        loss = _loss_in(output)
+        if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             return
         share = self._accumulation if ITEMS in batch else 1
         self._made = loss.detach() * share, {name: value for name, value in batch.items() if name != ITEMS}
