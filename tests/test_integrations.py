@@ -152,6 +152,11 @@ def test_a_module_that_makes_its_own_backwards_is_refused(tmp_path: Path) -> Non
 
     with pytest.raises(BadInput, match=r"put `gradiometer\.watch` around them"):
         GradiometerCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    trainer = SimpleNamespace(callbacks=[GradientAccumulationScheduler({0: 1, 4: 2})])
+    with pytest.raises(BadInput, match="changes how many backwards an update takes"):
+        GradiometerCallback(losses).on_train_start(trainer, SimpleNamespace(automatic_optimization=True))
     with pytest.raises(BadInput, match=r"call `trainer\.fit` first"):
         GradiometerCallback(losses).findings()
 

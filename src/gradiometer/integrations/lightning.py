@@ -67,6 +67,12 @@ class GradiometerCallback(Callback):
                 "`automatic_optimization` is False: the module makes its own backwards; put "
                 "`gradiometer.watch` around them in `training_step`."
             )
+        for other in trainer.callbacks:
+            if len(set(getattr(other, "scheduling", {}).values())) > 1:
+                raise BadInput(
+                    f"{type(other).__name__} changes how many backwards an update takes ({other.scheduling}), and "
+                    "with it the batch that is measured: watch a training of one `accumulate_grad_batches`."
+                )
         known: dict[str, Any] = {
             "name": type(pl_module).__name__,
             "accumulation": trainer.accumulate_grad_batches,
