@@ -288,6 +288,10 @@ def refused_gradients(out: Path) -> None:
     for make, wrap in ((Blocks, undivided), (Going, unheard)):
         with pytest.raises(BadInput, match="`model` is not trained on the plain mean of the gradients that its 2"):
             loop(out, steps=1, make=make, wrap=wrap)
+    for accumulation in (1, 2):
+        with pytest.raises(BadInput, match="leave out averaging by hand"):
+            loop(out, steps=1, wrap=lambda model: model, held_back=False, accumulation=accumulation)
+    told_later(out)
     sharded(model := Position())
     with watch(model, torch.optim.SGD(model.parameters(), lr=RATE), out=out) as w:
         loss = model(POINTS[:4]).mean()
@@ -295,6 +299,24 @@ def refused_gradients(out: Path) -> None:
         model(POINTS[:4]).mean().backward()
         with pytest.raises(BadInput, match="`step` was called once after several backwards of a sharded model"):
             w.step(loss, POINTS[:4])
+
+
+def told_later(out: Path) -> None:
+    """Another backward between two steps, which every rank hears and `.grad` holds no more: told, and not measured."""
+    wrapped = DistributedDataParallel(model := Position())
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    with watch(wrapped, optimizer, out=out, every=1, name="told") as w:
+        for _ in range(3):
+            optimizer.zero_grad()
+            batch = POINTS[4 * dist.get_rank() :][:4]
+            loss = wrapped(batch).mean()
+            loss.backward()
+            w.step(loss, batch)
+            optimizer.step()
+            (-wrapped(batch).mean()).backward()
+    if w.run is not None:
+        assert w.run.series("noise").steps.tolist() == [0] and len(w.run.warnings) == 1
+        assert "such steps are not measured" in w.run.warnings[0]
 
 
 def alone(out: Path) -> None:
