@@ -205,9 +205,9 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     )
 
 
-def curved(smallest: float, largest: float, travelled: float, along: float = 0.0) -> Standing:
+def curved(smallest: float, largest: float, travelled: float, along: float = 0.0, seen: float = 0.0) -> Standing:
     bounds = [Estimate.bound(x, low=x - 0.01, high=x + 0.01, method="residual", samples=9) for x in (smallest, largest)]
-    return Standing(256, travelled, along, *bounds)
+    return Standing(256, travelled, along, seen, *bounds)
 
 
 def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> None:
@@ -216,6 +216,7 @@ def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> 
     assert not curved(-1.0, 2.0, 2.0).saddle
     assert not curved(0.1, 2.0, 1000.0).saddle
     assert not curved(-1.0, 2.0, 10.0, along=0.9).saddle  # it has led off
+    assert not curved(-1.0, 2.0, 10.0, seen=0.05).saddle  # the noise of batches sees the way out
     assert not list(curved(-1.0, 2.0, 10.0).findings(Kind.UNDER_WAY))
     (finding,) = curved(-1.0, 2.0, 10.0).findings(Kind.CONVERGING)
     assert "e to the 9.9" in finding.means

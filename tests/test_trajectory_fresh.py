@@ -93,6 +93,7 @@ ORDINARY = [
     {"model": "cnn", "learning_rate": 0.05, "epochs": 20, "momentum": 0.9, "weight_decay": 1e-3, "schedule": "linear"},
     {"problem": "fashion-mnist", "learning_rate": 0.1, "epochs": 1, "batch_size": 64},
     {"problem": "fashion-mnist", "model": "cnn", "learning_rate": 0.05, "epochs": 1, "batch_size": 128},
+    {"problem": "fashion-mnist", "model": "cnn", "learning_rate": 0.1, "epochs": 1, "batch_size": 32},
 ]
 
 
