@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.level import CUT, finding, floor_by_formula, forecast, gain_of_averaging, level_since
+from gradiometer.convergence.level import (
+    CUT,
+    Level,
+    finding,
+    floor_by_formula,
+    forecast,
+    gain_of_averaging,
+    level_since,
+)
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Interrupted
 from gradiometer.measurement.objective import Objective
@@ -120,7 +128,7 @@ def test_the_way_to_zero_is_short_where_the_loss_still_falls_by_more_than_noise_
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
     (found,) = [finding for finding in diagnose(watched).findings if finding.gauge == "stationarity"]
-    assert "At η = 0.300 the loss has not moved since about step" in found.seen
+    assert "At η = 0.300 the loss shows no sign of moving since about step" in found.seen
     assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
 
 
@@ -144,6 +152,9 @@ def test_a_stretch_with_a_slope_is_not_level_and_one_without_is_since_its_start(
     assert level_since(steps, 10 + (8000 - steps) / 200 + 0.01 * noise) is None
     assert level_since(steps[:100], noise[:100]) is None
     assert finding(None, 0.1, None, 0.01) is None
+    steep = Level(2132, Estimate.interval(-6.1e-4, -1.2e-3, 4e-6, level=0.9, method="t", samples=568), 0.04)
+    told = finding(steep, 0.1, None, 0.01)
+    assert told is not None and "slope −610 [−1,200, 4.0] ‰ per 1,000 steps" in told.seen
 
 
 @pytest.mark.parametrize("remembered", [0.0, 0.9])

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gradiometer.diagnosis import diagnose, windows
+from gradiometer.diagnosis import diagnose, verdict, windows
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.measurement.reading import Finding, Issue, State
 from gradiometer.run.reader import Run
 from report_run import LAYERS, run_in
 
@@ -30,3 +31,13 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_in_the_latest_w
         expected = GradientNoise().estimate(window)
         for name, points in found.history.items():
             assert points[place] == (int(window.steps[-1]), expected[name])
+
+
+def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    for seen, ending in (
+        ("Training stands at a saddle.", "; training stands at a saddle."),
+        ("B = 32 is below.", "; B = 32 is below."),
+        ("ReLU 1: 3 of 4 units are dead.", "; ReLU 1: 3 of 4 units are dead."),
+    ):
+        assert verdict(run, [Finding("any", Issue.DRIFT, State.ACT, seen, "It is.")], {}).endswith(ending)

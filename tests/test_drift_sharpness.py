@@ -23,6 +23,7 @@ from gradiometer.report.surveys import load_surveys, save_survey
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.train import train
+from report_run import run_in
 
 CURVATURES = np.geomspace(0.01, 5, 30)
 
@@ -103,7 +104,7 @@ def test_the_section_shows_sharpness_its_edge_and_the_density(trained: Run, tmp_
     section = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history))
     assert [figure.name for figure in section.figures] == ["sharpness", "density"]
     assert "batch sharpness goes from 6.00 [5.40, 6.60]" in section.figures[0].summary
-    assert "The edge 2/η is 10.0 at the end" in section.figures[0].summary
+    assert "The edge 2/η is 10.0." in section.figures[0].summary
     names = [row[0] for row in section.table.rows]
     assert names[0].startswith("batch sharpness") and "trace of the Hessian, Tr H" in names
     for figure in section.figures:
@@ -159,3 +160,13 @@ def _around(value: float) -> Estimate:
 def _with_surveys(run: Run) -> Run:
     save_survey(run, KNOWN)
     return run
+
+
+def test_the_edge_is_drawn_as_the_learning_rate_goes(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=600, schedule="cosine")
+    history = {"batch_sharpness": ((600, _around(9.0)),), "edge": ((600, Estimate.exact(40.0)),)}
+    figure = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history)).figures[0]
+    assert "The edge 2/η is 20.0 where η is largest, and the higher the smaller η." in figure.summary
+    drawn = [row["edge"] for rows in figure.chart.to_dict()["datasets"].values() for row in rows if "edge" in row]
+    known = [edge for edge in drawn if edge is not None]
+    assert min(known) == pytest.approx(20.0) and 300 < max(known) <= 400 and None in drawn

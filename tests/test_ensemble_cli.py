@@ -137,6 +137,8 @@ def test_words_follow_the_intervals() -> None:
     assert "is better than the last of them alone: by 0.00200 [0.00100, 0.00300]" in better.sentences[0]
     assert "cannot be told from the last of them alone" in unclear.sentences[0]
     assert "is worse than the last of them alone: by 0.00200 [0.00100, 0.00300]" in worse.sentences[0]
+    errs = "; its error is lower by 0.00100 [−0.00100, 0.00300], which cannot be told from nothing."
+    assert all(worth.sentences[0].endswith(errs) for worth in (better, unclear, worse))
     added = "A fifth member adds 0.00100 [−0.00100, 0.00300] of calibrated log-loss, which cannot be told from nothing."
     assert unclear.sentences[1] == added
     assert "did not leave one basin" in better.sentences[2]

@@ -11,7 +11,7 @@ from gradiometer.cli import main
 from gradiometer.errors import BadInput
 from gradiometer.lecture.catalogue import STATEMENTS, chosen
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
-from gradiometer.lecture.site import write_site
+from gradiometer.lecture.site import prediction, write_site
 from gradiometer.lecture.statement import Result, result, run
 from gradiometer.measurement.reading import Estimate
 
@@ -134,6 +134,11 @@ def test_pictures_of_a_page_share_no_names(shown: Result, tmp_path: Path) -> Non
     write_site([shown], tmp_path)
     names = re.findall(r'\bid="([^"]+)"', (tmp_path / "s06.html").read_text())
     assert len(names) == len(set(names))
+
+
+def test_a_prediction_within_rounding_is_one_number() -> None:
+    assert prediction(Estimate.bound(0.194, low=0.1939999, high=0.1940001, method="rounding", samples=1)) == "0.194"
+    assert prediction(Estimate.bound(0.2, low=0.1, high=0.3, method="bound", samples=1)) == "[0.100, 0.300]"
 
 
 def test_a_miss_is_shown_as_one(shown: Result, tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from gradiometer.cli import gradiometer
+from gradiometer.cli.outcome import answers
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import edge_sentence
+from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State
 from gradiometer.report.cards import cards, further_cards
 from gradiometer.report.checks import checks
 from gradiometer.report.page import render
 from gradiometer.report.questions import QUESTIONS, URGENCY, Answer
 from gradiometer.report.strip import strip
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import WATCHED, Run
+from gradiometer.train.loop import problem_of
 from report_run import diagnosis_of, run_in
 
 
@@ -64,6 +67,27 @@ def test_a_finding_no_question_asks_for_has_a_card_of_its_own(run: Run) -> None:
     (card,) = further_cards(found)
     assert card.title == "convergence · step drift"
     assert card.state == "look"
+
+
+def test_the_most_urgent_of_them_comes_first(run: Run) -> None:
+    found = [Answer(finding(gauge, state), {}) for gauge, state in (("a", State.OK), ("b", State.CANNOT_TELL))]
+    assert [card.state for card in further_cards([*found, Answer(finding("c", State.LOOK), {})])] == [
+        "look",
+        "cannot_tell",
+        "ok",
+    ]
+
+
+def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    run.manifest["problem"] = {"name": "digits", "description": WATCHED}
+    made = {card.name: card.command for card in cards(run, ())}
+    assert made["batch"] == "watch(…, every=10)" and made["converged"] == ""
+    page = render(run, diagnosis_of())
+    assert not re.search("gradiometer (train|certify|sharpness|ensemble)", page)
+    assert "not measured" in " ".join(answers(run, diagnosis_of()))
+    with pytest.raises(BadInput, match="was watched in a loop of its own"):
+        problem_of(run)
 
 
 def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:

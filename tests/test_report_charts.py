@@ -24,6 +24,7 @@ from gradiometer.report.charts import (
 )
 from gradiometer.report.estimation import estimation_section
 from gradiometer.report.loss import loss_section
+from gradiometer.report.section import course
 from gradiometer.report.strip import interval, number, strip
 from gradiometer.report.theme import DARK, LIGHT, PAGE
 from report_run import LAYERS, diagnosis_of, run_in
@@ -140,6 +141,37 @@ def test_a_few_losses_have_a_mean_before_they_have_an_interval() -> None:
     assert blocks(np.arange(0), np.zeros(0)) == ()
     with pytest.raises(BadInput, match="`most` must be at least 1, got 0"):
         blocks(np.arange(3), np.ones(3), most=0)
+
+
+def test_a_short_run_shows_the_loss_of_every_batch(tmp_path: Path) -> None:
+    for steps, drawn in ((2, 2), (30, 30), (100, 0)):
+        run = run_in(tmp_path, name=f"short-{steps}", steps=steps)
+        figure = loss_section(run, diagnosis_of()).figures[0]
+        assert sum(row[1] == "training, one batch" for row in figure.table.rows) == drawn
+        assert ("The line is the loss of every batch" in figure.note) == bool(drawn)
+        save_svg(figure.chart, tmp_path / "loss.svg")
+        assert (tmp_path / "loss.svg").read_text().count('aria-roledescription="line mark container"') == 1
+
+
+def test_what_is_not_known_is_told_as_such_along_the_run() -> None:
+    assert course([(3, NOTHING_KNOWN)]) == "cannot be told yet at step 3"
+    assert course([(3, NOTHING_KNOWN), (9, BOUNDED)]) == (
+        "cannot be told yet at step 3, and is 100 [80.0, 130] at step 9"
+    )
+    assert course([(3, BOUNDED), (9, OPEN)]) == "goes from 100 [80.0, 130] at step 3 to at least 90.0 (90%) at step 9"
+
+
+def test_what_another_batch_buys_is_not_drawn_before_anything_is_known(tmp_path: Path) -> None:
+    history = dict.fromkeys(("noise_scale", "gradient_variance", "gradient_norm_squared"), ((10, NOTHING_KNOWN),))
+    found = replace(diagnosis_of(), history=history)
+    names = [figure.name for figure in estimation_section(run_in(tmp_path, steps=100), found).figures]
+    assert names == ["noise-scale", "signal-and-noise", "noise-by-layer"]
+
+
+def test_the_one_layer_with_both_ends_is_not_the_smallest_and_the_largest(tmp_path: Path) -> None:
+    found = diagnosis_of(layers=("hidden", "0"))
+    figure = estimation_section(run_in(tmp_path, steps=100), found).figures[-1]
+    assert " In layer hidden it is 90.0 [64.3, 153] examples." in figure.summary and "smallest" not in figure.summary
 
 
 def test_the_noisiest_of_many_layers_are_drawn_and_all_are_listed(tmp_path: Path) -> None:

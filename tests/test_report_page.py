@@ -149,7 +149,7 @@ def test_what_could_not_be_read_is_said_on_the_page(tmp_path: Path) -> None:
     opened = Run.open(run.path)
     assert opened.warnings
     page = render(opened, diagnosis_of())
-    assert "Left out of this page" in page
+    assert "Warnings" in page
     assert all(warning.split("(")[0][:20] in page for warning in opened.warnings)
 
 
@@ -191,5 +191,9 @@ def test_what_the_instrument_used_is_told_against_what_it_may() -> None:
         "in 14.6, beside the training step, which was left alone."
     )
     assert "budget" not in overhead_sentence({**used, "budget": None, "mode": "shared"})
+    asked = overhead_sentence({**used, "every": 5.0}, 5)
+    assert (
+        ", as asked for with every = 5: 1,412 steps were measured, about one in 5, " in asked and "budget" not in asked
+    )
     assert overhead_sentence({**used, "mode": "off"}) == "The instrument was off."
     assert overhead_sentence({}) == "What the instrument used has not been recorded."

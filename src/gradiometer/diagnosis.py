@@ -203,5 +203,7 @@ def _nothing_measured(configuration: Configuration) -> str:
 
 
 def _most_urgent(findings: list[Finding]) -> str:
+    """In the middle of a sentence: its first word, unless that is a name, goes without its capital."""
     seen = findings[0].seen.removesuffix(".")
-    return seen[0].lower() + seen[1:] if seen.startswith("The ") else seen
+    first = seen.split()[0]
+    return seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen

@@ -108,7 +108,7 @@ def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator
     for card in cards(run, answers_of(diagnosis, sections(run, diagnosis))):
         state = f"  {card.symbol} {card.short:<14} {card.word}"
         whole = f"{state}: {card.command}"
-        yield state if card.told or len(whole) > width else whole
+        yield state if card.told or not card.command or len(whole) > width else whole
 
 
 def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:

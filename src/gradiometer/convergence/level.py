@@ -147,11 +147,9 @@ def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | 
     """
     if found is None:
         return None
-    value, low, high = (
-        f"{1e6 * x:.2g}".replace("-", "−") for x in (found.slope.value, found.slope.low, found.slope.high)
-    )
+    value, low, high = (significant(1e6 * x, 2) for x in (found.slope.value, found.slope.low, found.slope.high))
     seen = (
-        f"At η = {significant(learning_rate)} the loss has not moved since about step {found.since:,}: "
+        f"At η = {significant(learning_rate)} the loss shows no sign of moving since about step {found.since:,}: "
         f"slope {value} [{low}, {high}] ‰ per 1,000 steps."
     )
     means = "Going on at this rate shows no sign of paying."

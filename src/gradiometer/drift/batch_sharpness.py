@@ -77,7 +77,7 @@ class BatchSharpness(Gauge):
         times = f"{significant(share.value, 2)} of the edge {self.kind.words} = {significant(edge.value)}"
         seen = f"The batch sharpness {sharpness} is {times} ({sharpness.samples:,} measured steps)."
         if not share.tells:
-            seen = f"The batch sharpness is not known yet, {sharpness.samples:,} measured steps; {_needs(share)}."
+            seen = f"The batch sharpness is not known yet, measured at {_steps(sharpness.samples)}; {_needs(share)}."
         caveat = CAVEAT
         if self.momentum:
             plateau = significant(estimates["small_batch_edge"].value)
@@ -118,3 +118,7 @@ def _needs(share: Estimate) -> str:
     if share.needed is None:
         return "how many more steps an interval needs cannot be told either"
     return f"an interval needs about {share.needed:,} more steps"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step" if count == 1 else f"{count:,} steps"

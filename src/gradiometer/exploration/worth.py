@@ -160,8 +160,11 @@ class Worth:
         elif gain.high < 0:
             verdict = f"is worse than the last of them alone: by {negative(gain)} of calibrated log-loss"
         else:
-            verdict = f"cannot be told from the last of them alone: {gain} of calibrated log-loss"
-        return f"The ensemble of {self.chosen} snapshots {verdict}, and {error} of error (above zero is better)."
+            verdict = f"cannot be told from the last of them alone: it saves {gain} of calibrated log-loss"
+        lower = error.value >= 0
+        doubt = "" if error.low > 0 or error.high < 0 else ", which cannot be told from nothing"
+        errs = f"its error is {'lower' if lower else 'higher'} by {error if lower else negative(error)}{doubt}"
+        return f"The ensemble of {self.chosen} snapshots {verdict}; {errs}."
 
     def _basin(self) -> str:
         """Whether there is a hill on the way from the snapshots to the last one."""

@@ -23,6 +23,7 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
+from gradiometer.run.reader import WATCHED
 from gradiometer.run.recorder import Recorder
 from gradiometer.train.loop import versions
 from gradiometer.train.ranks import Ranks
@@ -206,7 +207,7 @@ def manifest_of(configuration: Configuration, objective: Objective, sampling: Sa
             "name": configuration.problem,
             "model": type(objective.model).__name__,
             "parameters": objective.dimension,
-            "description": "a loop of its own, watched",
+            "description": WATCHED,
         },
     }
 

@@ -85,6 +85,8 @@ def _dial(experiment: Experiment) -> Horizontal:
     if experiment.log_dial and min(experiment.points) > 0:
         return log_x(LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]), experiment.dial)
     scale, axis = alt.Scale(zero=False, padding=12), alt.Axis(title=experiment.dial, format=",~g", tickCount=6)
+    if all(float(point).is_integer() for point in experiment.points):
+        axis.tickMinStep = 1
     return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
 
 

@@ -121,5 +121,5 @@ S4 = Statement(
     claim="To reach a local optimum the learning rate must go gradually to zero.",
     experiments=_experiments,
     limits="Only the noise at the optimum keeps the iterates apart. Where every example's gradient is zero there (a "
-    "network that fits its training set exactly) a constant rate converges as well.",
+    "network that fits its training set exactly) a constant rate below the edge converges as well.",
 )

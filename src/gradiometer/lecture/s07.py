@@ -189,6 +189,7 @@ S7 = Statement(
     claim="If η_t goes to zero, its sum is infinite and the sum of its squares is finite, the training loss converges "
     "and its gradient goes to zero.",
     experiments=_experiments,
-    limits="It asks for a smooth loss that is bounded below. It says nothing of a finite run, for which 1/t is the "
-    "worst of the usual shapes, and its conditions are sufficient, not necessary.",
+    limits="It asks for a smooth loss that is bounded below, and for noise that grows no faster than the gradient. It "
+    "says nothing of a finite run, for which 1/t has the worst bound of the usual shapes, and its conditions are "
+    "sufficient, not necessary.",
 )

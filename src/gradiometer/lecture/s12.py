@@ -164,7 +164,7 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda: [_ambiguity(count) for count in COUNTS[1:]],
             measure=lambda: [_ensembled(count) for count in COUNTS[1:]],
             says="The mean score of its members less their spread around what they say together: an average is better "
-            "than its members by as much as they disagree, and no more.",
+            "than the mean of its members by as much as they disagree, and no more; the best of them may beat it.",
         ),
         Experiment(
             name="basin",

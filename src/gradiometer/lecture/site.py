@@ -107,13 +107,13 @@ def _summary(outcome: Outcome) -> str:
     experiment = outcome.experiment
     ours, theirs = outcome.predicted[-1], outcome.measured[-1]
     where = f"{experiment.dial} {number(float(experiment.points[-1]))}"
-    said = f"{experiment.quantity}: at {where}, {_prediction(ours)} predicted, {theirs} measured."
+    said = f"{experiment.quantity}: at {where}, {prediction(ours)} predicted, {theirs} measured."
     return f"{said} {sum(outcome.points_held)} of {len(outcome.points_held)} points as predicted."
 
 
-def _prediction(estimate: Estimate) -> str:
+def prediction(estimate: Estimate) -> str:
     """A prediction in words; of a bound, its finite side."""
-    return number(estimate.value) if estimate.low == estimate.high else interval(estimate)
+    return number(estimate.low) if number(estimate.low) == number(estimate.high) else interval(estimate)
 
 
 def _table(outcome: Outcome) -> Numbers:
@@ -132,7 +132,7 @@ def _table(outcome: Outcome) -> Numbers:
         zip(experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True)
     ):
         claim = [number(claimed[place])] if claimed else []
-        cells = (number(float(point)), _prediction(ours), number(theirs.value), interval(theirs), *claim)
+        cells = (number(float(point)), prediction(ours), number(theirs.value), interval(theirs), *claim)
         rows.append((*cells, "✓ yes" if held else "✗ no"))
     return Numbers(columns, tuple(rows))
 
@@ -143,7 +143,7 @@ def _line(shown: Result) -> dict[str, Any]:
     return {
         "shown": shown,
         "quantity": shown.real.experiment.quantity,
-        "predicted": _prediction(ours),
+        "predicted": prediction(ours),
         "measured": f"{number(theirs.value)} {interval(theirs)}",
         "experiments": f"{sum(outcome.held for outcome in shown.outcomes)} of {len(shown.outcomes)}",
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.measurement.reading import Estimates, Finding
-from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
+from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, URGENCY, Answer
 from gradiometer.report.section import Section
 from gradiometer.report.strip import Strip, strips
 from gradiometer.run.reader import Run
@@ -83,14 +83,14 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
                 symbol=NOT_MEASURED_SYMBOL if state is None else state.symbol,
                 told=told,
                 needs=question.needs,
-                command=question.command(run.path, run.configuration),
+                command=question.in_a_loop if run.watched else question.command(run.path, run.configuration),
             )
         )
     return tuple(made)
 
 
 def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
-    """One for each finding that answers none of the questions."""
+    """One for each finding that answers none of the questions, the most urgent first."""
     asked = {gauge for question in QUESTIONS for gauge in question.gauges}
     return tuple(
         Card(
@@ -102,6 +102,6 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
             symbol=answer.finding.state.symbol,
             told=(Told.of(answer),),
         )
-        for place, answer in enumerate(found)
+        for place, answer in enumerate(sorted(found, key=lambda answer: URGENCY.index(answer.finding.state)))
         if answer.finding.gauge not in asked
     )

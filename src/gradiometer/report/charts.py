@@ -37,18 +37,33 @@ STEEP = 20
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""
 
 
-def loss_chart(training: Sequence[Block], test: Windows) -> alt.LayerChart:
-    """Training loss as block means with the band of their intervals; test loss as points with bars."""
+def loss_chart(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]] = ()) -> alt.LayerChart:
+    """Training loss as block means with the band of their intervals; test loss as points with bars.
+
+    Args:
+        training: The blocks, in order.
+        test: The test loss along the run; may be empty.
+        batches: The losses of single batches, drawn as a line where there are too few blocks for one; else empty.
+    """
     names = ["training loss"] * bool(training) + ["test loss"] * bool(test)
     estimates = [block.mean for block in training] + [estimate for _, estimate in test]
+    estimates += [Estimate.exact(loss) for _, loss in batches]
     axis = LogAxis.holding(estimates)
     title = "loss, mean over examples"
     y, row = (log_y(axis, title), axis.row) if _steep(estimates, axis) else (linear_y(title), plain_row)
     curve = by_step([{"step": block.middle, "series": names[0], **row(block.mean)} for block in training])
     tests = by_step([{"step": step, "series": names[-1], **row(estimate)} for step, estimate in test])
     series = named_series(names)
-    layers = [band(curve, y, **series)] * bool(training) + [bars(tests, y, **series)] * bool(test)
+    layers = [band(curve, y, **series)] * bool(training and not batches)
+    if batches:
+        single = by_step([{"step": step, "series": names[0], **row(Estimate.exact(loss))} for step, loss in batches])
+        layers = [band(single, y, **series), *([bars(curve, y, **series)] if _told(training) else [])]
+    layers += [bars(tests, y, **series)] * bool(test)
     return along_steps(*layers)
+
+
+def _told(training: Sequence[Block]) -> bool:
+    return all(block.mean.tells for block in training)
 
 
 def accuracy_chart(test: Windows) -> alt.LayerChart:

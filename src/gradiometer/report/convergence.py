@@ -43,8 +43,9 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
     if not certificates:
-        command = f"gradiometer certify {shlex.quote(str(run.path))}"
-        lead = f"{LEAD} {command} tells whether this is a stationary point of the training loss."
+        command = f"`gradiometer certify {shlex.quote(str(run.path))}`"
+        told = f" {command} tells whether this is a stationary point of the training loss."
+        lead = LEAD if run.watched else LEAD + told
     else:
         lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
     return Section(

@@ -10,7 +10,7 @@ from gradiometer.measurement.reading import significant
 from gradiometer.report.axes import LogAxis
 from gradiometer.report.marks import (
     HEIGHT,
-    NUMBER,
+    PLAIN,
     WIDTH,
     Vertical,
     Windows,
@@ -62,7 +62,7 @@ def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     if least > 0 and most / least > STEEP and not to_zero:
         return log_y(LogAxis.holding([], also=(least, most)), "learning rate η")
     scale = alt.Scale(domain=[0, 1.08 * most], nice=False)
-    axis = alt.Axis(title="learning rate η", format=NUMBER, tickCount=5)
+    axis = alt.Axis(title="learning rate η", format=PLAIN, tickCount=5)
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 

@@ -1,6 +1,10 @@
 """The section of issue 2, drift: batch sharpness against its edge along the run, sharpness, and density."""
 
+import math
+import shlex
 from collections.abc import Mapping
+
+import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
@@ -9,6 +13,7 @@ from gradiometer.measurement.reading import Estimate, significant
 from gradiometer.report.drift_charts import density_chart, sharpness_chart
 from gradiometer.report.marks import Windows
 from gradiometer.report.questions import Answer
+from gradiometer.report.rates import rates_of
 from gradiometer.report.section import Figure, Numbers, Section, cells, course
 from gradiometer.report.surveys import load_surveys
 from gradiometer.run.reader import Run
@@ -16,9 +21,14 @@ from gradiometer.run.reader import Run
 NEARLY_ZERO = 1e-3
 """Share of the configured learning rate below which a schedule has come to its end, and no edge is near."""
 
+SEEN = 20
+"""Times its lowest, up to which an edge is drawn: where η has all but come to zero, none is near."""
+PLACES = 200
+"""At which a moving edge is drawn, at most."""
+
 OF_DRIFT = {
     "batch_sharpness": "batch sharpness, E ĝᵀH_Bĝ / E‖ĝ‖²",
-    "edge": "edge of stability",
+    "edge": "edge of stability, at the median η",
     "curvature_noise_scale": "noise scale weighted by curvature, tr(HΣ) / gᵀHg",
     "gradient_curvature": "curvature along the gradient, gᵀHg",
     "step_drift": "step drift, ‖g(Φ′) − g(Φ)‖² / ‖g(Φ)‖²",
@@ -40,8 +50,8 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     lead = "How does the gradient change as Φ moves, and does the learning rate bear the curvature it meets?"
     batch = history.get("batch_sharpness", ())
     if not batch and not surveys:
-        lead = f"{lead} Nothing has been measured yet: `gradiometer sharpness {run.path.name}` surveys the curvature."
-        return Section("drift", "Drift", lead.replace("`", ""), ())
+        how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` surveys the curvature"
+        return Section("drift", "Drift", f"{lead} Nothing has been measured yet{'' if run.watched else how}.", ())
     kind = Momentum(run.configuration.momentum, run.configuration.nesterov)
     figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run, kind)]
     if surveys:
@@ -91,14 +101,20 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
         edge = tuple((step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)}))
     parts = [f"The batch sharpness {course(batch)}."] if batch else []
     parts += [f"The sharpness λ_max {course(full)}, of {surveys[-1].what}."] if full else []
-    parts.append(f"The edge {kind.words} is {significant(edge[-1][1].value)} at the end.")
+    lowest, moving = _moving_edge(run, kind)
+    if moving:
+        parts.append(
+            f"The edge {kind.words} is {significant(lowest)} where η is largest, and the higher the smaller η."
+        )
+    else:
+        parts.append(f"The edge {kind.words} is {significant(edge[-1][1].value)}.")
     rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
     rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
     rows += [(f"{step:,}", f"edge {kind.words}", *cells(estimate)) for step, estimate in edge]
     return Figure(
         name="sharpness",
         title="Sharpness against its edge",
-        chart=sharpness_chart(batch, full, _from_the_start(edge, run), f"edge {kind.words}"),
+        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {kind.words}"),
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
@@ -124,6 +140,24 @@ def _rate_at(step: int, run: Run) -> float:
         if series is not None and (before := series.learning_rate[series.steps <= step]).size:
             return float(before[-1]) if before[-1] > NEARLY_ZERO * configured else configured
     return configured
+
+
+def _moving_edge(run: Run, kind: Momentum) -> tuple[float, Windows]:
+    """The lowest edge so far, and the edge as η went, without end above `SEEN` times that; none where η stood."""
+    rates = rates_of(run)
+    values = np.array([]) if rates is None else rates.values[rates.steps <= run.steps]
+    if rates is None or not values.size or not values.max() > 1.01 * values.min():
+        return math.nan, ()
+    lowest = stability_limit(float(values.max()), kind)
+    stride = -(-len(values) // PLACES)
+    begun = rates.steps[: len(values) : stride].tolist()
+    limits = [
+        stability_limit(rate, kind) if SEEN * rate >= values.max() else math.inf for rate in values[::stride].tolist()
+    ]
+    ends = [*begun[1:], max(run.steps, begun[-1])]
+    return lowest, tuple(
+        (step, Estimate.exact(limit)) for step, limit in zip([0, *ends], [limits[0], *limits], strict=True)
+    )
 
 
 def _from_the_start(edge: Windows, run: Run) -> Windows:

@@ -1,6 +1,8 @@
 """The charts of issue 2: the sharpness along the run against its edge, and the density of the curvatures."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -9,7 +11,7 @@ from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.report.axes import LogAxis
 from gradiometer.report.marks import (
     HEIGHT,
-    NUMBER,
+    PLAIN,
     WIDTH,
     Vertical,
     Windows,
@@ -57,11 +59,15 @@ def sharpness_chart(batch: Windows, full: Windows, edge: Windows, edge_words: st
 def _edge_line(edge: Windows, y: Vertical, words: str) -> list[alt.Chart]:
     if not edge:
         return []
-    rows = [{"step": step, "edge": estimate.value, "interval": str(estimate)} for step, estimate in edge]
+    rows: list[dict[str, Any]] = [
+        {"step": step, "edge": estimate.value if math.isfinite(estimate.value) else None, "interval": str(estimate)}
+        for step, estimate in edge
+    ]
+    drawn = [row for row in rows if row["edge"] is not None] or rows
+    rises = max(row["edge"] or 0.0 for row in drawn) > 1.01 * (drawn[0]["edge"] or 0.0)
+    at: dict[str, Any] = {"baseline": "top", "dy": 6} if rises else {"baseline": "bottom", "dy": -4}
     line = by_step(rows).mark_line(style="reference", interpolate="step-before").encode(y=y("edge"))
-    label = by_step([{**rows[0], "label": words}]).mark_text(
-        style="reference-label", align="left", baseline="bottom", dx=4, dy=-4
-    )
+    label = by_step([{**drawn[0], "label": words}]).mark_text(style="reference-label", align="left", dx=4, **at)
     point = by_step(rows).mark_rule(style="reference").encode(y=y("edge")) if len(rows) == 1 else line
     return [point, label.encode(y=y("edge"), text="label:N")]
 
@@ -89,7 +95,7 @@ def density_chart(density: SpectralDensity, held_against: Mapping[str, float]) -
     scale = alt.Scale(type="log", domain=[floor, 2 * peak], nice=False)
     ticks = [10.0**power for power in range(int(np.ceil(np.log10(floor))), int(np.floor(np.log10(2 * peak))) + 1)]
     y_axis = alt.Axis(title="share of directions per loss / parameter²", values=ticks, format="~e")
-    x = alt.X("curvature:Q", title=f"curvature, {UNIT}", axis=alt.Axis(format=NUMBER), scale=alt.Scale(nice=False))
+    x = alt.X("curvature:Q", title=f"curvature, {UNIT}", axis=alt.Axis(format=PLAIN), scale=alt.Scale(nice=False))
     tooltip = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in ("curvature", "value", "low", "high")]
     base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip)
     area = base.mark_area(clip=True).encode(y=alt.Y("low:Q", scale=scale, axis=y_axis), y2=alt.Y2("high:Q"))

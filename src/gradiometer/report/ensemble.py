@@ -30,12 +30,19 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
     lead = "Do the models along the way give more together than the last of them alone?"
     if worth is None:
         taken = sum(event["event"] == "snapshot" for event in run.events)
-        told = f" {taken} snapshots are kept: gradiometer ensemble {run.path.name} scores them." if taken else ""
-        return Section("ensemble", "Ensemble", f"{lead}{told}", ())
+        command = f"`gradiometer ensemble {shlex.quote(str(run.path))}`"
+        told = f"{taken} snapshots are kept: {command} scores them." if taken else "No snapshot has been kept."
+        return Section("ensemble", "Ensemble", f"{lead} {told}", ())
     finding = worth.finding(shlex.quote(str(run.path)))
     answer = Answer(finding, {"gain": worth.gain, "no gain": Estimate.exact(0.0)})
     return Section(
-        "ensemble", "Ensemble", lead, (growing_figure(worth), reliability_figure(worth)), _table(worth), (answer,)
+        "ensemble",
+        "Ensemble",
+        lead,
+        (growing_figure(worth), reliability_figure(worth)),
+        _table(worth),
+        (answer,),
+        heading="Scores, and what they differ by",
     )
 
 
@@ -72,7 +79,8 @@ def reliability_figure(worth: Worth) -> Figure:
     base = base.encode(x=x, tooltip=[alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")])
     ends = [worth.reliability[0].confidence, worth.reliability[-1].confidence]
     diagonal = alt.Chart(alt.Data(values=[{"confidence": end, "value": end} for end in ends]))
-    y = linear_y("share classified rightly", "~%")
+    whole = alt.Scale(zero=False, domainMax=1.02)  # a point at 100 % is a whole one
+    y = linear_y("share classified rightly", "~%", whole)
     line = diagonal.mark_line(strokeDash=[4, 4], opacity=0.6).encode(x=x, y=y("value"))
     surest = worth.reliability[-1]
     return Figure(
@@ -81,7 +89,8 @@ def reliability_figure(worth: Worth) -> Figure:
         chart=layered(line, bars(base, y), points(base, y)).properties(width=WIDTH, height=HEIGHT),
         summary=(
             f"The calibration error is {worth.scores['calibration_error']}; where the ensemble is surest, at "
-            f"{surest.confidence:.1%}, it is right in {surest.accuracy}."
+            f"{surest.confidence:.1%}, it is right "
+            f"about {surest.accuracy.value:.0%} [{surest.accuracy.low:.0%}, {surest.accuracy.high:.0%}] of the time."
         ),
         table=Numbers(
             ("confidence", "accuracy", "interval", "examples"),

@@ -1,5 +1,6 @@
 """The section of issue 1, estimation: noise scale, noise and signal, what a batch buys, and where the noise sits."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradiometer.diagnosis import Diagnosis
@@ -52,7 +53,7 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     variance, signal = history.get("gradient_variance", ()), history.get("gradient_norm_squared", ())
     if variance and signal:
         figures.append(_signal_and_noise_figure(variance, signal))
-    if windows:
+    if any(math.isfinite(scale.low) for _, scale in windows):
         present = round(latest["batch_size"].value)
         figures.append(_batch_figure([scale for _, scale in windows], present, run))
     by_layer, shares = _by_layer(latest, "noise_scale/"), _by_layer(latest, "noise_share/")
@@ -120,7 +121,7 @@ def _batch_figure(noise_scales: Sequence[Estimate], present: int, run: Run) -> F
         table=Numbers(("batch size", "learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
         note=(
             "A model: each window of the run, at the rate that is right for its noise, counts for as many steps of the "
-            "other batch as its noise scale says. gradiometer batch adds the time, measured here."
+            "other batch as its noise scale says. `gradiometer batch` adds the time, measured here."
         ),
     )
 
@@ -132,10 +133,14 @@ def _layers_figure(by_layer: dict[str, Estimate], shares: dict[str, Estimate], b
     summary = f"The noise scale of {len(by_layer)} layers in the latest window."
     if known:
         low, high = (pick(known, key=lambda layer: known[layer].value) for pick in (min, max))
-        summary += f" It is smallest in {low}, {known[low]}, and largest in {high}, {known[high]}."
+        if len(known) > 1:
+            summary += f" It is smallest in layer {low}, {known[low]}, and largest in layer {high}, {known[high]}"
+            summary += "." if len(known) == len(by_layer) else f", of the {len(known)} that have both ends."
+        else:
+            summary += f" In layer {low} it is {known[low]}."
     if known_shares := {layer: share for layer, share in shares.items() if share.tells}:
         most = max(known_shares, key=lambda layer: known_shares[layer].value)
-        summary += f" Most of the noise sits in {most}, a share of {known_shares[most]}."
+        summary += f" Most of the noise sits in layer {most}, a share of {known_shares[most]}."
     note = f"The {MOST_LAYERS} noisiest layers are drawn; the table holds all." if len(drawn) < len(by_layer) else ""
     rows = tuple((layer, *cells(scale), *_share_cells(shares.get(layer))) for layer, scale in by_layer.items())
     return Figure(

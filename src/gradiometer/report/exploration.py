@@ -29,7 +29,7 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     lead = "At what temperature does SGD explore: how much noise do its steps put in, and what becomes of it?"
     windows = diagnosis.history.get("temperature", ())
     if not windows:
-        lead += " Nothing has been measured yet: --gauges noise,temperature reads the thermometer at measured steps."
+        lead += " Nothing has been measured yet: `--gauges noise,temperature` reads the thermometer at measured steps."
         return Section("exploration", "Exploration", lead, ())
     examples = diagnosis.estimates.get("temperature_examples")
     scale, unit = (examples.value, "posterior units, N × loss") if examples is not None else (1.0, "loss")

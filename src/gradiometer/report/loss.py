@@ -12,6 +12,9 @@ from gradiometer.report.marks import Windows
 from gradiometer.report.section import Figure, Numbers, Section, cells, course, numbers_of
 from gradiometer.run.reader import Run
 
+FEW = 3
+"""Blocks below which there is no line to see, and every loss is drawn."""
+
 
 def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Training and test loss, and test accuracy, along the run."""
@@ -19,7 +22,7 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = []
     test_loss, test_accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
     if training or test_loss:
-        figures.append(_loss_figure(training, test_loss))
+        figures.append(_loss_figure(training, test_loss, _single_batches(run) if len(training) < FEW else ()))
     if test_accuracy:
         figures.append(
             Figure(
@@ -34,9 +37,18 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     return Section("loss", "Loss", lead, tuple(figures))
 
 
-def _loss_figure(training: Sequence[Block], test: Windows) -> Figure:
-    ends = [(block.last, block.mean) for block in training]
+def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
+    """The finite losses of a short run, one by one."""
+    steps, losses = run.losses
+    return tuple((int(step), float(loss)) for step, loss in zip(steps, losses, strict=True) if np.isfinite(loss))
+
+
+def _loss_figure(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Figure:
+    ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
     parts = [f"{name} {course(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
+    if batches:
+        one, other = (f"{significant(loss)} at step {step:,}" for step, loss in (batches[0], batches[-1]))
+        parts.insert(0, f"The loss of a batch goes from {one} to {other}")
     spoiled = sum(block.spoiled for block in training)
     if spoiled:
         first = next(block.first for block in training if block.spoiled)
@@ -44,16 +56,19 @@ def _loss_figure(training: Sequence[Block], test: Windows) -> Figure:
     return Figure(
         name="loss",
         title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
-        chart=loss_chart(training, test),
+        chart=loss_chart(training, test, batches),
         summary=". ".join(parts) + ".",
-        table=_loss_table(training, test),
-        note=_block_note(training),
+        table=_loss_table(training, test, batches),
+        note=_block_note(training, batches),
     )
 
 
-def _block_note(training: Sequence[Block]) -> str:
+def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]]) -> str:
     if not training:
         return ""
+    if batches:
+        mean = ", the point with a bar their mean" if all(block.mean.tells for block in training) else ""
+        return f"The line is the loss of every batch{mean}: the run is short."
     length = int(np.median([block.count for block in training]))
     level = training[0].mean.level
     return (
@@ -62,7 +77,7 @@ def _block_note(training: Sequence[Block]) -> str:
     )
 
 
-def _loss_table(training: Sequence[Block], test: Windows) -> Numbers:
+def _loss_table(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Numbers:
     rows = [
         (
             f"{block.first:,} to {block.last:,}",
@@ -72,6 +87,7 @@ def _loss_table(training: Sequence[Block], test: Windows) -> Numbers:
         )
         for block in training
     ]
+    rows += [(f"{step:,}", "training, one batch", "", "", significant(loss)) for step, loss in batches]
     rows += [(f"{step:,}", "test", *cells(estimate), "") for step, estimate in test]
     return Numbers(("steps", "loss", "mean", "interval", "single batches"), tuple(rows))
 

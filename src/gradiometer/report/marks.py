@@ -19,7 +19,9 @@ Windows = Sequence[tuple[int, Estimate]]
 
 WIDTH, HEIGHT = 680, 280
 NUMBER = ",~g"
-"""Numbers on an axis: 0.05, 1,200, 1e-7."""
+"""Numbers on an axis with ticks of its own: 0.05, 1,200, 1e-7."""
+PLAIN = ",~r"
+"""Numbers on an axis whose ticks are d3's, which has `g` write 400 as 4e+2 there: 0.05, 1,200."""
 
 
 def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
@@ -34,7 +36,10 @@ def by_step(rows: Sequence[Row]) -> alt.Chart:
 
 def step_x() -> alt.X:
     """The step axis, which all charts of a run share: the page sets `span` in every one of them."""
-    axis = alt.Axis(title="step", format=",d", tickMinStep=1, tickCount=alt.ExprRef("max(2, width / 90)"))
+    whole = "datum.value === floor(datum.value) ? datum.label : ''"  # few steps have ticks between them
+    axis = alt.Axis(
+        title="step", format=",d", tickMinStep=1, tickCount=alt.ExprRef("max(2, width / 90)"), labelExpr=whole
+    )
     return alt.X("step:Q", scale=alt.Scale(domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=8), axis=axis)
 
 
@@ -79,9 +84,9 @@ def log_x(axis: LogAxis, title: str) -> Callable[[str], alt.X]:
     )
 
 
-def linear_y(title: str, format: str = NUMBER) -> Vertical:
+def linear_y(title: str, format: str = PLAIN, scale: alt.Scale | None = None) -> Vertical:
     """A linear vertical axis, as near to the data as it comes."""
-    scale, axis = alt.Scale(zero=False), alt.Axis(title=title, format=format, tickCount=6)
+    scale, axis = scale or alt.Scale(zero=False), alt.Axis(title=title, format=format, tickCount=6)
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 

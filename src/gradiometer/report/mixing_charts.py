@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from gradiometer.exploration.effective_size import autocorrelations
 from gradiometer.exploration.mixing import rank_counts
-from gradiometer.report.marks import HEIGHT, NUMBER, WIDTH, inline, layered
+from gradiometer.report.marks import HEIGHT, PLAIN, WIDTH, inline, layered
 from gradiometer.report.theme import DASHES, SERIES
 
 Draws = Float[np.ndarray, "draws chains"]
@@ -38,7 +38,7 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
         for chain, value in enumerate(row)
     ]
     x = alt.X("step:Q", title="step", axis=alt.Axis(format=",d"))
-    y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=NUMBER))
+    y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
     return _sized(alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])))
 
 
@@ -56,7 +56,7 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
         for chain, count in enumerate(row)
     ]
     x = alt.X("share:Q", title=f"rank of {name} among the draws of all chains", axis=alt.Axis(format="%"))
-    y = alt.Y("draws:Q", title="draws", axis=alt.Axis(format=NUMBER))
+    y = alt.Y("draws:Q", title="draws", axis=alt.Axis(format=PLAIN))
     line = alt.Chart(inline(rows)).mark_line(interpolate="step", clip=True)
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
     flat = band.mark_rect(style="band", opacity=0.15).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
@@ -72,7 +72,7 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
         for chain, value in enumerate(row)
     ]
     x = alt.X("lag:Q", title="draws later", axis=alt.Axis(format="d"))
-    y = alt.Y("correlation:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=NUMBER))
+    y = alt.Y("correlation:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
     zero = alt.Chart(inline([{"correlation": 0.0}])).mark_rule(style="reference").encode(y=alt.Y("correlation:Q"))
     return _sized(zero, alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])))
 

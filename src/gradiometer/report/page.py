@@ -8,7 +8,7 @@ import msgspec
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.errors import BadInput
-from gradiometer.measurement.reading import Draw, significant
+from gradiometer.measurement.reading import Draw
 from gradiometer.report.cards import answers_of, cards, further_cards
 from gradiometer.report.charts import save_png
 from gradiometer.report.checks import checks
@@ -85,24 +85,28 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "checks": checks(run, diagnosis),
         "quantities": QUANTITIES,
         "status_symbol": STATUS_SYMBOLS[run.status],
-        "overhead": overhead_sentence(run.overhead),
+        "overhead": overhead_sentence(run.overhead, run.configuration.every),
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),
         "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
     }
 
 
-def overhead_sentence(overhead: Mapping[str, Any]) -> str:
-    """What the instrument was allowed to use, and what it used."""
+def overhead_sentence(overhead: Mapping[str, Any], asked: int | None = None) -> str:
+    """What the instrument was allowed to use, and what it used; a run that was asked to measure every so many steps
+    had no budget.
+    """
     if not overhead:
         return "What the instrument used has not been recorded."
     if overhead.get("mode") == "off":
         return "The instrument was off."
     parts = [f"The instrument used {_share(overhead.get('used'))} of the training time"]
-    if overhead.get("budget") is not None:
+    if asked is not None:
+        parts.append(f", as asked for with every = {asked:,}")
+    elif overhead.get("budget") is not None:
         parts.append(f", of a budget of {_share(overhead['budget'])}")
     parts.append(f": {overhead.get('measured_steps', 0):,} steps were measured")
     if overhead.get("every"):
-        parts.append(f", about one in {significant(overhead['every'])}")
+        parts.append(f", about one in {overhead['every']:.3g}")
     how = {
         "apart": "beside the training step, which was left alone",
         "shared": "on the micro-batch gradients training makes anyway",

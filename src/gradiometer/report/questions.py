@@ -38,6 +38,7 @@ class Question:
         gauges: Names under which findings answer it.
         needs: What an answer rests on, for a run that has none yet.
         command: What would measure it, from the run's folder and its configuration.
+        in_a_loop: What would in a loop that is watched; empty where `watch` cannot.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Question:
     gauges: tuple[str, ...]
     needs: str
     command: Callable[[Path, Configuration], str]
+    in_a_loop: str = ""
 
     def answers(self, found: Iterable[Answer]) -> tuple[Answer, ...]:
         """Those that are about this question, the most urgent first."""
@@ -78,6 +80,7 @@ QUESTIONS = (
         gauges=("noise",),
         needs="The noise scale of at least a few measured steps, held against B.",
         command=_train("--every 10"),
+        in_a_loop="watch(…, every=10)",
     ),
     Question(
         name="learning-rate",
@@ -86,6 +89,7 @@ QUESTIONS = (
         gauges=("batch_sharpness", "sharpness"),
         needs="The sharpness where training stands, held against the edge of stability.",
         command=_look("sharpness"),
+        in_a_loop='watch(…, gauges="noise,batch_sharpness")',
     ),
     Question(
         name="paying",

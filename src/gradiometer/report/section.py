@@ -1,5 +1,6 @@
 """A part of the page: its charts, each with what it shows in words and the numbers behind it."""
 
+import math
 from dataclasses import dataclass
 
 import altair as alt
@@ -77,8 +78,19 @@ def course(points: Windows) -> str:
     """From where to where: "goes from 52 [41, 66] at step 250 to 610 [480, 800] at step 6,000"."""
     (first_step, first), (last_step, last) = points[0], points[-1]
     if len(points) == 1:
-        return f"is {last} at step {last_step:,}"
+        return f"{_stands(last)} at step {last_step:,}"
+    if not (_told(first) and _told(last)):
+        return f"{_stands(first)} at step {first_step:,}, and {_stands(last)} at step {last_step:,}"
     return f"goes from {first} at step {first_step:,} to {last} at step {last_step:,}"
+
+
+def _told(estimate: Estimate) -> bool:
+    """Whether its words are a number."""
+    return estimate.method == "exact" or math.isfinite(estimate.low)
+
+
+def _stands(estimate: Estimate) -> str:
+    return f"is {estimate}" if _told(estimate) else "cannot be told yet"
 
 
 def numbers_of(points: Windows, quantity: str) -> Numbers:

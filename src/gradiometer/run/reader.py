@@ -24,6 +24,10 @@ _ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged"
 _StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
+WATCHED = "a loop of its own, watched"
+"""The description of the problem of a run whose loop is not ours."""
+
+
 class _Event(msgspec.Struct):
     event: str
     step: _StepNumber
@@ -73,6 +77,12 @@ class Run:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name
+
+    @property
+    def watched(self) -> bool:
+        """Whether it was a loop of its own that was watched: no command knows its model and data."""
+        problem = self.manifest.get("problem")
+        return isinstance(problem, dict) and problem.get("description") == WATCHED
 
     @property
     def manifest(self) -> dict[str, Any]:

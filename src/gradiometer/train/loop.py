@@ -278,6 +278,11 @@ def versions() -> dict[str, str]:
 
 def problem_of(run: Run) -> Problem:
     """The run's problem, if its data are still the same."""
+    if run.watched:
+        raise BadInput(
+            f"`{run.path}` was watched in a loop of its own: its model and data are known there alone, and no command "
+            "can make them again. Its page and `export` need neither."
+        )
     configuration = run.configuration
     problem = load(
         configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
