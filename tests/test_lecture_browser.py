@@ -132,3 +132,29 @@ def test_the_double_well_is_the_librarys_and_its_runs_spread_as_the_noise_says(
     assert abs(one_step.var(ddof=1) / (0.001**2 * 4.0 / 2) - 1) < 4 * math.sqrt(2 / len(one_step))
     temperature = page.evaluate("(settings) => simulations.temperature(settings).temperature", settings)
     assert temperature == pytest.approx(DoubleWell(variance=4.0).temperature(0.001, 2))
+
+
+@pytest.mark.parametrize(
+    ("example", "rate", "power", "said"),
+    [
+        (
+            "runaway",
+            0.0,
+            1.0,
+            "It runs to infinity as far as Σ η lets it. The gradient goes to zero, as the theorem says",
+        ),
+        ("runaway", 0.0, 0.0, "though Σ η² is infinite"),
+        ("runaway", 0.0, 1.5, "x stops short of infinity"),
+        ("saddle", 0.0, 1.0, "ends at the saddle"),
+        ("saddle", -0.5, 1.5, "stops short of the saddle"),
+        ("saddle", 0.5, 0.0, "and y grows"),
+    ],
+)
+def test_the_sentence_follows_the_dials(
+    page: "sync_api.Page", site: Path, example: str, rate: float, power: float, said: str
+) -> None:
+    page.goto((site / "s08.html").as_uri())
+    page.locator("form[data-simulation] select").select_option(example)
+    for dial, value in zip(page.locator("form[data-simulation] input[type=range]").all(), (rate, power), strict=True):
+        dial.fill(str(value))
+    assert said in page.locator(".said").inner_text()

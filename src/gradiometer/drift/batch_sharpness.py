@@ -98,7 +98,11 @@ def _against(share: Estimate, lowest: float) -> tuple[State, str, str]:
     """What a share of the edge means; between `lowest` and 1 training may be held at the edge."""
     if share.high < BELOW * lowest:
         room = f" η could be {significant(lowest / share.high, 2)} times larger" if share.high > 0 else " A larger η"
-        return State.OK, f"No batch overshoots its own loss:{room} before one does, at this curvature.", ""
+        return (
+            State.OK,
+            f"On average a batch does not overshoot its own loss:{room} before it does, at this curvature.",
+            "",
+        )
     if share.low > BEYOND:
         return (
             State.ACT,

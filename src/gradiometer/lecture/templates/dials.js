@@ -82,11 +82,21 @@ const shown = {
     const low = Math.min(...values, 0), high = Math.max(...values, 1);
     draw(svg, { x: [0, values.length - 1], y: [low, high], labels: [axis ? "y (x stays at 0)" : "x"] }, [{ kind: "path only", points: along(values) }]);
     if (dials.example === "runaway") {
-      return `x is at ${short(last)}; x + x³/3 = ${short(last + last ** 3 / 3)} against Σ η = ${short(travelled)}: it runs to infinity as far as Σ η lets it. The gradient goes to zero, as the theorem says; Φ does not converge.`;
+      const fate = dials.power > 1
+        ? "Over a run without end Σ η is finite: x stops short of infinity, the gradient short of zero, and the theorem does not apply."
+        : `It runs to infinity as far as Σ η lets it. The gradient goes to zero, ${dials.power > 0.5 ? "as the theorem says" : "though Σ η² is infinite and the theorem does not apply"}; Φ does not converge.`;
+      return `x is at ${short(last)}; x + x³/3 = ${short(last + last ** 3 / 3)} against Σ η = ${short(travelled)}. ${fate}`;
     }
     if (dials.example === "saddle") {
       const exactly = dials.power === 1 && Math.abs(dials.rate - 1) < 1e-9 ? " At η_t = 1/(t + 1) y jumps to 0 in the first step." : "";
-      return `y is at ${short(last)}, x at exactly 0: the run ends at the saddle (0, 0), where the gradient is zero and x has curvature −π²/2.${exactly}`;
+      const fate = !(Math.abs(last) <= 1)
+        ? "along y the rate is beyond the edge 2, and y grows"
+        : dials.power > 1 && Math.abs(last) > 0.01
+          ? "Σ η is finite, and the run stops short of the saddle (0, 0)"
+          : Math.abs(last) > 0.01
+            ? "the run is on its way to the saddle (0, 0)"
+            : "the run ends at the saddle (0, 0), where the gradient is zero and x has curvature −π²/2";
+      return `y is at ${short(last)}, x at exactly 0: ${fate}.${exactly}`;
     }
     const swings = Math.abs(values[values.length - 1] - values[values.length - 2]);
     return dials.power === 0 && swings > 0.1
