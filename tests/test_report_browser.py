@@ -178,3 +178,7 @@ def test_on_paper_there_is_what_was_found_and_nothing_to_press(page: "sync_api.P
     assert page.locator(".chart svg").first.is_visible()
     assert not page.locator("button, .span, nav.sections").filter(visible=True).count()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.card p')].map((p) => parseFloat(getComputedStyle(p).fontSize))"
+    )
+    assert max(sizes) < 16  # 10.5 pt are 14 px: what is beside the point is no larger than the point

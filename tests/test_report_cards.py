@@ -83,8 +83,10 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
     run.manifest["problem"] = {"name": "digits", "description": WATCHED}
     made = {card.name: card.command for card in cards(run, ())}
     assert made["batch"] == "watch(…, every=10)" and made["converged"] == ""
+    run.manifest["ranks"] = 2
+    assert {card.command for card in cards(run, ())} == {""}
     page = render(run, diagnosis_of())
-    assert not re.search("gradiometer (train|certify|sharpness|ensemble)", page)
+    assert not re.search("gradiometer (train|batch|certify|sharpness|ensemble)", page)
     assert "not measured" in " ".join(answers(run, diagnosis_of()))
     with pytest.raises(BadInput, match="was watched in a loop of its own"):
         problem_of(run)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.measurement.reading import Estimates, Finding
-from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, URGENCY, Answer
+from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, URGENCY, Answer, Question
 from gradiometer.report.section import Section
 from gradiometer.report.strip import Strip, strips
 from gradiometer.run.reader import Run
@@ -83,10 +83,17 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
                 symbol=NOT_MEASURED_SYMBOL if state is None else state.symbol,
                 told=told,
                 needs=question.needs,
-                command=question.in_a_loop if run.watched else question.command(run.path, run.configuration),
+                command=_command(question, run),
             )
         )
     return tuple(made)
+
+
+def _command(question: Question, run: Run) -> str:
+    """What would measure it; of a loop on several processes `watch` measures what it does by itself, and no more."""
+    if not run.watched:
+        return question.command(run.path, run.configuration)
+    return question.in_a_loop if run.manifest.get("ranks", 1) == 1 else ""
 
 
 def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:

@@ -121,7 +121,8 @@ def _batch_figure(noise_scales: Sequence[Estimate], present: int, run: Run) -> F
         table=Numbers(("batch size", "learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
         note=(
             "A model: each window of the run, at the rate that is right for its noise, counts for as many steps of the "
-            "other batch as its noise scale says. `gradiometer batch` adds the time, measured here."
+            "other batch as its noise scale says."
+            + ("" if run.watched else " `gradiometer batch` adds the time, measured here.")
         ),
     )
 
