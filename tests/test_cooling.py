@@ -19,7 +19,7 @@ from gradiometer.convergence.level import (
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Interrupted
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.quadratic import Quadratic
 from gradiometer.run.checkpoints import load_latest
@@ -130,6 +130,15 @@ def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> 
     (found,) = [finding for finding in diagnose(watched).findings if finding.gauge == "stationarity"]
     assert "At η = 0.300 the loss shows no sign of moving since about step" in found.seen
     assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
+
+
+def test_a_loss_that_still_moves_is_weighed_against_a_cut() -> None:
+    look = {"predicted": GAIN.to_dict(), "left": 0.5, "stopped": False}
+    assert finding(None, 0.1, None, 0.01) is None
+    paying, spent = (finding(None, 0.1, {**look, "stopped": stopped}, 0.01) for stopped in (False, True))
+    assert paying is not None and spent is not None
+    assert paying.state is State.OK and "gain 0.100 [0.0800, 0.120], and going on could still gain 0.500" in paying.seen
+    assert spent.state is State.LOOK and "--cool auto" in spent.advice
 
 
 def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:

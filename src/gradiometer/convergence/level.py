@@ -29,6 +29,10 @@ DRIFT = 0.25
 FEWEST_STEPS = 256
 """Of a stretch of a run, below which nothing is said about its level."""
 
+SMALL_BESIDE = "What the run could still gain along its own trajectory is small beside what a cut gains."
+
+CUTS_BY_ITSELF = "--cool auto cuts when the test says so, and ends at zero."
+
 
 @dataclass(frozen=True)
 class Level:
@@ -137,7 +141,7 @@ def floor_by_formula(learning_rate: float, noise_trace: float, batch_size: int, 
 
 
 def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:
-    """The sentence about a level stretch; None where the loss still moves.
+    """The sentence about a level stretch, or about a loss that still moves; None where that is all that is known.
 
     Args:
         found: The stretch.
@@ -146,7 +150,7 @@ def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | 
         to: η′ of the cut that is spoken of.
     """
     if found is None:
-        return None
+        return None if cut is None else _moving(learning_rate, cut, to)
     value, low, high = (significant(1e6 * x, 2) for x in (found.slope.value, found.slope.low, found.slope.high))
     seen = (
         f"At η = {significant(learning_rate)} the loss shows no sign of moving since about step {found.since:,}: "
@@ -158,7 +162,7 @@ def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | 
         predicted, stopped = Estimate(**cut["predicted"]), bool(cut["stopped"])
         seen += f" A cut to {significant(to)} is predicted to gain {predicted}."
         means = (
-            "What the run could still gain along its own trajectory is small beside what a cut gains."
+            SMALL_BESIDE
             if stopped
             else f"Along its own trajectory the run could still gain {significant(float(cut['left']))}: too soon."
         )
@@ -168,6 +172,23 @@ def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | 
         state=State.LOOK if stopped or cut is None else State.OK,
         seen=seen,
         means=means,
-        advice="--cool auto cuts when the test says so, and ends at zero." if stopped or cut is None else "",
+        advice=CUTS_BY_ITSELF if stopped or cut is None else "",
         caveat="No sign of a slope is not the absence of one: the interval says how steep it may be.",
+    )
+
+
+def _moving(learning_rate: float, look: Mapping[str, Any], to: float) -> Finding:
+    """What the newest look weighs where the loss has a slope: what a cut gains against what going on may."""
+    stopped = bool(look["stopped"])
+    return Finding(
+        gauge="stationarity",
+        issue=Issue.CONVERGENCE,
+        state=State.LOOK if stopped else State.OK,
+        seen=(
+            f"At η = {significant(learning_rate)} the loss still moves. A cut to {significant(to)} is predicted to "
+            f"gain {Estimate(**look['predicted'])}, and going on could still gain {significant(float(look['left']))}."
+        ),
+        means=SMALL_BESIDE if stopped else "By this test the rate has not stopped paying.",
+        advice=CUTS_BY_ITSELF if stopped else "",
+        caveat="What going on could gain is extrapolated along the run's own trajectory.",
     )
