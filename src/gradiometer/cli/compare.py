@@ -1,5 +1,6 @@
 """`gradiometer compare`: runs against one another."""
 
+import math
 import sys
 import webbrowser
 from pathlib import Path
@@ -98,6 +99,7 @@ def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -
             click.echo(filled(text, indent=2))
         for difference in contrast.differences:
             name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"
-            words = f"{number(difference.estimate.value)} {interval(difference.estimate)}"
-            click.echo(f"    {name:<26} {words}" + ("" if difference.shown else "   none shown"))
+            estimate = difference.estimate
+            words = f"{number(estimate.value)} {interval(estimate)}{'' if difference.shown else '   none shown'}"
+            click.echo(f"    {name:<26} {'cannot tell yet' if math.isnan(estimate.value) else words}")
     click.echo("\n" + filled(f"mind: {CAVEAT}"))

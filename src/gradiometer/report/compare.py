@@ -40,6 +40,9 @@ def compare(runs: Sequence[Run], level: float | None = None) -> tuple[tuple[Comp
     """
     if not FEWEST <= len(runs) <= MOST:
         raise BadInput(f"`compare` takes {FEWEST} to {MOST} runs, got {len(runs)}.")
+    for place, run in enumerate(runs):
+        if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
+            raise BadInput(f"`{run.path}` is given twice: compare it with another run.")
     _refuse_other_data(runs)
     level = runs[0].configuration.level if level is None else level
     compared = tuple(Compared(letter, run, diagnose(run, level)) for letter, run in zip("ABCDEF", runs, strict=False))

@@ -14,7 +14,7 @@ from gradiometer.run.reader import Run
 
 BESIDE_THE_POINT = (
     *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints"),
-    *("budget", "gauges", "check_edge", "every", "level", "spread"),
+    *("budget", "gauges", "check_edge", "check_standing", "every", "level", "spread"),
 )
 """Settings that are not of the training itself: the instrument's, the machine's, and the seed."""
 
@@ -43,8 +43,9 @@ class Compared:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the training was asked to do, its seed aside."""
+        """What the training was asked to do, its seed aside; a model that was left out by the name it has."""
         every = msgspec.structs.asdict(self.run.configuration)
+        every["model"] = self.run.manifest.get("problem", {}).get("model", every["model"])
         return {name: value for name, value in every.items() if name not in BESIDE_THE_POINT}
 
     @property
