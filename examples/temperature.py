@@ -141,11 +141,11 @@ def main() -> None:
         problem = load("digits")
     examples = len(problem.train)
     print(f"{problem.description} In posterior units, N = {examples:,}; intervals are 90 %.\n")
-    print(f"{'':<27}{'temperature':<25}{'of the batches':<25}{'of step length':<27}drift")
+    print(f"{'':<27}{'temperature':<25}{'of the batches':<25}{'of step length':<30}drift")
     for setting, found in table(problem, given.images):
         names = ("temperature", "temperature_minibatch", "temperature_step", "temperature_drift")
         cells = [str(found[name]) for name in names]
-        print(f"{setting!s:<27}{cells[0]:<25}{cells[1]:<25}{cells[2]:<27}{cells[3]}")
+        print(f"{setting!s:<27}{cells[0]:<25}{cells[1]:<25}{cells[2]:<30}{cells[3]}")
     whole, batches = line(problem, given.images)
     lowest, highest = (significant(examples * pick(setting.heat for setting in LINE), 2) for pick in (min, max))
     print(

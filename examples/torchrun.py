@@ -47,7 +47,8 @@ def main() -> None:
             w.step(loss, batch)
             optimizer.step()
     if w.run is not None:
-        print(f"{dist.get_world_size()} processes: {w.findings()[0].seen}")
+        count = dist.get_world_size()
+        print(f"{count} process{'' if count == 1 else 'es'}: {w.findings()[0].seen}")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gradiometer.cli import main
+from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput
 from gradiometer.report.compare import compare
 from gradiometer.report.compare_page import render
@@ -119,6 +120,14 @@ def test_what_is_beside_the_point_of_training_makes_no_other_configuration(tmp_p
     assert only(compare(runs)[1]).changed == {}
 
 
+def test_one_reading_in_a_long_run_makes_the_next_ones_far_away(tmp_path: Path) -> None:
+    run = run_with(tmp_path, 1.0, 0)
+    readings = (run.path / "readings.jsonl").read_text().splitlines()
+    (run.path / "readings.jsonl").write_text("\n".join(readings[:2]) + "\n")
+    (noise,) = [finding for finding in diagnose(Run.open(run.path)).findings if finding.gauge == "noise"]
+    assert "an interval needs about 1,200 more steps" in noise.seen
+
+
 def test_runs_of_unequal_length_are_compared_where_both_have_been(tmp_path: Path) -> None:
     short, long = run_with(tmp_path, 1.0, 0), run_in(tmp_path, steps=800, momentum=0.9)
     with (long.path / "run.toml").open("a") as manifest:
@@ -132,6 +141,8 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path) -> None:
         compare([run])
     with pytest.raises(BadInput, match="takes 2 to 6 runs, got 7"):
         compare([run] * 7)
+    with pytest.raises(BadInput, match="is given twice: compare it with another run"):
+        compare([run, Run.open(run.path)])
     with pytest.raises(BadInput, match=r"was trained on other data than .* compare runs of one problem"):
         compare([run, run_with(tmp_path, 1.0, 0, fingerprint="other")])
     empty = run_with(tmp_path, 1.0, 0)

@@ -91,8 +91,8 @@ def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
     for name in names:
         if name not in GAUGES:
             close = get_close_matches(name, GAUGES, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise BadInput(f"`gauges` names {name!r}, which there is not: {hint}There are {', '.join(GAUGES)}.")
+            there = f"did you mean {close[0]}? There" if close else "there"
+            raise BadInput(f"`gauges` names {name!r}, which there is not: {there} are {', '.join(GAUGES)}.")
     return tuple(GAUGES[name](**settings.get(name, {})) for name in dict.fromkeys(names))
 
 
@@ -186,7 +186,7 @@ def _ending(run: Run) -> str:
     if run.status == "diverged":
         return f"Training diverged at step {run.steps:,} and was stopped"
     if run.status == "finished":
-        return f"Trained for {run.steps:,} steps"
+        return f"Trained for {run.steps:,} step{'' if run.steps == 1 else 's'}"
     return f"{'Stopped' if run.status == 'interrupted' else 'Under way'} at step {run.steps:,}"
 
 

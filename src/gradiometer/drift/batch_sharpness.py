@@ -75,7 +75,8 @@ class BatchSharpness(Gauge):
         lowest = self.kind.limit_of_small_batches / self.kind.limit
         state, means, advice = _against(share, lowest)
         times = f"{significant(share.value, 2)} of the edge {self.kind.words} = {significant(edge.value)}"
-        seen = f"The batch sharpness {sharpness} is {times} ({sharpness.samples:,} measured steps)."
+        measured = f"{sharpness.samples:,} measured step{'' if sharpness.samples == 1 else 's'}"
+        seen = f"The batch sharpness {sharpness} is {times} ({measured})."
         if not share.tells:
             seen = f"The batch sharpness is not known yet, measured at {_steps(sharpness.samples)}; {_needs(share)}."
         caveat = CAVEAT

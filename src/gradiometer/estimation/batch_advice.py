@@ -83,7 +83,8 @@ def _below(batch: float, noise_scale: Estimate) -> Parts:
 
 def _above(batch: float, noise_scale: Estimate) -> Parts:
     if not noise_scale.value > 0:
-        seen = f"The gradient noise scale is below {significant(noise_scale.high)}, and B = {batch:,.0f} is above it."
+        is_below = f"below {significant(noise_scale.high)}" if noise_scale.high > 0 else "0: no noise was seen"
+        seen = f"The gradient noise scale is {is_below}, and B = {batch:,.0f} is above it."
         return State.LOOK, seen, "Examples are averaged that agree already.", _halve(batch)
     seen = (
         f"B = {batch:,.0f} is {significant(batch / noise_scale.value, 2)}x above the gradient noise scale "
@@ -121,7 +122,7 @@ def _cannot_tell(batch: float, noise_scale: Estimate) -> Parts:
 def _with_interval(noise_scale: Estimate) -> str:
     return (
         f"{significant(noise_scale.value)} [{significant(noise_scale.low)}, {significant(noise_scale.high)}] "
-        f"({noise_scale.samples:,} measured steps)"
+        f"({noise_scale.samples:,} measured step{'' if noise_scale.samples == 1 else 's'})"
     )
 
 

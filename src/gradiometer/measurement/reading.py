@@ -79,6 +79,7 @@ class Series:
         moments: Every moment, stacked: shape [steps], or [steps, layers] for a moment taken per layer.
         sampling: How the batches were drawn.
         layers: Names of the layers, in the order of the moments taken per layer.
+        reached: Step that training had come to when the readings were asked for; 0 where that is not known.
     """
 
     gauge: str
@@ -88,6 +89,7 @@ class Series:
     moments: Mapping[str, Float[np.ndarray, "steps ..."]]
     sampling: Sampling
     layers: tuple[str, ...] = ()
+    reached: int = 0
 
     @classmethod
     def of(cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()) -> "Series":
@@ -125,7 +127,7 @@ class Series:
         """Training steps from one reading to the next, on average."""
         if len(self) > 1:
             return float(self.steps[-1] - self.steps[0]) / (len(self) - 1)
-        return float(self.steps[-1] + 1)  # one reading: as far as it is from the start
+        return float(max(self.steps[-1] + 1, self.reached))  # one reading: all the steps there have been
 
 
 @dataclass(frozen=True)

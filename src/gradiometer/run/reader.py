@@ -1,5 +1,6 @@
 """A run as it is read: on any machine, a year later, without torch, while it is written or after it was killed."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,7 +127,8 @@ class Run:
 
     def series(self, gauge: str) -> Series | None:
         """The readings of a gauge whose moments are finite, oldest first; None where there are none."""
-        return self._series.get(gauge)
+        series = self._series.get(gauge)
+        return None if series is None else replace(series, reached=self.steps)
 
     @property
     def overhead(self) -> dict[str, Any]:
