@@ -201,9 +201,21 @@ def test_what_is_missing_or_torn_is_said(tmp_path: Path) -> None:
         log_findings(read_log(LOGS / "hf_healthy.json"), math.nan)
     text = (LOGS / "plain_restarted.jsonl").read_text()
     (tmp_path / "torn.jsonl").write_text(text[:-20])
-    assert read_log(tmp_path / "torn.jsonl").notes == ("1 line could not be read as JSON, and were left out.",)
+    assert read_log(tmp_path / "torn.jsonl").notes == ("1 line could not be read as JSON, and was left out.",)
     (tmp_path / "stepless.csv").write_text("loss,acc\n" + "".join(f"{1 / (n + 1)},0.5\n" for n in range(20)))
     assert "rows are counted" in read_log(tmp_path / "stepless.csv").notes[0]
+
+
+def test_a_run_of_our_own_is_sent_to_its_report(tmp_path: Path) -> None:
+    run = tmp_path / "digits-mlp-1"
+    run.mkdir()
+    (run / "run.toml").touch()
+    (run / "readings.jsonl").write_text('{"step": 1, "learning_rate": 0.1}')
+    for path in (run, run / "readings.jsonl"):
+        with pytest.raises(BadInput, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
+            read_log(path)
+    with pytest.raises(BadInput, match="holds no log that is known here"):
+        read_log(tmp_path)
 
 
 def test_the_verb_speaks_and_counts_in_json() -> None:

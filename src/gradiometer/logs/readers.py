@@ -32,6 +32,9 @@ def read_log(path: Path, loss: str | None = None) -> Log:
     """
     if not path.exists():
         raise BadInput(f"`{path}` does not exist.")
+    run = path if path.is_dir() else path.parent
+    if _is_run(run):
+        raise BadInput(f"`{run}` is a run of gradiometer, which measured more than a log: gradiometer report {run}")
     found = _in_folder(path) if path.is_dir() else path
     if EVENTS in found.name:
         return _events(found, loss)
@@ -49,10 +52,16 @@ def read_log(path: Path, loss: str | None = None) -> Log:
 def _in_folder(folder: Path) -> Path:
     """The newest log below a folder, by kind: the Trainer's state, Lightning's CSV, an event file, JSON lines."""
     for pattern in ("trainer_state.json", "metrics.csv", f"*{EVENTS}*", "*.jsonl"):
-        found = sorted(folder.rglob(pattern), key=lambda path: (path.stat().st_mtime, path.name))
+        logs = (path for path in folder.rglob(pattern) if not _is_run(path.parent))
+        found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
         if found:
             return found[-1]
     raise BadInput(f"`{folder}` holds no log that is known here: give {SUPPORTED}.")
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether gradiometer wrote it, which tells more by itself than its files do as logs."""
+    return (folder / "run.toml").is_file()
 
 
 def _json(path: Path, text: str, loss: str | None) -> Log:
@@ -76,7 +85,9 @@ def _json(path: Path, text: str, loss: str | None) -> Log:
         raise BadInput(f"`{path}` is neither JSON nor JSON lines: give {SUPPORTED}.")
     columns, notes = columns_of(rows)
     if torn:
-        notes += (f"{torn} line{'s' * (torn > 1)} could not be read as JSON, and were left out.",)
+        notes += (
+            f"{torn} line{'s' * (torn > 1)} could not be read as JSON, and {'was' if torn == 1 else 'were'} left out.",
+        )
     return Log(str(path), "JSON lines", columns, notes, loss)
 
 
