@@ -104,6 +104,76 @@ def test_report_says_in_words_what_was_found(trained: dict, capsys: pytest.Captu
     assert "noise scale" in out and "report.html" in out and "of the training time" in out
 
 
+def test_findings_are_told_also_where_the_page_cannot_be_written(
+    trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gradiometer.report.page.replace_file", full)
+    code, out, err = called(capsys, "report", trained["run"])
+    assert code == 2 and "noise scale" in out and "page " not in out
+    assert f"no space left on device; mend that, then `gradiometer report {trained['run']}`" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_a_sentence_and_no_bug(trained: dict, flags: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gradiometer", "schedule", "1/t", *flags],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    assert done.returncode == 2 and "no space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_whoever_stops_reading_our_output_is_no_bug(trained: dict) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "gradiometer", "report", trained["run"]],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_was_watched_and_still_pays_is_not_called_unmeasured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path), "--no-open", "-q", "--no-check-edge"]
+    code, told, _ = called(capsys, "train", "digits", "--cool", "watch", *out)
+    assert code == 0 and "✓ still paying   ok" in told
+    assert "the loss still moves. A cut to 0.0100 is predicted to" in " ".join(told.split())
+    assert "--cool watch" not in told
+    called(capsys, "train", "digits", "--model", "mlp", *out)
+    code, told, _ = called(capsys, "compare", *map(str, sorted(tmp_path.iterdir())), "--out", str(tmp_path / "page"))
+    assert code == 0 and "cool watch → off" in told and "model" not in told, "left out, or by its name, it is the same"
+
+
+def test_numbers_fit_the_terminal_too(
+    trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    for verb in (["sharpness", trained["run"], "--top", "2"], ["certify", trained["run"]]):
+        _, out, _ = called(capsys, *verb)
+        assert max(len(line) for line in out.splitlines() if not line.startswith("page ")) <= 60
+
+
+@pytest.mark.parametrize("verb", ["batch", "sharpness", "sample"])
+def test_a_path_to_no_run_is_not_taken_for_a_problem(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = called(capsys, verb, str(tmp_path / "nowhere"))
+    assert code == 2 and "is not a run folder: there is no such folder" in err
+
+
 def test_sentences_fit_the_terminal(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

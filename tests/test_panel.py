@@ -71,6 +71,8 @@ def test_the_end_has_a_line_for_every_question(tmp_path: Path, capsys: pytest.Ca
     assert [line.split()[1] for line in lines] == [question.short.split()[0] for question in QUESTIONS]
     assert lines[0].split() == ["◆", "batch", "look"]
     assert f"not measured: gradiometer certify {run.path}" in lines[3]
-    tell(run, diagnosis_of(), run.path / "report.html")
+    tell(run, diagnosis_of())
     assert "\n".join(answers(run, diagnosis_of())) in capsys.readouterr().out
-    assert max(map(len, answers(run, diagnosis_of(), 40))) <= 40
+    narrow = list(answers(run, diagnosis_of(), 40))
+    assert f"      gradiometer certify {run.path}" in narrow, "what does not fit gets a line of its own, whole to paste"
+    assert max(len(line) for line in narrow if not line.startswith(" " * 6)) <= 40

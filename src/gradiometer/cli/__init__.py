@@ -1,8 +1,11 @@
 """The command line: one file a verb. Nothing heavy is imported before a verb runs."""
 
+import errno
 import json
+import os
 import sys
 import traceback
+from typing import Any
 
 import click
 
@@ -31,7 +34,19 @@ Exit codes: 0 done; 1 a bug of ours; 2 bad input; 3 a finding at or above --fail
 """
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+class Verbs(click.Group):
+    """The verbs, which end quietly where whoever read our output has left: click would call that a failure."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+            return 0
+
+
+@click.group(cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gradiometer")
 def gradiometer() -> None:
     """Measure, with an error bar, what stochastic gradient descent does to a training run.
@@ -61,12 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
         code = _tell("stopped", 5, arguments)
     except GradiometerError as error:
         code = _tell(str(error), error.exit_code, arguments)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left; there is nobody to tell
-        code = 0
-    except Exception:
-        traceback.print_exc()
-        code = _tell("this is a bug in gradiometer; the lines above say where", 1, arguments)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            code = _tell("what was to be printed or written did not fit: no space left on device", 2, [])
+        else:
+            traceback.print_exc()
+            code = _tell("this is a bug in gradiometer; the lines above say where", 1, arguments)
     sys.exit(code if isinstance(code, int) else 0)
 
 

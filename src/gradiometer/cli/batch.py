@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradiometer.cli.options import configuration_from, configuration_options, json_option
+from gradiometer.cli.place import is_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +68,7 @@ def batch(target: str, steps: int, over: str, measure_time: bool, seconds: float
     """
     from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 
-    measured = _of_run(target, over, flags) if _is_run(target) else _of_problem(target, steps, flags)
+    measured = _of_run(target, over, flags) if is_run(target) else _of_problem(target, steps, flags)
     configuration = measured.configuration
     training = _training(configuration) if measure_time else None
     sizes = batch_sizes(configuration.batch_size, None if training is None else len(training.data))
@@ -81,13 +81,6 @@ def batch(target: str, steps: int, over: str, measure_time: bool, seconds: float
         relative_times=None if times is None else times.relative,
     )
     (_print_json if as_json else _tell)(measured, table, times)
-
-
-def _is_run(target: str) -> bool:
-    """Whether a folder is meant: one that is there, or a path to one."""
-    from gradiometer.problems.registry import NAMES
-
-    return target not in NAMES and ":" not in target and (Path(target).is_dir() or len(Path(target).parts) > 1)
 
 
 def _of_run(target: str, over: str, flags: dict[str, Any]) -> Measured:
@@ -251,7 +244,10 @@ def _choices(table: "BatchTable", times: "StepTimes | None") -> list[str]:
             if first.time is None or first.time.method == "exact"
             else f"{_cell(first.time)} of the time"
         )
-        sentences.append(f"Fastest here: B = {first.batch_size:,} ({time}){_also(others, 'not told from it')}.")
+        if table.present in [row.batch_size for row in others]:
+            sentences.append("No batch is told to be faster here than the present one.")
+        else:
+            sentences.append(f"Fastest here: B = {first.batch_size:,} ({time}){_also(others, 'not told from it')}.")
     first, *others = table.cheapest
     sentences.append(f"Fewest examples: B = {first.batch_size:,}{_also(others, 'at most a tenth more')}.")
     return sentences

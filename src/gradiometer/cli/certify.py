@@ -115,7 +115,7 @@ def _kept(path: Path, certificate: "Certificate") -> str:
 
 def _tell(certificate: "Certificate", finding: "Finding", page: str) -> None:
     """The numbers, the verdict, and where the page is."""
-    from gradiometer.cli.outcome import tell_finding
+    from gradiometer.cli.outcome import filled, tell_finding
 
     click.echo(f"The training loss at step {certificate.step:,}, in {certificate.mode} mode:\n")
     words = {
@@ -127,11 +127,9 @@ def _tell(certificate: "Certificate", finding: "Finding", page: str) -> None:
     for name, estimate in certificate.estimates.items():
         if name not in words:
             continue
-        click.echo(f"  {words[name]:<15}{estimate}   ({_how(estimate)})")
-    click.echo(
-        f"\n  The gradient is of {certificate.gradients:,} of {certificate.of:,} examples, the curvature of "
-        f"{certificate.curved:,}."
-    )
+        click.echo(filled(f"{words[name]:<15}{estimate}   ({_how(estimate)})", indent=2, hanging=15))
+    covered = f"The gradient is of {certificate.gradients:,} of {certificate.of:,} examples"
+    click.echo("\n" + filled(f"{covered}, the curvature of {certificate.curved:,}.", indent=2))
     tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
     click.echo(f"\npage  {page}")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gradiometer.train.ensemble import EnsembleStudy
 
 
-@click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-2 --against runs/digits-mlp-1 --export digits.pt2")
+@click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export digits.pt2")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--against",
@@ -89,18 +89,17 @@ def _tell(worth: "Worth", export: Path | None, page: Path) -> None:
     from gradiometer.cli.outcome import filled
     from gradiometer.exploration.worth import negative
 
-    click.echo(
-        f"The last {worth.chosen} of {worth.snapshots} snapshots, averaged, on {worth.scored:,} test examples "
-        f"({worth.validation:,} others chose how many, and τ = {worth.temperature:.3g}).\n"
-    )
+    members = f"The last {worth.chosen} of {worth.snapshots} snapshots, averaged"
+    others = f"{worth.validation:,} others chose how many, and τ = {worth.temperature:.3g}"
+    click.echo(filled(f"{members}, on {worth.scored:,} test examples ({others}).") + "\n")
     _table(worth.scores)
     for rival in worth.against:
         click.echo(f"\nless {rival.name} (below zero: the ensemble is better)")
         _table(rival.difference)
-    click.echo("\nof the last m, calibrated log-loss, and what the m-th adds (above zero is better)")
+    click.echo("\n" + filled("of the last m, calibrated log-loss, and what the m-th adds (above zero is better)"))
     for size in worth.growing:
         added = negative(size.added["calibrated_nll"]) if size.added else ""
-        click.echo(f"  m = {size.members:<3} {size.scores['calibrated_nll']!s:<34}{added}".rstrip())
+        click.echo(f"  m = {size.members:<3} {size.scores['calibrated_nll']!s:<31}{added}".rstrip())
     click.echo(f"\n  {'disagreement / error':<30}{worth.disagreement_over_error}")
     values = [pair.correlation.value for pair in worth.correlations]
     click.echo(f"  {'correlation of outputs':<30}{min(values):.4f} to {max(values):.4f}")

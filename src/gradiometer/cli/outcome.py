@@ -32,11 +32,12 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
     from gradiometer.report.page import write_page
 
     diagnosis = diagnose(run)
-    page = write_page(run, diagnosis)
     if as_json:
-        print_json(as_object(run, diagnosis, page))
+        print_json(as_object(run, diagnosis, write_page(run, diagnosis)))
     else:
-        tell(run, diagnosis, page)
+        tell(run, diagnosis)
+        page = write_page(run, diagnosis)
+        tell_place(run, page)
         if not no_open and sys.stdout.isatty():
             webbrowser.open(page.resolve().as_uri())
     return 3 if fail_on and _reaches(diagnosis.findings, fail_on) else 0
@@ -74,9 +75,21 @@ def line_width() -> int:
     return min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
 
 
-def filled(text: str, indent: int = 0) -> str:
-    """A paragraph in lines that fit the terminal."""
-    return textwrap.indent(textwrap.fill(text, line_width() - indent), " " * indent)
+def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
+    """A paragraph in lines that fit the terminal, all but the first `hanging` deeper; no flag or path is broken."""
+    lines = textwrap.wrap(
+        text,
+        line_width() - indent,
+        subsequent_indent=" " * hanging,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return textwrap.indent("\n".join(lines), " " * indent)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 step, 4,500 steps."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
@@ -87,8 +100,8 @@ def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
             click.echo(filled(label + text, indent=2))
 
 
-def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
-    """The verdict, the findings and where the page is, in words."""
+def tell(run: "Run", diagnosis: "Diagnosis") -> None:
+    """The verdict and the findings, in words."""
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("\n" + filled(diagnosis.verdict) + "\n")
@@ -97,18 +110,27 @@ def tell(run: "Run", diagnosis: "Diagnosis", page: "Path") -> None:
     for finding in diagnosis.findings:
         tell_finding(finding)
     click.echo("\n" + filled(cost_sentence(run.overhead, run.configuration.every)))
+
+
+def tell_place(run: "Run", page: "Path") -> None:
+    """Where the run and its page are."""
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
 def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator[str]":
-    """A line a question: its state in a sign and a word; where it fits, the command that would measure it."""
+    """A line a question: its state in a sign and a word; where it has none, the command that would measure it."""
     from gradiometer.report.cards import answers_of, cards
     from gradiometer.report.sections import sections
 
     for card in cards(run, answers_of(diagnosis, sections(run, diagnosis))):
         state = f"  {card.symbol} {card.short:<14} {card.word}"
         whole = f"{state}: {card.command}"
-        yield state if card.told or not card.command or len(whole) > width else whole
+        if card.told or not card.command:
+            yield state
+        elif len(whole) <= width:
+            yield whole
+        else:
+            yield from (f"{state}:", f"      {card.command}")
 
 
 def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
@@ -125,7 +147,7 @@ def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
     allowed = f"budget {overhead['budget']:.1%}" if asked is None else "as asked for with --every"
     steps = overhead["measured_steps"]
     sentence = (
-        f"Measured {steps:,} step{'' if steps == 1 else 's'}{cadence} ({overhead['mode']}), "
+        f"Measured {counted(steps, 'step')}{cadence} ({overhead['mode']}), "
         f"for {overhead['used']:.1%} of the training time ({allowed})."
     )
     if asked is None and steps < FEW:

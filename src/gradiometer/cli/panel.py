@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gradiometer.cli.outcome import counted
 from gradiometer.diagnosis import gauges_of
 from gradiometer.measurement.reading import Estimate, State, significant
 from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
@@ -57,8 +58,9 @@ class Panel:
         self.began_step = training.step
         self.path = folder.path
         self.console.print(
-            f"{training.problem.name} · {training.problem.model_name} · {training.objective.dimension:,} parameters · "
-            f"{training.steps:,} steps of B = {training.configuration.batch_size} · {folder.path}",
+            f"{training.problem.name} · {training.problem.model_name} · "
+            f"{counted(training.objective.dimension, 'parameter')} · {counted(training.steps, 'step')} of "
+            f"B = {training.configuration.batch_size:,} · {folder.path}",
             highlight=False,
             soft_wrap=True,
         )

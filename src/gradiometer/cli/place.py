@@ -19,6 +19,13 @@ class Place:
     run: "Run | None" = None
 
 
+def is_run(target: str) -> bool:
+    """Whether a folder is meant: one that is there, or a path to one."""
+    from gradiometer.problems.registry import NAMES
+
+    return target not in NAMES and ":" not in target and (Path(target).is_dir() or len(Path(target).parts) > 1)
+
+
 def started_again(path: Path) -> "tuple[Training, Run]":
     """The training of a run as it stood before its first step, and the run."""
     from gradiometer.run.budget import Budget

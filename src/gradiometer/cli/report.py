@@ -14,7 +14,7 @@ from gradiometer.cli.options import json_option
 @json_option
 def report(run: Path, level: float | None, charts: Path | None, as_json: bool) -> None:
     """Write the page of RUN, finished or not, and say what was found."""
-    from gradiometer.cli.outcome import as_object, print_json, tell
+    from gradiometer.cli.outcome import as_object, print_json, tell, tell_place
     from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadInput
     from gradiometer.report.page import write_charts, write_page
@@ -24,11 +24,13 @@ def report(run: Path, level: float | None, charts: Path | None, as_json: bool) -
         raise BadInput(f"`--level` must lie between 0 and 1, got {level}.")
     opened = Run.open(run)
     diagnosis = diagnose(opened, level)
+    if not as_json:
+        tell(opened, diagnosis)
     page = write_page(opened, diagnosis)
     pictures = write_charts(opened, diagnosis, charts) if charts is not None else []
     if as_json:
         print_json({**as_object(opened, diagnosis, page), "charts": [str(path) for path in pictures]})
         return
-    tell(opened, diagnosis, page)
+    tell_place(opened, page)
     for path in pictures:
         click.echo(f"chart {path}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import json_option
+from gradiometer.cli.place import is_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,7 +111,7 @@ def _place(target: str, settings: dict[str, Any]) -> Place:
     """The last checkpoint of a run, or a problem at its start."""
     from gradiometer.errors import BadInput
 
-    if not Path(target).is_dir():
+    if not is_run(target):
         return _started(target, settings)
     for name in ("model", "data_dir"):
         if settings[name] is not None:
@@ -295,7 +296,7 @@ def _tell_one(name: str, kind: str, found: "Sampled", settings: dict[str, Any]) 
     from gradiometer.cli.outcome import filled
     from gradiometer.measurement.reading import significant
 
-    click.echo(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.\n")
+    click.echo(filled(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.") + "\n")
     rows = [
         ("asked", significant(found.asked)),
         ("measured", str(found.measured)),
@@ -308,7 +309,8 @@ def _tell_one(name: str, kind: str, found: "Sampled", settings: dict[str, Any]) 
     click.echo("")
     for function, moment in found.moments.items():
         known = "" if moment.known is None else f"   known: {significant(moment.known, 4)}"
-        click.echo(f"  {function:<17}mean {moment.mean}, spread {moment.spread}{known}")
+        words = f"{function:<17}mean {moment.mean}, spread {moment.spread}{known}"
+        click.echo(filled(words, indent=2, hanging=17))
     click.echo("\n" + filled(_verdict(found, settings["hold"])) + "\n")
 
 

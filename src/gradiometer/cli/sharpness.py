@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.place import Place, restored, started_again
+from gradiometer.cli.place import Place, is_run, restored, started_again
 
 if TYPE_CHECKING:
     from gradiometer.drift.curvature import Curvature
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = 1024
 """Examples looked at where none are asked for, or all where there are fewer."""
+
+MOST = 100
+"""Largest eigenvalues at most: each takes several of the 400 products there are."""
 
 LEVEL = 0.9
 
@@ -29,7 +32,7 @@ LEVEL = 0.9
 @click.option("--lr", "learning_rate", type=float, default=None, help="Learning rate of these steps, and spoken of.")
 @click.option("-b", "--batch-size", type=int, default=None, help="Batch size of these steps.")
 @click.option("--examples", type=int, default=None, help="Size of a fixed subsample of the training set. [1024]")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Largest eigenvalues wanted.")
+@click.option("--top", type=click.IntRange(1, MOST), default=5, show_default=True, help="Largest eigenvalues wanted.")
 @click.option(
     "--probes", type=click.IntRange(min=4), default=8, show_default=True, help="Random vectors for trace and density."
 )
@@ -69,7 +72,7 @@ def _place(target: str, seed: int, settings: dict[str, Any]) -> Place:
     """The last checkpoint of a run, or a problem at its start or a few steps on."""
     from gradiometer.errors import BadInput
 
-    if not Path(target).is_dir():
+    if not is_run(target):
         return Place(_started(target, seed, settings))
     given = [name for name, value in settings.items() if value]
     if given:
@@ -161,9 +164,10 @@ def _draw(found: "Survey", training: "Training", png: Path) -> None:
 
 def _tell(found: "Survey", finding: "Finding", page: str | None, png: Path | None) -> None:
     """The numbers, the sentence about the learning rate, and where the pictures are."""
-    from gradiometer.cli.outcome import filled, tell_finding
+    from gradiometer.cli.outcome import counted, filled, tell_finding
 
-    click.echo(f"The Hessian of {found.what}, at step {found.step:,}: {found.dimension:,} parameters.\n")
+    dimension = counted(found.dimension, "parameter")
+    click.echo(filled(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")
     rows = [(f"λ_{place}", estimate) for place, estimate in enumerate(found.largest, start=1)]
     rows += [
         ("λ_min", found.smallest[0]),
@@ -173,7 +177,7 @@ def _tell(found: "Survey", finding: "Finding", page: str | None, png: Path | Non
     ]
     for name, estimate in rows:
         how = "exact for these examples" if estimate.method == "exact" else estimate.method
-        click.echo(f"  {name:<13}{estimate}   ({how})")
+        click.echo(filled(f"{name:<13}{estimate}   ({how})", indent=2, hanging=13))
     if not found.converged:
         click.echo(
             "\n"

@@ -38,8 +38,8 @@ def train(
 ) -> int:
     """Train PROBLEM with SGD and measure what SGD does to it.
 
-    PROBLEM is digits, fashion-mnist, one-dimensional, quadratic, double-well, counterexample, or your own as
-    module:function.
+    PROBLEM is digits (where it is left out), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
+    quadratic, double-well, counterexample, or your own as module:function.
     """
     from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching

@@ -1,5 +1,6 @@
 """The page of a run: one self-contained file that asks nothing of any network, and the same charts as PNG."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path
         replace_file(path, page)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
+        if path == run.path / "report.html":
+            way = f"mend that, then `gradiometer report {shlex.quote(str(run.path))}`"
+            raise BadInput(f"the page cannot be written to {path}: {reason}; {way}.") from error
         raise BadInput(f"`path`: the page cannot be written to {path}: {reason}; name a file elsewhere.") from error
     return path
 
