@@ -255,8 +255,16 @@ class Loop:
         raise Diverged(
             f"training diverged at step {training.step:,} with learning rate {training.learning_rate:g}: {reason}; "
             f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
-            f"{'try a smaller --lr' if training.step else 'look at the examples and at how the model starts'}"
+            + _way_out(training.step, reason)
         )
+
+
+def _way_out(step: int, reason: str) -> str:
+    """What to try after a divergence: what is not a number at once is as often in the examples as in the rate."""
+    if not step:
+        return "look at the examples and at how the model starts"
+    examples = ", or look for an example that is not finite" if reason.endswith("nan") else ""
+    return f"try a smaller --lr{examples}"
 
 
 def _name_of_run(problem: Problem) -> str:
