@@ -71,7 +71,7 @@ def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> No
     result = run_verb(
         "digits", "--model", "mlp", "--examples", "64", "--steps", "3", "--top", "2", "--png", str(picture)
     )
-    assert "a fixed subsample of 64 of 1,437 examples, in train mode, at step 3" in result.output
+    assert "a fixed subsample of 64 of 1,437 examples, in train mode, at step 3" in " ".join(result.output.split())
     assert "λ_2" in result.output and "2/η = 20.0" in " ".join(result.output.split())
     assert picture.read_bytes()[:4] == b"\x89PNG"
 

@@ -23,7 +23,7 @@ from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Finding, Series, State
+from gradiometer.measurement.reading import Estimate, Finding, Series, State, counted
 from gradiometer.run.certificates import load_certificates
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
@@ -186,7 +186,7 @@ def _ending(run: Run) -> str:
     if run.status == "diverged":
         return f"Training diverged at step {run.steps:,} and was stopped"
     if run.status == "finished":
-        return f"Trained for {run.steps:,} step{'' if run.steps == 1 else 's'}"
+        return f"Trained for {counted(run.steps, 'step')}"
     return f"{'Stopped' if run.status == 'interrupted' else 'Under way'} at step {run.steps:,}"
 
 

@@ -87,11 +87,6 @@ def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
     return textwrap.indent("\n".join(lines), " " * indent)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things: 1 step, 4,500 steps."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
     """What was seen, what it means and what to do; the heading says the verdict, where there is one of more words."""
     click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
@@ -140,6 +135,8 @@ def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
         overhead: As the recorder states it.
         asked: Every so many steps, where the person asked for that in the place of a budget.
     """
+    from gradiometer.measurement.reading import counted
+
     if not overhead or overhead.get("mode") == "off":
         return "The instrument was off."
     every = overhead.get("every")

@@ -15,9 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gradiometer.cli.outcome import counted
 from gradiometer.diagnosis import gauges_of
-from gradiometer.measurement.reading import Estimate, State, significant
+from gradiometer.measurement.reading import Estimate, State, counted, significant
 from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 
 if TYPE_CHECKING:

@@ -164,7 +164,8 @@ def _draw(found: "Survey", training: "Training", png: Path) -> None:
 
 def _tell(found: "Survey", finding: "Finding", page: str | None, png: Path | None) -> None:
     """The numbers, the sentence about the learning rate, and where the pictures are."""
-    from gradiometer.cli.outcome import counted, filled, tell_finding
+    from gradiometer.cli.outcome import filled, tell_finding
+    from gradiometer.measurement.reading import counted
 
     dimension = counted(found.dimension, "parameter")
     click.echo(filled(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.reading import (
+    Estimate,
+    Estimates,
+    Finding,
+    Issue,
+    Moments,
+    Series,
+    State,
+    counted,
+    significant,
+)
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -64,8 +74,8 @@ class CurvatureAlongGradient(Gauge):
             return self._finding(State.CANNOT_TELL, seen, "How much of a step's cost is noise cannot be told yet.")
         share = scale.value / (scale.value + batch)
         seen = (
-            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} ({scale.samples:,} measured steps); "
-            f"B = {batch:,.0f}."
+            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} "
+            f"({counted(scale.samples, 'measured step')}); B = {batch:,.0f}."
         )
         means = (
             f"About {significant(100 * share, 2)} % of what curvature costs a step is noise, which a larger batch "

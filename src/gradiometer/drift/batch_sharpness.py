@@ -7,7 +7,17 @@ import numpy as np
 
 from gradiometer.drift.stability import BELOW, BEYOND, Momentum
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.reading import (
+    Estimate,
+    Estimates,
+    Finding,
+    Issue,
+    Moments,
+    Series,
+    State,
+    counted,
+    significant,
+)
 from gradiometer.measurement.uncertainty import ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -75,10 +85,10 @@ class BatchSharpness(Gauge):
         lowest = self.kind.limit_of_small_batches / self.kind.limit
         state, means, advice = _against(share, lowest)
         times = f"{significant(share.value, 2)} of the edge {self.kind.words} = {significant(edge.value)}"
-        measured = f"{sharpness.samples:,} measured step{'' if sharpness.samples == 1 else 's'}"
+        measured = counted(sharpness.samples, "measured step")
         seen = f"The batch sharpness {sharpness} is {times} ({measured})."
         if not share.tells:
-            seen = f"The batch sharpness is not known yet, measured at {_steps(sharpness.samples)}; {_needs(share)}."
+            seen = f"The batch sharpness is not known yet, {measured}; {_needs(share)}."
         caveat = CAVEAT
         if self.momentum:
             plateau = significant(estimates["small_batch_edge"].value)
@@ -123,7 +133,3 @@ def _needs(share: Estimate) -> str:
     if share.needed is None:
         return "how many more steps an interval needs cannot be told either"
     return f"an interval needs about {share.needed:,} more steps"
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step" if count == 1 else f"{count:,} steps"

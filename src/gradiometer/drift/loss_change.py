@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.reading import (
+    Estimate,
+    Estimates,
+    Finding,
+    Issue,
+    Moments,
+    Series,
+    State,
+    counted,
+    significant,
+)
 from gradiometer.measurement.uncertainty import difference_of_means, mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -66,7 +76,7 @@ class LossChange(Gauge):
             return self._finding(State.CANNOT_TELL, seen, "Whether the steps are too long cannot be told yet.")
         seen = (
             f"A step changes the loss by {_signed(seen_change)}; of what the slope gains, curvature takes back a share "
-            f"of {share} ({share.samples:,} measured steps)."
+            f"of {share} ({counted(share.samples, 'measured step')})."
         )
         if share.low > 1:
             means = "To second order a step raises the loss: it is longer than this curvature bears."

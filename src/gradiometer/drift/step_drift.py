@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.reading import (
+    Estimate,
+    Estimates,
+    Finding,
+    Issue,
+    Moments,
+    Series,
+    State,
+    counted,
+    significant,
+)
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -63,7 +73,7 @@ class StepDrift(Gauge):
         share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))
         seen = (
             f"Over one step of B = {batch:,.0f} the gradient changes by {share} [{low}, {high}] of its length "
-            f"({drift.samples:,} measured steps)."
+            f"({counted(drift.samples, 'measured step')})."
         )
         if drift.low > 1:
             means = "It is another gradient after every step: the step leaves the region where g is what it was."

@@ -2,7 +2,7 @@
 
 import math
 
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State, counted, significant
 
 NEAR = 4.0
 """Within this factor of the noise scale a batch trades updates for examples about evenly."""
@@ -122,7 +122,7 @@ def _cannot_tell(batch: float, noise_scale: Estimate) -> Parts:
 def _with_interval(noise_scale: Estimate) -> str:
     return (
         f"{significant(noise_scale.value)} [{significant(noise_scale.low)}, {significant(noise_scale.high)}] "
-        f"({noise_scale.samples:,} measured step{'' if noise_scale.samples == 1 else 's'})"
+        f"({counted(noise_scale.samples, 'measured step')})"
     )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from gradiometer.errors import BadInput
 from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State
+from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, counted
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -64,7 +64,7 @@ class HeavyExamples(Gauge):
             return None
         seen = (
             f"A tenth of a batch carries {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of its squared gradient "
-            f"norms ({share.samples:,} measured steps; their variation is {variation})."
+            f"norms ({counted(share.samples, 'measured step')}; their variation is {variation})."
         )
         heavy = share.low > 0.5
         return Finding(

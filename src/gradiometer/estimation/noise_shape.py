@@ -11,7 +11,17 @@ from gradiometer.errors import BadInput
 from gradiometer.estimation.gram import FEWEST, NoiseMoments
 from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.reading import (
+    Estimate,
+    Estimates,
+    Finding,
+    Issue,
+    Moments,
+    Series,
+    State,
+    counted,
+    significant,
+)
 from gradiometer.measurement.uncertainty import ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -90,7 +100,7 @@ class NoiseShape(Gauge):
             return None
         seen = (
             f"The gradient noise lies in about {significant(dimension.value)} [{significant(dimension.low)}, "
-            f"{significant(dimension.high)}] directions ({dimension.samples:,} measured steps)."
+            f"{significant(dimension.high)}] directions ({counted(dimension.samples, 'measured step')})."
         )
         if not norm.tells:
             means = "How long the error of a batch is against the gradient is not known yet."

@@ -8,7 +8,7 @@ import numpy as np
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State
+from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, counted
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
@@ -69,7 +69,7 @@ class NoiseSources(Gauge):
         share, drawn = estimates["drawn_share"], estimates["noise_of_draws"]
         if drawn.low == drawn.high == 0 or not share.tells:
             return None
-        steps = f"({share.samples:,} measured steps)"
+        steps = f"({counted(share.samples, 'measured step')})"
         percent = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
         if share.low > 0.5:
             state = State.LOOK

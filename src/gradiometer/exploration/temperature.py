@@ -21,6 +21,7 @@ from gradiometer.measurement.reading import (
     Moments,
     Series,
     State,
+    counted,
     significant,
 )
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
@@ -238,7 +239,7 @@ def _seen(estimates: Estimates) -> str:
         parts.append(f", {posterior} in posterior units (N = {estimates['temperature_examples'].value:,.0f})")
     share = estimates["temperature_minibatch"].value / temperature.value if temperature.value else 0.0
     words = "all" if share > 0.995 else f"{share:.0%}"
-    parts.append(f"; {words} of it is the noise of the batches ({temperature.samples:,} measured steps).")
+    parts.append(f"; {words} of it is the noise of the batches ({counted(temperature.samples, 'measured step')}).")
     return "".join(parts)
 
 

@@ -297,3 +297,8 @@ def significant(value: float, digits: int = 3) -> str:
         rounded = round(value, digits - 1 - magnitude)
         text = f"{rounded:,.{decimals}f}"
     return text.replace("-", "−", 1) if value < 0 else text
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 step, 4,500 steps."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
