@@ -129,7 +129,7 @@ def test_a_finding_shows_its_interval_against_the_batch_size(page: str) -> None:
     assert "at least 695 examples (90%)" in card
     assert 'class="range open-right"' in card
     assert ">B = 32</span>" in card
-    assert "<code>--batch-size 64</code>" in card
+    assert "<code>B = 64</code>" in card
 
 
 def test_a_run_without_a_single_number_has_a_page(tmp_path: Path) -> None:

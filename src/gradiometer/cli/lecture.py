@@ -51,6 +51,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
 
 def _put_to_the_test(statement: "Statement", console: "Console") -> "Result":
     """Say the prediction, measure, and say what came out."""
+    from gradiometer.cli.outcome import filled
     from gradiometer.lecture.statement import Result, run
     from gradiometer.report.strip import interval, number
 
@@ -61,11 +62,11 @@ def _put_to_the_test(statement: "Statement", console: "Console") -> "Result":
         if outcome.measured:
             measured.append(outcome)
             mark = "✓" if outcome.held else "✗"
-            says = f"  {mark} {experiment.name}: measured {outcome.measured[-1]}"
+            says = f"{mark} {experiment.name}: measured {outcome.measured[-1]}"
         else:
             ours = outcome.predicted[-1]
             said = number(ours.value) if ours.low == ours.high else interval(ours)
             point = f"{experiment.dial} {number(float(experiment.points[-1]))}"
-            says = f"  {experiment.name} ({experiment.where}): {experiment.quantity} at {point}: predicted {said}"
-        console.print(says, markup=False, soft_wrap=True)
+            says = f"{experiment.name} ({experiment.where}): {experiment.quantity} at {point}: predicted {said}"
+        console.print(filled(says, indent=2, hanging=2), markup=False, soft_wrap=True)
     return Result(statement, tuple(measured))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +18,7 @@ MARKS = {True: "✓ passed", False: "✗ failed"}
 
 
 @click.command(epilog="Example: gradiometer selftest --full")
-@click.option("--full", is_flag=True, help="Take more batches and windows: minutes instead of half a minute.")
+@click.option("--full", is_flag=True, help="Take more batches and windows: several minutes instead of one.")
 @json_option
 def selftest(full: bool, as_json: bool) -> int:
     """Test the instrument against exact answers, on this machine.
@@ -59,19 +58,21 @@ def _progress() -> Iterator["Progress"]:
 
 
 def _tables(checks: "list[Check]") -> "Iterator[Table]":
-    """One table for everything that is expected of one quantity, one row a problem and batch size."""
+    """One table a quantity, one row a problem and batch size."""
     from rich.markup import escape
     from rich.table import Table
 
     from gradiometer.measurement.reading import significant
 
-    for (quantity, expected), group in groupby(checks, key=lambda check: (check.quantity, check.expected)):
-        table = Table(title=f"{quantity}: {expected} expected", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for title, width in (("problem", 22), ("B", 4), ("measured", 28)):
+    for quantity in dict.fromkeys(check.quantity for check in checks):
+        table = Table(title=quantity, title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for title, width in (("problem", 19), ("B", 2), ("expected", 8), ("measured", 22)):
             table.add_column(title, min_width=width, justify="right" if title == "B" else "left")
         table.add_column("")
-        for check in group:
-            low, high = (significant(end, 4) for end in (check.low, check.high))
-            measured = f"{significant(check.measured, 4)} [{low}, {high}]"
-            table.add_row(check.problem, str(check.batch_size), escape(measured), MARKS[check.passed])
+        for check in checks:
+            if check.quantity == quantity:
+                low, high = (significant(end, 4) for end in (check.low, check.high))
+                measured = f"{significant(check.measured, 4)} [{low}, {high}]"
+                row = (check.problem, str(check.batch_size), check.expected, escape(measured), MARKS[check.passed])
+                table.add_row(*row)
         yield table

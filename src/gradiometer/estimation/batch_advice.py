@@ -78,7 +78,7 @@ def _below(batch: float, noise_scale: Estimate) -> Parts:
         f"In this range doubling B {updates} ({now:.1f}x → {doubled:.1f}x of the minimum) and "
         f"costs {dearer:.0%} more examples."
     )
-    return State.LOOK, seen, means, f"`--batch-size {2 * batch:.0f}` where wall time matters more than examples."
+    return State.LOOK, seen, means, f"`B = {2 * batch:.0f}` where wall time matters more than examples."
 
 
 def _above(batch: float, noise_scale: Estimate) -> Parts:
@@ -141,4 +141,4 @@ def _round_number(steps: int) -> int:
 
 
 def _halve(batch: float) -> str:
-    return f"`--batch-size {max(batch // 2, 1):.0f}` where examples are dear."
+    return f"`B = {max(batch // 2, 1):.0f}` where examples are dear."

@@ -103,7 +103,7 @@ def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: t
         problem=known.name,
         batch_size=batch_size,
         quantity=f"coverage of the noise scale, {how}",
-        expected=f"{LEVEL:.0%}, within {band[0]:.0%} to {band[1]:.0%}",
+        expected=f"{band[0]:.0%} to {band[1]:.0%}",
         measured=share.value,
         low=share.low,
         high=share.high,

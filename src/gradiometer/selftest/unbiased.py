@@ -108,7 +108,7 @@ class Bench:
             problem=self.known.name,
             batch_size=self.batch_size,
             quantity=f"{quantity} ({self.manner})" if self.manner else quantity,
-            expected=f"{truth:.4g}, within {STANDARD_ERRORS} standard errors",
+            expected=f"{truth:.4g}, within {STANDARD_ERRORS} s.e.",
             measured=float(value),
             low=float(value) - margin,
             high=float(value) + margin,
