@@ -121,12 +121,8 @@ def test_noise_lies_in_several_directions_and_is_neither_all_nor_nothing() -> No
 
 
 @pytest.mark.slow
-def test_every_check_of_the_quick_selftest_passes() -> None:
-    assert_passed(run_checks())
-
-
-@pytest.mark.slow
 def test_every_check_of_the_full_selftest_passes() -> None:
+    """The quick one is run by the documentation's first page, through the command."""
     assert_passed(run_checks(full=True))
 
 

@@ -110,8 +110,9 @@ class Listener:
 def norms_and_first_entries(gradients: Sequence[Tensor]) -> Float[Tensor, "1 numbers"]:
     """‖·‖² of every gradient, then the first entry of each; zero of one without entries."""
     squared = squared_norms(gradients)
-    first = [gradient[(slice(1),) * gradient.dim()].sum(dtype=torch.float64) for gradient in gradients]
-    return torch.cat([squared, torch.stack([entry.to(squared.device) for entry in first]).unsqueeze(0)], dim=1)
+    first = [g.as_strided((1,), (1,)) if g.numel() else g.new_zeros(1) for g in gradients]
+    entries = torch.cat([entry.to(squared.device) for entry in first]).to(squared.dtype)
+    return torch.cat([squared, entries.unsqueeze(0)], dim=1)
 
 
 def at_the_end_of_backward(call: Callable[[], None]) -> None:
