@@ -63,13 +63,18 @@ def test_values_are_arviz_s(size: Callable[..., Estimate], method: dict[str, obj
 
 
 def coverage(
-    size: Callable[..., Estimate], exact: Callable[..., float], settings: list[tuple[int, int, float]], runs: int
+    size: Callable[..., Estimate],
+    exact: Callable[..., float],
+    settings: list[tuple[int, int, float]],
+    runs: int,
+    bias: float = 0.06,
 ) -> np.ndarray:
+    """Of sizes whose logarithm is right on average up to `bias`, the share of intervals that hold the exact one."""
     covered = []
     for setting in settings:
         truth = exact(*setting)
         found = [size(chains_of(*setting, seed)) for seed in range(runs)]
-        assert np.mean([math.log(each.value / truth) for each in found]) == pytest.approx(0, abs=0.1)
+        assert np.mean([math.log(each.value / truth) for each in found]) == pytest.approx(0, abs=bias)
         covered.append(np.mean([each.low <= truth <= each.high for each in found]))
     return np.array(covered)
 
@@ -84,7 +89,7 @@ def test_the_intervals_cover_at_every_setting() -> None:
     """Nine times in ten or a little more: between 86 and 98 %."""
     runs = 300
     bulk = coverage(bulk_size, exact_bulk, SETTINGS, runs)
-    tail = coverage(tail_size, exact_tail, SETTINGS[:5], runs)
+    tail = coverage(tail_size, exact_tail, SETTINGS[:5], runs, bias=0.1)  # the smaller of two reads low
     for covered in (bulk, tail):
         assert covered.min() >= 0.86 and covered.max() <= 0.985, covered
         assert 0.87 <= covered.mean() <= 0.95, covered

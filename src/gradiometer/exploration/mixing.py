@@ -120,13 +120,11 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 
     error, chains = float(array_stats.mcse(draws.T, method="mean")), draws.shape[1]
     by_chain = math.sqrt(float(draws.mean(axis=0).var(ddof=1)) / chains)
-    away = margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0)
-    if by_chain > error:
-        away = max(away, margin(by_chain, chains - 1.0))
+    away, method = margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0), "Monte Carlo error"
+    if by_chain > error and (further := margin(by_chain, chains - 1.0)) > away:
+        away, method = further, "Student over chains"
     middle = float(draws.mean())
-    return Estimate.interval(
-        middle, middle - away, middle + away, level=level, method="Monte Carlo error", samples=draws.size
-    )
+    return Estimate.interval(middle, middle - away, middle + away, level=level, method=method, samples=draws.size)
 
 
 def _checked(name: str, draws: Draws) -> Draws:
