@@ -20,7 +20,7 @@ from gradiometer.exploration.sghmc import SGHMC
 from gradiometer.exploration.sgld import SGLD
 from gradiometer.exploration.sgnht import SGNHT
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 CHAINS, STEPS, MODES = 500, 2000, 10
 CURVATURES = torch.linspace(0.2, 1.0, MODES, dtype=torch.float64)

@@ -21,7 +21,7 @@ from gradiometer.exploration.equivalent import deep_ensemble_equivalent
 from gradiometer.exploration.growth import Size, chosen_count, growing, validation_mask
 from gradiometer.exploration.scores import LogProbabilities, Predictions, averaged
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.run.snapshots import load_snapshots
 
 LEVEL = 0.9

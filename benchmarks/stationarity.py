@@ -28,7 +28,7 @@ from gradiometer.convergence.stationarity_rivals import (
     Plateau,
     Slope,
 )
-from gradiometer.measurement.uncertainty import proportion
+from gradiometer.measurement.uncertainty.means import proportion
 from gradiometer.problems.streaming import Stream, StreamProbe
 
 STARTS, RUNS, LENGTH = 5, 100, 8

@@ -17,11 +17,11 @@ from torch import nn
 
 from gradiometer.errors import BadInput
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.measurement.carried import slope, transformed
 from gradiometer.measurement.motion import Origin, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Estimate, Estimates, Reading, Sampling, Series, significant
 from gradiometer.measurement.step import TrainingStep
+from gradiometer.measurement.uncertainty.carried import slope, transformed
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.differences import (
+from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.differences import (
     MOST_PAIRS,
     difference_of_estimates,
     difference_over_runs,
@@ -14,8 +15,7 @@ from gradiometer.measurement.differences import (
     pairs_needed,
     ratio_of_estimates,
 )
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import proportion
+from gradiometer.measurement.uncertainty.means import proportion
 
 TRIALS = 2_000
 ERROR = 3 * math.sqrt(0.09 / TRIALS)

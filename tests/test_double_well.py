@@ -8,9 +8,9 @@ import torch
 
 from gradiometer.errors import BadInput
 from gradiometer.exploration.kramers import barrier_seen, escape_time, passage_steps
-from gradiometer.measurement.carried import slope
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.carried import slope
 from gradiometer.problems import registry
 from gradiometer.problems.double_well import DoubleWell
 

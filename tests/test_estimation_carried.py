@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.carried import average, product, transformed
-from gradiometer.measurement.median import median
 from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.carried import average, product, transformed
+from gradiometer.measurement.uncertainty.median import median
 
 Z = 1.6448536269514722
 """The normal distribution's 95 % quantile: intervals at 90 %."""

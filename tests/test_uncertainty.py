@@ -10,9 +10,9 @@ from scipy.signal import lfilter
 from scipy.stats import binom, binomtest, t
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.fieller import fieller_set
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import batch_means, difference_of_means, mean, proportion, ratio_of_means
+from gradiometer.measurement.uncertainty.fieller import fieller_set
+from gradiometer.measurement.uncertainty.means import batch_means, difference_of_means, mean, proportion, ratio_of_means
 
 NOISE_SCALE = 450.0
 BATCH = 32

@@ -17,7 +17,7 @@ from gradiometer.measurement.reading import (
     counted,
     significant,
 )
-from gradiometer.measurement.uncertainty import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     import gradiometer.measurement.step

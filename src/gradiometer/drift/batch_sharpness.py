@@ -18,7 +18,7 @@ from gradiometer.measurement.reading import (
     counted,
     significant,
 )
-from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     import gradiometer.measurement.step

@@ -13,7 +13,7 @@ from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 UNIT = "(loss / parameter)²"
 

@@ -15,7 +15,7 @@ from gradiometer.measurement.reading import (
     counted,
     significant,
 )
-from gradiometer.measurement.uncertainty import difference_of_means, mean, ratio_of_means
+from gradiometer.measurement.uncertainty.means import difference_of_means, mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     import gradiometer.measurement.step

@@ -8,7 +8,7 @@ from scipy.special import stdtrit
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 POINTS = 400
 """Points a density is given at."""

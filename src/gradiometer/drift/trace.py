@@ -11,7 +11,7 @@ from gradiometer.drift.eigenvalues import UNIT, Eigenvalues
 from gradiometer.drift.operator import Mean, Symmetric, orthogonalised, random_vectors
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 FEWEST_PROBES = 4
 """Below these a spread of probes is hardly seen."""

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, counted
-from gradiometer.measurement.uncertainty import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     import gradiometer.measurement.step

@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadInput
 from gradiometer.estimation.gram import FEWEST, NoiseMoments
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import (
     Estimate,
@@ -22,7 +21,8 @@ from gradiometer.measurement.reading import (
     counted,
     significant,
 )
-from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     import gradiometer.measurement.step

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.median import median
 from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.median import median
 
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 60
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradiometer.errors import BadInput, Diverged
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.reading import Estimate, significant
-from gradiometer.measurement.uncertainty import FEWEST_READINGS, difference_of_means, mean
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.measurement.untouched import untouched_randomness
 
 Gradient = Callable[[Tensor], Tensor]

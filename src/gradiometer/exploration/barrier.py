@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from torch import nn
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.paired import difference_of_proportions
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import proportion
+from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.uncertainty.paired import difference_of_proportions
 
 Wrong = Callable[[nn.Module], Bool[np.ndarray, " examples"]]
 """Of which held-out examples a model gets the class wrong."""

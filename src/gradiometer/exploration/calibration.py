@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import proportion
+from gradiometer.measurement.uncertainty.means import proportion
 
 BINS = 15
 """Of equal numbers of examples."""

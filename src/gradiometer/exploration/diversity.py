@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 _LogProbabilities = Float[np.ndarray, "examples classes"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gradiometer.errors import Diverged
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 BLOCKS = 10
 """Parts of the memory whose means give the error of the whole."""

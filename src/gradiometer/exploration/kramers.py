@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.carried import slope, transformed
 from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.carried import slope, transformed
 
 NODES_A_WIDTH = 4
 """Quadrature nodes within one standard deviation of a step's noise."""

@@ -16,7 +16,7 @@ from gradiometer.exploration.virial import BLOCKS, Virial
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 HALVED = 20
 """Steps from one pair of half-batch gradients to the next."""

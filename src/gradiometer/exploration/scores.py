@@ -11,10 +11,10 @@ from scipy.special import log_softmax, logsumexp
 
 from gradiometer.errors import BadInput
 from gradiometer.exploration.calibration import calibration_difference, calibration_error
-from gradiometer.measurement.paired import difference_of_proportions
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.skewed import skewed_mean
-from gradiometer.measurement.uncertainty import difference_of_means, proportion
+from gradiometer.measurement.uncertainty.means import difference_of_means, proportion
+from gradiometer.measurement.uncertainty.paired import difference_of_proportions
+from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures looked at; where every label is found the fit runs into the lower end."""

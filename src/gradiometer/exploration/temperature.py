@@ -10,7 +10,6 @@ from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.heat_balance import HeatBalance, Parts, heat_balance, rates_of
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import (
     Draw,
@@ -24,7 +23,8 @@ from gradiometer.measurement.reading import (
     counted,
     significant,
 )
-from gradiometer.measurement.uncertainty import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 BLOCKS = 48
 """Parts of a run whose gradients are summed, so that the temperature has an error."""

@@ -11,7 +11,7 @@ from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.one_dimensional import OneDimensional
 
 RATES = (0.01, 0.1, 1.0)

@@ -10,7 +10,7 @@ from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.quadratic import Quadratic
 
 SIZES = (4, 16, 64, 256, 1024)

@@ -15,7 +15,7 @@ from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.quadratic import Quadratic
 
 LENGTHS = (0.01, 1.0, 100.0)

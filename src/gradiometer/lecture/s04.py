@@ -12,7 +12,7 @@ from gradiometer.lecture.network import geometric
 from gradiometer.lecture.regressions import RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.one_dimensional import OneDimensional
 
 EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 4000

@@ -12,7 +12,7 @@ from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.regressions import RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.digits import load
 from gradiometer.problems.double_well import DoubleWell
 

@@ -17,7 +17,7 @@ from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.one_dimensional import OneDimensional
 from gradiometer.problems.quadratic import Quadratic
 

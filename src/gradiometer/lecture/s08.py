@@ -11,7 +11,7 @@ from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.counterexamples_line import Arctangent, LogCosh
 from gradiometer.problems.counterexamples_plane import Saddle
 

@@ -11,7 +11,7 @@ from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.quadratic import Quadratic
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])

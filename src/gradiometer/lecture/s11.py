@@ -20,7 +20,7 @@ from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.quadratic import Quadratic
 
 CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])

@@ -4,7 +4,7 @@ import numpy as np
 
 from gradiometer.logs.log import Log
 from gradiometer.measurement.reading import Finding, Issue, State, significant
-from gradiometer.measurement.slope import slope
+from gradiometer.measurement.uncertainty.slope import slope
 
 GAUGE = "log_plateau"
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from gradiometer.logs.log import Column, Log
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
-from gradiometer.measurement.uncertainty import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
 GAUGE = "log_staircase"
 

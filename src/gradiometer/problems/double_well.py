@@ -14,7 +14,7 @@ from gradiometer.exploration.kramers import WIDTHS_OF_A_LAW, escape_time, passag
 from gradiometer.exploration.stationary_law import Rule, small_rate_temperature
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.quadratic import check_count

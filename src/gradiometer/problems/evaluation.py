@@ -12,8 +12,8 @@ from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.skewed import skewed_mean
-from gradiometer.measurement.uncertainty import proportion
+from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.blame import blamed
 from gradiometer.problems.examples import Examples

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 MOST = 120
 """Blocks in a curve: about as many as an eye tells apart on a page."""

@@ -12,15 +12,15 @@ import numpy as np
 from gradiometer.diagnosis import diagnose, latest_window
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.differences import (
+from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.differences import (
     difference_of_estimates,
     difference_over_runs,
     mean_over_pairs,
     pairs_needed,
     ratio_of_estimates,
 )
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import difference_of_means, mean
+from gradiometer.measurement.uncertainty.means import difference_of_means, mean
 from gradiometer.report.contrast import QUANTITIES, Compared, Contrast, Difference
 from gradiometer.run.reader import Run
 

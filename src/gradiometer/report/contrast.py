@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.differences import PairsNeeded
 from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
 
 BESIDE_THE_POINT = (

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.reading import Draw, Estimate
+from gradiometer.measurement.uncertainty.carried import transformed
 from gradiometer.report.exploration_charts import drift_share_chart, heat_chart, layer_temperatures_chart
 from gradiometer.report.marks import Windows
 from gradiometer.report.section import Figure, Numbers, Section, cells, course

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.measurement.spread import Spread
-from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.selftest.known import Known, Weights
 
 AT_ONCE = 20_000

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
 from gradiometer.measurement.reading import Estimate, Estimates
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.means import mean
 
 GROUPS = 5
 """Groups of three consecutive iterates in a doubling of time; the sixteenth iterate kept is the last of it."""

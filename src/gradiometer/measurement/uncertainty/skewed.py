@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
 METHOD = "Student, skewness removed"
 

@@ -22,11 +22,11 @@ from gradiometer.convergence.schedule import Schedule
 from gradiometer.drift.curvature import Curvature
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import mean
 
 BatchDraw = Callable[[torch.Generator], Batch]
 """Draws a batch: independently each time, so that its mean gradient is g."""

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
-from gradiometer.measurement.slope import slope
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty.slope import slope
 
 CUT = 0.1
 """Of the rate, what a cut leaves."""

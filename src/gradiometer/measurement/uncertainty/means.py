@@ -12,8 +12,8 @@ from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.fieller import ratio_interval, steps_to_bound
 from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.fieller import ratio_interval, steps_to_bound
 
 FEWEST_READINGS = 4
 """Readings, and batches, below which nothing is said: Student's 90 % quantile is 6.3 with two and 2.4 with four."""

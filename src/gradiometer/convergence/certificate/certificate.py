@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from gradiometer.errors import BadInput
-from gradiometer.measurement.carried import transformed
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.uncertainty.carried import transformed
 
 TOLERANCE = 0.01
 """A gradient of this share of the one at the start counts as none; a curvature of this share of λ_max as flat."""

@@ -1,0 +1,1 @@
+"""Intervals of means, ratios, differences and slopes: made here once, for all gauges."""
