@@ -28,12 +28,12 @@ from rounds import Step, median, ratio, take_turns
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradiometer.exploration.chain_engines import ENGINES
-from gradiometer.exploration.chain_state import ChainState
-from gradiometer.exploration.chains import run_chains
+from gradiometer.exploration.chains.chains import run_chains
+from gradiometer.exploration.chains.engines import ENGINES
+from gradiometer.exploration.chains.state import ChainState
 from gradiometer.measurement.objective import Traits
 from gradiometer.measurement.reading import Draw, Estimate
-from gradiometer.problems.classification import cross_entropy
+from gradiometer.problems.images.classification import cross_entropy
 
 Make = Callable[[], nn.Module]
 

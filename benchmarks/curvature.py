@@ -32,7 +32,7 @@ from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
-from gradiometer.problems.fashion_mnist import load
+from gradiometer.problems.images.fashion_mnist import load
 
 EXAMPLES, STEPS = 1024, 100
 RESIDUAL = 0.01

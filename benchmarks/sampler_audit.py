@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.exploration.sampler import Sampler
-from gradiometer.exploration.sghmc import SGHMC
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.samplers.sghmc import SGHMC
+from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.exploration.samplers.sgnht import SGNHT
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.chain_engines import Stacked
-from gradiometer.exploration.chain_state import ChainState
-from gradiometer.exploration.sgld import SGLD
+from gradiometer.exploration.chains.engines import Stacked
+from gradiometer.exploration.chains.state import ChainState
+from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.measurement.reading import Estimate
-from gradiometer.problems.classification import cross_entropy
-from gradiometer.problems.fashion_mnist import load
-from gradiometer.problems.models import fashion_mnist_mlp
+from gradiometer.problems.images.classification import cross_entropy
+from gradiometer.problems.images.fashion_mnist import load
+from gradiometer.problems.images.models import fashion_mnist_mlp
 
 EXAMPLES, BATCH_SIZE = 60_000, 32
 RATE = 0.01

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_cycles import SnapshotCycle
-from gradiometer.convergence.schedule_shapes import Cosine, MultiStep
-from gradiometer.exploration.snapshots import Snapshot, SnapshotCollector
-from gradiometer.exploration.weight_moments import WeightMoments
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import Cosine, MultiStep
+from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
+from gradiometer.exploration.ensembles.swag import WeightMoments
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem

@@ -14,12 +14,12 @@ from scipy.special import stdtrit
 from snapshot_runs import HOT, MEMBERS, SEEDS, Job, Labelled, Regime, small_cnn
 from torch import nn
 
-from gradiometer.exploration.barrier import Segment, segment
-from gradiometer.exploration.calibration import calibration_error
-from gradiometer.exploration.diversity import correlations, disagreement
-from gradiometer.exploration.equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.growth import Size, chosen_count, growing, validation_mask
-from gradiometer.exploration.scores import LogProbabilities, Predictions, averaged
+from gradiometer.exploration.ensembles.barrier import Segment, segment
+from gradiometer.exploration.ensembles.calibration import calibration_error
+from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
+from gradiometer.exploration.ensembles.diversity import correlations, disagreement
+from gradiometer.exploration.ensembles.ensemble_size import Size, chosen_count, growing, validation_mask
+from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.run.snapshots import load_snapshots

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradiometer.convergence.stationarity import Detector
-from gradiometer.convergence.stationarity_extrapolation import Extrapolation
+from gradiometer.convergence.plateau.extrapolation import Extrapolation
+from gradiometer.convergence.plateau.stationarity import Detector
 from gradiometer.convergence.stationarity_rivals import (
     ConfidentFluctuation,
     Distance,

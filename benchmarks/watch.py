@@ -25,7 +25,7 @@ from workloads import BATCH_SIZE, WORKLOADS, batches
 
 from gradiometer import watch
 from gradiometer.errors import GradiometerError
-from gradiometer.integrations.watching import Watch
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import chunks
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.problems.problem import Problem

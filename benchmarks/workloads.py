@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch
-from gradiometer.problems.classification import cross_entropy
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.models import fashion_mnist_cnn
+from gradiometer.problems.images.classification import cross_entropy
+from gradiometer.problems.images.models import fashion_mnist_cnn
 from gradiometer.problems.problem import Problem
 
 BATCH_SIZE = 128

@@ -22,8 +22,8 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.registry import load
-from gradiometer.report.charts import save_png
-from gradiometer.report.drift_charts import sharpness_chart
+from gradiometer.report.charts.charts import save_png
+from gradiometer.report.charts.drift_charts import sharpness_chart
 
 WIDTH = 32
 WINDOW = 60

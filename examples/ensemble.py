@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_cycles import SnapshotCycle
-from gradiometer.convergence.schedule_shapes import Cosine
-from gradiometer.exploration.diversity import disagreement
-from gradiometer.exploration.ensemble import Ensemble
-from gradiometer.exploration.export import export
-from gradiometer.exploration.growth import validation_mask
-from gradiometer.exploration.scores import LogProbabilities, Predictions, averaged, differences
-from gradiometer.exploration.snapshots import Snapshot, SnapshotCollector
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import Cosine
+from gradiometer.exploration.ensembles.diversity import disagreement
+from gradiometer.exploration.ensembles.ensemble import Ensemble
+from gradiometer.exploration.ensembles.ensemble_size import validation_mask
+from gradiometer.exploration.ensembles.export import export
+from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged, differences
+from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.order import Order
 from gradiometer.problems.predictions import held_out_labels, log_probabilities

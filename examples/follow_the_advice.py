@@ -35,8 +35,8 @@ from gradiometer.measurement.uncertainty.carried import transformed
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems import load
 from gradiometer.problems.order import Order
-from gradiometer.report.charts import save_png
-from gradiometer.report.marks import layered
+from gradiometer.report.charts.charts import save_png
+from gradiometer.report.charts.marks import layered
 
 SIXTHS = 6
 """Parts of the way, each with a noise scale of its own."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.temperature import Temperature
+from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.motion import Origin, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Estimate, Estimates, Reading, Sampling, Series, significant

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from gradiometer.errors import BadInput, Diverged
-from gradiometer.exploration.audit import Audit, audit
-from gradiometer.exploration.sghmc import SGHMC
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
-from gradiometer.exploration.stationary_law import Rule, mode_variance
+from gradiometer.exploration.samplers.sghmc import SGHMC
+from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.exploration.samplers.sgnht import SGNHT
+from gradiometer.exploration.temperature.audit import Audit, audit
+from gradiometer.exploration.temperature.stationary_law import Rule, mode_variance
 
 CURVATURES = (0.3, 1.0, 3.0)
 NAN = math.nan

@@ -17,7 +17,7 @@ from gradiometer.convergence.averaging import (
     uniform,
 )
 from gradiometer.errors import BadInput
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 STEPS = 60
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.errors import BadInput, Diverged
-from gradiometer.exploration.chains import Chains, run_chains
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.stacked import why_not_stacked
+from gradiometer.exploration.chains.chains import Chains, run_chains
+from gradiometer.exploration.chains.stacked import why_not_stacked
+from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.measurement.objective import supervised
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.order import Order

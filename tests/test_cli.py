@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from gradiometer.cli import main
 from gradiometer.cli.outcome import cost_sentence
-from gradiometer.convergence.trajectory import kept_steps
+from gradiometer.convergence.trajectory.trajectory import kept_steps
 
 
 def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ def test_findings_are_told_also_where_the_page_cannot_be_written(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gradiometer.report.page.replace_file", full)
+    monkeypatch.setattr("gradiometer.report.page.page.replace_file", full)
     code, out, err = called(capsys, "report", trained["run"])
     assert code == 2 and "noise scale" in out and "page " not in out
     assert f"no space left on device; mend that, then `gradiometer report {trained['run']}`" in err

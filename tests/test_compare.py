@@ -11,9 +11,9 @@ import pytest
 from gradiometer.cli import main
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput
-from gradiometer.report.compare import compare
-from gradiometer.report.compare_page import render
-from gradiometer.report.contrast import BESIDE_THE_POINT, Contrast, claim, sentence
+from gradiometer.report.compare.compare import compare
+from gradiometer.report.compare.contrast import BESIDE_THE_POINT, Contrast, claim, sentence
+from gradiometer.report.compare.page import render
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from report_run import run_in

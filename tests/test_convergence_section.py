@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.convergence.certificate import Certificate
+from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.registry import load
-from gradiometer.report.charts import page_spec
-from gradiometer.report.convergence import convergence_section
-from gradiometer.report.page import render
-from gradiometer.report.rates import rates_of
-from gradiometer.report.section import Section
+from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.page.page import render
+from gradiometer.report.sections.convergence import convergence_section
+from gradiometer.report.sections.rates import rates_of
+from gradiometer.report.sections.section import Section
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.budget import Budget
-from gradiometer.run.certificates import save_certificate
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
@@ -94,7 +94,7 @@ def test_whether_the_rate_reaches_zero_is_a_finding(
 def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600)
     assert f"`gradiometer certify {run.path}` tells" in of(run).lead
-    save_certificate(run, certificate())
+    save_artifact(run, certificate())
     section = of(run)
     assert "Verdict: minimum." in section.lead
     assert rows(section)["the same, of what it was at the start, at step 600"] == "0.000500"

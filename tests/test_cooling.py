@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.level import (
+from gradiometer.convergence.plateau.noise_floor import (
     CUT,
     Level,
     finding,
@@ -20,8 +20,8 @@ from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Interrupted
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate, State
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.quadratic import Quadratic
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder

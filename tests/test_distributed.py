@@ -13,9 +13,9 @@ import pytest
 from torch import nn
 
 from gradiometer import Run, diagnose
-from gradiometer.convergence.trajectory import kept_steps
-from gradiometer.exploration.heat_balance import heat_balance
-from gradiometer.integrations.shards import _places
+from gradiometer.convergence.trajectory.trajectory import kept_steps
+from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.registry import load
 from gradiometer.run.budget import Budget

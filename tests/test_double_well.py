@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.kramers import barrier_seen, escape_time, passage_steps
+from gradiometer.exploration.temperature.kramers import barrier_seen, escape_time, passage_steps
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.carried import slope
 from gradiometer.problems import registry
-from gradiometer.problems.double_well import DoubleWell
+from gradiometer.problems.closed_forms.double_well import DoubleWell
 
 NAN = math.nan
 RATE = 0.05

@@ -1,6 +1,7 @@
 """`gradiometer sharpness`, the survey it makes, and the page's section of drift."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from gradiometer.drift.survey import Survey, survey
 from gradiometer.errors import BadInput
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.registry import load
-from gradiometer.report.charts import page_spec, save_png
-from gradiometer.report.drift import density_figure, drift_section
-from gradiometer.report.surveys import load_surveys, save_survey
+from gradiometer.report.charts.charts import page_spec, save_png
+from gradiometer.report.sections.drift import density_figure, drift_section
+from gradiometer.run.artifacts import load_artifacts, save_artifact
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.journal import plain
 from gradiometer.run.reader import Run
 from gradiometer.train import train
 from report_run import run_in
@@ -61,9 +63,11 @@ def test_a_survey_holds_the_known_curvatures_of_a_quadratic() -> None:
     assert KNOWN.negative_share.value < 0.05
 
 
-def test_a_survey_comes_back_from_json_as_it_was() -> None:
-    again = Survey.from_dict(json.loads(json.dumps(KNOWN.to_dict())))
-    assert again.to_dict() == KNOWN.to_dict() and again.estimates == KNOWN.estimates
+def test_a_survey_comes_back_from_a_run_as_it_was(trained: Run) -> None:
+    save_artifact(trained, replace(KNOWN, step=7))
+    (again,) = [kept for kept in load_artifacts(trained, Survey) if kept.step == 7]
+    (trained.path / "curvature" / "step_000007.json").unlink()
+    assert plain(again) == plain(replace(KNOWN, step=7)) and again.estimates == KNOWN.estimates
 
 
 def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_the_verb_prints_one_json_object_with_every_number() -> None:
 def test_the_verb_surveys_a_run_where_it_stands_and_keeps_the_survey(trained: Run) -> None:
     found = json.loads(run_verb(str(trained.path), "--examples", "100", "--json").output)
     assert found["step"] == trained.steps and Path(found["page"]).is_file()
-    (kept,) = load_surveys(trained)
+    (kept,) = load_artifacts(trained, Survey)
     assert kept.step == trained.steps and kept.sharpness.value == pytest.approx(found["largest"][0]["value"])
 
 
@@ -127,7 +131,7 @@ def test_a_density_is_drawn_where_there_is_no_edge() -> None:
 def test_a_survey_that_is_torn_is_left_out(trained: Run) -> None:
     run = _with_surveys(trained)
     (run.path / "curvature" / "step_000001.json").write_text('{"step": 1, "lar')
-    assert all(each.step != 1 for each in load_surveys(run))
+    assert all(each.step != 1 for each in load_artifacts(run, Survey))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def _around(value: float) -> Estimate:
 
 
 def _with_surveys(run: Run) -> Run:
-    save_survey(run, KNOWN)
+    save_artifact(run, KNOWN)
     return run
 
 

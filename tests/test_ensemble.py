@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.ensemble import Ensemble
-from gradiometer.exploration.export import export
-from gradiometer.exploration.snapshots import Snapshot
-from gradiometer.problems.digits import load
-from gradiometer.problems.models import digits_cnn
+from gradiometer.exploration.ensembles.ensemble import Ensemble
+from gradiometer.exploration.ensembles.export import export
+from gradiometer.exploration.ensembles.snapshots import Snapshot
+from gradiometer.problems.images.digits import load
+from gradiometer.problems.images.models import digits_cnn
 
 
 def models(count: int = 3) -> list[nn.Module]:

@@ -15,15 +15,14 @@ from torch.nn import functional as F  # noqa: N812
 from gradiometer.cli import gradiometer
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput
-from gradiometer.exploration.growth import validation_mask
-from gradiometer.exploration.snapshots import Snapshot
-from gradiometer.exploration.worth import Growth, Rival, Way, Worth
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport, Growth, Rival, Way
+from gradiometer.exploration.ensembles.ensemble_size import validation_mask
+from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.measurement.reading import Estimate
-from gradiometer.problems.digits import load
-from gradiometer.report.ensemble import ensemble_section
-from gradiometer.report.ensembles import FILE, load_worth
+from gradiometer.problems.images.digits import load
+from gradiometer.report.sections.ensemble import ensemble_section
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.journal import plain, restored
 from gradiometer.run.reader import Run
 from gradiometer.train import train
 from gradiometer.train.ensemble import study
@@ -86,8 +85,7 @@ def test_the_verb_says_in_words_what_each_member_adds(runs: dict[str, Path]) -> 
 def test_the_run_keeps_what_was_found_and_its_page_answers_the_question(runs: dict[str, Path]) -> None:
     said = asked(str(runs["snapshots"]), "--points", "2")
     run = Run.open(runs["snapshots"])
-    kept = load_worth(run)
-    assert kept == Worth.from_dict(restored(json.loads(json.dumps(plain(kept.to_dict())))))
+    (kept,) = load_artifacts(run, EnsembleReport)
     assert kept.gain.value == pytest.approx(-said["against"][0]["difference"]["calibrated_nll"]["value"])
     page = Path(said["report"]).read_text(encoding="utf-8")
     for words in (
@@ -97,19 +95,17 @@ def test_the_run_keeps_what_was_found_and_its_page_answers_the_question(runs: di
         "not a posterior",
     ):
         assert words in page
-    (run.path / FILE).write_text("{}")
-    assert load_worth(run) is None
-    with pytest.raises(BadInput, match="are not the worth of an ensemble"):
-        Worth.from_dict({"snapshots": "three"})
+    (run.path / EnsembleReport.files).write_text("{}")
+    assert load_artifacts(run, EnsembleReport) == ()
     assert "3 snapshots are kept" in ensemble_section(run, diagnose(run)).lead
 
 
 def test_what_was_found_is_read_without_torch() -> None:
-    code = "import sys, gradiometer.report.ensemble; sys.exit('torch' in sys.modules)"
+    code = "import sys, gradiometer.report.sections.ensemble; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def some_worth(gain: tuple[float, float, float], barrier: tuple[float, float], **changes: object) -> Worth:
+def some_worth(gain: tuple[float, float, float], barrier: tuple[float, float], **changes: object) -> EnsembleReport:
     """Made-up numbers, to be put into words."""
 
     def estimate(value: float, low: float, high: float) -> Estimate:
@@ -120,7 +116,7 @@ def some_worth(gain: tuple[float, float, float], barrier: tuple[float, float], *
     sizes = tuple(Growth(m, scores, difference if m > 1 else {}) for m in range(1, 6))
     way = Way(1, estimate(sum(barrier) / 2, *barrier), (0.0, 0.5, 1.0), (scores["error"],) * 3)
     rival = Rival("the last snapshot", scores, difference)
-    worth = Worth(5, 5, 1.1, 7500, 2500, sizes, (rival,), scores["error"], (), (way,), ())
+    worth = EnsembleReport(5, 5, 1.1, 7500, 2500, sizes, (rival,), scores["error"], (), (way,), ())
     return replace(worth, **changes)
 
 

@@ -10,14 +10,14 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.calibration import (
+from gradiometer.exploration.ensembles.calibration import (
     calibration_difference,
     calibration_error,
     reliability,
     squared_gaps,
 )
-from gradiometer.exploration.growth import validation_mask
-from gradiometer.exploration.scores import (
+from gradiometer.exploration.ensembles.ensemble_size import validation_mask
+from gradiometer.exploration.ensembles.scores import (
     Predictions,
     at_temperature,
     averaged,

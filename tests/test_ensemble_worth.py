@@ -12,16 +12,16 @@ from torch import nn
 
 from gradiometer.convergence.averaging import refresh_batch_norm
 from gradiometer.errors import BadInput
-from gradiometer.exploration.barrier import between, segment
-from gradiometer.exploration.diversity import correlations, disagreement
-from gradiometer.exploration.equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.growth import chosen_count, growing, validation_mask
-from gradiometer.exploration.scores import (
+from gradiometer.exploration.ensembles.barrier import between, segment
+from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
+from gradiometer.exploration.ensembles.diversity import correlations, disagreement
+from gradiometer.exploration.ensembles.ensemble_size import chosen_count, growing, validation_mask
+from gradiometer.exploration.ensembles.scores import (
     Predictions,
     averaged,
 )
 from gradiometer.measurement.reading import Estimate
-from gradiometer.problems.digits import load
+from gradiometer.problems.images.digits import load
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from made_up import made_up
 

@@ -17,7 +17,7 @@ from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, State
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.quadratic import Position, Quadratic, position_losses
+from gradiometer.problems.closed_forms.quadratic import Position, Quadratic, position_losses
 
 GRADIENTS = np.array([[1.0, 0.2, -0.3], [-0.5, 1.5, 0.4], [2.0, -1.0, 0.1], [0.3, 0.4, 1.2]])
 """Four examples, three parameters: all of the population."""

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from gradiometer import diagnose, sampling_of, watch
-from gradiometer.convergence.trajectory import kept_steps
+from gradiometer.convergence.trajectory.trajectory import kept_steps
 from gradiometer.errors import BadInput
-from gradiometer.exploration.heat_balance import heat_balance
+from gradiometer.exploration.temperature.heat_balance import heat_balance
 from standing import BATCH, POINTS, RATE, Position, assert_known, losses
 
 MEASURED = {"every": 1, "level": 0.999, "gauges": "noise"}

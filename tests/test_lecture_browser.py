@@ -10,10 +10,10 @@ import pytest
 from gradiometer.lecture.catalogue import STATEMENTS
 from gradiometer.lecture.site import write_site
 from gradiometer.lecture.statement import result
-from gradiometer.problems.counterexamples_line import Arctangent, LogCosh
-from gradiometer.problems.counterexamples_plane import Saddle
-from gradiometer.problems.double_well import DoubleWell
-from gradiometer.problems.one_dimensional import OneDimensional
+from gradiometer.problems.closed_forms.double_well import DoubleWell
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
+from gradiometer.problems.counterexamples.line import Arctangent, LogCosh
+from gradiometer.problems.counterexamples.plane import Saddle
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.report.compare import compare
-from gradiometer.report.compare_page import write_comparison
-from gradiometer.report.serve import Live
+from gradiometer.report.compare.compare import compare
+from gradiometer.report.compare.page import write_comparison
+from gradiometer.report.live.serve import Live
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run
 from report_run import run_in

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from gradiometer.cli.sample import sample
 from gradiometer.errors import BadInput
-from gradiometer.exploration.mixing import mixing, rank_counts
-from gradiometer.report.charts import save_png
-from gradiometer.report.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+from gradiometer.exploration.chains.mixing import mixing, rank_counts
+from gradiometer.report.charts.charts import save_png
+from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
 
 MEMORY = 0.6
 

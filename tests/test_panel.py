@@ -10,7 +10,7 @@ from rich.console import Console
 from gradiometer.cli.outcome import answers, tell
 from gradiometer.cli.panel import Panel, two_lines
 from gradiometer.problems.registry import load
-from gradiometer.report.questions import QUESTIONS
+from gradiometer.report.sections.questions import QUESTIONS
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train
 from report_run import diagnosis_of, run_in

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from gradiometer.errors import BadInput
-from gradiometer.problems import digits, fashion_mnist
-from gradiometer.problems.idx import read_idx
+from gradiometer.problems.images import digits, fashion_mnist
+from gradiometer.problems.images.idx import read_idx
 from gradiometer.problems.registry import load
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -69,7 +70,7 @@ def test_the_digits_are_scaled_to_between_0_and_1() -> None:
 
 
 def test_the_digits_carry_their_licence() -> None:
-    text = (Path(digits.__file__).parent / "data" / "digits.LICENSE.txt").read_text()
+    text = (files("gradiometer.problems") / "data" / "digits.LICENSE.txt").read_text()
     assert "CC BY 4.0" in text
     assert "Alpaydin" in text
 

@@ -9,10 +9,10 @@ import torch
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.objective import Objective
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.one_dimensional import OneDimensional
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.quadratic import Quadratic
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

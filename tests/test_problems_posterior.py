@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.sampler import Sampler
-from gradiometer.exploration.sghmc import SGHMC
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.samplers.sghmc import SGHMC
+from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.exploration.samplers.sgnht import SGNHT
 from gradiometer.measurement.objective import Objective
-from gradiometer.problems import linear_regression, logistic_regression
-from gradiometer.problems.linear_regression import LinearRegression
-from gradiometer.problems.logistic_regression import LogisticRegression
+from gradiometer.problems.closed_forms import linear_regression, logistic_regression
+from gradiometer.problems.closed_forms.linear_regression import LinearRegression
+from gradiometer.problems.closed_forms.logistic_regression import LogisticRegression
 
 Gradient = Callable[[Tensor], Tensor]
 

@@ -14,11 +14,11 @@ from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import edge_sentence
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State
-from gradiometer.report.cards import cards, further_cards
-from gradiometer.report.checks import checks
-from gradiometer.report.page import render
-from gradiometer.report.questions import QUESTIONS, URGENCY, Answer
-from gradiometer.report.strip import strip
+from gradiometer.report.charts.interval_strip import strip
+from gradiometer.report.page.cards import cards, further_cards
+from gradiometer.report.page.checks import checks
+from gradiometer.report.page.page import render
+from gradiometer.report.sections.questions import QUESTIONS, URGENCY, Answer
 from gradiometer.run.reader import WATCHED, Run
 from gradiometer.train.loop import problem_of
 from report_run import diagnosis_of, run_in

@@ -12,9 +12,9 @@ import pytest
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate
-from gradiometer.report.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
-from gradiometer.report.blocks import MOST, blocks
-from gradiometer.report.charts import (
+from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
+from gradiometer.report.charts.blocks import MOST, blocks
+from gradiometer.report.charts.charts import (
     layers_chart,
     loss_chart,
     noise_scale_chart,
@@ -22,11 +22,11 @@ from gradiometer.report.charts import (
     save_png,
     save_svg,
 )
-from gradiometer.report.estimation import estimation_section
-from gradiometer.report.loss import loss_section
-from gradiometer.report.section import course
-from gradiometer.report.strip import interval, number, strip
-from gradiometer.report.theme import DARK, LIGHT, PAGE
+from gradiometer.report.charts.interval_strip import interval, number, strip
+from gradiometer.report.charts.theme import DARK, LIGHT, PAGE
+from gradiometer.report.sections.estimation import estimation_section
+from gradiometer.report.sections.loss import loss_section
+from gradiometer.report.sections.section import course
 from report_run import LAYERS, diagnosis_of, run_in
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.errors import BadInput
-from gradiometer.report.page import overhead_sentence, render, write_charts, write_page
+from gradiometer.report.page.page import overhead_sentence, render, write_charts, write_page
 from gradiometer.run.reader import Run
 from report_run import LAYERS, diagnosis_of, run_in
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from gradiometer.cli.sample import sample as verb
 from gradiometer.errors import BadInput, Diverged
-from gradiometer.exploration.sampling import Sampled, sample
-from gradiometer.exploration.sghmc import SGHMC
+from gradiometer.exploration.samplers.sampling import Sampled, sample
+from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.problems import linear_regression
+from gradiometer.problems.closed_forms import linear_regression
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train

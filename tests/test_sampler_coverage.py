@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.exploration.sampler import Sampler
-from gradiometer.exploration.sampling import Moment, sample
-from gradiometer.exploration.sghmc import SGHMC
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
-from gradiometer.exploration.virial import Virial
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.samplers.sampling import Moment, sample
+from gradiometer.exploration.samplers.sghmc import SGHMC
+from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.exploration.samplers.sgnht import SGNHT
+from gradiometer.exploration.temperature.virial import Virial
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
 

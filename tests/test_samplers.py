@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.convergence.schedule_cycles import SnapshotCycle
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadInput, Diverged
-from gradiometer.exploration.cyclical import CyclicalSampling
-from gradiometer.exploration.heat import Heat
-from gradiometer.exploration.sampler import Sampler
-from gradiometer.exploration.sghmc import SGHMC
-from gradiometer.exploration.sgld import SGLD
-from gradiometer.exploration.sgnht import SGNHT
+from gradiometer.exploration.samplers.cyclical import CyclicalSampling
+from gradiometer.exploration.samplers.heat import Heat
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.samplers.sghmc import SGHMC
+from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.exploration.samplers.sgnht import SGNHT
 
 N = 1000
 TEMPERATURE = 2.0

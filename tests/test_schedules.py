@@ -12,12 +12,12 @@ import torch
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as peer
 
-from gradiometer.convergence.horizon import horizon, left, transferred
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_algebra import Warmup
-from gradiometer.convergence.schedule_cycles import CosineRestarts, OneCycle, SnapshotCycle, Triangular
-from gradiometer.convergence.schedule_picture import picture
-from gradiometer.convergence.schedule_shapes import (
+from gradiometer.convergence.schedules.algebra import Warmup
+from gradiometer.convergence.schedules.cycles import CosineRestarts, OneCycle, SnapshotCycle, Triangular
+from gradiometer.convergence.schedules.horizon import horizon, left, transferred
+from gradiometer.convergence.schedules.picture import picture
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import (
     Constant,
     Cosine,
     Exponential,

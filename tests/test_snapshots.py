@@ -15,10 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from conftest import CASES, TinyTransformer
 from gradiometer.cli import gradiometer
-from gradiometer.convergence.schedule_cycles import SnapshotCycle
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadInput, Interrupted
-from gradiometer.exploration.snapshots import Snapshot, SnapshotCollector, check_cycles
-from gradiometer.exploration.weight_moments import WeightMoments
+from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector, check_cycles
+from gradiometer.exploration.ensembles.swag import WeightMoments
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import load_latest

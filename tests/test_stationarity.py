@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.stationarity import Looks, Observation
-from gradiometer.convergence.stationarity_extrapolation import Extrapolation, extrapolated_gain
+from gradiometer.convergence.plateau.extrapolation import Extrapolation, extrapolated_gain
+from gradiometer.convergence.plateau.stationarity import Looks, Observation
 from gradiometer.convergence.stationarity_rivals import (
     ConfidentFluctuation,
     Distance,
@@ -19,7 +19,7 @@ from gradiometer.convergence.stationarity_rivals import (
     newey_west_slope,
 )
 from gradiometer.errors import BadInput
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.streaming import Stream
 
 CURVATURES = (1.0, 0.3, 0.1)

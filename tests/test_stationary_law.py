@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradiometer.errors import BadInput
-from gradiometer.exploration.stationary_law import (
+from gradiometer.exploration.temperature.stationary_law import (
     Rule,
     configurational_temperature,
     excess_loss,

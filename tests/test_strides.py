@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.course import Path
-from gradiometer.convergence.strides import Stride, strides
-from gradiometer.convergence.trajectory import kept_steps, sketch
+from gradiometer.convergence.trajectory.move_lengths import Stride, strides
+from gradiometer.convergence.trajectory.path_facts import Path
+from gradiometer.convergence.trajectory.trajectory import kept_steps, sketch
 from gradiometer.diagnosis import diagnose
-from gradiometer.report.charts import page_spec
-from gradiometer.report.convergence import convergence_section
+from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.run.reader import Run
 from report_run import run_in
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from conftest import CASES, Case
 from gradiometer.errors import BadInput
-from gradiometer.exploration.heat_balance import heat_balance
-from gradiometer.exploration.stationary_law import (
+from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.exploration.temperature.stationary_law import (
     Rule,
     reshuffled_covariance,
     stationary_covariance,
 )
-from gradiometer.exploration.temperature import Temperature
+from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, State
 from gradiometer.measurement.step import TrainingStep

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.exploration.heat_balance import heat_balance
-from gradiometer.exploration.stationary_law import (
+from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.exploration.temperature.stationary_law import (
     Rule,
     configurational_temperature,
     small_rate_temperature,
 )
-from gradiometer.exploration.temperature import Temperature
+from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate, Series
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.quadratic import Quadratic, position_losses
+from gradiometer.problems.closed_forms.quadratic import Quadratic, position_losses
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer.cli.schedule import schedule as verb
-from gradiometer.convergence.dual import exponential, logarithm
-from gradiometer.convergence.evidence import evidence
-from gradiometer.convergence.expression import Expression
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.theorem import theorem
+from gradiometer.convergence.formulas.dual import exponential, logarithm
+from gradiometer.convergence.formulas.expression import Expression
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.theorem.evidence import evidence
+from gradiometer.convergence.theorem.theorem import theorem
 from gradiometer.errors import BadInput
 
 Truth = tuple[bool, bool, bool]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from conftest import CASES
-from gradiometer.convergence.schedule_shapes import Linear
-from gradiometer.convergence.theorem import read
+from gradiometer.convergence.schedules.shapes import Linear
+from gradiometer.convergence.theorem.theorem import read
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Diverged, Interrupted
 from gradiometer.measurement.batch import batch_size

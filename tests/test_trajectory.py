@@ -9,16 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gradiometer.convergence.course import Kind, Path, course, kind_of
-from gradiometer.convergence.standing import NAME, Standing, named, standing
-from gradiometer.convergence.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
-from gradiometer.convergence.units import dead_units, twin_units
+from gradiometer.convergence.trajectory.dead_units import dead_units, twin_units
+from gradiometer.convergence.trajectory.endpoint import NAME, Standing, named, standing
+from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
+from gradiometer.convergence.trajectory.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadInput, Interrupted
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.cases import CASES, Case
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run

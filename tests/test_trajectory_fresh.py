@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.course import Path as Course
-from gradiometer.convergence.course import course, kind_of
-from gradiometer.convergence.standing import NAME, named, standing
-from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.trajectory.endpoint import NAME, named, standing
+from gradiometer.convergence.trajectory.path_facts import Path as Course
+from gradiometer.convergence.trajectory.path_facts import course, kind_of
+from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import diagnose
 from gradiometer.measurement.reading import State
 from gradiometer.problems.cases import Case
-from gradiometer.problems.counterexamples_line import Arctangent, LogCosh, Softplus
-from gradiometer.problems.counterexamples_plane import Mirrored, Ring, Saddle, Winding
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
+from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
+from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train

@@ -18,10 +18,10 @@ from conftest import CASES
 from gradiometer import diagnose, sampling_of, watch
 from gradiometer.errors import BadInput
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.integrations.watching import Watch
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.objective import supervised
 from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.report.page import write_page
+from gradiometer.report.page.page import write_page
 from gradiometer.run.reader import Run
 from standing import BATCH, NOISE_SCALE, RATE, SAMPLING, Position, assert_known, draws, losses
 

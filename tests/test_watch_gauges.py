@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from conftest import CASES
 from gradiometer import diagnose, watch
-from gradiometer.convergence.trajectory import Trajectory, kept_steps, sketch
+from gradiometer.convergence.trajectory.trajectory import Trajectory, kept_steps, sketch
 from gradiometer.errors import BadInput
-from gradiometer.exploration.heat_balance import HeatBalance, heat_balance
-from gradiometer.exploration.temperature import Temperature
-from gradiometer.integrations.updates import Updates
-from gradiometer.integrations.watching import Watch
+from gradiometer.exploration.temperature.heat_balance import HeatBalance, heat_balance
+from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.integrations.watch.updates import Updates
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.problems.registry import load
-from gradiometer.report.page import write_page
+from gradiometer.report.page.page import write_page
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from gradiometer import watch
 from gradiometer.errors import BadInput
-from gradiometer.integrations.caught import part_of
-from gradiometer.integrations.updates import A_WHILE
-from gradiometer.integrations.watching import Watch
+from gradiometer.integrations.watch.capture import part_of
+from gradiometer.integrations.watch.updates import A_WHILE
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.objective import supervised
 
 Batch = tuple[Tensor, Tensor]

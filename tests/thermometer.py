@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer.exploration.temperature import Temperature
+from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.batch import Batch, mapped, take
 from gradiometer.measurement.motion import Origin, velocity_of
 from gradiometer.measurement.objective import Objective

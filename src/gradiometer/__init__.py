@@ -5,9 +5,9 @@ Public names by kind. They are imported when first asked for, so that reading a 
 - the measurement: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `Reading`, `Series`, `Estimate`, `Finding`,
   `Sampling`, `Draw`
 - gauges: `GradientNoise`; the thermometer `Temperature`, with `Origin` for a loop of your own; `audit` for samplers
-- schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedule_shapes`
+- schedules: `Schedule` and `theorem` with its `Verdict`; the shapes are in `gradiometer.convergence.schedules.shapes`
 - samplers: `SGLD`, `SGHMC`, `SGNHT`, and `CyclicalSampling`; independent runs as one: `run_chains` and its `Chains`
-- ensembles: `SnapshotCollector`, `Ensemble`; their scores are in `gradiometer.exploration.scores`
+- ensembles: `SnapshotCollector`, `Ensemble`; their scores are in `gradiometer.exploration.ensembles.scores`
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
 - your own loop: `watch`, and `sampling_of` for its DataLoader
 - modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty.means`
@@ -18,22 +18,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradiometer.convergence.schedule import Schedule
-    from gradiometer.convergence.theorem import Verdict, theorem
+    from gradiometer.convergence.schedules.schedule import Schedule
+    from gradiometer.convergence.theorem.theorem import Verdict, theorem
     from gradiometer.diagnosis import Diagnosis, diagnose
     from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
-    from gradiometer.exploration.audit import audit
-    from gradiometer.exploration.chains import Chains, run_chains
-    from gradiometer.exploration.cyclical import CyclicalSampling
-    from gradiometer.exploration.ensemble import Ensemble
-    from gradiometer.exploration.sghmc import SGHMC
-    from gradiometer.exploration.sgld import SGLD
-    from gradiometer.exploration.sgnht import SGNHT
-    from gradiometer.exploration.snapshots import SnapshotCollector
-    from gradiometer.exploration.temperature import Temperature
-    from gradiometer.integrations.described import sampling_of
-    from gradiometer.integrations.watch import watch
+    from gradiometer.exploration.chains.chains import Chains, run_chains
+    from gradiometer.exploration.ensembles.ensemble import Ensemble
+    from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
+    from gradiometer.exploration.samplers.cyclical import CyclicalSampling
+    from gradiometer.exploration.samplers.sghmc import SGHMC
+    from gradiometer.exploration.samplers.sgld import SGLD
+    from gradiometer.exploration.samplers.sgnht import SGNHT
+    from gradiometer.exploration.temperature.audit import audit
+    from gradiometer.exploration.temperature.thermometer import Temperature
+    from gradiometer.integrations.watch.description import sampling_of
+    from gradiometer.integrations.watch.watch import watch
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.measurement.motion import Origin
     from gradiometer.measurement.objective import Objective, supervised
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
 
 _HOMES = {
-    "gradiometer.convergence.schedule": ("Schedule",),
-    "gradiometer.convergence.theorem": (
+    "gradiometer.convergence.schedules.schedule": ("Schedule",),
+    "gradiometer.convergence.theorem.theorem": (
         "Verdict",
         "theorem",
     ),
@@ -61,20 +61,20 @@ _HOMES = {
         "Interrupted",
     ),
     "gradiometer.estimation.noise": ("GradientNoise",),
-    "gradiometer.exploration.audit": ("audit",),
-    "gradiometer.exploration.chains": (
+    "gradiometer.exploration.temperature.audit": ("audit",),
+    "gradiometer.exploration.chains.chains": (
         "Chains",
         "run_chains",
     ),
-    "gradiometer.exploration.cyclical": ("CyclicalSampling",),
-    "gradiometer.exploration.ensemble": ("Ensemble",),
-    "gradiometer.exploration.sghmc": ("SGHMC",),
-    "gradiometer.exploration.sgld": ("SGLD",),
-    "gradiometer.exploration.sgnht": ("SGNHT",),
-    "gradiometer.exploration.snapshots": ("SnapshotCollector",),
-    "gradiometer.exploration.temperature": ("Temperature",),
-    "gradiometer.integrations.described": ("sampling_of",),
-    "gradiometer.integrations.watch": ("watch",),
+    "gradiometer.exploration.samplers.cyclical": ("CyclicalSampling",),
+    "gradiometer.exploration.ensembles.ensemble": ("Ensemble",),
+    "gradiometer.exploration.samplers.sghmc": ("SGHMC",),
+    "gradiometer.exploration.samplers.sgld": ("SGLD",),
+    "gradiometer.exploration.samplers.sgnht": ("SGNHT",),
+    "gradiometer.exploration.ensembles.snapshots": ("SnapshotCollector",),
+    "gradiometer.exploration.temperature.thermometer": ("Temperature",),
+    "gradiometer.integrations.watch.description": ("sampling_of",),
+    "gradiometer.integrations.watch.watch": ("watch",),
     "gradiometer.measurement.gauge": ("Gauge",),
     "gradiometer.measurement.motion": ("Origin",),
     "gradiometer.measurement.objective": (

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gradiometer.convergence.course import kind_of
-from gradiometer.convergence.level import CUT, FEWEST_STEPS, finding, level_since
-from gradiometer.convergence.standing import NAME as STANDING
-from gradiometer.convergence.standing import Standing
-from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.certificate.certificate import Certificate
+from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, level_since
+from gradiometer.convergence.trajectory.endpoint import NAME as STANDING
+from gradiometer.convergence.trajectory.endpoint import Standing
+from gradiometer.convergence.trajectory.path_facts import kind_of
+from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift.along_gradient import CurvatureAlongGradient
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.loss_change import LossChange
@@ -21,10 +22,10 @@ from gradiometer.estimation.heavy_examples import HeavyExamples
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.estimation.noise_sources import NoiseSources
-from gradiometer.exploration.temperature import Temperature
+from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimate, Finding, Series, State, counted
-from gradiometer.run.certificates import load_certificates
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
@@ -125,7 +126,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings.append(level_finding)
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
-    for certificate in load_certificates(run)[-1:]:
+    for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
     findings.sort(key=lambda finding: MOST_URGENT.index(finding.state))

@@ -1,5 +1,6 @@
 """`gradiometer certify`: what kind of point of the training loss a run has come to, at a stated level."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from gradiometer.cli.options import json_option
 from gradiometer.cli.place import restored, started_again
 
 if TYPE_CHECKING:
-    from gradiometer.convergence.certificate import Certificate
+    from gradiometer.convergence.certificate.certificate import Certificate
     from gradiometer.measurement.reading import Estimate, Finding
 
 
@@ -52,7 +53,7 @@ def certify(
             {
                 "run": str(run),
                 "verdict": str(certificate.verdict),
-                **certificate.to_dict(),
+                **asdict(certificate),
                 "estimates": estimates,
                 "finding": finding.to_dict(),
                 "page": page,
@@ -66,8 +67,8 @@ def _certified(
     path: Path, level: float, batches: int, exact: bool, examples: int, tolerance: float, mode: str, seed: int
 ) -> "Certificate":
     """The gradient where the run started, then the certificate where it stands."""
-    import gradiometer.convergence.certify as measuring
-    from gradiometer.convergence.certificate import refuse_unless_shares
+    import gradiometer.convergence.certificate.certify as measuring
+    from gradiometer.convergence.certificate.certificate import refuse_unless_shares
 
     refuse_unless_shares(tolerance, level)
     training, run = started_again(path)
@@ -104,12 +105,12 @@ def _certified(
 def _kept(path: Path, certificate: "Certificate") -> str:
     """Write the certificate into the run, and its page anew. Returns where the page is."""
     from gradiometer.diagnosis import diagnose
-    from gradiometer.report.page import write_page
-    from gradiometer.run.certificates import save_certificate
+    from gradiometer.report.page.page import write_page
+    from gradiometer.run.artifacts import save_artifact
     from gradiometer.run.reader import Run
 
     run = Run.open(path)
-    save_certificate(run, certificate)
+    save_artifact(run, certificate)
     return str(write_page(run, diagnose(run)))
 
 

@@ -11,7 +11,7 @@ import click
 from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
-    from gradiometer.report.contrast import Compared, Contrast
+    from gradiometer.report.compare.contrast import Compared, Contrast
 
 
 @click.command(epilog="Example: gradiometer compare runs/digits-mlp-1 runs/digits-mlp-2")
@@ -34,8 +34,8 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
     """
     from gradiometer.cli.outcome import print_json
     from gradiometer.errors import BadInput
-    from gradiometer.report.compare import compare as compared_runs
-    from gradiometer.report.compare_page import write_comparison
+    from gradiometer.report.compare.compare import compare as compared_runs
+    from gradiometer.report.compare.page import write_comparison
     from gradiometer.run.reader import Run
 
     if level is not None and not 0 < level < 1:
@@ -52,7 +52,7 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
 
 
 def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]", page: Path) -> dict[str, Any]:
-    from gradiometer.report.contrast import claim, sentence
+    from gradiometer.report.compare.contrast import claim, sentence
 
     return {
         "verdict": " ".join(sentence(contrast) for contrast in contrasts),
@@ -86,9 +86,9 @@ def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...
 def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Each run by its letter, each contrast in sentences and as lines of numbers."""
     from gradiometer.cli.outcome import filled
-    from gradiometer.report.compare_page import CAVEAT, changes, finding_of
-    from gradiometer.report.contrast import QUANTITIES
-    from gradiometer.report.strip import interval, number
+    from gradiometer.report.charts.interval_strip import interval, number
+    from gradiometer.report.compare.contrast import QUANTITIES
+    from gradiometer.report.compare.page import CAVEAT, changes, finding_of
 
     for each in compared:
         click.echo(f"{each.letter}  {each.run.path}  seed {each.seed}, {each.run.steps:,} steps, {each.run.status}")

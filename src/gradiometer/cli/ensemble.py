@@ -1,5 +1,6 @@
 """`gradiometer ensemble`: the snapshots of a run as one model, scored against what else there is."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import click
 from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
-    from gradiometer.exploration.worth import Worth
+    from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
     from gradiometer.measurement.reading import Estimate
     from gradiometer.train.ensemble import EnsembleStudy
 
@@ -43,7 +44,7 @@ def ensemble(
     from gradiometer.errors import BadInput
 
     if export is not None:
-        from gradiometer.exploration.export import check_file
+        from gradiometer.exploration.ensembles.export import check_file
 
         check_file(export)
     if not 0 < level < 1:
@@ -52,7 +53,7 @@ def ensemble(
 
     found = study(run, against, points=points, level=level)
     if export is not None:
-        from gradiometer.exploration.export import export as write
+        from gradiometer.exploration.ensembles.export import export as write
 
         write(found.ensemble, example_inputs(found), export)
     page = _kept(found)
@@ -63,7 +64,7 @@ def ensemble(
         print_json(
             {
                 "run": run,
-                **worth.to_dict(),
+                **asdict(worth),
                 "scores": worth.scores,
                 "sentences": worth.sentences,
                 "export": export,
@@ -77,17 +78,17 @@ def ensemble(
 def _kept(study: "EnsembleStudy") -> Path:
     """Write what was found into the run, and its page anew. Returns where the page is."""
     from gradiometer.diagnosis import diagnose
-    from gradiometer.report.ensembles import save_worth
-    from gradiometer.report.page import write_page
+    from gradiometer.report.page.page import write_page
+    from gradiometer.run.artifacts import save_artifact
 
-    save_worth(study.run, study.worth)
+    save_artifact(study.run, study.worth)
     return write_page(study.run, diagnose(study.run))
 
 
-def _tell(worth: "Worth", export: Path | None, page: Path) -> None:
+def _tell(worth: "EnsembleReport", export: Path | None, page: Path) -> None:
     """The scores, the differences, how unlike the members are, and what it comes to."""
     from gradiometer.cli.outcome import filled
-    from gradiometer.exploration.worth import negative
+    from gradiometer.exploration.ensembles.ensemble_report import negative
 
     members = f"The last {worth.chosen} of {worth.snapshots} snapshots, averaged"
     others = f"{worth.validation:,} others chose how many, and τ = {worth.temperature:.3g}"
@@ -113,7 +114,7 @@ def _tell(worth: "Worth", export: Path | None, page: Path) -> None:
 
 
 def _table(estimates: "dict[str, Estimate]") -> None:
-    from gradiometer.report.ensemble import SCORES
+    from gradiometer.report.sections.ensemble import SCORES
 
     for name, words in SCORES.items():
         click.echo(f"  {words:<30}{estimates[name]}")

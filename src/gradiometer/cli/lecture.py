@@ -53,7 +53,7 @@ def _put_to_the_test(statement: "Statement", console: "Console") -> "Result":
     """Say the prediction, measure, and say what came out."""
     from gradiometer.cli.outcome import filled
     from gradiometer.lecture.statement import Result, run
-    from gradiometer.report.strip import interval, number
+    from gradiometer.report.charts.interval_strip import interval, number
 
     console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}", soft_wrap=True)
     measured = []

@@ -29,7 +29,7 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
     if follows():
         return 0
     from gradiometer.diagnosis import diagnose
-    from gradiometer.report.page import write_page
+    from gradiometer.report.page.page import write_page
 
     diagnosis = diagnose(run)
     if as_json:
@@ -114,8 +114,8 @@ def tell_place(run: "Run", page: "Path") -> None:
 
 def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator[str]":
     """A line a question: its state in a sign and a word; where it has none, the command that would measure it."""
-    from gradiometer.report.cards import answers_of, cards
-    from gradiometer.report.sections import sections
+    from gradiometer.report.page.cards import answers_of, cards
+    from gradiometer.report.sections.catalogue import sections
 
     for card in cards(run, answers_of(diagnosis, sections(run, diagnosis))):
         state = f"  {card.symbol} {card.short:<14} {card.word}"

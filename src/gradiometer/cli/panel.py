@@ -17,7 +17,7 @@ from rich.text import Text
 
 from gradiometer.diagnosis import gauges_of
 from gradiometer.measurement.reading import Estimate, State, counted, significant
-from gradiometer.report.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
+from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 
 if TYPE_CHECKING:
     from gradiometer.measurement.gauge import Gauge

@@ -17,7 +17,7 @@ def report(run: Path, level: float | None, charts: Path | None, as_json: bool) -
     from gradiometer.cli.outcome import as_object, print_json, tell, tell_place
     from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadInput
-    from gradiometer.report.page import write_charts, write_page
+    from gradiometer.report.page.page import write_charts, write_page
     from gradiometer.run.reader import Run
 
     if level is not None and not 0 < level < 1:

@@ -13,9 +13,9 @@ from gradiometer.cli.place import is_run
 if TYPE_CHECKING:
     from torch import nn
 
-    from gradiometer.exploration.mixing import Mixing
-    from gradiometer.exploration.sampler import Sampler
-    from gradiometer.exploration.sampling import Sampled
+    from gradiometer.exploration.chains.mixing import Mixing
+    from gradiometer.exploration.samplers.sampler import Sampler
+    from gradiometer.exploration.samplers.sampling import Sampled
     from gradiometer.measurement.objective import Objective
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.problem import Problem
@@ -165,7 +165,7 @@ def _start(place: Place, seed: int) -> Place:
 
 
 def _found(place: Place, kind: str, settings: dict[str, Any], chain: int) -> "Sampled":
-    from gradiometer.exploration.sampling import sample as run_sampler
+    from gradiometer.exploration.samplers.sampling import sample as run_sampler
     from gradiometer.measurement.objective import Objective
     from gradiometer.measurement.reading import Draw
     from gradiometer.problems.order import Order
@@ -191,9 +191,9 @@ def _found(place: Place, kind: str, settings: dict[str, Any], chain: int) -> "Sa
 
 
 def _sampler(place: Place, kind: str, objective: "Objective", batch_size: int, settings: dict[str, Any]) -> "Sampler":
-    from gradiometer.exploration.sghmc import SGHMC
-    from gradiometer.exploration.sgld import SGLD
-    from gradiometer.exploration.sgnht import SGNHT
+    from gradiometer.exploration.samplers.sghmc import SGHMC
+    from gradiometer.exploration.samplers.sgld import SGLD
+    from gradiometer.exploration.samplers.sgnht import SGNHT
 
     given = {
         "lr": place.learning_rate if settings["learning_rate"] is None else settings["learning_rate"],
@@ -240,7 +240,7 @@ def _known(place: Place, settings: dict[str, Any]) -> Mapping[str, float]:
     """The mean training loss, where the posterior is known and no prior was added to it."""
     if settings["weight_decay"] or not settings["temperature"] > 0:
         return {}
-    from gradiometer.problems import linear_regression, logistic_regression
+    from gradiometer.problems.closed_forms import linear_regression, logistic_regression
 
     if place.problem.name == "linear-regression":
         return {"train_loss": linear_regression.known(settings["seed"]).mean_loss(settings["temperature"])}
@@ -253,7 +253,7 @@ def _agreement(found: "Sequence[Sampled]", level: float) -> "list[Mixing]":
     """R-hat and effective sample sizes of every function that varies; nothing for a single chain."""
     import numpy as np
 
-    from gradiometer.exploration.mixing import mixing
+    from gradiometer.exploration.chains.mixing import mixing
 
     if len(found) < 2:
         return []
@@ -265,8 +265,8 @@ def _draw(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path) ->
     """Three pictures of every function. Returns where they are."""
     import numpy as np
 
-    from gradiometer.report.charts import save_png
-    from gradiometer.report.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+    from gradiometer.report.charts.charts import save_png
+    from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gradiometer.convergence.horizon import Horizon
-    from gradiometer.convergence.schedule import Schedule
-    from gradiometer.convergence.theorem import Verdict
+    from gradiometer.convergence.schedules.horizon import Horizon
+    from gradiometer.convergence.schedules.schedule import Schedule
+    from gradiometer.convergence.theorem.theorem import Verdict
 
 DRAWN = 1000
 """Steps drawn where no run length is given."""
@@ -36,7 +36,7 @@ def schedule(
     The theorem asks for a rate that goes to zero, with an infinite sum and a finite sum of squares. A formula that is
     beyond our means is said to be undecided.
     """
-    from gradiometer.convergence.theorem import read, theorem
+    from gradiometer.convergence.theorem.theorem import read, theorem
     from gradiometer.errors import BadInput
 
     if tuned is not None and steps is None:
@@ -59,7 +59,7 @@ def schedule(
 
 def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[Horizon, float | None]]":
     """Each shape over the run, and the tuned rate carried to it from the first."""
-    from gradiometer.convergence.horizon import horizon, transferred
+    from gradiometer.convergence.schedules.horizon import horizon, transferred
 
     return [
         (horizon(shape, steps), None if tuned is None else transferred(tuned, shapes[0], shape, steps))
@@ -68,7 +68,7 @@ def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "l
 
 
 def _draw(shapes: "dict[str, Schedule]", steps: int, png: Path) -> None:
-    from gradiometer.convergence.schedule_picture import picture
+    from gradiometer.convergence.schedules.picture import picture
     from gradiometer.errors import BadInput
 
     if not png.parent.is_dir():

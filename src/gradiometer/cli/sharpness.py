@@ -1,5 +1,6 @@
 """`gradiometer sharpness`: the curvature of a run or a problem, and what it says about the learning rate."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def sharpness(target: str, examples: int | None, mode: str, png: Path | None, as
     if as_json:
         from gradiometer.cli.outcome import print_json
 
-        print_json({"target": target, **found.to_dict(), "finding": finding.to_dict(), "page": page, "png": png})
+        print_json({"target": target, **asdict(found), "finding": finding.to_dict(), "page": page, "png": png})
         return
     _tell(found, finding, page, png)
 
@@ -145,17 +146,17 @@ def _kept(run: "Run | None", found: "Survey") -> str | None:
     if run is None:
         return None
     from gradiometer.diagnosis import diagnose
-    from gradiometer.report.page import write_page
-    from gradiometer.report.surveys import save_survey
+    from gradiometer.report.page.page import write_page
+    from gradiometer.run.artifacts import save_artifact
 
-    save_survey(run, found)
+    save_artifact(run, found)
     return str(write_page(run, diagnose(run)))
 
 
 def _draw(found: "Survey", training: "Training", png: Path) -> None:
     from gradiometer.drift.stability import Momentum, stability_limit
-    from gradiometer.report.charts import save_png
-    from gradiometer.report.drift import density_figure
+    from gradiometer.report.charts.charts import save_png
+    from gradiometer.report.sections.drift import density_figure
 
     kind = Momentum(training.configuration.momentum, training.configuration.nesterov)
     figure = density_figure(found, (kind.words, stability_limit(_rate(training), kind)))

@@ -18,7 +18,7 @@ def show(runs: tuple[Path, ...], port: int, no_open: bool) -> int:
     The page is served to this machine alone, under an address that nobody can guess, and drawn anew as the run goes
     on, is killed, or is taken up again. Training is not touched: its files are read. End it with Ctrl-C.
     """
-    from gradiometer.report.serve import Live
+    from gradiometer.report.live.serve import Live
 
     live = Live(runs or _newest(), port)
     click.echo(f"{', '.join(followed.name for followed in live.followed)}  {live.address}")

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.convergence.number import Amount
+from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.untouched import untouched_randomness

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.special import ndtri
 from torch import Tensor
 
-from gradiometer.convergence.stationarity import Detector, Looks, Observation
+from gradiometer.convergence.plateau.stationarity import Detector, Looks, Observation
 from gradiometer.errors import BadInput
 
 Flags = Bool[Tensor, " runs"]

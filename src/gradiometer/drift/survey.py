@@ -1,9 +1,7 @@
 """A survey of the curvature at one point of training: its ends, its trace, its density, and what they rest on."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.measurement.reading import Estimate
@@ -31,6 +29,8 @@ class Survey:
         products: Hessian products made.
         converged: Whether every eigenvalue reached the residual asked for.
     """
+
+    files: ClassVar[str] = "curvature/step_*.json"
 
     step: int
     examples: int
@@ -82,46 +82,6 @@ class Survey:
         if self.examples == self.of:
             return f"the full loss, {self.of:,} examples, in {self.mode} mode"
         return f"a fixed subsample of {self.examples:,} of {self.of:,} examples, in {self.mode} mode"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
-        return {
-            "step": self.step,
-            "examples": self.examples,
-            "of": self.of,
-            "mode": self.mode,
-            "dimension": self.dimension,
-            "loss": self.loss,
-            "largest": [estimate.to_dict() for estimate in self.largest],
-            "smallest": [estimate.to_dict() for estimate in self.smallest],
-            "trace": self.trace.to_dict(),
-            "gradient_norm_squared": self.gradient_norm_squared.to_dict(),
-            "gradient_curvature": self.gradient_curvature.to_dict(),
-            "density": {
-                "nodes": self.density.nodes.tolist(),
-                "weights": self.density.weights.tolist(),
-                "width": self.density.width,
-                "level": self.density.level,
-                "products": self.density.products,
-            },
-            "products": self.products,
-            "converged": self.converged,
-        }
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Survey":
-        """The inverse of `to_dict`."""
-        density = fields["density"]
-        read = {
-            **fields,
-            "largest": tuple(Estimate(**each) for each in fields["largest"]),
-            "smallest": tuple(Estimate(**each) for each in fields["smallest"]),
-            **{name: Estimate(**fields[name]) for name in ("trace", "gradient_norm_squared", "gradient_curvature")},
-            "density": SpectralDensity(
-                **{**density, **{name: np.array(density[name], dtype=np.float64) for name in ("nodes", "weights")}}
-            ),
-        }
-        return cls(**read)
 
 
 def survey(

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradiometer.errors import BadInput, Interrupted
-from gradiometer.integrations.described import sampling_of
-from gradiometer.integrations.findings import Findings
-from gradiometer.integrations.watch import watch
-from gradiometer.integrations.watching import Watch
+from gradiometer.integrations.watch.description import sampling_of
+from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.watch import watch
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Loss
 

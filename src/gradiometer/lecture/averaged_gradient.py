@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.convergence.lowest_curvature import NEVER
-from gradiometer.convergence.number import Amount
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.certificate.lowest_curvature import NEVER
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.drift.curvature import Curvature
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size

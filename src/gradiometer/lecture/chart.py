@@ -10,10 +10,10 @@ import vl_convert
 
 from gradiometer.lecture.experiment import Experiment, Outcome
 from gradiometer.measurement.reading import Estimate
-from gradiometer.report.axes import LogAxis, plain_row
-from gradiometer.report.charts import vl_version
-from gradiometer.report.marks import Row, Vertical, bars, layered, log_x, log_y, named_series, off_the_axis
-from gradiometer.report.theme import PAGE, PAGE_FONT, config
+from gradiometer.report.charts.axes import LogAxis, plain_row
+from gradiometer.report.charts.charts import vl_version
+from gradiometer.report.charts.marks import Row, Vertical, bars, layered, log_x, log_y, named_series, off_the_axis
+from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 
 WIDTH, HEIGHT = 430, 250
 """Small enough to be read on a telephone, where a picture is as wide as the screen."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.problems.digits import load
 from gradiometer.problems.examples import Examples
+from gradiometer.problems.images.digits import load
 
 STEPS = 100
 

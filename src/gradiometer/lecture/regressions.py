@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.lecture.network import digits_network
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 RUNS, SIZE, DECAY = 64, 8, 0.1
 """Independent runs, at B = 8, with a weight decay that makes the loss strongly convex."""

@@ -12,7 +12,7 @@ from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.one_dimensional import OneDimensional
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 
 RATES = (0.01, 0.1, 1.0)
 BATCH, BATCHES = 32, 300

@@ -11,7 +11,7 @@ from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 SIZES = (4, 16, 64, 256, 1024)
 BATCHES = 300

@@ -16,7 +16,7 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 LENGTHS = (0.01, 1.0, 100.0)
 RATES = (0.003, 0.01, 0.03)

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.convergence.schedule_shapes import Constant, Linear
+from gradiometer.convergence.schedules.shapes import Constant, Linear
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import geometric
 from gradiometer.lecture.regressions import RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.one_dimensional import OneDimensional
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 
 EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 4000
 TIMES = tuple(int(time) for time in geometric(1.0, 1000.0, 7))

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.convergence.schedule_shapes import Linear
+from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.regressions import RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.digits import load
-from gradiometer.problems.double_well import DoubleWell
+from gradiometer.problems.closed_forms.double_well import DoubleWell
+from gradiometer.problems.images.digits import load
 
 WELL, RATE = DoubleWell(variance=16.0), 0.05
 BATCHES = (1, 2, 3)

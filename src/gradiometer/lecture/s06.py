@@ -10,8 +10,8 @@ from gradiometer.lecture.network import digits_network, geometric
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.one_dimensional import OneDimensional
 
 EXAMPLE = OneDimensional(mean=1.0, variance=4.0)
 BATCH, CHAINS, STEPS = 4, 8000, 200

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from gradiometer.convergence.schedule_shapes import InversePower
-from gradiometer.convergence.theorem import read, theorem
+from gradiometer.convergence.schedules.shapes import InversePower
+from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network, geometric
@@ -18,8 +18,8 @@ from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.one_dimensional import OneDimensional
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 CURVATURE, NOISE, BATCH = np.array([0.5, 1.0, 2.0]), np.array([1.0, 4.0, 2.0]), 4
 START = np.array([2.0, -1.0, 1.0])

@@ -12,8 +12,8 @@ from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.counterexamples_line import Arctangent, LogCosh
-from gradiometer.problems.counterexamples_plane import Saddle
+from gradiometer.problems.counterexamples.line import Arctangent, LogCosh
+from gradiometer.problems.counterexamples.plane import Saddle
 
 TIMES = (10, 100, 1000, 10_000)
 RUNAWAY, RATE = Arctangent(), 1.0

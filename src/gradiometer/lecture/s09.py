@@ -4,15 +4,15 @@ from functools import cache, partial
 
 import torch
 
-from gradiometer.convergence.averaged_gradient import BatchDraw, Ground, Move, moves
+from gradiometer.lecture.averaged_gradient import BatchDraw, Ground, Move, moves
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.quadratic import Quadratic
 
 BATCH, REPEATS, NOISE_BATCHES = 16, 24, 400
 STEPS, LONG_STEPS = (100, 10, 1), (400,)

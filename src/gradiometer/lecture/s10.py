@@ -5,14 +5,14 @@ from functools import cache, partial
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.convergence.schedule_shapes import Constant
-from gradiometer.exploration.stationary_law import Rule, reshuffled_covariance
+from gradiometer.convergence.schedules.shapes import Constant
+from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_covariance
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])
 BATCH, CHAINS, STEPS = 4, 8000, 300

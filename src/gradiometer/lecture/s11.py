@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.exploration.stationary_law import (
+from gradiometer.exploration.temperature.stationary_law import (
     Rule,
     configurational_temperature,
     mode_variance,
@@ -21,7 +21,7 @@ from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.quadratic import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])
 RATES, SIZES = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 4, 16, 64)

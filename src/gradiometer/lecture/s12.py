@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.convergence.schedule_cycles import SnapshotCycle
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadInput
-from gradiometer.exploration.ensemble import Ensemble
-from gradiometer.exploration.snapshots import Snapshot, SnapshotCollector
+from gradiometer.exploration.ensembles.ensemble import Ensemble
+from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.digits import load
-from gradiometer.problems.one_dimensional import OneDimensional
+from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
+from gradiometer.problems.images.digits import load
 
 SNAPSHOTS = 5
 COUNTS = tuple(range(1, SNAPSHOTS + 1))

@@ -16,9 +16,9 @@ from gradiometer.lecture.chart import svg
 from gradiometer.lecture.experiment import LEVEL, Outcome
 from gradiometer.lecture.statement import Result
 from gradiometer.measurement.reading import Estimate
-from gradiometer.report.markup import environment, script_hash, source
-from gradiometer.report.section import Numbers
-from gradiometer.report.strip import interval, number
+from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.page.markup import environment, script_hash, source
+from gradiometer.report.sections.section import Numbers
 from gradiometer.run.disk import replace_file
 
 TEMPLATES = files("gradiometer.lecture") / "templates"

@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradiometer.problems.double_well import DoubleWell
+    from gradiometer.problems.closed_forms.double_well import DoubleWell
+    from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
+    from gradiometer.problems.closed_forms.quadratic import Quadratic
     from gradiometer.problems.examples import Examples
-    from gradiometer.problems.one_dimensional import OneDimensional
     from gradiometer.problems.problem import Problem
-    from gradiometer.problems.quadratic import Quadratic
     from gradiometer.problems.registry import NAMES, load
 
 _HOME_OF = {

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from gradiometer.convergence.theorem import read
-from gradiometer.convergence.trajectory import kept_steps
+from gradiometer.convergence.theorem.theorem import read
+from gradiometer.convergence.trajectory.trajectory import kept_steps
 from gradiometer.measurement.objective import Objective
-from gradiometer.problems.counterexample import Counterexample
-from gradiometer.problems.counterexamples import DEAD_UNIT, DYING_RATE, dead_unit
-from gradiometer.problems.counterexamples_line import Arctangent, LogCosh, Softplus
-from gradiometer.problems.counterexamples_plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.problems.closed_forms.quadratic import Quadratic
+from gradiometer.problems.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
+from gradiometer.problems.counterexamples.counterexample import Counterexample
+from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
+from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.quadratic import Quadratic
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.blame import blamed
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
+from gradiometer.problems.user_code import blamed
 
 AT_ONCE = 1024
 """Most examples in a part."""

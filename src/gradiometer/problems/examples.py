@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, TensorDataset, default_collate
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.blame import blamed
+from gradiometer.problems.user_code import blamed
 
 FINGERPRINTED = 256
 """How many examples of a data set, evenly spaced, its fingerprint rests on; of tensors it is all."""

@@ -15,10 +15,10 @@ from torch import nn
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.blame import said
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import nearest
+from gradiometer.problems.user_code import said
 
 
 def load(

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.blame import blamed
 from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.problem import Problem
+from gradiometer.problems.user_code import blamed
 
 
 def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:

@@ -29,18 +29,18 @@ class Known:
 
 
 KNOWN: Mapping[str, Known] = {
-    "digits": Known("gradiometer.problems.digits", ("mlp", "cnn")),
-    "fashion-mnist": Known("gradiometer.problems.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
-    "linear-regression": Known("gradiometer.problems.linear_regression", ("slopes",), frozenset({"seed"})),
-    "logistic-regression": Known("gradiometer.problems.logistic_regression", ("weights",)),
-    "one-dimensional": Known("gradiometer.problems.one_dimensional", ("position",), frozenset({"seed"})),
-    "quadratic": Known("gradiometer.problems.quadratic", ("position",), frozenset({"seed"})),
+    "digits": Known("gradiometer.problems.images.digits", ("mlp", "cnn")),
+    "fashion-mnist": Known("gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
+    "linear-regression": Known("gradiometer.problems.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})),
+    "logistic-regression": Known("gradiometer.problems.closed_forms.logistic_regression", ("weights",)),
+    "one-dimensional": Known("gradiometer.problems.closed_forms.one_dimensional", ("position",), frozenset({"seed"})),
+    "quadratic": Known("gradiometer.problems.closed_forms.quadratic", ("position",), frozenset({"seed"})),
     "counterexample": Known(
-        "gradiometer.problems.counterexamples",
+        "gradiometer.problems.counterexamples.catalogue",
         ("arctangent", "softplus", "saddle", "mirrored", "two-cycle", "winding", "ring", "dead-unit"),
         frozenset({"seed"}),
     ),
-    "double-well": Known("gradiometer.problems.double_well", ("walker",), frozenset({"seed"})),
+    "double-well": Known("gradiometer.problems.closed_forms.double_well", ("walker",), frozenset({"seed"})),
 }
 NAMES = tuple(KNOWN)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gradiometer.convergence.stationarity import Observation
+from gradiometer.convergence.plateau.stationarity import Observation
 from gradiometer.errors import BadInput
 
 PARTS = 8

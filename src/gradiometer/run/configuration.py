@@ -179,7 +179,7 @@ def _largest_rate(schedule: str, learning_rate: float) -> float:
         nearest = difflib.get_close_matches(schedule, SCHEDULES, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"name one of {', '.join(SCHEDULES)}, or give η in full."
         raise BadInput(f"`schedule` {schedule!r} is not known: {hint}")
-    from gradiometer.convergence.theorem import read  # noqa: PLC0415 (not for every `--help`)
+    from gradiometer.convergence.theorem.theorem import read  # noqa: PLC0415 (not for every `--help`)
 
     try:
         shape = read(schedule)

@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import os
+import platform
 import re
 import tomllib
 from collections.abc import Mapping
@@ -236,3 +237,12 @@ def _not_a_run_sentence(path: Path) -> str:
         return f"`{path}` is not a run folder: {reason}."
     names = ", ".join(f"`{run}`" for run in nearby[:3])
     return f"`{path}` is not a run folder: {reason}; nearby {'is' if len(nearby[:3]) == 1 else 'are'} {names}."
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a run: ours, Python's, and the libraries'."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("gradiometer", "torch", "numpy")},
+        "platform": platform.platform(),
+    }

@@ -1,9 +1,9 @@
 """The schedule a configuration asks for, over a run of so many steps."""
 
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_cycles import SnapshotCycle
-from gradiometer.convergence.schedule_shapes import Constant, Cosine, Linear
-from gradiometer.convergence.theorem import read
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import Constant, Cosine, Linear
+from gradiometer.convergence.theorem.theorem import read
 from gradiometer.run.configuration import Configuration
 
 

@@ -9,7 +9,7 @@ from gradiometer.errors import BadInput
 from gradiometer.run.disk import interrupted_by_disk, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.exploration.snapshots import Snapshot
+    from gradiometer.exploration.ensembles.snapshots import Snapshot
 
 _NAME = re.compile(r"step_(\d{6,})\.safetensors")
 
@@ -51,7 +51,7 @@ def snapshot_paths(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Iterator["Snapshot"]:
-    from gradiometer.exploration.snapshots import Snapshot  # noqa: PLC0415 (imports torch)
+    from gradiometer.exploration.ensembles.snapshots import Snapshot  # noqa: PLC0415 (imports torch)
 
     for path in snapshot_paths(folder):
         try:

@@ -14,9 +14,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
-from gradiometer.problems import digits
+from gradiometer.problems.closed_forms.quadratic import Position, Quadratic, position_losses
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.quadratic import Position, Quadratic, position_losses
+from gradiometer.problems.images import digits
 
 EXAMPLES = 64
 """N, so few that a batch of 32 drawn without replacement has half the noise of one with it."""

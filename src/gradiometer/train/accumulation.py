@@ -11,9 +11,9 @@ from gradiometer.measurement.batch import Batch, batch_size, chunks, span
 from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
 from gradiometer.measurement.spread import Spread
-from gradiometer.problems.blame import blamed
+from gradiometer.problems.user_code import blamed
 from gradiometer.run.budget import Budget
-from gradiometer.train.ranks import Ranks
+from gradiometer.run.ranks import Ranks
 
 
 class Accumulator:

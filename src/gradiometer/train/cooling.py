@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.convergence.level import CUT, FINISH, SHORT_FINISH, forecast, gain_of_averaging
-from gradiometer.convergence.stationarity_extrapolation import Extrapolation, Look
+from gradiometer.convergence.plateau.extrapolation import Extrapolation, Look
+from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, SHORT_FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.gradient_graph import flat

@@ -13,15 +13,15 @@ from torch import nn
 
 from gradiometer.convergence.averaging import tracked
 from gradiometer.errors import BadInput
-from gradiometer.exploration.barrier import segment
-from gradiometer.exploration.calibration import BINS, FEWEST_IN_BIN, reliability
-from gradiometer.exploration.diversity import correlations, disagreement
-from gradiometer.exploration.ensemble import Ensemble
-from gradiometer.exploration.equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.growth import chosen_count, growing, validation_mask
-from gradiometer.exploration.scores import Labels, LogProbabilities, Predictions, differences, scores
-from gradiometer.exploration.weight_moments import WeightMoments
-from gradiometer.exploration.worth import Confidence, Growth, Pair, Rival, Way, Worth
+from gradiometer.exploration.ensembles.barrier import segment
+from gradiometer.exploration.ensembles.calibration import BINS, FEWEST_IN_BIN, reliability
+from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
+from gradiometer.exploration.ensembles.diversity import correlations, disagreement
+from gradiometer.exploration.ensembles.ensemble import Ensemble
+from gradiometer.exploration.ensembles.ensemble_report import Confidence, EnsembleReport, Growth, Pair, Rival, Way
+from gradiometer.exploration.ensembles.ensemble_size import chosen_count, growing, validation_mask
+from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities, Predictions, differences, scores
+from gradiometer.exploration.ensembles.swag import WeightMoments
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
@@ -48,7 +48,7 @@ class EnsembleStudy:
     """
 
     run: Run
-    worth: Worth
+    worth: EnsembleReport
     ensemble: Ensemble
     problem: Problem
 
@@ -83,7 +83,7 @@ def study(path: Path, against: Sequence[Path] = (), *, points: int = 9, level: f
     mean = predict(problem, _mean(whole, count, refreshed))
     rivals = {"the last snapshot": members[-1], "SWA of the same snapshots": mean} | others
     runs, scored = list(others.values()), [member[~validation] for member in members]
-    worth = Worth(
+    worth = EnsembleReport(
         snapshots=len(members),
         chosen=count,
         temperature=chosen.temperature,

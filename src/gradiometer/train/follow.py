@@ -4,8 +4,8 @@ from contextlib import suppress
 
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
+from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.reader import Run
-from gradiometer.train.ranks import RankLost, Ranks
 from gradiometer.train.state import restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training

@@ -1,35 +1,32 @@
 """The loop: batch, backward, measure, update; and what a run needs around it."""
 
-import platform
 import re
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
-from gradiometer.convergence.standing import NAME as STANDING
-from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.trajectory.endpoint import NAME as STANDING
+from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import gauges_of
 from gradiometer.errors import BadInput, Diverged, Interrupted
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.blame import blamed
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
+from gradiometer.problems.user_code import blamed
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest, save
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
+from gradiometer.run.folder import RunFolder, versions
+from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.follow import STEP, dismiss, follow, lead
-from gradiometer.train.ranks import RankLost, together
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.state import capture, restore
 from gradiometer.train.stopping import asked_to_stop
@@ -271,17 +268,6 @@ def _name_of_run(problem: Problem) -> str:
     """Problem and model, as a file name on every system: mine:problem becomes mine-problem."""
     words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
     return "-".join(words)[:60] or "run"
-
-
-def versions() -> dict[str, str]:
-    """What computed the run."""
-    return {
-        "gradiometer": version("gradiometer"),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-    }
 
 
 def problem_of(run: Run) -> Problem:

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from gradiometer.convergence.averaging import refresh_batch_norm, tracked
-from gradiometer.exploration.snapshots import SnapshotCollector
+from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.measurement.batch import Batch
-from gradiometer.problems.blame import blamed
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
+from gradiometer.problems.user_code import blamed
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.snapshots import save_snapshot
 from gradiometer.train.training import Training

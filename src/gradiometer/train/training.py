@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gradiometer.convergence.course import Kind, Path, course, kind_of
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.standing import Standing, standing
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.trajectory.endpoint import Standing, standing
+from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
 from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadInput
-from gradiometer.exploration.snapshots import checked_cycle
+from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
@@ -26,15 +26,15 @@ from gradiometer.measurement.reading import Draw, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.blame import blamed
 from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
+from gradiometer.problems.user_code import blamed
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
+from gradiometer.run.ranks import Ranks
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-from gradiometer.train.ranks import Ranks
 
 STEPS_CHECKED = 100_000
 """Steps of the schedule that are looked at before the first one is made, at most."""

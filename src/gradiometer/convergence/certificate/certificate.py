@@ -1,10 +1,9 @@
 """A certificate: what kind of point training has come to, at a stated level. Numbers and words; torch is not needed."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
@@ -44,6 +43,8 @@ class Certificate:
         tolerance: The share below which a gradient and a curvature count as none.
         level: Every interval's confidence level, and the verdict's.
     """
+
+    files: ClassVar[str] = "certificates/step_*.json"
 
     step: int
     mode: str
@@ -148,16 +149,6 @@ class Certificate:
         if not batches * self.gradients / self.gradient_squared.samples < self.of:
             return "`--exact` goes over all examples."
         return f"`--batches {significant(math.ceil(batches), 2).replace(',', '')}`, or `--exact`, tells."
-
-    def to_dict(self) -> dict[str, Any]:
-        """What is measured, by name, as it is kept in a run."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Certificate":
-        """What `to_dict` wrote."""
-        names = ("gradient_squared", "start_squared", "lowest", "largest")
-        return cls(**{**fields, **{name: Estimate(**fields[name]) for name in names}})
 
 
 def refuse_unless_shares(tolerance: float, level: float) -> None:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradiometer.convergence.certificate import TOLERANCE, Certificate
-from gradiometer.convergence.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
-from gradiometer.convergence.lowest_curvature import LowestCurvature, of_all_examples, of_samples
+from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
+from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
+from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadInput
 from gradiometer.measurement.batch import Batch, mapped

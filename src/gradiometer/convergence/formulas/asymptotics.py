@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
-from gradiometer.convergence.band import (
+from gradiometer.convergence.formulas.bounds import (
     NIL,
     UNIT,
     Band,
@@ -24,8 +24,8 @@ from gradiometer.convergence.band import (
     minimum,
     sine,
 )
-from gradiometer.convergence.expansion import CONSTANT, TIME, Expansion
-from gradiometer.convergence.number import ONE, PI, ZERO, Number, Undecided
+from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
+from gradiometer.convergence.formulas.number import ONE, PI, ZERO, Number, Undecided
 
 LARGEST_PERIOD = 1024
 """Longer periods are held as one band, not step by step."""

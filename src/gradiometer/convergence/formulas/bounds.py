@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from gradiometer.convergence.expansion import CONSTANT, TERMS, Expansion, Monomial, unit
-from gradiometer.convergence.number import ONE, ZERO, Number, Undecided
+from gradiometer.convergence.formulas.expansion import CONSTANT, TERMS, Expansion, Monomial, unit
+from gradiometer.convergence.formulas.number import ONE, ZERO, Number, Undecided
 
 NIL = Expansion()
 UNIT = Expansion.constant(1)

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from gradiometer.convergence import behaviour
-from gradiometer.convergence.behaviour import Behaviour
+from gradiometer.convergence.formulas import asymptotics as behaviour
+from gradiometer.convergence.formulas.asymptotics import Behaviour
 
 Time = Any
 """A step or what is made of one: an int, a float, or a `Behaviour`. Formulas use nothing but arithmetic on it."""

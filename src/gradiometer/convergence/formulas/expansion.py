@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key
 
-from gradiometer.convergence.number import ONE, ZERO, Amount, Number, Undecided
+from gradiometer.convergence.formulas.number import ONE, ZERO, Amount, Number, Undecided
 
 DEPTH = 5
 """Iterated logarithms the scale knows, t itself included."""

@@ -16,9 +16,9 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, cast
 
-from gradiometer.convergence import behaviour
-from gradiometer.convergence.behaviour import TIME_PASSES, Behaviour
-from gradiometer.convergence.number import LARGEST_BITS, PI, Amount, Number
+from gradiometer.convergence.formulas import asymptotics as behaviour
+from gradiometer.convergence.formulas.asymptotics import TIME_PASSES, Behaviour
+from gradiometer.convergence.formulas.number import LARGEST_BITS, PI, Amount, Number
 from gradiometer.errors import BadInput
 
 LONGEST = 1000

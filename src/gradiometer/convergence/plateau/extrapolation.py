@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.convergence.stationarity import Detector, Looks, Observation
+from gradiometer.convergence.plateau.stationarity import Detector, Looks, Observation
 from gradiometer.errors import BadInput
 
 Losses = Float[Tensor, " runs"]

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.band import NIL, Band, Share
-from gradiometer.convergence.behaviour import Behaviour
-from gradiometer.convergence.cycle import place_in_cycles, shrinking
-from gradiometer.convergence.dual import Time, larger, smaller
-from gradiometer.convergence.expansion import CONSTANT, Expansion
-from gradiometer.convergence.number import Amount
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.bounds import NIL, Band, Share
+from gradiometer.convergence.formulas.dual import Time, larger, smaller
+from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.place import place_in_cycles, shrinking
+from gradiometer.convergence.schedules.schedule import Schedule
 
 MOST_SAMPLED = 1 << 17
 """Steps of a cycle that are looked at one by one."""

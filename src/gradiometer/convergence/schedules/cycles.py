@@ -5,13 +5,13 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.band import NIL, UNIT, Band, Share
-from gradiometer.convergence.behaviour import Behaviour
-from gradiometer.convergence.cycle import place_in_cycles, shrinking
-from gradiometer.convergence.dual import Time
-from gradiometer.convergence.expansion import CONSTANT
-from gradiometer.convergence.number import Amount
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.bounds import NIL, UNIT, Band, Share
+from gradiometer.convergence.formulas.dual import Time
+from gradiometer.convergence.formulas.expansion import CONSTANT
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.place import place_in_cycles, shrinking
+from gradiometer.convergence.schedules.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.convergence.number import Amount
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadInput
 
 NEAR_ZERO = 1e-4

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadInput
 
 MOST_POINTS = 2000

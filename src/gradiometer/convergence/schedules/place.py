@@ -3,8 +3,8 @@
 import math
 from fractions import Fraction
 
-from gradiometer.convergence.behaviour import Behaviour, floor, log
-from gradiometer.convergence.number import Amount, Number
+from gradiometer.convergence.formulas.asymptotics import Behaviour, floor, log
+from gradiometer.convergence.formulas.number import Amount, Number
 
 
 def place_in_cycles(step: Amount, first: int, lengthen: Amount = 1.0) -> tuple[int, Amount]:

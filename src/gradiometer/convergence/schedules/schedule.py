@@ -9,15 +9,15 @@ from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
-from gradiometer.convergence.behaviour import Behaviour
-from gradiometer.convergence.dual import Time
-from gradiometer.convergence.number import Amount
+from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.dual import Time
+from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadInput
 
 if TYPE_CHECKING:  # torch is loaded only where a schedule meets an optimizer
     import torch.optim.lr_scheduler
 
-READER = "gradiometer.convergence.schedule_text"
+READER = "gradiometer.convergence.schedules.text"
 LAST_STEP = 2**1000
 """The last step a schedule answers for."""
 
@@ -116,7 +116,7 @@ class Schedule(ABC):
         last_epoch: int = -1,
     ) -> "torch.optim.lr_scheduler.LRScheduler":
         """Torch's own scheduler that follows this schedule; see `schedule_torch.scheduler`."""
-        bridge = import_module("gradiometer.convergence.schedule_torch")
+        bridge = import_module("gradiometer.convergence.schedules.torch_schedulers")
         made: torch.optim.lr_scheduler.LRScheduler = bridge.scheduler(
             self, optimizer, parameter, reference=reference, last_epoch=last_epoch
         )

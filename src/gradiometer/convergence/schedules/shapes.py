@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.convergence.behaviour import Behaviour
-from gradiometer.convergence.dual import Time, smaller
-from gradiometer.convergence.expression import NUMBERS, Expression
-from gradiometer.convergence.number import Amount
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.dual import Time, smaller
+from gradiometer.convergence.formulas.expression import NUMBERS, Expression
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.schedule import Schedule
 
 DECAYS: dict[str, Callable[[Amount], Amount]] = {
     "linear": lambda share: 1 - share,

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from gradiometer.convergence import schedule_algebra, schedule_cycles, schedule_shapes
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.schedules import algebra as schedule_algebra
+from gradiometer.convergence.schedules import cycles as schedule_cycles
+from gradiometer.convergence.schedules import shapes as schedule_shapes
+from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadInput
 
 FAMILIES = (schedule_shapes, schedule_cycles, schedule_algebra)

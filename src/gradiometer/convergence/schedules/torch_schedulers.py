@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from gradiometer.convergence.number import Amount
-from gradiometer.convergence.schedule import Schedule
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadInput
 
 LEARNING_RATE = "lr"

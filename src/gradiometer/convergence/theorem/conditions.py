@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from gradiometer.convergence.behaviour import Behaviour
-from gradiometer.convergence.expansion import CONSTANT, Monomial, unit
-from gradiometer.convergence.number import Number, Undecided
+from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.expansion import CONSTANT, Monomial, unit
+from gradiometer.convergence.formulas.number import Number, Undecided
 
 TWO = Number.of(2)
 

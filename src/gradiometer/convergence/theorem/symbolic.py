@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from gradiometer.convergence.expression import PYTHON_COMPARISONS, Dialect, Expression
+from gradiometer.convergence.formulas.expression import PYTHON_COMPARISONS, Dialect, Expression
 
 SECONDS = 10.0
 ROUGH = ("//", "%", "floor", "int", "abs", "min", "max", "if", "<", ">", "=")
@@ -24,7 +24,7 @@ def second_opinion(expression: Expression, seconds: float = SECONDS) -> dict[str
     if any(sign in expression.text for sign in ROUGH):
         return nothing
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
-    command = [sys.executable, "-W", "ignore", "-m", "gradiometer.convergence.symbolic", expression.text]
+    command = [sys.executable, "-W", "ignore", "-m", "gradiometer.convergence.theorem.symbolic", expression.text]
     try:
         finished = subprocess.run(command, env=environment, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from gradiometer.convergence.behaviour import TIME_PASSES, Behaviour
-from gradiometer.convergence.evidence import Evidence, evidence
-from gradiometer.convergence.expression import Expression
-from gradiometer.convergence.number import Undecided
-from gradiometer.convergence.schedule import Schedule
-from gradiometer.convergence.schedule_shapes import Formula
-from gradiometer.convergence.symbolic import precisely, second_opinion
-from gradiometer.convergence.tail import Tail
+from gradiometer.convergence.formulas.asymptotics import TIME_PASSES, Behaviour
+from gradiometer.convergence.formulas.expression import Expression
+from gradiometer.convergence.formulas.number import Undecided
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import Formula
+from gradiometer.convergence.theorem.conditions import Tail
+from gradiometer.convergence.theorem.evidence import Evidence, evidence
+from gradiometer.convergence.theorem.symbolic import precisely, second_opinion
 from gradiometer.errors import BadInput
 
 FIRST_STEPS = 256

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.convergence.course import Kind, Path
+from gradiometer.convergence.trajectory.path_facts import Kind, Path
 from gradiometer.errors import BadInput
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 
@@ -139,8 +139,8 @@ def standing(
         weight_decay: Added to every curvature, since training moves on the loss with its penalty.
         seed: Of what is drawn.
     """
-    from gradiometer.convergence.trajectory import sketch  # noqa: PLC0415
-    from gradiometer.convergence.units import dead_units, twin_units  # noqa: PLC0415
+    from gradiometer.convergence.trajectory.dead_units import dead_units, twin_units  # noqa: PLC0415
+    from gradiometer.convergence.trajectory.trajectory import sketch  # noqa: PLC0415
     from gradiometer.drift.curvature import Curvature  # noqa: PLC0415
     from gradiometer.measurement.batch import batch_size  # noqa: PLC0415
 

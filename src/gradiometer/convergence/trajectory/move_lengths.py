@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.convergence.course import GROUPS, LONGEST_MEMORY, Path
-from gradiometer.convergence.trajectory import NUMBERS
+from gradiometer.convergence.trajectory.path_facts import GROUPS, LONGEST_MEMORY, Path
+from gradiometer.convergence.trajectory.trajectory import NUMBERS
 from gradiometer.measurement.reading import Estimate
 
 SHARED = 1.4 / 0.9

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from gradiometer.convergence.course import SETTLED_IN, Kind, Path, course, kind_of
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, course, kind_of
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, significant
 
@@ -121,7 +121,7 @@ class Trajectory(Gauge):
         return {"point": sketch(step.objective.parameters).tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Facts of the path, as `gradiometer.convergence.course.course` has them."""
+        """Facts of the path, as `gradiometer.convergence.trajectory.path_facts.course` has them."""
         return course(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
 
     def interpret(self, estimates: Estimates) -> Finding | None:

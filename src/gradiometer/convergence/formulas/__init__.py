@@ -1,0 +1,1 @@
+"""Formulas in t, and what they become for large t: exact constants, expansions, bounds."""

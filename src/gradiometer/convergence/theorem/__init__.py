@@ -1,0 +1,1 @@
+"""The classical convergence theorem: its three conditions on the learning rate, decided or undecided."""

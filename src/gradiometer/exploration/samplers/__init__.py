@@ -1,0 +1,1 @@
+"""Samplers: optimizers that draw from a posterior at the temperature they are asked for."""

@@ -1,0 +1,277 @@
+"""The thermometer: at what temperature SGD runs (statements S10 and S11 of the lecture)."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from gradiometer.drift.stability import Momentum
+from gradiometer.errors import BadInput
+from gradiometer.estimation.noise import noise_moments
+from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.reading import (
+    Draw,
+    Estimate,
+    Estimates,
+    Finding,
+    Issue,
+    Moments,
+    Series,
+    State,
+    counted,
+    significant,
+)
+from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
+
+if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    import gradiometer.measurement.step
+
+CLIPPED = 1e-3
+"""Times by which a gradient is off its length, beyond which it was clipped and not rounded."""
+
+FAR = 10.0
+"""Times by which a temperature is off beyond which no learning rate is named that would mend it."""
+
+MOVING = 0.2
+"""Share of the heat that drift takes or gives beyond which Φ is said to be on its way, and not spread about a place."""
+
+
+@dataclass(frozen=True)
+class Temperature(Gauge):
+    """The heat balance T_conf = T_injected + T_minibatch + T_step − drift, whole and by layer.
+
+    T_conf = ⟨Φ − c, ĝ⟩/d is what equipartition calls the temperature of Φ, T_minibatch = η tr Σ/(2Bd(1 − μ)) the heat
+    that the noise of the batches puts in at every step, T_step = η‖g‖²/(2d) that of steps of finite length, and the
+    drift is how fast Φ moves away from c. The balance is an identity of every run of plain SGD, for any loss and any
+    fixed c. At stationarity the drift is nothing, and T, the sum of all that is put in, is the temperature: T ∝
+    η/(B(1 − μ)). There is one temperature for all directions only where the noise is isotropic, so it is effective.
+
+    Where the step knows its update, ĝ may have been clipped by its norm. What is applied is sĝ, a step at the rate ηs,
+    and the balance is that of ĝ at ηs: T_conf stays what equipartition means, and the balance an identity. As s is
+    small where ĝ is long, the drift is not quite nothing at stationarity, and T is too low by a share of about one in
+    twice the dimensions of the noise.
+
+    Costs a few inner products, and the spread that the noise gauge shares. It looks back: the step needs a `motion`,
+    whose origin is one copy of the parameters.
+
+    Args:
+        momentum: μ of training.
+        nesterov: Whether it is Nesterov's.
+        weight_decay: λ of training: λΦ belongs to ĝ. Where the step knows its update, the λ of that holds.
+        injected: The temperature of the noise that a sampler adds at every step, in units of the loss; 0 for SGD.
+        units: "loss": of the mean loss. "posterior": times N, so that the posterior of the training set is at 1.
+        examples: N; left out, as the run's sampling says.
+        microbatches: k of the spread, as in `GradientNoise`.
+
+    Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14; the lecture, S11;
+        Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 4.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    injected: float = 0.0
+    units: Literal["loss", "posterior"] = "loss"
+    examples: int | None = None
+    microbatches: int | None = 2
+
+    name: ClassVar[str] = "temperature"
+    issue: ClassVar[Issue] = Issue.EXPLORATION
+    unit: ClassVar[str] = "loss"
+    looks_back: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        Momentum(self.momentum, self.nesterov)
+        for name in ("weight_decay", "injected"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadInput(f"`{name}` must be at least 0 and finite, got {getattr(self, name)}.")
+        if self.units not in ("loss", "posterior"):
+            raise BadInput(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
+        if self.examples is not None and not self.examples >= 1:
+            raise BadInput(f"`examples` must be at least 1, got {self.examples}.")
+        if self.microbatches is not None and not self.microbatches >= 2:
+            raise BadInput(f"`microbatches` must be at least 2, got {self.microbatches}.")
+
+    @property
+    def reach(self) -> float:
+        """ηᵤ/η: how far behind Φ the position lies that plain SGD at η/(1 − μ) would have, in velocities."""
+        return self.momentum ** (2 if self.nesterov else 1) / (1 - self.momentum)
+
+    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
+        """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of parameters."""
+        rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
+        if not 0 <= rate < math.inf:
+            raise BadInput(f"`learning_rate` must be at least 0 and finite, got {rate}.")
+        factor, pull = self._taken(step)
+        away = behind = motion.away(here)
+        kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
+        if self.momentum:
+            velocity, reach = motion.velocity_of(here), rate * self.reach
+            kick = kick + reach * step.products_by_layer(velocity, pull)
+            behind = [x.double() - reach * v for x, v in zip(away, velocity, strict=True)]
+        count = None if self.microbatches is None else min(self.microbatches, step.batch_size)
+        trace, _ = noise_moments(step.spread(count))
+        return {
+            "configurational": step.products_by_layer(away, pull).tolist(),
+            "kick": kick.tolist(),
+            "noise": trace.tolist(),
+            "distance": step.products_by_layer(behind, behind).tolist(),
+            "parameters": np.bincount(step.objective.layer_of, weights=[p.numel() for p in here]).tolist(),
+            "origin": float(motion.since),
+        } | ({} if motion.update is None else {"factor": factor})
+
+    def _taken(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
+        """s, and the ĝ with weight decay that is taken s times."""
+        update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
+        if update is not None:
+            return update.factor, update.pull(here)
+        if not decay:
+            return 1.0, step.gradient
+        return 1.0, [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)]
+
+    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+        """T, its parts, T_conf and the drift; by layer T and T_conf. In posterior units too, where N is known."""
+        balance, examples = heat_balance(series, momentum=self.momentum, injected=self.injected), self._examples(series)
+        posterior = self.units == "posterior"
+        scale = float(examples or 1) if posterior else 1.0
+        settings: dict[str, Any] = {"level": level, "unit": "" if posterior else self.unit, "spacing": balance.spacing}
+
+        def whole(part: Parts) -> Estimate:
+            return mean(scale * part.sum(axis=1) / balance.parameters.sum(), **settings)
+
+        estimates = {
+            "temperature": whole(balance.heat),
+            "temperature_minibatch": whole(balance.minibatch),
+            "temperature_step": whole(balance.step),
+            "temperature_injected": Estimate.exact(scale * self.injected, unit=settings["unit"]),
+            "temperature_configurational": whole(balance.configurational),
+            "temperature_drift": whole(balance.drift),
+            "temperature_drift_share": ratio_of_means(
+                balance.drift.sum(axis=1),
+                balance.heat.sum(axis=1),
+                level=level,
+                spacing=balance.spacing,
+                nonnegative=False,
+            ),
+            "temperature_residual": whole(balance.residual),
+        }
+        if examples is not None:
+            times = 1.0 if posterior else float(examples)
+            estimates["temperature_posterior"] = transformed(estimates["temperature"], lambda value: times * value)
+            estimates["temperature_examples"] = Estimate.exact(float(examples), unit="examples")
+        rates = rates_of(series)
+        if series.sampling.draw is Draw.RESHUFFLED and examples is not None and rates[-1] > 0:
+            batches = float(np.median(series.batch_size)) / examples
+            rate = float(np.median(rates[rates > 0])) / (1 - self.momentum)
+            estimates["forgotten_curvature"] = Estimate.exact(batches / rate, unit="loss / parameter²")
+        factors = series.moments.get("factor", np.ones(1))
+        if (abs(factors - 1) > CLIPPED).any():
+            estimates["temperature_clipping"] = mean(factors, level=level, spacing=series.spacing)
+        return estimates | self._by_layer(series, balance, scale, settings)
+
+    def _by_layer(
+        self, series: Series, balance: HeatBalance, scale: float, settings: dict[str, Any]
+    ) -> dict[str, Estimate]:
+        if not len(series.layers) > 1:
+            return {}
+        found: dict[str, Estimate] = {}
+        for place, layer in enumerate(series.layers):
+            per_parameter = scale / balance.parameters[place]
+            found[f"temperature/{layer}"] = mean(per_parameter * balance.heat[:, place], **settings)
+            found[f"temperature_configurational/{layer}"] = mean(
+                per_parameter * balance.configurational[:, place], **settings
+            )
+        return found
+
+    def _examples(self, series: Series) -> int | None:
+        examples = self.examples if self.examples is not None else series.sampling.examples
+        if examples is None and self.units == "posterior":
+            raise BadInput(
+                "`examples` is missing: posterior units are N times those of the loss, and the run's sampling does not "
+                "say how many examples there are. Give N, or ask for units='loss'."
+            )
+        return examples
+
+    def interpret(self, estimates: Estimates) -> Finding | None:
+        """The temperature in words, where its heat comes from, and whether Φ has come to rest about a place."""
+        temperature, share = estimates["temperature"], estimates["temperature_drift_share"]
+        if not temperature.tells:
+            needed = f"; an interval needs about {temperature.needed:,} more steps" if temperature.needed else ""
+            return self._finding(State.CANNOT_TELL, f"The temperature SGD runs at is not known yet{needed}.", "")
+        means = "It goes with η/(B(1 − μ)): half the learning rate or twice the batch halves it."
+        if (clipping := estimates.get("temperature_clipping")) is not None:
+            means = (
+                f"Gradients were clipped, to {clipping} of their length on average: it is the temperature of a "
+                "learning rate smaller by as much, and goes with η; with B as far as clipping lets it. Where the noise "
+                "has few directions the parameters are a little hotter."
+            )
+        means += _against_the_posterior(estimates.get("temperature_posterior"))
+        means += _on_its_way(share) if clipping is None else ""
+        return self._finding(State.OK, _seen(estimates), means, _caveat(estimates))
+
+    def _finding(self, state: State, seen: str, means: str, caveat: str = "") -> Finding:
+        means = means or "How hot it explores cannot be told yet."
+        return Finding(self.name, self.issue, state, seen, means, "", caveat, ("temperature",))
+
+
+def _on_its_way(share: Estimate) -> str:
+    """Whether Φ moves away or back by more than a little of the heat, and surely."""
+    if not share.tells:
+        return " Whether the parameters have come to rest about a place cannot be told yet."
+    if not (abs(share.value) > MOVING and (share.low > 0 or share.high < 0)):
+        return ""
+    words = "more than all" if abs(share.value) > 1 else f"{abs(share.value):.0%}"
+    way = f"away from where they were, which takes {words}" if share.value > 0 else f"back, which adds {words}"
+    return f" The parameters still move {way} of the heat: it is put in, but not yet their temperature."
+
+
+def _seen(estimates: Estimates) -> str:
+    temperature, posterior = estimates["temperature"], estimates.get("temperature_posterior")
+    parts = [f"The temperature SGD runs at is {temperature}"]
+    if temperature.unit and posterior is not None:
+        parts.append(f", {posterior} in posterior units (N = {estimates['temperature_examples'].value:,.0f})")
+    share = estimates["temperature_minibatch"].value / temperature.value if temperature.value else 0.0
+    words = "all" if share > 0.995 else f"{share:.0%}"
+    parts.append(f"; {words} of it is the noise of the batches ({counted(temperature.samples, 'measured step')}).")
+    return "".join(parts)
+
+
+def _against_the_posterior(posterior: Estimate | None) -> str:
+    """How η would have to be for samples of the posterior, where the temperature there is known and not 1."""
+    if posterior is None or not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
+        return ""
+    hotter, times = posterior.low > 1, max(posterior.value, 1 / posterior.value)
+    if times > FAR:
+        return f" The posterior is at 1: SGD is far {'hotter' if hotter else 'colder'}."
+    rate = f"{significant(times, 2)} times {'smaller' if hotter else 'larger'}"
+    return (
+        f" The posterior is at 1: SGD is {'hotter' if hotter else 'colder'}, and would be there at a learning rate "
+        f"about {rate}{'' if hotter else ', if it bears that'}."
+    )
+
+
+def _caveat(estimates: Estimates) -> str:
+    """That it is effective, how far layers differ, and what the way batches are drawn does."""
+    layers = {name: each for name, each in estimates.items() if name.startswith("temperature/") and each.tells}
+    words = "It is an effective temperature: one number for directions of which each has its own."
+    if len(layers) > 1:
+        cold, hot = (pick(layers, key=lambda name: layers[name].value) for pick in (min, max))
+        names = (name.removeprefix("temperature/") for name in (cold, hot))
+        words = words.removesuffix(".") + (
+            f"; by layer from {significant(layers[cold].value, 2)} in {next(names)} to "
+            f"{significant(layers[hot].value, 2)} in {next(names)}."
+        )
+    if (forgotten := estimates.get("forgotten_curvature")) is not None:
+        flat = significant(forgotten.value, 2)
+        words += (
+            f" Epochs in random order undo their own noise: a direction of curvature {flat} runs at a quarter of this, "
+            "flatter ones colder in proportion, and much steeper ones at all of it (--sampling replacement: all do)."
+        )
+    return words

@@ -1,0 +1,1 @@
+"""watch: the instrument in a loop of your own."""

@@ -1,0 +1,251 @@
+"""What a run folder says of a training whose loop is not ours."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from gradiometer.convergence.trajectory.trajectory import Trajectory
+from gradiometer.diagnosis import gauges_of
+from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.errors import BadInput
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.budget import Budget
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder, versions
+from gradiometer.run.ranks import Ranks
+from gradiometer.run.reader import WATCHED
+from gradiometer.run.recorder import Recorder
+
+WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
+"""What torch puts around a model, by the name of its kind (to import them takes seconds), and where it keeps it."""
+
+RUN_NOTHING = (GradientNoise.name, Temperature.name, Trajectory.name)
+"""Gauges that need what training makes anyway, and the spread: not the loss, nor a single process."""
+
+FOR_SGD = {BatchSharpness.name: "whose edge", Temperature.name: "whose heat balance"}
+"""Gauges of a law that is known for SGD alone, and what of them it is."""
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, without what DDP and torch.compile put around it: measuring runs it as it was written."""
+    while (place := WRAPPERS.get(type(model).__name__)) is not None:
+        model = getattr(model, place)
+    return model
+
+
+def bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, without what Accelerate puts around it."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def sampling_of(loader: "DataLoader[Any]") -> Sampling:
+    """How a DataLoader draws its batches, and from how many examples.
+
+    Raises:
+        BadInput: It has a sampler of another kind than torch's own: say yourself.
+    """
+    dataset, sampler = loader.dataset, loader.sampler
+    if isinstance(dataset, torch.utils.data.IterableDataset):
+        return Sampling(Draw.FRESH)
+    examples = len(dataset)  # type: ignore[arg-type]
+    if isinstance(sampler, BatchSampler):
+        sampler = sampler.sampler
+    if isinstance(sampler, RandomSampler):
+        return Sampling(Draw.REPLACEMENT if sampler.replacement else Draw.RESHUFFLED, examples)
+    if isinstance(sampler, SequentialSampler | DistributedSampler) or type(sampler).__name__ == "SeedableRandomSampler":
+        return Sampling(Draw.RESHUFFLED, examples)
+    raise BadInput(
+        f"`loader` draws by a {type(sampler).__name__}, which is not known here: say how with "
+        "sampling=Sampling(Draw.RESHUFFLED, examples=N) or Sampling(Draw.REPLACEMENT, examples=N)."
+    )
+
+
+def learning_rate_of(optimizer: torch.optim.Optimizer) -> float:
+    """η of the first group of parameters."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Refuse a model whose gradients hooks cannot read, and optimizers that do not train it.
+
+    Raises:
+        BadInput: As it says.
+    """
+    if not optimizers or not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers) or "none"
+        raise BadInput(f"`optimizer` must be a torch.optim.Optimizer or several, got {kinds}.")
+    trained = {
+        id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
+    }
+    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in own.items():
+        if is_lazy(parameter):
+            raise BadInput(f"`model` has {name} not made yet: run the model once before `watch`, as lazy modules want.")
+        if parameter.is_meta:
+            raise BadInput(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
+        if parameter.is_complex():
+            raise BadInput(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise BadInput(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+    if own and not any(id(parameter) in trained for parameter in own.values()):
+        raise BadInput("`optimizer` holds no parameter of `model`: give the one that trains it.")
+
+
+def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
+    """Which parameters no optimizer holds, as a sentence; empty where there are none."""
+    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    names = [name for name, p in zip(objective.names, objective.parameters, strict=True) if id(p) not in trained]
+    if not names:
+        return ""
+    more = f" and {len(names) - 1:,} more parameters" if len(names) > 1 else ""
+    return (
+        f"`optimizer` leaves out {names[0]}{more}, whose gradients are measured with the others: freeze what is not "
+        "trained with requires_grad_(False)"
+    )
+
+
+def configuration_of(
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    *,
+    name: str,
+    batch_size: int,
+    microbatches: int,
+    draw: Draw,
+    **asked: Any,
+) -> Configuration:
+    """The loop in the words of a configuration: what can be read off its optimizer, and what was asked of the watch."""
+    group = optimizer.param_groups[0]
+    rate = max(learning_rate_of(optimizer), float(group.get("initial_lr", 0.0)))
+    rate = rate or float(optimizer.defaults.get("lr", 0.0))  # a warm-up by hand begins at zero
+    if not 0 < rate < math.inf:
+        raise BadInput(f"`optimizer` has the learning rate {rate:g}: give its first group one that is positive.")
+    plain = is_plain_sgd(optimizer)
+    return Configuration(
+        problem=name,
+        learning_rate=rate,
+        batch_size=batch_size,
+        microbatches=microbatches,
+        sampling="reshuffled" if draw is Draw.RESHUFFLED else "replacement",
+        momentum=float(group["momentum"]) if plain else 0.0,
+        nesterov=bool(group["nesterov"]) if plain else False,
+        weight_decay=float(group.get("weight_decay", 0.0)),
+        device=objective.parameters[0].device.type,
+        threads=torch.get_num_threads(),
+        check_edge=False,
+        epochs=1,
+        **asked,
+    )
+
+
+def gauges_for(
+    gauges: str | None,
+    optimizers: Sequence[torch.optim.Optimizer],
+    *,
+    has_loss: bool,
+    alone: bool,
+    sharded: bool = False,
+) -> str:
+    """What can be measured of this loop: what was asked for, or what it allows.
+
+    Raises:
+        BadInput: Something was asked for that it does not allow.
+    """
+    others_than_sgd = [type(one).__name__ for one in optimizers if not is_plain_sgd(one)]
+    if gauges is None:
+        allowed = has_loss and alone and not sharded and not others_than_sgd
+        return f"{GradientNoise.name},{BatchSharpness.name}" if allowed else GradientNoise.name
+    names = gauges.replace(" ", "").split(",")
+    for name, law in FOR_SGD.items():
+        if name in names and others_than_sgd:
+            raise BadInput(
+                f"`gauges` names {name}, {law} is known for SGD and not for {others_than_sgd[0]}: leave it out."
+            )
+    if sharded and (refused := [name for name in names if name not in ("", GradientNoise.name)]):
+        raise BadInput(
+            f"`gauges` names {refused[0]}, but of a sharded model (FSDP) the noise alone is measured: ask for noise."
+        )
+    others = [name for name in names if name not in ("", *RUN_NOTHING)]
+    if others and not has_loss:
+        raise BadInput(
+            f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for {', '.join(RUN_NOTHING)} alone."
+        )
+    if others and not alone:
+        raise BadInput(
+            f"`gauges` names {others[0]}, which runs the model: of several processes ask for "
+            f"{', '.join(RUN_NOTHING)} alone."
+        )
+    return gauges
+
+
+def manifest_of(configuration: Configuration, objective: Objective, sampling: Sampling, ranks: Ranks) -> dict[str, Any]:
+    """What `run.toml` says of a loop that is not ours."""
+    return {
+        "configuration": configuration.to_dict(),
+        "versions": versions(),
+        "seeds": {"seed": configuration.seed},
+        "sampling": {"draw": str(sampling.draw), "examples": sampling.examples},
+        "layers": list(objective.layers),
+        "mode": "shared" if configuration.microbatches > 1 else "apart",
+        "ranks": ranks.count,
+        "problem": {
+            "name": configuration.problem,
+            "model": type(objective.model).__name__,
+            "parameters": objective.dimension,
+            "description": WATCHED,
+        },
+    }
+
+
+def recorder_of(
+    configuration: Configuration,
+    manifest: Mapping[str, Any],
+    out: Path,
+    budget: Budget,
+    restored: Mapping[str, Any],
+    step: int,
+) -> Recorder:
+    """The recorder of a new run, or of one that goes on from a checkpoint.
+
+    Args:
+        configuration: The loop, in our words.
+        manifest: What `run.toml` will say.
+        out: Folder of the runs.
+        budget: Of the run.
+        restored: The state of a checkpoint; empty where there is none.
+        step: The next to be made.
+    """
+    gauges = gauges_of(configuration)
+    known = "run" in restored
+    folder = RunFolder.open(restored["run"]) if known else RunFolder.create(out, configuration.problem, manifest)
+    recorder = Recorder(folder, gauges, budget=budget, every=configuration.every)
+    if known:
+        recorder.load_state_dict(restored["recorder"])
+        recorder.resume(step)
+    else:
+        recorder.event("started", step)
+    return recorder
+
+
+def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is SGD, with momentum or without: edge of stability and heat balance are known for no other."""
+    return isinstance(optimizer, torch.optim.SGD)
+
+
+def file_name(name: str) -> str:
+    """A name as the beginning of a folder's."""
+    return "-".join(re.findall(r"\w[\w.]*", name))[:60] or "loop"

@@ -1,0 +1,1 @@
+"""Problems with known answers: quadratics, the double well, and posteriors in closed form."""

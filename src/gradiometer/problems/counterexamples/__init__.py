@@ -1,0 +1,1 @@
+"""Losses on which SGD does what the convergence theorem leaves open."""

@@ -1,0 +1,59 @@
+"""What the convergence theorem leaves open, by name: flights to infinity, saddles, cycles, a unit that dies.
+
+The losses are non-negative with a Lipschitz gradient, as the theorem asks; under rates that satisfy its
+three conditions the loss converges and the gradient goes to zero. It says nothing of where Φ goes, and here Φ shows it.
+"""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from gradiometer.measurement.objective import supervised
+from gradiometer.problems.counterexamples.counterexample import Counterexample
+from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
+from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+
+COUNTEREXAMPLES: tuple[type[Counterexample], ...] = (Arctangent, Softplus, Saddle, Mirrored, LogCosh, Winding, Ring)
+
+DEAD_UNIT = "dead-unit"
+DYING_RATE = 2.0
+"""η at which the first step kills the unit of `dead_unit`."""
+
+
+def load(model: str = "arctangent", seed: int = 0) -> Problem:
+    """A counterexample by name: the class of that name, or `dead_unit`."""
+    made = {counterexample.name: counterexample for counterexample in COUNTEREXAMPLES}
+    problem = dead_unit() if model == DEAD_UNIT else made[model]().problem(seed=seed)
+    return replace(problem, name="counterexample", model_name=model)
+
+
+def dead_unit(examples: int = 256) -> Problem:
+    """½(max(0, wx + b) − 1)² from w = b = 3, with x spread evenly over [0, 1]: at η = 2 one full step kills the unit.
+
+    The full gradient is E (3x + 2)(x, 1) = (2, 3.5), which makes w = −1 and b = −4: the unit answers 0 to every x, its
+    gradient is exactly zero, and no rate brings it back. At η = 0.1 it learns.
+    """
+    x = ((torch.arange(examples, dtype=torch.float64) + 0.5) / examples).unsqueeze(1)
+    return Problem(
+        name=DEAD_UNIT,
+        model=_unit,
+        loss=supervised(_half_square),
+        train=Examples((x, torch.ones_like(x)), "train"),
+        model_name="relu",
+        description="One ReLU unit that a large first step kills.",
+    )
+
+
+def _unit() -> nn.Module:
+    linear = nn.Linear(1, 1, dtype=torch.float64)
+    nn.init.constant_(linear.weight, 3.0)
+    nn.init.constant_(linear.bias, 3.0)
+    return nn.Sequential(OrderedDict(linear=linear, relu=nn.ReLU()))
+
+
+def _half_square(answers: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return ((answers - wanted) ** 2 / 2).squeeze(1)

@@ -1,0 +1,1 @@
+"""Image classification on real data: digits, which ship, and Fashion-MNIST, which lies on disk."""

@@ -1,0 +1,116 @@
+"""Fashion-MNIST, 28 × 28 pixels: read from the original files where they lie on this machine, never downloaded."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gradiometer.errors import BadInput
+from gradiometer.problems.images.classification import Labelled, classification, grey_values
+from gradiometer.problems.images.idx import read_idx
+from gradiometer.problems.images.models import FASHION_MNIST
+from gradiometer.problems.problem import Problem
+
+VARIABLE = "GRADIOMETER_DATA"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+WHITE = 255
+SIDE = 28
+CLASSES = 10
+PARTS = ("train", "t10k")
+FILES = tuple(f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+BELOW = ("", "fashion-mnist", "FashionMNIST/raw")
+"""Where the files lie below a folder of data sets: in it, as Debian names it, as torchvision does."""
+
+
+def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> Problem:
+    """Ten kinds of clothing: 60,000 images to train on, 10,000 to test on, pixels in [0, 1].
+
+    Args:
+        model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
+        data_dir: The folder of the four idx files, gzipped or not, or one above it as Debian or torchvision lay it
+            out. Left out, the environment variable GRADIOMETER_DATA names it; failing that it is looked for where
+            Debian's package and torchvision put it.
+
+    Raises:
+        BadInput: The files are not there, or one of them is torn.
+
+    Source: Xiao, Rasul & Vollgraf (2017), Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+        Algorithms, arXiv:1708.07747; MIT licence.
+    """
+    folder = find(data_dir)
+    train, test = (_part(folder, part) for part in PARTS)
+    return classification(
+        "fashion-mnist",
+        model,
+        FASHION_MNIST[model],
+        train=train,
+        test=test,
+        description=f"Fashion-MNIST, 28 × 28: {len(train[1]):,} images to train on, {len(test[1]):,} to test on.",
+    )
+
+
+def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder with the four files. One that is asked for by `data_dir` is the only one looked at.
+
+    Raises:
+        BadInput: They are in none of the places, which are named.
+    """
+    places = _places(data_dir)
+    for place in places:
+        if all(_file(place, name) is not None for name in FILES):
+            return place
+    looked = [Path(data_dir)] if data_dir is not None else places
+    raise BadInput(
+        f"Fashion-MNIST is not on this machine (looked in {', '.join(map(str, looked))}): "
+        "`apt install dataset-fashion-mnist`, or name its folder with `--data-dir`."
+    )
+
+
+def _places(data_dir: str | os.PathLike[str] | None) -> Sequence[Path]:
+    """The folders to look at, in this order."""
+    if data_dir is not None:
+        return _below(Path(data_dir).expanduser())
+    named = os.environ.get(VARIABLE)
+    return [
+        *(_below(Path(named).expanduser()) if named else []),
+        DEBIAN,
+        Path.home() / ".cache" / "fashion-mnist",
+        Path.home() / ".cache" / "FashionMNIST" / "raw",
+        Path("data") / "FashionMNIST" / "raw",
+    ]
+
+
+def _below(folder: Path) -> list[Path]:
+    return [folder / below for below in BELOW]
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """The file of this name, gzipped or not."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _part(folder: Path, part: str) -> Labelled:
+    """The images and labels of one of the two parts."""
+    images, labels = (
+        read_idx(_file(folder, f"{part}-{kind}-idx{axes}-ubyte") or folder, axes)
+        for kind, axes in (("images", 3), ("labels", 1))
+    )
+    if len(images) != len(labels):
+        raise BadInput(
+            f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} files: "
+            "they are of different data sets, fetch them again."
+        )
+    if images.shape[1:] != (SIDE, SIDE):
+        height, width = images.shape[1:]
+        raise BadInput(
+            f"`{folder}` has images of {height} × {width} pixels in its {part} files, {SIDE} × {SIDE} were expected: "
+            "these are the images of another data set."
+        )
+    if not (labels < CLASSES).all():
+        raise BadInput(
+            f"`{folder}` has a label {labels.max()} in its {part} files, 0 to {CLASSES - 1} were expected: "
+            "these are the labels of another data set."
+        )
+    return grey_values(torch.from_numpy(images.copy()), WHITE), torch.from_numpy(labels.astype(np.int64))

@@ -1,0 +1,1 @@
+"""Charts: one definition gives the interactive page and the PNG or SVG."""

@@ -1,0 +1,173 @@
+"""The charts of a run, one function each: one definition gives the interactive page and the PNG or SVG."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from gradiometer.measurement.reading import Estimate
+from gradiometer.report.charts.axes import LogAxis, plain_row
+from gradiometer.report.charts.blocks import Block
+from gradiometer.report.charts.marks import (
+    WIDTH,
+    Windows,
+    along_steps,
+    band,
+    bars,
+    by_step,
+    inline,
+    layered,
+    linear_y,
+    log_x,
+    log_y,
+    named_series,
+    off_the_axis,
+    off_the_side,
+    points,
+    tooltip,
+)
+from gradiometer.report.charts.theme import LIGHT, PAGE, PAGE_FONT, Palette, config
+from gradiometer.run.disk import replace_file
+
+STEEP = 20
+"""A loss that falls by more than this factor is drawn on a logarithmic axis."""
+
+
+def loss_chart(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]] = ()) -> alt.LayerChart:
+    """Training loss as block means with the band of their intervals; test loss as points with bars.
+
+    Args:
+        training: The blocks, in order.
+        test: The test loss along the run; may be empty.
+        batches: The losses of single batches, drawn as a line where there are too few blocks for one; else empty.
+    """
+    names = ["training loss"] * bool(training) + ["test loss"] * bool(test)
+    estimates = [block.mean for block in training] + [estimate for _, estimate in test]
+    estimates += [Estimate.exact(loss) for _, loss in batches]
+    axis = LogAxis.holding(estimates)
+    title = "loss, mean over examples"
+    y, row = (log_y(axis, title), axis.row) if _steep(estimates, axis) else (linear_y(title), plain_row)
+    curve = by_step([{"step": block.middle, "series": names[0], **row(block.mean)} for block in training])
+    tests = by_step([{"step": step, "series": names[-1], **row(estimate)} for step, estimate in test])
+    series = named_series(names)
+    layers = [band(curve, y, **series)] * bool(training and not batches)
+    if batches:
+        single = by_step([{"step": step, "series": names[0], **row(Estimate.exact(loss))} for step, loss in batches])
+        layers = [band(single, y, **series), *([bars(curve, y, **series)] if _told(training) else [])]
+    layers += [bars(tests, y, **series)] * bool(test)
+    return along_steps(*layers)
+
+
+def _told(training: Sequence[Block]) -> bool:
+    return all(block.mean.tells for block in training)
+
+
+def accuracy_chart(test: Windows) -> alt.LayerChart:
+    """Test accuracy as points with the bars of their intervals."""
+    base = by_step([{"step": step, **plain_row(estimate)} for step, estimate in test])
+    return along_steps(bars(base, linear_y("share of test examples classified rightly", "~%")))
+
+
+def noise_scale_chart(windows: Windows, batch_size: float) -> alt.LayerChart:
+    """The gradient noise scale along the run against B. A window without an upper end is open to the top.
+
+    Args:
+        windows: The noise scale of each window.
+        batch_size: B, drawn in as a labelled rule.
+    """
+    axis = LogAxis.holding((estimate for _, estimate in windows), also=(batch_size,))
+    rows, y = axis.rows(windows), log_y(axis, "examples")
+    base, reference = by_step(rows), _batch_size(batch_size)
+    rule = reference.mark_rule(style="reference").encode(y=y("batch_size"))
+    label = reference.mark_text(style="reference-label", align="left", baseline="bottom", dx=4, dy=-4)
+    return along_steps(
+        band(base, y),
+        bars(base, y) if len(rows) < 3 else points(base, y),
+        *off_the_axis(base, rows, y),
+        rule,
+        label.encode(y=y("batch_size"), x=alt.value(0), text="label:N"),
+    )
+
+
+def signal_and_noise_chart(variance: Windows, norm_squared: Windows, unit: str) -> alt.LayerChart:
+    """tr Σ and ‖g‖² along the run on one logarithmic axis: their distance is the noise scale."""
+    axis = LogAxis.holding(estimate for _, estimate in (*variance, *norm_squared))
+    y, series = log_y(axis, unit), named_series(names := ("tr Σ, the noise", "‖g‖², the signal"))
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, windows, dash in zip(names, (variance, norm_squared), ([1, 0], [6, 3]), strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(windows)]
+        base = by_step(rows)
+        layers.append(band(base, y, dash, **series))
+        layers.append(bars(base, y, **series) if len(rows) < 3 else points(base, y, **series))
+        layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
+    return along_steps(*layers)
+
+
+def layers_chart(estimates: Mapping[str, Estimate], batch_size: float) -> alt.LayerChart:
+    """The noise scale of each layer in one window, as horizontal intervals, in the order given."""
+    axis = LogAxis.holding(estimates.values(), also=(batch_size,))
+    rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
+    place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))
+    base = alt.Chart(inline(rows)).encode(y=place, tooltip=tooltip("layer:N"))
+    x, reference = log_x(axis, "examples"), _batch_size(batch_size)
+    label = reference.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
+    return layered(
+        base.mark_rule(strokeWidth=5, opacity=0.4).encode(x=x("low"), x2="high:Q"),
+        base.transform_filter("datum.value !== null").mark_point(size=64).encode(x=x("value")),
+        *off_the_side(base, rows, x),
+        reference.mark_rule(style="reference").encode(x=x("batch_size")),
+        label.encode(x=x("batch_size"), y=alt.value(-4), text="label:N"),
+    ).properties(width=WIDTH, height=26 * len(rows))
+
+
+def save_png(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
+    """Write a chart as PNG, at twice the density of a plain screen."""
+    replace_file(path, vl_convert.vegalite_to_png(_with_title(chart, title, palette), vl_version(), scale=2))
+    return path
+
+
+def save_svg(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
+    """Write a chart as SVG."""
+    replace_file(path, vl_convert.vegalite_to_svg(_with_title(chart, title, palette), vl_version()).encode())
+    return path
+
+
+def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
+    """A chart as the page embeds it: as wide as its column, in the page's colours.
+
+    Args:
+        chart: Any chart of this file.
+        description: Its text alternative.
+    """
+    # The schema is checked in the tests: once more for every page would double its time.
+    return chart.to_dict(validate=False) | {
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "description": description,
+        "config": config(PAGE, PAGE_FONT),
+    }
+
+
+@cache
+def vl_version() -> str:
+    """Version of Vega-Lite the charts are written in, as vl-convert names it: 6.4."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def _with_title(chart: alt.LayerChart, title: str, palette: Palette) -> str:
+    spec = (chart.properties(title=title) if title else chart).to_dict()
+    return json.dumps(spec | {"config": config(palette)})
+
+
+def _steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
+    """Whether all of it is positive and spans more than a linear axis can show."""
+    lowest = min((estimate.value for estimate in estimates), default=0.0)
+    return lowest > 0 and axis.high / axis.low > STEEP
+
+
+def _batch_size(batch_size: float) -> alt.Chart:
+    return alt.Chart(alt.Data(values=[{"batch_size": batch_size, "label": f"B = {batch_size:,.0f}"}]))

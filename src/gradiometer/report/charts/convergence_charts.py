@@ -1,0 +1,125 @@
+"""The charts of issue 3: the learning rate along the run, how far it moves, and the error of the mean gradient."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import altair as alt
+
+from gradiometer.convergence.trajectory.move_lengths import Stride
+from gradiometer.measurement.reading import significant
+from gradiometer.report.charts.axes import LogAxis
+from gradiometer.report.charts.marks import (
+    HEIGHT,
+    PLAIN,
+    WIDTH,
+    Vertical,
+    Windows,
+    along_steps,
+    bars,
+    by_step,
+    inline,
+    layered,
+    log_x,
+    log_y,
+    named_series,
+    off_the_axis,
+    tooltip,
+)
+
+if TYPE_CHECKING:  # a page is made without torch
+    import gradiometer.lecture.averaged_gradient
+
+MOVES = ("from place to place", "in one step")
+PAYING = ("a cut to zero gains", "going on may gain")
+
+STEEP = 50
+"""Learning rates that span more than this factor, and do not end at zero, are drawn on a logarithmic axis."""
+
+
+def learning_rate_chart(
+    rates: Sequence[tuple[int, float]], now: int | None = None, *, to_zero: bool = False
+) -> alt.LayerChart:
+    """η at every step of the run, as the schedule gives it.
+
+    Args:
+        rates: Steps and η there, in order; between two of them the rate of the first holds.
+        now: The step the run has come to, drawn as a rule where it is not its end.
+        to_zero: Whether η ends at zero: on a linear axis that is seen.
+    """
+    values = [rate for _, rate in rates]
+    y = _rate_axis(values, to_zero)
+    rows = [{"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates]
+    layers: list[alt.Chart] = [by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))]
+    if now is not None:
+        here = by_step([{"step": now, "label": f"step {now:,}"}])
+        label = here.mark_text(style="reference-label", align="left", baseline="top", dx=4)
+        layers += [here.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]
+    return along_steps(*layers)
+
+
+def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
+    least, most = min(values), max(values)
+    if least > 0 and most / least > STEEP and not to_zero:
+        return log_y(LogAxis.holding([], also=(least, most)), "learning rate η")
+    scale = alt.Scale(domain=[0, 1.08 * most], nice=False)
+    axis = alt.Axis(title="learning rate η", format=PLAIN, tickCount=5)
+    return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
+
+
+def paying_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerChart:
+    """What a cut of the rate to zero gains, and what going on may still gain, at every look.
+
+    Args:
+        cut, on: The two at each look.
+        cuts: Steps at which the rate was cut, drawn as rules.
+    """
+    axis = LogAxis.holding(estimate for _, estimate in (*cut, *on))
+    y, series = log_y(axis, "gain in the loss"), named_series(PAYING)
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, windows in zip(PAYING, (cut, on), strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(windows)]
+        base = by_step(rows)
+        layers.append(bars(base, y, **series))
+        layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
+    if cuts:
+        rules = by_step([{"step": step, "label": "cut"} for step in cuts])
+        label = rules.mark_text(style="reference-label", align="left", baseline="top", dx=4)
+        layers += [rules.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]
+    return along_steps(*layers)
+
+
+def strides_chart(strides: Sequence[Stride]) -> alt.LayerChart:
+    """How far the parameters move in each doubling of time, and in one step of it, against the step it ends at."""
+    axis = LogAxis.holding(estimate for stride in strides for estimate in (stride.moved, stride.stepped))
+    ends = [stride.last for stride in strides]
+    x, y = log_x(LogAxis(min(ends) / 1.3, max(ends) * 1.3), "step"), log_y(axis, "length of a move, in units of Φ")
+    series = named_series(MOVES)
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, lengths in (
+        (MOVES[0], [stride.moved for stride in strides]),
+        (MOVES[1], [stride.stepped for stride in strides]),
+    ):
+        rows = [{**row, "series": name} for row in axis.rows(list(zip(ends, lengths, strict=True)))]
+        base = alt.Chart(inline(rows)).encode(x=x("step"), tooltip=tooltip("step:Q"))
+        layers += [base.mark_line(clip=True).encode(y=y("value"), color=series["color"]), bars(base, y, **series)]
+    return layered(*layers).properties(width=WIDTH, height=HEIGHT)
+
+
+def moves_chart(moves: "Sequence[gradiometer.lecture.averaged_gradient.Move]") -> alt.LayerChart:
+    """The relative squared error of the mean gradient over a move against η, seen and predicted, by distance."""
+    axis = LogAxis.holding([move.seen for move in moves], also=[move.predicted for move in moves])
+    rates = [move.learning_rate for move in moves]
+    x = log_x(LogAxis(min(rates) / 1.5, max(rates) * 1.5), "learning rate η")
+    y = log_y(axis, "relative squared error of the mean gradient")
+    names = [f"Δ = {significant(distance, 2)}" for distance in sorted({move.distance for move in moves})]
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name in names:
+        rows = [
+            {"rate": move.learning_rate, "predicted": move.predicted, "series": name, **axis.row(move.seen)}
+            for move in moves
+            if f"Δ = {significant(move.distance, 2)}" == name
+        ]
+        base = alt.Chart(alt.Data(values=rows)).encode(x=x("rate"), tooltip=tooltip("rate:Q"))
+        series = named_series(names)
+        layers += [base.mark_line(clip=True).encode(y=y("predicted"), color=series["color"]), bars(base, y, **series)]
+    return layered(*layers).properties(width=WIDTH, height=HEIGHT)

@@ -1,0 +1,112 @@
+"""The charts of issue 2: the sharpness along the run against its edge, and the density of the curvatures."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.report.charts.axes import LogAxis
+from gradiometer.report.charts.marks import (
+    HEIGHT,
+    PLAIN,
+    WIDTH,
+    Vertical,
+    Windows,
+    along_steps,
+    band,
+    bars,
+    by_step,
+    inline,
+    layered,
+    log_y,
+    named_series,
+    off_the_axis,
+    points,
+)
+
+DECADES = 1e-6
+"""Share of its peak below which a density is not drawn."""
+
+UNIT = "loss / parameter²"
+
+
+def sharpness_chart(batch: Windows, full: Windows, edge: Windows, edge_words: str) -> alt.LayerChart:
+    """Batch sharpness along the run as a band, full-batch sharpness where it was surveyed, and the edge of both.
+
+    Args:
+        batch: The batch sharpness of each window; may be empty.
+        full: λ_max at each survey; may be empty.
+        edge: The edge, which moves with the learning rate; may be empty.
+        edge_words: The edge in words: 2/η.
+    """
+    axis = LogAxis.holding(estimate for _, estimate in (*batch, *full, *edge))
+    y = log_y(axis, UNIT)
+    names = ["batch sharpness"] * bool(batch) + ["sharpness λ_max"] * bool(full)
+    series = named_series(names)
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, windows in zip(names, [windows for windows in (batch, full) if windows], strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(windows)]
+        base = by_step(rows)
+        curve = name == names[0] and bool(batch) and len(rows) > 2
+        layers += [band(base, y, **series), points(base, y, **series)] if curve else [bars(base, y, **series)]
+        layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
+    return along_steps(*layers, *_edge_line(edge, y, edge_words))
+
+
+def _edge_line(edge: Windows, y: Vertical, words: str) -> list[alt.Chart]:
+    if not edge:
+        return []
+    rows: list[dict[str, Any]] = [
+        {"step": step, "edge": estimate.value if math.isfinite(estimate.value) else None, "interval": str(estimate)}
+        for step, estimate in edge
+    ]
+    drawn = [row for row in rows if row["edge"] is not None] or rows
+    rises = max(row["edge"] or 0.0 for row in drawn) > 1.01 * (drawn[0]["edge"] or 0.0)
+    at: dict[str, Any] = {"baseline": "top", "dy": 6} if rises else {"baseline": "bottom", "dy": -4}
+    line = by_step(rows).mark_line(style="reference", interpolate="step-before").encode(y=y("edge"))
+    label = by_step([{**drawn[0], "label": words}]).mark_text(style="reference-label", align="left", dx=4, **at)
+    point = by_step(rows).mark_rule(style="reference").encode(y=y("edge")) if len(rows) == 1 else line
+    return [point, label.encode(y=y("edge"), text="label:N")]
+
+
+def density_chart(density: SpectralDensity, held_against: Mapping[str, float]) -> alt.LayerChart:
+    """The spectral density on a logarithmic axis with its band, and the curvatures it is held against as rules.
+
+    Args:
+        density: Of the Hessian's eigenvalues.
+        held_against: Curvatures by their label: λ_max, the edge.
+    """
+    grid = density.grid
+    value, low, high = density.at(grid)
+    peak = float(high.max())
+    floor = peak * DECADES
+    rows = [
+        {
+            "curvature": float(at),
+            "value": float(middle) if middle > floor else None,
+            "low": max(float(below), floor),
+            "high": max(float(above), floor),
+        }
+        for at, middle, below, above in zip(grid, value, low, high, strict=True)
+    ]
+    scale = alt.Scale(type="log", domain=[floor, 2 * peak], nice=False)
+    ticks = [10.0**power for power in range(int(np.ceil(np.log10(floor))), int(np.floor(np.log10(2 * peak))) + 1)]
+    y_axis = alt.Axis(title="share of directions per loss / parameter²", values=ticks, format="~e")
+    x = alt.X("curvature:Q", title=f"curvature, {UNIT}", axis=alt.Axis(format=PLAIN), scale=alt.Scale(nice=False))
+    tooltip = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in ("curvature", "value", "low", "high")]
+    base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip)
+    area = base.mark_area(clip=True).encode(y=alt.Y("low:Q", scale=scale, axis=y_axis), y2=alt.Y2("high:Q"))
+    line = base.mark_line(clip=True).encode(y=alt.Y("value:Q", scale=scale, axis=y_axis))
+    return layered(area, line, *_rules(held_against)).properties(width=WIDTH, height=HEIGHT)
+
+
+def _rules(held_against: Mapping[str, float]) -> list[alt.Chart]:
+    rows = [{"curvature": at, "label": label} for label, at in held_against.items()]
+    if not rows:
+        return []
+    base = alt.Chart(inline(rows)).encode(x=alt.X("curvature:Q"))
+    label = base.mark_text(style="reference-label", align="right", baseline="top", dx=-4)
+    return [base.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]

@@ -1,0 +1,87 @@
+"""The charts of issue 4: what heats SGD along the run, what becomes of the heat, and the layers."""
+
+from collections.abc import Mapping
+
+import altair as alt
+
+from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.report.charts.axes import LogAxis, plain_row
+from gradiometer.report.charts.marks import (
+    WIDTH,
+    Vertical,
+    Windows,
+    along_steps,
+    band,
+    bars,
+    by_step,
+    layered,
+    linear_y,
+    log_x,
+    log_y,
+    named_series,
+    off_the_axis,
+    off_the_side,
+    points,
+    tooltip,
+)
+
+DASHES = ([1, 0], [6, 3])
+
+
+def heat_chart(parts: Mapping[str, Windows], unit: str) -> alt.LayerChart:
+    """The temperature and what of it is the noise of the batches, on a logarithmic axis.
+
+    Args:
+        parts: Windows by the words in the legend, the whole first.
+        unit: Of all of them.
+    """
+    axis = LogAxis.holding(estimate for windows in parts.values() for _, estimate in windows)
+    y, series = log_y(axis, unit), named_series(list(parts))
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for (name, windows), dash in zip(parts.items(), DASHES, strict=False):
+        rows = [{**row, "series": name} for row in axis.rows(windows)]
+        base = by_step(rows)
+        layers += _course(base, y, len(rows), dash, series)
+        layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
+    return along_steps(*layers)
+
+
+def drift_share_chart(windows: Windows) -> alt.LayerChart:
+    """The share of the heat that carries Φ away, and zero, where it has come to rest."""
+    y = linear_y("share of the heat", "~%")
+    rows = [{"step": step, **plain_row(estimate)} for step, estimate in windows]
+    zero = alt.Chart(alt.Data(values=[{"zero": 0.0, "label": "at rest"}]))
+    label = zero.mark_text(style="reference-label", align="left", baseline="bottom", dx=4, dy=-4)
+    return along_steps(
+        zero.mark_rule(style="reference").encode(y=y("zero")),
+        label.encode(y=y("zero"), x=alt.value(0), text="label:N"),
+        *_course(by_step(rows), y, len(rows), DASHES[0], {}),
+    )
+
+
+def layer_temperatures_chart(estimates: Mapping[str, Estimate], whole: Estimate, unit: str) -> alt.LayerChart:
+    """The temperature of each layer as horizontal intervals, in the order given, and the whole as a rule."""
+    axis = LogAxis.holding([*estimates.values(), whole])
+    rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
+    place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))
+    base, x = alt.Chart(alt.Data(values=rows)).encode(y=place, tooltip=tooltip("layer:N")), log_x(axis, unit)
+    layers = [
+        base.mark_rule(strokeWidth=5, opacity=0.4).encode(x=x("low"), x2="high:Q"),
+        base.transform_filter("datum.value !== null").mark_point(size=64).encode(x=x("value")),
+        *off_the_side(base, rows, x),
+    ]
+    if whole.value > 0:
+        rule = alt.Chart(alt.Data(values=[{"whole": whole.value, "label": f"all {significant(whole.value, 2)}"}]))
+        label = rule.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
+        layers.append(rule.mark_rule(style="reference").encode(x=x("whole")))
+        layers.append(label.encode(x=x("whole"), y=alt.value(-4), text="label:N"))
+    return layered(*layers).properties(width=WIDTH, height=26 * len(rows))
+
+
+def _course(
+    base: alt.Chart, y: Vertical, count: int, dash: list[int], series: dict[str, object]
+) -> list[alt.Chart | alt.LayerChart]:
+    """A band with its points, or bars where there are too few for a line."""
+    if count < 3:
+        return [bars(base, y, **series)]
+    return [band(base, y, dash, **series), points(base, y, **series)]

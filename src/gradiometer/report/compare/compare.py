@@ -1,0 +1,161 @@
+"""Runs against one another: paired differences with intervals, and how many runs a claim about them would need.
+
+Runs that differ in nothing but their seed are one configuration. What is shown by one run of each is shown of these
+two runs; of the configurations only several seeds can show something, and the spread between seeds says how many.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradiometer.diagnosis import diagnose, latest_window
+from gradiometer.errors import BadInput
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.uncertainty.differences import (
+    difference_of_estimates,
+    difference_over_runs,
+    mean_over_pairs,
+    pairs_needed,
+    ratio_of_estimates,
+)
+from gradiometer.measurement.uncertainty.means import difference_of_means, mean
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference
+from gradiometer.run.reader import Run
+
+FEWEST, MOST = 2, 6
+"""Runs in a comparison."""
+
+
+def compare(runs: Sequence[Run], level: float | None = None) -> tuple[tuple[Compared, ...], tuple[Contrast, ...]]:
+    """Every configuration among the runs against that of the first; seeds of one configuration against the first seed.
+
+    Args:
+        runs: Two to six, on the same data.
+        level: Confidence level; left out, that of the first run.
+
+    Raises:
+        BadInput: There are too few or too many, their data differ, or they have nothing in common to compare.
+    """
+    if not FEWEST <= len(runs) <= MOST:
+        raise BadInput(f"`compare` takes {FEWEST} to {MOST} runs, got {len(runs)}.")
+    for place, run in enumerate(runs):
+        if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
+            raise BadInput(f"`{run.path}` is given twice: compare it with another run.")
+    _refuse_other_data(runs)
+    level = runs[0].configuration.level if level is None else level
+    compared = tuple(Compared(letter, run, diagnose(run, level)) for letter, run in zip("ABCDEF", runs, strict=False))
+    groups: list[list[Compared]] = []
+    for each in compared:
+        group = next((group for group in groups if group[0].settings == each.settings), None)
+        groups.append([each]) if group is None else group.append(each)
+    if len(groups) == 1:
+        groups = [[each] for each in compared]
+    return compared, tuple(_contrast(groups[0], other, level) for other in groups[1:])
+
+
+def _refuse_other_data(runs: Sequence[Run]) -> None:
+    first, *others = runs
+    for other in others:
+        theirs, ours = (run.manifest.get("problem", {}).get("fingerprint") for run in (other, first))
+        if theirs != ours:
+            raise BadInput(
+                f"`{other.path}` was trained on other data than `{first.path}` (fingerprints {theirs} and {ours}): "
+                "their losses are not on one scale; compare runs of one problem."
+            )
+
+
+def _contrast(baseline: Sequence[Compared], other: Sequence[Compared], level: float) -> Contrast:
+    step = min(each.run.steps for each in (*baseline, *other))
+    ours, theirs = baseline[0].settings, other[0].settings
+    changed = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    found = [_difference(quantity, baseline, other, step, level) for quantity in QUANTITIES]
+    differences = tuple(difference for difference in found if difference is not None)
+    if not any(not difference.is_ratio for difference in differences):
+        names = " and ".join(str(each.run.path) for each in (baseline[0], other[0]))
+        raise BadInput(f"{names} have no loss at a common step: there is nothing to compare yet.")
+    pairs = len({each.seed for each in baseline} & {each.seed for each in other})
+    return Contrast(tuple(baseline), tuple(other), step, changed, differences, pairs)
+
+
+def _difference(
+    quantity: str, baseline: Sequence[Compared], other: Sequence[Compared], step: int, level: float
+) -> Difference | None:
+    """Over pairs of seeds where there are two, over runs where there are three, else over the steps of two runs."""
+    if len(baseline) + len(other) == 2:
+        return _of_two_runs(quantity, baseline[0], other[0], step, level)
+    numbers = [{each.seed: _number(quantity, each, step, level) for each in group} for group in (baseline, other)]
+    first, second = ({seed: number for seed, number in group.items() if number is not None} for group in numbers)
+    paired = [second[seed] - first[seed] for seed in first.keys() & second.keys()]
+    if len(paired) >= 2:
+        estimate, spread, freedom = mean_over_pairs(paired, level), float(np.std(paired, ddof=1)), len(paired) - 1
+    elif first and second and len(first) + len(second) >= 3:
+        estimate = difference_over_runs(list(second.values()), list(first.values()), level)
+        freedom = len(first) + len(second) - 2
+        squares = sum(float(np.var(list(group.values()))) * len(group) for group in (first, second))
+        spread = math.sqrt(2 * squares / freedom)
+    else:
+        return None
+    needed = pairs_needed(estimate.value, spread, freedom, level)
+    return Difference(quantity, _unlogged(estimate) if quantity == "noise_scale" else estimate, "seeds", needed)
+
+
+def _of_two_runs(quantity: str, first: Compared, second: Compared, step: int, level: float) -> Difference | None:
+    if quantity == "training_loss":
+        losses, other_losses = _common_losses(first.run, second.run, step)
+        if len(losses) < 4:
+            return None
+        return Difference(quantity, difference_of_means(other_losses, losses, level=level), "steps")
+    ours, theirs = (_estimate(quantity, each, step, level) for each in (first, second))
+    if ours is None or theirs is None:
+        return None
+    if quantity == "noise_scale":
+        return Difference(quantity, ratio_of_estimates(theirs, ours), "measured steps")
+    if ours.level != theirs.level:
+        return None
+    return Difference(quantity, difference_of_estimates(theirs, ours), "test examples")
+
+
+def _common_losses(first: Run, second: Run, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The finite losses of both at the same steps, over the last quarter of the way to the common end."""
+    (steps, losses), (other_steps, other_losses) = first.losses, second.losses
+    _, ours, theirs = np.intersect1d(steps, other_steps, assume_unique=True, return_indices=True)
+    kept = (steps[ours] <= step) & np.isfinite(losses[ours]) & np.isfinite(other_losses[theirs])
+    ours, theirs = ours[kept], theirs[kept]
+    start = len(ours) - max(len(ours) // 4, min(len(ours), 40))
+    return losses[ours[start:]], other_losses[theirs[start:]]
+
+
+def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimate | None:
+    """Of one run, at the common end; None where it has none."""
+    if quantity == "noise_scale":
+        series = each.run.series(GradientNoise.name)
+        if series is None:
+            return None
+        before = series[: int(np.searchsorted(series.steps, step, side="right"))]
+        return GradientNoise().estimate(latest_window(before), level)["noise_scale"] if len(before) else None
+    if quantity == "training_loss":
+        losses = each.run.losses[1][each.run.losses[0] <= step]
+        window = losses[-max(len(losses) // 4, 40) :]
+        window = window[np.isfinite(window)]
+        return mean(window, level=level) if len(window) >= 4 else None
+    last = max((at for at, found in each.evaluations.items() if at <= step and quantity in found), default=None)
+    return None if last is None else each.evaluations[last][quantity]
+
+
+def _number(quantity: str, each: Compared, step: int, level: float) -> float | None:
+    """The estimate as a number that differences are taken of: of a noise scale, its logarithm."""
+    estimate = _estimate(quantity, each, step, level)
+    if estimate is None or not math.isfinite(estimate.value):
+        return None
+    if quantity == "noise_scale":
+        return math.log(estimate.value) if estimate.value > 0 else None
+    return estimate.value
+
+
+def _unlogged(estimate: Estimate) -> Estimate:
+    ends = (math.exp(min(end, 700.0)) for end in (estimate.value, estimate.low, estimate.high))
+    return Estimate.interval(
+        *ends, level=estimate.level, method=f"{estimate.method}, of logarithms", samples=estimate.samples
+    )

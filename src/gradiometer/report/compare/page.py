@@ -1,0 +1,172 @@
+"""The page of a comparison: what differs between runs, each difference against none, and their curves together."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from gradiometer.errors import BadInput
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State
+from gradiometer.report.charts.blocks import blocks
+from gradiometer.report.charts.interval_strip import strip
+from gradiometer.report.charts.marks import Windows
+from gradiometer.report.compare.charts import together_chart
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, claim, sentence
+from gradiometer.report.page.cards import Card, Told
+from gradiometer.report.page.document import document
+from gradiometer.report.sections.section import Figure, Numbers, cells, course
+from gradiometer.run.disk import replace_file
+
+CONTENT = "compare.html.jinja"
+
+LOSS, SHARE = "loss, mean over examples", "share of test examples classified rightly"
+
+CAVEAT = (
+    "Each interval is at its own level; the verdict rests on the first quantity alone, which was named before looking. "
+    "Runs are compared at the same step, not after the same number of examples or the same time."
+)
+
+
+def write_comparison(compared: Sequence[Compared], contrasts: Sequence[Contrast], path: Path) -> Path:
+    """Write the page of a comparison, whole or not at all.
+
+    Raises:
+        BadInput: It cannot be written there.
+    """
+    page = render(compared, contrasts).encode()
+    try:
+        replace_file(path, page)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"`--out` {path}: the page cannot be written: {reason}; name a file elsewhere.") from error
+    return path
+
+
+def render(compared: Sequence[Compared], contrasts: Sequence[Contrast]) -> str:
+    """The page as text."""
+    figures = _figures(compared)
+    return document(
+        CONTENT,
+        " · ".join(each.run.name for each in compared),
+        figures,
+        compared=compared,
+        verdict=" ".join(sentence(contrast) for contrast in contrasts),
+        runs=_runs_table(compared),
+        cards=[_card(contrast) for contrast in contrasts],
+        quantities={
+            f"{difference.quantity} {second}": f"{QUANTITIES[difference.quantity]}, "
+            f"{second} {'over' if difference.is_ratio else 'less'} {first}"
+            for contrast in contrasts
+            for first, second in [contrast.names]
+            for difference in contrast.differences
+        },
+        differences=_differences_table(contrasts),
+        figures=figures,
+        steps=max([each.run.steps for each in compared] + [1]),
+    )
+
+
+def finding_of(contrast: Contrast) -> Finding:
+    """A contrast in words: look where a difference is shown, cannot tell where none is."""
+    return Finding(
+        gauge="comparison",
+        issue=Issue.CONVERGENCE,
+        state=State.LOOK if contrast.shown else State.CANNOT_TELL,
+        seen=sentence(contrast),
+        means=claim(contrast),
+        caveat=CAVEAT,
+    )
+
+
+def changes(contrast: Contrast) -> str:
+    """The settings that differ: "learning rate 0.1 → 0.001", or that there is none."""
+    if not contrast.changed:
+        return "the seed alone differs"
+    pairs = (f"{name.replace('_', ' ')} {first} → {second}" for name, (first, second) in contrast.changed.items())
+    return ", ".join(pairs)
+
+
+def _card(contrast: Contrast) -> Card:
+    first, second = contrast.names
+    finding = finding_of(contrast)
+    estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
+    drawn = {
+        f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
+        for each in contrast.differences
+    }
+    told = Told(finding, estimates, {name: each for name, each in drawn.items() if each is not None})
+    return Card(
+        name=f"{second}-{first}",
+        short=f"{second} against {first}",
+        title=f"{second} against {first}: {changes(contrast)}",
+        state=finding.state.name.lower(),
+        word="a difference" if contrast.shown else "none shown",
+        symbol=finding.state.symbol,
+        told=(told,),
+    )
+
+
+def _runs_table(compared: Sequence[Compared]) -> Numbers:
+    settings = [{**each.settings, "seed": each.seed} for each in compared]
+    differing = [name for name in settings[0] if len({str(each[name]) for each in settings}) > 1]
+    rows = tuple(
+        (each.letter, each.run.name, each.run.status, f"{each.run.steps:,}", *(str(given[name]) for name in differing))
+        for each, given in zip(compared, settings, strict=True)
+    )
+    return Numbers(("", "run", "status", "steps", *(name.replace("_", " ") for name in differing)), rows)
+
+
+def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
+    rows = [
+        (
+            " against ".join(reversed(contrast.names)),
+            QUANTITIES[each.quantity],
+            "ratio" if each.is_ratio else "difference",
+            *cells(each.estimate),
+            f"{each.estimate.level:.0%}",
+            f"{each.estimate.samples:,} {each.over}" if each.over != "seeds" else each.estimate.method,
+            "" if each.needed is None else str(each.needed),
+        )
+        for contrast in contrasts
+        for each in contrast.differences
+    ]
+    columns = ("runs", "quantity", "as", "estimate", "interval", "level", "rests on", "pairs of seeds to show it")
+    return Numbers(columns, tuple(rows))
+
+
+def _figures(compared: Sequence[Compared]) -> tuple[Figure, ...]:
+    wanted: list[tuple[str, str, str, str | None, Callable[[Compared], Windows]]] = [
+        ("training-loss", "Training loss", LOSS, None, _losses),
+        ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
+        ("test-accuracy", "Test accuracy", SHARE, "~%", partial(_evaluated, quantity="test_accuracy")),
+        ("noise-scale", "Gradient noise scale", "examples", None, _noise_scales),
+    ]
+    made = []
+    for name, title, axis, format, windows_of in wanted:
+        windows = {f"{each.letter} {each.run.name}": windows_of(each) for each in compared}
+        if shown := {run: points for run, points in windows.items() if points}:
+            made.append(_figure(name, title, axis, format, shown))
+    return tuple(made)
+
+
+def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[str, Windows]) -> Figure:
+    rows = [(run, f"{step:,}", *cells(estimate)) for run, points in shown.items() for step, estimate in points]
+    return Figure(
+        name=name,
+        title=title,
+        chart=together_chart(shown, axis, format),
+        summary=" ".join(f"{run} {course(points)}." for run, points in shown.items()),
+        table=Numbers(("run", "step", title.lower(), "interval"), tuple(rows)),
+    )
+
+
+def _losses(each: Compared) -> Windows:
+    cut = blocks(*each.run.losses, level=each.run.configuration.level, most=60)
+    return tuple((round(block.middle), block.mean) for block in cut)
+
+
+def _noise_scales(each: Compared) -> Windows:
+    return each.diagnosis.history.get("noise_scale", ())
+
+
+def _evaluated(each: Compared, quantity: str) -> Windows:
+    return tuple((step, found[quantity]) for step, found in sorted(each.evaluations.items()) if quantity in found)

@@ -1,0 +1,1 @@
+"""The page of a run while it is written, served to this machine."""

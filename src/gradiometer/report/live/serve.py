@@ -1,0 +1,215 @@
+"""The live page: the page of a run, served to this machine alone, and sent anew when the run has gone on.
+
+Only the loopback address is listened on, at a free port and under a random token, which whoever asks must know; a page
+of another site that finds the port is turned away by its Host and its missing token. Runs are asked for by their
+number, so no path can be asked for. Nothing here is seen by the training: only its files are read.
+"""
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from hmac import compare_digest
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gradiometer.errors import BadInput, GradiometerError
+from gradiometer.report.live.follow import SOONEST, Followed
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+HEARTBEAT = 15.0
+"""Seconds after which a word goes out though nothing happened, so that a lost listener is noticed."""
+
+HEADERS = {
+    b"cache-control": b"no-store",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+"""With every answer: the address holds the token, and no other site may have it, frame it or read it."""
+
+
+class Live:
+    """Runs, their listeners, and the address under which they are seen.
+
+    Args:
+        paths: Run folders.
+        port: To listen on; 0 for one that is free.
+
+    Raises:
+        BadInput: One is not a run, or the port is taken.
+    """
+
+    def __init__(self, paths: Sequence[Path], port: int = 0) -> None:
+        self.followed = [Followed(path) for path in paths]
+        self.token = secrets.token_urlsafe(24)
+        self.socket = _listening(port)
+        self.port: int = self.socket.getsockname()[1]
+        self.address = f"http://{LOOPBACK}:{self.port}/{self.token}/"
+        self._listeners: list[set[asyncio.Event]] = [set() for _ in self.followed]
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self.app(), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=1, lifespan="on"
+            )
+        )
+
+    def serve(self) -> None:
+        """Until the process is asked to stop, or `stop` is called."""
+        self._server.run(sockets=[self.socket])
+
+    def stop(self) -> None:
+        """End `serve`, from another thread."""
+        self._server.should_exit = True
+
+    def app(self) -> ASGIApp:
+        """The application, behind its guard."""
+        routes = [
+            Route("/{token}/", self._first),
+            Route("/{token}/run/{number:int}/", self._page),
+            Route("/{token}/run/{number:int}/update", self._update),
+            Route("/{token}/run/{number:int}/events", self._events),
+        ]
+        return Guard(Starlette(routes=routes, lifespan=self._lifespan), self)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(self._watch())
+        yield
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+    async def _watch(self) -> None:
+        """Look at every run that somebody is looking at."""
+        while True:
+            await asyncio.sleep(SOONEST)
+            for followed, listeners in zip(self.followed, self._listeners, strict=True):
+                came = bool(listeners) and await asyncio.to_thread(_looked_at, followed)
+                for listener in listeners if came else ():
+                    listener.set()
+
+    async def _first(self, _: Request) -> Response:
+        return RedirectResponse(f"/{self.token}/run/0/")
+
+    async def _page(self, request: Request) -> Response:
+        followed = self._asked_for(request)
+        if followed is None:
+            return _nothing_here()
+        runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
+        place = self._place(request.path_params["number"])
+        return HTMLResponse(await asyncio.to_thread(lambda: followed.latest().page(place, runs)))
+
+    async def _update(self, request: Request) -> Response:
+        followed = self._asked_for(request)
+        if followed is None:
+            return _nothing_here()
+        place = self._place(request.path_params["number"])
+        text = await asyncio.to_thread(lambda: followed.latest().update(place))
+        return Response(text, media_type="application/json")
+
+    async def _events(self, request: Request) -> Response:
+        if self._asked_for(request) is None:
+            return _nothing_here()
+        return StreamingResponse(self._told(request.path_params["number"]), media_type="text/event-stream")
+
+    async def _told(self, number: int) -> AsyncIterator[str]:
+        """The version there is, and every one that comes."""
+        listener = asyncio.Event()
+        listener.set()
+        self._listeners[number].add(listener)
+        try:
+            while not self._server.should_exit:
+                try:
+                    await asyncio.wait_for(listener.wait(), HEARTBEAT)
+                except TimeoutError:
+                    yield ": still here\n\n"
+                    continue
+                listener.clear()
+                view = self.followed[number].view
+                yield f"event: view\ndata: {0 if view is None else view.version}\n\n"
+        finally:
+            self._listeners[number].discard(listener)
+
+    def _place(self, number: int) -> str:
+        return f"/{self.token}/run/{number}/"
+
+    def _asked_for(self, request: Request) -> Followed | None:
+        number = request.path_params["number"]
+        return self.followed[number] if number < len(self.followed) else None
+
+
+class Guard:
+    """Lets in who knows the address by its own name and by its token, and only to read.
+
+    Args:
+        app: What is guarded.
+        live: Whose token and port.
+    """
+
+    def __init__(self, app: ASGIApp, live: Live) -> None:
+        self.app = app
+        self.live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS.items()]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (self.app if refusal is None else refusal)(scope, receive, with_headers)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if hosts not in ([f"{LOOPBACK}:{self.live.port}"], [f"localhost:{self.live.port}"]):
+            return PlainTextResponse("This address is for this machine alone.", 403)
+        given = scope["path"].split("/")[1]
+        if not compare_digest(given.encode(), self.live.token.encode()):
+            return PlainTextResponse("The token in the address is not the one that gradiometer show printed.", 403)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("There is nothing to change here.", 405)
+        return None
+
+
+def _looked_at(followed: Followed) -> bool:
+    """Whether there is something new to see; a look that fails is told of, and the next one may succeed."""
+    try:
+        return followed.look()
+    except (GradiometerError, OSError) as error:
+        logger.warning("%s: %s", followed.name, error)
+        return False
+
+
+def _nothing_here() -> Response:
+    return PlainTextResponse("There is no such run here.", 404)
+
+
+def _listening(port: int) -> socket.socket:
+    if not 0 <= port < 65_536:
+        raise BadInput(f"`--port` must lie between 0 and 65535, got {port}.")
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((LOOPBACK, port))
+        made.listen()
+    except OSError as error:
+        made.close()
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"`--port` {port} cannot be listened on: {reason}; leave it out for a free one.") from error
+    return made

@@ -1,0 +1,78 @@
+"""Vega, Vega-Lite and vega-embed as one script: put together once on a machine, and kept in the user's cache.
+
+Putting it together takes about a second; it is the same for every page until vl-convert changes.
+"""
+
+import hashlib
+import os
+import sys
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import vl_convert
+
+from gradiometer.report.charts.charts import vl_version
+from gradiometer.run.disk import replace_file
+
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
+"""What the script leaves behind."""
+
+
+@cache
+def bundle() -> str:
+    """The script, as it may stand in a page. Without a cache that can be read and written it is made anew."""
+    folder = cache_folder()
+    path = None if folder is None else folder / _name()
+    script = None if path is None else _kept(path)
+    if script is None:
+        script = vl_convert.javascript_bundle(SNIPPET, vl_version()).replace("</script", "<\\/script")
+        if path is not None:
+            _keep(path, script)
+    return script
+
+
+def cache_folder() -> Path | None:
+    """Where the system keeps what a user's programs can make again: below XDG_CACHE_HOME, or ~/.cache, on Linux.
+
+    Returns:
+        The folder, which may not exist yet; None where the user has no home.
+    """
+    variable, below = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}.get(
+        sys.platform, ("XDG_CACHE_HOME", ".cache")
+    )
+    named = Path(os.environ.get(variable, "")) if variable else Path()
+    if named.is_absolute():
+        return named / "gradiometer"
+    try:
+        return Path.home() / below / "gradiometer"
+    except RuntimeError:
+        return None
+
+
+def _name() -> str:
+    """Of the file: another version of anything in it has another one."""
+    asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
+    return f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
+
+
+def _kept(path: Path) -> str | None:
+    """The script of a file that is whole: its first line is the checksum of the rest."""
+    try:
+        checksum, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content.decode() if checksum == _checksum(content) else None
+
+
+def _keep(path: Path, script: str) -> None:
+    """Where that is possible."""
+    content = script.encode()
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(path, _checksum(content) + b"\n" + content)
+
+
+def _checksum(content: bytes) -> bytes:
+    return f"// {hashlib.sha256(content).hexdigest()}".encode()

@@ -1,0 +1,62 @@
+"""A page of any kind as one file: frame, style, charts and their library, asking nothing of any network."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+
+from gradiometer import __version__
+from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.page.bundle import bundle
+from gradiometer.report.page.markup import environment, json_for_script, script_hash, source
+from gradiometer.report.sections.section import Figure
+
+TEMPLATES = files("gradiometer.report") / "templates"
+
+
+def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any) -> str:
+    """The whole page.
+
+    Args:
+        content: Name of the template of what stands in the frame.
+        title: Of the window.
+        drawn: Every chart that the content has a place for.
+        live: Where a page that is served asks for what comes next; empty for a file that asks for nothing.
+        values: What the template is given.
+    """
+    names = ["page.js", *(["live.js"] if live else [])]
+    scripts = [Markup(bundle()), *(Markup(source(TEMPLATES, name)) for name in names)]
+    return _rendered(
+        "page.html.jinja",
+        content=content,
+        title=title,
+        specs=json_for_script(specs(drawn)),
+        style=Markup(source(TEMPLATES, "page.css")),
+        scripts=scripts,
+        script_hashes=[script_hash(script) for script in scripts],
+        live=live,
+        version=__version__,
+        **values,
+    )
+
+
+def fragment(content: str, live: str, **values: Any) -> str:
+    """What stands in the frame alone, for a page that is shown already."""
+    return _rendered(content, live=live, version=__version__, **values)
+
+
+def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
+    """Every chart as the page embeds it, by its place."""
+    return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures}
+
+
+def _rendered(template: str, **values: Any) -> str:
+    text: str = _environment().get_template(template).render(**values)
+    return text
+
+
+@cache
+def _environment() -> Any:
+    return environment(TEMPLATES)

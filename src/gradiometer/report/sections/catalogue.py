@@ -1,0 +1,28 @@
+"""The sections of the page, in order: a new one is a file like `loss.py` and a line here."""
+
+from collections.abc import Callable
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.report.sections.convergence import convergence_section
+from gradiometer.report.sections.drift import drift_section
+from gradiometer.report.sections.ensemble import ensemble_section
+from gradiometer.report.sections.estimation import estimation_section
+from gradiometer.report.sections.exploration import exploration_section
+from gradiometer.report.sections.loss import loss_section
+from gradiometer.report.sections.section import Section
+from gradiometer.run.reader import Run
+
+SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
+    loss_section,
+    estimation_section,
+    drift_section,
+    convergence_section,
+    exploration_section,
+    ensemble_section,
+)
+"""The page's sections, in the lecture's order."""
+
+
+def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
+    """Every section of the page."""
+    return tuple(section(run, diagnosis) for section in SECTIONS)

@@ -1,0 +1,183 @@
+"""The section of issue 3, convergence: the learning rate, what is left of it, the path, and the certificate."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gradiometer.convergence.certificate.certificate import Certificate
+from gradiometer.convergence.schedules.horizon import horizon
+from gradiometer.convergence.theorem.theorem import SUFFICIENT, Verdict
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.report.charts.convergence_charts import learning_rate_chart
+from gradiometer.report.sections.plateau_chart import paying_figure
+from gradiometer.report.sections.questions import Answer
+from gradiometer.report.sections.rates import SUMMED, Rates, rates_of
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells
+from gradiometer.report.sections.trajectory import trajectory_figure, trajectory_rows
+from gradiometer.run.artifacts import load_artifacts
+from gradiometer.run.reader import Run
+
+DRAWN = 400
+"""Steps drawn, at most."""
+ROWS = 25
+"""Steps in the table behind the chart, at most."""
+LEAD = "The learning rate must go to zero for SGD to come to rest: does it, and has it?"
+ON_PAPER = {
+    "gradient_norm": "gradient of the training loss, ‖g‖",
+    "relative_gradient_norm": "the same, of what it was at the start",
+    "lowest_curvature": "lowest curvature, λ_min",
+    "lowest_curvature_share": "the same, of the largest, λ_min / λ_max",
+}
+"""A certificate's quantities as they are written on paper."""
+
+
+def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
+    """Issue 3: η along the run, the theorem's verdict on it, how far it can still travel, its path, its certificate."""
+    rates, certificates = rates_of(run), load_artifacts(run, Certificate)
+    if rates is None:
+        return Section("convergence", "Convergence", f"{LEAD} Nothing has been recorded yet.", ())
+    drawn = (_rate_figure(rates), paying_figure(run), trajectory_figure(run, diagnosis.estimates))
+    figures = [figure for figure in drawn if figure is not None]
+    finding = _finding(rates)
+    if not certificates:
+        command = f"`gradiometer certify {shlex.quote(str(run.path))}`"
+        told = f" {command} tells whether this is a stationary point of the training loss."
+        lead = LEAD if run.watched else LEAD + told
+    else:
+        lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
+    return Section(
+        name="convergence",
+        title="Convergence",
+        lead=lead,
+        figures=tuple(figures),
+        table=_table(rates, diagnosis.estimates, certificates),
+        answers=() if finding is None else (Answer(finding, {}),),
+        heading=_heading(diagnosis.estimates, certificates),
+    )
+
+
+def _rate_figure(rates: Rates) -> Figure:
+    distance, noise = rates.sums()
+    parts = [f"η {_course(rates)}."]
+    if rates.verdict is not None:
+        parts.append(f"Were it to go on for ever: {rates.verdict.why}")
+    parts.append(f"Over the run Σ η = {significant(distance)} and Σ η² = {significant(noise)}.")
+    if rates.now < rates.total:
+        left, noise_left = rates.sums(rates.now)
+        parts.append(
+            f"From step {rates.now:,} on Σ η = {significant(left)} is left to travel, in units of ‖g‖, at Σ η² = "
+            f"{significant(noise_left)} of noise."
+        )
+    chosen = np.unique(np.linspace(0, len(rates.steps) - 1, DRAWN).round().astype(int))
+    drawn = [(int(rates.steps[place]), float(rates.values[place])) for place in chosen]
+    drawn.append((rates.total, drawn[-1][1]))
+    return Figure(
+        name="learning-rate",
+        title="Learning rate",
+        chart=learning_rate_chart(drawn, rates.now if rates.now < rates.total else None, to_zero=rates.reaches_zero),
+        summary=" ".join(parts),
+        table=_rate_table(rates),
+        note=(
+            f"η at every step, {rates.source}. Σ η is how far a run can travel, in units of the gradient's norm; Σ η² "
+            "is what it takes in of the gradient's noise. The theorem is about runs without end; what counts in a "
+            "finite one is whether η is zero at its end."
+        ),
+    )
+
+
+def _course(rates: Rates) -> str:
+    first, last = float(rates.values[0]), float(rates.values[-1])
+    peak = float(rates.values.max())
+    if peak == float(rates.values.min()):
+        return f"stays at {significant(first)} throughout"
+    middle = (
+        f", by way of {significant(peak)} at step {int(rates.steps[rates.values.argmax()]):,}," if peak > first else ""
+    )
+    ends = ", which is zero for the run" if rates.reaches_zero else ""
+    return f"goes from {significant(first)}{middle} to {significant(last)} at step {int(rates.steps[-1]):,}{ends}"
+
+
+def _rate_table(rates: Rates) -> Numbers:
+    chosen = np.unique(np.linspace(0, len(rates.steps) - 1, ROWS).round().astype(int))
+    rows = []
+    for place in chosen:
+        step = int(rates.steps[place])
+        left = rates.sums(step)
+        rows.append((f"{step:,}", significant(float(rates.values[place])), *(significant(part) for part in left)))
+    return Numbers(("step", "learning rate", "Σ η left", "Σ η² left"), tuple(rows))
+
+
+def _finding(rates: Rates) -> Finding | None:
+    """Whether η reaches zero by the end of the run: what the lecture asks of a schedule."""
+    if not rates.planned:
+        return None
+    last, peak = float(rates.values[-1]), float(rates.values.max())
+    if rates.reaches_zero:
+        return Finding(
+            "schedule",
+            Issue.CONVERGENCE,
+            State.OK,
+            f"The learning rate {_course(rates)}.",
+            "The spread that a constant rate would leave about the minimum is cooled away by the end.",
+        )
+    return Finding(
+        "schedule",
+        Issue.CONVERGENCE,
+        State.LOOK,
+        f"The learning rate ends at {significant(last)}, {last / peak:.0%} of its peak.",
+        "At a rate that does not go to zero the iterates keep a spread about the minimum, and the loss a floor.",
+        "`--schedule linear` ends at zero; an average of the iterates takes the spread away, too.",
+        f"Of an infinite run {SUFFICIENT}; a finite one may have other reasons to stop here.",
+    )
+
+
+def _heading(estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> str:
+    parts = ["the path"] * bool(trajectory_rows(estimates)) + ["the certificate"] * bool(certificates)
+    return ", and ".join(["The schedule", *parts]) if len(parts) < 2 else "The schedule, the path, and the certificate"
+
+
+def _table(rates: Rates, estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> Numbers:
+    rows = [*_conditions(rates.verdict)] if rates.verdict is not None else []
+    distance, noise = rates.sums()
+    left, noise_left = rates.sums(rates.now)
+    for name, value in (
+        ("Σ η over the run", distance),
+        ("Σ η² over the run", noise),
+        (f"Σ η left from step {rates.now:,}", left),
+        (f"Σ η² left from step {rates.now:,}", noise_left),
+    ):
+        rows.append((name, significant(value), "exact", "", ""))
+    if rates.schedule is not None and rates.total <= SUMMED:
+        found = horizon(rates.schedule, rates.total)
+        worst = significant(found.bound * math.sqrt(rates.total))
+        rows.append(("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0"))
+    rows += trajectory_rows(estimates)
+    if certificates:
+        rows += _certified(certificates[-1].estimates, certificates[-1].step)
+    return Numbers(("quantity", "value", "interval", "level", "method"), tuple(rows))
+
+
+def _conditions(verdict: Verdict) -> list[tuple[str, ...]]:
+    words = {True: "yes", False: "no", None: "undecided"}
+    answers = {
+        "η → 0": verdict.limit_zero,
+        "Σ η = ∞": verdict.sum_diverges,
+        "Σ η² < ∞": verdict.sum_of_squares_converges,
+        "the theorem applies": verdict.theorem,
+    }
+    return [(name, words[answer], "", "", "asymptotics of the schedule") for name, answer in answers.items()]
+
+
+def _certified(estimates: Mapping[str, Estimate], step: int) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{words}, at step {step:,}",
+            *cells(estimates[name]),
+            "" if estimates[name].method == "exact" else f"{estimates[name].level:.0%}",
+            estimates[name].method,
+        )
+        for name, words in ON_PAPER.items()
+    ]

@@ -1,0 +1,184 @@
+"""The section of issue 2, drift: batch sharpness against its edge along the run, sharpness, and density."""
+
+import math
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
+from gradiometer.drift.survey import Survey
+from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
+from gradiometer.report.charts.marks import Windows
+from gradiometer.report.sections.questions import Answer
+from gradiometer.report.sections.rates import rates_of
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course
+from gradiometer.run.artifacts import load_artifacts
+from gradiometer.run.reader import Run
+
+NEARLY_ZERO = 1e-3
+"""Share of the configured learning rate below which a schedule has come to its end, and no edge is near."""
+
+SEEN = 20
+"""Times its lowest, up to which an edge is drawn: where η has all but come to zero, none is near."""
+PLACES = 200
+"""At which a moving edge is drawn, at most."""
+
+OF_DRIFT = {
+    "batch_sharpness": "batch sharpness, E ĝᵀH_Bĝ / E‖ĝ‖²",
+    "edge": "edge of stability, at the median η",
+    "curvature_noise_scale": "noise scale weighted by curvature, tr(HΣ) / gᵀHg",
+    "gradient_curvature": "curvature along the gradient, gᵀHg",
+    "step_drift": "step drift, ‖g(Φ′) − g(Φ)‖² / ‖g(Φ)‖²",
+    "curvature_share": "share of the slope's gain that curvature takes back",
+    "predicted_change": "loss change of a step, predicted",
+    "seen_change": "loss change of a step, seen",
+    "sharpness": "sharpness, λ_max",
+    "smallest_curvature": "smallest eigenvalue, λ_min",
+    "hessian_trace": "trace of the Hessian, Tr H",
+    "curvature_along_gradient": "curvature along the gradient, gᵀHg / ‖g‖²",
+    "negative_share": "share of directions that curve down",
+}
+"""Quantities of drift as they are written on paper, in the order of the table."""
+
+
+def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
+    """Issue 2: batch sharpness and sharpness along the run, the density, and the latest numbers."""
+    history, surveys = diagnosis.history, load_artifacts(run, Survey)
+    lead = "How does the gradient change as Φ moves, and does the learning rate bear the curvature it meets?"
+    batch = history.get("batch_sharpness", ())
+    if not batch and not surveys:
+        how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` surveys the curvature"
+        return Section("drift", "Drift", f"{lead} Nothing has been measured yet{'' if run.watched else how}.", ())
+    kind = Momentum(run.configuration.momentum, run.configuration.nesterov)
+    figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run, kind)]
+    if surveys:
+        figures.append(density_figure(surveys[-1], _edge_at_start(run, kind)))
+    estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
+    answers = (_answer(surveys[-1], run, kind),) if surveys else ()
+    return Section("drift", "Drift", lead, tuple(figures), _latest_table(estimates), answers)
+
+
+def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
+    """The spectral density of a survey, with λ_max and the edge.
+
+    Args:
+        survey: The curvature at one step.
+        edge: The edge in words and in numbers, where there is a learning rate to speak of.
+    """
+    grid = survey.density.grid
+    value, low, high = survey.density.at(grid)
+    held_against = {f"λ_max = {significant(survey.sharpness.value)}": survey.sharpness.value}
+    if edge is not None and edge[1] <= 2 * grid[-1]:
+        held_against[f"{edge[0]} = {significant(edge[1])}"] = edge[1]
+    columns = ([significant(float(number)) for number in column[::8]] for column in (grid, value, low, high))
+    rows = tuple((at, middle, f"[{one}, {other}]") for at, middle, one, other in zip(*columns, strict=True))
+    negative = survey.negative_share
+    return Figure(
+        name="density",
+        title=f"Density of curvatures at step {survey.step:,}",
+        chart=density_chart(survey.density, held_against),
+        summary=(
+            f"Of {survey.what}: the largest eigenvalue is {survey.sharpness}, the smallest {survey.smallest[0]}, the "
+            f"trace {survey.trace}. A share of {negative} of the {survey.dimension:,} directions curves down by more "
+            f"than is resolved."
+        ),
+        table=Numbers(("curvature", "density", "interval"), rows),
+        note=(
+            f"Smoothed by {significant(survey.density.width, 2)}; the band is the {survey.density.level:.0%} interval "
+            f"over {len(survey.density.nodes)} random vectors at each curvature. The scale is logarithmic: nearly all "
+            "directions are flat."
+        ),
+    )
+
+
+def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows, run: Run, kind: Momentum) -> Figure:
+    full = tuple((survey.step, survey.sharpness) for survey in surveys)
+    if not edge:
+        limit = stability_limit(run.configuration.learning_rate, kind)
+        edge = tuple((step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)}))
+    parts = [f"The batch sharpness {course(batch)}."] if batch else []
+    parts += [f"The sharpness λ_max {course(full)}, of {surveys[-1].what}."] if full else []
+    lowest, moving = _moving_edge(run, kind)
+    if moving:
+        parts.append(
+            f"The edge {kind.words} is {significant(lowest)} where η is largest, and the higher the smaller η."
+        )
+    else:
+        parts.append(f"The edge {kind.words} is {significant(edge[-1][1].value)}.")
+    rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
+    rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
+    rows += [(f"{step:,}", f"edge {kind.words}", *cells(estimate)) for step, estimate in edge]
+    return Figure(
+        name="sharpness",
+        title="Sharpness against its edge",
+        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {kind.words}"),
+        summary=" ".join(parts),
+        table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
+        note=(
+            "With small batches it is the batch sharpness that rises to the edge and stays; the sharpness of the full "
+            "loss sits lower, the lower the smaller the batch."
+        ),
+    )
+
+
+def _answer(survey: Survey, run: Run, kind: Momentum) -> Answer:
+    """What the latest survey says about the learning rate it was made at."""
+    rate, decay = _rate_at(survey.step, run), run.configuration.weight_decay
+    edge = Estimate.exact(stability_limit(rate, kind, weight_decay=decay), unit=survey.sharpness.unit)
+    finding = edge_sentence(survey.sharpness, rate, kind, weight_decay=decay)
+    return Answer(finding, {"sharpness": survey.sharpness, "edge": edge})
+
+
+def _rate_at(step: int, run: Run) -> float:
+    """η as it was recorded last before a step, and the configured one where it was not, or had all but come to zero."""
+    configured = run.configuration.learning_rate
+    for gauge in run.gauges:
+        series = run.series(gauge)
+        if series is not None and (before := series.learning_rate[series.steps <= step]).size:
+            return float(before[-1]) if before[-1] > NEARLY_ZERO * configured else configured
+    return configured
+
+
+def _moving_edge(run: Run, kind: Momentum) -> tuple[float, Windows]:
+    """The lowest edge so far, and the edge as η went, without end above `SEEN` times that; none where η stood."""
+    rates = rates_of(run)
+    values = np.array([]) if rates is None else rates.values[rates.steps <= run.steps]
+    if rates is None or not values.size or not values.max() > 1.01 * values.min():
+        return math.nan, ()
+    lowest = stability_limit(float(values.max()), kind)
+    stride = -(-len(values) // PLACES)
+    begun = rates.steps[: len(values) : stride].tolist()
+    limits = [
+        stability_limit(rate, kind) if SEEN * rate >= values.max() else math.inf for rate in values[::stride].tolist()
+    ]
+    ends = [*begun[1:], max(run.steps, begun[-1])]
+    return lowest, tuple(
+        (step, Estimate.exact(limit)) for step, limit in zip([0, *ends], [limits[0], *limits], strict=True)
+    )
+
+
+def _from_the_start(edge: Windows, run: Run) -> Windows:
+    """As it is drawn: the first window began at the start, and the last speaks until the end."""
+    return ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1])) if edge else edge
+
+
+def _edge_at_start(run: Run, kind: Momentum) -> tuple[str, float]:
+    return kind.words, stability_limit(run.configuration.learning_rate, kind)
+
+
+def _latest_table(estimates: Mapping[str, Estimate]) -> Numbers:
+    rows = [
+        (
+            words,
+            *cells(estimate),
+            estimate.unit,
+            "" if estimate.method == "exact" else f"{estimate.level:.0%}",
+            estimate.method,
+        )
+        for name, words in OF_DRIFT.items()
+        if (estimate := estimates.get(name)) is not None
+    ]
+    return Numbers(("quantity", "estimate", "interval", "unit", "level", "method"), tuple(rows))

@@ -1,0 +1,100 @@
+"""The section about the losses: training, test, and test accuracy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.report.charts.blocks import Block, blocks
+from gradiometer.report.charts.charts import accuracy_chart, loss_chart
+from gradiometer.report.charts.marks import Windows
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, numbers_of
+from gradiometer.run.reader import Run
+
+FEW = 3
+"""Blocks below which there is no line to see, and every loss is drawn."""
+
+
+def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
+    """Training and test loss, and test accuracy, along the run."""
+    training = blocks(*run.losses, level=run.configuration.level)
+    figures = []
+    test_loss, test_accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
+    if training or test_loss:
+        figures.append(_loss_figure(training, test_loss, _single_batches(run) if len(training) < FEW else ()))
+    if test_accuracy:
+        figures.append(
+            Figure(
+                name="accuracy",
+                title="Test accuracy",
+                chart=accuracy_chart(test_accuracy),
+                summary=f"Test accuracy {course(test_accuracy)}.",
+                table=numbers_of(test_accuracy, "test accuracy"),
+            )
+        )
+    lead = "" if figures else "No loss has been recorded yet."
+    return Section("loss", "Loss", lead, tuple(figures))
+
+
+def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
+    """The finite losses of a short run, one by one."""
+    steps, losses = run.losses
+    return tuple((int(step), float(loss)) for step, loss in zip(steps, losses, strict=True) if np.isfinite(loss))
+
+
+def _loss_figure(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Figure:
+    ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
+    parts = [f"{name} {course(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
+    if batches:
+        one, other = (f"{significant(loss)} at step {step:,}" for step, loss in (batches[0], batches[-1]))
+        parts.insert(0, f"The loss of a batch goes from {one} to {other}")
+    spoiled = sum(block.spoiled for block in training)
+    if spoiled:
+        first = next(block.first for block in training if block.spoiled)
+        parts.append(f"{spoiled:,} losses are not finite, from the block at step {first:,} on; they are in no mean")
+    return Figure(
+        name="loss",
+        title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
+        chart=loss_chart(training, test, batches),
+        summary=". ".join(parts) + ".",
+        table=_loss_table(training, test, batches),
+        note=_block_note(training, batches),
+    )
+
+
+def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]]) -> str:
+    if not training:
+        return ""
+    if batches:
+        mean = ", the point with a bar their mean" if all(block.mean.tells for block in training) else ""
+        return f"The line is the loss of every batch{mean}: the run is short."
+    length = int(np.median([block.count for block in training]))
+    level = training[0].mean.level
+    return (
+        f"The line is the mean of {length:,} successive batch losses, the band its {level:.0%} interval by batch "
+        "means. Every single loss is in the run folder."
+    )
+
+
+def _loss_table(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Numbers:
+    rows = [
+        (
+            f"{block.first:,} to {block.last:,}",
+            "training",
+            *cells(block.mean),
+            f"{significant(block.lowest)} to {significant(block.highest)}",
+        )
+        for block in training
+    ]
+    rows += [(f"{step:,}", "training, one batch", "", "", significant(loss)) for step, loss in batches]
+    rows += [(f"{step:,}", "test", *cells(estimate), "") for step, estimate in test]
+    return Numbers(("steps", "loss", "mean", "interval", "single batches"), tuple(rows))
+
+
+def _evaluations(run: Run, quantity: str) -> Windows:
+    return tuple(
+        (event["step"], Estimate(**event["estimates"][quantity]))
+        for event in run.evaluations
+        if quantity in event.get("estimates", {})
+    )
