@@ -28,7 +28,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
@@ -224,7 +224,7 @@ def main(rounds: int, only: tuple[str, ...], as_json: bool) -> None:
     warnings.simplefilter("ignore")  # PyHessian's of its graph, SciPy's of its types
     try:
         bench = Bench()
-    except BadInput as error:
+    except BadArgument as error:
         raise click.ClickException(str(error)) from error
     theirs, reasons = peers(bench)
     lines, console = product(bench, rounds), Console(stderr=True)

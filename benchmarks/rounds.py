@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scipy.stats import binom
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 Step = Callable[[], object]
@@ -58,7 +58,7 @@ def median(values: Sequence[float], unit: str = "") -> Estimate:
     """
     rounds = len(values)
     if not rounds >= FEWEST_ROUNDS:
-        raise BadInput(f"`rounds` must be at least {FEWEST_ROUNDS} for an interval at {LEVEL:.0%}, got {rounds}.")
+        raise BadArgument(f"`rounds` must be at least {FEWEST_ROUNDS} for an interval at {LEVEL:.0%}, got {rounds}.")
     # As many of the rounds as this lie outside at each end, with a chance of at most half of 1 − level.
     outside = int(binom.ppf((1 - LEVEL) / 2, rounds, 0.5)) - 1
     ordered = sorted(values)

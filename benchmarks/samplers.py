@@ -27,7 +27,7 @@ from sampler_audit import temperatures
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.chains.engines import Stacked
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.exploration.samplers.sgld import SGLD
@@ -168,7 +168,7 @@ def fashion(rate: float, temperature: float, steps: int) -> str:
             sampler.zero_grad()
             problem.loss(model, batch).mean().backward()
             sampler.step()
-    except BadInput as error:
+    except BadArgument as error:
         return f"refused: {error}"
     balance = sampler.balance[0]
     return f"held: own heat {balance.own}, {balance.injected:.3f} injected"

@@ -75,7 +75,7 @@ def half_a_batch(problem: Problem) -> Step:
 
 def apart(problem: Problem) -> Step:
     """By hand, and measured beside: the half-batches are run again, or one of them is had by subtraction."""
-    by_hand, gauge = ByHand(problem), GradientNoise(microbatches=MICROBATCHES)
+    by_hand, gauge = ByHand(problem), GradientNoise(parts=MICROBATCHES)
     objective = Objective(by_hand.model, problem.loss)
     sampling = Sampling(Draw.RESHUFFLED, len(problem.train))
     index = iter(range(2**62))
@@ -100,10 +100,10 @@ def apart(problem: Problem) -> Step:
 def accumulated(problem: Problem, *, measured: bool) -> Step:
     """Two micro-batches accumulated as the training loop does, read as they are made where it is measured."""
     configuration = Configuration(
-        batch_size=BATCH_SIZE, microbatches=MICROBATCHES, learning_rate=LEARNING_RATE, schedule="constant"
+        batch_size=BATCH_SIZE, accumulation=MICROBATCHES, learning_rate=LEARNING_RATE, schedule="constant"
     )
     training = Training(problem, configuration, Budget(configuration.budget))
-    gauge = GradientNoise(microbatches=MICROBATCHES)
+    gauge = GradientNoise(parts=MICROBATCHES)
     turn = cycle(batches(problem))
 
     def step() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature import Curvature
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
@@ -51,7 +51,7 @@ def images(count: int) -> tuple[Tensor, Tensor]:
     """Images as rows, centred, and their labels as one-hot rows."""
     try:
         data = load("fashion-mnist").train
-    except BadInput:
+    except BadArgument:
         data = load("digits").train
     inputs, labels = data.batch(torch.arange(min(count, len(data))))
     rows = inputs.flatten(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from gradiometer.convergence.schedules.shapes import InverseTime
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.lecture.averaged_gradient import Ground, Move, moves, steps_to_move
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
@@ -37,7 +37,7 @@ def problem() -> Problem:
     """What is trained here."""
     try:
         return load("fashion-mnist")
-    except BadInput:
+    except BadArgument:
         return load("digits")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.motion import Origin, velocity_of
 from gradiometer.measurement.objective import Objective
@@ -137,7 +137,7 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         problem = load("fashion-mnist", data_dir=given.data_dir)
-    except BadInput:
+    except BadArgument:
         problem = load("digits")
     examples = len(problem.train)
     print(f"{problem.description} In posterior units, N = {examples:,}; intervals are 90 %.\n")

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fixed_point import BATCH, DIMENSION, POINTS, RATE, SAMPLING, Position, losses
 from gradiometer import watch
-from gradiometer.errors import BadInput
-from standing import BATCH, DIMENSION, POINTS, RATE, SAMPLING, Position, losses
+from gradiometer.errors import BadArgument
 
 torch.set_num_threads(1)
 
@@ -222,13 +222,13 @@ def variants(out: Path) -> None:
 
 def refused(out: Path) -> None:
     """What cannot be measured of several processes."""
-    with pytest.raises(BadInput, match="of several processes ask for noise, temperature, trajectory alone"):
+    with pytest.raises(BadArgument, match="of several processes ask for noise, temperature, trajectory alone"):
         one = Position()
         optimizer = torch.optim.SGD(one.parameters(), lr=RATE)
         watch(DistributedDataParallel(one), optimizer, loss=losses, gauges="batch_sharpness")
     sharded(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with pytest.raises(BadInput, match=r"of a sharded model \(FSDP\) the noise alone is measured"):
+    with pytest.raises(BadArgument, match=r"of a sharded model \(FSDP\) the noise alone is measured"):
         watch(model, optimizer, loss=losses, gauges="batch_sharpness")
     refused_meshes()
     refused_gradients(out)
@@ -244,7 +244,7 @@ def refused_meshes() -> None:
     plane = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
 
     def refusal(model: Any, words: str) -> None:
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(BadArgument, match=words):
             watch(model, torch.optim.SGD(model.parameters(), lr=RATE), loss=losses)
 
     refusal(fully_shard(Blocks(), mesh=plane), r"`model` has first.weight on a mesh of 2 dimensions \(HSDP")
@@ -286,10 +286,10 @@ def refused_gradients(out: Path) -> None:
             return cast("Tensor", self.last(hidden).square().sum(-1))
 
     for make, wrap in ((Blocks, undivided), (Going, unheard)):
-        with pytest.raises(BadInput, match="`model` is not trained on the plain mean of the gradients that its 2"):
+        with pytest.raises(BadArgument, match="`model` is not trained on the plain mean of the gradients that its 2"):
             loop(out, steps=1, make=make, wrap=wrap)
     for accumulation in (1, 2):
-        with pytest.raises(BadInput, match="leave out averaging by hand"):
+        with pytest.raises(BadArgument, match="leave out averaging by hand"):
             loop(out, steps=1, wrap=lambda model: model, held_back=False, accumulation=accumulation)
     told_later(out)
     sharded(model := Position())
@@ -297,7 +297,7 @@ def refused_gradients(out: Path) -> None:
         loss = model(POINTS[:4]).mean()
         loss.backward()
         model(POINTS[:4]).mean().backward()
-        with pytest.raises(BadInput, match="`step` was called once after several backwards of a sharded model"):
+        with pytest.raises(BadArgument, match="`step` was called once after several backwards of a sharded model"):
             w.step(loss, POINTS[:4])
 
 
@@ -322,7 +322,7 @@ def told_later(out: Path) -> None:
 def alone(out: Path) -> None:
     """A sharded model on one process: its accumulated backwards are measured, and nothing else is."""
     sharded(model := Position())
-    with pytest.raises(BadInput, match=r"`model` is sharded \(FSDP\) over one process"):
+    with pytest.raises(BadArgument, match=r"`model` is sharded \(FSDP\) over one process"):
         watch(model, torch.optim.SGD(model.parameters(), lr=RATE), loss=losses)
     loop(out, steps=250, accumulation=2, wrap=sharded, clip=False)
 

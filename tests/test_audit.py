@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.exploration.samplers.sgnht import SGNHT
@@ -130,7 +130,7 @@ def test_the_audit_leaves_torch_s_random_numbers_as_they_were() -> None:
     ],
 )
 def test_what_cannot_be_audited_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.convergence.schedules.shapes import Constant, Exponential, InverseTime
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.lecture.averaged_gradient import Ground, moves, steps_of, steps_to_move
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.closed_forms.quadratic import Quadratic
@@ -44,7 +44,7 @@ def known() -> Known:
 
 def test_what_is_known_where_moves_start_is_what_the_quadratic_has(known: Known) -> None:
     assert known.ground.norm == pytest.approx(float(np.linalg.norm(known.gradient)))
-    assert known.ground.noise.low < known.quadratic.noise_trace < known.ground.noise.high
+    assert known.ground.noise.low < known.quadratic.gradient_variance < known.ground.noise.high
     assert known.ground.curvatures == pytest.approx(CURVATURES)
     assert known.ground.weights.sum() == pytest.approx(1, abs=1e-4)
 
@@ -109,12 +109,12 @@ def test_a_schedule_whose_sum_is_infinite_makes_any_move_from_any_step_on() -> N
     ],
 )
 def test_a_move_that_is_none_is_refused_by_name(known: Known, settings: dict[str, object], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         moves(known.objective, known.ground, known.draw, **settings)  # type: ignore[arg-type]
 
 
 def test_a_start_without_a_gradient_is_refused() -> None:
     problem = Quadratic(CURVATURES, NOISE).problem(examples=40, start=np.zeros(4))
     problem.train.data -= problem.train.data.mean(0)
-    with pytest.raises(BadInput, match="no gradient at the start"):
+    with pytest.raises(BadArgument, match="no gradient at the start"):
         Ground.of(Objective(problem.model(), problem.loss), [problem.train.data * 0], lambda _: problem.train.data)

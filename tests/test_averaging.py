@@ -16,7 +16,7 @@ from gradiometer.convergence.averaging import (
     suffix,
     uniform,
 )
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 STEPS = 60
@@ -171,7 +171,7 @@ def test_refreshing_keeps_every_mode_and_random_state_and_runs_dropout_as_at_inf
 def test_a_refresh_that_fails_leaves_the_statistics_as_they_were() -> None:
     model = Noisy()
     for wrong, message in (([*batches(), torch.ones(1, 3)], "single example"), ([], "`batches` is empty")):
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(BadArgument, match=message):
             refresh_batch_norm(model, wrong, run)
         assert torch.equal(model.first.running_mean, torch.zeros(3)) and model.first.num_batches_tracked == 0
         assert model.first.track_running_stats and model.training
@@ -194,5 +194,5 @@ def test_a_model_without_batch_norm_is_left_alone() -> None:
     ],
 )
 def test_nonsense_is_refused_by_name(make: object, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         make()  # type: ignore[operator]

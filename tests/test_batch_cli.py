@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gradiometer.cli.batch import batch
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.problems import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train
@@ -23,7 +23,7 @@ def called(*arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run of 360 steps, every one of them measured."""
-    configuration = Configuration(model="mlp", epochs=8, every=1, microbatches=2, learning_rate=0.2)
+    configuration = Configuration(model="mlp", epochs=8, every=1, accumulation=2, learning_rate=0.2)
     return str(train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs")).path)
 
 
@@ -67,7 +67,7 @@ def test_the_path_and_the_latest_window_differ_where_the_noise_scale_grew(run: s
 
 
 def test_of_a_problem_it_trains_briefly_and_measures_at_the_end() -> None:
-    arguments = ("digits", "--steps", "220", "--lr", "0.2", "--microbatches", "2", "--json", *QUICK)
+    arguments = ("digits", "--steps", "220", "--lr", "0.2", "--accumulation", "2", "--json", *QUICK)
     told = json.loads(called(*arguments).stdout)
     assert told["subject"] == "digits (mlp) after 220 steps"
     assert told["noise_scale"][0]["samples"] == 200 and told["learning_rate"] == 0.2
@@ -80,22 +80,22 @@ def test_a_level_of_ones_own_is_that_of_every_interval(run: str) -> None:
 
 
 def test_what_makes_no_sense_is_refused_by_name(run: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`--batch-size` is the run's own: leave it out, or name a problem"):
+    with pytest.raises(BadArgument, match="`--batch-size` is the run's own: leave it out, or name a problem"):
         called(run, "--batch-size", "64")
-    with pytest.raises(BadInput, match="`--level` must lie between 0 and 1, got nan"):
+    with pytest.raises(BadArgument, match="`--level` must lie between 0 and 1, got nan"):
         called(run, "--level", "nan")
-    with pytest.raises(BadInput, match="is not a run folder"):
+    with pytest.raises(BadArgument, match="is not a run folder"):
         called(str(tmp_path / "nowhere"))
-    with pytest.raises(BadInput, match="did you mean digits"):
+    with pytest.raises(BadArgument, match="did you mean digits"):
         called("didgits")
-    with pytest.raises(BadInput, match="there is no spread within a step to see"):
+    with pytest.raises(BadArgument, match="there is no spread within a step to see"):
         called("digits", "-b", "1")
 
 
 def test_a_run_without_readings_is_refused(tmp_path: Path) -> None:
     configuration = Configuration(model="mlp", epochs=1, budget=0.0)
     path = train(load("digits", model="mlp"), configuration, tmp_path).path
-    with pytest.raises(BadInput, match="has no readings of the noise: train with a `--budget` above 0"):
+    with pytest.raises(BadArgument, match="has no readings of the noise: train with a `--budget` above 0"):
         called(str(path))
 
 

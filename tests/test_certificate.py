@@ -24,7 +24,7 @@ from gradiometer.diagnosis import diagnose
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.eigenvalues import eigenvalues
 from gradiometer.drift.operator import Product
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective, supervised
@@ -83,7 +83,7 @@ def test_without_replacement_the_squared_norm_is_unbiased_and_at_last_exact() ->
     ],
 )
 def test_inner_products_that_tell_nothing_are_refused(gram: np.ndarray, batch_size: int, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         squared_norm(gram, batch_size, Sampling(Draw.RESHUFFLED, 48))
 
 
@@ -203,7 +203,7 @@ def test_a_loss_that_draws_or_couples_has_no_full_pass_and_is_told_from_fresh_ba
     dropout = Objective(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 5)), loss)
     norm = Objective(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)), loss)
     for objective, why in ((dropout, "draws random numbers"), (norm, "batch statistics")):
-        with pytest.raises(BadInput, match=f"`exact` needs .*{why}"):
+        with pytest.raises(BadArgument, match=f"`exact` needs .*{why}"):
             gradient_squared(objective, data, exact=True, batch_size=8)
         found, examples = gradient_squared(objective, data, batches=12, batch_size=8)
         assert found.low < found.value < found.high and examples == 96
@@ -228,7 +228,7 @@ def test_data_that_are_drawn_anew_have_no_full_pass() -> None:
             return torch.randn(len(index), 3, dtype=torch.float64)
 
     objective = Objective(Tilted([2.0, 1.0, 0.5], [1.0, 0.0, 0.0]), output)
-    with pytest.raises(BadInput, match="augmentation"):
+    with pytest.raises(BadArgument, match="augmentation"):
         gradient_squared(objective, Augmented(), exact=True)
     found, _ = gradient_squared(objective, Augmented())
     assert found.method != "exact" and found.low <= 4.0 <= found.high
@@ -255,7 +255,7 @@ def test_the_gradients_bound_holds_along_a_real_run_as_often_as_it_should() -> N
     """Fashion-MNIST (the digits where it is not there), at the start, in the middle and at the end of 3,000 steps."""
     try:
         problem = load("fashion-mnist")
-    except BadInput:
+    except BadArgument:
         problem = load("digits")
     torch.manual_seed(0)
     model = problem.model()
@@ -314,7 +314,7 @@ def test_the_verb_says_it_in_words(trained: Run) -> None:
     ],
 )
 def test_what_cannot_be_certified_is_refused_by_name(trained: Run, flags: tuple[str, str], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         run_verb(str(trained.path), *flags)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.chains.chains import Chains, run_chains
 from gradiometer.exploration.chains.stacked import why_not_stacked
 from gradiometer.exploration.samplers.sgld import SGLD
@@ -237,7 +237,7 @@ def test_what_has_no_batched_form_is_named() -> None:
 def test_a_mean_loss_goes_by_vmap() -> None:
     loss = supervised(nn.CrossEntropyLoss())
     given = {"chains": 2, "steps": 20, "batch_size": BATCH, "learning_rate": 0.1}
-    with pytest.raises(BadInput, match="`way` 'stacked' cannot run this model: the loss is a mean"):
+    with pytest.raises(BadArgument, match="`way` 'stacked' cannot run this model: the loss is a mean"):
         run_chains(mlp, loss, data(1, 8), way="stacked", **given)
     by_mean = run_chains(mlp, loss, data(1, 8), way="vmap", **given)
     by_example = run_chains(mlp, CROSS_ENTROPY, data(1, 8), way="stacked", **given)
@@ -262,13 +262,13 @@ def test_a_mean_loss_goes_by_vmap() -> None:
     ],
 )
 def test_chains_that_are_none_are_refused_by_name(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         together(mlp, **{"way": None, **settings})
 
 
 def test_a_model_that_is_made_already_is_refused() -> None:
     model = mlp()
-    with pytest.raises(BadInput, match="`model` must make a new model each time"):
+    with pytest.raises(BadArgument, match="`model` must make a new model each time"):
         together(lambda: model, None)
 
 
@@ -279,7 +279,7 @@ def test_chains_that_diverge_are_named_with_their_rates() -> None:
 
 def test_a_chain_hotter_than_asked_is_refused_with_the_way_out() -> None:
     with pytest.raises(
-        BadInput, match="`temperature` 1e-06 cannot be held by the chain of seed 1: SGD by itself heats to"
+        BadArgument, match="`temperature` 1e-06 cannot be held by the chain of seed 1: SGD by itself heats to"
     ):
         together(mlp, "stacked", temperature=[0.0, 1e-6, 0.0], steps=3000)
 
@@ -308,5 +308,5 @@ def test_what_ends_a_process_ends_the_run_in_its_own_words() -> None:
 
     with pytest.raises(RuntimeError, match="no such column"):
         run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, processes=2)
-    with pytest.raises(BadInput, match="`processes` must be a whole number of at least 1, got 0"):
+    with pytest.raises(BadArgument, match="`processes` must be a whole number of at least 1, got 0"):
         together(mlp, None, processes=0)

@@ -10,7 +10,7 @@ import pytest
 
 from gradiometer.cli import main
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.report.compare.compare import compare
 from gradiometer.report.compare.contrast import BESIDE_THE_POINT, Contrast, claim, sentence
 from gradiometer.report.compare.page import render
@@ -137,18 +137,18 @@ def test_runs_of_unequal_length_are_compared_where_both_have_been(tmp_path: Path
 
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path) -> None:
     run = run_with(tmp_path, 1.0, 0)
-    with pytest.raises(BadInput, match="takes 2 to 6 runs, got 1"):
+    with pytest.raises(BadArgument, match="takes 2 to 6 runs, got 1"):
         compare([run])
-    with pytest.raises(BadInput, match="takes 2 to 6 runs, got 7"):
+    with pytest.raises(BadArgument, match="takes 2 to 6 runs, got 7"):
         compare([run] * 7)
-    with pytest.raises(BadInput, match="is given twice: compare it with another run"):
+    with pytest.raises(BadArgument, match="is given twice: compare it with another run"):
         compare([run, Run.open(run.path)])
-    with pytest.raises(BadInput, match=r"was trained on other data than .* compare runs of one problem"):
+    with pytest.raises(BadArgument, match=r"was trained on other data than .* compare runs of one problem"):
         compare([run, run_with(tmp_path, 1.0, 0, fingerprint="other")])
     empty = run_with(tmp_path, 1.0, 0)
     (empty.path / "readings.jsonl").unlink()
     (empty.path / "events.jsonl").unlink()
-    with pytest.raises(BadInput, match="have no loss at a common step"):
+    with pytest.raises(BadArgument, match="have no loss at a common step"):
         compare([run, Run.open(empty.path)])
 
 

@@ -17,7 +17,7 @@ from gradiometer.convergence.plateau.noise_floor import (
     level_since,
 )
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.closed_forms.quadratic import Quadratic
@@ -75,7 +75,7 @@ def test_the_forecast_of_a_cut_holds_the_known_gain(cooled: Run) -> None:
     floors = [quadratic_of_train.stationary_excess_loss(rate, 10) for rate in (0.3, 0.03)]
     predicted = Estimate(**events(cooled, "cut")[0]["predicted"])
     assert predicted.low <= floors[0] - floors[1] <= predicted.high
-    assert 0.3 <= floor_by_formula(0.3, quadratic_of_train.noise_trace, 10) / floors[0] <= 1.0
+    assert 0.3 <= floor_by_formula(0.3, quadratic_of_train.gradient_variance, 10) / floors[0] <= 1.0
 
 
 def test_a_cut_is_scored_by_what_it_gained(cooled: Run) -> None:
@@ -178,19 +178,19 @@ def test_a_level_loss_is_called_level_as_often_as_its_interval_says(remembered: 
 
 
 def test_cooling_and_the_cycles_of_snapshots_are_not_asked_for_at_once() -> None:
-    with pytest.raises(BadInput, match="the cycles of `snapshots` cool the rate by themselves"):
+    with pytest.raises(BadArgument, match="the cycles of `snapshots` cool the rate by themselves"):
         settings(snapshots=3)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_cooling_and_a_schedule_that_never_holds_a_rate_are_refused_together(schedule: str) -> None:
-    with pytest.raises(BadInput, match=f"`cool` is 'auto', but the {schedule} schedule never holds a rate"):
+    with pytest.raises(BadArgument, match=f"`cool` is 'auto', but the {schedule} schedule never holds a rate"):
         settings(schedule=schedule)
 
 
 def test_too_few_examples_to_compare_points_on_are_refused() -> None:
     problem = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).problem(examples=30)
-    with pytest.raises(BadInput, match="`cool` compares points on at least 64 training examples, there are 30"):
+    with pytest.raises(BadArgument, match="`cool` compares points on at least 64 training examples, there are 30"):
         TrainProbe(Objective(problem.model(), problem.loss), problem.train, seed=0)
 
 
@@ -205,12 +205,12 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
         (lambda: forecast(GAIN, math.nan, 0.1, 0.01), "`falling` must be at least 0, got nan"),
         (lambda: level_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
         (lambda: level_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
-        (lambda: floor_by_formula(0.1, math.nan, 8), "`noise_trace`, `batch_size` and `momentum` must be"),
+        (lambda: floor_by_formula(0.1, math.nan, 8), "`gradient_variance`, `batch_size` and `momentum` must be"),
         (lambda: settings(cool="on"), 'cool = "on"'),
     ],
 )
 def test_nonsense_is_refused_by_name(made, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         made()
 
 

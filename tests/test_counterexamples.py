@@ -8,7 +8,7 @@ import torch
 
 from gradiometer.convergence.theorem.theorem import theorem
 from gradiometer.drift.curvature import Curvature
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.counterexamples.catalogue import COUNTEREXAMPLES, DYING_RATE, dead_unit, load
 from gradiometer.problems.counterexamples.counterexample import Counterexample
@@ -202,5 +202,5 @@ def test_a_counterexample_is_found_by_name(name: str) -> None:
     ],
 )
 def test_nonsense_is_refused_by_name(make, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         make()

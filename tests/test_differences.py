@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.differences import (
     MOST_PAIRS,
@@ -99,5 +99,5 @@ def test_nonsense_is_refused_by_name() -> None:
             "at one level, got 0.9",
         ),
     ):
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(BadArgument, match=message):
             call()

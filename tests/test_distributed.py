@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from fixed_point import BATCH, NOISE_SCALE, assert_known
 from gradiometer import Run, diagnose
 from gradiometer.convergence.trajectory.trajectory import kept_steps
 from gradiometer.exploration.temperature.heat_balance import heat_balance
@@ -22,7 +23,6 @@ from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import train as train_alone
-from standing import BATCH, NOISE_SCALE, assert_known
 
 TESTS = Path(__file__).parent
 LOOPS = [sys.executable, str(TESTS / "rank_loops.py")]

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer.cli.doctor import doctor
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.logs.log import Column, Log
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.readers import read_log
@@ -172,7 +172,7 @@ def test_held_out_losses_are_not_taken_for_training_and_a_name_can_be_given() ->
 )
 def test_a_file_that_is_no_log_is_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadInput, match=message) as refused:
+    with pytest.raises(BadArgument, match=message) as refused:
         read_log(tmp_path / name)
     assert name in str(refused.value)
 
@@ -180,24 +180,24 @@ def test_a_file_that_is_no_log_is_refused_by_name(tmp_path: Path, name: str, con
 def test_an_event_file_that_is_none_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "events.out.tfevents.1").write_bytes(b"nonsense" * 20)
-    with pytest.raises(BadInput, match="event file"):
+    with pytest.raises(BadArgument, match="event file"):
         read_log(tmp_path / "events.out.tfevents.1")
 
 
 def test_without_tensorboard_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.logs.readers.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"pip install 'gradiometer\[tensorboard\]'"):
+    with pytest.raises(BadArgument, match=r"pip install 'gradiometer\[tensorboard\]'"):
         read_log(LOGS / "plain_staircase.tfevents")
 
 
 def test_what_is_missing_or_torn_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not exist"):
+    with pytest.raises(BadArgument, match="does not exist"):
         read_log(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="holds no log that is known here"):
+    with pytest.raises(BadArgument, match="holds no log that is known here"):
         read_log(tmp_path)
-    with pytest.raises(BadInput, match="`--loss` names 'los', which the log has not: it has"):
+    with pytest.raises(BadArgument, match="`--loss` names 'los', which the log has not: it has"):
         read_log(LOGS / "hf_healthy.json", "los")
-    with pytest.raises(BadInput, match="`level` must lie between 0 and 1, got nan"):
+    with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
         log_findings(read_log(LOGS / "hf_healthy.json"), math.nan)
     text = (LOGS / "plain_restarted.jsonl").read_text()
     (tmp_path / "torn.jsonl").write_text(text[:-20])
@@ -212,9 +212,9 @@ def test_a_run_of_our_own_is_sent_to_its_report(tmp_path: Path) -> None:
     (run / "run.toml").touch()
     (run / "readings.jsonl").write_text('{"step": 1, "learning_rate": 0.1}')
     for path in (run, run / "readings.jsonl"):
-        with pytest.raises(BadInput, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
+        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
             read_log(path)
-    with pytest.raises(BadInput, match="holds no log that is known here"):
+    with pytest.raises(BadArgument, match="holds no log that is known here"):
         read_log(tmp_path)
 
 

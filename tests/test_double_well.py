@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.kramers import barrier_seen, escape_time, passage_steps
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
@@ -123,5 +123,5 @@ def test_the_double_well_is_a_problem_by_name_whose_gradient_is_the_one_written_
     ],
 )
 def test_what_has_no_escape_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conftest import CASES, Case, TinyTransformer
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.spectrum import SpectralDensity
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import Objective, supervised
 
 
@@ -274,5 +274,5 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
     ],
 )
 def test_what_has_no_curvature_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()

@@ -17,7 +17,7 @@ from gradiometer.drift.horizon import Anchor
 from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.stability import Momentum, edge_sentence, largest_stable_rate, stability_limit
 from gradiometer.drift.step_drift import StepDrift
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series, State
@@ -333,5 +333,5 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
     ],
 )
 def test_what_has_no_drift_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()

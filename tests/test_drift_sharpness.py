@@ -13,7 +13,7 @@ from gradiometer.cli.sharpness import sharpness
 from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.survey import Survey, survey
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
 from gradiometer.problems.closed_forms.quadratic import Quadratic
@@ -148,12 +148,12 @@ def test_a_survey_that_is_torn_is_left_out(trained: Run) -> None:
     ],
 )
 def test_what_cannot_be_surveyed_is_refused_by_name(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         run_verb(*arguments)
 
 
 def test_settings_of_a_problem_are_refused_for_a_run(trained: Run) -> None:
-    with pytest.raises(BadInput, match=r"`--lr` is for a problem: the run .* has its own"):
+    with pytest.raises(BadArgument, match=r"`--lr` is for a problem: the run .* has its own"):
         run_verb(str(trained.path), "--lr", "0.1")
 
 

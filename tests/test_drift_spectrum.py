@@ -11,7 +11,7 @@ from gradiometer.drift.density import spectral_density, tridiagonal
 from gradiometer.drift.eigenvalues import eigenvalues
 from gradiometer.drift.operator import Product
 from gradiometer.drift.trace import trace
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -246,5 +246,5 @@ def test_density_of_a_hessian_of_low_rank_keeps_its_weights() -> None:
     ],
 )
 def test_what_cannot_be_asked_of_an_operator_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()

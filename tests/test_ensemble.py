@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.export import export
 from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -54,7 +54,7 @@ def test_a_probability_below_the_smallest_float_keeps_its_loss() -> None:
     ],
 )
 def test_what_is_no_ensemble_is_refused(count: int, settings: dict, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadArgument, match=words):
         Ensemble(models(count), **settings)
 
 
@@ -63,11 +63,11 @@ def test_an_ensemble_is_made_of_snapshots_of_one_architecture() -> None:
     snapshots = [Snapshot.of(member, number, 10 * number) for number, member in enumerate(members, start=1)]
     made, images = Ensemble.of_snapshots(snapshots, digits_cnn()), torch.randn(4, 1, 8, 8)
     assert torch.equal(made(images), Ensemble(members)(images))
-    with pytest.raises(BadInput, match="at least 2 models, got 1"):
+    with pytest.raises(BadArgument, match="at least 2 models, got 1"):
         Ensemble.of_snapshots(snapshots[:1], digits_cnn())
-    with pytest.raises(BadInput, match=r"snapshot 1 \(step 10\) is of another architecture"):
+    with pytest.raises(BadArgument, match=r"snapshot 1 \(step 10\) is of another architecture"):
         Ensemble.of_snapshots(snapshots, load("mlp").model())
-    with pytest.raises(BadInput, match="between 2 and the 3 members, got 4"):
+    with pytest.raises(BadArgument, match="between 2 and the 3 members, got 4"):
         made.last(4)
 
 
@@ -99,15 +99,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(BadInput, match=r"a file named \.pt2 \(torch\) or \.onnx, got e\.pth"):
+    with pytest.raises(BadArgument, match=r"a file named \.pt2 \(torch\) or \.onnx, got e\.pth"):
         export(nn.Identity(), torch.zeros(2, 1), tmp_path / "e.pth")
-    with pytest.raises(BadInput, match=r"the folder .* does not exist"):
+    with pytest.raises(BadArgument, match=r"the folder .* does not exist"):
         export(nn.Identity(), torch.zeros(2, 1), tmp_path / "nowhere" / "e.pt2")
-    with pytest.raises(BadInput, match="at least 2 examples, got 1"):
+    with pytest.raises(BadArgument, match="at least 2 examples, got 1"):
         export(nn.Identity(), torch.zeros(1, 1), tmp_path / "e.pt2")
-    with pytest.raises(BadInput, match=r"torch\.export cannot follow the model"):
+    with pytest.raises(BadArgument, match=r"torch\.export cannot follow the model"):
         export(Choosy(), torch.ones(2, 1), tmp_path / "e.pt2")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"needs onnx and onnxscript: `pip install 'gradiometer\[export\]'`"):
+    with pytest.raises(BadArgument, match=r"needs onnx and onnxscript: `pip install 'gradiometer\[export\]'`"):
         export(nn.Identity(), torch.zeros(2, 1), tmp_path / "e.onnx")
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.cli import gradiometer
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport, Growth, Rival, Way
 from gradiometer.exploration.ensembles.ensemble_size import validation_mask
 from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -160,7 +160,7 @@ def test_the_study_leaves_the_run_as_it_was(runs: dict[str, Path]) -> None:
 def test_the_verb_refuses_what_it_cannot_judge(runs: dict[str, Path], tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         done = CliRunner().invoke(gradiometer, ["ensemble", *map(str, arguments)])
-        assert isinstance(done.exception, BadInput), done.exception
+        assert isinstance(done.exception, BadArgument), done.exception
         return str(done.exception)
 
     assert "holds no snapshot" in refused(runs["single"])
@@ -185,7 +185,7 @@ def test_a_problem_that_is_no_classification_is_refused(tmp_path: Path) -> None:
     from gradiometer.problems.registry import load as problem_named
 
     run = train(problem_named("one-dimensional"), Configuration(problem="one-dimensional", snapshots=2), tmp_path)
-    with pytest.raises(BadInput, match=r"batches of type Tensor: pairs \(inputs, labels\) are needed"):
+    with pytest.raises(BadArgument, match=r"batches of type Tensor: pairs \(inputs, labels\) are needed"):
         study(run.path)
 
 

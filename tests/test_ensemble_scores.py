@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import (
     calibration_difference,
     calibration_error,
@@ -94,7 +94,7 @@ def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -
     assert difference["nll"].high - difference["nll"].low < 0.3 * (one["nll"].high - one["nll"].low)
     same = differences(first, first)
     assert same["error"].low < 0 < same["error"].high  # never differing on 1,000 examples is no proof of equality
-    with pytest.raises(BadInput, match="have other labels"):
+    with pytest.raises(BadArgument, match="have other labels"):
         differences(first, Predictions(said, (labels + 1) % 4))
 
 
@@ -111,7 +111,7 @@ def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -
 def test_what_are_no_log_probabilities_of_labelled_examples_is_refused(
     said: np.ndarray, labels: np.ndarray, words: str
 ) -> None:
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadArgument, match=words):
         checked(said, labels)
 
 
@@ -195,5 +195,5 @@ def test_a_reliability_diagram_holds_every_example_in_bins_of_equal_numbers() ->
     assert [part.confidence for part in parts] == sorted(part.confidence for part in parts)
     total = sum(part.examples * part.accuracy.value for part in parts)
     assert total == pytest.approx((labels == 0).sum())
-    with pytest.raises(BadInput, match="15 bins need at least 45 examples, got 40"):
+    with pytest.raises(BadArgument, match="15 bins need at least 45 examples, got 40"):
         reliability(said[:40], labels[:40])

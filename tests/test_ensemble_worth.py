@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 from gradiometer.convergence.averaging import refresh_batch_norm
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.barrier import between, segment
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
@@ -34,7 +34,7 @@ def test_disagreement_is_that_of_pairs_over_the_error_of_members() -> None:
     assert estimate.value == pytest.approx(np.mean(pairs) / wrong)
     assert estimate.low < estimate.value < estimate.high
     assert disagreement([parts[0], parts[0]], labels).value == 0
-    with pytest.raises(BadInput, match="at least 2, got 1"):
+    with pytest.raises(BadArgument, match="at least 2, got 1"):
         disagreement(parts[:1], labels)
 
 
@@ -100,7 +100,7 @@ def test_between_two_models_batch_norm_is_estimated_anew_and_the_ends_are_left_a
     for state, model in zip(before, (first, last), strict=True):
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
     assert between(first, last, 0.5)[1].num_batches_tracked == first[1].num_batches_tracked
-    with pytest.raises(BadInput, match="`points` must be at least 1, got 0"):
+    with pytest.raises(BadArgument, match="`points` must be at least 1, got 0"):
         segment(first, last, wrong, points=0)
 
 
@@ -126,7 +126,7 @@ def test_an_early_member_that_hurts_is_left_out() -> None:
     labels = noisy(0, 1.0)[1]
     members = [noisy(9, 12.0)[0], *(noisy(seed, 0.5)[0] for seed in range(3))]
     assert chosen_count(members, labels) == 3
-    with pytest.raises(BadInput, match="at least 2, got 1"):
+    with pytest.raises(BadArgument, match="at least 2, got 1"):
         chosen_count(members[:1], labels)
 
 
@@ -144,7 +144,7 @@ def test_an_ensemble_is_worth_as_many_runs_as_reach_its_loss() -> None:
     assert 1 < two[0] < two[2] < 4
     assert worth(noisy(22, 3.0)[0]) == (1, 1, 1)
     assert worth(noisy(23, 0.0)[0])[1] == math.inf
-    with pytest.raises(BadInput, match="`runs` must be at least 2, got 1"):
+    with pytest.raises(BadArgument, match="`runs` must be at least 2, got 1"):
         deep_ensemble_equivalent(Predictions(runs[0], labels), runs[:1], labels, validation)
 
 

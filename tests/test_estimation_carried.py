@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.carried import average, product, transformed
 from gradiometer.measurement.uncertainty.median import median
@@ -81,11 +81,11 @@ def test_a_product_with_an_open_end_is_open_there() -> None:
 
 def test_what_cannot_be_put_together_is_refused() -> None:
     at_95 = Estimate.interval(1.0, 0.9, 1.1, level=0.95, method="m", samples=9)
-    with pytest.raises(BadInput, match="`estimates` must be at one level, got 90%, 95%"):
+    with pytest.raises(BadArgument, match="`estimates` must be at one level, got 90%, 95%"):
         average([normal(1.0, 0.1), at_95])
-    with pytest.raises(BadInput, match="`estimates` is empty"):
+    with pytest.raises(BadArgument, match="`estimates` is empty"):
         average([])
-    with pytest.raises(BadInput, match="`estimates` must be positive to be multiplied"):
+    with pytest.raises(BadArgument, match="`estimates` must be positive to be multiplied"):
         product(normal(0.1, 0.1), normal(1.0, 0.1))
 
 
@@ -104,7 +104,7 @@ def test_too_few_samples_have_no_median_with_an_interval() -> None:
 
 
 def test_a_median_of_what_is_not_finite_is_refused() -> None:
-    with pytest.raises(BadInput, match="`samples` must be finite"):
+    with pytest.raises(BadArgument, match="`samples` must be finite"):
         median(np.array([1.0, math.nan, 2.0]))
-    with pytest.raises(BadInput, match="`level` must lie between 0 and 1, got nan"):
+    with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
         median(np.arange(9.0), level=math.nan)

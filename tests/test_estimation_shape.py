@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import CASES, Case
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.gram import NoiseMoments
 from gradiometer.estimation.inner_products import inner_products
 from gradiometer.estimation.noise import GradientNoise, cosine
@@ -132,7 +132,7 @@ def test_on_the_quadratic_the_cosine_is_that_of_batches_with_the_gradient(quadra
     noise = np.random.default_rng(2).multivariate_normal(np.zeros(6), quadratic.noise / 4, 20_000)
     batches = gradient + noise
     mean = np.mean(batches @ gradient / np.linalg.norm(batches, axis=1) / np.linalg.norm(gradient))
-    formula = 1 / math.sqrt(1 + quadratic.noise_trace / (4 * gradient @ gradient))
+    formula = 1 / math.sqrt(1 + quadratic.gradient_variance / (4 * gradient @ gradient))
     assert formula == pytest.approx(mean, rel=0.05)
     assert estimate.low <= formula <= estimate.high and estimate.high - estimate.low < 0.1
 
@@ -144,7 +144,7 @@ def test_the_cosine_goes_from_none_to_all() -> None:
 
 def test_nine_in_ten_intervals_hold_the_effective_dimension(quadratic: Quadratic) -> None:
     generator, root = np.random.default_rng(0), np.linalg.cholesky(quadratic.noise)
-    truth, held, windows = quadratic.noise_trace**2 / float(np.sum(quadratic.noise**2)), 0, 200
+    truth, held, windows = quadratic.gradient_variance**2 / float(np.sum(quadratic.noise**2)), 0, 200
     for _ in range(windows):
         gradients = generator.standard_normal((32, 8, 6)) @ root.T + 0.3
         moments = [asdict(NoiseMoments.of(part @ part.T, 1)) for part in gradients]
@@ -154,25 +154,25 @@ def test_nine_in_ten_intervals_hold_the_effective_dimension(quadratic: Quadratic
     assert abs(held / windows - 0.9) < 4 * math.sqrt(0.9 * 0.1 / windows)
 
 
-@pytest.mark.parametrize("gauge", [NoiseShape(), NoiseShape(None), NoiseShape(microbatches=4)], ids=repr)
+@pytest.mark.parametrize("gauge", [NoiseShape(), NoiseShape(None), NoiseShape(parts=4)], ids=repr)
 def test_repr_recreates_the_gauge(gauge: NoiseShape) -> None:
     assert eval(repr(gauge)) == gauge
 
 
 def test_what_has_no_shape_to_see_is_refused() -> None:
-    with pytest.raises(BadInput, match="`microbatches` must be at least 4, got 3: the square of the noise needs"):
+    with pytest.raises(BadArgument, match="`parts` must be at least 4, got 3: the square of the noise needs"):
         NoiseShape(3)
-    with pytest.raises(BadInput, match="`microbatches` is 13 for a batch of 12: at least 1 example each"):
+    with pytest.raises(BadArgument, match="`parts` is 13 for a batch of 12: at least 1 example each"):
         NoiseShape(13).measure(_step(CASES["mlp"]()))
-    with pytest.raises(BadInput, match="at least 2 examples each are needed, since the loss couples the examples"):
+    with pytest.raises(BadArgument, match="at least 2 examples each are needed, since the loss couples the examples"):
         NoiseShape(8).measure(_step(CASES["cnn_with_batch_norm"]()))
-    with pytest.raises(BadInput, match="`gram` is of 3 micro-batches"):
+    with pytest.raises(BadArgument, match="`gram` is of 3 micro-batches"):
         NoiseMoments.of(np.eye(3), 1)
 
 
 def test_a_model_too_large_for_so_many_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.estimation.inner_products.MOST_NUMBERS", 1000)
-    with pytest.raises(BadInput, match="so many gradients at once are more than 1,000 numbers; lower it"):
+    with pytest.raises(BadArgument, match="so many gradients at once are more than 1,000 numbers; lower it"):
         NoiseShape(8).measure(_step(CASES["mlp"]()))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.example_norms import noisiest, squared_norms
 from gradiometer.estimation.heavy_examples import HeavyExamples, norm_moments
 from gradiometer.estimation.noise import GradientNoise
@@ -122,7 +122,7 @@ def test_measuring_sources_leaves_training_as_it_was(gauge, case: Case) -> None:
     before = everything(case.model)
     step = TrainingStep(case.objective, case.batch, index=3, learning_rate=0.1, sampling=FRESH)
     if case.objective.traits(case.batch).coupled and isinstance(gauge, HeavyExamples):
-        with pytest.raises(BadInput, match="none of them has a gradient of its own"):
+        with pytest.raises(BadArgument, match="none of them has a gradient of its own"):
             gauge.measure(step)
     else:
         gauge.measure(step)
@@ -201,7 +201,7 @@ def test_an_example_with_a_wrong_label_is_among_the_noisiest() -> None:
     labels[wrong] = 1 - labels[wrong]
     places, shares = noisiest(Objective(model, CROSS_ENTROPY), (features, labels), 3)
     assert places[0] == wrong and shares[0] > 0.5 and shares.diff().max() <= 0
-    with pytest.raises(BadInput, match="`count` must lie between 1 and the 50 examples, got 0"):
+    with pytest.raises(BadArgument, match="`count` must lie between 1 and the 50 examples, got 0"):
         noisiest(Objective(model, CROSS_ENTROPY), (features, labels), 0)
 
 
@@ -209,7 +209,7 @@ def test_a_tenth_of_thirty_two_is_three_and_a_fifth() -> None:
     moments = norm_moments(np.arange(32.0))
     assert moments["top_tenth"] * 32 == pytest.approx(31 + 30 + 29 + 0.2 * 28)
     assert moments["mean"] == pytest.approx(15.5)
-    with pytest.raises(BadInput, match="at least two are needed to see how they differ"):
+    with pytest.raises(BadArgument, match="at least two are needed to see how they differ"):
         norm_moments(np.ones(1))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes, relative_updates
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.step_time import FEWEST_ROUNDS, MOST_ROUNDS, step_times
@@ -199,11 +199,11 @@ def test_there_are_as_many_rounds_as_there_is_time_for_within_bounds(seconds: fl
 
 
 def test_nonsense_is_refused_by_name() -> None:
-    with pytest.raises(BadInput, match="`sizes` must hold the present batch size 32, got 8, 64"):
+    with pytest.raises(BadArgument, match="`sizes` must hold the present batch size 32, got 8, 64"):
         step_times(print, (8, 64), 32)
-    with pytest.raises(BadInput, match="`seconds` must be positive, got nan"):
+    with pytest.raises(BadArgument, match="`seconds` must be positive, got nan"):
         step_times(print, (32,), 32, seconds=math.nan)
-    with pytest.raises(BadInput, match="`other` must be at least 1 example, got 0"):
+    with pytest.raises(BadArgument, match="`other` must be at least 1 example, got 0"):
         relative_updates([scale(96, 80, 120)], 32, 0)
-    with pytest.raises(BadInput, match="`present` must be at least 1 example, got 0"):
+    with pytest.raises(BadArgument, match="`present` must be at least 1 example, got 0"):
         batch_sizes(0)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from fixed_point import BATCH, POINTS, RATE, Position, assert_known, losses
 from gradiometer import diagnose, sampling_of, watch
 from gradiometer.convergence.trajectory.trajectory import kept_steps
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.heat_balance import heat_balance
-from standing import BATCH, POINTS, RATE, Position, assert_known, losses
 
 MEASURED = {"every": 1, "level": 0.999, "gauges": "noise"}
 QUIET = pytest.mark.filterwarnings("ignore")
@@ -150,14 +150,14 @@ def test_a_module_that_makes_its_own_backwards_is_refused(tmp_path: Path) -> Non
     pytest.importorskip("lightning.pytorch")
     from gradiometer.integrations.lightning import GradiometerCallback
 
-    with pytest.raises(BadInput, match=r"put `gradiometer\.watch` around them"):
+    with pytest.raises(BadArgument, match=r"put `gradiometer\.watch` around them"):
         GradiometerCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
     trainer = SimpleNamespace(callbacks=[GradientAccumulationScheduler({0: 1, 4: 2})])
-    with pytest.raises(BadInput, match="changes how many backwards an update takes"):
+    with pytest.raises(BadArgument, match="changes how many backwards an update takes"):
         GradiometerCallback(losses).on_train_start(trainer, SimpleNamespace(automatic_optimization=True))
-    with pytest.raises(BadInput, match=r"call `trainer\.fit` first"):
+    with pytest.raises(BadArgument, match=r"call `trainer\.fit` first"):
         GradiometerCallback(losses).findings()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.cli import main
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.lecture.catalogue import STATEMENTS, chosen
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
 from gradiometer.lecture.site import prediction, write_site
@@ -79,7 +79,7 @@ def test_all_predictions_are_made_before_the_first_measurement() -> None:
 
 
 def test_an_experiment_with_a_wrong_number_of_estimates_is_refused() -> None:
-    with pytest.raises(BadInput, match="`measure` of test gave 1 estimates for 2 points"):
+    with pytest.raises(BadArgument, match="`measure` of test gave 1 estimates for 2 points"):
         measured(predicted(experiment(measure=lambda: [within(0.0, 1.0)])))
 
 
@@ -96,7 +96,7 @@ def test_every_experiment_has_a_name_of_its_own() -> None:
 
 
 def test_an_unknown_statement_is_refused_by_name() -> None:
-    with pytest.raises(BadInput, match="There is no statement 'S13': the lecture has S1, S2"):
+    with pytest.raises(BadArgument, match="There is no statement 'S13': the lecture has S1, S2"):
         chosen(("S1", "S13"))
 
 
@@ -151,7 +151,7 @@ def test_a_miss_is_shown_as_one(shown: Result, tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_site_is_refused(shown: Result, tmp_path: Path) -> None:
     (tmp_path / "site").write_text("mine")
-    with pytest.raises(BadInput, match="is a file: name a folder"):
+    with pytest.raises(BadArgument, match="is a file: name a folder"):
         write_site([shown], tmp_path / "site")
 
 

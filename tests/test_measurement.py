@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import batch_size, chunks, take
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Draw, Sampling
@@ -37,11 +37,11 @@ def step_of(case: Case, **changes) -> TrainingStep:
     return TrainingStep(case.objective, case.batch, **settings)
 
 
-@pytest.mark.parametrize("microbatches", [2, 3, None])
-def test_measuring_leaves_training_as_it_was(case: Case, microbatches: int | None) -> None:
+@pytest.mark.parametrize("parts", [2, 3, None])
+def test_measuring_leaves_training_as_it_was(case: Case, parts: int | None) -> None:
     case.loss(case.model, case.batch).mean().backward()
     before = everything(case.model)
-    step_of(case).spread(microbatches)
+    step_of(case).spread(parts)
     assert everything(case.model) == before
 
 
@@ -184,12 +184,12 @@ def test_a_training_step_works_from_the_gradient_training_has() -> None:
         ),
         (lambda: batch_size({"x": 1}), "`batch` holds no tensor with a first axis"),
         (lambda: step_of(CASES["mlp"]()).spread(1), "no spread within a step to see"),
-        (lambda: step_of(CASES["mlp"]()).spread(13), "`microbatches` is 13 for a batch of 12"),
+        (lambda: step_of(CASES["mlp"]()).spread(13), "`parts` is 13 for a batch of 12"),
         (lambda: Sampling(Draw.FRESH, 0), "`examples` must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.measurement.microbatches import LONG, RUN, SpreadBuilder
+from gradiometer.measurement.parts import LONG, RUN, SpreadBuilder
 
 
 def exact(gradient: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer.cli.sample import sample
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.chains.mixing import mixing, rank_counts
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
@@ -78,7 +78,7 @@ def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
         f"train_loss_{kind}.png" for kind in ("trace", "ranks", "autocorrelation")
     }
-    with pytest.raises(BadInput, match="`--png` draws chains against one another: add --chains 4"):
+    with pytest.raises(BadArgument, match="`--png` draws chains against one another: add --chains 4"):
         CliRunner().invoke(sample, ["linear-regression", "--png", str(tmp_path)], catch_exceptions=False)
 
 
@@ -92,5 +92,5 @@ def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
     ],
 )
 def test_draws_that_cannot_be_judged_are_refused_by_name(draws: np.ndarray, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         mixing({"x": draws})

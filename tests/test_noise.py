@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conftest import Case
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import examples_factor, interpret_batch_size, updates_factor
 from gradiometer.estimation.noise import GradientNoise, noise_moments
 from gradiometer.measurement.objective import Objective, supervised
@@ -59,14 +59,14 @@ def trace_of_covariance(gradients: np.ndarray) -> float:
     return float(gradients.var(axis=0).sum())
 
 
-@pytest.mark.parametrize(("size", "microbatches"), [(2, 2), (3, 2), (3, None), (4, 3)])
+@pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None), (4, 3)])
 def test_over_all_batches_with_replacement_the_means_are_exact(
-    objective: Objective, per_example: np.ndarray, size: int, microbatches: int | None
+    objective: Objective, per_example: np.ndarray, size: int, parts: int | None
 ) -> None:
     """Among them batches that do not divide evenly, of 1 + 2 and of 1 + 1 + 2 examples."""
     sampling = Sampling(Draw.REPLACEMENT, 4)
-    series = series_over(objective, product(range(4), repeat=size), GradientNoise(microbatches), sampling)
-    estimates = GradientNoise(microbatches).estimate(series)
+    series = series_over(objective, product(range(4), repeat=size), GradientNoise(parts), sampling)
+    estimates = GradientNoise(parts).estimate(series)
     trace, signal = trace_of_covariance(per_example), float(np.square(per_example.mean(0)).sum())
     assert estimates["gradient_variance"].value == pytest.approx(trace, rel=1e-12)
     assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
@@ -74,13 +74,13 @@ def test_over_all_batches_with_replacement_the_means_are_exact(
     assert estimates["signal_to_noise"].value == pytest.approx(signal / (trace / size), rel=1e-12)
 
 
-@pytest.mark.parametrize(("size", "microbatches"), [(2, 2), (3, 2), (3, None)])
+@pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None)])
 def test_over_all_batches_without_replacement_the_means_are_those_of_the_training_set(
-    objective: Objective, per_example: np.ndarray, size: int, microbatches: int | None
+    objective: Objective, per_example: np.ndarray, size: int, parts: int | None
 ) -> None:
     sampling = Sampling(Draw.RESHUFFLED, 4)
-    series = series_over(objective, permutations(range(4), size), GradientNoise(microbatches), sampling)
-    estimates = GradientNoise(microbatches).estimate(series)
+    series = series_over(objective, permutations(range(4), size), GradientNoise(parts), sampling)
+    estimates = GradientNoise(parts).estimate(series)
     train = per_example.mean(0)
     error = np.mean([np.square(per_example[list(b)].mean(0) - train).sum() for b in permutations(range(4), size)])
     signal = float(np.square(train).sum())
@@ -149,28 +149,26 @@ def test_estimates_of_a_layer_are_those_of_a_model_with_that_layer_alone() -> No
 
 
 @pytest.mark.parametrize(
-    "gauge", [GradientNoise(), GradientNoise(None), GradientNoise(microbatches=8, gradient_of="population")], ids=repr
+    "gauge", [GradientNoise(), GradientNoise(None), GradientNoise(parts=8, gradient_of="population")], ids=repr
 )
 def test_repr_recreates_the_gauge(gauge: GradientNoise) -> None:
     assert eval(repr(gauge)) == gauge
 
 
-@pytest.mark.parametrize("microbatches", [1, 0, math.nan])
-def test_one_gradient_a_step_is_refused(microbatches: int) -> None:
-    with pytest.raises(
-        BadInput, match=r"`microbatches` must be at least 2, got .*: one gradient a step shows no spread"
-    ):
-        _unchecked(GradientNoise, microbatches=microbatches)
+@pytest.mark.parametrize("parts", [1, 0, math.nan])
+def test_one_gradient_a_step_is_refused(parts: int) -> None:
+    with pytest.raises(BadArgument, match=r"`parts` must be at least 2, got .*: one gradient a step shows no spread"):
+        _unchecked(GradientNoise, parts=parts)
 
 
 def test_a_gradient_of_neither_train_nor_population_is_refused() -> None:
-    with pytest.raises(BadInput, match="`gradient_of` must be 'train' or 'population', got 'test'"):
+    with pytest.raises(BadArgument, match="`gradient_of` must be 'train' or 'population', got 'test'"):
         _unchecked(GradientNoise, gradient_of="test")
 
 
 def test_a_training_set_of_unknown_size_is_refused_where_it_matters() -> None:
     series = _series({"trace": np.ones((9, 1)), "signal": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED))
-    with pytest.raises(BadInput, match=r"training set of unknown size: give its number of `examples`, or ask for"):
+    with pytest.raises(BadArgument, match=r"training set of unknown size: give its number of `examples`, or ask for"):
         GradientNoise().estimate(series)
     assert GradientNoise(gradient_of="population").estimate(series)["noise_scale"].value == 1
 
@@ -184,7 +182,7 @@ def test_a_batch_of_one_is_refused() -> None:
         learning_rate=0.1,
         sampling=Sampling(Draw.FRESH),
     )
-    with pytest.raises(BadInput, match="no spread within a step to see"):
+    with pytest.raises(BadArgument, match="no spread within a step to see"):
         GradientNoise().measure(step)
 
 
@@ -299,7 +297,7 @@ def _step(case: Case, index: int, sampling: Sampling) -> TrainingStep:
 def _unchecked(build: type, **settings: object) -> object:
     """Build past the shape checker, which only the test suite has: what a user's mistake meets."""
     gauge = object.__new__(build)
-    for name, value in {"microbatches": 2, "gradient_of": "train", **settings}.items():
+    for name, value in {"parts": 2, "gradient_of": "train", **settings}.items():
         object.__setattr__(gauge, name, value)
     gauge.__post_init__()
     return gauge

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -137,7 +137,7 @@ def test_a_problem_fingerprint_covers_training_and_test_data() -> None:
     ],
 )
 def test_data_that_cannot_be_told_apart_are_refused_by_name(data, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         Examples(data, "train")
 
 
@@ -146,12 +146,12 @@ def test_a_data_set_whose_items_are_no_tensors_is_refused_with_the_way_out() -> 
         def __getitem__(self, position: int) -> object:
             return object()
 
-    with pytest.raises(BadInput, match=r"`train\[0\]` cannot be put into a batch .*transform to tensors"):
+    with pytest.raises(BadArgument, match=r"`train\[0\]` cannot be put into a batch .*transform to tensors"):
         Examples(Objects(), "train")
 
 
 def test_batches_of_nothing_are_refused() -> None:
-    with pytest.raises(BadInput, match="`size` must be at least 1, got 0"):
+    with pytest.raises(BadArgument, match="`size` must be at least 1, got 0"):
         list(Examples(labelled()).batches(0))
 
 
@@ -171,5 +171,5 @@ def test_a_part_of_a_problem_that_is_not_of_its_kind_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, changes: dict, message: str
 ) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         Problem(**settings(**changes))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.problems.images import digits, fashion_mnist
 from gradiometer.problems.images.idx import read_idx
 from gradiometer.problems.registry import load
@@ -128,14 +128,14 @@ def test_files_are_found_where_others_put_them(elsewhere: Path, place: str) -> N
 
 def test_a_missing_data_set_names_the_places_and_the_way_out(elsewhere: Path) -> None:
     with pytest.raises(
-        BadInput, match=r"looked in .*debian.*FashionMNIST/raw.*apt install dataset-fashion-mnist.*--data-dir"
+        BadArgument, match=r"looked in .*debian.*FashionMNIST/raw.*apt install dataset-fashion-mnist.*--data-dir"
     ):
         load("fashion-mnist")
 
 
 def test_a_folder_that_is_asked_for_is_the_only_one_looked_at(elsewhere: Path) -> None:
     write_set(elsewhere / "debian", zipped=True)
-    with pytest.raises(BadInput, match=r"looked in .*empty\)"):
+    with pytest.raises(BadArgument, match=r"looked in .*empty\)"):
         load("fashion-mnist", data_dir=elsewhere / "empty")
 
 
@@ -165,25 +165,25 @@ def test_a_torn_or_foreign_file_is_named(tmp_path: Path, tear, message: str) -> 
     write_set(tmp_path / "set", zipped=True)
     torn = tmp_path / "set" / "train-images-idx3-ubyte.gz"
     torn.write_bytes(tear(torn.read_bytes()))
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         load("fashion-mnist", data_dir=tmp_path / "set")
 
 
 def test_labels_of_another_data_set_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path / "set", zipped=False, counts=(12, 4))
-    with pytest.raises(BadInput, match="has a label 11 in its train files, 0 to 9 were expected"):
+    with pytest.raises(BadArgument, match="has a label 11 in its train files, 0 to 9 were expected"):
         load("fashion-mnist", data_dir=tmp_path / "set")
 
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path / "set", zipped=False)
     (tmp_path / "set" / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((4, 8, 8))))
-    with pytest.raises(BadInput, match=r"images of 8 × 8 pixels in its t10k files, 28 × 28 were expected"):
+    with pytest.raises(BadArgument, match=r"images of 8 × 8 pixels in its t10k files, 28 × 28 were expected"):
         load("fashion-mnist", data_dir=tmp_path / "set")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"nowhere` cannot be read: No such file"):
+    with pytest.raises(BadArgument, match=r"nowhere` cannot be read: No such file"):
         read_idx(tmp_path / "nowhere", 1)
 
 

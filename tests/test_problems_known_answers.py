@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 from gradiometer.problems.closed_forms.quadratic import Quadratic
@@ -88,7 +88,7 @@ def test_the_finite_one_dimensional_problem_is_known_exactly() -> None:
     finite = example.on(problem.train)
     each, full = per_example_gradients(problem, [0.7])
     assert full[0] == pytest.approx(finite.gradient(0.7), rel=1e-12)
-    assert each.var() == pytest.approx(finite.noise_trace, rel=1e-12)
+    assert each.var() == pytest.approx(finite.gradient_variance, rel=1e-12)
     assert finite.noise_scale(0.7) == pytest.approx(each.var() / full[0] ** 2, rel=1e-12)
     values = problem.train.data.numpy()
     assert abs(z_of_mean(values, 2.0)[0]) < STANDARD_ERRORS
@@ -111,7 +111,7 @@ def test_the_finite_quadratic_is_known_exactly(examples: int) -> None:
     each, full = per_example_gradients(problem, start)
     np.testing.assert_allclose(full, finite.gradient(start), rtol=1e-10)
     np.testing.assert_allclose((each - full).T @ (each - full) / examples, finite.noise, atol=1e-10)
-    assert finite.noise_scale(start) == pytest.approx(finite.noise_trace / (full @ full), rel=1e-10)
+    assert finite.noise_scale(start) == pytest.approx(finite.gradient_variance / (full @ full), rel=1e-10)
 
 
 def test_the_mean_loss_is_its_floor_and_the_excess() -> None:
@@ -246,5 +246,5 @@ GOOD = Quadratic([1.0, 0.5], [1.0, 1.0])
 )
 def test_nonsense_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, attempt, message: str) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         attempt()

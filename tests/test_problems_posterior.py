@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.exploration.samplers.sgld import SGLD
@@ -183,5 +183,5 @@ def test_posteriors_that_are_none_are_refused_by_name(
     make: Callable[[], object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         make()

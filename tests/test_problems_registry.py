@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.registry import KNOWN, NAMES, load
 
@@ -146,7 +146,7 @@ def test_a_function_draws_from_its_seed_and_leaves_random_states_alone(folder: P
     ],
 )
 def test_each_failure_is_one_sentence_that_names_it(folder: Path, name: str, settings: dict, message: str) -> None:
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(BadArgument, match=message) as caught:
         load(name, **settings)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")

@@ -12,7 +12,7 @@ from gradiometer.cli import gradiometer
 from gradiometer.cli.outcome import answers
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import edge_sentence
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.page.cards import cards, further_cards
@@ -88,7 +88,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
     page = render(run, diagnosis_of())
     assert not re.search("gradiometer (train|batch|certify|sharpness|ensemble)", page)
     assert "not measured" in " ".join(answers(run, diagnosis_of()))
-    with pytest.raises(BadInput, match="was watched in a loop of its own"):
+    with pytest.raises(BadArgument, match="was watched in a loop of its own"):
         problem_of(run)
 
 

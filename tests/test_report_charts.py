@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
 from gradiometer.report.charts.blocks import MOST, blocks
@@ -139,7 +139,7 @@ def test_a_few_losses_have_a_mean_before_they_have_an_interval() -> None:
     assert block.mean.value == 3.0
     assert not block.mean.tells
     assert blocks(np.arange(0), np.zeros(0)) == ()
-    with pytest.raises(BadInput, match="`most` must be at least 1, got 0"):
+    with pytest.raises(BadArgument, match="`most` must be at least 1, got 0"):
         blocks(np.arange(3), np.ones(3), most=0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.report.page.page import overhead_sentence, render, write_charts, write_page
 from gradiometer.run.reader import Run
 from report_run import LAYERS, diagnosis_of, run_in
@@ -162,10 +162,10 @@ def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"`path`: the page cannot be written to .*no such file or directory"):
+    with pytest.raises(BadArgument, match=r"`path`: the page cannot be written to .*no such file or directory"):
         write_page(run, diagnosis_of(), tmp_path / "missing" / "page.html")
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match=r"`folder`: charts cannot be written to .*; name another one"):
+    with pytest.raises(BadArgument, match=r"`folder`: charts cannot be written to .*; name another one"):
         write_charts(run, diagnosis_of(), tmp_path / "file")
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.budget import Budget
 
 
@@ -141,10 +141,10 @@ def test_a_checkpoint_whose_costs_are_of_no_kind_is_gone_on_from_without_them() 
 
 @pytest.mark.parametrize("share", [math.nan, -0.1, 1.0, math.inf])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(BadInput, match="`share` must be at least 0 and below 1"):
+    with pytest.raises(BadArgument, match="`share` must be at least 0 and below 1"):
         Budget(share)
 
 
 def test_a_damaged_state_is_refused() -> None:
-    with pytest.raises(BadInput, match="0 ≤ spent ≤ elapsed"):
+    with pytest.raises(BadArgument, match="0 ≤ spent ≤ elapsed"):
         Budget(0.1).load_state_dict({"elapsed": 1.0, "spent": math.nan, "costs": {}})

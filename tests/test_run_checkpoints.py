@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.run.checkpoints import checkpoint_steps, load_latest, save
 from gradiometer.run.folder import RunFolder
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_given_back_is_refused_and_nothing_is_written(
     folder: RunFolder, given: Any, state: Any, sentence: str
 ) -> None:
     save_step(folder, 1)
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(BadArgument, match=sentence):
         save(folder, 2, given, state, 1)
     assert names(folder) == ["step_000001"]
 

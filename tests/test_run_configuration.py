@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
 
 
@@ -22,7 +22,7 @@ def toml(folder: Path, text: str) -> Path:
     [
         Configuration(),
         Configuration(learning_rate=3.2e-05, momentum=0.9, nesterov=True, schedule="cosine", every=3, threads=2),
-        Configuration(problem="my.module:digits", model="mlp", data_dir="/data", spread=0, microbatches=4),
+        Configuration(problem="my.module:digits", model="mlp", data_dir="/data", parts=0, accumulation=4),
         Configuration(batch_size=1, budget=0.0, checkpoint_seconds=math.inf, sampling="replacement"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_whole_number_is_a_number_and_dashes_are_underscores(tmp_path: Path) -
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
-    with pytest.raises(BadInput) as refusal:
+    with pytest.raises(BadArgument) as refusal:
         Configuration.from_toml(toml(tmp_path, text))
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -70,9 +70,9 @@ def test_a_file_that_is_no_text_or_is_not_there_is_refused(tmp_path: Path, conte
     path = tmp_path / "train.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadInput, match=r"train\.toml` (is not text|cannot be read)"):
+    with pytest.raises(BadArgument, match=r"train\.toml` (is not text|cannot be read)"):
         Configuration.from_toml(path)
-    with pytest.raises(BadInput, match="is a directory"):
+    with pytest.raises(BadArgument, match="is a directory"):
         Configuration.from_toml(tmp_path)
 
 
@@ -82,8 +82,8 @@ NONSENSE: list[tuple[str, Any]] = [
     *(("epochs", value) for value in (0, -1, math.nan)),
     *(("momentum", value) for value in (math.nan, 1.0, -0.1, math.inf)),
     *(("weight_decay", value) for value in (math.nan, -1e-9, math.inf)),
-    *(("microbatches", value) for value in (0, 33, 1.5)),
-    *(("spread", value) for value in (1, -2, 64)),
+    *(("accumulation", value) for value in (0, 33, 1.5)),
+    *(("parts", value) for value in (1, -2, 64)),
     *(("budget", value) for value in (math.nan, -0.01, 1.0, math.inf)),
     *(("every", value) for value in (0, -1, 1.5)),
     *(("level", value) for value in (math.nan, 0.0, 1.0, 90.0)),
@@ -102,19 +102,19 @@ NONSENSE: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), NONSENSE)
 def test_nonsense_is_refused_by_name_however_it_is_given(name: str, value: Any) -> None:
-    with pytest.raises(BadInput, match=rf"^`?{name}\b.*\.$"):
+    with pytest.raises(BadArgument, match=rf"^`?{name}\b.*\.$"):
         Configuration(**{name: value})
-    with pytest.raises(BadInput, match=rf"^here: `?{name}\b"):
+    with pytest.raises(BadArgument, match=rf"^here: `?{name}\b"):
         Configuration.from_mapping({name: value}, "here")
-    with pytest.raises(BadInput, match=rf"^`?{name}\b"):
+    with pytest.raises(BadArgument, match=rf"^`?{name}\b"):
         msgspec.structs.replace(Configuration(), **{name: value})
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"raise batch_size to 2 or more, or set budget to 0\.$"):
+    with pytest.raises(BadArgument, match=r"raise batch_size to 2 or more, or set budget to 0\.$"):
         Configuration(batch_size=1)
-    with pytest.raises(BadInput, match="a budget of 0 switches the instrument off"):
+    with pytest.raises(BadArgument, match="a budget of 0 switches the instrument off"):
         Configuration(budget=0.0, every=5)
-    with pytest.raises(BadInput, match="8 micro-batches of a batch of 4"):
-        Configuration(spread=8, batch_size=4)
-    assert Configuration(spread=8, batch_size=4, microbatches=2).spread == 8  # not used: the run is read as it is made
+    with pytest.raises(BadArgument, match="8 micro-batches of a batch of 4"):
+        Configuration(parts=8, batch_size=4)
+    assert Configuration(parts=8, batch_size=4, accumulation=2).parts == 8  # not used: the run is read as it is made

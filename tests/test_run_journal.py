@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.run.journal import JournalWriter, being_written, read_journal
 
 RECORDS: list[dict[str, Any]] = [
@@ -160,7 +160,7 @@ def test_a_journal_has_one_writer_and_readers_see_it(tmp_path: Path) -> None:
     assert not being_written(path)
     writer = JournalWriter(path, tmp_path)
     assert being_written(path)
-    with pytest.raises(BadInput, match="is being written by another process"):
+    with pytest.raises(BadArgument, match="is being written by another process"):
         JournalWriter(path, tmp_path)
     writer.append({"a": 1})
     writer.close()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Draw, Estimates, Finding, Issue, Moments, Sampling, Series
 from gradiometer.run.budget import Budget
@@ -189,7 +189,7 @@ class Given(Square):
 
     def measure(self, step: Any) -> Moments:
         if step.index >= 2:
-            raise BadInput("`step` is the third.")
+            raise BadArgument("`step` is the third.")
         return super().measure(step)
 
 
@@ -337,7 +337,10 @@ def test_each_rank_writes_a_file_of_its_own_and_rank_0_the_events(folder: RunFol
 
 
 def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
-    with Recorder(folder, []), pytest.raises(BadInput, match=r"readings\.jsonl` is being written by another process"):
+    with (
+        Recorder(folder, []),
+        pytest.raises(BadArgument, match=r"readings\.jsonl` is being written by another process"),
+    ):
         Recorder(folder, [])
     Recorder(folder, []).close()
 
@@ -351,7 +354,7 @@ def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
     ],
 )
 def test_nonsense_is_refused_by_name(folder: RunFolder, settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(BadArgument, match=sentence):
         Recorder(folder, **{"gauges": [], **settings})
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from gradiometer.cli.sample import sample as verb
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.samplers.sampling import Sampled, sample
 from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.measurement.objective import Objective, supervised
@@ -80,7 +80,7 @@ def test_the_verb_goes_on_from_a_run(tmp_path: Path) -> None:
     given = ("--lr", "0.001", "--steps", "100", "--burn-in", "0", "--json")
     found = json.loads(run_verb(str(run.path), *given).output)
     assert set(found["moments"]) == {"train_loss", "test_loss", "test_accuracy"}
-    with pytest.raises(BadInput, match="`--model` is the run's own"):
+    with pytest.raises(BadArgument, match="`--model` is the run's own"):
         run_verb(str(run.path), "--model", "mlp")
 
 
@@ -101,7 +101,7 @@ def test_the_verb_goes_on_from_a_run(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_sampled_is_refused_by_name(arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         run_verb(*arguments)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.samplers.cyclical import CyclicalSampling
 from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.exploration.samplers.sampler import Sampler
@@ -96,7 +96,7 @@ def test_the_thermostat_meets_noise_that_no_injection_could_cool() -> None:
     variance = 2e-3  # at momentum 0.9 it alone heats SGHMC to 13
     _, temperatures, errors = stationary(SGNHT, variance, steps=2400)
     assert (np.abs(temperatures - TEMPERATURE) < 4 * errors).all()
-    with pytest.raises(BadInput, match="`temperature` 2 cannot be held"):
+    with pytest.raises(BadArgument, match="`temperature` 2 cannot be held"):
         stationary(SGHMC, variance, steps=2400)
 
 
@@ -208,7 +208,7 @@ def test_halves_tell_the_heat_of_the_mini_batch_and_refuse_with_the_way_out() ->
     def half() -> Tensor:
         return math.sqrt(2 * 0.009) * torch.randn(400, generator=generator, dtype=torch.float64)
 
-    with pytest.raises(BadInput) as refusal:
+    with pytest.raises(BadArgument) as refusal:
         for _ in range(100):
             sampler.halves([half()], [half()])
     heat = sampler.balance[0].minibatch
@@ -224,7 +224,7 @@ def test_halves_below_the_temperature_are_let_pass() -> None:
         pair = 0.1 * torch.randn(2, 400, generator=torch.Generator().manual_seed(seed))
         sampler.halves([pair[0]], [pair[1]])
     assert 0.2 < sampler.balance[0].minibatch.value < 0.3
-    with pytest.raises(BadInput, match="a gradient for each of the 1 parameters, got 0 and 1"):
+    with pytest.raises(BadArgument, match="a gradient for each of the 1 parameters, got 0 and 1"):
         sampler.halves([], [pair[1]])
 
 
@@ -311,7 +311,7 @@ def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
     ],
 )
 def test_what_cannot_be_sampled_is_refused_by_name(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         make()
 
 
@@ -320,5 +320,5 @@ def test_a_schedule_that_leaves_the_positive_numbers_is_refused() -> None:
     sampler = SGLD([position], lr=0.1, examples=N)
     sampler.param_groups[0]["temperature"] = math.nan
     position.grad = torch.ones(2)
-    with pytest.raises(BadInput, match="`temperature` must be finite and not negative, got nan"):
+    with pytest.raises(BadArgument, match="`temperature` must be finite and not negative, got nan"):
         sampler.step()

@@ -31,7 +31,7 @@ from gradiometer.convergence.schedules.shapes import (
     StepDecay,
     WarmupStableDecay,
 )
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 CATALOGUE = [
     "Constant(0.1)",
@@ -97,7 +97,7 @@ def test_it_is_a_finite_rate_at_every_step_up_to_two_to_the_thousand(schedule: S
 
 @pytest.mark.parametrize("step", [-1, True, 2**1000 + 1, np.int64(-1)])
 def test_a_step_that_is_none_is_refused(step: Any) -> None:
-    with pytest.raises(BadInput, match="`step` must lie between 0"):
+    with pytest.raises(BadArgument, match="`step` must lie between 0"):
         Constant(0.1)(step)
 
 
@@ -234,7 +234,7 @@ def test_a_group_of_its_own_rate_keeps_its_ratio_to_the_optimizers() -> None:
 
 
 def test_an_optimizer_without_a_rate_is_refused() -> None:
-    with pytest.raises(BadInput, match="`lr` of the optimizer must be positive"):
+    with pytest.raises(BadArgument, match="`lr` of the optimizer must be positive"):
         Constant(0.1).scheduler(optimizer(0.0))
     assert Constant(0.1).scheduler(optimizer(0.0), reference=1.0).get_last_lr() == [0.0]
 
@@ -263,7 +263,7 @@ def test_momentum_and_betas_follow_a_schedule_and_resume() -> None:
 
 @pytest.mark.parametrize("parameter", ["momentun", "betas", "momentum[0]", ""])
 def test_a_hyper_parameter_that_is_none_is_refused(parameter: str) -> None:
-    with pytest.raises(BadInput, match="`parameter` must name a number"):
+    with pytest.raises(BadArgument, match="`parameter` must name a number"):
         Constant(0.1).scheduler(optimizer(momentum=0.9), parameter)
 
 
@@ -311,7 +311,7 @@ def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
     ],
 )
 def test_what_cannot_be_a_schedule_is_refused_by_name(make: Any, message: str) -> None:
-    with pytest.raises(BadInput) as refusal:
+    with pytest.raises(BadArgument) as refusal:
         make()
     assert message in str(refusal.value)
 
@@ -327,9 +327,9 @@ class Rising(Schedule):
 
 
 def test_a_rate_that_is_negative_or_nan_is_refused_with_the_step_named() -> None:
-    with pytest.raises(BadInput, match=r"gives -0.5 at step 3"):
+    with pytest.raises(BadArgument, match=r"gives -0.5 at step 3"):
         Rising()(3)
-    with pytest.raises(BadInput, match=r"gives nan at step 5"):
+    with pytest.raises(BadArgument, match=r"gives nan at step 5"):
         Rising()(5)
 
 
@@ -382,7 +382,7 @@ def test_a_tuned_rate_carries_over_and_back() -> None:
 
 @pytest.mark.parametrize("ask", [lambda: horizon(Constant(0.0), 10), lambda: horizon(Constant(0.1), 0)])
 def test_a_run_in_which_nothing_happens_is_refused(ask: Any) -> None:
-    with pytest.raises(BadInput, match=r"nothing is learned|`steps` must lie"):
+    with pytest.raises(BadArgument, match=r"nothing is learned|`steps` must lie"):
         ask()
 
 

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from conftest import CASES, TinyTransformer
 from gradiometer.cli import gradiometer
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector, check_cycles
 from gradiometer.exploration.ensembles.swag import WeightMoments
 from gradiometer.problems.examples import Examples
@@ -91,7 +91,7 @@ def test_the_rate_is_the_papers_at_every_iteration_and_lowest_where_a_snapshot_i
     ],
 )
 def test_one_model_and_cycles_that_do_not_fit_are_refused(steps: int, members: int, words: str) -> None:
-    with pytest.raises(BadInput, match=words) as refused:
+    with pytest.raises(BadArgument, match=words) as refused:
         SnapshotCollector(SnapshotCycle(0.1, steps, members))
     if "ask for" in str(refused.value):
         offered = int(str(refused.value).partition("ask for ")[2].partition(",")[0])
@@ -109,7 +109,7 @@ def test_a_cycle_that_is_not_refused_gives_as_many_snapshots_as_asked_for_all_of
     cooled = len(taken) == members and taken[-1] - (members - 1) * cycle.length + 1 >= 0.9 * cycle.length
     try:
         check_cycles(cycle)
-    except BadInput:
+    except BadArgument:
         assert not cooled
     else:
         assert cooled
@@ -149,10 +149,10 @@ def test_a_change_of_any_byte_or_length_is_refused(tmp_path: Path) -> None:
     for place in [0, 3, 9, 40, *generator.integers(0, len(whole), 60), len(whole) - 1]:
         changed = bytearray(whole)
         changed[place] ^= 0x10
-        with pytest.raises(BadInput, match=r"is corrupt|is not a whole snapshot"):
+        with pytest.raises(BadArgument, match=r"is corrupt|is not a whole snapshot"):
             Snapshot.from_bytes(bytes(changed), "`x`")
     for length in (0, 5, 100, len(whole) - 1):
-        with pytest.raises(BadInput, match="`x` is not a whole snapshot"):
+        with pytest.raises(BadArgument, match="`x` is not a whole snapshot"):
             Snapshot.from_bytes(whole[:length], "`x`")
     assert Snapshot.from_bytes(whole, "`x`").number == 2
 
@@ -160,17 +160,17 @@ def test_a_change_of_any_byte_or_length_is_refused(tmp_path: Path) -> None:
 def test_another_architecture_is_refused_by_its_first_difference_and_nothing_is_loaded() -> None:
     snapshot, wider, deeper = Snapshot.of(mlp(), 1, 5), mlp(17), nn.Sequential(*mlp(), nn.Linear(5, 5))
     before = copy.deepcopy(wider.state_dict())
-    with pytest.raises(BadInput, match=r"`0\.weight` is float32 of \[16, 8\], the model's is float32 of \[17, 8\]"):
+    with pytest.raises(BadArgument, match=r"`0\.weight` is float32 of \[16, 8\], the model's is float32 of \[17, 8\]"):
         snapshot.load_into(wider)
     assert all(torch.equal(value, wider.state_dict()[name]) for name, value in before.items())
-    with pytest.raises(BadInput, match=r"only the model has `3\.weight`"):
+    with pytest.raises(BadArgument, match=r"only the model has `3\.weight`"):
         snapshot.load_into(deeper)
-    with pytest.raises(BadInput, match="float64"):
+    with pytest.raises(BadArgument, match="float64"):
         snapshot.load_into(mlp().double())
 
 
 def test_a_folder_without_snapshots_is_told_how_to_get_some(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no snapshot: train with `--snapshots 5`"):
+    with pytest.raises(BadArgument, match="holds no snapshot: train with `--snapshots 5`"):
         load_snapshots(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_a_snapshots_batch_norm_is_estimated_on_all_training_data_at_its_own_wei
 )
 def test_the_command_line_refuses_what_gives_no_ensemble(tmp_path: Path, flags: list[str], words: str) -> None:
     done = CliRunner().invoke(gradiometer, ["train", "digits", "--out", str(tmp_path), *flags])
-    assert isinstance(done.exception, BadInput)
+    assert isinstance(done.exception, BadArgument)
     assert words in str(done.exception)
     assert not list(tmp_path.glob("*/snapshots/*"))
 
@@ -288,12 +288,12 @@ def test_draws_have_the_mean_and_the_covariance_of_the_paper() -> None:
 def test_moments_refuse_what_has_no_spread() -> None:
     moments = WeightMoments(mlp())
     moments.update(mlp())
-    with pytest.raises(BadInput, match="at least 2 models in the stream, got 1"):
+    with pytest.raises(BadArgument, match="at least 2 models in the stream, got 1"):
         moments.draw(torch.Generator())
     moments.update(mlp())
-    with pytest.raises(BadInput, match="`scale` must be at least 0 and finite, got nan"):
+    with pytest.raises(BadArgument, match="`scale` must be at least 0 and finite, got nan"):
         moments.draw(torch.Generator(), scale=math.nan)
-    with pytest.raises(BadInput, match="`rank` must be at least 2, got 1"):
+    with pytest.raises(BadArgument, match="`rank` must be at least 2, got 1"):
         WeightMoments(mlp(), rank=1)
 
 

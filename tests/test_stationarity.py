@@ -18,7 +18,7 @@ from gradiometer.convergence.stationarity_rivals import (
     Slope,
     newey_west_slope,
 )
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.streaming import Stream
 
@@ -189,7 +189,7 @@ def test_looks_come_ever_further_apart() -> None:
     ],
 )
 def test_nonsense_is_refused_by_name(made, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         made()
 
 

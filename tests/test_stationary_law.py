@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import (
     Rule,
     configurational_temperature,
@@ -145,10 +145,10 @@ NAN = math.nan
             "the 2 batches of an epoch, got 3",
         ),
         (lambda: without_replacement(1, 1), "`examples` must be at least 2, got 1"),
-        (lambda: small_rate_temperature(NAN, 1, RULES[0]), "`noise_trace` must be at least 0, got nan"),
+        (lambda: small_rate_temperature(NAN, 1, RULES[0]), "`gradient_variance` must be at least 0, got nan"),
         (lambda: small_rate_temperature(1.0, 0, RULES[0]), "`parameters` must be at least 1, got 0"),
     ],
 )
 def test_what_has_no_stationary_law_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()

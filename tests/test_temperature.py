@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.exploration.temperature.stationary_law import (
     Rule,
@@ -266,7 +266,7 @@ def still(velocity=None) -> Motion:
         (lambda: Temperature(injected=NAN), "`injected` must be at least 0 and finite, got nan"),
         (in_kelvin, "`units` must be 'loss' or 'posterior', got 'kelvin'"),
         (lambda: Temperature(examples=0), "`examples` must be at least 1, got 0"),
-        (lambda: Temperature(microbatches=1), "`microbatches` must be at least 2, got 1"),
+        (lambda: Temperature(parts=1), "`parts` must be at least 2, got 1"),
         (lambda: Temperature().measure(caught()), "`motion` is missing, and this gauge looks back"),
         (lambda: Temperature(0.9).measure(caught(motion=still())), "`motion` has no velocity"),
         (
@@ -289,5 +289,5 @@ def still(velocity=None) -> Motion:
     ],
 )
 def test_what_has_no_temperature_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()

@@ -18,7 +18,7 @@ from gradiometer.convergence.formulas.expression import Expression
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.evidence import evidence
 from gradiometer.convergence.theorem.theorem import theorem
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 Truth = tuple[bool, bool, bool]
 ALL: Truth = (True, True, True)
@@ -359,13 +359,13 @@ def test_a_start_that_is_undefined_is_named_and_the_tail_judged() -> None:
     ],
 )
 def test_what_is_no_formula_is_refused_by_name(text: str, message: str) -> None:
-    with pytest.raises(BadInput) as refusal:
+    with pytest.raises(BadArgument) as refusal:
         theorem(text)
     assert message in str(refusal.value)
 
 
 def test_a_function_that_gives_no_number_is_refused() -> None:
-    with pytest.raises(BadInput, match="must give a number at t = 1"):
+    with pytest.raises(BadArgument, match="must give a number at t = 1"):
         theorem(lambda t: None)  # type: ignore[arg-type,return-value]
 
 
@@ -407,4 +407,4 @@ def test_the_verb_speaks_of_the_run_and_draws_it(tmp_path: Path) -> None:
     "arguments", [["1/x"], ["Cosin(0.1)"], ["1/t", "--tuned", "0.1"], ["1/t", "--png", "/no/such/folder/x.png"]]
 )
 def test_the_verb_refuses_bad_input(arguments: list[str]) -> None:
-    assert isinstance(CliRunner().invoke(verb, arguments).exception, BadInput)
+    assert isinstance(CliRunner().invoke(verb, arguments).exception, BadArgument)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from fixed_point import RATE, SAMPLING, Position, draws, losses
 from gradiometer import watch
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.trackers import loggers, numbers_of
 from gradiometer.measurement.reading import Estimate
 from gradiometer.run.reader import Run
-from standing import RATE, SAMPLING, Position, draws, losses
 
 
 def run_with(out: Path, to: Any = (), steps: int = 30) -> Run:
@@ -95,7 +95,7 @@ def test_ends_that_are_not_finite_are_left_out() -> None:
 
 
 def test_what_is_no_tracker_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`to` holds a int: give TensorBoard writers"):
+    with pytest.raises(BadArgument, match="`to` holds a int: give TensorBoard writers"):
         run_with(tmp_path, [3])
 
 

@@ -14,7 +14,7 @@ from conftest import CASES
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadInput, Diverged, Interrupted
+from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.batch import batch_size
 from gradiometer.measurement.objective import supervised
 from gradiometer.problems.examples import Examples
@@ -69,12 +69,12 @@ def settings(**changes) -> Configuration:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm_and_dropout", "tiny_transformer"])
-@pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("accumulation", [1, 3])
 def test_weights_after_200_steps_are_the_same_with_the_instrument_on_off_or_at_another_cadence(
-    tmp_path: Path, name: str, microbatches: int
+    tmp_path: Path, name: str, accumulation: int
 ) -> None:
-    ways = [{"budget": 0.0}, {"every": 1}, {"every": 7}, {"budget": 0.3}, {"every": 5, "spread": 0}]
-    runs = [train(problem(name), settings(microbatches=microbatches, **way), tmp_path) for way in ways]
+    ways = [{"budget": 0.0}, {"every": 1}, {"every": 7}, {"budget": 0.3}, {"every": 5, "parts": 0}]
+    runs = [train(problem(name), settings(accumulation=accumulation, **way), tmp_path) for way in ways]
     assert runs[0].series("noise") is None
     assert len(runs[1].series("noise")) == 200
     assert len({weights(run) for run in runs}) == 1
@@ -132,13 +132,13 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, monkeypatch: pytest.
         train(problem(), settings(), tmp_path, StopAt(5))
     (folder,) = tmp_path.iterdir()
     monkeypatch.setattr(loops, "load", lambda *_, **__: problem(examples=120))
-    with pytest.raises(BadInput, match="was trained on data with fingerprint"):
+    with pytest.raises(BadArgument, match="was trained on data with fingerprint"):
         loops.resume(folder)
 
 
 def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
     run = train(problem(), settings(epochs=1), tmp_path)
-    with pytest.raises(BadInput, match="has finished at step 10: there is nothing to resume"):
+    with pytest.raises(BadArgument, match="has finished at step 10: there is nothing to resume"):
         loops.resume(run.path)
 
 
@@ -199,7 +199,7 @@ def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
 
 
 def test_a_schedule_that_turns_negative_within_the_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"gives -0.01\d* at step 100: a rate must be finite and not negative"):
+    with pytest.raises(BadArgument, match=r"gives -0.01\d* at step 100: a rate must be finite and not negative"):
         train(problem(), settings(schedule="1 - t/100", learning_rate=0.1), tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> 
         train(problem(), settings(schedule="0.1/t", learning_rate=0.1), tmp_path, StopAt(73))
     (stopped,) = tmp_path.iterdir()
     checkpoint, _ = load_latest(RunFolder.open(stopped))
-    with pytest.raises(BadInput, match="its checkpoint was made under Formula"):
+    with pytest.raises(BadArgument, match="its checkpoint was made under Formula"):
         restore(
             Training(problem(), settings(schedule="0.2/t", learning_rate=0.1), Budget(0.0)),
             checkpoint.tensors,
@@ -218,13 +218,13 @@ def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        BadInput, match="`batch_size` must lie between 1 and the 100 examples of the training set, got 101"
+        BadArgument, match="`batch_size` must lie between 1 and the 100 examples of the training set, got 101"
     ):
         train(problem(), settings(batch_size=101), tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`device` is 'nonsense', which this machine's torch cannot use"):
+    with pytest.raises(BadArgument, match="`device` is 'nonsense', which this machine's torch cannot use"):
         train(problem(), settings(device="nonsense"), tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_the_last_batch_of_an_epoch_may_be_smaller_and_one_of_one_example_is_not
     assert run.steps == 12
 
 
-def made(**parts) -> Problem:
+def made(**made_of) -> Problem:
     """A linear classifier of 3 classes, with parts of it changed."""
     generator = torch.Generator().manual_seed(2)
     data = torch.randn(40, 5, generator=generator), torch.arange(40) % 3
@@ -265,7 +265,7 @@ class Corrupt(torch.utils.data.Dataset[Any]):
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("made_of", "message"),
     [
         ({"loss": raising}, r"`loss` raised IndexError: boom, at test_train.py:\d+ \(at step 0, of 10 examples\)"),
         ({"model": raising}, r"`model` raised IndexError: boom, at test_train.py:\d+\."),
@@ -279,17 +279,17 @@ class Corrupt(torch.utils.data.Dataset[Any]):
         ({"model": lambda: nn.Embedding(5, 3, sparse=True)}, "`model` makes sparse gradients in itself"),
     ],
 )
-@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
 def test_what_is_wrong_with_a_problem_of_ones_own_is_said_in_a_sentence(
-    tmp_path: Path, parts: dict, message: str, microbatches: int
+    tmp_path: Path, made_of: dict, message: str, accumulation: int
 ) -> None:
-    wanted = message.replace("10 examples", "5 examples") if microbatches == 2 else message
-    with pytest.raises(BadInput, match=wanted):
-        train(made(**parts), settings(epochs=1, microbatches=microbatches), tmp_path)
+    wanted = message.replace("10 examples", "5 examples") if accumulation == 2 else message
+    with pytest.raises(BadArgument, match=wanted):
+        train(made(**made_of), settings(epochs=1, accumulation=accumulation), tmp_path)
 
 
 def test_a_device_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`device` is 'meta', which this machine's torch cannot use"):
+    with pytest.raises(BadArgument, match="`device` is 'meta', which this machine's torch cannot use"):
         train(made(), settings(device="meta"), tmp_path)
 
 
@@ -363,5 +363,5 @@ def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goe
 
 
 def test_a_gauge_that_there_is_not_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="`gauges` names 'nose', which there is not: did you mean noise"):
+    with pytest.raises(BadArgument, match="`gauges` names 'nose', which there is not: did you mean noise"):
         train(problem(), settings(gauges="nose"), tmp_path)

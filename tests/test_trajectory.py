@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from gradiometer.convergence.trajectory.dead_units import dead_units, twin_units
-from gradiometer.convergence.trajectory.endpoint import NAME, Standing, named, standing
+from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of, named
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
 from gradiometer.convergence.trajectory.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.cases import CASES, Case
@@ -37,7 +37,7 @@ def name_of(case: Case, seed: int = 0) -> str:
     assert finding is not None and finding.seen.startswith(f"The parameters are {kind}: ")
     objective, problem = case.objective(points[-1])
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
-    return named(kind, standing(objective, batch, path))
+    return named(kind, endpoint_of(objective, batch, path))
 
 
 def walk(points: np.ndarray, rate: float = 0.1) -> Kind:
@@ -68,7 +68,7 @@ def test_weight_decay_is_part_of_the_curvature_stood_on() -> None:
     steps, points, rates = case.path()
     path = Path.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
-    plain, penalised = (standing(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0))
+    plain, penalised = (endpoint_of(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0))
     assert plain.smallest and penalised.smallest and plain.saddle and not penalised.saddle
     assert penalised.smallest.value == pytest.approx(plain.smallest.value + 6.0, rel=1e-12)
 
@@ -195,7 +195,7 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     assert twin_units(model)["0.weight"] == (20, 20)
     objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
     found = list(
-        standing(objective, (inputs, labels), Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
+        endpoint_of(objective, (inputs, labels), Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
             Kind.UNDER_WAY
         )
     )
@@ -205,9 +205,9 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     )
 
 
-def curved(smallest: float, largest: float, travelled: float, along: float = 0.0, seen: float = 0.0) -> Standing:
+def curved(smallest: float, largest: float, travelled: float, along: float = 0.0, seen: float = 0.0) -> Endpoint:
     bounds = [Estimate.bound(x, low=x - 0.01, high=x + 0.01, method="residual", samples=9) for x in (smallest, largest)]
-    return Standing(256, travelled, along, seen, *bounds)
+    return Endpoint(256, travelled, along, seen, *bounds)
 
 
 def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> None:
@@ -220,19 +220,19 @@ def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> 
     assert not list(curved(-1.0, 2.0, 10.0).findings(Kind.UNDER_WAY))
     (finding,) = curved(-1.0, 2.0, 10.0).findings(Kind.CONVERGING)
     assert "e to the 9.9" in finding.means
-    again = Standing.of(curved(-1.0, 2.0, 10.0).to_dict())
+    again = Endpoint.of(curved(-1.0, 2.0, 10.0).to_dict())
     assert again == curved(-1.0, 2.0, 10.0)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Standing(0, 1.0), "`examples` must be at least 1, got 0"),
-        (lambda: Standing(1, math.nan), "`travelled` must be a sum of learning rates, at least 0, got nan"),
+        (lambda: Endpoint(0, 1.0), "`examples` must be at least 1, got 0"),
+        (lambda: Endpoint(1, math.nan), "`travelled` must be a sum of learning rates, at least 0, got nan"),
     ],
 )
 def test_nonsense_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         build()
 
 
@@ -289,7 +289,7 @@ def test_a_resumed_run_keeps_the_same_iterates(tmp_path, monkeypatch) -> None:
     assert one.steps.tolist() == other.steps.tolist() == kept_steps(320)
     assert (one.moments["point"] == other.moments["point"]).all()
     fields = [next(event for event in run.events if event["event"] == NAME) for run in (whole, resumed)]
-    assert Standing.of(fields[0]) == Standing.of(fields[1])
+    assert Endpoint.of(fields[0]) == Endpoint.of(fields[1])
 
 
 def test_nothing_is_kept_with_the_instrument_off(tmp_path) -> None:

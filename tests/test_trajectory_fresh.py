@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.trajectory.endpoint import NAME, named, standing
+from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of, named
 from gradiometer.convergence.trajectory.path_facts import Path as Course
 from gradiometer.convergence.trajectory.path_facts import course, kind_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
@@ -62,7 +62,7 @@ def name_of(case: Case, seed: int = SEED) -> str:
     path = Course.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
-    return named(kind_of(course(path)), standing(objective, batch, path))
+    return named(kind_of(course(path)), endpoint_of(objective, batch, path))
 
 
 @pytest.mark.slow

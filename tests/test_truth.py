@@ -16,7 +16,7 @@ from gradiometer.measurement.spread import Spread
 from gradiometer.selftest import Check, checks, run_checks
 from gradiometer.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
 from gradiometer.selftest.known import Known, KnownQuadratic, known_network, known_problems
-from gradiometer.selftest.unbiased import Bench, noise_trace, signal_squared
+from gradiometer.selftest.unbiased import Bench, gradient_variance, signal_squared
 from gradiometer.selftest.windows import drawn_halves, stationary_windows
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
@@ -49,7 +49,7 @@ def test_the_noise_along_a_chain_is_exact_at_every_point(known: Known) -> None:
         each = replace(known, point=point).per_example
         torch.testing.assert_close(full[place], each.mean(0))
         torch.testing.assert_close(halves[place], drawn[place] @ each)
-        assert trace[place].item() == pytest.approx(noise_trace(each))
+        assert trace[place].item() == pytest.approx(gradient_variance(each))
 
 
 def test_a_descent_by_hand_is_a_descent_of_the_model() -> None:
@@ -71,7 +71,7 @@ def test_chains_on_the_quadratic_pass_through_its_stationary_law() -> None:
 
 @pytest.mark.parametrize(
     "bench",
-    [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, microbatches=None)],
+    [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, parts=None)],
     ids=["MLP at 2", "logistic regression at 32 without replacement", "quadratic at 4, per example"],
 )
 def test_noise_and_signal_are_unbiased(bench: Bench) -> None:
@@ -91,7 +91,7 @@ def test_a_signal_without_its_correction_would_be_found_out(monkeypatch: pytest.
 def test_noise_of_batches_without_replacement_is_told_from_noise_with_it() -> None:
     each, error = LOGISTIC.per_example, next(iter(Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED).checks(200)))
     assert error.passed
-    assert error.high < noise_trace(each) / 32
+    assert error.high < gradient_variance(each) / 32
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])
@@ -117,7 +117,7 @@ def test_noise_lies_in_several_directions_and_is_neither_all_nor_nothing() -> No
         centred = known.per_example - known.per_example.mean(0)
         levels = torch.linalg.svdvals(centred).square()
         assert levels.sum().square() / levels.square().sum() > 3  # effective rank of Σ
-        assert 0.5 < noise_trace(known.per_example) / signal_squared(known.per_example) < 10
+        assert 0.5 < gradient_variance(known.per_example) / signal_squared(known.per_example) < 10
 
 
 @pytest.mark.slow
@@ -174,4 +174,4 @@ def test_progress_is_told_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_quadratic_knows_its_own_training_set() -> None:
     assert isinstance(QUADRATIC, KnownQuadratic)
-    assert QUADRATIC.quadratic.noise_trace == pytest.approx(noise_trace(QUADRATIC.per_example))
+    assert QUADRATIC.quadratic.gradient_variance == pytest.approx(gradient_variance(QUADRATIC.per_example))

@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import binom, binomtest, t
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.fieller import fieller_set
 from gradiometer.measurement.uncertainty.means import batch_means, difference_of_means, mean, proportion, ratio_of_means
@@ -32,7 +32,7 @@ def noise_moments(
     windows: int,
     steps: int,
     directions: int,
-    microbatches: int,
+    parts: int,
     time: float = 0.0,
     moving: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -44,7 +44,7 @@ def noise_moments(
     square = np.ones((windows, steps))
     if moving:
         square = sum(autoregressive(rng, windows, steps, time) ** 2 for _ in range(moving)) / moving
-    freedom = (microbatches - 1) * directions
+    freedom = (parts - 1) * directions
     trace = NOISE_SCALE * rng.chisquare(freedom, (windows, steps)) / freedom
     sd = math.sqrt(NOISE_SCALE / BATCH / directions)
     along = (np.sqrt(square) + sd * rng.standard_normal((windows, steps))) ** 2
@@ -73,7 +73,7 @@ def in_band(hits: list[bool], low: float = 0.87, high: float = 0.93) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("steps", "directions", "microbatches", "time", "moving"),
+    ("steps", "directions", "parts", "time", "moving"),
     [
         (30, 200, 2, 0, 0),
         (30, 200, 8, 0, 0),
@@ -83,23 +83,23 @@ def in_band(hits: list[bool], low: float = 0.87, high: float = 0.93) -> bool:
         (2000, 20, 2, 2000 / 60, 1),
     ],
 )
-def test_the_noise_scale_is_covered_as_often_as_the_level_says(steps, directions, microbatches, time, moving):
+def test_the_noise_scale_is_covered_as_often_as_the_level_says(steps, directions, parts, time, moving):
     rng = np.random.default_rng(1)
-    moments = noise_moments(rng, 1000, steps, directions, microbatches, time, moving)
+    moments = noise_moments(rng, 1000, steps, directions, parts, time, moving)
     assert in_band([covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("microbatches", [2, 8])
+@pytest.mark.parametrize("parts", [2, 8])
 @pytest.mark.parametrize("directions", [5, 20, 200])
 @pytest.mark.parametrize("steps", [30, 200, 2000])
 @pytest.mark.parametrize(("moving", "per_window"), [(0, 0), (1, 120), (1, 60), (5, 60)])
-def test_the_noise_scale_is_covered_at_every_setting(steps, directions, microbatches, moving, per_window):
+def test_the_noise_scale_is_covered_at_every_setting(steps, directions, parts, moving, per_window):
     rng = np.random.default_rng(2)
     time = steps / per_window if per_window else 0.0
     estimates = [
         ratio_of_means(trace, signal)
-        for trace, signal in noise_moments(rng, 4000, steps, directions, microbatches, time, moving)
+        for trace, signal in noise_moments(rng, 4000, steps, directions, parts, time, moving)
     ]
     # Where a signal is all noise the interval is a one-sided bound, at 95 %: between the two, in proportion.
     unbounded = share([not estimate.tells for estimate in estimates])
@@ -350,7 +350,7 @@ def with_a(value: float) -> np.ndarray:
     ],
 )
 def test_nonsense_is_refused_by_name(call, message):
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadArgument, match=message):
         call()
 
 

@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import gradiometer
 from conftest import CASES
+from fixed_point import BATCH, NOISE_SCALE, RATE, SAMPLING, Position, assert_known, draws, losses
 from gradiometer import diagnose, sampling_of, watch
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.objective import supervised
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.report.page.page import write_page
 from gradiometer.run.reader import Run
-from standing import BATCH, NOISE_SCALE, RATE, SAMPLING, Position, assert_known, draws, losses
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
 
@@ -111,7 +111,7 @@ def standing(
     "settings",
     [
         {},
-        {"spread": 0},
+        {"parts": 0},
         {"clip": 0.01, "late": True},
         {"clip": 0.01, "accumulation": 4, "loss": None},
         {"accumulation": 2, "gauges": "noise,batch_sharpness"},
@@ -331,7 +331,7 @@ def test_several_optimizers_frozen_and_tied_parameters_are_watched(tmp_path: Pat
     embedding = [case.model.embedding.weight]
     others = [p for n, p in case.model.named_parameters() if p.requires_grad and "embedding" not in n]
     optimizers = [torch.optim.SGD(embedding, lr=0.05), torch.optim.Adam(others, lr=0.01)]
-    with watch(case.model, optimizers, loss=case.loss, out=tmp_path, every=1, spread=0) as w:
+    with watch(case.model, optimizers, loss=case.loss, out=tmp_path, every=1, parts=0) as w:
         for batch in batches(case, 6):
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -407,7 +407,7 @@ def test_a_checkpoint_lets_the_same_run_go_on(tmp_path: Path) -> None:
             optimizer.zero_grad()
             again.step(*one_backward(model))
             optimizer.step()
-        with pytest.raises(BadInput, match="before, and the same run goes on"):
+        with pytest.raises(BadArgument, match="before, and the same run goes on"):
             again.load_state_dict(kept)
     assert again.run.path == w.run.path
     assert again.run.series("noise").steps.tolist() == [*range(9)]
@@ -476,21 +476,21 @@ def test_a_loader_says_how_it_draws() -> None:
     assert sampling_of(DataLoader(data, 4)) == Sampling(Draw.RESHUFFLED, 40)
     replacing = RandomSampler(data, replacement=True, num_samples=40)
     assert sampling_of(DataLoader(data, 4, sampler=replacing)) == Sampling(Draw.REPLACEMENT, 40)
-    with pytest.raises(BadInput, match="draws by a list"):
+    with pytest.raises(BadArgument, match="draws by a list"):
         sampling_of(DataLoader(data, 4, sampler=[1, 2, 3]))
 
 
 def test_order_of_calls_is_refused_by_name(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path)
-    with w, pytest.raises(BadInput, match="call it after `backward`, before the update"):
+    with w, pytest.raises(BadArgument, match="call it after `backward`, before the update"):
         one_backward(model)
         optimizer.step()
     model, optimizer, w = simple(tmp_path)
     other = copy.deepcopy(model)
-    with w, pytest.raises(BadInput, match="no backward of this model was made"):
+    with w, pytest.raises(BadArgument, match="no backward of this model was made"):
         w.step(*one_backward(other))
     model, optimizer, w = simple(tmp_path, accumulation=4)
-    with w, pytest.raises(BadInput, match="before it is divided for accumulation"):
+    with w, pytest.raises(BadArgument, match="before it is divided for accumulation"):
         for _ in range(4):
             loss, batch = one_backward(model)
             w.step(loss / 4, batch)
@@ -516,7 +516,7 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
         ("`share`", lambda: watch(model, sgd, loss=loss, budget=math.nan)),
     ]
     for words, call in refused:
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(BadArgument, match=words):
             call()
-    with watch(model, sgd, loss=loss, out=tmp_path) as w, pytest.raises(BadInput, match="batch of 1"):
+    with watch(model, sgd, loss=loss, out=tmp_path) as w, pytest.raises(BadArgument, match="batch of 1"):
         w.step(*one_backward(model, 1))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from conftest import CASES
 from gradiometer import diagnose, watch
 from gradiometer.convergence.trajectory.trajectory import Trajectory, kept_steps, sketch
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, heat_balance
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.integrations.watch.updates import Updates
@@ -213,7 +213,7 @@ def test_clipping_reads_as_the_smaller_rate_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"microbatches": 4}], ids=str
+    "form", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"accumulation": 4}], ids=str
 )
 def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form: dict[str, Any]) -> None:
     problem, gauges = load("digits", model="mlp"), "noise,temperature,trajectory"
@@ -224,7 +224,7 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
     )  # fmt: skip
     of_train = train(problem, configuration, tmp_path)
     mine = Training(problem, configuration, Budget(0.0))  # its parts, in a loop of our own
-    parts = form.get("microbatches", 1)
+    parts = form.get("accumulation", 1)
     with watch(
         mine.model, mine.optimizer, loss=problem.loss, out=tmp_path, sampling=mine.sampling, gauges=gauges, every=3,
         seed=3, accumulation=parts,
@@ -408,14 +408,14 @@ def in_two_groups(model: nn.Module) -> torch.optim.Optimizer:
 )
 def test_an_update_whose_balance_is_not_known_is_refused_by_name(optimizer: Any, words: str) -> None:
     model = CASES["mlp"]().model
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadArgument, match=words):
         watch(model, optimizer(model), loss=LOSS, gauges="noise,temperature")
     watch(model, optimizer(model), loss=LOSS, gauges="noise,trajectory")
 
 
 def test_batches_from_a_set_of_unknown_size_are_refused_where_their_noise_would_be_read() -> None:
     model = CASES["mlp"]().model
-    with pytest.raises(BadInput, match="from a training set of unknown size: give its `examples`"):
+    with pytest.raises(BadArgument, match="from a training set of unknown size: give its `examples`"):
         watch(model, sgd_of(model), loss=LOSS, gauges="temperature", sampling=Sampling(Draw.RESHUFFLED))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gradiometer import watch
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.capture import part_of
 from gradiometer.integrations.watch.updates import A_WHILE
 from gradiometer.integrations.watch.watching import Watch
@@ -76,7 +76,7 @@ def assert_read(w: Watch, expected: list[tuple[float, float]], steps: list[int] 
 
 
 def watched(tmp_path: Path, made: Network, **settings: Any) -> Watch:
-    settings = {"loss": LOSSES, "every": 1, "gauges": "noise", "spread": 0} | settings
+    settings = {"loss": LOSSES, "every": 1, "gauges": "noise", "parts": 0} | settings
     return watch(*made, out=tmp_path, **settings)
 
 
@@ -115,7 +115,7 @@ def two_pieces_of_one_loss(model: nn.Module, batch: Batch) -> Tensor:
     return losses.mean()
 
 
-@pytest.mark.parametrize("spread", [0, 2])
+@pytest.mark.parametrize("parts", [0, 2])
 @pytest.mark.parametrize(
     "backwards",
     [
@@ -132,7 +132,7 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
     """With halves the mean of both is the batch's gradient, whatever else was heard: ‖g‖² + tr Σ/B is ‖ĝ‖²."""
     made, alone = network(), network()
     expected = []
-    with watched(tmp_path, made, spread=spread) as w:
+    with watched(tmp_path, made, parts=parts) as w:
         for batch, same in zip(batches(6), batches(6), strict=True):
             for (model, optimizer), one, told in ((made, batch, w), (alone, same, None)):
                 optimizer.zero_grad()
@@ -166,7 +166,7 @@ def test_a_gradient_that_is_not_the_loss_s_is_told_and_not_taken_for_it(tmp_path
         for parameter in model.parameters():
             parameter.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
     ahead, expected = batches(7), []
-    with watched(tmp_path, made, spread=2) as w:
+    with watched(tmp_path, made, parts=2) as w:
         for batch, another in pairwise(ahead):
             optimizer.zero_grad()
             loss = backward(model, batch, 1024.0 if spoilt == "factor" else 1.0)
@@ -259,7 +259,7 @@ def test_accumulated_backwards_that_do_not_add_up_to_training_s_gradient_are_not
         assert "`.grad` is not the sum of the backwards that `step` was called after" in told
     made = model, _ = network()
     backward(model, batches(1)[0])
-    with watched(tmp_path, made, loss=None, accumulation=2) as w, pytest.raises(BadInput, match="is not the sum of"):
+    with watched(tmp_path, made, loss=None, accumulation=2) as w, pytest.raises(BadArgument, match="is not the sum of"):
         for batch in batches(2):
             w.step(backward(model, batch), batch)
 
@@ -397,9 +397,9 @@ def test_a_checkpointed_model_keeps_its_bits_and_reads_what_the_plain_one_reads(
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_what_the_loss_cannot_do_beside_training_is_told_and_training_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="checkpoint it with use_reentrant=False"):
+    with pytest.raises(BadArgument, match="checkpoint it with use_reentrant=False"):
         checkpointed(tmp_path, True, gauges="noise")
-    _, w = checkpointed(tmp_path, False, gauges="noise", spread=0)
+    _, w = checkpointed(tmp_path, False, gauges="noise", parts=0)
     assert "torch.func.vmap" in w.run.warnings[0] and w.run.status == "finished"
 
 
@@ -407,11 +407,11 @@ def test_a_loss_for_batches_of_one_size_is_refused_in_words(tmp_path: Path) -> N
     made = model, _ = network()
     fixed = supervised(lambda outputs, labels: nn.functional.cross_entropy(outputs.view(8, 5), labels))
     batch = batches(1)[0]
-    with watched(tmp_path, made, loss=fixed) as w, pytest.raises(BadInput, match=r"`loss` fails .* on 1 examples"):
+    with watched(tmp_path, made, loss=fixed) as w, pytest.raises(BadArgument, match=r"`loss` fails .* on 1 examples"):
         w.step(backward(model, batch), batch)
     with (
         watched(tmp_path, made, loss=lambda model, batch: LOSSES(model, batch).sum()) as w,
-        pytest.raises(BadInput, match="`loss` is the sum over the examples"),
+        pytest.raises(BadArgument, match="`loss` is the sum over the examples"),
     ):
         w.step(backward(model, batch), batch)
 
@@ -451,17 +451,17 @@ def test_calls_that_are_left_out_later_are_told_and_training_goes_on(tmp_path: P
 def test_a_watch_is_entered_once_and_step_called_within(tmp_path: Path) -> None:
     made = model, _ = network()
     batch, w = batches(1)[0], watched(tmp_path, made)
-    with pytest.raises(BadInput, match="`step` is called inside of `with"):
+    with pytest.raises(BadArgument, match="`step` is called inside of `with"):
         w.step(backward(model, batch), batch)
     with w:
         w.step(backward(model, batch), batch)
     kept = w.state_dict()
-    with pytest.raises(BadInput, match="`step` is called inside of `with"):
+    with pytest.raises(BadArgument, match="`step` is called inside of `with"):
         w.step(backward(model, batch), batch)
-    with pytest.raises(BadInput, match="`watch` is entered once"), w:
+    with pytest.raises(BadArgument, match="`watch` is entered once"), w:
         pass
     again = watched(tmp_path, made)
-    with pytest.raises(BadInput, match="`state` is none of a watch"):
+    with pytest.raises(BadArgument, match="`state` is none of a watch"):
         again.load_state_dict({})
     again.load_state_dict(kept)
     model.zero_grad()
@@ -483,7 +483,7 @@ class Looked(nn.Module):
 
 def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path) -> None:
     def refused(model: nn.Module, words: str) -> None:
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(BadArgument, match=words):
             watch(model, torch.optim.SGD(model.parameters(), lr=0.1), loss=LOSSES)
 
     refused(nn.Linear(8, 5, device="meta"), "`model` has weight on the meta device")
@@ -493,7 +493,7 @@ def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path
     with watch(model, optimizer, loss=lambda model, words: model(words), out=tmp_path) as w:
         loss = model(words).mean()
         loss.backward()
-        with pytest.raises(BadInput, match="`model` makes a sparse gradient"):
+        with pytest.raises(BadArgument, match="`model` makes a sparse gradient"):
             w.step(loss, words)
-    with pytest.raises(BadInput, match="must be a number or a tensor, got dict"):
+    with pytest.raises(BadArgument, match="must be a number or a tensor, got dict"):
         inspect.unwrap(part_of)(words, {"loss": 0.1})

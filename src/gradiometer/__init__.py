@@ -11,7 +11,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
 - your own loop: `watch`, and `sampling_of` for its DataLoader
 - modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty.means`
-- errors: `GradiometerError`, `BadInput`, `Diverged`, `Interrupted`
+- errors: `GradiometerError`, `BadArgument`, `Diverged`, `Interrupted`
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gradiometer.convergence.schedules.schedule import Schedule
     from gradiometer.convergence.theorem.theorem import Verdict, theorem
     from gradiometer.diagnosis import Diagnosis, diagnose
-    from gradiometer.errors import BadInput, Diverged, GradiometerError, Interrupted
+    from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
     from gradiometer.estimation.noise import GradientNoise
     from gradiometer.exploration.chains.chains import Chains, run_chains
     from gradiometer.exploration.ensembles.ensemble import Ensemble
@@ -55,7 +55,7 @@ _HOMES = {
         "diagnose",
     ),
     "gradiometer.errors": (
-        "BadInput",
+        "BadArgument",
         "Diverged",
         "GradiometerError",
         "Interrupted",
@@ -102,7 +102,7 @@ __all__ = [
     "SGHMC",
     "SGLD",
     "SGNHT",
-    "BadInput",
+    "BadArgument",
     "Chains",
     "Configuration",
     "CyclicalSampling",

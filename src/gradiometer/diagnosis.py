@@ -9,15 +9,15 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, level_since
-from gradiometer.convergence.trajectory.endpoint import NAME as STANDING
-from gradiometer.convergence.trajectory.endpoint import Standing
+from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
+from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift.along_gradient import CurvatureAlongGradient
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.step_drift import StepDrift
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.heavy_examples import HeavyExamples
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_shape import NoiseShape
@@ -81,7 +81,7 @@ class Diagnosis:
 
 def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
     """The gauges a run is measured with, with the settings it asks for."""
-    spread: dict[str, Any] = {"microbatches": configuration.spread or None}
+    spread: dict[str, Any] = {"parts": configuration.parts or None}
     momentum: dict[str, Any] = {"momentum": configuration.momentum, "nesterov": configuration.nesterov}
     settings: dict[str, dict[str, Any]] = {
         GradientNoise.name: spread,
@@ -93,7 +93,7 @@ def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
         if name not in GAUGES:
             close = get_close_matches(name, GAUGES, n=1)
             there = f"did you mean {close[0]}? There" if close else "there"
-            raise BadInput(f"`gauges` names {name!r}, which there is not: {there} are {', '.join(GAUGES)}.")
+            raise BadArgument(f"`gauges` names {name!r}, which there is not: {there} are {', '.join(GAUGES)}.")
     return tuple(GAUGES[name](**settings.get(name, {})) for name in dict.fromkeys(names))
 
 
@@ -121,7 +121,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         for window in windows(replace(series, layers=())):
             for name, estimate in gauge.estimate(window, level).items():
                 history.setdefault(name, []).append((int(window.steps[-1]), estimate))
-    findings += _standing(run, estimates)
+    findings += _endpoint(run, estimates)
     if level_finding := _stationarity(run, level):
         findings.append(level_finding)
     if run.evaluations:
@@ -138,10 +138,10 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     )
 
 
-def _standing(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
+def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """What the look after the last step found."""
-    for event in [event for event in run.events if event["event"] == STANDING][-1:]:
-        yield from Standing.of(event).findings(kind_of(estimates))
+    for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
+        yield from Endpoint.of(event).findings(kind_of(estimates))
 
 
 def _stationarity(run: Run, level: float) -> Finding | None:

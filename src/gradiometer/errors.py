@@ -1,16 +1,67 @@
-"""Every error gradiometer raises on purpose: one sentence, and the exit code the command line gives it."""
+"""Every error gradiometer raises on purpose: one sentence a user can act on, and the exit code of the command line.
 
+    GradiometerError
+    ├── BadArgument       2   an argument, option or file cannot be used; `.argument` names it       (a ValueError)
+    ├── Unsupported       2   a model, optimizer or loop that gradiometer cannot measure             (a ValueError)
+    ├── UserCodeFailed    2   the loss, model or problem given by the user raised or returned nonsense
+    ├── RunNotFound       2   there is no run in this folder
+    ├── RunDamaged        2   a run, a checkpoint or an artifact cannot be read
+    ├── Diverged          4   a loss or a gradient is not finite
+    ├── Interrupted       5   stopped before the end; the run can be resumed
+    └── StorageFailed     6   something could not be written: permission, space, a deleted folder
+
+Exit code 1 is left for bugs of ours, 3 for a finding at or above `--fail-on`.
+"""
+
+import re
 from typing import ClassVar
 
 
 class GradiometerError(Exception):
-    """The family of all errors raised on purpose. Its message is one sentence a user can act on."""
+    """Base class of all errors raised on purpose. The message is one sentence a user can act on."""
 
     exit_code: ClassVar[int] = 1
 
 
-class BadInput(GradiometerError, ValueError):
-    """Something handed to us cannot be used: it is named, with what was got and the way out."""
+class BadArgument(GradiometerError, ValueError):
+    """An argument, an option or a file cannot be used. The message says what was given and what to do instead.
+
+    Attributes:
+        argument: Name of the argument; empty where the message names none.
+
+    >>> BadArgument("`parts` must be at least 2, got 1.").argument
+    'parts'
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    @property
+    def argument(self) -> str:
+        """The first name in backticks of the message."""
+        named = re.search(r"`-*([^`\s]+)`", str(self))
+        return named[1] if named else ""
+
+
+class Unsupported(GradiometerError, ValueError):
+    """A model, an optimizer or a training loop that gradiometer cannot measure."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UserCodeFailed(GradiometerError):
+    """The user's own loss, model or problem raised an error, or returned something that cannot be used."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RunNotFound(GradiometerError):
+    """There is no run in this folder."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RunDamaged(GradiometerError):
+    """A run, a checkpoint or an artifact is there and cannot be read."""
 
     exit_code: ClassVar[int] = 2
 
@@ -22,6 +73,12 @@ class Diverged(GradiometerError):
 
 
 class Interrupted(GradiometerError):
-    """Training stopped before its end, and the run can be resumed; the message says how."""
+    """Training stopped before its end, and the run can be resumed. The message says how."""
 
     exit_code: ClassVar[int] = 5
+
+
+class StorageFailed(GradiometerError):
+    """Something could not be written: no permission, no space, or a folder that was deleted meanwhile."""
+
+    exit_code: ClassVar[int] = 6

@@ -26,7 +26,7 @@ CAVEAT = (
     "scale usually grows as the loss falls."
 )
 LEFT_OUT = (
-    *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_standing", "every"),
+    *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_endpoint", "every"),
     *("checkpoint_seconds", "keep_checkpoints"),
 )
 
@@ -86,20 +86,20 @@ def batch(target: str, steps: int, over: str, measure_time: bool, seconds: float
 def _of_run(target: str, over: str, flags: dict[str, Any]) -> Measured:
     """The noise scale along a run, or now, from its readings."""
     from gradiometer.diagnosis import latest_window, windows
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
     from gradiometer.estimation.noise import GradientNoise
     from gradiometer.run.reader import Run
 
     given = [name for name, value in flags.items() if value is not None and name != "level"]
     if given:
-        raise BadInput(f"`--{given[0].replace('_', '-')}` is the run's own: leave it out, or name a problem.")
+        raise BadArgument(f"`--{given[0].replace('_', '-')}` is the run's own: leave it out, or name a problem.")
     run = Run.open(target)
     series = run.series(GradientNoise.name)
     if series is None:
-        raise BadInput(f"`{target}` has no readings of the noise: train with a `--budget` above 0.")
+        raise BadArgument(f"`{target}` has no readings of the noise: train with a `--budget` above 0.")
     level = run.configuration.level if flags["level"] is None else flags["level"]
     if not 0 < level < 1:
-        raise BadInput(f"`--level` must lie between 0 and 1, got {level}.")
+        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
     latest = GradientNoise().estimate(latest_window(series), level)
     path = [GradientNoise().estimate(window, level)["noise_scale"] for window in windows(series)]
     scales = path if over == "run" else [latest["noise_scale"]]
@@ -112,7 +112,7 @@ def _of_problem(target: str, steps: int, flags: dict[str, Any]) -> Measured:
     from gradiometer.measurement.reading import Reading, Series
 
     configuration = configuration_from(None, {"problem": target, **flags})
-    training, gauge = _training(configuration), GradientNoise(configuration.spread or None)
+    training, gauge = _training(configuration), GradientNoise(configuration.parts or None)
     readings = []
     for left in range(steps, 0, -1):
         examples = training.batch()

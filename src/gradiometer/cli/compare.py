@@ -33,13 +33,13 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
     about configurations rather than about two runs.
     """
     from gradiometer.cli.outcome import print_json
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
     from gradiometer.report.compare.compare import compare as compared_runs
     from gradiometer.report.compare.page import write_comparison
     from gradiometer.run.reader import Run
 
     if level is not None and not 0 < level < 1:
-        raise BadInput(f"`--level` must lie between 0 and 1, got {level}.")
+        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
     compared, contrasts = compared_runs([Run.open(path) for path in runs], level)
     page = write_comparison(compared, contrasts, out)
     if as_json:

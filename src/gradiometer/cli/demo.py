@@ -6,7 +6,7 @@ import click
 
 from gradiometer.cli.options import json_option, out_option, talk_options
 
-DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 100, "microbatches": 2}
+DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 100, "accumulation": 2}
 
 
 @click.command(epilog="Example: gradiometer demo --no-open --out runs")

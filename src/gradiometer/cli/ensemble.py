@@ -41,14 +41,14 @@ def ensemble(
     with the last snapshot, with the average of the weights and with other runs, each difference paired by example. The
     run keeps what was found and shows it on its page.
     """
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     if export is not None:
         from gradiometer.exploration.ensembles.export import check_file
 
         check_file(export)
     if not 0 < level < 1:
-        raise BadInput(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     from gradiometer.train.ensemble import example_inputs, study
 
     found = study(run, against, points=points, level=level)

@@ -39,7 +39,7 @@ def started_again(path: Path) -> "tuple[Training, Run]":
 
 def restored(training: "Training", path: Path) -> None:
     """Put a training where the last whole checkpoint of its run stands."""
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
     from gradiometer.train.state import restore
@@ -48,5 +48,5 @@ def restored(training: "Training", path: Path) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None:
-        raise BadInput(f"`{path}` has no checkpoint: there is no model to look at.")
+        raise BadArgument(f"`{path}` has no checkpoint: there is no model to look at.")
     restore(training, checkpoint.tensors, checkpoint.state)

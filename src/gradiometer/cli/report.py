@@ -16,12 +16,12 @@ def report(run: Path, level: float | None, charts: Path | None, as_json: bool) -
     """Write the page of RUN, finished or not, and say what was found."""
     from gradiometer.cli.outcome import as_object, print_json, tell, tell_place
     from gradiometer.diagnosis import diagnose
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
     from gradiometer.report.page.page import write_charts, write_page
     from gradiometer.run.reader import Run
 
     if level is not None and not 0 < level < 1:
-        raise BadInput(f"`--level` must lie between 0 and 1, got {level}.")
+        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
     opened = Run.open(run)
     diagnosis = diagnose(opened, level)
     if not as_json:

@@ -83,13 +83,13 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
     import torch
 
     from gradiometer.cli.outcome import filled, print_json
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     torch.set_num_threads(1)
     if not 0 < settings["level"] < 1:
-        raise BadInput(f"`--level` must lie between 0 and 1, got {settings['level']}.")
+        raise BadArgument(f"`--level` must lie between 0 and 1, got {settings['level']}.")
     if png is not None and chains < 2:
-        raise BadInput("`--png` draws chains against one another: add --chains 4.")
+        raise BadArgument("`--png` draws chains against one another: add --chains 4.")
     place = _place(target, settings)
     found = [_found(_start(place, settings["seed"] + chain), kind, settings, chain) for chain in range(chains)]
     agreement = _agreement(found, settings["level"])
@@ -109,13 +109,13 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
 
 def _place(target: str, settings: dict[str, Any]) -> Place:
     """The last checkpoint of a run, or a problem at its start."""
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     if not is_run(target):
         return _started(target, settings)
     for name in ("model", "data_dir"):
         if settings[name] is not None:
-            raise BadInput(f"`--{name.replace('_', '-')}` is the run's own: leave it out, or name a problem.")
+            raise BadArgument(f"`--{name.replace('_', '-')}` is the run's own: leave it out, or name a problem.")
     return _resumed(Path(target))
 
 
@@ -128,7 +128,7 @@ def _started(name: str, settings: dict[str, Any]) -> Place:
 
 
 def _resumed(path: Path) -> Place:
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
     from gradiometer.run.budget import Budget
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
@@ -142,7 +142,7 @@ def _resumed(path: Path) -> Place:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None:
-        raise BadInput(f"`{path}` has no checkpoint: there is no model to start from.")
+        raise BadArgument(f"`{path}` has no checkpoint: there is no model to start from.")
     problem, configuration = problem_of(run), run.configuration
     training = Training(problem, configuration, Budget(0.0))
     restore(training, checkpoint.tensors, checkpoint.state)

@@ -37,10 +37,10 @@ def schedule(
     beyond our means is said to be undecided.
     """
     from gradiometer.convergence.theorem.theorem import read, theorem
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     if tuned is not None and steps is None:
-        raise BadInput("`--tuned` needs the length of the run: add --steps.")
+        raise BadArgument("`--tuned` needs the length of the run: add --steps.")
     verdicts = [theorem(expression) for expression in expressions]
     shapes = [read(expression) for expression in expressions]
     runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
@@ -69,10 +69,10 @@ def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "l
 
 def _draw(shapes: "dict[str, Schedule]", steps: int, png: Path) -> None:
     from gradiometer.convergence.schedules.picture import picture
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     if not png.parent.is_dir():
-        raise BadInput(f"`--png` {png}: the folder {png.parent} does not exist.")
+        raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
     chart: Any = picture(shapes, steps)
     chart.save(png, format="png", scale_factor=2)
 

@@ -48,10 +48,10 @@ def sharpness(target: str, examples: int | None, mode: str, png: Path | None, as
     all curvatures, each with its error, and what they say about the learning rate. A run keeps the survey and
     shows it on its page.
     """
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     if png is not None and not png.parent.is_dir():
-        raise BadInput(f"`--png` {png}: the folder {png.parent} does not exist.")
+        raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
     seed, top, probes = (settings.pop(name) for name in ("seed", "top", "probes"))
     place = _place(target, seed, settings)
     place.training.model.train(mode == "train")
@@ -71,14 +71,14 @@ def sharpness(target: str, examples: int | None, mode: str, png: Path | None, as
 
 def _place(target: str, seed: int, settings: dict[str, Any]) -> Place:
     """The last checkpoint of a run, or a problem at its start or a few steps on."""
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     if not is_run(target):
         return Place(_started(target, seed, settings))
     given = [name for name, value in settings.items() if value]
     if given:
         flag = {"learning_rate": "lr"}.get(given[0], given[0]).replace("_", "-")
-        raise BadInput(f"`--{flag}` is for a problem: the run {target} has its own; leave it out.")
+        raise BadArgument(f"`--{flag}` is for a problem: the run {target} has its own; leave it out.")
     training, run = started_again(Path(target))
     restored(training, Path(target))
     return Place(training, run)
@@ -109,12 +109,12 @@ def _curvature(training: "Training", examples: int | None, seed: int) -> "Curvat
     import torch
 
     from gradiometer.drift.curvature import AT_ONCE, Curvature
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
 
     available = len(training.data)
     wanted = min(EXAMPLES, available) if examples is None else examples
     if not 1 <= wanted <= available:
-        raise BadInput(f"`--examples` must lie between 1 and the {available:,} training examples, got {wanted:,}.")
+        raise BadArgument(f"`--examples` must lie between 1 and the {available:,} training examples, got {wanted:,}.")
     order = torch.arange(available)
     if wanted < available:
         order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:wanted]

@@ -31,10 +31,10 @@ def show(runs: tuple[Path, ...], port: int, no_open: bool) -> int:
 
 
 def _newest() -> tuple[Path, ...]:
-    from gradiometer.errors import BadInput
+    from gradiometer.errors import BadArgument
     from gradiometer.run.folder import run_folders
 
     found = run_folders("runs")
     if not found:
-        raise BadInput("there is no run in the folder `runs`: name one, or start one with gradiometer train.")
+        raise BadArgument("there is no run in the folder `runs`: name one, or start one with gradiometer train.")
     return (found[0],)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.untouched import untouched_randomness
 
@@ -53,9 +53,9 @@ def suffix(updates: int, share: Amount = 0.5) -> MultiAverage:
         Optimization, section 5.
     """
     if not updates >= 1:
-        raise BadInput(f"`updates` must be at least 1, got {updates}.")
+        raise BadArgument(f"`updates` must be at least 1, got {updates}.")
     if not 0 < share <= 1:
-        raise BadInput(f"`share` must be above 0 and at most 1, got {share}: 0.5 averages the last half.")
+        raise BadArgument(f"`share` must be above 0 and at most 1, got {share}: 0.5 averages the last half.")
     first = min(int((1 - share) * updates), updates - 1)
     return _average(lambda before: 1 / max(before - first + 1, 1))
 
@@ -72,7 +72,7 @@ def exponential(decay: Amount) -> MultiAverage:
     Source: Kingma & Ba (2015), Adam, section 3, for the correction.
     """
     if not 0 <= decay < 1:
-        raise BadInput(f"`decay` must be at least 0 and below 1, got {decay}: 0.999 remembers about 1,000 iterates.")
+        raise BadArgument(f"`decay` must be at least 0 and below 1, got {decay}: 0.999 remembers about 1,000 iterates.")
     return _average(lambda before: (1 - decay) / (1 - decay ** (before + 1)))
 
 
@@ -88,7 +88,7 @@ def polynomial(power: Amount = 3) -> MultiAverage:
     Source: Shamir & Zhang (2013), Stochastic Gradient Descent for Non-smooth Optimization, section 4.
     """
     if not 0 <= power < float("inf"):
-        raise BadInput(f"`power` must be a number of at least 0, got {power}.")
+        raise BadArgument(f"`power` must be a number of at least 0, got {power}.")
     return _average(lambda before: (power + 1) / (before + 1 + power))
 
 
@@ -126,7 +126,7 @@ def refresh_batch_norm(
         seed: Of what the model draws.
 
     Raises:
-        BadInput: There is no batch, or one of them has a single value per channel.
+        BadArgument: There is no batch, or one of them has a single value per channel.
 
     Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance.
     """
@@ -143,12 +143,12 @@ def refresh_batch_norm(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise BadInput(f"`batches` has one with a single example ({error}): give each two or more.") from error
+            raise BadArgument(f"`batches` has one with a single example ({error}): give each two or more.") from error
         finally:
             for hook in hooks:
                 hook.remove()
     if not any(statistics.count for statistics in pooled.values()):
-        raise BadInput("`batches` is empty, or `forward` never reached BatchNorm: there are no statistics to take.")
+        raise BadArgument("`batches` is empty, or `forward` never reached BatchNorm: there are no statistics to take.")
     for layer, statistics in pooled.items():
         statistics.put(layer)
 

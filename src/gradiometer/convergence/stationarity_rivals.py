@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from gradiometer.convergence.plateau.stationarity import Detector, Looks, Observation
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 Flags = Bool[Tensor, " runs"]
 PerRun = Float[Tensor, " runs"]
@@ -72,7 +72,7 @@ class Distance(Detector):
 
     def __init__(self, ratio: float = 1.5, first: int = 10, skip: int = 5, threshold: float = 0.6) -> None:
         if not ratio > 1:
-            raise BadInput(f"`ratio` of one look's step to the one before must be above 1, got {ratio}.")
+            raise BadArgument(f"`ratio` of one look's step to the one before must be above 1, got {ratio}.")
         _need_count("first", first)
         self.ratio, self.skip, self.threshold = ratio, skip, threshold
         self.steps, self.taken, self.next = 0, 0, first
@@ -111,7 +111,7 @@ class Fluctuation(Detector):
 
     def __init__(self, tolerance: float = 0.01, every: int = 100, least: int = 200) -> None:
         if not tolerance > 0:
-            raise BadInput(f"`tolerance` must be positive, got {tolerance}.")
+            raise BadArgument(f"`tolerance` must be positive, got {tolerance}.")
         _need_count("every", every)
         self.tolerance, self.every, self.least = tolerance, every, least
         self.history = _Sums()
@@ -145,9 +145,9 @@ class ConfidentFluctuation(Detector):
 
     def __init__(self, share: float = 0.125, least: int = 100, every: int = 100, level: float = 0.95) -> None:
         if not 0 < share <= 1:
-            raise BadInput(f"`share` of the steps must lie in (0, 1], got {share}.")
+            raise BadArgument(f"`share` of the steps must lie in (0, 1], got {share}.")
         if not least >= 4:
-            raise BadInput(f"`least` must be at least 4 steps, got {least}.")
+            raise BadArgument(f"`least` must be at least 4 steps, got {least}.")
         _need_level(level)
         self.share, self.least, self.every, self.quantile = share, least, every, float(ndtri((1 + level) / 2))
         self.history = _Sums()
@@ -213,7 +213,7 @@ def newey_west_slope(
     """
     steps = len(series)
     if not steps >= 3:
-        raise BadInput(f"`series` must have at least 3 steps for a slope with an error, got {steps}.")
+        raise BadArgument(f"`series` must have at least 3 steps for a slope with an error, got {steps}.")
     time = (np.arange(steps) - (steps - 1) / 2)[:, None]
     square = float((time**2).sum())
     slope = (time * series).sum(axis=0) / square
@@ -299,9 +299,9 @@ def _none(seen: Observation) -> Flags:
 
 def _need_count(name: str, value: int) -> None:
     if not value >= 1:
-        raise BadInput(f"`{name}` must be at least 1, got {value}.")
+        raise BadArgument(f"`{name}` must be at least 1, got {value}.")
 
 
 def _need_level(level: float) -> None:
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")

@@ -12,7 +12,7 @@ from gradiometer.drift.eigenvalues import Eigenvalues, eigenvalues
 from gradiometer.drift.operator import Product, Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.drift.trace import trace
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.gradient_graph import GradientGraph, flat
 from gradiometer.measurement.objective import Objective
@@ -45,7 +45,7 @@ class Curvature:
         seed: Of everything drawn, here and by the loss.
 
     Raises:
-        BadInput: There is no example, or the loss has no gradient.
+        BadArgument: There is no example, or the loss has no gradient.
 
     Example:
         >>> curvature = Curvature.of(objective, (images, labels))    # doctest: +SKIP
@@ -54,7 +54,7 @@ class Curvature:
 
     def __init__(self, objective: Objective, batches: Sequence[Batch], *, kept: int = KEPT, seed: int = 0) -> None:
         if not len(batches) >= 1:
-            raise BadInput("`batches` is empty: a Hessian is that of the loss of at least one example.")
+            raise BadArgument("`batches` is empty: a Hessian is that of the loss of at least one example.")
         self.objective = objective
         self.mode: Mode = "train" if objective.model.training else "eval"
         self.batches = batches
@@ -80,7 +80,7 @@ class Curvature:
     ) -> "Curvature":
         """Of one large batch, cut into parts of at most `at_once` examples."""
         if not at_once >= 1:
-            raise BadInput(f"`at_once` must be at least 1, got {at_once}.")
+            raise BadArgument(f"`at_once` must be at least 1, got {at_once}.")
         size = batch_size(batch)
         parts = [span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)]
         return cls(objective, parts, kept=kept, seed=seed)
@@ -99,7 +99,7 @@ class Curvature:
         """H v for every row v.
 
         Raises:
-            BadInput: The loss has no second derivative, or a product is not finite.
+            BadArgument: The loss has no second derivative, or a product is not finite.
         """
         total = torch.zeros_like(vectors)
         for graph in self._all_graphs():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradiometer.drift.operator import Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 TOGETHER_NUMBERS = 2**26
 """Most numbers in the Lanczos vectors of probes that are taken together, 256 MiB in single precision."""
@@ -44,11 +44,11 @@ def spectral_density(
     Ghorbani, Krishnan & Xiao (2019), An Investigation into Neural Net Optimization via Hessian Eigenvalue Density.
     """
     if not probes >= 4:
-        raise BadInput(f"`probes` must be at least 4, got {probes}: fewer hardly show a spread.")
+        raise BadArgument(f"`probes` must be at least 4, got {probes}: fewer hardly show a spread.")
     if not iterations >= 2:
-        raise BadInput(f"`iterations` must be at least 2, got {iterations}: they resolve the spectrum.")
+        raise BadArgument(f"`iterations` must be at least 2, got {iterations}: they resolve the spectrum.")
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     steps = min(iterations, operator.dimension)
     together = max(TOGETHER_NUMBERS // (steps * operator.dimension), 1)
     parts = [

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.drift.operator import Symmetric, orthogonalised, random_vectors
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 UNIT = "loss / parameter²"
@@ -216,13 +216,13 @@ def _ends(count: int, largest: int, smallest: int) -> list[int]:
 def _check(operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int) -> int:
     wanted = largest + smallest
     if not (largest >= 0 and smallest >= 0 and wanted >= 1):
-        raise BadInput(f"`largest` and `smallest` must be counts and one at least 1, got {largest} and {smallest}.")
+        raise BadArgument(f"`largest` and `smallest` must be counts and one at least 1, got {largest} and {smallest}.")
     if not wanted <= operator.dimension:
-        raise BadInput(
+        raise BadArgument(
             f"`largest` and `smallest` ask for {wanted} eigenvalues of a Hessian of {operator.dimension} parameters."
         )
     if not 0 < tolerance < 1:
-        raise BadInput(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.")
+        raise BadArgument(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.")
     if not most_products >= wanted:
-        raise BadInput(f"`most_products` must be at least the {wanted} eigenvalues asked for, got {most_products}.")
+        raise BadArgument(f"`most_products` must be at least the {wanted} eigenvalues asked for, got {most_products}.")
     return wanted

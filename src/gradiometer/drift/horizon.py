@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
@@ -50,10 +50,10 @@ class Anchor:
 
     def __init__(self, objective: Objective, probe: Batch, *, pairs: int = 8, seed: int = 0) -> None:
         if not pairs >= 4:
-            raise BadInput(f"`pairs` must be at least 4, got {pairs}: fewer hardly show a spread.")
+            raise BadArgument(f"`pairs` must be at least 4, got {pairs}: fewer hardly show a spread.")
         size = batch_size(probe)
         if not size >= 2 * pairs:
-            raise BadInput(f"`probe` holds {size} examples, at least {2 * pairs} are needed for {pairs} pairs.")
+            raise BadArgument(f"`probe` holds {size} examples, at least {2 * pairs} are needed for {pairs} pairs.")
         self.objective, self.pairs, self.seed = objective, pairs, seed
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
         self._parts = [take(probe, part) for part in order.tensor_split(2 * pairs)]

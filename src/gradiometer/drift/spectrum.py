@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -36,7 +36,7 @@ class SpectralDensity:
 
     def __post_init__(self) -> None:
         if not self.width > 0:
-            raise BadInput(f"`width` must be positive, got {self.width}.")
+            raise BadArgument(f"`width` must be positive, got {self.width}.")
 
     @property
     def grid(self) -> Float[np.ndarray, " points"]:

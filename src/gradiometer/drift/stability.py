@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 
 BELOW, BEYOND = 0.8, 1.25
@@ -28,7 +28,7 @@ class Momentum:
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
-            raise BadInput(f"`momentum` must be at least 0 and below 1, got {self.momentum}.")
+            raise BadArgument(f"`momentum` must be at least 0 and below 1, got {self.momentum}.")
 
     @property
     def limit(self) -> float:
@@ -64,9 +64,9 @@ PLAIN = Momentum()
 def stability_limit(learning_rate: float, kind: Momentum = PLAIN, *, weight_decay: float = 0.0) -> float:
     """The largest curvature, in loss / parameter², at which full-batch steps do not grow. Weight decay adds to H."""
     if not learning_rate > 0:
-        raise BadInput(f"`learning_rate` must be positive, got {learning_rate}.")
+        raise BadArgument(f"`learning_rate` must be positive, got {learning_rate}.")
     if not weight_decay >= 0:
-        raise BadInput(f"`weight_decay` must be at least 0, got {weight_decay}.")
+        raise BadArgument(f"`weight_decay` must be at least 0, got {weight_decay}.")
     return kind.limit / learning_rate - weight_decay
 
 

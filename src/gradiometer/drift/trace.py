@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradiometer.drift.eigenvalues import UNIT, Eigenvalues
 from gradiometer.drift.operator import Mean, Symmetric, orthogonalised, random_vectors
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -54,9 +54,9 @@ def trace(
     Krylov-Aware Stochastic Trace Estimation.
     """
     if not probes >= FEWEST_PROBES:
-        raise BadInput(f"`probes` must be at least {FEWEST_PROBES}, got {probes}: fewer hardly show a spread.")
+        raise BadArgument(f"`probes` must be at least {FEWEST_PROBES}, got {probes}: fewer hardly show a spread.")
     if not 0 <= sketch <= operator.dimension:
-        raise BadInput(f"`sketch` must lie between 0 and the {operator.dimension} parameters, got {sketch}.")
+        raise BadArgument(f"`sketch` must lie between 0 and the {operator.dimension} parameters, got {sketch}.")
     known = operator.like.new_empty((0, operator.dimension)) if ends is None else ends.basis
     fresh = _range(operator, sketch, known, generator)
     rows = torch.cat([known, fresh])

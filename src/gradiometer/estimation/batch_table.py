@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.carried import average, product, transformed
 
@@ -40,7 +40,7 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
     """
     for name, value in (("present", present), ("other", other)):
         if not value >= 1:
-            raise BadInput(f"`{name}` must be at least 1 example, got {value}.")
+            raise BadArgument(f"`{name}` must be at least 1 example, got {value}.")
     if present == other:
         return Estimate.exact(1.0)
     return average([transformed(scale, lambda noise: _ratio(noise, present, other)) for scale in noise_scales])
@@ -164,7 +164,7 @@ def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
     Below 2 nothing is offered, since a batch of one shows no spread, and batch statistics of one are none.
     """
     if not present >= 1:
-        raise BadInput(f"`present` must be at least 1 example, got {present}.")
+        raise BadArgument(f"`present` must be at least 1 example, got {present}.")
     most = present * LARGEST_FACTOR if examples is None else min(present * LARGEST_FACTOR, examples)
     powers = [present * 2.0**exponent for exponent in range(-4, 5)]
     return tuple(int(size) for size in powers if size == int(size) and (2 <= size <= most or size == present))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.objective import Objective, with_graph
 from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
@@ -36,12 +36,12 @@ def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float
         seed: Of what the loss draws.
 
     Raises:
-        BadInput: The loss couples the examples of a batch (batch statistics): then none has a gradient of its own.
+        BadArgument: The loss couples the examples of a batch (batch statistics): then none has a gradient of its own.
 
     Source: Goodfellow (2015), Efficient Per-Example Gradient Computations.
     """
     if objective.traits(batch, seed=seed).coupled:
-        raise BadInput(
+        raise BadArgument(
             "`loss` couples the examples of a batch (batch statistics, or weights normalised over it), so that none of "
             "them has a gradient of its own: measure in eval mode, or ask for the noise, which micro-batches tell."
         )
@@ -59,7 +59,7 @@ def noisiest(
     """
     size = batch_size(batch)
     if not 1 <= count <= size:
-        raise BadInput(f"`count` must lie between 1 and the {size:,} examples, got {count}.")
+        raise BadArgument(f"`count` must lie between 1 and the {size:,} examples, got {count}.")
     norms = squared_norms(objective, batch, seed=seed)
     largest = norms.topk(count)
     return largest.indices, largest.values / norms.sum()

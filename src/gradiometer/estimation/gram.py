@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 FEWEST = 4
 """Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs that have nothing in common."""
@@ -41,7 +41,7 @@ class NoiseMoments:
     square_trace: float
 
     @classmethod
-    def of(cls, gram: Float[np.ndarray, "microbatches microbatches"], examples: int) -> "NoiseMoments":
+    def of(cls, gram: Float[np.ndarray, "parts parts"], examples: int) -> "NoiseMoments":
         """From the inner products of the gradients of micro-batches of so many examples each.
 
         tr Σ² = mean ⟨i,j⟩² − 2 mean ⟨i,j⟩⟨j,l⟩ + mean ⟨i,j⟩⟨l,m⟩ over indices all different, and (tr Σ)² the same with
@@ -49,13 +49,13 @@ class NoiseMoments:
         taken from centred ones, where nothing large cancels.
 
         Raises:
-            BadInput: There are fewer than four micro-batches.
+            BadArgument: There are fewer than four micro-batches.
 
         Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section 2.
         """
         count = len(gram)
         if not count >= FEWEST:
-            raise BadInput(
+            raise BadArgument(
                 f"`gram` is of {count} micro-batches: the square of the noise needs at least {FEWEST}, two pairs that "
                 "share none."
             )
@@ -75,7 +75,7 @@ class NoiseMoments:
 class _Means:
     """Means over indices that are all different, from sums over all of them."""
 
-    def __init__(self, gram: Float[np.ndarray, "microbatches microbatches"]) -> None:
+    def __init__(self, gram: Float[np.ndarray, "parts parts"]) -> None:
         self.gram = gram
         own, off = np.diag(gram), gram - np.diag(np.diag(gram))
         rows, total, squares = off.sum(axis=1), off.sum(), float(np.square(off).sum())
@@ -92,8 +92,8 @@ class _Means:
 
 
 def _centred(
-    gram: Float[np.ndarray, "microbatches microbatches"],
-) -> Float[np.ndarray, "microbatches microbatches"]:
+    gram: Float[np.ndarray, "parts parts"],
+) -> Float[np.ndarray, "parts parts"]:
     """The inner products of the gradients less their mean."""
     rows = gram.mean(axis=1)
     centred: np.ndarray = gram - rows[:, None] - rows[None, :] + rows.mean()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, counted
 from gradiometer.measurement.uncertainty.carried import transformed
@@ -89,11 +89,11 @@ def norm_moments(norms: Float[np.ndarray, " examples"]) -> dict[str, float]:
     """The moments of one batch's squared norms. A tenth of 32 is the largest three and a fifth of the fourth.
 
     Raises:
-        BadInput: There is but one example.
+        BadArgument: There is but one example.
     """
     size = len(norms)
     if not size >= 2:
-        raise BadInput(f"`norms` holds {size} example: at least two are needed to see how they differ.")
+        raise BadArgument(f"`norms` holds {size} example: at least two are needed to see how they differ.")
     total, squares = float(norms.sum()), float(np.square(norms).sum())
     ordered, tenth = np.sort(norms)[::-1], size / 10
     whole = math.floor(tenth)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Draw, Estimate, Estimates, Finding, Issue, Moments, Sampling, Series
@@ -32,7 +32,7 @@ class GradientNoise(Gauge):
     Dropout and augmentation are noise of ĝ, and are counted in tr Σ.
 
     Args:
-        microbatches: k, disjoint parts of the batch whose gradients are compared, at least 2; None for one an
+        parts: k, disjoint parts of the batch whose gradients are compared, at least 2; None for one an
             example, the sharpest and the dearest.
         gradient_of: Whose gradient g is meant. "train": of the training set, so that a batch drawn without
             replacement errs by tr Σ/B · (N − B)/(N − 1). "population": of the distribution the set came from.
@@ -42,7 +42,7 @@ class GradientNoise(Gauge):
     E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ where the noise lies in many directions.
     """
 
-    microbatches: int | None = 2
+    parts: int | None = 2
     gradient_of: Literal["train", "population"] = "train"
 
     name: ClassVar[str] = "noise"
@@ -50,16 +50,14 @@ class GradientNoise(Gauge):
     unit: ClassVar[str] = "(loss / parameter)²"
 
     def __post_init__(self) -> None:
-        if self.microbatches is not None and not self.microbatches >= 2:
-            raise BadInput(
-                f"`microbatches` must be at least 2, got {self.microbatches}: one gradient a step shows no spread."
-            )
+        if self.parts is not None and not self.parts >= 2:
+            raise BadArgument(f"`parts` must be at least 2, got {self.parts}: one gradient a step shows no spread.")
         if self.gradient_of not in ("train", "population"):
-            raise BadInput(f"`gradient_of` must be 'train' or 'population', got {self.gradient_of!r}.")
+            raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {self.gradient_of!r}.")
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """tr Σ and ‖g‖² by layer, as if the examples were independent draws; `estimate` knows how they were drawn."""
-        count = self.microbatches if self.microbatches is None else min(self.microbatches, step.batch_size)
+        count = self.parts if self.parts is None else min(self.parts, step.batch_size)
         trace, signal = noise_moments(step.spread(count))
         return {"trace": trace.tolist(), "signal": signal.tolist()}
 
@@ -126,7 +124,7 @@ def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[n
 
 def _known_examples(sampling: Sampling) -> int:
     if sampling.examples is None:
-        raise BadInput(
+        raise BadArgument(
             "`sampling` draws without replacement from a training set of unknown size: give its number of "
             "`examples`, or ask for `gradient_of='population'`."
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.gram import FEWEST, NoiseMoments
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import (
@@ -48,7 +48,7 @@ class NoiseShape(Gauge):
     arithmetic, tens of steps. Holds k × d numbers while it measures.
 
     Args:
-        microbatches: k, at least 4; None for one an example, the sharpest, of B × d numbers.
+        parts: k, at least 4; None for one an example, the sharpest, of B × d numbers.
 
     Source: the participation ratio of Σ's eigenvalues; norm test: Byrd, Chin, Nocedal & Wu (2012), Sample Size
         Selection in Optimization Methods for Machine Learning; the other two: Bollapragada, Byrd & Nocedal (2018),
@@ -56,7 +56,7 @@ class NoiseShape(Gauge):
         Cockpit.
     """
 
-    microbatches: int | None = 8
+    parts: int | None = 8
 
     name: ClassVar[str] = "noise_shape"
     issue: ClassVar[Issue] = Issue.ESTIMATION
@@ -64,9 +64,9 @@ class NoiseShape(Gauge):
     one_in: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        if self.microbatches is not None and not self.microbatches >= FEWEST:
-            raise BadInput(
-                f"`microbatches` must be at least {FEWEST}, got {self.microbatches}: the square of the noise needs two "
+        if self.parts is not None and not self.parts >= FEWEST:
+            raise BadArgument(
+                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise needs two "
                 "pairs that share none."
             )
 
@@ -74,7 +74,7 @@ class NoiseShape(Gauge):
         """Every moment of g and Σ that the estimates need, from the inner products of micro-batch gradients."""
         from gradiometer.estimation.inner_products import inner_products  # noqa: PLC0415 (it needs torch)
 
-        count = step.batch_size if self.microbatches is None else self.microbatches
+        count = step.batch_size if self.parts is None else self.parts
         return asdict(NoiseMoments.of(*inner_products(step, count)))
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.median import median
 
@@ -49,9 +49,9 @@ def step_times(
         clock: Seconds from any origin, never going back.
     """
     if present not in sizes:
-        raise BadInput(f"`sizes` must hold the present batch size {present}, got {', '.join(map(str, sizes))}.")
+        raise BadArgument(f"`sizes` must hold the present batch size {present}, got {', '.join(map(str, sizes))}.")
     if not seconds > 0:
-        raise BadInput(f"`seconds` must be positive, got {seconds}.")
+        raise BadArgument(f"`seconds` must be positive, got {seconds}.")
     began, rounds = clock(), list[list[float]]()
     _round(step, sizes, clock)
     while len(rounds) < MOST_ROUNDS and (len(rounds) < FEWEST_ROUNDS or clock() - began < seconds):

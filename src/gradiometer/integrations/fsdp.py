@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import at_the_end_of_backward, norms_and_first_entries
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.budget import Budget
@@ -52,10 +52,10 @@ def refuse_shards_that_cannot_be_heard(model: nn.Module, ranks: Ranks) -> None:
     """Refuse a model that is sharded, unless by `fully_shard` as a whole, over all processes in one dimension.
 
     Raises:
-        BadInput: As it says.
+        BadArgument: As it says.
     """
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise BadInput(
+        raise BadArgument(
             "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, and hooks do not hear "
             "their gradients: shard it with torch.distributed.fsdp.fully_shard (FSDP2), or use DistributedDataParallel."
         )
@@ -66,13 +66,13 @@ def refuse_shards_that_cannot_be_heard(model: nn.Module, ranks: Ranks) -> None:
             continue
         if is_shard(parameter):
             if id(parameter) not in heard:
-                raise BadInput(
+                raise BadArgument(
                     f"`model` has {name} sharded by other means than `fully_shard` (tensor parallel?), whose gradients "
                     "hooks do not hear: shard it with `fully_shard`, or use DistributedDataParallel."
                 )
             _refuse_mesh(name, parameter, ranks)
         elif sharded:
-            raise BadInput(
+            raise BadArgument(
                 f"`model` has {name} whole and others sharded, so that nothing averages its gradient: call "
                 "`fully_shard` on the whole model too, and without `ignored_params`."
             )
@@ -81,17 +81,17 @@ def refuse_shards_that_cannot_be_heard(model: nn.Module, ranks: Ranks) -> None:
 def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
     mesh = parameter.device_mesh
     if mesh.ndim != 1 or not parameter.placements[0].is_shard():
-        raise BadInput(
+        raise BadArgument(
             f"`model` has {name} on a mesh of {mesh.ndim} dimensions (HSDP, or tensor parallel beside FSDP), of which "
             "nothing is measured yet: use a mesh of one dimension over all processes."
         )
     if mesh.size() != ranks.count:
-        raise BadInput(
+        raise BadArgument(
             f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, of which nothing is measured "
             "yet: use a mesh of one dimension over all processes."
         )
     if parameter.device.type != mesh.device_type:
-        raise BadInput(
+        raise BadArgument(
             f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, of which nothing is "
             "measured yet: leave out CPUOffloadPolicy."
         )
@@ -155,10 +155,10 @@ class ShardListener:
         """‖·‖² of what was heard of every parameter since the last time, zero where nothing was; then first entries.
 
         Raises:
-            BadInput: There were several backwards since.
+            BadArgument: There were several backwards since.
         """
         if self._in_parts:
-            raise BadInput(
+            raise BadArgument(
                 "`step` was called once after several backwards of a sharded model, whose sum is nowhere whole: call "
                 "it after every `backward`, and say with `accumulation` how many an update takes."
             )
@@ -206,7 +206,7 @@ def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
 
 def norms_of_all(
     everyone: Float[Tensor, "rows numbers"], ranks: int, *, sharded: bool
-) -> tuple[Float[Tensor, "microbatches parameters"], Float[Tensor, "1 parameters"], bool]:
+) -> tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"], bool]:
     """‖·‖² of the gradient of every micro-batch and of their mean, and whether that is the mean of what was heard.
 
     The first entry of a parameter lies on the first process: training's is compared there with the mean of what was

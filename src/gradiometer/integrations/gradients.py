@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
-from gradiometer.measurement.microbatches import squared_norms
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.objective import Gradients
+from gradiometer.measurement.parts import squared_norms
 from gradiometer.run.budget import Budget
 
 
@@ -75,12 +75,12 @@ class Listener:
         """What was heard since the last time, one tensor a parameter: the sum, of several backwards; else zero.
 
         Raises:
-            BadInput: It is sparse.
+            BadArgument: It is sparse.
         """
         heard = self._heard
         self.forget()
         if any(gradient is not None and gradient.is_sparse for gradient in heard):
-            raise BadInput("`model` makes a sparse gradient: look its embeddings up with sparse=False.")
+            raise BadArgument("`model` makes a sparse gradient: look its embeddings up with sparse=False.")
         return [
             torch.zeros_like(parameter) if gradient is None else gradient.detach()
             for gradient, parameter in zip(heard, self._parameters, strict=True)

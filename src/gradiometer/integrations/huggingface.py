@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.watch import watch
@@ -81,7 +81,7 @@ class GradiometerCallback(TrainerCallback):
     def watch(self) -> Watch:
         """The watch, from the start of training on."""
         if self._watch is None:
-            raise BadInput("`watch` is there from the start of training on: call `trainer.train()` first.")
+            raise BadArgument("`watch` is there from the start of training on: call `trainer.train()` first.")
         return self._watch
 
     def findings(self) -> Findings:
@@ -137,7 +137,7 @@ class GradiometerCallback(TrainerCallback):
 
     def _backward(self) -> None:
         if self._made is None:
-            raise BadInput(
+            raise BadArgument(
                 "the model returned no loss in training: the Trainer computes its own; put `gradiometer.watch` into "
                 "its `training_step`."
             )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.watch import watch
@@ -53,7 +53,7 @@ class GradiometerCallback(Callback):
     def watch(self) -> Watch:
         """The watch, from the start of training on."""
         if self._watch is None:
-            raise BadInput("`watch` is there from the start of training on: call `trainer.fit` first.")
+            raise BadArgument("`watch` is there from the start of training on: call `trainer.fit` first.")
         return self._watch
 
     def findings(self) -> Findings:
@@ -63,13 +63,13 @@ class GradiometerCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch, with what the Trainer says of itself."""
         if not pl_module.automatic_optimization:
-            raise BadInput(
+            raise BadArgument(
                 "`automatic_optimization` is False: the module makes its own backwards; put "
                 "`gradiometer.watch` around them in `training_step`."
             )
         for other in trainer.callbacks:
             if len(set(getattr(other, "scheduling", {}).values())) > 1:
-                raise BadInput(
+                raise BadArgument(
                     f"{type(other).__name__} changes how many backwards an update takes ({other.scheduling}), and "
                     "with it the batch that is measured: watch a training of one `accumulate_grad_batches`."
                 )

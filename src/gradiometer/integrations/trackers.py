@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gradiometer.diagnosis import latest_window
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Estimate
 from gradiometer.run.recorder import Recorder
@@ -51,7 +51,7 @@ def loggers(given: Iterable[Any]) -> dict[str, Log]:
         given: TensorBoard writers, Lightning loggers, runs of W&B or trackio, or functions of (numbers, step).
 
     Raises:
-        BadInput: One of them is none of these.
+        BadArgument: One of them is none of these.
     """
     found: dict[str, Log] = {}
     for place, tracker in enumerate(given):
@@ -73,7 +73,7 @@ def _given(tracker: Any) -> Log:
     if callable(tracker):
         log: Log = tracker
         return log
-    raise BadInput(
+    raise BadArgument(
         f"`to` holds a {type(tracker).__name__}: give TensorBoard writers (add_scalar), Lightning loggers "
         "(log_metrics), runs with a `log`, or functions of (numbers, step)."
     )

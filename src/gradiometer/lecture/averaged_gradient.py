@@ -20,7 +20,7 @@ from gradiometer.convergence.certificate.lowest_curvature import NEVER
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.drift.curvature import Curvature
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Gradients, Objective
@@ -92,7 +92,7 @@ class Ground:
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
         if not norm_squared > 0:
-            raise BadInput("`objective` has no gradient at the start: there is nothing to move along.")
+            raise BadArgument("`objective` has no gradient at the start: there is nothing to move along.")
         curvatures, weights = _quadrature(curvature, min(products, curvature.dimension))
         generator, size, squares = torch.Generator().manual_seed(seed), 0, []
         for place in range(batches):
@@ -177,12 +177,12 @@ def moves(
         seed: Of what is drawn.
     """
     if not 0 < distance < math.inf:
-        raise BadInput(f"`distance` must be positive, got {distance}.")
+        raise BadArgument(f"`distance` must be positive, got {distance}.")
     if not repeats >= FEWEST_REPEATS:
-        raise BadInput(f"`repeats` must be at least {FEWEST_REPEATS}, got {repeats}: their spread is the interval.")
+        raise BadArgument(f"`repeats` must be at least {FEWEST_REPEATS}, got {repeats}: their spread is the interval.")
     for rate in learning_rates:
         if not 0 < rate < math.inf:
-            raise BadInput(f"`learning_rates` must be positive, got {rate}.")
+            raise BadArgument(f"`learning_rates` must be positive, got {rate}.")
     generator = torch.Generator().manual_seed(seed)
     made = []
     for rate in learning_rates:
@@ -226,7 +226,7 @@ def steps_to_move(
         K, or None where it was given up, which proves nothing.
     """
     if not (distance > 0 and gradient_norm > 0):
-        raise BadInput(f"`distance` and `gradient_norm` must be positive, got {distance} and {gradient_norm}.")
+        raise BadArgument(f"`distance` and `gradient_norm` must be positive, got {distance} and {gradient_norm}.")
     sought, gone, steps = distance / gradient_norm * (1 - 1e-12), 0.0, 0
     for length in (min(2**power, 2**20) for power in itertools.count(4)):
         rates = np.cumsum([schedule(step) for step in range(start + steps, start + steps + length)])

@@ -1,6 +1,6 @@
 """Every statement of the lecture, in its order."""
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.lecture.s01 import S1
 from gradiometer.lecture.s02 import S2
 from gradiometer.lecture.s03 import S3
@@ -26,5 +26,5 @@ def chosen(names: tuple[str, ...]) -> list[Statement]:
     asked = [name.strip().upper() for name in names]
     for given, name in zip(names, asked, strict=True):
         if name not in STATEMENTS:
-            raise BadInput(f"There is no statement {given!r}: the lecture has {', '.join(STATEMENTS)}.")
+            raise BadArgument(f"There is no statement {given!r}: the lecture has {', '.join(STATEMENTS)}.")
     return [statement for name, statement in STATEMENTS.items() if not asked or name in asked]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 LEVEL = 0.999
@@ -55,7 +55,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if not len(self.points) >= 1:
-            raise BadInput(f"`points` of {self.name} is empty: a dial has at least one position.")
+            raise BadArgument(f"`points` of {self.name} is empty: a dial has at least one position.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def meets(predicted: Estimate, measured: Estimate) -> bool:
 
 def _checked(experiment: Experiment, which: str, estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
     if len(estimates) != len(experiment.points):
-        raise BadInput(
+        raise BadArgument(
             f"`{which}` of {experiment.name} gave {len(estimates)} estimates for {len(experiment.points)} points."
         )
     return tuple(estimates)

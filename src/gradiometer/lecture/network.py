@@ -48,7 +48,7 @@ class Network:
         return self.per_example.mean(dim=0)
 
     @cached_property
-    def noise_trace(self) -> float:
+    def gradient_variance(self) -> float:
         """Tr Σ, with N in the denominator: of the gradient of an example drawn from the training set."""
         return float((self.per_example - self.gradient).square().sum(dim=1).mean())
 

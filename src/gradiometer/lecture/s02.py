@@ -61,7 +61,7 @@ def _by_class() -> tuple[Float[np.ndarray, " sizes"], Float[np.ndarray, " sizes"
         spread = float((own - own.mean(dim=0)).square().sum(dim=1).mean())
         sizes = np.array(SIZES[:3])
         expected += len(own) / total * (off + spread / sizes * (len(own) - sizes) / (len(own) - 1))
-    claimed = np.array([network.noise_trace / size * (total - size) / (total - 1) for size in SIZES[:3]])
+    claimed = np.array([network.gradient_variance / size * (total - size) / (total - 1) for size in SIZES[:3]])
     return expected, claimed
 
 
@@ -78,7 +78,7 @@ def _errors_by_class(size: int) -> Estimate:
 
 def _experiments() -> tuple[Experiment, ...]:
     network = digits_network()
-    total, trace = len(network.train), network.noise_trace
+    total, trace = len(network.train), network.gradient_variance
     expected, claimed = _by_class()
     where = "the digits' MLP, 64-64-10"
     return (

@@ -85,7 +85,7 @@ def _put_in(rate: float, size: int) -> Estimate:
     network = digits_network()
     share = without_replacement(size, len(network.train))
     parameters = len(network.gradient)
-    minibatch = small_rate_temperature(share * network.noise_trace, parameters, Rule(rate, size))
+    minibatch = small_rate_temperature(share * network.gradient_variance, parameters, Rule(rate, size))
     return Estimate.exact(minibatch + rate * float(network.gradient.square().sum()) / (2 * parameters))
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
@@ -82,7 +82,7 @@ def _test_data() -> tuple[torch.Tensor, torch.Tensor]:
     """Images and labels that no training saw."""
     held_out = load("mlp").test
     if held_out is None:
-        raise BadInput("The digits have no test examples.")
+        raise BadArgument("The digits have no test examples.")
     images, labels = held_out.data
     return images, labels
 

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gradiometer import __version__
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.lecture.chart import svg
 from gradiometer.lecture.experiment import LEVEL, Outcome
 from gradiometer.lecture.statement import Result
@@ -36,7 +36,7 @@ def write_site(results: Sequence[Result], folder: Path) -> Path:
         The index page.
     """
     if folder.exists() and not folder.is_dir():
-        raise BadInput(f"`--out` {folder} is a file: name a folder, or one that is yet to be made.")
+        raise BadArgument(f"`--out` {folder} is a file: name a folder, or one that is yet to be made.")
     folder.mkdir(parents=True, exist_ok=True)
     for place, shown in enumerate(results):
         neighbours = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 HELD_OUT = re.compile(r"(^|[/_\-. ])(val|valid|validation|eval|test|dev)([/_\-. ]|$)", re.IGNORECASE)
 STEP = ("step", "global_step", "_step", "steps", "iteration", "iter", "iters", "update", "updates", "it")
@@ -69,9 +69,9 @@ class Log:
 
     def __post_init__(self) -> None:
         if not any(len(column) for column in self.columns.values()):
-            raise BadInput(f"`{self.path}` holds no numbers over steps: {self.tool} was expected to have some.")
+            raise BadArgument(f"`{self.path}` holds no numbers over steps: {self.tool} was expected to have some.")
         if self.loss is not None and self.loss not in self.columns:
-            raise BadInput(f"`--loss` names {self.loss!r}, which the log has not: it has {', '.join(self.columns)}.")
+            raise BadArgument(f"`--loss` names {self.loss!r}, which the log has not: it has {', '.join(self.columns)}.")
 
     @property
     def losses(self) -> Column | None:

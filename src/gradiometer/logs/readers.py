@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.logs.log import Column, Log, columns_of
 
 SUPPORTED = (
@@ -28,24 +28,24 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         loss: Name of the training loss, where it has an unusual one.
 
     Raises:
-        BadInput: There is none, it is of no kind known here, it holds no numbers, or a package is missing.
+        BadArgument: There is none, it is of no kind known here, it holds no numbers, or a package is missing.
     """
     if not path.exists():
-        raise BadInput(f"`{path}` does not exist.")
+        raise BadArgument(f"`{path}` does not exist.")
     run = path if path.is_dir() else path.parent
     if _is_run(run):
-        raise BadInput(f"`{run}` is a run of gradiometer, which measured more than a log: gradiometer report {run}")
+        raise BadArgument(f"`{run}` is a run of gradiometer, which measured more than a log: gradiometer report {run}")
     found = _in_folder(path) if path.is_dir() else path
     if EVENTS in found.name:
         return _events(found, loss)
     try:
         text = found.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"`{found}` is not text: give {SUPPORTED}.") from error
+        raise BadArgument(f"`{found}` is not text: give {SUPPORTED}.") from error
     except OSError as error:
-        raise BadInput(f"`{found}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise BadArgument(f"`{found}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
     if not text.strip():
-        raise BadInput(f"`{found}` is empty: give {SUPPORTED}.")
+        raise BadArgument(f"`{found}` is empty: give {SUPPORTED}.")
     return _json(found, text, loss) if text.lstrip()[0] in "{[" else _csv(found, text, loss)
 
 
@@ -56,7 +56,7 @@ def _in_folder(folder: Path) -> Path:
         found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
         if found:
             return found[-1]
-    raise BadInput(f"`{folder}` holds no log that is known here: give {SUPPORTED}.")
+    raise BadArgument(f"`{folder}` holds no log that is known here: give {SUPPORTED}.")
 
 
 def _is_run(folder: Path) -> bool:
@@ -78,11 +78,11 @@ def _json(path: Path, text: str, loss: str | None) -> Log:
     if isinstance(whole, list):
         rows, torn = [row for row in whole if isinstance(row, dict)], 0
     elif isinstance(whole, dict) and "\n" in text.strip():
-        raise BadInput(f"`{path}` is one JSON object without a `log_history`: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` is one JSON object without a `log_history`: give {SUPPORTED}.")
     else:
         rows, torn = _lines(text)
     if not rows or torn > len(rows):
-        raise BadInput(f"`{path}` is neither JSON nor JSON lines: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: give {SUPPORTED}.")
     columns, notes = columns_of(rows)
     if torn:
         notes += (
@@ -115,23 +115,23 @@ def _csv(path: Path, text: str, loss: str | None) -> Log:
         dialect = csv.excel
     rows = list(csv.DictReader(text.splitlines(), dialect=dialect))
     if not rows or not any(name and not name.replace(".", "").strip().isdigit() for name in rows[0]):
-        raise BadInput(f"`{path}` is no CSV with a header and rows: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` is no CSV with a header and rows: give {SUPPORTED}.")
     columns, notes = columns_of([{name: value for name, value in row.items() if name} for row in rows])
     if not columns:
-        raise BadInput(f"`{path}` holds no column of numbers: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` holds no column of numbers: give {SUPPORTED}.")
     return Log(str(path), "Lightning's CSV" if path.name == "metrics.csv" else "a CSV", columns, notes, loss)
 
 
 def _events(path: Path, loss: str | None) -> Log:
     """The scalars of an event file."""
     if find_spec("tensorboard") is None:
-        raise BadInput(
+        raise BadArgument(
             f"`{path}` is a TensorBoard event file, which takes the package tensorboard: "
             "pip install 'gradiometer[tensorboard]'."
         )
     columns = {name: Column(name, *arrays) for name, arrays in _scalars(path)}
     if not columns:
-        raise BadInput(f"`{path}` holds no scalars, or is no event file: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` holds no scalars, or is no event file: give {SUPPORTED}.")
     return Log(str(path), "TensorBoard", columns, (), loss)
 
 
@@ -148,7 +148,7 @@ def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
                     steps.append(int(event.step))
                     values.append(number)
     except Exception as error:  # a torn or foreign file: the package raises errors of its own
-        raise BadInput(
+        raise BadArgument(
             f"`{path}` cannot be read as an event file ({type(error).__name__}): give {SUPPORTED}."
         ) from error
     for name, (steps, values) in gathered.items():

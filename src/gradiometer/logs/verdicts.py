@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.logs.finite import finite_findings
 from gradiometer.logs.log import Log
 from gradiometer.logs.plateau import plateau_finding
@@ -16,7 +16,7 @@ URGENT = (State.ACT, State.LOOK, State.OK, State.CANNOT_TELL)
 def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
     """What the log shows, the most urgent first, and last what it cannot tell."""
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     found = sorted(_findings(log, level), key=lambda finding: URGENT.index(finding.state))
     return (*found, _cannot_tell(log))
 

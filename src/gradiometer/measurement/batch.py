@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 Batch = Any
 """A tree of tuples, lists and mappings. Every tensor with a first axis holds one entry an example there;
@@ -19,18 +19,18 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
     """B, the common first axis of the tensors in a batch, which a refusal calls by this name.
 
     Raises:
-        BadInput: There is no tensor with a first axis, or two of them differ in it.
+        BadArgument: There is no tensor with a first axis, or two of them differ in it.
     """
     sizes = {path: tensor.shape[0] for path, tensor in _tensors(batch, name) if tensor.dim()}
     if not sizes:
-        raise BadInput(
+        raise BadArgument(
             f"`{name}` holds no tensor with a first axis, so its examples cannot be told apart: "
             "give tensors whose first axis is the example."
         )
     (first, size), *others = sizes.items()
     for path, other in others:
         if other != size:
-            raise BadInput(
+            raise BadArgument(
                 f"`{path}` holds {other} examples where `{first}` holds {size}: "
                 "the first axis of every tensor is the example."
             )
@@ -53,12 +53,12 @@ def joined(batches: Sequence[Batch]) -> Batch:
     """Batches of one structure as one, their examples one after another; what is no example's is the first one's.
 
     Raises:
-        BadInput: They do not fit together: another structure, or examples of another shape.
+        BadArgument: They do not fit together: another structure, or examples of another shape.
     """
     leaves = [[tensor for _, tensor in _tensors(batch, "batch")] for batch in batches]
     shapes = [[tuple(tensor.shape[1:]) for tensor in of_one] for of_one in leaves]
     if any(shape != shapes[0] for shape in shapes):
-        raise BadInput("`batches` do not fit together: their examples are of unlike shapes.")
+        raise BadArgument("`batches` do not fit together: their examples are of unlike shapes.")
     columns = iter(zip(*leaves, strict=True))
 
     def column(_: Tensor) -> Tensor:

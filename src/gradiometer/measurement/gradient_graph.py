@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.objective import Gradients, Objective
 
@@ -40,7 +40,7 @@ class GradientGraph:
         seed: Of what the loss draws.
 
     Raises:
-        BadInput: The loss has no gradient, or forbids a second derivative.
+        BadArgument: The loss has no gradient, or forbids a second derivative.
 
     Source: Pearlmutter (1994), Fast Exact Multiplication by the Hessian; here as reverse over reverse.
     """
@@ -63,7 +63,7 @@ class GradientGraph:
         """H v for every row v.
 
         Raises:
-            BadInput: The loss has no second derivative, or a product is not finite.
+            BadArgument: The loss has no second derivative, or a product is not finite.
         """
         try:
             found = self._pulled_together(vectors) if len(vectors) > 1 and self._together else None
@@ -73,7 +73,7 @@ class GradientGraph:
                 raise
             raise _no_second_derivative(str(error).splitlines()[0].rstrip(".")) from error
         if not found.isfinite().all():
-            raise BadInput(
+            raise BadArgument(
                 f"`loss` has a curvature that is not finite at these parameters (the loss is {self.loss:.4g}): "
                 "look for a square root, a norm or a logarithm at zero, or for parameters that have run away."
             )
@@ -146,8 +146,8 @@ def _refuse_once_differentiable(gradients: Iterable[Tensor]) -> None:
         ahead += [before for before, _ in node.next_functions]
 
 
-def _no_second_derivative(reason: str) -> BadInput:
-    return BadInput(
+def _no_second_derivative(reason: str) -> BadArgument:
+    return BadArgument(
         f"`loss` has no second derivative ({reason}): compute it by operations that can be differentiated twice."
     )
 

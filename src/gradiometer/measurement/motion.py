@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradiometer.errors import BadInput
-from gradiometer.measurement.microbatches import squared_norms
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.parts import squared_norms
 
 Tensors = dict[str, Tensor]
 
@@ -69,10 +69,10 @@ class Motion:
         """v, one tensor a trainable parameter.
 
         Raises:
-            BadInput: It is not known.
+            BadArgument: It is not known.
         """
         if self.velocity is None:
-            raise BadInput(
+            raise BadArgument(
                 "`motion` has no velocity, which a gauge of training with momentum needs: give "
                 "`velocity=velocity_of(optimizer, parameters)`."
             )
@@ -110,7 +110,7 @@ class Origin:
             update: Where something is done to ĝ before it is applied, what.
         """
         if not step >= 0:
-            raise BadInput(f"`step` must be at least 0, got {step}.")
+            raise BadArgument(f"`step` must be at least 0, got {step}.")
         if self.since < 0 or step.bit_length() > self.since.bit_length():
             self.since = step
             self.point = [parameter.detach().clone() for parameter in parameters]
@@ -149,12 +149,12 @@ def update_of(
         The update, whose `factor` is NaN where a gradient is not finite or nothing is left of it.
 
     Raises:
-        BadInput: `.grad` is not a multiple of what was made.
+        BadArgument: `.grad` is not a multiple of what was made.
     """
     taken = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
     factor = multiple(made * scale**2, taken)
     if factor is None:
-        raise BadInput(
+        raise BadArgument(
             "`optimizer` is given another gradient than `backward` made, and not a multiple of it (clipped by value "
             "or by layer, with noise added, or with that of an earlier step in it): clip by the norm of all "
             "parameters, or leave temperature out."

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, as_batch_of_one, batch_size, chunks, example_axes, joined, mapped, span
 from gradiometer.measurement.untouched import untouched_randomness
 
@@ -62,7 +62,7 @@ class Objective:
             shape []. For a criterion on (input, target) pairs see `supervised`.
 
     Raises:
-        BadInput: The model has no trainable parameter.
+        BadArgument: The model has no trainable parameter.
     """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
@@ -70,7 +70,7 @@ class Objective:
         self.loss = loss
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
-            raise BadInput(
+            raise BadArgument(
                 "`model` has no trainable parameters, so there is no gradient to measure: "
                 "set `requires_grad_(True)` on those to train."
             )
@@ -108,11 +108,11 @@ class Objective:
         """The loss of every example at the given parameters.
 
         Raises:
-            BadInput: The loss returns a mean, which does not tell examples apart.
+            BadArgument: The loss returns a mean, which does not tell examples apart.
         """
         value, size = self._evaluate(parameters, batch), batch_size(batch)
         if not value.dim():
-            raise BadInput(
+            raise BadArgument(
                 f"`loss` returned shape [], one value per example was expected, [{size}]: "
                 "build it with reduction='none'."
             )
@@ -164,7 +164,7 @@ class Objective:
             except RuntimeError as error:
                 if "use_reentrant" not in str(error):
                     raise
-                raise BadInput(
+                raise BadArgument(
                     "`model` is checkpointed with use_reentrant=True, and torch then makes no gradient beside "
                     "training's own: checkpoint it with use_reentrant=False."
                 ) from error
@@ -220,7 +220,7 @@ class Objective:
         off = (whole - weights @ losses).abs() > tolerance * (weights @ losses.abs())
         sums = torch.stack([whole - losses.sum(), twice - 2 * losses[-1]]).abs()
         if off and (sums <= tolerance * losses.abs().sum()).all():
-            raise BadInput(
+            raise BadArgument(
                 "`loss` is the sum over the examples of a batch: return their mean, or one value an example."
             )
         return Traits(coupled=bool(off))
@@ -275,13 +275,13 @@ def checked_loss(value: Any, batch: Batch) -> Tensor:
     """The loss, if it is a mean or one value per example.
 
     Raises:
-        BadInput: It is no tensor of floating-point numbers, or of another shape.
+        BadArgument: It is no tensor of floating-point numbers, or of another shape.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__}"
-        raise BadInput(f"`loss` returned {got}: return a tensor of floating-point numbers.")
+        raise BadArgument(f"`loss` returned {got}: return a tensor of floating-point numbers.")
     if value.dim() and tuple(value.shape) != (size := batch_size(batch),):
-        raise BadInput(
+        raise BadArgument(
             f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per example, [{size}]."
         )
     return value
@@ -291,10 +291,10 @@ def with_graph(loss: Tensor) -> Tensor:
     """The loss, if it hangs on the parameters.
 
     Raises:
-        BadInput: It does not.
+        BadArgument: It does not.
     """
     if not loss.requires_grad:
-        raise BadInput(
+        raise BadArgument(
             "`loss` does not depend on any trainable parameter, or was computed without a graph "
             "(`no_grad`, `.item()`, argmax): return a tensor that `backward` can follow."
         )

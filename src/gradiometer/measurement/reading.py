@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 
 class Issue(StrEnum):
@@ -49,7 +49,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.examples is not None and not self.examples >= 1:
-            raise BadInput(f"`examples` must be at least 1, got {self.examples}.")
+            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
 
 
 Moments = Mapping[str, float | list[float]]
@@ -95,7 +95,7 @@ class Series:
     def of(cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()) -> "Series":
         """Stack readings of one gauge. At least one reading is needed."""
         if not readings:
-            raise BadInput("`readings` is empty: a series needs at least one reading.")
+            raise BadArgument("`readings` is empty: a series needs at least one reading.")
         return cls(
             gauge=readings[0].gauge,
             steps=np.array([reading.step for reading in readings], dtype=np.int64),
@@ -158,9 +158,9 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
-            raise BadInput(f"`low` must not exceed `high`, got [{self.low}, {self.high}].")
+            raise BadArgument(f"`low` must not exceed `high`, got [{self.low}, {self.high}].")
         if not 0 < self.level <= 1:
-            raise BadInput(f"`level` must lie between 0 and 1, got {self.level}.")
+            raise BadArgument(f"`level` must lie between 0 and 1, got {self.level}.")
 
     @classmethod
     def interval(
@@ -177,7 +177,7 @@ class Estimate:
     ) -> "Estimate":
         """A point estimate within a confidence interval."""
         if not level < 1:
-            raise BadInput(f"`level` of a confidence interval must be below 1, got {level}.")
+            raise BadArgument(f"`level` of a confidence interval must be below 1, got {level}.")
         return cls(value, low, high, level, method, samples, unit, needed)
 
     @classmethod

@@ -16,6 +16,6 @@ class Spread:
         mean_squared_norm: ‖ĝ‖² of the mean over all examples, by layer.
     """
 
-    sizes: Int[np.ndarray, " microbatches"]
-    squared_norms: Float[np.ndarray, "microbatches layers"]
+    sizes: Int[np.ndarray, " parts"]
+    squared_norms: Float[np.ndarray, "parts layers"]
     mean_squared_norm: Float[np.ndarray, " layers"]

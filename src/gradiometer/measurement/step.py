@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
-from gradiometer.measurement.microbatches import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
 
@@ -98,10 +98,10 @@ class TrainingStep:
         """Where training stood earlier, and the velocity it arrives with.
 
         Raises:
-            BadInput: The step does not know.
+            BadArgument: The step does not know.
         """
         if self._motion is None:
-            raise BadInput(
+            raise BadArgument(
                 "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, and give the step "
                 "`motion=origin.motion(parameters, index)`."
             )
@@ -181,7 +181,7 @@ class TrainingStep:
     def _halves(self, batch: Batch, purpose: str, at: Sequence[Tensor] | None = None) -> Halves:
         size = batch_size(batch)
         if not size >= 2:
-            raise BadInput(f"`batch` leaves {size} example to be halved: at least 4 are needed, or a `probe` of 2.")
+            raise BadArgument(f"`batch` leaves {size} example to be halved: at least 4 are needed, or a `probe` of 2.")
         parts = torch.randperm(size, generator=self.generator(purpose), device="cpu").tensor_split(2)
         gradients = [
             flat(self.objective.gradient(take(batch, part), at=at, seed=self.derived_seed(f"{purpose} {place}")))
@@ -192,7 +192,7 @@ class TrainingStep:
     @cached_property
     def _dealt(self) -> list[Batch]:
         if not (size := batch_size(self.batch)) >= 2:
-            raise BadInput("a batch of 1 cannot be halved, so nothing judges its step: give a `probe`.")
+            raise BadArgument("a batch of 1 cannot be halved, so nothing judges its step: give a `probe`.")
         order = torch.randperm(size, generator=self.generator("judge"), device="cpu")
         return [take(self.batch, part) for part in order.tensor_split(2)]
 
@@ -204,31 +204,31 @@ class TrainingStep:
         """A generator on the CPU, of its own for every run, step and purpose."""
         return torch.Generator().manual_seed(self.derived_seed(purpose))
 
-    def spread(self, microbatches: int | None = 2) -> Spread:
+    def spread(self, parts: int | None = 2) -> Spread:
         """The spread of micro-batch gradients at this step.
 
         Where training accumulated micro-batches it is theirs. Otherwise the batch is dealt out at random into
-        `microbatches` parts, and their gradients are run beside the step; where the loss is a fixed function of
+        `parts` parts, and their gradients are run beside the step; where the loss is a fixed function of
         the batch the last one is had from ĝ by subtraction.
 
         Args:
-            microbatches: k, at least 2; None for one an example. A coupled loss has no gradient of an example:
+            parts: k, at least 2; None for one an example. A coupled loss has no gradient of an example:
                 its micro-batches hold at least two.
 
         Raises:
-            BadInput: The batch has fewer examples than micro-batches, or there is but one micro-batch.
+            BadArgument: The batch has fewer examples than micro-batches, or there is but one micro-batch.
         """
         if self._shared is not None:
             return self._shared
-        count = self.batch_size if microbatches is None else microbatches
+        count = self.batch_size if parts is None else parts
         if count not in self._spreads:
             self._spreads[count] = self._run_apart(count)
         return self._spreads[count]
 
     def _run_apart(self, count: int) -> Spread:
         if not 2 <= count <= self.batch_size:
-            raise BadInput(
-                f"`microbatches` is {count} for a batch of {self.batch_size}: there is no spread within a step to "
+            raise BadArgument(
+                f"`parts` is {count} for a batch of {self.batch_size}: there is no spread within a step to "
                 "see with fewer than two micro-batches of at least one example each."
             )
         traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.reading import Estimate
@@ -17,7 +17,7 @@ from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 
 AT_ONCE = 1024
 """Most examples in a part."""
@@ -60,7 +60,9 @@ def _truth_values(value: Any, batch: Batch) -> Tensor:
     size = batch_size(batch)
     if not (isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)):
         got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise BadInput(f"`correct` returned {got}: one truth value per example was expected, torch.bool of [{size}].")
+        raise BadArgument(
+            f"`correct` returned {got}: one truth value per example was expected, torch.bool of [{size}]."
+        )
     return value
 
 
@@ -71,9 +73,9 @@ def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.nd
     parts = min(max(-(-len(examples) // AT_ONCE), PARTS), len(examples))
     for index in torch.arange(len(examples)).tensor_split(parts):
         batch = examples.batch(index)
-        with blamed("loss", "on held-out examples"):
+        with user_code("loss", "on held-out examples"):
             losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
         if problem.correct is not None:
-            with blamed("correct", "on held-out examples"):
+            with user_code("correct", "on held-out examples"):
                 correct.append(_truth_values(problem.correct(model, batch), batch))
     return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None

@@ -10,10 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 
 FINGERPRINTED = 256
 """How many examples of a data set, evenly spaced, its fingerprint rests on; of tensors it is all."""
@@ -28,7 +28,7 @@ class Examples:
         name: What messages call it.
 
     Raises:
-        BadInput: Two tensors differ in their number of examples, a leaf is a NumPy array, the data cannot be
+        BadArgument: Two tensors differ in their number of examples, a leaf is a NumPy array, the data cannot be
             indexed or put together, or there is no example at all.
 
     Example:
@@ -44,7 +44,7 @@ class Examples:
         self._in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
         self._length = _size(self.data, name) if self._in_memory else _checked_dataset(self.data, name)
         if not self._length >= 1:
-            raise BadInput(f"`{name}` is empty: at least one example is needed.")
+            raise BadArgument(f"`{name}` is empty: at least one example is needed.")
 
     def __len__(self) -> int:
         return self._length
@@ -57,7 +57,7 @@ class Examples:
         """The examples at these positions, in this order; a position may come twice."""
         if self._in_memory:
             return take(self.data, index)
-        with blamed(self.name):
+        with user_code(self.name):
             items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
             collated = default_collate(items or [self.data[position] for position in index.tolist()])
         return collated if self.device is None else _moved(collated, self.device)
@@ -65,7 +65,7 @@ class Examples:
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples once, in their own order, `size` at a time; the last batch may be smaller."""
         if not size >= 1:
-            raise BadInput(f"`size` must be at least 1, got {size}.")
+            raise BadArgument(f"`size` must be at least 1, got {size}.")
         for part in torch.split(torch.arange(len(self)), size):
             yield self.batch(part)
 
@@ -96,14 +96,14 @@ def _size(data: Batch, name: str) -> int:
     """The number of examples every tensor agrees on, or a refusal that names the one that does not."""
     for path, leaf in leaves(data, name):
         if isinstance(leaf, np.ndarray):
-            raise BadInput(f"`{path}` is a NumPy array, a tensor was expected: pass torch.from_numpy(...).")
+            raise BadArgument(f"`{path}` is a NumPy array, a tensor was expected: pass torch.from_numpy(...).")
     return batch_size(data, name)
 
 
 def _checked_dataset(data: Any, name: str) -> int:
     """The length of a map-style data set whose examples can be put together."""
     if isinstance(data, IterableDataset) or not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
-        raise BadInput(
+        raise BadArgument(
             f"`{name}` is of type {type(data).__name__}, which cannot be indexed: give a tensor, a tuple, list or dict "
             "of tensors, or a torch data set with `__len__` and `__getitem__`."
         )
@@ -111,9 +111,9 @@ def _checked_dataset(data: Any, name: str) -> int:
         with untouched_randomness(0, []):
             try:
                 batch_size(default_collate([data[0]]))
-            except (TypeError, RuntimeError, BadInput) as error:
+            except (TypeError, RuntimeError, BadArgument) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")
-                raise BadInput(
+                raise BadArgument(
                     f"`{name}[0]` cannot be put into a batch ({reason}): give the data set a transform to tensors."
                 ) from error
     return len(data)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -30,17 +30,17 @@ def load(
     NumPy's and Python's global random numbers seeded by `seed`, and they are put back after it.
 
     Raises:
-        BadInput: There is no such module or function, one of them raised, or it returned something else.
+        BadArgument: There is no such module or function, one of them raised, or it returned something else.
     """
     function = _function(name)
     settings = _settings(name, function, {"model": model, "data_dir": data_dir, "seed": seed})
     with untouched_randomness(seed, []):
         try:
             returned = function(**settings)
-        except BadInput:
+        except BadArgument:
             raise
         except (Exception, SystemExit) as error:
-            raise BadInput(f"`{name}` raised {said(error)}.") from error
+            raise BadArgument(f"`{name}` raised {said(error)}.") from error
     return returned if isinstance(returned, Problem) else _of_tuple(name, returned, model)
 
 
@@ -49,16 +49,18 @@ def _function(name: str) -> Callable[..., Any]:
     is_file = module_name.endswith(".py")
     if is_file or not (_dotted(module_name) and function_name.isidentifier()):
         hint = f": write {Path(module_name).stem}:{function_name}" if is_file else ""
-        raise BadInput(f"`problem` {name!r} is not of the form module:function{hint}.")
+        raise BadArgument(f"`problem` {name!r} is not of the form module:function{hint}.")
     module = _module(module_name)
     if not hasattr(module, function_name):
         functions = inspect.getmembers(module, inspect.isfunction)
         own = tuple(key for key, function in functions if function.__module__ == module_name)
         which = f": {nearest(function_name, own)}" if own else ", nor any other"
-        raise BadInput(f"`{module_name}` has no function {function_name!r}{which}.")
+        raise BadArgument(f"`{module_name}` has no function {function_name!r}{which}.")
     function: Callable[..., Any] = getattr(module, function_name)
     if not callable(function):
-        raise BadInput(f"`{name}` is of type {type(function).__name__}, a function that makes a problem was expected.")
+        raise BadArgument(
+            f"`{name}` is of type {type(function).__name__}, a function that makes a problem was expected."
+        )
     return function
 
 
@@ -71,10 +73,10 @@ def _module(name: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise BadInput(f"there is no module `{error.name}`, neither installed nor in {here}.") from error
-        raise BadInput(f"importing `{name}` raised {said(error)}.") from error
+            raise BadArgument(f"there is no module `{error.name}`, neither installed nor in {here}.") from error
+        raise BadArgument(f"importing `{name}` raised {said(error)}.") from error
     except (Exception, SystemExit) as error:
-        raise BadInput(f"importing `{name}` raised {said(error)}.") from error
+        raise BadArgument(f"importing `{name}` raised {said(error)}.") from error
 
 
 def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -85,13 +87,13 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     for p in parameters:
         if p.default is p.empty and p.kind not in variadic and not (p.name in offered and p.name in by_keyword):
-            raise BadInput(
+            raise BadArgument(
                 f"`{name}` has an argument {p.name!r} that nothing is known about: it may take {', '.join(offered)} "
                 "by keyword, all else needs a default."
             )
     for key in ("model", "data_dir"):
         if offered[key] is not None and not (takes_any or key in by_keyword):
-            raise BadInput(f"`{key}` was given, but `{name}` takes no such argument: leave it out, or add it there.")
+            raise BadArgument(f"`{key}` was given, but `{name}` takes no such argument: leave it out, or add it there.")
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
     defaulted = {p.name for p in parameters if p.default is not p.empty}
     return {key: value for key, value in wanted.items() if not (value is None and key in defaulted)}
@@ -101,7 +103,7 @@ def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
     """The problem of a tuple (model, loss, train) or (model, loss, train, test)."""
     if not isinstance(returned, tuple) or len(returned) not in (3, 4):
         got = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
-        raise BadInput(f"`{name}` returned {got}: a Problem, or (model, loss, train[, test]) was expected.")
+        raise BadArgument(f"`{name}` returned {got}: a Problem, or (model, loss, train[, test]) was expected.")
     model, loss, train, test = (*returned, None)[:4]
     train = _examples(train, "train")
     return Problem(

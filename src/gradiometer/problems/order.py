@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw
 
 
@@ -31,7 +31,7 @@ class Order:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.examples:
-            raise BadInput(
+            raise BadArgument(
                 f"`batch_size` must lie between 1 and the {self.examples:,} examples of the training set, "
                 f"got {self.batch_size:,}."
             )

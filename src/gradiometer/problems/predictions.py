@@ -7,21 +7,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 
 
 def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
     """The classes of the test examples.
 
     Raises:
-        BadInput: There are none, or they are not (inputs, labels) of a classification.
+        BadArgument: There are none, or they are not (inputs, labels) of a classification.
     """
     if problem.test is None:
-        raise BadInput(f"`problem` {problem.name} has no test examples: predictions are scored on held-out ones.")
+        raise BadArgument(f"`problem` {problem.name} has no test examples: predictions are scored on held-out ones.")
     labels = [_parts(batch)[1] for batch in problem.test.batches(AT_ONCE)]
     found: np.ndarray = torch.cat(labels).cpu().numpy()
     return found
@@ -33,10 +33,10 @@ def log_probabilities(
     """log p(class | x) of every test example, in eval mode and double precision; model and random states are left.
 
     Raises:
-        BadInput: The problem is no classification of (inputs, labels) batches by logits [examples, classes].
+        BadArgument: The problem is no classification of (inputs, labels) batches by logits [examples, classes].
     """
     if problem.test is None:
-        raise BadInput(f"`problem` {problem.name} has no test examples: predictions are scored on held-out ones.")
+        raise BadArgument(f"`problem` {problem.name} has no test examples: predictions are scored on held-out ones.")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     parts: list[Tensor] = []
@@ -44,7 +44,7 @@ def log_probabilities(
         with torch.no_grad(), untouched_randomness(0, [device]):
             for batch in problem.test.to(device).batches(AT_ONCE):
                 inputs, labels = _parts(batch)
-                with blamed("model", "on held-out examples"):
+                with user_code("model", "on held-out examples"):
                     logits = model(inputs)
                 parts.append(torch.log_softmax(_logits(logits, labels).double(), dim=1).cpu())
     finally:
@@ -52,26 +52,26 @@ def log_probabilities(
             module.training = training
     found: np.ndarray = torch.cat(parts).numpy()
     if not np.isfinite(found).all():
-        raise BadInput("`model` gives logits that are not finite on held-out examples: it has diverged.")
+        raise BadArgument("`model` gives logits that are not finite on held-out examples: it has diverged.")
     return found
 
 
 def _parts(batch: Any) -> tuple[Any, Tensor]:
     """The inputs and the labels of a batch."""
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-        raise BadInput(f"`problem` gives batches of type {type(batch).__name__}: pairs (inputs, labels) are needed.")
+        raise BadArgument(f"`problem` gives batches of type {type(batch).__name__}: pairs (inputs, labels) are needed.")
     inputs, labels = batch
     whole = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
     if not whole or labels.dtype == torch.bool:
         got = f"{labels.dtype} of {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise BadInput(f"`problem` has labels {got}: a class, as an integer, for each example is needed.")
+        raise BadArgument(f"`problem` has labels {got}: a class, as an integer, for each example is needed.")
     return inputs, labels.long()
 
 
 def _logits(logits: Any, labels: Tensor) -> Tensor:
     if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == len(labels)):
         got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise BadInput(f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed.")
+        raise BadArgument(f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed.")
     if not int(labels.max()) < logits.shape[1]:
-        raise BadInput(f"`model` tells {logits.shape[1]} classes apart, but there is a label {int(labels.max())}.")
+        raise BadArgument(f"`model` tells {logits.shape[1]} classes apart, but there is a label {int(labels.max())}.")
     return logits

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import loss as criteria
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Loss
 from gradiometer.problems.examples import Examples
@@ -55,7 +55,7 @@ class Problem:
         description: The problem in one line.
 
     Raises:
-        BadInput: A part is not of its kind, or the loss is a criterion that knows no model.
+        BadArgument: A part is not of its kind, or the loss is a criterion that knows no model.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.name.strip():
-            raise BadInput("`name` must not be empty: the run folder is called by it.")
+            raise BadArgument("`name` must not be empty: the run folder is called by it.")
         _check_model(self.model)
         _check_loss(self.loss)
         _check_examples("train", self.train)
         if self.test is not None:
             _check_examples("test", self.test)
         if self.correct is not None and not callable(self.correct):
-            raise BadInput(f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}.")
+            raise BadArgument(f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,24 +87,24 @@ class Problem:
 
 def _check_model(model: Any) -> None:
     if isinstance(model, nn.Module):
-        raise BadInput(
+        raise BadArgument(
             f"`model` is a {type(model).__name__} that is made already, a function that makes one was expected: "
             "write model=lambda: ..., so that each run starts from its own seed."
         )
     if not callable(model):
-        raise BadInput(f"`model` must be a function that makes the model, got {type(model).__name__}.")
+        raise BadArgument(f"`model` must be a function that makes the model, got {type(model).__name__}.")
 
 
 def _check_loss(loss: Any) -> None:
     if isinstance(loss, criteria._Loss):
-        raise BadInput(
+        raise BadArgument(
             f"`loss` is {type(loss).__name__}, a criterion on (prediction, target), a function of (model, batch) was "
             f"expected: write supervised(nn.{type(loss).__name__}(reduction='none'))."
         )
     if not callable(loss):
-        raise BadInput(f"`loss` must be a function of (model, batch), got {type(loss).__name__}.")
+        raise BadArgument(f"`loss` must be a function of (model, batch), got {type(loss).__name__}.")
 
 
 def _check_examples(name: str, examples: Any) -> None:
     if not isinstance(examples, Examples):
-        raise BadInput(f"`{name}` must be Examples, got {type(examples).__name__}: write {name}=Examples(...).")
+        raise BadArgument(f"`{name}` must be Examples, got {type(examples).__name__}: write {name}=Examples(...).")

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:  # the command line lists the names without torch
     import gradiometer.problems.problem
@@ -59,7 +59,7 @@ def load(
         seed: Of data that are drawn: the known answers', and whatever your own function draws.
 
     Raises:
-        BadInput: There is no such problem or model, its data are missing, or your function failed.
+        BadArgument: There is no such problem or model, its data are missing, or your function failed.
     """
     if ":" in name:
         imported = import_module("gradiometer.problems.imported")
@@ -67,7 +67,7 @@ def load(
         return own
     known = _known(name)
     if data_dir is not None and "data_dir" not in known.takes:
-        raise BadInput(f"`data_dir` is not used by {name}, whose data need no folder: leave it out.")
+        raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: leave it out.")
     settings = {"data_dir": data_dir, "seed": seed}
     taken = {key: value for key, value in settings.items() if key in known.takes}
     made: gradiometer.problems.problem.Problem = import_module(known.home).load(_model(name, known, model), **taken)
@@ -83,7 +83,7 @@ def nearest(wanted: str, names: tuple[str, ...]) -> str:
 
 def _known(name: str) -> Known:
     if name not in KNOWN:
-        raise BadInput(
+        raise BadArgument(
             f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for a function of your own."
         )
     return KNOWN[name]
@@ -91,5 +91,5 @@ def _known(name: str) -> Known:
 
 def _model(name: str, known: Known, model: str | None) -> str:
     if model is not None and model not in known.models:
-        raise BadInput(f"`model` {model!r} is unknown to {name}: {nearest(model, known.models)}.")
+        raise BadArgument(f"`model` {model!r} is unknown to {name}: {nearest(model, known.models)}.")
     return model or known.models[0]

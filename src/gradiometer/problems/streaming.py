@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gradiometer.convergence.plateau.stationarity import Observation
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 PARTS = 8
 """Of the examples of a probe."""
@@ -44,18 +44,18 @@ class Stream:
 
     def __post_init__(self) -> None:
         if not all(0 < h < math.inf for h in self.curvatures) or not self.curvatures:
-            raise BadInput(f"`curvatures` must be positive and finite, got {self.curvatures}.")
+            raise BadArgument(f"`curvatures` must be positive and finite, got {self.curvatures}.")
         if self.noise is not None and not (
             len(self.noise) == len(self.curvatures) and all(0 <= c < math.inf for c in self.noise)
         ):
-            raise BadInput(f"`noise` must be one finite variance for each of {len(self.curvatures)} curvatures.")
+            raise BadArgument(f"`noise` must be one finite variance for each of {len(self.curvatures)} curvatures.")
         if not (0 <= self.momentum < 1 and self.batch_size >= 1):
-            raise BadInput(f"`momentum` must lie in [0, 1) and `batch_size` be at least 1, got {self}.")
+            raise BadArgument(f"`momentum` must lie in [0, 1) and `batch_size` be at least 1, got {self}.")
         limit = 2 * (1 + self.momentum) / max(self.curvatures)
         if not 0 < self.learning_rate < limit:
-            raise BadInput(f"`learning_rate` must lie between 0 and {limit:.4g}, got {self.learning_rate}.")
+            raise BadArgument(f"`learning_rate` must lie between 0 and {limit:.4g}, got {self.learning_rate}.")
         if not (np.isfinite(self.floor) and self.floor >= 0):
-            raise BadInput(f"`learning_rate` {self.learning_rate} is too large for a batch of {self.batch_size}.")
+            raise BadArgument(f"`learning_rate` {self.learning_rate} is too large for a batch of {self.batch_size}.")
 
     @property
     def floor(self) -> float:
@@ -126,7 +126,7 @@ class StreamProbe:
 
     def __init__(self, stream: Stream, runs: int, examples: int, seed: int) -> None:
         if not examples >= PARTS:
-            raise BadInput(f"`examples` must be at least {PARTS}, one for each part of a probe, got {examples}.")
+            raise BadArgument(f"`examples` must be at least {PARTS}, one for each part of a probe, got {examples}.")
         generator = torch.Generator().manual_seed(seed)
         self.curvatures = torch.tensor(stream.curvatures, dtype=torch.float64)
         params, each = len(self.curvatures), examples // PARTS

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradiometer.errors import BadInput, GradiometerError
+from gradiometer.errors import BadArgument, GradiometerError
 
 OURS = str(Path(__file__).resolve().parents[1])
 INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
 
 
 @contextmanager
-def blamed(name: str, where: str = "") -> Iterator[None]:
+def user_code(name: str, where: str = "") -> Iterator[None]:
     """A region that runs a person's own model, loss or data.
 
     Args:
@@ -21,7 +21,7 @@ def blamed(name: str, where: str = "") -> Iterator[None]:
         where: On what, as the end of a sentence.
 
     Raises:
-        BadInput: Whatever was raised inside, with its own words.
+        BadArgument: Whatever was raised inside, with its own words.
     """
     try:
         yield
@@ -29,7 +29,7 @@ def blamed(name: str, where: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         place = f" ({where})" if where else ""
-        raise BadInput(f"`{name}` raised {said(error)}{_line(error)}{place}.") from error
+        raise BadArgument(f"`{name}` raised {said(error)}{_line(error)}{place}.") from error
 
 
 def said(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.reader import Run
 
 Table = Mapping[str, np.ndarray]
@@ -27,16 +27,16 @@ def write_table(table: Table, path: Path) -> int:
     """Write a table in the format its file's name ends in. Returns the number of rows.
 
     Raises:
-        BadInput: The ending is neither .csv nor .parquet, pyarrow is missing, or the file cannot be written.
+        BadArgument: The ending is neither .csv nor .parquet, pyarrow is missing, or the file cannot be written.
     """
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix not in writers:
-        raise BadInput(f"`{path}` ends in {path.suffix or 'nothing'!r}: name a file that ends in .csv or .parquet.")
+        raise BadArgument(f"`{path}` ends in {path.suffix or 'nothing'!r}: name a file that ends in .csv or .parquet.")
     try:
         writers[path.suffix](table, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"`{path}` cannot be written: {reason}; choose another place.") from error
+        raise BadArgument(f"`{path}` cannot be written: {reason}; choose another place.") from error
     return len(next(iter(table.values()), ()))
 
 
@@ -93,7 +93,7 @@ def _write_csv(table: Table, path: Path) -> None:
 
 def _write_parquet(table: Table, path: Path) -> None:
     if find_spec("pyarrow") is None:
-        raise BadInput(
+        raise BadArgument(
             f"`{path}`: Parquet needs pyarrow, which is not installed: pip install 'gradiometer[parquet]', "
             "or name a file that ends in .csv."
         )

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ from gradiometer.run.journal import plain, restored
 from gradiometer.run.reader import Run
 
 
+@runtime_checkable
 class Artifact(Protocol):
     """A frozen dataclass of numbers and words that says where in a run it is kept."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 _REMEMBERED = 5
 
@@ -27,7 +27,7 @@ class Budget:
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         if not 0 <= share < 1:
-            raise BadInput(f"`share` must be at least 0 and below 1, got {share}.")
+            raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
         self.spent = 0.0
@@ -121,7 +121,7 @@ class Budget:
         """
         elapsed, spent = float(state["elapsed"]), float(state["spent"])
         if not 0 <= spent <= elapsed:
-            raise BadInput(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {spent} s of {elapsed} s.")
+            raise BadArgument(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {spent} s of {elapsed} s.")
         self._earlier, self.spent, self._started = elapsed, spent, None
         self._costs.clear()
         kept = state["costs"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.disk import interrupted_by_disk, remove_folder, sync_folder, write_new
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.journal import plain, restored
@@ -63,13 +63,13 @@ def save(
         keep: How many to keep, at least 1.
 
     Raises:
-        BadInput: Something cannot be saved; nothing was written.
+        BadArgument: Something cannot be saved; nothing was written.
         Interrupted: The disk is full; the checkpoint before is untouched.
     """
     if not step >= 0:
-        raise BadInput(f"`step` must be at least 0, got {step}.")
+        raise BadArgument(f"`step` must be at least 0, got {step}.")
     if not keep >= 1:
-        raise BadInput(f"`keep` must be at least 1, got {keep}.")
+        raise BadArgument(f"`keep` must be at least 1, got {keep}.")
     files = {TENSORS: _tensor_bytes(tensors), STATE: _state_bytes(step, state)}
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     final = folder.checkpoints_path / f"step_{step:06d}"
@@ -125,7 +125,7 @@ def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
             seen.add(storage)
         return to_bytes(separate)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"`tensors` cannot be saved as safetensors: {error}.") from error
+        raise BadArgument(f"`tensors` cannot be saved as safetensors: {error}.") from error
 
 
 def _state_bytes(step: int, state: Mapping[str, Any]) -> bytes:
@@ -139,13 +139,13 @@ def _refuse_what_json_changes(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
-                raise BadInput(f"`{where}` has the key {key!r}: JSON would give it back as text; use text for keys.")
+                raise BadArgument(f"`{where}` has the key {key!r}: JSON would give it back as text; use text for keys.")
             _refuse_what_json_changes(part, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for part in value:
             _refuse_what_json_changes(part, where)
     elif not (value is None or isinstance(value, str | int | float)):
-        raise BadInput(f"`{where}` holds a {type(value).__name__}: JSON has none; tensors belong into `tensors`.")
+        raise BadArgument(f"`{where}` holds a {type(value).__name__}: JSON has none; tensors belong into `tensors`.")
 
 
 def _write_aside_and_rename(final: Path, files: Mapping[str, bytes]) -> None:
@@ -205,7 +205,7 @@ def _read(step: int, path: Path) -> Checkpoint:
     tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
     document = json.loads(state_bytes)
     if document["step"] != step:
-        raise BadInput(f"{STATE} says step {document['step']}")
+        raise BadArgument(f"{STATE} says step {document['step']}")
     from safetensors.torch import load as from_bytes  # noqa: PLC0415  (imports torch)
 
     return Checkpoint(step, from_bytes(tensor_bytes), restored(document["state"]), path)
@@ -219,7 +219,7 @@ def _read_sums(path: Path) -> dict[str, str]:
 def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sums.get(path.name):
-        raise BadInput(f"{path.name} does not match its checksum")
+        raise BadArgument(f"{path.name} does not match its checksum")
     return content
 
 

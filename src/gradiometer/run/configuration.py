@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import msgspec
 import tomli_w
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 SCHEDULES = ("constant", "cosine", "linear", "cycles")
 """Schedules by a word: from the learning rate on; to zero over the run; to zero in each of its `snapshots` cycles."""
@@ -50,13 +50,13 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         nesterov: Nesterov's momentum instead of the heavy ball's.
         weight_decay: Coefficient of the parameters added to ĝ.
         sampling: Epochs in random order, or independent draws.
-        microbatches: Above 1, the training gradient is accumulated over so many and read as it is made.
-        spread: Micro-batches measured beside the step where `microbatches` is 1; 0 means per example.
+        accumulation: Above 1, the training gradient is accumulated over so many and read as it is made.
+        parts: Parts of the batch-batches measured beside the step where `accumulation` is 1; 0 means per example.
         budget: Share of the training time the instrument may use, in [0, 1); 0 switches it off.
         gauges: What is measured, as names with commas between them; dear ones are asked now and then.
         check_edge: Compare the learning rate with the sharpness at the start, before the first step: a fixed cost
             outside the budget.
-        check_standing: Look, after the last step, for a saddle, dead units and a symmetry that training has kept: a
+        check_endpoint: Look, after the last step, for a saddle, dead units and a symmetry that training has kept: a
             fixed cost outside the budget.
         every: Measure every so many steps instead of keeping to the budget.
         level: Confidence level of every interval.
@@ -80,12 +80,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     nesterov: bool = False
     weight_decay: float = 0.0
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
-    microbatches: int = 1
-    spread: int = 2
+    accumulation: int = 1
+    parts: int = 2
     budget: float = 0.02
     gauges: str = "noise,batch_sharpness,trajectory"
     check_edge: bool = True
-    check_standing: bool = True
+    check_endpoint: bool = True
     every: int | None = None
     level: float = 0.9
     seed: int = 0
@@ -104,14 +104,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.schedule not in SCHEDULES:
             msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
         for complaint in self._complaints():
-            raise BadInput(complaint)
+            raise BadArgument(complaint)
 
     @classmethod
     def from_toml(cls, path: Path | str) -> "Configuration":
         """Read a TOML file whose keys are the names above, with `_` or `-`.
 
         Raises:
-            BadInput: Naming the file, the line and the key.
+            BadArgument: Naming the file, the line and the key.
         """
         path = Path(path)
         try:
@@ -119,11 +119,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             mapping = tomllib.loads(text)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise BadInput(f"`{path}` cannot be read as a configuration: {reason}.") from error
+            raise BadArgument(f"`{path}` cannot be read as a configuration: {reason}.") from error
         except UnicodeDecodeError as error:
-            raise BadInput(f"`{path}` is not text in UTF-8: a configuration is a TOML file.") from error
+            raise BadArgument(f"`{path}` is not text in UTF-8: a configuration is a TOML file.") from error
         except tomllib.TOMLDecodeError as error:
-            raise BadInput(_syntax_sentence(path.name, str(error))) from error
+            raise BadArgument(_syntax_sentence(path.name, str(error))) from error
         return cls.from_mapping(mapping, path.name, _lines_of_keys(text))
 
     @classmethod
@@ -144,15 +144,15 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             if name not in names:
                 nearest = difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean {nearest[0]}?" if nearest else f"the keys are {', '.join(names)}."
-                raise BadInput(f"{_place(where, lines, name)}{key}: unknown key; {hint}")
+                raise BadArgument(f"{_place(where, lines, name)}{key}: unknown key; {hint}")
             if name in values:
-                raise BadInput(f"{_place(where, lines, name)}{name} is given twice, with `-` and with `_`.")
+                raise BadArgument(f"{_place(where, lines, name)}{name} is given twice, with `-` and with `_`.")
             values[name] = value
         try:
             return cls(**values)
-        except BadInput as error:
+        except BadArgument as error:
             named = re.match(r"[`\[]?(\w+)", str(error))
-            raise BadInput(_place(where, lines, named[1] if named else "") + str(error)) from None
+            raise BadArgument(_place(where, lines, named[1] if named else "") + str(error)) from None
 
     def to_toml(self) -> str:
         """The configuration as TOML, as `from_toml` reads it; what is None is left out."""
@@ -173,24 +173,24 @@ def _largest_rate(schedule: str, learning_rate: float) -> float:
     """The largest η of a schedule given in full, read at steps ever further apart, up to a million.
 
     Raises:
-        BadInput: It cannot be read, it gives no rate at step 0, or a learning rate is given that is not its own.
+        BadArgument: It cannot be read, it gives no rate at step 0, or a learning rate is given that is not its own.
     """
     if re.fullmatch(r"[A-Za-z_-]{2,}|", schedule.strip()):
         nearest = difflib.get_close_matches(schedule, SCHEDULES, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"name one of {', '.join(SCHEDULES)}, or give η in full."
-        raise BadInput(f"`schedule` {schedule!r} is not known: {hint}")
+        raise BadArgument(f"`schedule` {schedule!r} is not known: {hint}")
     from gradiometer.convergence.theorem.theorem import read  # noqa: PLC0415 (not for every `--help`)
 
     try:
         shape = read(schedule)
         largest = shape(0)
-    except BadInput as error:
-        raise BadInput(f"`schedule`: {error}") from None
-    with suppress(BadInput):  # a training looks at every step it will take
+    except BadArgument as error:
+        raise BadArgument(f"`schedule`: {error}") from None
+    with suppress(BadArgument):  # a training looks at every step it will take
         for power in range(81):
             largest = max(largest, shape(int(2 ** (power / 4))))
     if learning_rate not in (largest, DEFAULT_RATE):
-        raise BadInput(
+        raise BadArgument(
             f"`learning_rate` is {learning_rate:g}, but the schedule gives η in full, up to {largest:g}: leave it out."
         )
     return largest
@@ -213,7 +213,7 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
         )
     if c.cool != "off" and c.snapshots:
         yield f"`cool` is {c.cool!r}, but the cycles of `snapshots` cool the rate by themselves: leave out one of them."
-    for name in ("batch_size", "epochs", "microbatches"):
+    for name in ("batch_size", "epochs", "accumulation"):
         if not getattr(c, name) >= 1:
             yield f"`{name}` must be at least 1, got {getattr(c, name)}."
     if not (c.snapshots == 0 or c.snapshots >= 2):
@@ -226,9 +226,9 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
         yield f"`nesterov` needs a momentum above 0, got momentum = {c.momentum}: set momentum, for example to 0.9."
     if not 0 <= c.weight_decay < math.inf:
         yield f"`weight_decay` must be at least 0 and finite, got {c.weight_decay}."
-    if not c.microbatches <= c.batch_size:
+    if not c.accumulation <= c.batch_size:
         yield (
-            f"`microbatches` must be at most batch_size, got {c.microbatches} micro-batches"
+            f"`accumulation` must be at most batch_size, got {c.accumulation} micro-batches"
             f" of a batch of {c.batch_size}."
         )
 
@@ -242,17 +242,17 @@ def _instrument_complaints(c: Configuration) -> Iterator[str]:
         yield f"`every` is {c.every}, but a budget of 0 switches the instrument off: leave one of the two out."
     if not 0 < c.level < 1:
         yield f"`level` must lie between 0 and 1, got {c.level}."
-    if not (c.spread == 0 or c.spread >= 2):
-        yield f"`spread` must be 0 (per example) or at least 2, got {c.spread}: one gradient has no spread."
+    if not (c.parts == 0 or c.parts >= 2):
+        yield f"`parts` must be 0 (per example) or at least 2, got {c.parts}: one gradient has no spread."
     if c.budget > 0 and c.batch_size == 1:
         yield (
             "batch_size = 1: batch of 1 and one backward a step: there is no spread within a step to see:"
             " raise batch_size to 2 or more, or set budget to 0."
         )
-    if c.budget > 0 and c.microbatches == 1 and not c.spread <= c.batch_size:
+    if c.budget > 0 and c.accumulation == 1 and not c.parts <= c.batch_size:
         yield (
-            f"`spread` must be at most batch_size, got {c.spread} micro-batches of a batch of {c.batch_size}:"
-            " lower spread, or set it to 0 to measure per example."
+            f"`parts` must be at most batch_size, got {c.parts} parts of a batch of {c.batch_size}:"
+            " lower parts, or set it to 0 to measure per example."
         )
 
 
@@ -271,7 +271,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        raise BadInput(f"{_assignment(name, value)}: expected {_expected(kind)}.") from None
+        raise BadArgument(f"{_assignment(name, value)}: expected {_expected(kind)}.") from None
 
 
 def _expected(kind: Any) -> str:

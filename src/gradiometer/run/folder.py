@@ -17,7 +17,7 @@ from typing import Any
 
 import tomli_w
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.disk import replace_file, sync_folder
@@ -47,11 +47,11 @@ class RunFolder:
                 What is None is left out.
 
         Raises:
-            BadInput: The folder cannot be made, or the manifest cannot be written as TOML.
+            BadArgument: The folder cannot be made, or the manifest cannot be written as TOML.
         """
         body = _manifest_body(manifest)
         if not re.fullmatch(r"[^\s./\\][^/\\\x00-\x1f]{0,199}", name_stem):
-            raise BadInput(f"`name_stem` must be a file name that does not begin with a dot, got {name_stem!r}.")
+            raise BadArgument(f"`name_stem` must be a file name that does not begin with a dot, got {name_stem!r}.")
         parent = Path(parent)
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class RunFolder:
             folder._write_manifest(body)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise BadInput(
+            raise BadArgument(
                 f"no run can be made in `{parent}`: {reason}; choose a folder that can be written to."
             ) from error
         return folder
@@ -69,14 +69,14 @@ class RunFolder:
         """The run in this folder.
 
         Raises:
-            BadInput: It is not a run folder, or of a newer format; the sentence names runs nearby.
+            BadArgument: It is not a run folder, or of a newer format; the sentence names runs nearby.
         """
         folder = cls(Path(path))
         written = folder.manifest.get("format")
         if type(written) is not int or not written >= 1:
-            raise BadInput(f"`{folder.manifest_path}` states no format: it is not the manifest of a run.")
+            raise BadArgument(f"`{folder.manifest_path}` states no format: it is not the manifest of a run.")
         if written > FORMAT:
-            raise BadInput(_newer_sentence(folder.path, folder.manifest))
+            raise BadArgument(_newer_sentence(folder.path, folder.manifest))
         return folder
 
     @property
@@ -119,19 +119,19 @@ class RunFolder:
         try:
             return tomllib.loads(self.manifest_path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadInput(_not_a_run_sentence(self.path)) from error
+            raise BadArgument(_not_a_run_sentence(self.path)) from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise BadInput(f"`{self.manifest_path}` cannot be read: {reason}.") from error
+            raise BadArgument(f"`{self.manifest_path}` cannot be read: {reason}.") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BadInput(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
+            raise BadArgument(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
 
     @cached_property
     def configuration(self) -> Configuration:
         """What the run was asked to do."""
         mapping = self.manifest.get("configuration", {})
         if not isinstance(mapping, dict):
-            raise BadInput(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
+            raise BadArgument(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
         return Configuration.from_mapping(mapping, str(self.manifest_path))
 
     @cached_property
@@ -142,7 +142,7 @@ class RunFolder:
             examples = stated.get("examples")
             return Sampling(Draw(stated["draw"]), None if examples is None else int(examples))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(
+            raise BadArgument(
                 f"`{self.manifest_path}`: `sampling` must be a table of draw and examples, got {stated!r}."
             ) from error
 
@@ -190,11 +190,11 @@ def _next_free(parent: Path, stem: str) -> Path:
 def _manifest_body(manifest: Mapping[str, Any]) -> str:
     for name in _RESERVED:
         if name in manifest:
-            raise BadInput(f"`manifest` must leave `{name}` to the folder, which writes it itself.")
+            raise BadArgument(f"`manifest` must leave `{name}` to the folder, which writes it itself.")
     try:
         return tomli_w.dumps(_without_none(manifest))
     except (TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"`manifest` cannot be written as TOML: {error}.") from error
+        raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
 
 
 def _without_none(value: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.disk import interrupted_by_disk
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
@@ -39,7 +39,7 @@ class JournalWriter:
         run: Folder of the run, for the command to resume it.
 
     Raises:
-        BadInput: Another process is writing it.
+        BadArgument: Another process is writing it.
         Interrupted: The disk is full; what was written before is safe, what is buffered stays buffered.
     """
 
@@ -53,7 +53,7 @@ class JournalWriter:
         self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor)
         if not _lock(self._descriptor):
             self._release()
-            raise BadInput(f"`{path}` is being written by another process: one run has one writer.")
+            raise BadArgument(f"`{path}` is being written by another process: one run has one writer.")
         size = os.fstat(self._descriptor).st_size
         if size > 0 and not _ends_in_newline(self._descriptor, size):
             self._buffer += b"\n"
@@ -117,7 +117,7 @@ def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], li
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        raise BadInput(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise BadArgument(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
     decoder = msgspec.json.Decoder(kind)
     *whole, last = content.split(b"\n")
     lines: list[Line] = []

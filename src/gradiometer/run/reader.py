@@ -59,7 +59,7 @@ class Run:
         """The run in this folder.
 
         Raises:
-            BadInput: It is not a run folder, or of a newer format.
+            BadArgument: It is not a run folder, or of a newer format.
         """
         return cls(RunFolder.open(path), rank)
 

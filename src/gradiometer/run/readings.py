@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import Columns, columns_of, in_order, merged, usable
 from gradiometer.run.journal import NOT_FINITE, grouped
@@ -91,7 +91,7 @@ class Readings:
         """Take in what was written since. Returns whether there was anything.
 
         Raises:
-            BadInput: The file cannot be read.
+            BadArgument: The file cannot be read.
         """
         try:
             with self.path.open("rb") as file:
@@ -101,7 +101,7 @@ class Readings:
             self._start()
             return came
         except OSError as error:
-            raise BadInput(f"`{self.path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            raise BadArgument(f"`{self.path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
 
     def _read(self, file: BinaryIO) -> bool:
         stat = os.fstat(file.fileno())

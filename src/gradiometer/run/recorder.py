@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from gradiometer.errors import BadInput, Interrupted
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import RunFolder
@@ -76,10 +76,10 @@ class Recorder:
         budget: Share of the training time that measuring may use; one with share 0 never measures.
         every: Measure at every so many steps instead; with neither, at every step.
         rank: Of this process; each has a readings file, and rank 0 also writes the events.
-        mode: How the spread within a step is seen; None: as the configuration's `microbatches` say.
+        mode: How the spread within a step is seen; None: as the configuration's `accumulation` say.
 
     Raises:
-        BadInput: An argument makes no sense, or another process is writing this run.
+        BadArgument: An argument makes no sense, or another process is writing this run.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Recorder:
         self.budget = budget if budget is not None else Budget(0.0)  # the one of share 0 only keeps the accounts
         self.every = every
         self.rank = rank
-        self.mode: str = mode or ("shared" if folder.configuration.microbatches > 1 else "apart")
+        self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
         self._clock: Callable[[], float] = self.budget.clock
         self._readings = JournalWriter(folder.readings_path(rank), folder.path)
@@ -284,7 +284,7 @@ class Recorder:
     def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:
         try:
             moments = gauge.measure(step)
-        except BadInput as error:
+        except BadArgument as error:
             self._refused.add(gauge.name)
             self.event("warning", step.index, text=f"{gauge.name} is not measured any more: {error}")
             return None
@@ -344,8 +344,8 @@ def is_finite(moments: Moments) -> bool:
 def _refuse_nonsense(gauges: Sequence[Measures], every: int | None, rank: int) -> None:
     names = [gauge.name for gauge in gauges]
     if len(set(names)) < len(names):
-        raise BadInput(f"`gauges` must have names of their own, got {', '.join(names)}.")
+        raise BadArgument(f"`gauges` must have names of their own, got {', '.join(names)}.")
     if every is not None and not every >= 1:
-        raise BadInput(f"`every` must be at least 1 step, got {every}.")
+        raise BadArgument(f"`every` must be at least 1 step, got {every}.")
     if not rank >= 0:
-        raise BadInput(f"`rank` must be at least 0, got {rank}.")
+        raise BadArgument(f"`rank` must be at least 0, got {rank}.")

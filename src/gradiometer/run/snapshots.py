@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.disk import interrupted_by_disk, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
@@ -36,11 +36,11 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
     """All snapshots in a folder, in the order they were taken.
 
     Raises:
-        BadInput: One of them is torn or changed, or there is none.
+        BadArgument: One of them is torn or changed, or there is none.
     """
     found = list(_read(folder))
     if not found:
-        raise BadInput(f"`{folder}` holds no snapshot: train with `--snapshots 5`, for example.")
+        raise BadArgument(f"`{folder}` holds no snapshot: train with `--snapshots 5`, for example.")
     return found
 
 
@@ -57,5 +57,5 @@ def _read(folder: Path) -> Iterator["Snapshot"]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise BadInput(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            raise BadArgument(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
         yield Snapshot.from_bytes(content, f"`{path}`")

@@ -50,12 +50,12 @@ def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
     quadratic, logistic, network = known_problems()
     benches = [Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)]
     benches += [
-        Bench(quadratic, 4, microbatches=None),
-        Bench(logistic, 32, microbatches=4, shared=True),
+        Bench(quadratic, 4, parts=None),
+        Bench(logistic, 32, parts=4, shared=True),
         Bench(logistic, 32, draw=Draw.RESHUFFLED),
     ]
     if full:
-        benches += [Bench(network, 4, microbatches=None), Bench(network, 32, microbatches=4)]
+        benches += [Bench(network, 4, parts=None), Bench(network, 32, parts=4)]
     for bench in benches:
         yield partial(lambda bench: list(bench.checks(steps)), bench)
 

@@ -36,7 +36,7 @@ class Gradients(NamedTuple):
 
     of_sets: Float[Tensor, "chains sets params"]
     of_train: Float[Tensor, "chains params"]
-    noise_trace: Float[Tensor, " chains"]
+    gradient_variance: Float[Tensor, " chains"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,9 @@ class KnownQuadratic(Known):
     def gradients(self, points: Points, weights: Weights) -> Gradients:
         """H(Φ − Σ_i w_i x_i)."""
         curvature, minimum = (torch.from_numpy(part) for part in (self.quadratic.curvature, self.quadratic.minimum))
-        noise_trace = torch.full((len(points),), self.quadratic.noise_trace, dtype=torch.float64)
+        gradient_variance = torch.full((len(points),), self.quadratic.gradient_variance, dtype=torch.float64)
         away = points[:, None] - weights @ torch.as_tensor(self.examples.data)
-        return Gradients(away @ curvature, (points - minimum) @ curvature, noise_trace)
+        return Gradients(away @ curvature, (points - minimum) @ curvature, gradient_variance)
 
     def objective(self) -> Objective:
         """A `Position` at the point."""
@@ -104,7 +104,7 @@ class KnownQuadratic(Known):
 
     def stationary_noise_scale(self, learning_rate: float, batch_size: int) -> float:
         """tr Σ / tr(HSH), with S the stationary covariance."""
-        return self.quadratic.noise_trace / self.quadratic.stationary_squared_gradient(learning_rate, batch_size)
+        return self.quadratic.gradient_variance / self.quadratic.stationary_squared_gradient(learning_rate, batch_size)
 
     @property
     def layers(self) -> dict[str, slice]:
@@ -139,9 +139,9 @@ class KnownNetwork(Known):
             sums.append((weighted @ entering.mT).reshape(chains, sets + 1, -1))
             squared += error.square().sum(1) * entering.square().sum(1)
         means = torch.cat(sums, dim=2)
-        noise_trace = squared.mean(1) - means[:, -1].square().sum(1)
+        gradient_variance = squared.mean(1) - means[:, -1].square().sum(1)
         means += self.weight_decay * points[:, None]
-        return Gradients(means[:, :-1], means[:, -1], noise_trace)
+        return Gradients(means[:, :-1], means[:, -1], gradient_variance)
 
     def objective(self) -> Objective:
         """The same network as a `Sequential` of `Linear` and `Tanh`."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.batch import Batch, batch_size, chunks
-from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
@@ -30,14 +30,14 @@ class Bench:
     Args:
         known: The problem.
         batch_size: B.
-        microbatches: k; None for one an example.
+        parts: k; None for one an example.
         draw: With replacement, or without.
         shared: Whether the micro-batches are those that training accumulates; else they are run apart.
     """
 
     known: Known
     batch_size: int
-    microbatches: int | None = 2
+    parts: int | None = 2
     draw: Draw = Draw.REPLACEMENT
     shared: bool = False
 
@@ -49,14 +49,14 @@ class Bench:
     @property
     def gauge(self) -> GradientNoise:
         """The gauge under test."""
-        return GradientNoise(self.microbatches)
+        return GradientNoise(self.parts)
 
     @property
     def manner(self) -> str:
         """How it measures, in words, where it is not the default."""
         parts = {
-            "per example": self.microbatches is None,
-            f"k = {self.microbatches}": self.microbatches not in (None, 2),
+            "per example": self.parts is None,
+            f"k = {self.parts}": self.parts not in (None, 2),
             "shared": self.shared,
             "without replacement": self.draw is Draw.RESHUFFLED,
         }
@@ -68,7 +68,7 @@ class Bench:
         readings = []
         for index in range(steps):
             batch = self.known.batch(self._drawn(generator))
-            spread = accumulated(objective, batch, self.microbatches or self.batch_size) if self.shared else None
+            spread = accumulated(objective, batch, self.parts or self.batch_size) if self.shared else None
             step = TrainingStep(
                 objective, batch, index=index, learning_rate=0.0, sampling=self.sampling, spread=spread, seed=seed
             )
@@ -83,16 +83,19 @@ class Bench:
         trace, signal = series.moments["trace"], series.moments["signal"]
         if self.draw is Draw.RESHUFFLED:
             signal = signal + trace / examples
-            variance = noise_trace(each) / self.batch_size * (examples - self.batch_size) / (examples - 1)
+            variance = gradient_variance(each) / self.batch_size * (examples - self.batch_size) / (examples - 1)
             seen = estimates["gradient_norm_squared"].value / estimates["signal_to_noise"].value
             scale = 1 / self.batch_size - 1 / examples
             yield self._check("E‖ĝ − g‖²", seen, variance, trace.sum(axis=1) * scale)
         whole = estimates["gradient_variance"].value, estimates["gradient_norm_squared"].value
-        yield self._check("tr Σ", whole[0], noise_trace(each), trace.sum(axis=1))
+        yield self._check("tr Σ", whole[0], gradient_variance(each), trace.sum(axis=1))
         yield self._check("‖g‖²", whole[1], signal_squared(each), signal.sum(axis=1))
         if len(series.layers) > 1 and self.draw is not Draw.RESHUFFLED:
             layer, part = series.layers[-1], each[:, self.known.layers[series.layers[-1]]]
-            for symbol, readings, truth in (("tr Σ", trace, noise_trace(part)), ("‖g‖²", signal, signal_squared(part))):
+            for symbol, readings, truth in (
+                ("tr Σ", trace, gradient_variance(part)),
+                ("‖g‖²", signal, signal_squared(part)),
+            ):
                 yield self._check(f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1])
 
     def _drawn(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
@@ -116,18 +119,18 @@ class Bench:
         )
 
 
-def accumulated(objective: Objective, batch: Batch, microbatches: int) -> Spread:
+def accumulated(objective: Objective, batch: Batch, parts: int) -> Spread:
     """The spread of micro-batches whose mean is the training gradient, as a loop that accumulates them has it."""
     builder, size = SpreadBuilder(objective.layer_of), batch_size(batch)
     mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
-    for part in chunks(batch, microbatches):
+    for part in chunks(batch, parts):
         gradients = objective.gradient(part)
         builder.add(batch_size(part), gradients)
         torch._foreach_add_(mean, gradients, alpha=batch_size(part) / size)
     return builder.finish(mean)
 
 
-def noise_trace(per_example: Float[Tensor, "examples params"]) -> float:
+def gradient_variance(per_example: Float[Tensor, "examples params"]) -> float:
     """tr Σ of an example drawn from the training set, with N in the denominator."""
     return float((per_example - per_example.mean(0)).square().sum(1).mean())
 

@@ -80,11 +80,11 @@ def stationary_windows(
     moments, exact = np.empty((length, 2, CHAINS)), np.empty((length, 2))
     for step in range(-burn_in, length):
         drawn = drawn_halves(generator, CHAINS, batch_size, len(known.examples))
-        halves, full, noise_trace = known.gradients(points, drawn)
+        halves, full, gradient_variance = known.gradients(points, drawn)
         points -= learning_rate * halves.mean(1)
         if step >= 0:
             moments[step] = half_moments(halves, batch_size)
-            exact[step] = noise_trace.mean(), full.square().sum(1).mean()
+            exact[step] = gradient_variance.mean(), full.square().sum(1).mean()
     trace, signal = moments.transpose(1, 2, 0).reshape(2, -1, steps)
     passed = float(exact[:, 0].mean() / exact[:, 1].mean())
     return Windows(trace, signal, known.stationary_noise_scale(learning_rate, batch_size) or passed)

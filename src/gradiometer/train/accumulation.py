@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
-from gradiometer.measurement.microbatches import SpreadBuilder
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
+from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.spread import Spread
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
@@ -25,15 +25,15 @@ class Accumulator:
 
     Args:
         objective: The model and its loss.
-        microbatches: k, over all processes; each makes at least one.
+        accumulation: k, over all processes; each makes at least one.
         ranks: The processes.
         budget: Where the cost of reading norms is counted.
         seed: Of the training. A process that is not the first draws (Dropout) from a seed of its own at every step,
             so that nothing of it has to be kept.
     """
 
-    def __init__(self, objective: Objective, microbatches: int, ranks: Ranks, budget: Budget, seed: int) -> None:
-        self._objective, self._microbatches, self._ranks = objective, microbatches, ranks
+    def __init__(self, objective: Objective, accumulation: int, ranks: Ranks, budget: Budget, seed: int) -> None:
+        self._objective, self._accumulation, self._ranks = objective, accumulation, ranks
         self._budget, self._seed = budget, seed
         # Kept from step to step: memory that is given back is paid for again, page by page.
         self._mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
@@ -71,7 +71,7 @@ class Accumulator:
             torch._foreach_zero_(self._mean)
         for place, part in enumerate(parts):
             weight = batch_size(part) / size
-            with blamed("loss", where(part)):
+            with user_code("loss", where(part)):
                 value = self._objective.loss(self._objective.model, part)
                 loss = with_graph(checked_loss(value, part).mean())
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -91,7 +91,7 @@ class Accumulator:
         """The micro-batches of this process, of neighbouring examples."""
         size, rank, count = batch_size(batch), self._ranks.rank, self._ranks.count
         if self._ranks.alone:
-            return chunks(batch, min(self._microbatches, size))
+            return chunks(batch, min(self._accumulation, size))
         start, stop = size * rank // count, size * (rank + 1) // count
         share = span(batch, start, stop)
         return chunks(share, min(self._each, stop - start)) if stop > start else []
@@ -99,7 +99,7 @@ class Accumulator:
     @property
     def _each(self) -> int:
         """Micro-batches of one process, at most."""
-        return -(-self._microbatches // self._ranks.count)
+        return -(-self._accumulation // self._ranks.count)
 
     def _added_up(self, loss: float) -> float:
         """The parts of all processes, put together in one exchange: the gradient in its place, and the loss."""

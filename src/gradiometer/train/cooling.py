@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradiometer.convergence.plateau.extrapolation import Extrapolation, Look
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, SHORT_FINISH, forecast, gain_of_averaging
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
@@ -35,7 +35,7 @@ class TrainProbe:
 
     def __init__(self, objective: Objective, data: Examples, seed: int) -> None:
         if not len(data) >= FEWEST:
-            raise BadInput(f"`cool` compares points on at least {FEWEST} training examples, there are {len(data)}.")
+            raise BadArgument(f"`cool` compares points on at least {FEWEST} training examples, there are {len(data)}.")
         count = min(PROBE, len(data)) // PARTS * PARTS
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         self.objective, self.seed = objective, zlib.crc32(f"{seed}/cooling".encode())

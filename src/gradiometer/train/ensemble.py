@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import nn
 
 from gradiometer.convergence.averaging import tracked
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.barrier import segment
 from gradiometer.exploration.ensembles.calibration import BINS, FEWEST_IN_BIN, reliability
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
@@ -65,7 +65,7 @@ def study(path: Path, against: Sequence[Path] = (), *, points: int = 9, level: f
         level: Confidence level of every interval.
 
     Raises:
-        BadInput: There are fewer than two snapshots, one is torn or of another architecture, the problem is no
+        BadArgument: There are fewer than two snapshots, one is torn or of another architecture, the problem is no
             classification with enough test examples, or another run is of other data.
     """
     run = Run.open(path)
@@ -106,11 +106,11 @@ def example_inputs(study: EnsembleStudy) -> torch.Tensor:
     """A few inputs of the test examples, to export the ensemble by.
 
     Raises:
-        BadInput: They are not one tensor.
+        BadArgument: They are not one tensor.
     """
     inputs: Any = study.problem.train.batch(torch.arange(3))[0]
     if not isinstance(inputs, torch.Tensor):
-        raise BadInput(
+        raise BadArgument(
             f"`export` needs inputs that are one tensor, {study.problem.name} has a {type(inputs).__name__}."
         )
     return inputs.to(study.ensemble.weights.device)
@@ -119,7 +119,7 @@ def example_inputs(study: EnsembleStudy) -> torch.Tensor:
 def _labels(problem: Problem) -> Labels:
     labels = held_out_labels(problem)
     if not len(labels) >= FEWEST_HELD_OUT:
-        raise BadInput(
+        raise BadArgument(
             f"`problem` {problem.name} has {len(labels)} test examples, at least {FEWEST_HELD_OUT} are needed to score "
             "an ensemble: hold out more."
         )
@@ -130,7 +130,9 @@ def _final(path: Path, run: Run, device: torch.device) -> LogProbabilities:
     """What the model another run ended with says of the same test examples."""
     other = Run.open(path)
     if other.manifest["problem"]["fingerprint"] != run.manifest["problem"]["fingerprint"]:
-        raise BadInput(f"`--against` {path} was trained on other data than {run.path}: its test examples are others.")
+        raise BadArgument(
+            f"`--against` {path} was trained on other data than {run.path}: its test examples are others."
+        )
     problem, model = final_model(other)
     return log_probabilities(problem, model.to(device), device)
 
@@ -140,7 +142,7 @@ def final_model(run: Run) -> tuple[Problem, nn.Module]:
     problem = problem_of(run)
     checkpoint, _ = load_latest(RunFolder.open(run.path))
     if checkpoint is None or run.status != "finished":
-        raise BadInput(f"`{run.path}` is {run.status}: only a run that has finished has a final model.")
+        raise BadArgument(f"`{run.path}` is {run.status}: only a run that has finished has a final model.")
     model = _made(run, problem)
     prefix = "model."
     model.load_state_dict(

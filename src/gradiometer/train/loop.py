@@ -10,15 +10,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from gradiometer.convergence.trajectory.endpoint import NAME as STANDING
+from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import gauges_of
-from gradiometer.errors import BadInput, Diverged, Interrupted
+from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest, save
 from gradiometer.run.configuration import Configuration
@@ -53,7 +53,7 @@ def train(problem: Problem, configuration: Configuration, out: Path, watcher: Wa
     Raises:
         Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
         Interrupted: It was asked to stop, or the disk is full; the run can be resumed.
-        BadInput: The configuration does not fit the problem.
+        BadArgument: The configuration does not fit the problem.
     """
     with _threads(configuration.threads), together() as ranks:
         budget = Budget(configuration.budget)
@@ -69,11 +69,11 @@ def resume(path: Path, watcher: Watcher | None = None) -> Run:
     """Go on with a run from its last whole checkpoint; it ends with the same bits as if it had never stopped.
 
     Raises:
-        BadInput: It is not a run, has ended, or its data have changed; and as `train` does.
+        BadArgument: It is not a run, has ended, or its data have changed; and as `train` does.
     """
     run = Run.open(path)
     if run.status in ("finished", "diverged"):
-        raise BadInput(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
+        raise BadArgument(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
     problem = problem_of(run)
     with _threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
@@ -145,9 +145,9 @@ class Loop:
         if not (configuration.check_edge and configuration.budget):
             return
         try:
-            with blamed("loss"):  # one that fails on a batch will say so again, and end the run
+            with user_code("loss"):  # one that fails on a batch will say so again, and end the run
                 warning = self.training.edge_warning()
-        except BadInput as error:
+        except BadArgument as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
         if warning is not None:
             self._warn(warning)
@@ -190,19 +190,19 @@ class Loop:
     def _look_where_it_stands(self) -> None:
         """At the end: a saddle, dead units, a symmetry; a look that fails is told, and ends nothing."""
         configuration, training = self.training.configuration, self.training
-        if not (configuration.budget and configuration.check_standing):
+        if not (configuration.budget and configuration.check_endpoint):
             return
         self.recorder.flush()
         series = Run.open(self.folder.path).series(Trajectory.name)
         if series is None:
             return
         try:
-            with blamed("loss"):  # like the look before the first step, a fixed cost outside the budget
-                seen = training.standing(series)
-        except BadInput as error:
+            with user_code("loss"):  # like the look before the first step, a fixed cost outside the budget
+                seen = training.endpoint(series)
+        except BadArgument as error:
             self._warn(f"where training stands was not looked at: {error}")
             return
-        self.recorder.event(STANDING, training.step, **seen.to_dict())
+        self.recorder.event(ENDPOINT, training.step, **seen.to_dict())
 
     def _evaluate(self) -> None:
         training = self.training
@@ -273,7 +273,7 @@ def _name_of_run(problem: Problem) -> str:
 def problem_of(run: Run) -> Problem:
     """The run's problem, if its data are still the same."""
     if run.watched:
-        raise BadInput(
+        raise BadArgument(
             f"`{run.path}` was watched in a loop of its own: its model and data are known there alone, and no command "
             "can make them again. Its page and `export` need neither."
         )
@@ -283,7 +283,7 @@ def problem_of(run: Run) -> Problem:
     )
     recorded = run.manifest["problem"]["fingerprint"]
     if problem.fingerprint != recorded:
-        raise BadInput(
+        raise BadArgument(
             f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now has "
             f"{problem.fingerprint}: a run is resumed on the same data."
         )

@@ -11,7 +11,7 @@ from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.snapshots import save_snapshot
 from gradiometer.train.training import Training
@@ -30,7 +30,7 @@ def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | N
 
 def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
     """BatchNorm's statistics over all training data, in batches of equal size drawn once at random."""
-    with blamed("loss", "while BatchNorm's statistics were estimated anew"):
+    with user_code("loss", "while BatchNorm's statistics were estimated anew"):
         refresh_batch_norm(model, _shuffled(data, size), problem.loss)
 
 

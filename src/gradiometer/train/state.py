@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.train.training import Training
 
 Tensors = dict[str, Tensor]
@@ -43,10 +43,10 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
     """Put a captured state back.
 
     Raises:
-        BadInput: It was made under another schedule.
+        BadArgument: It was made under another schedule.
     """
     if (made_under := values.get("schedule", repr(training.schedule))) != repr(training.schedule):
-        raise BadInput(
+        raise BadArgument(
             f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under {made_under}: put "
             "run.toml back as it was, or start a new run."
         )

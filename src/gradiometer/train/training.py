@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.trajectory.endpoint import Standing, standing
+from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
 from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
@@ -28,7 +28,7 @@ from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.user_code import blamed
+from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
@@ -90,7 +90,7 @@ class Training:
         _check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling = self._cooling()
-        parts = configuration.microbatches, self.ranks, budget, configuration.seed
+        parts = configuration.accumulation, self.ranks, budget, configuration.seed
         self._accumulator = Accumulator(self.objective, *parts) if self.shared else None
         self.origin = Origin() if any(gauge.looks_back for gauge in gauges_of(configuration)) else None
         self.step = 0
@@ -114,7 +114,7 @@ class Training:
     @property
     def shared(self) -> bool:
         """Whether the training gradient is the mean of several, made one after another or on several processes."""
-        return self.configuration.microbatches > 1 or not self.ranks.alone
+        return self.configuration.accumulation > 1 or not self.ranks.alone
 
     @property
     def mode(self) -> str:
@@ -127,12 +127,12 @@ class Training:
         """The batch of the step to come."""
         return self.data.batch(self.order.batch(self.step))
 
-    def standing(self, trajectory: Series) -> Standing:
+    def endpoint(self, trajectory: Series) -> Endpoint:
         """Where training stands, on a few hundred examples; curvature only where the path may have come to rest."""
         path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
         rests = kind_of(course(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
-        with blamed("loss", "after the last step"):
-            return standing(
+        with user_code("loss", "after the last step"):
+            return endpoint_of(
                 self.objective,
                 self._few(),
                 path,
@@ -150,7 +150,7 @@ class Training:
     def edge_warning(self) -> str | None:
         """One sentence if the learning rate is above the edge of stability where training stands."""
         configuration = self.configuration
-        with blamed("loss", "before the first step"):
+        with user_code("loss", "before the first step"):
             return edge_warning(
                 self.objective,
                 self._few(),
@@ -169,7 +169,7 @@ class Training:
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
             return self._accumulator(batch, measured, self.step, partial(_where, self.step))
         self.optimizer.zero_grad(set_to_none=True)
-        with blamed("loss", _where(self.step, batch)):
+        with user_code("loss", _where(self.step, batch)):
             loss = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
             loss.backward()
         return loss.item(), None
@@ -285,18 +285,18 @@ class Training:
 
 def _model(problem: Problem) -> nn.Module:
     """A new model, of a kind whose gradients can be read."""
-    with blamed("model"):
+    with user_code("model"):
         model: Any = problem.model()
     if not isinstance(model, nn.Module):
-        raise BadInput(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
+        raise BadArgument(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
-            raise BadInput(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
+            raise BadArgument(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
         if parameter.is_complex():
-            raise BadInput(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+            raise BadArgument(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
-            raise BadInput(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+            raise BadArgument(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     return model
 
 
@@ -324,7 +324,7 @@ def _seed_everything(seed: int) -> None:
 
 def _device(name: str, ranks: Ranks) -> torch.device:
     if not (ranks.alone or name == "cpu"):
-        raise BadInput(
+        raise BadArgument(
             f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or wrap "
             "`gradiometer.watch` around your own DistributedDataParallel loop."
         )
@@ -333,5 +333,7 @@ def _device(name: str, ranks: Ranks) -> torch.device:
         torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise BadInput(f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'.") from error
+        raise BadArgument(
+            f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'."
+        ) from error
     return device

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 from gradiometer.measurement.uncertainty.carried import transformed
 
@@ -154,9 +154,9 @@ class Certificate:
 def refuse_unless_shares(tolerance: float, level: float) -> None:
     """Refuse a tolerance or a level that is no share, before anything is measured."""
     if not 0 < tolerance < 1:
-        raise BadInput(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is one per cent.")
+        raise BadArgument(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is one per cent.")
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
 
 
 def root(squared: Estimate, unit: str = "") -> Estimate:
@@ -174,12 +174,14 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     """
     if denominator.method == "exact":
         if not denominator.value > 0:
-            raise BadInput(f"`start` has the squared gradient {denominator.value}: there is nothing to compare with.")
+            raise BadArgument(
+                f"`start` has the squared gradient {denominator.value}: there is nothing to compare with."
+            )
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
         return transformed(numerator, lambda value: value / denominator.value)
     if not denominator.low > 0:
-        raise BadInput(f"`start` has a gradient that is not told from zero, {denominator}: take more `--batches`.")
+        raise BadArgument(f"`start` has a gradient that is not told from zero, {denominator}: take more `--batches`.")
     a, low, high = numerator.value, numerator.low, numerator.high
     b, least, most = denominator.value, denominator.low, denominator.high
     below = (a * b) ** 2 - low * most * (2 * a - low) * (2 * b - most)

@@ -12,7 +12,7 @@ from gradiometer.convergence.certificate.certificate import TOLERANCE, Certifica
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
 from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective, Traits
@@ -122,17 +122,17 @@ def gradient_squared(
     without end: there is no full pass, and the batches are drawn anew each.
 
     Raises:
-        BadInput: A full pass is asked for where there is none.
+        BadArgument: A full pass is asked for where there is none.
     """
     if not batches >= FEWEST_BATCHES:
-        raise BadInput(f"`batches` must be at least {FEWEST_BATCHES}, got {batches}: their spread is the error.")
+        raise BadArgument(f"`batches` must be at least {FEWEST_BATCHES}, got {batches}: their spread is the error.")
     if not 1 <= batch_size <= len(train):
-        raise BadInput(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
+        raise BadArgument(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
     if not weight_decay >= 0:
-        raise BadInput(f"`weight_decay` must be at least 0, got {weight_decay}.")
+        raise BadArgument(f"`weight_decay` must be at least 0, got {weight_decay}.")
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
-        raise BadInput(f"`exact` needs a loss that is a fixed function of the examples, and {why}: leave it out.")
+        raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, and {why}: leave it out.")
     decay = weight_decay * flat(objective.parameters).detach().double()
     if exact or (not why and batches * batch_size >= len(train)):
         gradient = decay + _full_gradient(objective, train, seed)
@@ -208,13 +208,13 @@ def _curvature(
 ) -> LowestCurvature:
     """Of all examples where that is what is asked for, else from independent samples of them."""
     if not examples >= 1:
-        raise BadInput(f"`examples` must be at least 1, got {examples}.")
+        raise BadArgument(f"`examples` must be at least 1, got {examples}.")
     resolution = tolerance / 2
     if examples == len(train):
         batches = [train.batch(part) for part in torch.arange(examples).split(AT_ONCE)]
         return of_all_examples(Curvature(objective, batches, seed=seed), resolution=resolution, level=level)
     if not examples >= 4 * SAMPLES:
-        raise BadInput(f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}.")
+        raise BadArgument(f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}.")
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[:examples]
     size = examples // SAMPLES
     samples = [

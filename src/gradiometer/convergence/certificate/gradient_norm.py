@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw, Estimate, Sampling
 
 UNIT = "(loss / parameter)²"
@@ -51,7 +51,7 @@ def squared_norm(
     whole = sampling.examples if sampling.draw is Draw.RESHUFFLED else None
     share = 0.0 if whole is None else batch_size / whole
     if not count * share <= 1:
-        raise BadInput(f"`gram` is of {count} batches of {batch_size}: more than the {whole} examples there are.")
+        raise BadArgument(f"`gram` is of {count} batches of {batch_size}: more than the {whole} examples there are.")
     own = np.diag(gram)
     pairs = float(gram.sum() - own.sum()) / (count * (count - 1))
     value = pairs + share * (float(own.mean()) - pairs)
@@ -91,11 +91,13 @@ def _within(value: float, along: float, across: float, quantile: float) -> tuple
 
 def _checked(gram: Float[np.ndarray, "batches batches"], batch_size: int, level: float) -> int:
     if not len(gram) >= FEWEST_BATCHES:
-        raise BadInput(f"`gram` is of {len(gram)} batches: at least {FEWEST_BATCHES} are needed to see their spread.")
+        raise BadArgument(
+            f"`gram` is of {len(gram)} batches: at least {FEWEST_BATCHES} are needed to see their spread."
+        )
     if not np.isfinite(gram).all():
-        raise BadInput("`gram` must be finite: a gradient is not, so training has diverged here.")
+        raise BadArgument("`gram` must be finite: a gradient is not, so training has diverged here.")
     if not batch_size >= 1:
-        raise BadInput(f"`batch_size` must be at least 1, got {batch_size}.")
+        raise BadArgument(f"`batch_size` must be at least 1, got {batch_size}.")
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
     return len(gram)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.eigenvalues import UNIT
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Estimate
@@ -61,7 +61,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
         a Random Start, th. 4.2.
     """
     if not 0 < failure < 1:
-        raise BadInput(f"`failure` must lie between 0 and 1, got {failure}.")
+        raise BadArgument(f"`failure` must lie between 0 and 1, got {failure}.")
     if products >= dimension:
         return 0.0
     return (math.log(1.648 * math.sqrt(dimension) / failure) / (2 * products - 1)) ** 2
@@ -70,7 +70,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
 def products_for(dimension: int, resolution: float, failure: float) -> int:
     """How many products make the deficit at most `resolution`: about ln(d/failure²)/(4√resolution)."""
     if not 0 < resolution < 1:
-        raise BadInput(f"`resolution` must lie between 0 and 1, got {resolution}.")
+        raise BadArgument(f"`resolution` must lie between 0 and 1, got {resolution}.")
     needed = (math.log(1.648 * math.sqrt(dimension) / failure) / math.sqrt(resolution) + 1) / 2
     return min(math.ceil(needed), dimension)
 
@@ -121,7 +121,7 @@ def of_samples(
     Source: Jensen's inequality; Student's interval.
     """
     if not len(samples) >= FEWEST_SAMPLES:
-        raise BadInput(f"`samples` are {len(samples)}: at least {FEWEST_SAMPLES} are needed to see their spread.")
+        raise BadArgument(f"`samples` are {len(samples)}: at least {FEWEST_SAMPLES} are needed to see their spread.")
     failure = (1 - level) / 4
     found: list[_Ends] = []
     along: list[list[float]] = []
@@ -180,7 +180,7 @@ def _student(values: Sequence[float], level: float) -> tuple[float, float, float
     """The mean of independent values, and the ends of its two-sided interval."""
     count = len(values)
     if count < 2:
-        raise BadInput(f"`samples` have {count} part beside the first sample: at least 2 are needed.")
+        raise BadArgument(f"`samples` have {count} part beside the first sample: at least 2 are needed.")
     middle = float(np.mean(values))
     margin = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return middle, middle - margin, middle + margin

@@ -15,7 +15,7 @@ from typing import Any, Union
 from gradiometer.convergence.formulas.bounds import (
     NIL,
     UNIT,
-    Band,
+    Bounds,
     Share,
     bounded_limit,
     cosine,
@@ -39,21 +39,21 @@ class Behaviour:
     Made by `TIME_PASSES` (t itself), `Behaviour.constant`, and arithmetic on them.
     """
 
-    branches: tuple[Band, ...]
+    branches: tuple[Bounds, ...]
 
     @classmethod
     def constant(cls, value: "Real") -> "Behaviour":
         """A constant; a float is the decimal it prints as."""
         if isinstance(value, Behaviour):
             return value
-        return cls((Band.exactly(Expansion.constant(value)),))
+        return cls((Bounds.exactly(Expansion.constant(value)),))
 
     @property
-    def whole(self) -> Band:
+    def whole(self) -> Bounds:
         """All branches in one band."""
         return self.branches[0] if len(self.branches) == 1 else hull(self.branches, Fraction(1, len(self.branches)))
 
-    def each(self, function: Callable[[Band], Band]) -> "Behaviour":
+    def each(self, function: Callable[[Bounds], Bounds]) -> "Behaviour":
         """A function of every branch."""
         return Behaviour(tuple(function(band) for band in self.branches))
 
@@ -127,7 +127,7 @@ class Behaviour:
         return bool(truths.pop())
 
 
-TIME_PASSES = Behaviour((Band.exactly(Expansion(((ONE, TIME),))),))
+TIME_PASSES = Behaviour((Bounds.exactly(Expansion(((ONE, TIME),))),))
 """t itself: the step counted from 1."""
 
 COMPARISONS: dict[str, Callable[[int], bool]] = {
@@ -144,14 +144,14 @@ def compared(one: "Real", symbol: str, two: "Real") -> Behaviour:
     """1 where the comparison holds, 0 where it does not, in between where that is not known."""
     holds = COMPARISONS[symbol]
 
-    def answer(difference: Band) -> Band:
+    def answer(difference: Bounds) -> Bounds:
         signs = {difference.sign} if difference.sign is not None else {-1, 0, 1}
         if difference.sign is None and difference.low.sign >= 0:
             signs.discard(-1)
         if difference.sign is None and difference.high.sign <= 0:
             signs.discard(1)
         answers = {holds(sign) for sign in signs if sign is not None}
-        return Band(NIL, UNIT) if len(answers) == 2 else Band.exactly(UNIT if answers.pop() else NIL)
+        return Bounds(NIL, UNIT) if len(answers) == 2 else Bounds.exactly(UNIT if answers.pop() else NIL)
 
     return (Behaviour.constant(one) - two).each(answer)
 
@@ -172,31 +172,31 @@ def chosen(test: "Real", one: "Real", two: "Real") -> Behaviour:
 def floor(value: "Real") -> Behaviour:
     """⌊f⌋; of a rational multiple of t it is exact, one branch for each remainder."""
 
-    def at(residue: int, value: Expansion, line: tuple[Fraction, Fraction]) -> Band:
+    def at(residue: int, value: Expansion, line: tuple[Fraction, Fraction]) -> Bounds:
         slope, offset = line
         here = slope * residue + offset
-        return Band.exactly(value + Expansion.constant(math.floor(here) - here))
+        return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
 
-    return _by_remainder(Behaviour.constant(value), at, Band.floor)
+    return _by_remainder(Behaviour.constant(value), at, Bounds.floor)
 
 
 def exp(value: "Real") -> Behaviour:
     """e^f."""
-    return Behaviour.constant(value).each(Band.exp)
+    return Behaviour.constant(value).each(Bounds.exp)
 
 
 def log(value: "Real") -> Behaviour:
     """The natural logarithm."""
-    return Behaviour.constant(value).each(Band.log)
+    return Behaviour.constant(value).each(Bounds.log)
 
 
 def cos(value: "Real") -> Behaviour:
     """The cosine: exact along rational multiples of π t, a series where its argument vanishes, else in [−1, 1]."""
     turns = Behaviour.constant(value) * Number(Fraction(1), ((PI, -1),))
 
-    def at(residue: int, _: Expansion, line: tuple[Fraction, Fraction]) -> Band:
+    def at(residue: int, _: Expansion, line: tuple[Fraction, Fraction]) -> Bounds:
         slope, offset = line
-        return Band.exactly(Expansion.constant(_cosine_of_half_turns(slope * residue + offset)))
+        return Bounds.exactly(Expansion.constant(_cosine_of_half_turns(slope * residue + offset)))
 
     return _by_remainder(turns, at, _cosine_of_turns, repeats=2)
 
@@ -216,7 +216,7 @@ def smaller(one: "Real", two: "Real") -> Behaviour:
     return _pairwise(minimum, Behaviour.constant(one), two)
 
 
-def _truth(band: Band) -> bool | None:
+def _truth(band: Bounds) -> bool | None:
     return None if band.sign is None else band.sign != 0
 
 
@@ -224,11 +224,11 @@ def _common_period(values: list[Behaviour]) -> int:
     return math.lcm(*(len(value.branches) for value in values))
 
 
-def _spread(value: Behaviour, period: int) -> tuple[Band, ...]:
+def _spread(value: Behaviour, period: int) -> tuple[Bounds, ...]:
     return value.branches * (period // len(value.branches))
 
 
-def _pairwise(function: Callable[[Band, Band], Band], one: "Real", two: "Real") -> Behaviour:
+def _pairwise(function: Callable[[Bounds, Bounds], Bounds], one: "Real", two: "Real") -> Behaviour:
     values = [Behaviour.constant(one), Behaviour.constant(two)]
     period = _common_period(values)
     if period > LARGEST_PERIOD:
@@ -236,7 +236,7 @@ def _pairwise(function: Callable[[Band, Band], Band], one: "Real", two: "Real") 
     return Behaviour(tuple(map(function, *(_spread(value, period) for value in values))))
 
 
-def _power(base: Band, exponent: Band) -> Band:
+def _power(base: Bounds, exponent: Bounds) -> Bounds:
     constant = exponent.precise.as_constant if exponent.precise is not None else None
     if constant is not None:
         return base.power(constant)
@@ -253,7 +253,7 @@ def _with_real_base(base: Behaviour, exponent: Behaviour) -> tuple[Any, ...]:
     power = exponent.whole.precise.as_constant if exponent.whole.precise is not None else None
     if constant is None or constant.sign >= 0 or power is not None:
         return base, exponent
-    if (exponent - floor(exponent)).whole != Band.exactly(NIL):
+    if (exponent - floor(exponent)).whole != Bounds.exactly(NIL):
         raise ValueError("a negative number to a fractional power")
     sign = cos(exponent * Number(Fraction(1), ((PI, 1),)))
     return sign * _pairwise(_power, -base, exponent), Behaviour.constant(1)
@@ -261,8 +261,8 @@ def _with_real_base(base: Behaviour, exponent: Behaviour) -> tuple[Any, ...]:
 
 def _by_remainder(
     value: Behaviour,
-    at: Callable[[int, Expansion, tuple[Fraction, Fraction]], Band],
-    otherwise: Callable[[Band], Band],
+    at: Callable[[int, Expansion, tuple[Fraction, Fraction]], Bounds],
+    otherwise: Callable[[Bounds], Bounds],
     repeats: int = 1,
 ) -> Behaviour:
     """Apply `at` to the remainders of t where f is a rational line in t, `otherwise` to every other branch."""
@@ -280,7 +280,7 @@ def _by_remainder(
     return Behaviour(tuple(branches))
 
 
-def _line(band: Band) -> tuple[Fraction, Fraction] | None:
+def _line(band: Bounds) -> tuple[Fraction, Fraction] | None:
     """Slope and offset, where the band is exactly a rational line in t."""
     value = band.precise
     if value is None or value.rest is not None:
@@ -298,9 +298,9 @@ def _cosine_of_half_turns(halves: Fraction) -> Number:
     return Number(Fraction(exact[x])) if x in exact else Number.rounded(math.cos(math.pi * float(x)))
 
 
-def _cosine_of_turns(turns: Band) -> Band:
+def _cosine_of_turns(turns: Bounds) -> Bounds:
     """cos(π u) for a u that is not a rational line in t."""
-    anywhere = Band(-UNIT, UNIT)
+    anywhere = Bounds(-UNIT, UNIT)
     value = turns.precise
     if value is None or (value.rest is not None and value.rest.direction >= 0):
         return anywhere
@@ -310,7 +310,7 @@ def _cosine_of_turns(turns: Band) -> Band:
         angles = (limit, limit - Number(Fraction(1, 2)))
         first, second = (_cosine_of_constant(angle) for angle in angles)
         parts = Expansion.constant(first) * cosine(small) - Expansion.constant(second) * sine(small)
-        return Band.exactly(parts)
+        return Bounds.exactly(parts)
     powers = {monomial: coefficient for coefficient, monomial in value.terms}
     slope = powers.pop(TIME, ZERO)
     powers.pop(CONSTANT, None)
@@ -318,7 +318,7 @@ def _cosine_of_turns(turns: Band) -> Band:
         return anywhere
     # The slope is rational, in radians a step: π is irrational, so the angles are spread evenly (Weyl).
     share = Share(CONSTANT)
-    return Band(-UNIT, UNIT, share, share, diffuse=True)
+    return Bounds(-UNIT, UNIT, share, share, diffuse=True)
 
 
 def _cosine_of_constant(turns: Number) -> Number:

@@ -60,7 +60,7 @@ def both(one: Share | None, two: Share | None) -> Share | None:
 
 
 @dataclass(frozen=True)
-class Band:
+class Bounds:
     """low ≤ f(t) ≤ high for all large t.
 
     Args:
@@ -77,7 +77,7 @@ class Band:
     diffuse: bool = False
 
     @classmethod
-    def exactly(cls, value: Expansion) -> "Band":
+    def exactly(cls, value: Expansion) -> "Bounds":
         """A value that is known."""
         return cls(value, value)
 
@@ -98,22 +98,22 @@ class Band:
         """An upper end for |f|."""
         return _larger(-self.low, self.high)
 
-    def __neg__(self) -> "Band":
-        return Band(-self.high, -self.low, self.drop, self.rise, self.diffuse)
+    def __neg__(self) -> "Bounds":
+        return Bounds(-self.high, -self.low, self.drop, self.rise, self.diffuse)
 
-    def __add__(self, other: "Band") -> "Band":
+    def __add__(self, other: "Bounds") -> "Bounds":
         if self.precise is not None and other.precise is not None:
-            return Band.exactly(self.low + other.low)
+            return Bounds.exactly(self.low + other.low)
         diffuse = (self.diffuse and other.precise is not None) or (other.diffuse and self.precise is not None)
         rise, drop = larger_share(self.rise, other.rise), larger_share(self.drop, other.drop)
-        return Band(self.low + other.low, self.high + other.high, rise, drop, diffuse)
+        return Bounds(self.low + other.low, self.high + other.high, rise, drop, diffuse)
 
-    def __sub__(self, other: "Band") -> "Band":
+    def __sub__(self, other: "Bounds") -> "Bounds":
         return self + -other
 
-    def __mul__(self, other: "Band") -> "Band":
+    def __mul__(self, other: "Bounds") -> "Bounds":
         if self.precise is not None and other.precise is not None:
-            return Band.exactly(self.low * other.low)
+            return Bounds.exactly(self.low * other.low)
         if self.precise is not None or other.precise is not None:
             return other._scaled(self.low) if self.precise is not None else self._scaled(other.low)
         if self.high.sign <= 0:
@@ -122,31 +122,31 @@ class Band:
             return -(self * -other)
         if self.low.sign < 0 or other.low.sign < 0:
             product = self.magnitude * other.magnitude
-            return Band(-product, product)
+            return Bounds(-product, product)
         rises = [both(self.rise, other.rise)]
         rises += [one.rise and one.rise.times(two.low) for one, two in ((self, other), (other, self))]
-        return Band(self.low * other.low, self.high * other.high, larger_share(*rises))
+        return Bounds(self.low * other.low, self.high * other.high, larger_share(*rises))
 
-    def _scaled(self, factor: Expansion) -> "Band":
+    def _scaled(self, factor: Expansion) -> "Bounds":
         if factor.sign < 0:
             return -self._scaled(-factor)
         if factor.is_zero:
-            return Band.exactly(NIL)
+            return Bounds.exactly(NIL)
         rise, drop = (share and share.times(factor) for share in (self.rise, self.drop))
-        return Band(self.low * factor, self.high * factor, rise, drop, self.diffuse)
+        return Bounds(self.low * factor, self.high * factor, rise, drop, self.diffuse)
 
-    def __abs__(self) -> "Band":
+    def __abs__(self) -> "Bounds":
         if self.low.sign >= 0:
             return self
         if self.high.sign <= 0:
             return -self
         rise = Share(self.magnitude.leading[1]) if self.diffuse else None
-        return Band(NIL, self.magnitude, rise, None, self.diffuse)
+        return Bounds(NIL, self.magnitude, rise, None, self.diffuse)
 
-    def power(self, p: Number) -> "Band":
+    def power(self, p: Number) -> "Bounds":
         """f^p for a constant p."""
         if self.precise is not None:
-            return Band.exactly(self.low.power(p))
+            return Bounds.exactly(self.low.power(p))
         whole = p.rational is not None and p.rational.denominator == 1
         if whole and p.rational is not None and p.rational % 2 == 0:
             return abs(self)._positive_power(p)
@@ -154,47 +154,47 @@ class Band:
             return -(-self)._positive_power(p)
         if self.low.sign < 0:
             if whole and p.sign > 0:
-                return Band(self.low.power(p), self.high.power(p))
+                return Bounds(self.low.power(p), self.high.power(p))
             raise Undecided("a number of unknown sign is raised to a power")
         return self._positive_power(p)
 
-    def _positive_power(self, p: Number) -> "Band":
+    def _positive_power(self, p: Number) -> "Bounds":
         if p.sign <= 0:
             if not self.low.sign:
                 raise Undecided("a divisor may be zero")
-            return Band(self.high.power(p), self.low.power(p))
+            return Bounds(self.high.power(p), self.low.power(p))
         superadditive = not p < ONE  # (x + y)^p ≥ x^p + y^p for p ≥ 1
         rise = self.rise.power(p) if self.rise and (superadditive or self.low.is_zero) else None
         drop = self.drop.power(p) if self.drop and superadditive else None
-        return Band(self.low.power(p), self.high.power(p), rise, drop, self.diffuse and self.low.is_zero)
+        return Bounds(self.low.power(p), self.high.power(p), rise, drop, self.diffuse and self.low.is_zero)
 
-    def exp(self) -> "Band":
+    def exp(self) -> "Bounds":
         """e^f; where f falls faster than any power of t, that is all that is kept."""
         if self.high.sign < 0 and self.high.leading[1].compared(SUPERPOLYNOMIAL) >= 0:
-            return Band(NIL, Expansion(((ONE, GAUSSIAN),)))
+            return Bounds(NIL, Expansion(((ONE, GAUSSIAN),)))
         return self._increasing(Expansion.exp)
 
-    def log(self) -> "Band":
+    def log(self) -> "Bounds":
         """log f; Undecided where f may not be positive."""
         if self.precise is None and self.low.sign <= 0 < self.high.sign:
             raise Undecided("the argument of a logarithm may not be positive")
         return self._increasing(Expansion.log)
 
-    def _increasing(self, function: Callable[[Expansion], Expansion]) -> "Band":
+    def _increasing(self, function: Callable[[Expansion], Expansion]) -> "Bounds":
         low = function(self.low)
-        return Band(low, low if self.precise is not None else function(self.high))
+        return Bounds(low, low if self.precise is not None else function(self.high))
 
-    def floor(self) -> "Band":
+    def floor(self) -> "Bounds":
         """⌊f⌋: known where f has a limit, otherwise within 1 below f."""
         if self.precise is None:
-            return Band(self.low - UNIT, self.high)
+            return Bounds(self.low - UNIT, self.high)
         limit = bounded_limit(self.low)
         if limit is None:
-            return Band(self.low - UNIT, self.low)
+            return Bounds(self.low - UNIT, self.low)
         whole = Expansion.constant(_nearest_integer_below(limit))
         exactly_whole = limit.rational is not None and limit.rational.denominator == 1
         below = exactly_whole and (self.low - whole).sign < 0
-        return Band.exactly(whole - UNIT if below else whole)
+        return Bounds.exactly(whole - UNIT if below else whole)
 
 
 def bounded_limit(value: Expansion) -> Number | None:
@@ -206,22 +206,22 @@ def bounded_limit(value: Expansion) -> Number | None:
     return value.terms[0][0] if value.terms[0][1] == CONSTANT else None
 
 
-def maximum(one: Band, two: Band) -> Band:
+def maximum(one: Bounds, two: Bounds) -> Bounds:
     """The larger of two at every step."""
     if one.precise is not None and two.precise is not None:
         return one if one == two or (one.low - two.low).sign >= 0 else two
     order = (one.low - two.low).sign if one.low != two.low else 0
     rise = larger_share(*(band.rise for band, ahead in ((one, order >= 0), (two, order <= 0)) if ahead))
-    return Band(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
+    return Bounds(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
 
 
-def minimum(one: Band, two: Band) -> Band:
+def minimum(one: Bounds, two: Bounds) -> Bounds:
     """The smaller of two at every step."""
     if one.precise is None and two.precise is None and one.low.is_zero and two.low.is_zero:
         shares = both(one.rise, two.rise)
         size = one.rise and two.rise and min((one.rise.size, two.rise.size), key=_order_key(one.rise.size))
         high = -_larger(-one.high, -two.high)
-        return Band(NIL, high, replace(shares, size=size) if shares and size else None)
+        return Bounds(NIL, high, replace(shares, size=size) if shares and size else None)
     smaller = -maximum(-one, -two)
     for band, other in ((one, two), (two, one)):
         if smaller.rise is None and smaller.low.is_zero and band.rise and other.low.sign > 0:
@@ -230,13 +230,13 @@ def minimum(one: Band, two: Band) -> Band:
     return smaller
 
 
-def hull(bands: tuple[Band, ...], share: Fraction) -> Band:
+def hull(bands: tuple[Bounds, ...], share: Fraction) -> Bounds:
     """One band around several, each of which holds at a share of the steps; 0 where that share is not known."""
     low, high = bands[0].low, bands[0].high
     for band in bands[1:]:
         low, high = -_larger(-low, -band.low), _larger(high, band.high)
     if low == high:
-        return Band.exactly(low)
+        return Bounds.exactly(low)
     rises: list[Share] = []
     for band in bands:
         gap = band.low - low if band.low != low else NIL
@@ -248,7 +248,7 @@ def hull(bands: tuple[Band, ...], share: Fraction) -> Band:
     if best is not None:
         together = sum((rise.density for rise in rises if rise.size == best.size), Fraction(0))
         best = Share(best.size, together) if together > 0 else None
-    return Band(low, high, best)
+    return Bounds(low, high, best)
 
 
 def sine(value: Expansion) -> Expansion:

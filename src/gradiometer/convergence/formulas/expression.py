@@ -19,7 +19,7 @@ from typing import Any, cast
 from gradiometer.convergence.formulas import asymptotics as behaviour
 from gradiometer.convergence.formulas.asymptotics import TIME_PASSES, Behaviour
 from gradiometer.convergence.formulas.number import LARGEST_BITS, PI, Amount, Number
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 LONGEST = 1000
 """Characters of the longest formula that is read."""
@@ -56,14 +56,14 @@ class Expression:
         text: The formula.
 
     Raises:
-        BadInput: Where the formula is outside the grammar, or one of its constants is beyond doubles.
+        BadArgument: Where the formula is outside the grammar, or one of its constants is beyond doubles.
     """
 
     text: str
 
     def __post_init__(self) -> None:
         if not len(self.text) <= LONGEST:
-            raise BadInput(f"`expression` must have at most {LONGEST} characters, got {len(self.text):,}.")
+            raise BadArgument(f"`expression` must have at most {LONGEST} characters, got {len(self.text):,}.")
         self._refuse_impossible_constants(self.tree)
 
     @cached_property
@@ -75,9 +75,9 @@ class Expression:
                 tree = ast.parse(self.text.strip(), mode="eval").body
             _check(tree, self.text)
         except (SyntaxError, SyntaxWarning, ValueError, MemoryError, RecursionError) as error:
-            if isinstance(error, BadInput):
+            if isinstance(error, BadArgument):
                 raise
-            raise BadInput(
+            raise BadArgument(
                 f"`expression` {self.text[:80]!r} is not a formula: write one such as '0.1/sqrt(t)'."
             ) from None
         return tree
@@ -110,9 +110,9 @@ class Expression:
                 if not math.isfinite(float(_reading(node, NUMBERS)(1))):
                     raise OverflowError
             except OverflowError:
-                raise BadInput(f"`expression` {self.text!r}: {part} is too large for a double.") from None
+                raise BadArgument(f"`expression` {self.text!r}: {part} is too large for a double.") from None
             except (ZeroDivisionError, ValueError) as error:
-                raise BadInput(f"`expression` {self.text!r}: {part} has no value ({error}).") from None
+                raise BadArgument(f"`expression` {self.text!r}: {part} has no value ({error}).") from None
 
 
 def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  one case a rule
@@ -151,7 +151,7 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
 
 
 def _refuse(text: str, reason: str) -> None:
-    raise BadInput(f"`expression` {text!r}: {reason}; the grammar is numbers, t, pi, + - * / // % **, "
+    raise BadArgument(f"`expression` {text!r}: {reason}; the grammar is numbers, t, pi, + - * / // % **, "
                    f"comparisons, `a if c else b` and {', '.join(FUNCTIONS)}.")  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def _reading(node: ast.AST, dialect: Dialect) -> Callable[[Any], Any]:  # noqa: 
         case ast.Call(func=ast.Name(id=name), args=arguments):
             function, parts = dialect.functions[name], [_reading(part, dialect) for part in arguments]
             return lambda t: function(*(part(t) for part in parts))
-    raise BadInput(f"`expression`: {ast.unparse(node)} is not part of a formula.")
+    raise BadArgument(f"`expression`: {ast.unparse(node)} is not part of a formula.")
 
 
 def _chain(parts: list[Callable[[Any], Any]], signs: list[ast.cmpop], dialect: Dialect) -> Callable[[Any], Any]:

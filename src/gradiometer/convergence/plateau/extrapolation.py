@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradiometer.convergence.plateau.stationarity import Detector, Looks, Observation
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 Losses = Float[Tensor, " runs"]
 Points = Float[Tensor, "runs params"]
@@ -103,7 +103,7 @@ class Extrapolation(Detector):
 
     def __init__(self, probe: Probe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
-            raise BadInput(f"`share` of the gain of a cut must lie in (0, 1], got {share}.")
+            raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}.")
         self.probe = probe
         self.share = share
         self.looks = Looks(first, BLOCKS_PER_OCTAVE)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 from gradiometer.measurement.uncertainty.carried import transformed
 from gradiometer.measurement.uncertainty.means import mean
@@ -63,9 +63,9 @@ def level_since(
         level: Of the slope's interval.
     """
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     if not np.isfinite(losses).all():
-        raise BadInput("`losses` must be finite: leave out what comes before and after one that is not.")
+        raise BadArgument("`losses` must be finite: leave out what comes before and after one that is not.")
     length = len(losses)
     while length >= FEWEST_STEPS:
         found = _relative_slope(steps[-length:], losses[-length:], level)
@@ -111,9 +111,9 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
         cut: η′, below η.
     """
     if not 0 <= cut < learning_rate < math.inf:
-        raise BadInput(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
+        raise BadArgument(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
     if not falling >= 0:
-        raise BadInput(f"`falling` must be at least 0, got {falling}.")
+        raise BadArgument(f"`falling` must be at least 0, got {falling}.")
     share = 1 - cut / learning_rate
     return Estimate.interval(
         share * gain.value + DRIFT * falling,
@@ -125,19 +125,20 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     )
 
 
-def floor_by_formula(learning_rate: float, noise_trace: float, batch_size: int, momentum: float = 0.0) -> float:
+def floor_by_formula(learning_rate: float, gradient_variance: float, batch_size: int, momentum: float = 0.0) -> float:
     """(η/4) tr Σ/(B(1 − μ)), the excess loss near a quadratic minimum at a small rate, in units of the loss.
 
     On quadratics within 2 to 4 % where the rate is small; on networks it was 1.06 to 3.3 times what is measured.
 
     Source: Mandt, Hoffman & Blei (2017), eq. 14 and section 4.3; with momentum: their eq. 27.
     """
-    if not (learning_rate > 0 and noise_trace >= 0 and batch_size >= 1 and 0 <= momentum < 1):
-        raise BadInput(
-            f"`learning_rate`, `noise_trace`, `batch_size` and `momentum` must be positive and `momentum` below 1, got "
-            f"{learning_rate}, {noise_trace}, {batch_size}, {momentum}."
+    if not (learning_rate > 0 and gradient_variance >= 0 and batch_size >= 1 and 0 <= momentum < 1):
+        raise BadArgument(
+            "`learning_rate`, `gradient_variance`, `batch_size` and `momentum` must be positive and `momentum` "
+            f"below 1, got "
+            f"{learning_rate}, {gradient_variance}, {batch_size}, {momentum}."
         )
-    return learning_rate * noise_trace / (4 * batch_size * (1 - momentum))
+    return learning_rate * gradient_variance / (4 * batch_size * (1 - momentum))
 
 
 def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:

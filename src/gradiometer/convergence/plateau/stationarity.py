@@ -13,7 +13,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Looks:
 
     def __init__(self, first: int, per_octave: int) -> None:
         if not first >= 1:
-            raise BadInput(f"`first` must be at least 1 step, got {first}.")
+            raise BadArgument(f"`first` must be at least 1 step, got {first}.")
         if not per_octave >= 1:
-            raise BadInput(f"`per_octave` must be at least 1 look, got {per_octave}.")
+            raise BadArgument(f"`per_octave` must be at least 1 look, got {per_octave}.")
         self.first, self.per_octave = first, per_octave
         self.taken = 0
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gradiometer.convergence.formulas.asymptotics import Behaviour
-from gradiometer.convergence.formulas.bounds import NIL, Band, Share
+from gradiometer.convergence.formulas.bounds import NIL, Bounds, Share
 from gradiometer.convergence.formulas.dual import Time, larger, smaller
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion
 from gradiometer.convergence.formulas.number import Amount
@@ -189,21 +189,21 @@ class Cycles(Schedule):
         known = [band.precise.as_constant if band.precise is not None else None for band in place]
         if known and None not in known:
             values = [self.schedule(int(float(number))) for number in known if number is not None]
-            return height * Behaviour(tuple(Band.exactly(Expansion.constant(value)) for value in values))
+            return height * Behaviour(tuple(Bounds.exactly(Expansion.constant(value)) for value in values))
         return height * Behaviour((self._sampled(),))
 
-    def _sampled(self) -> Band:
+    def _sampled(self) -> Bounds:
         """Between zero and the largest rate of a cycle, above zero at the share of steps seen there."""
         stride = -(-self.length // MOST_SAMPLED)
         rates = [self.schedule(step) for step in range(0, self.length, stride)]
         share = Fraction(sum(rate > 0 for rate in rates), len(rates) * stride)
         if not share:
-            return Band.exactly(NIL) if stride == 1 else Band(NIL, Expansion.constant(1))
+            return Bounds.exactly(NIL) if stride == 1 else Bounds(NIL, Expansion.constant(1))
         if share < 1 and self.lengthen > 1:
             share = min(share, Fraction(1, 2))  # the places of two such shares may avoid each other
         if share == 1 and self.lengthen == 1:
-            return Band(Expansion.constant(min(rates)), Expansion.constant(max(rates)))
-        return Band(NIL, Expansion.constant(max(rates)), Share(CONSTANT, share))
+            return Bounds(Expansion.constant(min(rates)), Expansion.constant(max(rates)))
+        return Bounds(NIL, Expansion.constant(max(rates)), Share(CONSTANT, share))
 
 
 def _at(schedule: Schedule, step: Time) -> Time:

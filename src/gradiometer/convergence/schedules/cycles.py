@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gradiometer.convergence.formulas.asymptotics import Behaviour
-from gradiometer.convergence.formulas.bounds import NIL, UNIT, Band, Share
+from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
 from gradiometer.convergence.formulas.dual import Time
 from gradiometer.convergence.formulas.expansion import CONSTANT
 from gradiometer.convergence.formulas.number import Amount
@@ -103,7 +103,7 @@ class Triangular(Schedule):
 
     def behaviour(self, step: Behaviour) -> Behaviour:
         """The triangle is above zero at all steps of a cycle but one."""
-        triangle = Behaviour((Band(NIL, UNIT, Share(CONSTANT, Fraction(self.length - 1, self.length))),))
+        triangle = Behaviour((Bounds(NIL, UNIT, Share(CONSTANT, Fraction(self.length - 1, self.length))),))
         height = shrinking(step, self.length, 1.0, self.shrink) * Behaviour.constant(self.decay) ** step
         width = Behaviour.constant(self.high) - self.low
         return Behaviour.constant(self.low) + width * triangle * height
@@ -150,7 +150,7 @@ class CosineRestarts(Schedule):
         if self.steps == 1 and self.lengthen == 1:
             return height
         below_one = Share(CONSTANT, Fraction(self.steps - 1, self.steps) if self.lengthen == 1 else Fraction(1))
-        wave = Behaviour((Band(NIL, UNIT, Share(CONSTANT), below_one),))
+        wave = Behaviour((Bounds(NIL, UNIT, Share(CONSTANT), below_one),))
         return wave * height + (1 - wave) * self.final
 
 

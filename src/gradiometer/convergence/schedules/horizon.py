@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 NEAR_ZERO = 1e-4
 """A rate below this share of the largest counts as zero at the end of a run."""
@@ -66,7 +66,7 @@ def horizon(schedule: Schedule, steps: int) -> Horizon:
     rates = _rates(schedule, 0, steps)
     peak = float(rates.max())
     if not peak > 0:
-        raise BadInput(f"`schedule` {schedule!r} is zero at all of the {steps:,} steps: nothing is learned.")
+        raise BadArgument(f"`schedule` {schedule!r} is zero at all of the {steps:,} steps: nothing is learned.")
     bound, best_base = _refined_bound(rates / peak)
     last = min(float(rates[-1]), schedule(steps))
     return Horizon(
@@ -98,15 +98,15 @@ def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -
         steps: T.
     """
     if not (tuned > 0 and math.isfinite(tuned)):
-        raise BadInput(f"`tuned` must be a positive rate, got {tuned}.")
+        raise BadArgument(f"`tuned` must be a positive rate, got {tuned}.")
     return tuned * horizon(target, steps).best_peak / horizon(source, steps).best_peak
 
 
 def _rates(schedule: Schedule, start: int, steps: int) -> Float[np.ndarray, " steps"]:
     if not 1 <= steps <= LONGEST_RUN:
-        raise BadInput(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
+        raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
     if not 0 <= start < steps:
-        raise BadInput(f"`start` must lie between 0 and the run's last step {steps - 1}, got {start}.")
+        raise BadArgument(f"`start` must lie between 0 and the run's last step {steps - 1}, got {start}.")
     return np.array([schedule(step) for step in range(start, steps)], dtype=np.float64)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 MOST_POINTS = 2000
 """Points drawn of one schedule; every step where the run is shorter."""
@@ -20,7 +20,7 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
         steps: Length of the run.
     """
     if not steps >= 1:
-        raise BadInput(f"`steps` must be at least 1, got {steps}.")
+        raise BadArgument(f"`steps` must be at least 1, got {steps}.")
     shown = sorted({round(place * (steps - 1) / MOST_POINTS) for place in range(MOST_POINTS + 1)})
     points = [
         {"step": step, "rate": schedule(step), "schedule": name}

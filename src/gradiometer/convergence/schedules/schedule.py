@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 from gradiometer.convergence.formulas.asymptotics import Behaviour
 from gradiometer.convergence.formulas.dual import Time
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:  # torch is loaded only where a schedule meets an optimizer
     import torch.optim.lr_scheduler
@@ -51,11 +51,11 @@ class Schedule(ABC):
             step: Steps taken so far, from 0 to 2^1000.
 
         Raises:
-            BadInput: Where the step is not one, or η is negative, infinite or NaN there.
+            BadArgument: Where the step is not one, or η is negative, infinite or NaN there.
         """
         rate = self._rate(whole_step(step))
         if not (rate >= 0 and math.isfinite(rate)):
-            raise BadInput(f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative.")
+            raise BadArgument(f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative.")
         return rate
 
     def _rate(self, step: int) -> float:
@@ -140,14 +140,14 @@ class Schedule(ABC):
         try:
             settings = json.loads(text)
         except json.JSONDecodeError as error:
-            raise BadInput(f"`text` is not JSON: {error}.") from None
+            raise BadArgument(f"`text` is not JSON: {error}.") from None
         return cls.from_dict(settings)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Schedule":
         """The schedule that `to_dict` wrote."""
         if not isinstance(settings, Mapping) or "kind" not in settings:
-            raise BadInput(f"`settings` must be an object with the key 'kind', got {settings!r}.")
+            raise BadArgument(f"`settings` must be an object with the key 'kind', got {settings!r}.")
         given = {
             name: cls.from_dict(value) if isinstance(value, Mapping) else value
             for name, value in settings.items()
@@ -164,7 +164,7 @@ class Schedule(ABC):
     def _refuse_unless(self, condition: bool, name: str, must: str) -> None:
         """Refuse a setting by name."""
         if not condition:
-            raise BadInput(f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}.")
+            raise BadArgument(f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}.")
 
     def _need_rates(self, *names: str) -> None:
         for name in names:
@@ -193,9 +193,9 @@ def whole_step(step: SupportsIndex) -> int:
     try:
         whole = operator.index(step)
     except TypeError:
-        raise BadInput(f"`step` must be a whole number, got {step!r}.") from None
+        raise BadArgument(f"`step` must be a whole number, got {step!r}.") from None
     if isinstance(step, bool) or not 0 <= whole <= LAST_STEP:
-        raise BadInput(f"`step` must lie between 0 and 2^1000, got {step}.")
+        raise BadArgument(f"`step` must lie between 0 and 2^1000, got {step}.")
     return whole
 
 

@@ -10,7 +10,7 @@ from gradiometer.convergence.schedules import algebra as schedule_algebra
 from gradiometer.convergence.schedules import cycles as schedule_cycles
 from gradiometer.convergence.schedules import shapes as schedule_shapes
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 FAMILIES = (schedule_shapes, schedule_cycles, schedule_algebra)
 """The files whose schedules can be named."""
@@ -23,9 +23,11 @@ def parsed(text: str) -> Schedule:
         tree = ast.parse(text.strip(), mode="eval").body
         schedule = _value(tree)
     except (SyntaxError, MemoryError, RecursionError):
-        raise BadInput(f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000).") from None
+        raise BadArgument(
+            f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000)."
+        ) from None
     if not isinstance(schedule, Schedule):
-        raise BadInput(f"`text` {text[:80]!r} is a number: write a schedule such as Constant({text.strip()[:20]}).")
+        raise BadArgument(f"`text` {text[:80]!r} is a number: write a schedule such as Constant({text.strip()[:20]}).")
     return schedule
 
 
@@ -33,17 +35,17 @@ def built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sche
     """A schedule from its name and settings, refused by name where they do not fit."""
     kind = Schedule.kinds.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise BadInput(f"`schedule` {name!r} is not known{_nearest(str(name), list(Schedule.kinds))}.")
+        raise BadArgument(f"`schedule` {name!r} is not known{_nearest(str(name), list(Schedule.kinds))}.")
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for setting in settings:
         if setting not in known:
-            raise BadInput(
+            raise BadArgument(
                 f"`{setting}` is not a setting of {name}{_nearest(setting, known)}; it has {_listed(known)}."
             )
     try:
         return kind(*(_tuples(value) for value in values), **{key: _tuples(value) for key, value in settings.items()})
     except TypeError as error:
-        raise BadInput(f"`{name}` cannot be made of these settings ({error}); it has {_listed(known)}.") from None
+        raise BadArgument(f"`{name}` cannot be made of these settings ({error}); it has {_listed(known)}.") from None
 
 
 def _value(node: ast.AST) -> Any:
@@ -61,23 +63,23 @@ def _value(node: ast.AST) -> Any:
         case ast.BinOp(left=left, op=ast.Add() | ast.Mult() as op, right=right):
             one, two = _value(left), _value(right)
             return one + two if isinstance(op, ast.Add) else one * two
-    raise BadInput(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
+    raise BadArgument(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
 
 
 def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
     settings = {word.arg: _value(word.value) for word in keywords if word.arg is not None}
     if len(settings) < len(keywords):
-        raise BadInput(f"`text`: {_listed([str(word.arg) for word in keywords])}: a setting is given twice.")
+        raise BadArgument(f"`text`: {_listed([str(word.arg) for word in keywords])}: a setting is given twice.")
     return settings
 
 
 def _applied(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
     if not isinstance(owner, Schedule):
-        raise BadInput(f"`text`: .{method} is asked of {owner!r}, which is no schedule.")
+        raise BadArgument(f"`text`: .{method} is asked of {owner!r}, which is no schedule.")
     try:
         return getattr(owner, method)(*values, **settings)
     except TypeError as error:
-        raise BadInput(f"`text`: .{method} cannot take these settings ({error}).") from None
+        raise BadArgument(f"`text`: .{method} cannot take these settings ({error}).") from None
 
 
 def _tuples(value: Any) -> Any:

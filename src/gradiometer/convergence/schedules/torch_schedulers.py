@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 LEARNING_RATE = "lr"
 
@@ -40,7 +40,9 @@ def scheduler(
         return HyperparameterLR(optimizer, schedule, parameter, last_epoch)
     unit = optimizer.defaults.get(LEARNING_RATE) if reference is None else reference
     if not (isinstance(unit, int | float | Tensor) and float(unit) > 0):
-        raise BadInput(f"`lr` of the optimizer must be positive to be scheduled, got {unit}: set it, or `reference`.")
+        raise BadArgument(
+            f"`lr` of the optimizer must be positive to be scheduled, got {unit}: set it, or `reference`."
+        )
     return LambdaLR(optimizer, _multiplier(schedule, float(unit)), last_epoch)
 
 
@@ -64,11 +66,11 @@ class HyperparameterLR(LRScheduler):
         for group in optimizer.param_groups:
             if name not in group or isinstance(group[name], tuple) != (place is not None):
                 numbers = ", ".join(key for key in group if key not in ("params", "lr", "initial_lr"))
-                raise BadInput(
+                raise BadArgument(
                     f"`parameter` must name a number of the optimizer's, got {parameter!r}; it has {numbers}."
                 )
             if place is not None and not int(place) < len(group[name]):
-                raise BadInput(f"`parameter` {parameter!r} is beyond the {len(group[name])} numbers of {name}.")
+                raise BadArgument(f"`parameter` {parameter!r} is beyond the {len(group[name])} numbers of {name}.")
         self._schedule, self._name, self._place = schedule, name, None if place is None else int(place)
         super().__init__(optimizer, last_epoch)
 

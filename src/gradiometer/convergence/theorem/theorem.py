@@ -20,7 +20,7 @@ from gradiometer.convergence.schedules.shapes import Formula
 from gradiometer.convergence.theorem.conditions import Tail
 from gradiometer.convergence.theorem.evidence import Evidence, evidence
 from gradiometer.convergence.theorem.symbolic import precisely, second_opinion
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 FIRST_STEPS = 256
 """Steps from t = 1 on that are looked at one by one; larger powers of two after them."""
@@ -90,7 +90,7 @@ def theorem(subject: Subject) -> Verdict:
     A function that cannot be looked into is called with t = 1, 2, … and gets evidence only.
 
     Raises:
-        BadInput: Where the formula cannot be read, is undefined for ever, or a schedule gives no rate.
+        BadArgument: Where the formula cannot be read, is undefined for ever, or a schedule gives no rate.
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
@@ -102,7 +102,7 @@ def theorem(subject: Subject) -> Verdict:
         return _of_schedule(subject)
     if callable(subject):
         return _of_function(subject)
-    raise BadInput(f"`subject` must be a schedule, a formula in t or a function of t, got {type(subject).__name__}.")
+    raise BadArgument(f"`subject` must be a schedule, a formula in t or a function of t, got {type(subject).__name__}.")
 
 
 def read(text: str) -> Schedule:
@@ -172,11 +172,11 @@ def _start_of(
             undefined, reason, last = undefined or t, reason or _plain(error), t
             continue
         except TypeError:
-            raise BadInput(f"`subject` must give a number at t = {t}, and does not.") from None
+            raise BadArgument(f"`subject` must give a number at t = {t}, and does not.") from None
         if value < 0 and negative is None:
             negative = (t, value)
     if undefined is not None and last > FIRST_STEPS // 2:
-        raise BadInput(f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}: mend it.")
+        raise BadArgument(f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}: mend it.")
     return _Start(undefined, reason, negative)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.convergence.trajectory.path_facts import Kind, Path
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 
 if TYPE_CHECKING:  # it is read, a year later, on a machine without torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # it is read, a year later, on a machine without torch
     from gradiometer.measurement.batch import Batch
     from gradiometer.measurement.objective import Objective
 
-NAME = "standing"
+NAME = "endpoint"
 
 CURVED = 0.1
 """A negative curvature counts from this share of the largest one on: a network in training has smaller ones."""
@@ -44,7 +44,7 @@ PRODUCTS = 60
 
 
 @dataclass(frozen=True)
-class Standing:
+class Endpoint:
     """What was seen of a model at one point.
 
     Args:
@@ -69,9 +69,9 @@ class Standing:
 
     def __post_init__(self) -> None:
         if not self.examples >= 1:
-            raise BadInput(f"`examples` must be at least 1, got {self.examples}.")
+            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
         if not self.travelled >= 0:
-            raise BadInput(f"`travelled` must be a sum of learning rates, at least 0, got {self.travelled}.")
+            raise BadArgument(f"`travelled` must be a sum of learning rates, at least 0, got {self.travelled}.")
 
     @property
     def saddle(self) -> bool:
@@ -88,7 +88,7 @@ class Standing:
         return asdict(self)
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Standing":
+    def of(cls, fields: Mapping[str, Any]) -> "Endpoint":
         """From an event of a run."""
         smallest, sharpness = (
             None if fields.get(name) is None else Estimate(**fields[name]) for name in ("smallest", "sharpness")
@@ -118,7 +118,7 @@ class Standing:
             yield _twin(*worst)
 
 
-def standing(
+def endpoint_of(
     objective: "Objective",
     batch: "Batch",
     path: Path,
@@ -126,7 +126,7 @@ def standing(
     curvature: bool = True,
     weight_decay: float = 0.0,
     seed: int = 0,
-) -> Standing:
+) -> Endpoint:
     """Look at a model where it stands. Nothing of training is changed.
 
     Costs a gradient of the examples and, with `curvature`, one more and at most 60 Hessian products of them.
@@ -157,7 +157,7 @@ def standing(
         along = _share_along(late, sketch([values.vectors[-1]]).numpy())
         seen = _share_seen(objective, batch, values.vectors[-1], seed)
     dead, twins = dead_units(objective, batch, seed), twin_units(objective.model)
-    return Standing(batch_size(batch), travelled, along, seen, smallest, sharpness, dead, twins)
+    return Endpoint(batch_size(batch), travelled, along, seen, smallest, sharpness, dead, twins)
 
 
 def _penalised(curvature: Estimate, weight_decay: float) -> Estimate:
@@ -190,14 +190,14 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0
 
 
-def named(kind: Kind, standing: Standing | None) -> str:
+def named(kind: Kind, endpoint: Endpoint | None) -> str:
     """The trajectory and where it stands, in a word or two: what stands out first, else the kind of the path."""
-    if standing is not None:
-        if any(some == all_ for some, all_ in standing.dead.values()):
+    if endpoint is not None:
+        if any(some == all_ for some, all_ in endpoint.dead.values()):
             return "dead units"
-        if _most(standing.twins):
+        if _most(endpoint.twins):
             return "symmetric start"
-        if kind is not Kind.UNDER_WAY and standing.saddle:
+        if kind is not Kind.UNDER_WAY and endpoint.saddle:
             return "saddle"
     return str(kind)
 
@@ -209,18 +209,18 @@ def _most(counts: Mapping[str, tuple[int, int]]) -> tuple[str, int, int] | None:
     return (name, *counts[name]) if name is not None and shares[name] >= MANY else None
 
 
-def _saddle(standing: Standing) -> Finding:
-    growth = significant(-standing.smallest.high * standing.travelled, 2) if standing.smallest else "?"
+def _saddle(endpoint: Endpoint) -> Finding:
+    growth = significant(-endpoint.smallest.high * endpoint.travelled, 2) if endpoint.smallest else "?"
     return Finding(
         NAME,
         Issue.CONVERGENCE,
         State.ACT,
-        f"Training stands at a saddle: the smallest curvature is {standing.smallest}, the largest "
-        f"{standing.sharpness}.",
+        f"Training stands at a saddle: the smallest curvature is {endpoint.smallest}, the largest "
+        f"{endpoint.sharpness}.",
         f"Whatever left along the first would have grown by e to the {growth} in the last three quarters of the run: "
         "no gradient and no noise leads off.",
         "Another start: add random numbers to the parameters, and look for a symmetry of the start.",
-        f"The curvature is that of {standing.examples:,} examples.",
+        f"The curvature is that of {endpoint.examples:,} examples.",
         ("smallest_curvature",),
     )
 

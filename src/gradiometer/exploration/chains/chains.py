@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.chains.engines import ENGINES, Engine, Function, Sequential
 from gradiometer.exploration.chains.processes import in_processes
 from gradiometer.exploration.chains.state import ChainState
@@ -103,7 +103,7 @@ def run_chains(
             as many free cores, for runs of seconds, of models too large to gain from being one.
 
     Raises:
-        BadInput: A setting is none, or the way named cannot run this model.
+        BadArgument: A setting is none, or the way named cannot run this model.
         Diverged: A chain's parameters are not finite at the end.
 
     Example:
@@ -113,10 +113,12 @@ def run_chains(
     rates = _of_each("learning_rate", learning_rate, chains, positive=True)
     temperatures = _of_each("temperature", temperature, chains, positive=False)
     if momentum and any(temperatures):
-        raise BadInput("`momentum` cannot be had with a temperature: chains at a temperature are SGLD, which has none.")
+        raise BadArgument(
+            "`momentum` cannot be had with a temperature: chains at a temperature are SGLD, which has none."
+        )
     seeds = list(range(chains)) if seeds is None else list(seeds)
     if len(seeds) != chains:
-        raise BadInput(f"`seeds` must be one a chain, {chains}, got {len(seeds)}.")
+        raise BadArgument(f"`seeds` must be one a chain, {chains}, got {len(seeds)}.")
     models = _models(model, seeds)
 
     def run(places: Sequence[int]) -> Chains:
@@ -157,7 +159,7 @@ class _Choice:
 
     def __init__(self, state: ChainState, loss: Loss, data: Batch, example: Batch, steps: int, way: str | None) -> None:
         if way is not None and way not in ENGINES:
-            raise BadInput(f"`way` must be one of {', '.join(ENGINES)}, got {way!r}.")
+            raise BadArgument(f"`way` must be one of {', '.join(ENGINES)}, got {way!r}.")
         traits = Objective(state.models[0], loss).traits(example)
         self.why_not, self.milliseconds = dict[str, str](), dict[str, float]()
         self.engines: list[Engine] = []
@@ -169,7 +171,7 @@ class _Choice:
                 continue
             self.engines.append(_made(kind, state, loss, data, traits))
         if not self.engines:
-            raise BadInput(f"`way` {way!r} cannot run this model: {self.why_not[str(way)]}.")
+            raise BadArgument(f"`way` {way!r} cannot run this model: {self.why_not[str(way)]}.")
         self.engine = self.engines[0]
         self._turns = self._schedule() if len(self.engines) > 1 and steps >= WORTH_ASKING else []
 
@@ -201,9 +203,9 @@ class _Batches:
     def __init__(self, data: Batch, size: int, draw: Draw, seeds: Sequence[int]) -> None:
         self.examples = batch_size(data)
         if not 1 <= size <= self.examples:
-            raise BadInput(f"`batch_size` must lie between 1 and the {self.examples:,} examples, got {size:,}.")
+            raise BadArgument(f"`batch_size` must lie between 1 and the {self.examples:,} examples, got {size:,}.")
         if draw is Draw.FRESH:
-            raise BadInput("`draw` must be replacement or reshuffled: from a finite set there is nothing fresh.")
+            raise BadArgument("`draw` must be replacement or reshuffled: from a finite set there is nothing fresh.")
         self.size, self.draw, self.seeds = size, draw, seeds
         self.per_epoch = -(-self.examples // size)
         self._epoch: tuple[int, Int[Tensor, "chains drawn"]] | None = None
@@ -261,7 +263,7 @@ def _models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Modu
         with untouched_randomness(seed, []):
             models.append(make())
     if len({id(model) for model in models}) < len(models):
-        raise BadInput("`model` must make a new model each time, got the same one twice: write model=lambda: ....")
+        raise BadArgument("`model` must make a new model each time, got the same one twice: write model=lambda: ....")
     return models
 
 
@@ -272,7 +274,7 @@ def _first(data: Batch) -> Batch:
 def _of_each(name: str, value: float | Sequence[float], chains: int, *, positive: bool) -> list[float]:
     values = [value] * chains if isinstance(value, int | float) else list(value)
     if len(values) != chains:
-        raise BadInput(f"`{name}` must be one number, or one a chain, {chains}, got {len(values)}.")
+        raise BadArgument(f"`{name}` must be one number, or one a chain, {chains}, got {len(values)}.")
     for each in values:
         check_number(name, each, positive=positive)
     return [float(each) for each in values]
@@ -284,7 +286,7 @@ def _check(momentum: float, weight_decay: float, **counts: int) -> None:
     check_number("weight_decay", weight_decay)
     check_number("momentum", momentum)
     if not momentum < 1:
-        raise BadInput(f"`momentum` must lie in [0, 1), got {momentum}.")
+        raise BadArgument(f"`momentum` must lie in [0, 1), got {momentum}.")
 
 
 def _check_finite(state: ChainState) -> None:

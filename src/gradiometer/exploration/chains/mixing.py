@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from scipy.stats import rankdata
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.chains.effective_size import bulk_size, tail_size
 from gradiometer.exploration.chains.rhat import rank_rhat
 from gradiometer.measurement.reading import Estimate, significant
@@ -90,7 +90,7 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
         level: Of the intervals.
 
     Raises:
-        BadInput: There is one chain, or few draws, or one is not finite.
+        BadArgument: There is one chain, or few draws, or one is not finite.
 
     Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat; effective sizes
         computed by arviz-stats.
@@ -130,12 +130,12 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 def _checked(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
     if not (values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS):
-        raise BadInput(
+        raise BadArgument(
             f"`{name}` is of shape {list(values.shape)}: at least {FEWEST_DRAWS} draws of {FEWEST_CHAINS} chains are "
             "needed, [draws, chains]."
         )
     if not np.isfinite(values).all():
-        raise BadInput(f"`{name}` must be finite: leave chains out that diverged.")
+        raise BadArgument(f"`{name}` must be finite: leave chains out that diverged.")
     if not np.ptp(values) > 0:
-        raise BadInput(f"`{name}` never varies, so there is nothing that could mix.")
+        raise BadArgument(f"`{name}` never varies, so there is nothing that could mix.")
     return values

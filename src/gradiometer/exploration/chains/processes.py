@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput, GradiometerError
+from gradiometer.errors import BadArgument, GradiometerError
 
 if TYPE_CHECKING:
     from gradiometer.exploration.chains.chains import Chains
@@ -34,12 +34,12 @@ def in_processes(count: int, chains: int, run: "Callable[[Sequence[int]], Chains
         Of each process, the states of its models, and the result without them.
 
     Raises:
-        BadInput: There is no fork here, or whatever a process refused.
+        BadArgument: There is no fork here, or whatever a process refused.
         GradiometerError: Whatever ended a process on purpose.
         RuntimeError: A process ended otherwise; its traceback is in the message.
     """
     if not sys.platform.startswith("linux"):
-        raise BadInput(f"`processes` needs a fork that is safe, which {sys.platform} has not: leave it out.")
+        raise BadArgument(f"`processes` needs a fork that is safe, which {sys.platform} has not: leave it out.")
     context = multiprocessing.get_context("fork")
     running = []
     for part in torch.arange(chains).tensor_split(min(count, chains)):

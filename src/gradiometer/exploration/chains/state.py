@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import Heat
 
 MEMORY, BURN_IN = 1000, 1000
@@ -120,7 +120,7 @@ class ChainState:
         rate, temperature, heat = self.rates[place], self.temperatures[place], self.heats[place]
         judge = heat.add(self.examples * squared_gradient / (2 * self.dimension), rate)
         if judge and heat.readings > BURN_IN and heat.above(temperature):
-            raise BadInput(
+            raise BadArgument(
                 f"`temperature` {temperature:g} cannot be held by the chain of seed {self.seeds[place]}: SGD by itself "
                 f"heats to {heat.estimate()} at a learning rate of {rate:g}; take one below "
                 f"{rate * temperature / heat.estimate().value:.3g}, or a larger batch."

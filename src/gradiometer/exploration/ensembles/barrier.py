@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import proportion
 from gradiometer.measurement.uncertainty.paired import difference_of_proportions
@@ -58,7 +58,7 @@ def segment(
     (2017), Snapshot Ensembles, figure 5.
     """
     if not points >= 1:
-        raise BadInput(f"`points` must be at least 1, got {points}.")
+        raise BadArgument(f"`points` must be at least 1, got {points}.")
     shares = tuple(float(share) for share in np.linspace(0, 1, points + 2))
     seen = [wrong(first), *(_wrong_between(first, last, share, wrong, refresh) for share in shares[1:-1]), wrong(last)]
     strict = 1 - (1 - level) / (2 * points)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import proportion
 
@@ -161,9 +161,9 @@ def _confidence(log_probabilities: _LogProbabilities, labels: _Labels) -> tuple[
 def _places(confidence: _Samples, bins: int) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
     if not bins >= 1:
-        raise BadInput(f"`bins` must be at least 1, got {bins}.")
+        raise BadArgument(f"`bins` must be at least 1, got {bins}.")
     if not len(confidence) >= FEWEST_IN_BIN * bins:
-        raise BadInput(
+        raise BadArgument(
             f"`bins`: {bins} bins need at least {FEWEST_IN_BIN * bins} examples, got {len(confidence)}: ask for fewer."
         )
     places = np.empty(len(confidence), dtype=np.int64)
@@ -179,5 +179,5 @@ def _correlation(first: _Samples, second: _Samples) -> float:
 
 def _quantile(level: float) -> float:
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     return float(ndtri((1 + level) / 2))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities, Predictions, averaged
 from gradiometer.measurement.reading import Estimate
 
@@ -42,11 +42,11 @@ def deep_ensemble_equivalent(
     section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
     if not len(runs) >= 2:
-        raise BadInput(f"`runs` must be at least 2, got {len(runs)}: one run is no curve to read from.")
+        raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run is no curve to read from.")
     curve = np.stack([_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)])
     own = ensemble.losses["calibrated_nll"]
     if len(own) != curve.shape[1]:
-        raise BadInput(f"`ensemble` is of {len(own)} examples, `runs` of {curve.shape[1]}: the same are needed.")
+        raise BadArgument(f"`ensemble` is of {len(own)} examples, `runs` of {curve.shape[1]}: the same are needed.")
     examples = len(own)
     draws = np.random.default_rng(seed)
     resampled = []

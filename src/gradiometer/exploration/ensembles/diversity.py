@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
@@ -62,7 +62,7 @@ def _correlation(
         without = xy / np.sqrt(xx * yy)
         whole = float(total[0] / math.sqrt(total[1] * total[2])) if total[1] * total[2] > 0 else math.nan
     if not (math.isfinite(whole) and np.isfinite(without).all() and examples >= 4):
-        raise BadInput("`members`: the predictions of one never vary, so that there is no correlation to speak of.")
+        raise BadArgument("`members`: the predictions of one never vary, so that there is no correlation to speak of.")
     return whole, without
 
 
@@ -84,4 +84,4 @@ def _on_fishers_scale(whole: float, without: Float[np.ndarray, " examples"], qua
 
 def _need_two(members: Sequence[_LogProbabilities]) -> None:
     if not len(members) >= 2:
-        raise BadInput(f"`members` must be at least 2, got {len(members)}: one model has nobody to differ from.")
+        raise BadArgument(f"`members` must be at least 2, got {len(members)}: one model has nobody to differ from.")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import FEWEST, Snapshot
 
 
@@ -26,7 +26,7 @@ class Ensemble(nn.Module):
         temperature: τ of the averaged prediction, fitted on data that are not scored; 1 leaves it as it is.
 
     Raises:
-        BadInput: There are fewer than two members, or weights or temperature are not such numbers.
+        BadArgument: There are fewer than two members, or weights or temperature are not such numbers.
 
     Source: Huang et al. (2017), Snapshot Ensembles, section 3, "Test-time ensembling"; the temperature of an average:
     Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation, section 3.
@@ -42,9 +42,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         count = len(self.members)
         if not count >= FEWEST:
-            raise BadInput(f"`members` must be at least {FEWEST} models, got {count}: the average of one is itself.")
+            raise BadArgument(f"`members` must be at least {FEWEST} models, got {count}: the average of one is itself.")
         if not 0 < temperature < math.inf:
-            raise BadInput(f"`temperature` must be positive and finite, got {temperature}.")
+            raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
         self.register_buffer("weights", _shares(weights, count))
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
@@ -58,7 +58,7 @@ class Ensemble(nn.Module):
             settings: `weights` and `temperature`.
 
         Raises:
-            BadInput: One of them is of another architecture, or there is only one.
+            BadArgument: One of them is of another architecture, or there is only one.
         """
         members = []
         for snapshot in snapshots:
@@ -74,7 +74,7 @@ class Ensemble(nn.Module):
     def last(self, count: int, temperature: float = 1.0) -> "Ensemble":
         """The ensemble of the newest members, the same models, with equal weights."""
         if not FEWEST <= count <= len(self):
-            raise BadInput(f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}.")
+            raise BadArgument(f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}.")
         made = Ensemble(list(self.members)[-count:], temperature=temperature)
         return made.train(self.training)
 
@@ -95,8 +95,8 @@ def _shares(weights: Sequence[float] | None, count: int) -> Float[Tensor, " memb
     if weights is None:
         return torch.full((count,), 1 / count)
     if len(weights) != count:
-        raise BadInput(f"`weights` must be one for each of the {count} members, got {len(weights)}.")
+        raise BadArgument(f"`weights` must be one for each of the {count} members, got {len(weights)}.")
     if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
-        raise BadInput(f"`weights` must be finite, not negative, and not all zero, got {list(weights)}.")
+        raise BadArgument(f"`weights` must be finite, not negative, and not all zero, got {list(weights)}.")
     shares = torch.tensor(weights, dtype=torch.float64)
     return (shares / shares.sum()).float()

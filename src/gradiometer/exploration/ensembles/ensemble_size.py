@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.scores import (
     Labels,
     LogProbabilities,
@@ -66,7 +66,7 @@ def growing(
 def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     """m ≥ 2 whose calibrated log-loss on these, validation, examples is smallest: early snapshots can hurt."""
     if not len(members) >= FEWEST:
-        raise BadInput(f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose.")
+        raise BadArgument(f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose.")
     losses = {}
     for count in range(FEWEST, len(members) + 1):
         found = averaged(members[-count:])
@@ -78,10 +78,10 @@ def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
 def validation_mask(examples: int, seed: int = 0, share: float = VALIDATION) -> Bool[np.ndarray, " examples"]:
     """Which held-out examples are for validation: a draw that depends on their number and the seed only."""
     if not 0 < share < 1:
-        raise BadInput(f"`share` must lie between 0 and 1, got {share}.")
+        raise BadArgument(f"`share` must lie between 0 and 1, got {share}.")
     taken = max(round(share * examples), 1)
     if not 1 <= taken < examples:
-        raise BadInput(f"`examples` must be at least 2, got {examples}: some choose, and the others are scored.")
+        raise BadArgument(f"`examples` must be at least 2, got {examples}: some choose, and the others are scored.")
     mask = np.zeros(examples, dtype=bool)
     mask[np.random.default_rng(seed).permutation(examples)[:taken]] = True
     return mask

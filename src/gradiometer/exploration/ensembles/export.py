@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-5
@@ -26,11 +26,13 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
         path: `.pt2`, read with `torch.export.load(path).module()`, or `.onnx`, which needs `onnx` and `onnxscript`.
 
     Raises:
-        BadInput: The file is of another kind, a package is missing, or the program does not do what the model does.
+        BadArgument: The file is of another kind, a package is missing, or the program does not do what the model does.
     """
     check_file(path)
     if not len(inputs) >= 2:
-        raise BadInput(f"`inputs` must be at least 2 examples, got {len(inputs)}: of one, any number cannot be told.")
+        raise BadArgument(
+            f"`inputs` must be at least 2 examples, got {len(inputs)}: of one, any number cannot be told."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations
         program = _program(model, inputs)
@@ -44,12 +46,12 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
 def check_file(path: Path) -> None:
     """Refuse a file that cannot be written, before anything is computed for it."""
     if path.suffix not in SUFFIXES:
-        raise BadInput(f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.")
+        raise BadArgument(f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.")
     if not path.parent.is_dir():
-        raise BadInput(f"`export` {path}: the folder {path.parent} does not exist.")
+        raise BadArgument(f"`export` {path}: the folder {path.parent} does not exist.")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
-        raise BadInput(f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`.")
+        raise BadArgument(f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`.")
 
 
 def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
@@ -58,7 +60,7 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
         program = torch.export.export(exported, (inputs,), dynamic_shapes=(({0: Dim("examples")},),), strict=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise BadInput(
+        raise BadArgument(
             f"`export`: torch.export cannot follow the model for any number of examples ({reason})."
         ) from error
     with torch.no_grad():
@@ -66,7 +68,9 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
             given, wanted = program.module()(inputs[:count]), exported(inputs[:count])
             difference = float((given - wanted).abs().max())
             if not difference <= TOLERANCE:
-                raise BadInput(f"`export`: the program differs from the model by {difference:.2g}: it is not written.")
+                raise BadArgument(
+                    f"`export`: the program differs from the model by {difference:.2g}: it is not written."
+                )
     return program
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import calibration_difference, calibration_error
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means, proportion
@@ -91,10 +91,10 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
     examples of the same kind, for these two predictors; another training run of either would differ by more.
 
     Raises:
-        BadInput: They are not of the same examples.
+        BadArgument: They are not of the same examples.
     """
     if not np.array_equal(first.labels, second.labels):
-        raise BadInput("`first` and `second` have other labels: a paired difference is of the same examples.")
+        raise BadArgument("`first` and `second` have other labels: a paired difference is of the same examples.")
     count = len(first.labels)
     found = {"error": difference_of_proportions(~first.found, ~second.found, level=level)}
     for name, losses in first.losses.items():
@@ -144,21 +144,21 @@ def log_losses(log_probabilities: LogProbabilities, labels: Labels) -> Float[np.
 def checked(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Refuse what are not logarithms of probabilities of labelled examples."""
     if log_probabilities.ndim != 2 or len(log_probabilities) != len(labels) or not len(labels) >= 1:
-        raise BadInput(
+        raise BadArgument(
             f"`log_probabilities` of shape {list(log_probabilities.shape)} and {len(labels)} `labels` do not belong "
             "together: [examples, classes] and [examples] were expected."
         )
     totals = np.exp(log_probabilities).sum(axis=1)
     if not (np.abs(totals - 1) < 1e-4).all():
         worst = int(np.argmax(~(np.abs(totals - 1) < 1e-4)))
-        raise BadInput(
+        raise BadArgument(
             f"`log_probabilities` of example {worst} add up to a probability of {totals[worst]:.4g}, not 1: take the "
             "log_softmax of the logits."
         )
     if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
-        raise BadInput(f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the classes predicted.")
+        raise BadArgument(f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the classes predicted.")
     if not np.isfinite(losses := log_losses(log_probabilities, labels)).all():
-        raise BadInput(
+        raise BadArgument(
             f"`log_probabilities` of example {int(np.argmax(~np.isfinite(losses)))} give its label no probability at "
             "all, an infinite log-loss: take the log_softmax of the logits, not the logarithm of the softmax."
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 KIND = "gradiometer snapshot 1"
 """What the metadata of a snapshot begin with: what it is, and the version of its layout."""
@@ -65,16 +65,16 @@ class Snapshot:
         """Put the model where the snapshot was taken.
 
         Raises:
-            BadInput: The model is of another architecture: the first difference is named, and nothing is loaded.
+            BadArgument: The model is of another architecture: the first difference is named, and nothing is loaded.
         """
         own, theirs = model.state_dict(), self.state_dict
         for name in [*own, *theirs]:
             if name not in own or name not in theirs:
                 owner = "the model" if name in own else "the snapshot"
-                raise BadInput(f"{self.name} is of another architecture: only {owner} has `{name}`.")
+                raise BadArgument(f"{self.name} is of another architecture: only {owner} has `{name}`.")
             ours, stored = own[name], theirs[name]
             if ours.shape != stored.shape or ours.dtype != stored.dtype:
-                raise BadInput(
+                raise BadArgument(
                     f"{self.name} is of another architecture: its `{name}` is {_kind_of(stored)}, the model's is "
                     f"{_kind_of(ours)}."
                 )
@@ -116,7 +116,7 @@ class Snapshot:
             source: What a refusal calls it.
 
         Raises:
-            BadInput: It is torn, changed, or no snapshot.
+            BadArgument: It is torn, changed, or no snapshot.
         """
         from safetensors import SafetensorError  # noqa: PLC0415 (heavy)
         from safetensors.torch import load  # noqa: PLC0415 (heavy)
@@ -129,9 +129,9 @@ class Snapshot:
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
         except (SafetensorError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-            raise BadInput(f"{source} is not a whole snapshot ({reason}): {_WAY_OUT}") from error
+            raise BadArgument(f"{source} is not a whole snapshot ({reason}): {_WAY_OUT}") from error
         if not whole:
-            raise BadInput(f"{source} is corrupt: its tensors do not match their checksum: {_WAY_OUT}")
+            raise BadArgument(f"{source} is corrupt: its tensors do not match their checksum: {_WAY_OUT}")
         return snapshot
 
 
@@ -161,7 +161,7 @@ class SnapshotCollector:
         prepare: Applied to a copy of the model first, such as re-estimating the statistics of its BatchNorm.
 
     Raises:
-        BadInput: M is 1, or M cycles do not fit into T steps.
+        BadArgument: M is 1, or M cycles do not fit into T steps.
 
     Source: Huang et al. (2017), Snapshot Ensembles, section 3.
     """
@@ -204,13 +204,15 @@ def check_cycles(cycle: SnapshotCycle) -> None:
     """
     steps, wanted = cycle.steps, cycle.snapshots
     if not wanted >= FEWEST:
-        raise BadInput(f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is that model.")
+        raise BadArgument(
+            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is that model."
+        )
     last = steps - (wanted - 1) * cycle.length
     if not last >= COOLED * cycle.length:
         fitting = [m for m in range(FEWEST, steps + 1) if steps - (m - 1) * -(-steps // m) >= COOLED * -(-steps // m)]
         nearest = min(fitting, key=lambda m: abs(m - wanted), default=None)
         way_out = "train longer" if nearest is None else f"ask for {nearest}, or train longer"
-        raise BadInput(
+        raise BadArgument(
             f"`snapshots`: {wanted} cycles of {cycle.length:,} steps do not fit into {steps:,} steps, of which the "
             f"last would get {max(last, 0):,}: {way_out}."
         )

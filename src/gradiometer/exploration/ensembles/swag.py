@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 
 class WeightMoments:
@@ -32,7 +32,7 @@ class WeightMoments:
 
     def __init__(self, model: nn.Module, rank: int = 20) -> None:
         if not rank >= 2:
-            raise BadInput(f"`rank` must be at least 2, got {rank}: one deviation has no spread.")
+            raise BadArgument(f"`rank` must be at least 2, got {rank}: one deviation has no spread.")
         self.average = AveragedModel(model)
         self.models = 0
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -68,12 +68,12 @@ class WeightMoments:
             scale: Of the covariance; 0 gives the average.
 
         Raises:
-            BadInput: Fewer than two models have been taken in.
+            BadArgument: Fewer than two models have been taken in.
         """
         if not self.models >= 2:
-            raise BadInput(f"`draw` needs at least 2 models in the stream, got {self.models}.")
+            raise BadArgument(f"`draw` needs at least 2 models in the stream, got {self.models}.")
         if not 0 <= scale < math.inf:
-            raise BadInput(f"`scale` must be at least 0 and finite, got {scale}.")
+            raise BadArgument(f"`scale` must be at least 0 and finite, got {scale}.")
         deviations = torch.stack(list(self._deviations))
         diagonal = torch.randn(len(self._mean), dtype=torch.float64, generator=generator)
         low_rank = torch.randn(len(deviations), dtype=torch.float64, generator=generator)

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Constant
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler
 
 
@@ -39,13 +39,13 @@ class CyclicalSampling:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle, SnapshotCycle):
-            raise BadInput(f"`cycle` must be a SnapshotCycle, got {type(self.cycle).__name__}.")
+            raise BadArgument(f"`cycle` must be a SnapshotCycle, got {type(self.cycle).__name__}.")
         if not 0 < self.temperature < math.inf:
-            raise BadInput(f"`temperature` must be positive and finite, got {self.temperature}.")
+            raise BadArgument(f"`temperature` must be positive and finite, got {self.temperature}.")
         if not 0 <= self.explore < 1:
-            raise BadInput(f"`explore` must lie in [0, 1), got {self.explore}.")
+            raise BadArgument(f"`explore` must lie in [0, 1), got {self.explore}.")
         if not self.exploring < self.cycle.length:
-            raise BadInput(
+            raise BadArgument(
                 f"`explore` {self.explore} leaves none of the {self.cycle.length} steps of a cycle to sample in."
             )
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.exploration.samplers.noise import Noise
 from gradiometer.measurement.reading import Estimate, significant
@@ -55,7 +55,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     noise is not isotropic, some directions are hotter than others (put them in groups of their own, each held apart).
 
     **Refusing.** Where `own` alone exceeds T for `memory` steps, after `burn_in`, and is not falling, no injection can
-    cool it, and a `BadInput` names the heat and the way out. Two halves of a batch handed to `halves` tell how much
+    cool it, and a `BadArgument` names the heat and the way out. Two halves of a batch handed to `halves` tell how much
     of it is mini-batch noise, and refuse on that alone.
 
     A temperature of 0 injects nothing and holds nothing: plain SGD, as in the exploring phase of a cycle.
@@ -85,7 +85,7 @@ class Sampler(torch.optim.Optimizer, ABC):
             closure: Puts the gradients into `.grad` and returns the loss, as for torch's optimizers.
 
         Raises:
-            BadInput: SGD alone is hotter than asked.
+            BadArgument: SGD alone is hotter than asked.
             Diverged: The gradients are not finite any more.
         """
         loss = None
@@ -106,11 +106,11 @@ class Sampler(torch.optim.Optimizer, ABC):
         ‖ĝ₁ − ĝ₂‖²/4 is an unbiased estimate of tr Σ/B; 50 pairs make a judgement.
 
         Raises:
-            BadInput: The mini-batch noise alone is hotter than asked.
+            BadArgument: The mini-batch noise alone is hotter than asked.
         """
         params = [param for group in self.param_groups for param in group["params"]]
         if not len(first) == len(second) == len(params):
-            raise BadInput(
+            raise BadArgument(
                 f"`first` and `second` must hold a gradient for each of the {len(params)} parameters, "
                 f"got {len(first)} and {len(second)}."
             )
@@ -138,7 +138,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         kinds = {(param.device, param.dtype) for param in group["params"]}
         if len(kinds) > 1:
             self.param_groups.pop()
-            raise BadInput(
+            raise BadArgument(
                 f"`params` of a group must share a device and a type, got {sorted(map(str, kinds))}: "
                 "make a group of each."
             )
@@ -154,7 +154,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where another sampler left off, to the same numbers."""
         if missing := [key for key in ("noise", "heat") if key not in state_dict]:
-            raise BadInput(f"`state_dict` has no {missing[0]!r}: it is not that of a {self.what}.")
+            raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not that of a {self.what}.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("noise", "heat")})
         self._noise.load_state_dict(state_dict["noise"])
         pairs = copy.deepcopy(state_dict["heat"])
@@ -165,7 +165,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         """∇ of the mean loss with its share of the prior; and no step at a rate or temperature that is none."""
         for name in ("lr", "temperature"):
             if not 0 <= group[name] < math.inf:
-                raise BadInput(f"`{name}` must be finite and not negative, got {group[name]}.")
+                raise BadArgument(f"`{name}` must be finite and not negative, got {group[name]}.")
         gradients = [param.grad for param in params if param.grad is not None]
         if group["weight_decay"]:
             return list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
@@ -182,7 +182,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         """What is to be injected, given the step's reading of the own heat.
 
         Raises:
-            BadInput: The own heat alone is above the temperature.
+            BadArgument: The own heat alone is above the temperature.
         """
         group, heat = self.param_groups[place], self._heats[place]
         judge = heat.add(reading, scale)
@@ -212,7 +212,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         batch = "a batch at least " + significant(1 / share) + " times as large"
         if group["batch_size"] is not None:
             batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
-        raise BadInput(
+        raise BadArgument(
             f"`temperature` {group['temperature']:g} cannot be held at `lr` {group['lr']:g}: {source} heats to {heat}, "
             f"and noise can only be added. Take `lr` below {significant(group['lr'] * share)} or {batch}, or ask for "
             "more; with hold=False it runs as it is, at that heat and what is injected."
@@ -222,9 +222,11 @@ class Sampler(torch.optim.Optimizer, ABC):
         """Refuse settings that are none."""
         known = {*self.defaults, *SCHEDULED, "params", "injected"}
         if unknown := [name for name in group if name not in known]:
-            raise BadInput(f"`{unknown[0]}` is no setting of {self.what}: it has {', '.join(sorted(self.defaults))}.")
+            raise BadArgument(
+                f"`{unknown[0]}` is no setting of {self.what}: it has {', '.join(sorted(self.defaults))}."
+            )
         if group["examples"] is None:
-            raise BadInput(
+            raise BadArgument(
                 "`examples` is missing: a temperature in posterior units needs N, the number of training examples, "
                 "since U = N × the mean loss."
             )
@@ -249,10 +251,10 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 <= value < math.inf and (value > 0 or not positive)):
         must = "positive" if positive else "not negative"
-        raise BadInput(f"`{name}` must be a finite number and {must}, got {value!r}.")
+        raise BadArgument(f"`{name}` must be a finite number and {must}, got {value!r}.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
     """Refuse what is not a whole number, large enough."""
     if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
-        raise BadInput(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+        raise BadArgument(f"`{name}` must be a whole number of at least {least}, got {value!r}.")

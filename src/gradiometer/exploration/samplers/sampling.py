@@ -123,7 +123,7 @@ def sample(
         level: Of all intervals.
 
     Raises:
-        BadInput: A setting is none, or SGD alone is hotter than asked.
+        BadArgument: A setting is none, or SGD alone is hotter than asked.
         Diverged: The loss is not finite.
     """
     check_whole("burn_in", burn_in, 0)

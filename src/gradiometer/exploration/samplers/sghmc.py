@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler, check_number, squared_norm
 
 
@@ -36,7 +36,7 @@ class SGHMC(Sampler):
         seed: Of the noise.
 
     Raises:
-        BadInput: A setting is none.
+        BadArgument: A setting is none.
 
     Source: Chen, Fox & Guestrin (2014), Stochastic Gradient Hamiltonian Monte Carlo, without their correction;
         the splitting: Leimkuhler & Matthews (2013), Rational Construction of Stochastic Numerical Methods for Molecular
@@ -96,4 +96,4 @@ class SGHMC(Sampler):
         super()._check(group)
         check_number("momentum", group["momentum"])
         if not group["momentum"] < 1:
-            raise BadInput(f"`momentum` must lie in [0, 1), got {group['momentum']}.")
+            raise BadArgument(f"`momentum` must lie in [0, 1), got {group['momentum']}.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
 
 
@@ -33,7 +33,7 @@ class SGLD(Sampler):
         seed: Of the noise.
 
     Raises:
-        BadInput: A setting is none.
+        BadArgument: A setting is none.
 
     Source: Welling & Teh (2011), Bayesian Learning via Stochastic Gradient Langevin Dynamics, eq. 4, whose ε is 2η/N;
         the balance: Yaida (2018), Fluctuation-Dissipation Relations for Stochastic Gradient Descent, with noise added.
@@ -60,7 +60,7 @@ class SGLD(Sampler):
         seed: int = 0,
     ) -> None:
         if not momentum == 0:
-            raise BadInput(f"`momentum` is {momentum}, but SGLD has none: leave it out, or take SGHMC.")
+            raise BadArgument(f"`momentum` is {momentum}, but SGLD has none: leave it out, or take SGHMC.")
         settings = {"lr": lr, "examples": examples, "temperature": temperature, "weight_decay": weight_decay}
         control = {"hold": hold, "burn_in": burn_in, "memory": memory, "batch_size": batch_size}
         super().__init__(params, {**settings, **control}, seed)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler, check_number, check_whole, squared_norm
 
 HOT = 10.0
@@ -45,7 +45,7 @@ class SGNHT(Sampler):
         seed: Of the noise.
 
     Raises:
-        BadInput: A setting is none.
+        BadArgument: A setting is none.
 
     Source: Ding et al. (2014), Bayesian Sampling Using Stochastic Gradient Thermostats, algorithm 2; the splitting:
         Leimkuhler & Shang (2016), Adaptive Thermostats for Noisy Gradient Systems.
@@ -121,7 +121,7 @@ class SGNHT(Sampler):
         check_number("momentum", group["momentum"], positive=True)
         check_whole("relaxation", group["relaxation"], 1)
         if not group["momentum"] < 1:
-            raise BadInput(f"`momentum` must lie in (0, 1), got {group['momentum']}.")
+            raise BadArgument(f"`momentum` must lie in (0, 1), got {group['momentum']}.")
 
 
 def _variance(group: dict[str, Any]) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradiometer.errors import BadInput, Diverged
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.reading import Estimate, significant
 from gradiometer.measurement.uncertainty.carried import transformed
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
@@ -105,7 +105,7 @@ def audit(
         seed: Of the start, of the noise of the gradient, and of torch's global generator, which is put back.
 
     Raises:
-        BadInput: An argument makes no sense, or `sampler` is neither.
+        BadArgument: An argument makes no sense, or `sampler` is neither.
         Diverged: The iterates stopped being finite.
 
     Example:
@@ -115,7 +115,7 @@ def audit(
     _check(temperature, curvatures, noise, examples, steps, copies)
     burn_in = steps // 4 if burn_in is None else burn_in
     if not 0 <= burn_in <= steps - 2:
-        raise BadInput(f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.")
+        raise BadArgument(f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.")
     # Seeds of its own: a sampler whose noise has the seed 0 must not meet it again in the noise of the gradient.
     generator = torch.Generator().manual_seed(_derived(seed, "gradient"))
     h = torch.tensor(list(curvatures), dtype=torch.float64).repeat(copies)
@@ -168,7 +168,7 @@ def _advancing(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
         position = torch.nn.Parameter(start.clone())
         optimizer = cast("MakeOptimizer", sampler)([position])
         if not isinstance(optimizer, Optimizer):
-            raise BadInput(f"`sampler` made a {type(optimizer).__name__}, a torch.optim.Optimizer was expected.")
+            raise BadArgument(f"`sampler` made a {type(optimizer).__name__}, a torch.optim.Optimizer was expected.")
 
         def advance() -> Tensor:
             position.grad = gradient(position)
@@ -188,7 +188,7 @@ def _advancing(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
             return held[0]
 
         return advance_held
-    raise BadInput(
+    raise BadArgument(
         f"`sampler` takes {kind} arguments: give a function of a list of parameters that makes an optimizer, or a step "
         "of (parameters, gradient, generator)."
     )
@@ -201,7 +201,7 @@ def _derived(seed: int, purpose: str) -> int:
 def _arguments(sampler: Callable[..., Any]) -> int:
     """How many arguments it must be given by position."""
     if not callable(sampler):
-        raise BadInput(
+        raise BadArgument(
             f"`sampler` is a {type(sampler).__name__}, a function was expected: partial(torch.optim.SGD, lr=0.1), so "
             "that the audit can make one of its own parameters."
         )
@@ -214,14 +214,14 @@ def _check(
     temperature: float, curvatures: Sequence[float], noise: float, examples: int, steps: int, copies: int
 ) -> None:
     if not 0 < temperature < math.inf:
-        raise BadInput(f"`temperature` must be positive and finite, got {temperature}.")
+        raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
     if not (len(curvatures) and all(0 < h < math.inf for h in curvatures)):
-        raise BadInput(f"`curvatures` must be positive and finite, got {list(curvatures)}.")
+        raise BadArgument(f"`curvatures` must be positive and finite, got {list(curvatures)}.")
     if not 0 <= noise < math.inf:
-        raise BadInput(f"`noise` must be at least 0 and finite, got {noise}.")
+        raise BadArgument(f"`noise` must be at least 0 and finite, got {noise}.")
     if not examples >= 1:
-        raise BadInput(f"`examples` must be at least 1, got {examples}.")
+        raise BadArgument(f"`examples` must be at least 1, got {examples}.")
     if not steps >= 8:
-        raise BadInput(f"`steps` must be at least 8, got {steps}.")
+        raise BadArgument(f"`steps` must be at least 8, got {steps}.")
     if not copies >= FEWEST_READINGS:
-        raise BadInput(f"`copies` must be at least {FEWEST_READINGS}, got {copies}.")
+        raise BadArgument(f"`copies` must be at least {FEWEST_READINGS}, got {copies}.")

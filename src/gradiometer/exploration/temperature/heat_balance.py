@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw, Sampling, Series
 
 Parts = Float[np.ndarray, "steps layers"]
@@ -103,5 +103,7 @@ def _of_a_batch(sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]) -> F
     if sampling.draw is not Draw.RESHUFFLED:
         return 1 / batch_size
     if sampling.examples is None:
-        raise BadInput("`sampling` draws without replacement from a training set of unknown size: give its `examples`.")
+        raise BadArgument(
+            "`sampling` draws without replacement from a training set of unknown size: give its `examples`."
+        )
     return 1 / batch_size - 1 / sampling.examples

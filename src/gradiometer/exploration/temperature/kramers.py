@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.carried import slope, transformed
 
@@ -39,9 +39,9 @@ def escape_time(
     """
     for name, value in (("barrier", barrier), ("curvature", curvature), ("temperature", temperature)):
         if not 0 < value < math.inf:
-            raise BadInput(f"`{name}` must be positive and finite, got {value}.")
+            raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
     if not -math.inf < curvature_at_top < 0:
-        raise BadInput(f"`curvature_at_top` must be negative and finite, got {curvature_at_top}.")
+        raise BadArgument(f"`curvature_at_top` must be negative and finite, got {curvature_at_top}.")
     corrected = 1 + correction * temperature
     return 2 * math.pi / math.sqrt(-curvature * curvature_at_top) * math.exp(barrier / temperature) * corrected
 
@@ -71,13 +71,13 @@ def passage_steps(
     Source: the equation of a first passage of a Markov chain, Gardiner (2009), section 3.5; solved as Nyström (1930).
     """
     if not (learning_rate > 0 and temperature > 0):
-        raise BadInput(f"`learning_rate` and `temperature` must be positive, got {learning_rate} and {temperature}.")
+        raise BadArgument(f"`learning_rate` and `temperature` must be positive, got {learning_rate} and {temperature}.")
     if not lowest < start < end:
-        raise BadInput(f"`lowest`, `start` and `end` must be in this order, got {lowest}, {start} and {end}.")
+        raise BadArgument(f"`lowest`, `start` and `end` must be in this order, got {lowest}, {start} and {end}.")
     width = math.sqrt(2 * learning_rate * temperature)
     count = math.ceil(NODES_A_WIDTH * (end - lowest) / width) + 20
     if not count <= MOST_NODES:
-        raise BadInput(
+        raise BadArgument(
             f"`learning_rate` {learning_rate:g} at `temperature` {temperature:g} makes steps too short to solve for "
             f"({count:,} nodes): their limit is `escape_time`."
         )
@@ -105,10 +105,10 @@ def barrier_seen(temperatures: Sequence[float], times: Sequence[Estimate], *, co
     """
     for temperature in temperatures:
         if not 0 < temperature < math.inf:
-            raise BadInput(f"`temperatures` must be positive and finite, got {temperature}.")
+            raise BadArgument(f"`temperatures` must be positive and finite, got {temperature}.")
     for time in times:
         if not (time.low > 0 and time.tells):
-            raise BadInput(f"`times` must be positive with finite ends, got {time}: watch for longer.")
+            raise BadArgument(f"`times` must be positive with finite ends, got {time}: watch for longer.")
     logarithms = [
         transformed(time, partial(_log_time, bend=math.log1p(correction * temperature)))
         for temperature, time in zip(temperatures, times, strict=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.drift.stability import Momentum
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 Square = Float[np.ndarray, "params params"]
 Pairs = Float[np.ndarray, "params params 2 2"]
@@ -36,9 +36,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < np.inf:
-            raise BadInput(f"`learning_rate` must be positive and finite, got {self.learning_rate}.")
+            raise BadArgument(f"`learning_rate` must be positive and finite, got {self.learning_rate}.")
         if not self.batch_size >= 1:
-            raise BadInput(f"`batch_size` must be at least 1, got {self.batch_size}.")
+            raise BadArgument(f"`batch_size` must be at least 1, got {self.batch_size}.")
         Momentum(self.momentum, self.nesterov)
 
     @property
@@ -54,14 +54,16 @@ class Rule:
         """Of every mode, (φ, v) ← transition (φ, v) + kick ζ, with φ the way from the minimum and ζ the noise of ĝ.
 
         Raises:
-            BadInput: A curvature is not positive, or η is at or beyond the limit.
+            BadArgument: A curvature is not positive, or η is at or beyond the limit.
         """
         if not (curvatures.min() > 0 and np.isfinite(curvatures).all()):
-            raise BadInput(f"`curvature` must be positive and finite, its least eigenvalue is {curvatures.min():.3g}.")
+            raise BadArgument(
+                f"`curvature` must be positive and finite, its least eigenvalue is {curvatures.min():.3g}."
+            )
         limit = self.limit(float(curvatures.max()))
         if not self.learning_rate < limit:
             formula = "2(1 + momentum)/((1 + 2 momentum) sharpness)" if self.nesterov else "2(1 + momentum)/sharpness"
-            raise BadInput(
+            raise BadArgument(
                 f"`learning_rate` must lie between 0 and {formula} = {limit:.4g}, got {self.learning_rate}: "
                 "there is no stationary law beyond."
             )
@@ -89,9 +91,9 @@ def mode_variance(curvature: float, noise: float, rule: Rule) -> float:
         (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before their limit of small η.
     """
     if rule.nesterov:
-        raise BadInput("`rule` is Nesterov's, the closed form is the heavy ball's: ask `stationary_covariance`.")
+        raise BadArgument("`rule` is Nesterov's, the closed form is the heavy ball's: ask `stationary_covariance`.")
     if not 0 <= noise < np.inf:
-        raise BadInput(f"`noise` must be at least 0 and finite, got {noise}.")
+        raise BadArgument(f"`noise` must be at least 0 and finite, got {noise}.")
     rule.transitions(np.array([curvature]))
     eta, mu = rule.learning_rate, rule.momentum
     friction = curvature * (1 - mu) * (2 * (1 + mu) - eta * curvature)
@@ -138,7 +140,7 @@ def reshuffled_covariance(
     """
     sizes = _batches_of_an_epoch(examples, rule.batch_size)
     if batches is not None and not 0 <= batches <= len(sizes):
-        raise BadInput(f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}.")
+        raise BadArgument(f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}.")
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     powers, responses = _through_an_epoch(transitions, rule.kick, len(sizes))
@@ -170,9 +172,9 @@ def without_replacement(batch_size: int, examples: int) -> float:
     Source: Cochran (1977), Sampling Techniques, th. 2.2.
     """
     if not examples >= 2:
-        raise BadInput(f"`examples` must be at least 2, got {examples}.")
+        raise BadArgument(f"`examples` must be at least 2, got {examples}.")
     if not 1 <= batch_size <= examples:
-        raise BadInput(f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}.")
+        raise BadArgument(f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}.")
     return (examples - batch_size) / (examples - 1)
 
 
@@ -186,16 +188,16 @@ def configurational_temperature(curvature: Square, covariance: Square) -> float:
     return float(np.sum(curvature * covariance)) / len(curvature)
 
 
-def small_rate_temperature(noise_trace: float, parameters: int, rule: Rule) -> float:
+def small_rate_temperature(gradient_variance: float, parameters: int, rule: Rule) -> float:
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, and exact in none.
 
     Source: the lecture, S11; Mandt, Hoffman & Blei (2017), eq. 11; momentum: their section 4.
     """
-    if not noise_trace >= 0:
-        raise BadInput(f"`noise_trace` must be at least 0, got {noise_trace}.")
+    if not gradient_variance >= 0:
+        raise BadArgument(f"`gradient_variance` must be at least 0, got {gradient_variance}.")
     if not parameters >= 1:
-        raise BadInput(f"`parameters` must be at least 1, got {parameters}.")
-    return rule.heat * noise_trace / parameters
+        raise BadArgument(f"`parameters` must be at least 1, got {parameters}.")
+    return rule.heat * gradient_variance / parameters
 
 
 def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, " params"], Square, Square]:
@@ -203,9 +205,11 @@ def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, 
     H, Sigma = np.asarray(curvature, dtype=np.float64), np.asarray(noise, dtype=np.float64)
     for name, matrix in (("curvature", H), ("noise", Sigma)):
         if matrix.shape != (len(np.atleast_1d(H)),) * 2:
-            raise BadInput(f"`{name}` is of shape {list(matrix.shape)}, two matrices [params, params] were expected.")
+            raise BadArgument(
+                f"`{name}` is of shape {list(matrix.shape)}, two matrices [params, params] were expected."
+            )
         if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)):
-            raise BadInput(f"`{name}` must be finite and symmetric.")
+            raise BadArgument(f"`{name}` must be finite and symmetric.")
     curvatures, axes = np.linalg.eigh(H)
     return curvatures, axes, axes.T @ Sigma @ axes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from gradiometer.drift.stability import Momentum
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
 from gradiometer.measurement.gauge import Gauge
@@ -68,7 +68,7 @@ class Temperature(Gauge):
         injected: The temperature of the noise that a sampler adds at every step, in units of the loss; 0 for SGD.
         units: "loss": of the mean loss. "posterior": times N, so that the posterior of the training set is at 1.
         examples: N; left out, as the run's sampling says.
-        microbatches: k of the spread, as in `GradientNoise`.
+        parts: k of the spread, as in `GradientNoise`.
 
     Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14; the lecture, S11;
         Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 4.
@@ -80,7 +80,7 @@ class Temperature(Gauge):
     injected: float = 0.0
     units: Literal["loss", "posterior"] = "loss"
     examples: int | None = None
-    microbatches: int | None = 2
+    parts: int | None = 2
 
     name: ClassVar[str] = "temperature"
     issue: ClassVar[Issue] = Issue.EXPLORATION
@@ -91,13 +91,13 @@ class Temperature(Gauge):
         Momentum(self.momentum, self.nesterov)
         for name in ("weight_decay", "injected"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise BadInput(f"`{name}` must be at least 0 and finite, got {getattr(self, name)}.")
+                raise BadArgument(f"`{name}` must be at least 0 and finite, got {getattr(self, name)}.")
         if self.units not in ("loss", "posterior"):
-            raise BadInput(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
+            raise BadArgument(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
         if self.examples is not None and not self.examples >= 1:
-            raise BadInput(f"`examples` must be at least 1, got {self.examples}.")
-        if self.microbatches is not None and not self.microbatches >= 2:
-            raise BadInput(f"`microbatches` must be at least 2, got {self.microbatches}.")
+            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
+        if self.parts is not None and not self.parts >= 2:
+            raise BadArgument(f"`parts` must be at least 2, got {self.parts}.")
 
     @property
     def reach(self) -> float:
@@ -108,7 +108,7 @@ class Temperature(Gauge):
         """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of parameters."""
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
         if not 0 <= rate < math.inf:
-            raise BadInput(f"`learning_rate` must be at least 0 and finite, got {rate}.")
+            raise BadArgument(f"`learning_rate` must be at least 0 and finite, got {rate}.")
         factor, pull = self._taken(step)
         away = behind = motion.away(here)
         kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
@@ -116,7 +116,7 @@ class Temperature(Gauge):
             velocity, reach = motion.velocity_of(here), rate * self.reach
             kick = kick + reach * step.products_by_layer(velocity, pull)
             behind = [x.double() - reach * v for x, v in zip(away, velocity, strict=True)]
-        count = None if self.microbatches is None else min(self.microbatches, step.batch_size)
+        count = None if self.parts is None else min(self.parts, step.batch_size)
         trace, _ = noise_moments(step.spread(count))
         return {
             "configurational": step.products_by_layer(away, pull).tolist(),
@@ -193,7 +193,7 @@ class Temperature(Gauge):
     def _examples(self, series: Series) -> int | None:
         examples = self.examples if self.examples is not None else series.sampling.examples
         if examples is None and self.units == "posterior":
-            raise BadInput(
+            raise BadArgument(
                 "`examples` is missing: posterior units are N times those of the loss, and the run's sampling does not "
                 "say how many examples there are. Give N, or ask for units='loss'."
             )

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import OFF, ShardListener, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import Listener
 from gradiometer.measurement.batch import Batch, batch_size, joined
-from gradiometer.measurement.microbatches import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
@@ -209,7 +209,7 @@ class Catcher:
         """That of all micro-batches, if they are of one size: only then is training's gradient their plain mean."""
         whole = self._listener.whole
         if whole is None:
-            raise BadInput("`accumulation` is more than the backwards there were: say how many an update takes.")
+            raise BadArgument("`accumulation` is more than the backwards there were: say how many an update takes.")
         squared = torch.cat(self._builder.squared)
         own = torch.tensor(
             [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
@@ -236,7 +236,7 @@ class Catcher:
 
     def _refuse_or_tell(self, text: str, *, can_go_on: bool = True) -> None:
         if self.at_the_door or not can_go_on:
-            raise BadInput(f"{text}.")
+            raise BadArgument(f"{text}.")
         self._tell_once(f"{text}; such steps are not measured")
 
     def _tell_once(self, text: str) -> None:
@@ -256,7 +256,7 @@ class Catcher:
             return parts[-1].batch
         try:
             return joined([part.batch for part in parts])
-        except BadInput:
+        except BadArgument:
             return parts[-1].batch
 
     def _gradient(self) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
@@ -308,7 +308,7 @@ class Catcher:
             and _near(trained * self._accumulation, value, SAME)
             and not _near(trained, value, SAME)
         ):
-            raise BadInput(
+            raise BadArgument(
                 f"`loss` of the step is {trained:.4g}, {self._accumulation} times less than the loss that can be run "
                 f"({value:.4g}): give the mean loss of the micro-batch, before it is divided for accumulation."
             )
@@ -352,7 +352,7 @@ def as_written() -> Iterator[None]:
 def part_of(batch: Batch, loss: Tensor | float) -> Part:
     """A backward that was made of the mean loss of a batch."""
     if not isinstance(loss, Tensor | float | int | np.number):
-        raise BadInput(
+        raise BadArgument(
             f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
             'as output["loss"].'
         )

@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.objective import Objective
@@ -55,7 +55,7 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     """How a DataLoader draws its batches, and from how many examples.
 
     Raises:
-        BadInput: It has a sampler of another kind than torch's own: say yourself.
+        BadArgument: It has a sampler of another kind than torch's own: say yourself.
     """
     dataset, sampler = loader.dataset, loader.sampler
     if isinstance(dataset, torch.utils.data.IterableDataset):
@@ -67,7 +67,7 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
         return Sampling(Draw.REPLACEMENT if sampler.replacement else Draw.RESHUFFLED, examples)
     if isinstance(sampler, SequentialSampler | DistributedSampler) or type(sampler).__name__ == "SeedableRandomSampler":
         return Sampling(Draw.RESHUFFLED, examples)
-    raise BadInput(
+    raise BadArgument(
         f"`loader` draws by a {type(sampler).__name__}, which is not known here: say how with "
         "sampling=Sampling(Draw.RESHUFFLED, examples=N) or Sampling(Draw.REPLACEMENT, examples=N)."
     )
@@ -82,27 +82,29 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     """Refuse a model whose gradients hooks cannot read, and optimizers that do not train it.
 
     Raises:
-        BadInput: As it says.
+        BadArgument: As it says.
     """
     if not optimizers or not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers) or "none"
-        raise BadInput(f"`optimizer` must be a torch.optim.Optimizer or several, got {kinds}.")
+        raise BadArgument(f"`optimizer` must be a torch.optim.Optimizer or several, got {kinds}.")
     trained = {
         id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
     }
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in own.items():
         if is_lazy(parameter):
-            raise BadInput(f"`model` has {name} not made yet: run the model once before `watch`, as lazy modules want.")
+            raise BadArgument(
+                f"`model` has {name} not made yet: run the model once before `watch`, as lazy modules want."
+            )
         if parameter.is_meta:
-            raise BadInput(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
+            raise BadArgument(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
         if parameter.is_complex():
-            raise BadInput(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+            raise BadArgument(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
-            raise BadInput(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+            raise BadArgument(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     if own and not any(id(parameter) in trained for parameter in own.values()):
-        raise BadInput("`optimizer` holds no parameter of `model`: give the one that trains it.")
+        raise BadArgument("`optimizer` holds no parameter of `model`: give the one that trains it.")
 
 
 def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
@@ -124,7 +126,7 @@ def configuration_of(
     *,
     name: str,
     batch_size: int,
-    microbatches: int,
+    accumulation: int,
     draw: Draw,
     **asked: Any,
 ) -> Configuration:
@@ -133,13 +135,13 @@ def configuration_of(
     rate = max(learning_rate_of(optimizer), float(group.get("initial_lr", 0.0)))
     rate = rate or float(optimizer.defaults.get("lr", 0.0))  # a warm-up by hand begins at zero
     if not 0 < rate < math.inf:
-        raise BadInput(f"`optimizer` has the learning rate {rate:g}: give its first group one that is positive.")
+        raise BadArgument(f"`optimizer` has the learning rate {rate:g}: give its first group one that is positive.")
     plain = is_plain_sgd(optimizer)
     return Configuration(
         problem=name,
         learning_rate=rate,
         batch_size=batch_size,
-        microbatches=microbatches,
+        accumulation=accumulation,
         sampling="reshuffled" if draw is Draw.RESHUFFLED else "replacement",
         momentum=float(group["momentum"]) if plain else 0.0,
         nesterov=bool(group["nesterov"]) if plain else False,
@@ -163,7 +165,7 @@ def gauges_for(
     """What can be measured of this loop: what was asked for, or what it allows.
 
     Raises:
-        BadInput: Something was asked for that it does not allow.
+        BadArgument: Something was asked for that it does not allow.
     """
     others_than_sgd = [type(one).__name__ for one in optimizers if not is_plain_sgd(one)]
     if gauges is None:
@@ -172,20 +174,20 @@ def gauges_for(
     names = gauges.replace(" ", "").split(",")
     for name, law in FOR_SGD.items():
         if name in names and others_than_sgd:
-            raise BadInput(
+            raise BadArgument(
                 f"`gauges` names {name}, {law} is known for SGD and not for {others_than_sgd[0]}: leave it out."
             )
     if sharded and (refused := [name for name in names if name not in ("", GradientNoise.name)]):
-        raise BadInput(
+        raise BadArgument(
             f"`gauges` names {refused[0]}, but of a sharded model (FSDP) the noise alone is measured: ask for noise."
         )
     others = [name for name in names if name not in ("", *RUN_NOTHING)]
     if others and not has_loss:
-        raise BadInput(
+        raise BadArgument(
             f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for {', '.join(RUN_NOTHING)} alone."
         )
     if others and not alone:
-        raise BadInput(
+        raise BadArgument(
             f"`gauges` names {others[0]}, which runs the model: of several processes ask for "
             f"{', '.join(RUN_NOTHING)} alone."
         )
@@ -200,7 +202,7 @@ def manifest_of(configuration: Configuration, objective: Objective, sampling: Sa
         "seeds": {"seed": configuration.seed},
         "sampling": {"draw": str(sampling.draw), "examples": sampling.examples},
         "layers": list(objective.layers),
-        "mode": "shared" if configuration.microbatches > 1 else "apart",
+        "mode": "shared" if configuration.accumulation > 1 else "apart",
         "ranks": ranks.count,
         "problem": {
             "name": configuration.problem,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.capture import Part, as_written
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.measurement.batch import Batch, batch_size
@@ -88,10 +88,10 @@ def in_words(loss: Loss) -> Loss:
     def called(model: nn.Module, batch: Batch) -> Tensor:
         try:
             return loss(model, batch)
-        except BadInput:
+        except BadArgument:
             raise
         except Exception as error:
-            raise BadInput(
+            raise BadArgument(
                 f"`loss` fails where it is run beside training, on {batch_size(batch)} examples "
                 f"({type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}): it has to take any "
                 "part of a batch, and torch.func.vmap where `spread` is 0."
@@ -102,4 +102,6 @@ def in_words(loss: Loss) -> Loss:
 
 def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Stands for one that was left out."""
-    raise BadInput("`loss` is left out, so the model cannot be run beside training: give loss=lambda model, batch: ...")
+    raise BadArgument(
+        "`loss` is left out, so the model cannot be run beside training: give loss=lambda model, batch: ..."
+    )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
@@ -46,23 +46,23 @@ class Updates:
         sampling: How batches are drawn.
 
     Raises:
-        BadInput: The balance is not known for this training.
+        BadArgument: The balance is not known for this training.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], objective: Objective, sampling: Sampling) -> None:
         if len(optimizers) > 1:
-            raise BadInput(
+            raise BadArgument(
                 f"`gauges` names temperature, whose balance is that of one update, and `optimizer` has "
                 f"{len(optimizers)}: train all parameters by one, or leave temperature out."
             )
         if sampling.draw is Draw.RESHUFFLED and sampling.examples is None:
-            raise BadInput(
+            raise BadArgument(
                 "`sampling` draws without replacement from a training set of unknown size: give its `examples`, or "
                 "leave temperature out."
             )
         self._optimizer, self._objective = optimizers[0], objective
         if type(self._optimizer) is not torch.optim.SGD:
-            raise BadInput(
+            raise BadArgument(
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is that of torch.optim.SGD "
                 "itself: leave temperature out of `gauges`."
             )
@@ -83,16 +83,16 @@ class Updates:
             learning_rate: η, as it was when the backward was made.
 
         Raises:
-            BadInput: The update is of another kind than the balance knows.
+            BadArgument: The update is of another kind than the balance knows.
         """
         rule, begun = self._rule(), self._begun_with
         if (rule.momentum, rule.nesterov) != (begun.momentum, begun.nesterov):
-            raise BadInput(
+            raise BadArgument(
                 f"`optimizer` began with momentum {begun.momentum:g} and now has {rule.momentum:g}: the balance is "
                 "that of one momentum (OneCycleLR: cycle_momentum=False)."
             )
         if rule.lr != learning_rate:
-            raise BadInput(
+            raise BadArgument(
                 f"`optimizer` had the learning rate {learning_rate:g} when `step` was called, and {rule.lr:g} at the "
                 "update: change it after the update."
             )
@@ -107,13 +107,13 @@ class Updates:
         for name, plain in (("dampening", 0), ("maximize", False)):
             for group in groups:
                 if group[name] != plain:
-                    raise BadInput(
+                    raise BadArgument(
                         f"`optimizer` has {name} {group[name]}, of which no heat balance is known: set it to {plain}, "
                         "or leave temperature out."
                     )
         rules = list(dict.fromkeys(Rule(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"])) for g in groups))
         if len(rules) > 1:
-            raise BadInput(
+            raise BadArgument(
                 f"`optimizer` has groups of parameters with {rules[0]} and {rules[1]}: the heat balance is that of one "
                 "(weight decay may differ); leave temperature out."
             )
@@ -123,7 +123,7 @@ class Updates:
         trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
             if id(parameter) not in trained:
-                raise BadInput(
+                raise BadArgument(
                     f"`optimizer` leaves out {name}, which then has noise and no motion: freeze it with "
                     "requires_grad_(False), or leave temperature out of `gauges`."
                 )

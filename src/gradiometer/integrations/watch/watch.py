@@ -28,7 +28,7 @@ def watch(
     budget: float = 0.02,
     every: int | None = None,
     gauges: str | None = None,
-    spread: int = 2,
+    parts: int = 2,
     level: float = 0.9,
     seed: int = 0,
     to: Sequence[Any] = (),
@@ -68,14 +68,14 @@ def watch(
         every: Measure every so many steps instead of keeping to the budget.
         gauges: What is measured, as names with commas between them; left out: the noise and, where `loss` is given
             and the optimizer is SGD, the batch sharpness. Of several processes noise, temperature and trajectory.
-        spread: Micro-batches measured beside a step of one backward; 0 means per example.
+        parts: Parts of the batch measured beside a step of one backward; 0 means per example.
         level: Confidence level of every interval.
         seed: Of the random numbers measuring draws; training's own are left alone.
         to: Where the estimates go too, as value, low and high: TensorBoard writers, Lightning loggers, functions of
             (numbers, step). A run of W&B, MLflow or trackio that is active is found by itself.
 
     Raises:
-        BadInput: Something does not fit together, in one sentence.
+        BadArgument: Something does not fit together, in one sentence.
     """
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
     asked = {
@@ -88,7 +88,7 @@ def watch(
             alone=Ranks.here().alone,
             sharded=is_sharded(bare(model)),
         ),
-        "spread": spread,
+        "parts": parts,
         "level": level,
         "seed": seed,
     }

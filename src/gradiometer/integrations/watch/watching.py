@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.diagnosis import GAUGES, diagnose
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded, refuse_shards_that_cannot_be_heard, reshard
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.capture import Catcher, Part, as_written, part_of
@@ -61,16 +61,16 @@ class Watch:
         refuse_what_cannot_be_watched(model, optimizers)
         refuse_shards_that_cannot_be_heard(model, self.ranks)
         if not accumulation >= 1:
-            raise BadInput(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
+            raise BadArgument(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
         kinds = [GAUGES[name] for name in asked["gauges"].replace(" ", "").split(",") if name in GAUGES]
         self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in kinds)
         if sharded and accumulation == 1 and self.ranks.alone and self._cadenced:
-            raise BadInput(
+            raise BadArgument(
                 "`model` is sharded (FSDP) over one process, and half of a batch is not run beside it: start several "
                 "processes, or accumulate several backwards an update and say so with `accumulation`."
             )
         if loss is None and accumulation == 1 and self.ranks.alone and self._cadenced:
-            raise BadInput(
+            raise BadArgument(
                 "`loss` is left out, and one backward a step shows no spread: give loss=lambda model, batch: ..., or "
                 "accumulate several backwards an update and say so with `accumulation`."
             )
@@ -114,7 +114,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if self._handles or self._begun:
-            raise BadInput("`watch` is entered once, around the whole training: call it again for another.")
+            raise BadArgument("`watch` is entered once, around the whole training: call it again for another.")
         self._handles = [self._optimizers[0].register_step_post_hook(self._was_updated)]
         if self._updates is not None:
             look = before_the_update(self._measure_what_waited)
@@ -164,7 +164,7 @@ class Watch:
             batch: The examples it is of, as `loss` takes them: any tree with the examples along the first axis.
         """
         if not self._handles:
-            raise BadInput("`step` is called inside of `with watch(...) as w:`, around the whole training.")
+            raise BadArgument("`step` is called inside of `with watch(...) as w:`, around the whole training.")
         self._catcher.settle()
         self._looked_at = self.budget.clock()
         self._waiting = None  # of a step that was never made, as a scaler has it
@@ -196,9 +196,9 @@ class Watch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the run of a checkpoint; before the first step."""
         if self._begun:
-            raise BadInput("`state` was given after the first step: load it before, and the same run goes on.")
+            raise BadArgument("`state` was given after the first step: load it before, and the same run goes on.")
         if "steps" not in state:
-            raise BadInput("`state` is none of a watch: give what `state_dict` returned.")
+            raise BadArgument("`state` is none of a watch: give what `state_dict` returned.")
         self.steps, self._restored = int(state["steps"]), state
 
     def _begin(self) -> None:
@@ -213,7 +213,7 @@ class Watch:
             self._objective,
             name=self._name,
             batch_size=size,
-            microbatches=self._accumulation * self.ranks.count,
+            accumulation=self._accumulation * self.ranks.count,
             draw=self._sampling.draw,
             **self._asked,
         )

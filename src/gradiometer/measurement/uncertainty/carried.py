@@ -7,7 +7,7 @@ if all of them erred the same way at once, but their distances to their ends are
 import math
 from collections.abc import Callable, Sequence
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 
@@ -37,7 +37,7 @@ def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
         Effect Measures, section 2.
     """
     if not estimates:
-        raise BadInput("`estimates` is empty: at least one is needed to average.")
+        raise BadArgument("`estimates` is empty: at least one is needed to average.")
     values = [_middle(estimate) for estimate in estimates]
     below = math.hypot(*(value - estimate.low for value, estimate in zip(values, estimates, strict=True)))
     above = math.hypot(*(estimate.high - value for value, estimate in zip(values, estimates, strict=True)))
@@ -50,13 +50,13 @@ def product(*estimates: Estimate, unit: str = "") -> Estimate:
     """The product of independent positive estimates, as `average` on a logarithmic scale.
 
     Raises:
-        BadInput: One of them reaches below zero.
+        BadArgument: One of them reaches below zero.
 
     Source: Zou & Donner (2008), section 2, of the logarithms.
     """
     for estimate in estimates:
         if not estimate.low >= 0:
-            raise BadInput(f"`estimates` must be positive to be multiplied, got {estimate}.")
+            raise BadArgument(f"`estimates` must be positive to be multiplied, got {estimate}.")
     value = math.prod(estimate.value for estimate in estimates)
     below = math.hypot(*(_log_ratio(estimate.value, estimate.low) for estimate in estimates))
     above = math.hypot(*(_log_ratio(estimate.high, estimate.value) for estimate in estimates))
@@ -79,13 +79,13 @@ def slope(places: Sequence[float], estimates: Sequence[Estimate], *, unit: str =
     Source: weighted least squares; the interval: Zou & Donner (2008), section 2.
     """
     if not (len(places) == len(estimates) >= 2 and len(set(places)) >= 2):
-        raise BadInput(
+        raise BadArgument(
             f"`places` and `estimates` must be as many, at two places at least, got {len(places)} and {len(estimates)}."
         )
     widths = [estimate.high - estimate.low for estimate in estimates]
     for width in widths:
         if not 0 < width < math.inf:
-            raise BadInput(f"`estimates` must have intervals of finite width, got {width}.")
+            raise BadArgument(f"`estimates` must have intervals of finite width, got {width}.")
     weights = [width**-2 for width in widths]
     center = math.fsum(w * x for w, x in zip(weights, places, strict=True)) / math.fsum(weights)
     spread = math.fsum(w * (x - center) ** 2 for w, x in zip(weights, places, strict=True))
@@ -104,7 +104,7 @@ def _like(estimates: Sequence[Estimate], value: float, low: float, high: float, 
     """A result at the level of what it was made of."""
     levels = {estimate.level for estimate in estimates if estimate.level < 1}
     if len(levels) > 1:
-        raise BadInput(
+        raise BadArgument(
             f"`estimates` must be at one level, got {', '.join(f'{level:.0%}' for level in sorted(levels))}."
         )
     if not levels:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 from scipy.stats import chi2
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 POWER = 0.8
@@ -47,7 +47,7 @@ def difference_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures, eq. 7 (MOVER).
     """
     if not first.level == second.level:
-        raise BadInput(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
+        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
     value = first.value - second.value
     samples = min(first.samples, second.samples)
     if not (first.tells and second.tells and math.isfinite(value)):
@@ -65,7 +65,7 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     Source: Zou & Donner (2008), section 3.
     """
     if not first.level == second.level:
-        raise BadInput(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
+        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
     samples = min(first.samples, second.samples)
     logs = [[_log(end) for end in (each.value, each.low, each.high)] for each in (first, second)]
     (one, one_low, one_high), (two, two_low, two_high) = logs
@@ -109,7 +109,7 @@ def difference_over_runs(
     one, two = _few(first, "first", 1), _few(second, "second", 1)
     freedom = len(one) + len(two) - 2
     if not freedom >= 1:
-        raise BadInput("`first` and `second` have one run each: there is no spread between seeds to see; add a run.")
+        raise BadArgument("`first` and `second` have one run each: there is no spread between seeds to see; add a run.")
     pooled = math.sqrt(float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom)
     margin = _quantile(level, freedom) * pooled * math.sqrt(1 / len(one) + 1 / len(two))
     value = float(one.mean() - two.mean())
@@ -138,7 +138,7 @@ def pairs_needed(difference: float, spread: float, freedom: int, level: float = 
     Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, ch. 2, in Student's approximation.
     """
     if not freedom >= 1:
-        raise BadInput(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
+        raise BadArgument(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
     # The spread's interval: χ² with as many degrees of freedom.
     widths = [spread * math.sqrt(freedom / chi2.ppf(tail, freedom)) for tail in ((1 + level) / 2, (1 - level) / 2)]
     low, high = (_smallest(difference, width, level) for width in widths)
@@ -155,15 +155,15 @@ def _smallest(difference: float, spread: float, level: float) -> float:
 def _few(values: Sequence[float], name: str, least: int) -> np.ndarray:
     found = np.asarray(values, dtype=np.float64)
     if not len(found) >= least:
-        raise BadInput(f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other seeds.")
+        raise BadArgument(f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other seeds.")
     if not np.isfinite(found).all():
-        raise BadInput(f"`{name}` must be finite, got {found.tolist()}.")
+        raise BadArgument(f"`{name}` must be finite, got {found.tolist()}.")
     return found
 
 
 def _quantile(level: float, freedom: int) -> float:
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     return float(stdtrit(freedom, (1 + level) / 2))
 
 

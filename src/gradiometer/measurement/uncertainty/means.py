@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.fieller import ratio_interval, steps_to_bound
 
@@ -56,7 +56,7 @@ def batch_means(
     if batches is None:
         return _batched(samples, _batch_length(samples))
     if not 1 <= batches <= len(samples):
-        raise BadInput(f"`batches` must lie between 1 and the {len(samples)} readings, got {batches}.")
+        raise BadArgument(f"`batches` must lie between 1 and the {len(samples)} readings, got {batches}.")
     return _batched(samples, len(samples) // batches, batches)
 
 
@@ -200,9 +200,9 @@ def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
     """
     _check(level)
     if not trials >= 1:
-        raise BadInput(f"`trials` must be at least 1, got {trials}.")
+        raise BadArgument(f"`trials` must be at least 1, got {trials}.")
     if not 0 <= successes <= trials:
-        raise BadInput(f"`successes` must lie between 0 and the {trials} trials, got {successes}.")
+        raise BadArgument(f"`successes` must lie between 0 and the {trials} trials, got {successes}.")
     share, z = successes / trials, float(ndtri((1 + level) / 2))
     shrinkage = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrinkage
@@ -270,7 +270,7 @@ def _quantile(level: float, batches: int) -> float:
 def _missing(readings: int, batches: int | None) -> int:
     """Readings that must come before anything can be said."""
     if batches is not None and not batches >= min(FEWEST_READINGS, readings):
-        raise BadInput(f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer hardly show a spread.")
+        raise BadArgument(f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer hardly show a spread.")
     return max(FEWEST_READINGS, batches or 0) - readings
 
 
@@ -285,7 +285,7 @@ def _finite(samples: Float[np.ndarray, "steps ..."], name: str) -> Float[np.ndar
     if not finite.all():
         place = tuple(int(index) for index in np.argwhere(~finite)[0])
         position = place[0] if len(place) == 1 else place
-        raise BadInput(
+        raise BadArgument(
             f"`{name}` must be finite, got {samples[place]} at position {position}: leave such readings out."
         )
     return samples
@@ -293,13 +293,13 @@ def _finite(samples: Float[np.ndarray, "steps ..."], name: str) -> Float[np.ndar
 
 def _check(level: float, spacing: float = 1.0) -> None:
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     if not 0 < spacing < math.inf:
-        raise BadInput(f"`spacing` must be a positive number of training steps, got {spacing}.")
+        raise BadArgument(f"`spacing` must be a positive number of training steps, got {spacing}.")
 
 
 def _check_paired(name: str, samples: np.ndarray, other_name: str, other: np.ndarray) -> None:
     if len(samples) != len(other):
-        raise BadInput(
+        raise BadArgument(
             f"`{name}` and `{other_name}` must be of the same steps, got {len(samples)} readings and {len(other)}."
         )

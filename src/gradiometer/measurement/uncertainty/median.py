@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import bdtr
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 
@@ -24,9 +24,9 @@ def median(samples: Float[np.ndarray, " samples"], *, level: float = 0.9, unit: 
     """
     samples = np.sort(np.asarray(samples, dtype=np.float64))
     if not np.isfinite(samples).all():
-        raise BadInput("`samples` must be finite: leave out what is not.")
+        raise BadArgument("`samples` must be finite: leave out what is not.")
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     count = len(samples)
     place = _place(count, level)
     if place == 0:

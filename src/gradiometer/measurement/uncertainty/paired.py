@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate
 
 BESIDE = 1e-10
@@ -30,13 +30,13 @@ def difference_of_proportions(
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.dtype != bool or second.dtype != bool:
-        raise BadInput(f"`first` and `second` must be truth values, got {first.dtype} and {second.dtype}.")
+        raise BadArgument(f"`first` and `second` must be truth values, got {first.dtype} and {second.dtype}.")
     if len(first) != len(second) or not len(first) >= 1:
-        raise BadInput(
+        raise BadArgument(
             f"`first` and `second` must be of the same trials, at least one, got {len(first)} and {len(second)}."
         )
     if not 0 < level < 1:
-        raise BadInput(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))
     return Estimate.interval(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, escape_time, passage_steps
 from gradiometer.exploration.temperature.stationary_law import Rule, small_rate_temperature
 from gradiometer.measurement.batch import Batch
@@ -48,7 +48,7 @@ class DoubleWell:
     def __post_init__(self) -> None:
         for name in ("barrier", "half_distance", "variance"):
             if not 0 < getattr(self, name) < math.inf:
-                raise BadInput(f"`{name}` must be positive and finite, got {getattr(self, name)}.")
+                raise BadArgument(f"`{name}` must be positive and finite, got {getattr(self, name)}.")
 
     @property
     def curvature(self) -> float:
@@ -91,7 +91,7 @@ class DoubleWell:
         """The mean number of steps from one minimum to or beyond the other, for Gaussian x, at any η and temperature.
 
         Raises:
-            BadInput: η is beyond the edge 2/V″ of the wells.
+            BadArgument: η is beyond the edge 2/V″ of the wells.
         """
         temperature = self._bearable(learning_rate, batch_size)
         spread = math.sqrt(temperature / (self.curvature * (1 - learning_rate * self.curvature / 2)))
@@ -125,15 +125,15 @@ class DoubleWell:
             seed: Of the noise.
 
         Raises:
-            BadInput: η is beyond the edge of the wells, or hardly any walker crossed.
+            BadArgument: η is beyond the edge of the wells, or hardly any walker crossed.
         """
         check_count("steps", steps)
         if not walkers >= FEWEST_READINGS:
-            raise BadInput(f"`walkers` must be at least {FEWEST_READINGS}, got {walkers}.")
+            raise BadArgument(f"`walkers` must be at least {FEWEST_READINGS}, got {walkers}.")
         crossings = self._crossings(learning_rate, batch_size, walkers, steps, seed)
         rate = mean(crossings / steps, level=level, batches=walkers)
         if not rate.low > 0:
-            raise BadInput(
+            raise BadArgument(
                 f"`steps` is {steps:,}, in which {walkers:,} walkers made {int(crossings.sum())} crossings: more of "
                 "one or the other are needed, or a higher temperature."
             )
@@ -164,7 +164,7 @@ class DoubleWell:
                     if step >= 0:
                         crossings += arrived
             if not np.isfinite(position).all():
-                raise BadInput(
+                raise BadArgument(
                     f"`learning_rate` {learning_rate:g} threw a walker out of both wells within {steps:,} steps: take "
                     "a smaller one."
                 )
@@ -220,7 +220,7 @@ class DoubleWell:
         """The temperature, at a learning rate that the curvature of the wells bears."""
         temperature = self.temperature(learning_rate, batch_size)
         if not learning_rate < 2 / self.curvature:
-            raise BadInput(
+            raise BadArgument(
                 f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, got {learning_rate}: "
                 "the wells do not hold beyond."
             )

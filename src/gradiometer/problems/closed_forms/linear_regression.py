@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.closed_forms.matrices import Matrix
 from gradiometer.problems.examples import Examples
@@ -41,12 +41,12 @@ class LinearRegression:
     def __post_init__(self) -> None:
         for name, values in (("inputs", self.inputs), ("targets", self.targets)):
             if not np.isfinite(values).all():
-                raise BadInput(f"`{name}` must be finite.")
+                raise BadArgument(f"`{name}` must be finite.")
         if len(self.inputs) != len(self.targets):
-            raise BadInput(f"`inputs` has {len(self.inputs)} examples where `targets` has {len(self.targets)}.")
+            raise BadArgument(f"`inputs` has {len(self.inputs)} examples where `targets` has {len(self.targets)}.")
         for name, value in (("noise", self.noise), ("precision", self.precision)):
             if not 0 < value < math.inf:
-                raise BadInput(f"`{name}` must be positive and finite, got {value}.")
+                raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
 
     @classmethod
     def drawn(cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0) -> "LinearRegression":

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.closed_forms.matrices import Matrix
 from gradiometer.problems.examples import Examples
@@ -55,15 +55,15 @@ class LogisticRegression:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.inputs).all():
-            raise BadInput("`inputs` must be finite.")
+            raise BadArgument("`inputs` must be finite.")
         if len(self.inputs) != len(self.labels):
-            raise BadInput(f"`inputs` has {len(self.inputs)} examples where `labels` has {len(self.labels)}.")
+            raise BadArgument(f"`inputs` has {len(self.inputs)} examples where `labels` has {len(self.labels)}.")
         if not self.inputs.shape[1] <= MOST_PARAMETERS:
-            raise BadInput(
+            raise BadArgument(
                 f"`inputs` has {self.inputs.shape[1]} columns, at most {MOST_PARAMETERS} can be integrated over a grid."
             )
         if not 0 < self.precision < math.inf:
-            raise BadInput(f"`precision` must be positive and finite, got {self.precision}.")
+            raise BadArgument(f"`precision` must be positive and finite, got {self.precision}.")
 
     @cached_property
     def mode(self) -> Float[np.ndarray, " params"]:
@@ -103,7 +103,7 @@ class LogisticRegression:
             Distributions.
         """
         if not 0 < temperature < math.inf:
-            raise BadInput(f"`temperature` must be positive and finite, got {temperature}.")
+            raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
         root = np.linalg.cholesky(temperature * np.linalg.inv(self.curvature(self.mode)))
         line, weights = np.polynomial.hermite_e.hermegauss(nodes)
         size = len(self.mode)

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 Matrix = Float[np.ndarray, "params params"]
 
@@ -19,12 +19,12 @@ def definite(name: str, given: ArrayLike) -> Matrix:
     """A positive definite matrix: its eigenvalues along the axes, [params], or itself, [params, params].
 
     Raises:
-        BadInput: It is not symmetric, finite and positive definite.
+        BadArgument: It is not symmetric, finite and positive definite.
     """
     matrix = _symmetric(name, given)
     levels = np.linalg.eigvalsh(matrix)
     if not levels[0] > SINGULAR * abs(levels[-1]):
-        raise BadInput(f"`{name}` must be positive definite, its least eigenvalue is {levels[0]:.3g}.")
+        raise BadArgument(f"`{name}` must be positive definite, its least eigenvalue is {levels[0]:.3g}.")
     return matrix
 
 
@@ -32,12 +32,12 @@ def semidefinite(name: str, given: ArrayLike) -> Matrix:
     """A positive semi-definite matrix: its eigenvalues along the axes, [params], or itself, [params, params].
 
     Raises:
-        BadInput: It is not symmetric, finite and positive semi-definite.
+        BadArgument: It is not symmetric, finite and positive semi-definite.
     """
     matrix = _symmetric(name, given)
     levels = np.linalg.eigvalsh(matrix)
     if not levels[0] >= -ROUNDING * abs(levels[-1]):
-        raise BadInput(f"`{name}` must be positive semi-definite, its least eigenvalue is {levels[0]:.3g}.")
+        raise BadArgument(f"`{name}` must be positive semi-definite, its least eigenvalue is {levels[0]:.3g}.")
     return matrix
 
 
@@ -53,13 +53,15 @@ def _symmetric(name: str, given: ArrayLike) -> Matrix:
     try:
         matrix = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"`{name}` must be numbers, [params] or [params, params]: {error}.") from error
+        raise BadArgument(f"`{name}` must be numbers, [params] or [params, params]: {error}.") from error
     if matrix.ndim == 1:
         matrix = np.diag(matrix)
     if not (matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] >= 1):
-        raise BadInput(f"`{name}` is of shape {list(matrix.shape)}, [params] or [params, params] was expected.")
+        raise BadArgument(f"`{name}` is of shape {list(matrix.shape)}, [params] or [params, params] was expected.")
     if not np.isfinite(matrix).all():
-        raise BadInput(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]} in it.")
+        raise BadArgument(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]} in it.")
     if not np.abs(matrix - matrix.T).max() <= ROUNDING * np.abs(matrix).max():
-        raise BadInput(f"`{name}` must be symmetric, but differs from its transpose: give (A + Aᵀ)/2 if that is meant.")
+        raise BadArgument(
+            f"`{name}` must be symmetric, but differs from its transpose: give (A + Aᵀ)/2 if that is meant."
+        )
     return (matrix + matrix.T) / 2

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import Rule, mode_variance
 from gradiometer.problems.closed_forms.quadratic import Quadratic, check_count, checked_rates
 from gradiometer.problems.examples import Examples
@@ -40,16 +40,16 @@ class OneDimensional:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.mean):
-            raise BadInput(f"`mean` must be finite, got {self.mean}.")
+            raise BadArgument(f"`mean` must be finite, got {self.mean}.")
         if not 0 < self.variance < math.inf:
-            raise BadInput(f"`variance` must be positive and finite, got {self.variance}.")
+            raise BadArgument(f"`variance` must be positive and finite, got {self.variance}.")
 
     def gradient(self, position: float) -> float:
         """g = β − E y, the population gradient."""
         return position - self.mean
 
     @property
-    def noise_trace(self) -> float:
+    def gradient_variance(self) -> float:
         """Σ = σ², the variance of the gradient of one example, at every β."""
         return self.variance
 
@@ -81,11 +81,11 @@ class OneDimensional:
         """ησ²/(B(2 − η)), the variance of β at a constant learning rate once the start is forgotten.
 
         Raises:
-            BadInput: η is not below 2, beyond which β diverges.
+            BadArgument: η is not below 2, beyond which β diverges.
         """
         check_count("batch_size", batch_size)
         if not 0 < learning_rate < 2:
-            raise BadInput(
+            raise BadArgument(
                 f"`learning_rate` must lie between 0 and 2, got {learning_rate}: there is no stationary law beyond."
             )
         return mode_variance(1.0, self.variance, Rule(learning_rate, batch_size))
@@ -94,7 +94,7 @@ class OneDimensional:
         """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y seen."""
         check_count("batch_size", batch_size)
         if not steps >= 1:
-            raise BadInput(f"`steps` must be at least 1, got {steps}: the first step at η = 1 forgets the start.")
+            raise BadArgument(f"`steps` must be at least 1, got {steps}: the first step at η = 1 forgets the start.")
         return self.variance / (batch_size * steps)
 
     def simulate(

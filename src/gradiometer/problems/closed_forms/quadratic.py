@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature import stationary_law
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.closed_forms.matrices import Matrix, definite, semidefinite, square_root
@@ -31,7 +31,7 @@ class Quadratic:
         minimum: Φ*, where the mean loss is least; left out, the origin.
 
     Raises:
-        BadInput: A matrix is not symmetric, not (semi-)definite or not finite, or sizes differ.
+        BadArgument: A matrix is not symmetric, not (semi-)definite or not finite, or sizes differ.
 
     Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), Stochastic Gradient
         Descent as Approximate Bayesian Inference, section 3; here without their limit of a small learning rate.
@@ -46,12 +46,13 @@ class Quadratic:
         self.curvature = definite("curvature", curvature)
         self.noise = semidefinite("noise", noise)
         if len(self.noise) != self.dimension:
-            raise BadInput(f"`noise` is of dimension {len(self.noise)} where `curvature` is of {self.dimension}.")
+            raise BadArgument(f"`noise` is of dimension {len(self.noise)} where `curvature` is of {self.dimension}.")
         self.minimum = self._point("minimum", np.zeros(self.dimension) if minimum is None else minimum)
         self.eigenvalues, self.axes = np.linalg.eigh(self.curvature)
 
     def __repr__(self) -> str:
-        return f"<Quadratic: {self.dimension} parameters, sharpness {self.sharpness:.4g}, tr Σ {self.noise_trace:.4g}>"
+        numbers = f"sharpness {self.sharpness:.4g}, tr Σ {self.gradient_variance:.4g}"
+        return f"<Quadratic: {self.dimension} parameters, {numbers}>"
 
     @property
     def dimension(self) -> int:
@@ -64,7 +65,7 @@ class Quadratic:
         return float(self.eigenvalues[-1])
 
     @property
-    def noise_trace(self) -> float:
+    def gradient_variance(self) -> float:
         """tr Σ, in (loss / parameter)²."""
         return float(np.trace(self.noise))
 
@@ -90,7 +91,7 @@ class Quadratic:
         """
         gradient = self.gradient(position)
         squared_norm = float(gradient @ gradient)
-        return self.noise_trace / squared_norm if squared_norm > 0 else math.inf
+        return self.gradient_variance / squared_norm if squared_norm > 0 else math.inf
 
     def stationary_covariance(
         self, learning_rate: float, batch_size: int, momentum: float = 0.0, *, nesterov: bool = False
@@ -100,7 +101,7 @@ class Quadratic:
         Of independent draws: see `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
 
         Raises:
-            BadInput: η is not below 2(1 + μ)/λ_max, beyond which the iterates diverge.
+            BadArgument: η is not below 2(1 + μ)/λ_max, beyond which the iterates diverge.
         """
         rule = self._rule(learning_rate, batch_size, momentum, nesterov)
         return stationary_law.stationary_covariance(self.curvature, self.noise, rule)
@@ -208,7 +209,7 @@ class Quadratic:
         """
         points = torch.as_tensor(train.data).double().cpu().numpy()
         if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise BadInput(f"`train` is of shape {list(points.shape)}, [examples, {self.dimension}] was expected.")
+            raise BadArgument(f"`train` is of shape {list(points.shape)}, [examples, {self.dimension}] was expected.")
         centred = points - points.mean(axis=0)
         covariance = centred.T @ centred / len(points)
         return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
@@ -218,23 +219,23 @@ class Quadratic:
         check_count("batch_size", batch_size)
         _check_momentum(momentum)
         if not learning_rate > 0:
-            raise BadInput(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
+            raise BadArgument(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
         return stationary_law.Rule(learning_rate, batch_size, momentum, nesterov)
 
     def _point(self, name: str, given: ArrayLike) -> Point:
         """A point of this dimension."""
         point = np.asarray(given, dtype=np.float64)
         if point.shape != (self.dimension,):
-            raise BadInput(f"`{name}` is of shape {list(point.shape)}, [{self.dimension}] was expected.")
+            raise BadArgument(f"`{name}` is of shape {list(point.shape)}, [{self.dimension}] was expected.")
         if not np.isfinite(point).all():
-            raise BadInput(f"`{name}` must be finite, got {point}.")
+            raise BadArgument(f"`{name}` must be finite, got {point}.")
         return point
 
     def _starts(self, chains: int, start: ArrayLike | None) -> Float[np.ndarray, "chains params"]:
         """Where each chain starts."""
         starts = np.asarray(self.minimum if start is None else start, dtype=np.float64)
         if starts.shape not in ((self.dimension,), (chains, self.dimension)):
-            raise BadInput(
+            raise BadArgument(
                 f"`start` is of shape {list(starts.shape)}, [{self.dimension}] or [{chains}, {self.dimension}] was "
                 "expected."
             )
@@ -278,11 +279,11 @@ def checked_rates(given: ArrayLike) -> Float[np.ndarray, " steps"]:
     """A learning rate for every step.
 
     Raises:
-        BadInput: They are not one finite number a step.
+        BadArgument: They are not one finite number a step.
     """
     rates = np.asarray(given, dtype=np.float64)
     if not (rates.ndim == 1 and np.isfinite(rates).all()):
-        raise BadInput(
+        raise BadArgument(
             f"`learning_rates` must be one finite number a step, [steps], got {rates.tolist()}: "
             "for a constant rate write [rate] * steps."
         )
@@ -292,9 +293,9 @@ def checked_rates(given: ArrayLike) -> Float[np.ndarray, " steps"]:
 def check_count(name: str, value: int) -> None:
     """Refuse a number of things that is not at least one."""
     if not value >= 1:
-        raise BadInput(f"`{name}` must be at least 1, got {value}.")
+        raise BadArgument(f"`{name}` must be at least 1, got {value}.")
 
 
 def _check_momentum(momentum: float) -> None:
     if not 0 <= momentum < 1:
-        raise BadInput(f"`momentum` must lie in [0, 1), got {momentum}.")
+        raise BadArgument(f"`momentum` must lie in [0, 1), got {momentum}.")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.closed_forms.quadratic import check_count, checked_rates
 from gradiometer.problems.examples import Examples
@@ -139,10 +139,10 @@ def point_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
 def check_start(start: Sequence[float], dimension: int) -> None:
     """Refuse a start that is no point of the space."""
     if not (len(start) == dimension and all(math.isfinite(x) for x in start)):
-        raise BadInput(f"`start` must be {dimension} finite number{'s' * (dimension > 1)}, got {tuple(start)}.")
+        raise BadArgument(f"`start` must be {dimension} finite number{'s' * (dimension > 1)}, got {tuple(start)}.")
 
 
 def check_deviation(deviation: Sequence[float]) -> None:
     """Refuse a standard deviation that is none."""
     if not all(0 <= x < math.inf for x in deviation):
-        raise BadInput(f"`deviation` must be finite and not negative, got {tuple(deviation)}.")
+        raise BadArgument(f"`deviation` must be finite and not negative, got {tuple(deviation)}.")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.problems.counterexamples.counterexample import Coordinates, Counterexample, check_start
 
 
@@ -109,7 +109,7 @@ class LogCosh(Counterexample):
     def orbit(self, learning_rate: float) -> float:
         """The positive x with 2x = η tanh x: the point the cycle alternates with −x."""
         if not 2 < learning_rate < math.inf:
-            raise BadInput(f"`learning_rate` must be above 2, got {learning_rate}: up to there it converges to 0.")
+            raise BadArgument(f"`learning_rate` must be above 2, got {learning_rate}: up to there it converges to 0.")
         return float(brentq(lambda x: 2 * x - learning_rate * math.tanh(x), 1e-9, learning_rate, xtol=1e-15))
 
     def multiplier(self, learning_rate: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.problems.counterexamples.counterexample import (
     Coordinates,
     Counterexample,
@@ -115,9 +115,9 @@ class Winding(Counterexample):
     def __post_init__(self) -> None:
         check_start(self.start, 2)
         if not 0 < math.hypot(*self.start) < 1:
-            raise BadInput(f"`start` must lie inside the unit circle and not at its centre, got {self.start}.")
+            raise BadArgument(f"`start` must lie inside the unit circle and not at its centre, got {self.start}.")
         if not 0 < self.pitch < math.inf:
-            raise BadInput(f"`pitch` must be positive and finite, got {self.pitch}.")
+            raise BadArgument(f"`pitch` must be positive and finite, got {self.pitch}.")
 
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """u²(1 − r⁴/2 · sin(θ + pitch log u))."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.problems.images.classification import Labelled, classification, grey_values
 from gradiometer.problems.images.idx import read_idx
 from gradiometer.problems.images.models import FASHION_MNIST
@@ -34,7 +34,7 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
             Debian's package and torchvision put it.
 
     Raises:
-        BadInput: The files are not there, or one of them is torn.
+        BadArgument: The files are not there, or one of them is torn.
 
     Source: Xiao, Rasul & Vollgraf (2017), Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
         Algorithms, arXiv:1708.07747; MIT licence.
@@ -55,14 +55,14 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder with the four files. One that is asked for by `data_dir` is the only one looked at.
 
     Raises:
-        BadInput: They are in none of the places, which are named.
+        BadArgument: They are in none of the places, which are named.
     """
     places = _places(data_dir)
     for place in places:
         if all(_file(place, name) is not None for name in FILES):
             return place
     looked = [Path(data_dir)] if data_dir is not None else places
-    raise BadInput(
+    raise BadArgument(
         f"Fashion-MNIST is not on this machine (looked in {', '.join(map(str, looked))}): "
         "`apt install dataset-fashion-mnist`, or name its folder with `--data-dir`."
     )
@@ -98,18 +98,18 @@ def _part(folder: Path, part: str) -> Labelled:
         for kind, axes in (("images", 3), ("labels", 1))
     )
     if len(images) != len(labels):
-        raise BadInput(
+        raise BadArgument(
             f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} files: "
             "they are of different data sets, fetch them again."
         )
     if images.shape[1:] != (SIDE, SIDE):
         height, width = images.shape[1:]
-        raise BadInput(
+        raise BadArgument(
             f"`{folder}` has images of {height} × {width} pixels in its {part} files, {SIDE} × {SIDE} were expected: "
             "these are the images of another data set."
         )
     if not (labels < CLASSES).all():
-        raise BadInput(
+        raise BadArgument(
             f"`{folder}` has a label {labels.max()} in its {part} files, 0 to {CLASSES - 1} were expected: "
             "these are the labels of another data set."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 
 UNSIGNED_BYTE = 8
 
@@ -21,7 +21,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
         dimensions: How many axes it must have: 3 for images, 1 for labels.
 
     Raises:
-        BadInput: The file is torn, or is not of this kind.
+        BadArgument: The file is torn, or is not of this kind.
 
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
     """
@@ -29,15 +29,15 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     magic, expected = content[:4], bytes([0, 0, UNSIGNED_BYTE, dimensions])
     header = 4 + 4 * dimensions
     if magic != expected:
-        raise BadInput(
+        raise BadArgument(
             f"`{path}` starts with the bytes {magic.hex(' ') or 'of an empty file'}, {expected.hex(' ')} were expected "
             f"of an idx file of {dimensions} axes: fetch it again, or see whether two files were swapped."
         )
     if len(content) < header:
-        raise BadInput(f"`{path}` ends after {len(content)} bytes, within its header: it is torn, fetch it again.")
+        raise BadArgument(f"`{path}` ends after {len(content)} bytes, within its header: it is torn, fetch it again.")
     shape = tuple(int(length) for length in np.frombuffer(content[4:header], dtype=">u4"))
     if len(content) != header + math.prod(shape):
-        raise BadInput(
+        raise BadArgument(
             f"`{path}` holds {len(content):,} bytes where its header of shape {list(shape)} asks for "
             f"{header + math.prod(shape):,}: it is torn, fetch it again."
         )
@@ -49,6 +49,6 @@ def _decompressed(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput(f"`{path}` cannot be decompressed ({error}): it is torn, fetch it again.") from error
+        raise BadArgument(f"`{path}` cannot be decompressed ({error}): it is torn, fetch it again.") from error
     except OSError as error:
-        raise BadInput(f"`{path}` cannot be read: {error.strerror or error}.") from error
+        raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error

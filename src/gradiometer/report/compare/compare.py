@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradiometer.diagnosis import diagnose, latest_window
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.differences import (
@@ -36,13 +36,13 @@ def compare(runs: Sequence[Run], level: float | None = None) -> tuple[tuple[Comp
         level: Confidence level; left out, that of the first run.
 
     Raises:
-        BadInput: There are too few or too many, their data differ, or they have nothing in common to compare.
+        BadArgument: There are too few or too many, their data differ, or they have nothing in common to compare.
     """
     if not FEWEST <= len(runs) <= MOST:
-        raise BadInput(f"`compare` takes {FEWEST} to {MOST} runs, got {len(runs)}.")
+        raise BadArgument(f"`compare` takes {FEWEST} to {MOST} runs, got {len(runs)}.")
     for place, run in enumerate(runs):
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
-            raise BadInput(f"`{run.path}` is given twice: compare it with another run.")
+            raise BadArgument(f"`{run.path}` is given twice: compare it with another run.")
     _refuse_other_data(runs)
     level = runs[0].configuration.level if level is None else level
     compared = tuple(Compared(letter, run, diagnose(run, level)) for letter, run in zip("ABCDEF", runs, strict=False))
@@ -60,7 +60,7 @@ def _refuse_other_data(runs: Sequence[Run]) -> None:
     for other in others:
         theirs, ours = (run.manifest.get("problem", {}).get("fingerprint") for run in (other, first))
         if theirs != ours:
-            raise BadInput(
+            raise BadArgument(
                 f"`{other.path}` was trained on other data than `{first.path}` (fingerprints {theirs} and {ours}): "
                 "their losses are not on one scale; compare runs of one problem."
             )
@@ -74,7 +74,7 @@ def _contrast(baseline: Sequence[Compared], other: Sequence[Compared], level: fl
     differences = tuple(difference for difference in found if difference is not None)
     if not any(not difference.is_ratio for difference in differences):
         names = " and ".join(str(each.run.path) for each in (baseline[0], other[0]))
-        raise BadInput(f"{names} have no loss at a common step: there is nothing to compare yet.")
+        raise BadArgument(f"{names} have no loss at a common step: there is nothing to compare yet.")
     pairs = len({each.seed for each in baseline} & {each.seed for each in other})
     return Contrast(tuple(baseline), tuple(other), step, changed, differences, pairs)
 

@@ -14,7 +14,7 @@ from gradiometer.run.reader import Run
 
 BESIDE_THE_POINT = (
     *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints"),
-    *("budget", "gauges", "check_edge", "check_standing", "every", "level", "spread"),
+    *("budget", "gauges", "check_edge", "check_endpoint", "every", "level", "parts"),
 )
 """Settings that are not of the training itself: the instrument's, the machine's, and the seed."""
 

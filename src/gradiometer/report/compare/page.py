@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
@@ -30,14 +30,14 @@ def write_comparison(compared: Sequence[Compared], contrasts: Sequence[Contrast]
     """Write the page of a comparison, whole or not at all.
 
     Raises:
-        BadInput: It cannot be written there.
+        BadArgument: It cannot be written there.
     """
     page = render(compared, contrasts).encode()
     try:
         replace_file(path, page)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"`--out` {path}: the page cannot be written: {reason}; name a file elsewhere.") from error
+        raise BadArgument(f"`--out` {path}: the page cannot be written: {reason}; name a file elsewhere.") from error
     return path
 
 

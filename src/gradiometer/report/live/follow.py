@@ -59,7 +59,7 @@ class Followed:
         path: The run's folder.
 
     Raises:
-        BadInput: It is not a run.
+        BadArgument: It is not a run.
     """
 
     def __init__(self, path: Path) -> None:

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gradiometer.errors import BadInput, GradiometerError
+from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.report.live.follow import SOONEST, Followed
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Live:
         port: To listen on; 0 for one that is free.
 
     Raises:
-        BadInput: One is not a run, or the port is taken.
+        BadArgument: One is not a run, or the port is taken.
     """
 
     def __init__(self, paths: Sequence[Path], port: int = 0) -> None:
@@ -202,7 +202,7 @@ def _nothing_here() -> Response:
 
 def _listening(port: int) -> socket.socket:
     if not 0 <= port < 65_536:
-        raise BadInput(f"`--port` must lie between 0 and 65535, got {port}.")
+        raise BadArgument(f"`--port` must lie between 0 and 65535, got {port}.")
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -211,5 +211,5 @@ def _listening(port: int) -> socket.socket:
     except OSError as error:
         made.close()
         reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"`--port` {port} cannot be listened on: {reason}; leave it out for a free one.") from error
+        raise BadArgument(f"`--port` {port} cannot be listened on: {reason}; leave it out for a free one.") from error
     return made

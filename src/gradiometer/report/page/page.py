@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.page.cards import answers_of, cards, further_cards
@@ -35,7 +35,7 @@ def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path
         Where it lies.
 
     Raises:
-        BadInput: It cannot be written there.
+        BadArgument: It cannot be written there.
     """
     path = run.path / "report.html" if path is None else path
     page = render(run, diagnosis).encode()
@@ -45,8 +45,8 @@ def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path
         reason = (error.strerror or str(error)).lower()
         if path == run.path / "report.html":
             way = f"mend that, then `gradiometer report {shlex.quote(str(run.path))}`"
-            raise BadInput(f"the page cannot be written to {path}: {reason}; {way}.") from error
-        raise BadInput(f"`path`: the page cannot be written to {path}: {reason}; name a file elsewhere.") from error
+            raise BadArgument(f"the page cannot be written to {path}: {reason}; {way}.") from error
+        raise BadArgument(f"`path`: the page cannot be written to {path}: {reason}; name a file elsewhere.") from error
     return path
 
 
@@ -57,7 +57,7 @@ def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
         The files, in the order of the page.
 
     Raises:
-        BadInput: They cannot be written there.
+        BadArgument: They cannot be written there.
     """
     figures = [figure for section in sections(run, diagnosis) for figure in section.figures]
     try:
@@ -65,7 +65,7 @@ def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
         return [save_png(figure.chart, folder / f"{figure.name}.png", figure.title) for figure in figures]
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"`folder`: charts cannot be written to {folder}: {reason}; name another one.") from error
+        raise BadArgument(f"`folder`: charts cannot be written to {folder}: {reason}; name another one.") from error
 
 
 def render(run: Run, diagnosis: Diagnosis) -> str:

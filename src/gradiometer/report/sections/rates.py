@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import Verdict, theorem
-from gradiometer.errors import BadInput
+from gradiometer.errors import BadArgument
 from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
 
@@ -78,7 +78,7 @@ def rates_of(run: Run) -> Rates | None:
     try:
         values = np.array([schedule(int(step)) for step in steps])
         end = schedule(total)
-    except BadInput:  # a rate that is none: training says so
+    except BadArgument:  # a rate that is none: training says so
         return measured
     if not values.max() > 0:
         return None
