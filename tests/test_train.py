@@ -245,7 +245,7 @@ def made(**made_of) -> Problem:
         "train": Examples(data, "train"),
         "test": Examples(data, "test"),
     }
-    return Problem(**(given | parts))
+    return Problem(**(given | made_of))
 
 
 def raising(*_: object) -> torch.Tensor:

@@ -224,22 +224,24 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
     )  # fmt: skip
     of_train = train(problem, configuration, tmp_path)
     mine = Training(problem, configuration, Budget(0.0))  # its parts, in a loop of our own
-    parts = form.get("accumulation", 1)
+    accumulation = form.get("accumulation", 1)
     with watch(
         mine.model, mine.optimizer, loss=problem.loss, out=tmp_path, sampling=mine.sampling, gauges=gauges, every=3,
-        seed=3, accumulation=parts,
+        seed=3, accumulation=accumulation,
     ) as w:  # fmt: skip
         while mine.step < mine.steps:
             mine.optimizer.zero_grad()
             inputs, labels = mine.batch()
-            for batch in zip(inputs.chunk(parts), labels.chunk(parts), strict=True):
+            for batch in zip(inputs.chunk(accumulation), labels.chunk(accumulation), strict=True):
                 loss = problem.loss(mine.model, batch).mean()
-                (loss / parts).backward()
+                (loss / accumulation).backward()
                 w.step(loss, batch)
             mine.update()
     run = w.run
     assert run is not None and run.warnings == [] and mine.steps == 2 * 45
-    close = {"rel": 2e-4, "abs": 1e-6} if parts > 1 else {"rel": 1e-12, "abs": 0.0}  # sums in another order, in singles
+    close = (
+        {"rel": 2e-4, "abs": 1e-6} if accumulation > 1 else {"rel": 1e-12, "abs": 0.0}
+    )  # sums in another order, in singles
     for gauge in ("temperature", "trajectory"):
         found, wanted = run.series(gauge), of_train.series(gauge)
         assert found.steps.tolist() == wanted.steps.tolist() and len(wanted) >= 30
@@ -257,7 +259,7 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
     told = [
         {f.gauge: f.seen for f in each.findings if f.gauge in ("temperature", "trajectory")} for each in (found, wanted)
     ]
-    assert told[0].keys() == {"temperature", "trajectory"} and (parts > 1 or told[0] == told[1])
+    assert told[0].keys() == {"temperature", "trajectory"} and (accumulation > 1 or told[0] == told[1])
     assert write_page(run, found).stat().st_size > 10_000
 
 

@@ -127,7 +127,7 @@ def two_pieces_of_one_loss(model: nn.Module, batch: Batch) -> Tensor:
     ],
 )
 def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
-    tmp_path: Path, backwards: Callable[[nn.Module, Batch], Tensor], spread: int
+    tmp_path: Path, backwards: Callable[[nn.Module, Batch], Tensor], parts: int
 ) -> None:
     """With halves the mean of both is the batch's gradient, whatever else was heard: ‖g‖² + tr Σ/B is ‖ĝ‖²."""
     made, alone = network(), network()
@@ -143,7 +143,7 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
                 optimizer.step()
     assert all(map(torch.equal, made[0].parameters(), alone[0].parameters()))
     assert [warning for warning in w.run.warnings if "several backwards went through `model`" in warning]
-    if spread == 0:
+    if parts == 0:
         assert_read(w, expected)
         return
     moments = w.run.series("noise").moments

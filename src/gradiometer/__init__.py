@@ -10,7 +10,7 @@ Public names by kind. They are imported when first asked for, so that reading a 
 - ensembles: `SnapshotCollector`, `Ensemble`; their scores are in `gradiometer.exploration.ensembles.scores`
 - problems and runs: `Problem`, `Examples`, `Configuration`, `Run`, `diagnose` with its `Diagnosis`
 - your own loop: `watch`, and `sampling_of` for its DataLoader
-- modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`, `gradiometer.measurement.uncertainty.means`
+- modules: `gradiometer.problems.load`, `gradiometer.train.train` and `resume`
 - errors: `GradiometerError`, `BadArgument`, `Diverged`, `Interrupted`
 """
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.reading import Estimate
 
 if TYPE_CHECKING:  # a survey is read, a year later, on a machine without torch
@@ -11,7 +12,7 @@ if TYPE_CHECKING:  # a survey is read, a year later, on a machine without torch
 
 
 @dataclass(frozen=True)
-class Survey:
+class Survey(Artifact):
     """The curvature of the loss over some examples, in numbers alone.
 
     Args:

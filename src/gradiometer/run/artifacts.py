@@ -2,23 +2,15 @@
 
 import json
 from dataclasses import fields
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
+from gradiometer.measurement.artifact import Artifact
 from gradiometer.run.disk import replace_file
 from gradiometer.run.journal import plain, restored
 from gradiometer.run.reader import Run
-
-
-@runtime_checkable
-class Artifact(Protocol):
-    """A frozen dataclass of numbers and words that says where in a run it is kept."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    files: ClassVar[str]
-    """File within the run. A `*` stands for the step, for kinds of which a run may have several."""
 
 
 Kind = TypeVar("Kind", bound=Artifact)

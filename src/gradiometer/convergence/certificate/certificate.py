@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
 from gradiometer.measurement.uncertainty.carried import transformed
 
@@ -27,7 +28,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Artifact):
     """The gradient of the training loss and its lowest curvature at one point, each between ends that hold at a level.
 
     Args:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.reading import Estimate, Finding, Issue, State
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -59,7 +60,7 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class EnsembleReport:
+class EnsembleReport(Artifact):
     """What the snapshots of a run are worth together.
 
     Args:
