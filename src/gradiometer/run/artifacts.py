@@ -12,7 +12,6 @@ from gradiometer.run.disk import replace_file
 from gradiometer.run.journal import plain, restored
 from gradiometer.run.reader import Run
 
-
 Kind = TypeVar("Kind", bound=Artifact)
 
 
