@@ -17,10 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from gradiometer.convergence.plateau.extrapolation import Extrapolation
-from gradiometer.convergence.plateau.stationarity import Detector
-from gradiometer.convergence.stationarity_rivals import (
+from stationarity_rivals import (
     ConfidentFluctuation,
     Distance,
     Fluctuation,
@@ -28,8 +25,11 @@ from gradiometer.convergence.stationarity_rivals import (
     Plateau,
     Slope,
 )
+from streaming import Stream, StreamProbe
+
+from gradiometer.convergence.plateau.extrapolation import Extrapolation
+from gradiometer.convergence.plateau.stationarity import Detector
 from gradiometer.measurement.uncertainty.means import proportion
-from gradiometer.problems.streaming import Stream, StreamProbe
 
 STARTS, RUNS, LENGTH = 5, 100, 8
 PROBE = 4096

@@ -15,12 +15,12 @@ import torch
 from gradiometer.convergence.schedules.shapes import InverseTime
 from gradiometer.errors import BadArgument
 from gradiometer.lecture.averaged_gradient import Ground, Move, moves, steps_to_move
+from gradiometer.lecture.chart import moves_chart
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 from gradiometer.report.charts.charts import save_png
-from gradiometer.report.charts.convergence_charts import moves_chart
 
 BATCH_SIZE = 32
 EXAMPLES = 10_000

@@ -11,9 +11,9 @@ from torch import Tensor
 from gradiometer.convergence.schedules.shapes import Constant, Exponential, InverseTime
 from gradiometer.errors import BadArgument
 from gradiometer.lecture.averaged_gradient import Ground, moves, steps_of, steps_to_move
+from gradiometer.lecture.chart import moves_chart
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.report.charts.convergence_charts import moves_chart
 
 CURVATURES = np.array([0.05, 0.2, 1.0, 2.0])
 NOISE = np.array([0.1, 0.4, 1.0, 3.0])

@@ -6,10 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-
-from gradiometer.convergence.plateau.extrapolation import Extrapolation, extrapolated_gain
-from gradiometer.convergence.plateau.stationarity import Looks, Observation
-from gradiometer.convergence.stationarity_rivals import (
+from stationarity_rivals import (
     ConfidentFluctuation,
     Distance,
     Fluctuation,
@@ -18,9 +15,12 @@ from gradiometer.convergence.stationarity_rivals import (
     Slope,
     newey_west_slope,
 )
+from streaming import Stream
+
+from gradiometer.convergence.plateau.extrapolation import Extrapolation, extrapolated_gain
+from gradiometer.convergence.plateau.stationarity import Looks, Observation
 from gradiometer.errors import BadArgument
 from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.streaming import Stream
 
 CURVATURES = (1.0, 0.3, 0.1)
 CURVED = Stream(CURVATURES, CURVATURES, learning_rate=0.1, batch_size=8)

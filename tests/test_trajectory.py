@@ -17,13 +17,13 @@ from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.objective import Objective, supervised
 from gradiometer.measurement.reading import Estimate, State
-from gradiometer.problems.cases import CASES, Case
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.train import resume, train
 from gradiometer.train.loop import Loop
+from trajectory_cases import CASES, Case
 
 ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "symmetric start"}
 

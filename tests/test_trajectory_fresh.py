@@ -12,13 +12,13 @@ from gradiometer.convergence.trajectory.path_facts import course, kind_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import diagnose
 from gradiometer.measurement.reading import State
-from gradiometer.problems.cases import Case
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
 from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train
+from trajectory_cases import Case
 
 SEED = 101
 

@@ -1,7 +1,6 @@
-"""The charts of issue 3: the learning rate along the run, how far it moves, and the error of the mean gradient."""
+"""The charts of issue 3: the learning rate along the run, what a cut gains, and how far the run moves."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import altair as alt
 
@@ -25,9 +24,6 @@ from gradiometer.report.charts.marks import (
     off_the_axis,
     tooltip,
 )
-
-if TYPE_CHECKING:  # a page is made without torch
-    import gradiometer.lecture.averaged_gradient
 
 MOVES = ("from place to place", "in one step")
 PAYING = ("a cut to zero gains", "going on may gain")
@@ -102,24 +98,4 @@ def strides_chart(strides: Sequence[Stride]) -> alt.LayerChart:
         rows = [{**row, "series": name} for row in axis.rows(list(zip(ends, lengths, strict=True)))]
         base = alt.Chart(inline(rows)).encode(x=x("step"), tooltip=tooltip("step:Q"))
         layers += [base.mark_line(clip=True).encode(y=y("value"), color=series["color"]), bars(base, y, **series)]
-    return layered(*layers).properties(width=WIDTH, height=HEIGHT)
-
-
-def moves_chart(moves: "Sequence[gradiometer.lecture.averaged_gradient.Move]") -> alt.LayerChart:
-    """The relative squared error of the mean gradient over a move against η, seen and predicted, by distance."""
-    axis = LogAxis.holding([move.seen for move in moves], also=[move.predicted for move in moves])
-    rates = [move.learning_rate for move in moves]
-    x = log_x(LogAxis(min(rates) / 1.5, max(rates) * 1.5), "learning rate η")
-    y = log_y(axis, "relative squared error of the mean gradient")
-    names = [f"Δ = {significant(distance, 2)}" for distance in sorted({move.distance for move in moves})]
-    layers: list[alt.Chart | alt.LayerChart] = []
-    for name in names:
-        rows = [
-            {"rate": move.learning_rate, "predicted": move.predicted, "series": name, **axis.row(move.seen)}
-            for move in moves
-            if f"Δ = {significant(move.distance, 2)}" == name
-        ]
-        base = alt.Chart(alt.Data(values=rows)).encode(x=x("rate"), tooltip=tooltip("rate:Q"))
-        series = named_series(names)
-        layers += [base.mark_line(clip=True).encode(y=y("predicted"), color=series["color"]), bars(base, y, **series)]
     return layered(*layers).properties(width=WIDTH, height=HEIGHT)
