@@ -31,8 +31,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradiometer.exploration.chains.chains import run_chains
 from gradiometer.exploration.chains.engines import ENGINES
 from gradiometer.exploration.chains.state import ChainState
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Traits
-from gradiometer.measurement.reading import Draw, Estimate
+from gradiometer.measurement.reading import Draw
 from gradiometer.problems.images.classification import cross_entropy
 
 Make = Callable[[], nn.Module]

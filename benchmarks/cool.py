@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run

@@ -21,7 +21,7 @@ from runs import whole_runs
 from steps import ByHand, accumulated, apart, half_a_batch, looked_at
 from workloads import BATCH_SIZE, WORKLOADS
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.problem import Problem
 
 WIDTH = 130

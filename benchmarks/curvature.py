@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.problems.images.fashion_mnist import load
 
 EXAMPLES, STEPS = 1024, 100

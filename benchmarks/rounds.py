@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from scipy.stats import binom
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 Step = Callable[[], object]
 Seconds = dict[str, list[float]]

@@ -19,7 +19,7 @@ from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.exploration.samplers.sgnht import SGNHT
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 CHAINS, STEPS, MODES = 500, 2000, 10

@@ -31,7 +31,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.exploration.chains.engines import Stacked
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.classification import cross_entropy
 from gradiometer.problems.images.fashion_mnist import load
 from gradiometer.problems.images.models import fashion_mnist_mlp

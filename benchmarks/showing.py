@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, ratio_of_means
 
 SLICE = 1.0

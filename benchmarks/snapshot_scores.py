@@ -20,7 +20,7 @@ from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ense
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
 from gradiometer.exploration.ensembles.ensemble_size import Size, chosen_count, growing, validation_mask
 from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.run.snapshots import load_snapshots
 

@@ -29,7 +29,7 @@ from streaming import Stream, StreamProbe
 
 from gradiometer.convergence.plateau.extrapolation import Extrapolation
 from gradiometer.convergence.plateau.stationarity import Detector
-from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.uncertainty.proportions import proportion
 
 STARTS, RUNS, LENGTH = 5, 100, 8
 PROBE = 4096

@@ -18,8 +18,9 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature import Curvature
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.registry import load
 from gradiometer.report.charts.charts import save_png

@@ -17,11 +17,12 @@ from torch import nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.measurement.estimate import Estimate, Estimates, significant
 from gradiometer.measurement.motion import Origin, velocity_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Estimate, Estimates, Reading, Sampling, Series, significant
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.uncertainty.carried import slope, transformed
+from gradiometer.measurement.uncertainty.arithmetic import transformed, weighted_slope
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 
@@ -126,7 +127,7 @@ def line(problem: Problem, images: int) -> tuple[Estimate, Estimate]:
         found.append(run.temperature(steps=240, every=2))
     places = [math.log(setting.heat) for setting in LINE]
     both = ("temperature", "temperature_minibatch")
-    return tuple(slope(places, [transformed(each[name], math.log) for each in found]) for name in both)
+    return tuple(weighted_slope(places, [transformed(each[name], math.log) for each in found]) for name in both)
 
 
 def main() -> None:

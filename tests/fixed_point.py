@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gradiometer.measurement.reading import Draw, Estimates, Sampling
+from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.reading import Draw, Sampling
 
 EXAMPLES, DIMENSION, BATCH = 400, 6, 8
 RATE = 1e-9

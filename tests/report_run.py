@@ -10,7 +10,8 @@ import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.estimation.batch_advice import interpret_batch_size
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.reader import Run

@@ -26,9 +26,10 @@ from gradiometer.drift.eigenvalues import eigenvalues
 from gradiometer.drift.operator import Product
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.measurement.reading import Draw, Estimate, Sampling
+from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.registry import load

@@ -9,7 +9,8 @@ import pytest
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.diagnosis import Diagnosis, diagnose
-from gradiometer.measurement.reading import Estimate, State
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import State
 from gradiometer.problems.registry import load
 from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.page.page import render

@@ -18,8 +18,9 @@ from gradiometer.convergence.plateau.noise_floor import (
 )
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
 from gradiometer.run.checkpoints import load_latest

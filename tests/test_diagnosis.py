@@ -7,7 +7,7 @@ import numpy as np
 
 from gradiometer.diagnosis import diagnose, verdict, windows
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.reading import Finding, Issue, State
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.run.reader import Run
 from report_run import LAYERS, run_in
 

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.differences import (
-    MOST_PAIRS,
-    difference_of_estimates,
-    difference_over_runs,
-    mean_over_pairs,
-    pairs_needed,
-    ratio_of_estimates,
-)
-from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
+from gradiometer.measurement.uncertainty.differences import MOST_PAIRS, difference_over_runs, mean_over_pairs, pairs_needed
+from gradiometer.measurement.uncertainty.proportions import proportion
 
 TRIALS = 2_000
 ERROR = 3 * math.sqrt(0.09 / TRIALS)

@@ -18,7 +18,7 @@ from gradiometer.logs.log import Column, Log
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.readers import read_log
 from gradiometer.logs.verdicts import log_findings
-from gradiometer.measurement.reading import Finding, State
+from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.uncertainty.slope import slope
 
 LOGS = Path(__file__).parent / "logs"

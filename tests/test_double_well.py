@@ -8,9 +8,9 @@ import torch
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.kramers import barrier_seen, escape_time, passage_steps
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.carried import slope
+from gradiometer.measurement.uncertainty.arithmetic import weighted_slope
 from gradiometer.problems import registry
 from gradiometer.problems.closed_forms.double_well import DoubleWell
 
@@ -82,7 +82,7 @@ def test_a_line_through_estimates_holds_its_true_slope_as_often_as_it_says() -> 
             Estimate.interval(v, v - 1.6449 * e, v + 1.6449 * e, level=0.9, method="Gauss", samples=9)
             for v, e in zip(values, errors, strict=True)
         ]
-        found = slope(places, points)
+        found = weighted_slope(places, points)
         covered += found.low <= 2.0 <= found.high
     assert 0.88 < covered / 2000 < 0.92
 
@@ -118,8 +118,8 @@ def test_the_double_well_is_a_problem_by_name_whose_gradient_is_the_one_written_
         (lambda: passage_steps(abs, 0.1, 1.0, start=2.0, end=1.0, lowest=-1.0), "must be in this order"),
         (lambda: barrier_seen([1.0, -1.0], []), "`temperatures` must be positive and finite, got -1.0"),
         (lambda: barrier_seen([1.0], [Estimate.exact(-1.0)]), "`times` must be positive with finite ends"),
-        (lambda: slope([1.0, 1.0], [Estimate.exact(1.0)] * 2), "at two places at least"),
-        (lambda: slope([1.0, 2.0], [Estimate.exact(1.0)] * 2), "intervals of finite width, got 0"),
+        (lambda: weighted_slope([1.0, 1.0], [Estimate.exact(1.0)] * 2), "at two places at least"),
+        (lambda: weighted_slope([1.0, 2.0], [Estimate.exact(1.0)] * 2), "intervals of finite width, got 0"),
     ],
 )
 def test_what_has_no_escape_is_refused_by_name(build, message: str) -> None:

@@ -18,9 +18,11 @@ from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.stability import Momentum, edge_sentence, largest_stable_rate, stability_limit
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series, State
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 
 GAUGES: tuple[Gauge, ...] = (BatchSharpness(), CurvatureAlongGradient(), StepDrift(), LossChange())

@@ -14,8 +14,8 @@ from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.survey import Survey, survey
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.registry import load
 from gradiometer.report.charts.charts import page_spec, save_png

@@ -11,7 +11,7 @@ from scipy.signal import lfilter
 from scipy.special import ndtri
 
 from gradiometer.exploration.chains.effective_size import autocorrelations, bulk_size, tail_size
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 SETTINGS = [
     # draws, chains, memory

@@ -18,7 +18,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport, Growth, Rival, Way
 from gradiometer.exploration.ensembles.ensemble_size import validation_mask
 from gradiometer.exploration.ensembles.snapshots import Snapshot
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run.artifacts import load_artifacts

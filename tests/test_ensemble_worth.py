@@ -20,7 +20,7 @@ from gradiometer.exploration.ensembles.scores import (
     Predictions,
     averaged,
 )
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from made_up import made_up

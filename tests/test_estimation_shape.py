@@ -14,8 +14,9 @@ from gradiometer.estimation.gram import NoiseMoments
 from gradiometer.estimation.inner_products import inner_products
 from gradiometer.estimation.noise import GradientNoise, cosine
 from gradiometer.estimation.noise_shape import NoiseShape
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, State
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.closed_forms.quadratic import Position, Quadratic, position_losses
 

@@ -15,8 +15,9 @@ from gradiometer.estimation.heavy_examples import HeavyExamples, norm_moments
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.measurement.batch import Batch, batch_size, take
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, State
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 
 FRESH = Sampling(Draw.FRESH)

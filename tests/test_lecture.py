@@ -13,7 +13,7 @@ from gradiometer.lecture.catalogue import STATEMENTS, chosen
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
 from gradiometer.lecture.site import prediction, write_site
 from gradiometer.lecture.statement import Result, result, run
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 
 def within(low: float, high: float) -> Estimate:

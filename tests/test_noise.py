@@ -14,8 +14,10 @@ from conftest import Case
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import examples_factor, interpret_batch_size, updates_factor
 from gradiometer.estimation.noise import GradientNoise, noise_moments
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series, State
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
 

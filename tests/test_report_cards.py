@@ -13,7 +13,8 @@ from gradiometer.cli.outcome import answers
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import edge_sentence
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.page.cards import cards, further_cards
 from gradiometer.report.page.checks import checks

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
 from gradiometer.report.charts.blocks import MOST, blocks
 from gradiometer.report.charts.charts import (

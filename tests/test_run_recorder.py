@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Draw, Estimates, Finding, Issue, Moments, Sampling, Series
+from gradiometer.measurement.reading import Draw, Moments, Sampling, Series
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder

@@ -21,8 +21,8 @@ from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.exploration.samplers.sgnht import SGNHT
 from gradiometer.exploration.temperature.virial import Virial
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 
 EXAMPLES, BATCH_SIZE, DIMENSION, DECAY, TEMPERATURE = 200, 100, 8, 0.25, 2.0
 DATA = torch.randn(EXAMPLES, DIMENSION, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

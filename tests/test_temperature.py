@@ -20,8 +20,9 @@ from gradiometer.exploration.temperature.stationary_law import (
     stationary_covariance,
 )
 from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, State
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.configuration import Configuration
 from gradiometer.train.loop import train

@@ -14,9 +14,10 @@ from gradiometer.exploration.temperature.stationary_law import (
     small_rate_temperature,
 )
 from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate, Series
+from gradiometer.measurement.reading import Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.closed_forms.quadratic import Quadratic, position_losses
 from thermometer import INDEPENDENT, Sgd

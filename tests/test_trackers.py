@@ -14,7 +14,7 @@ from fixed_point import RATE, SAMPLING, Position, draws, losses
 from gradiometer import watch
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.trackers import loggers, numbers_of
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.reader import Run
 
 

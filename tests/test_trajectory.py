@@ -15,8 +15,9 @@ from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, ki
 from gradiometer.convergence.trajectory.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.objective import Objective, supervised
-from gradiometer.measurement.reading import Estimate, State
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration

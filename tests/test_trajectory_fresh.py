@@ -11,7 +11,7 @@ from gradiometer.convergence.trajectory.path_facts import Path as Course
 from gradiometer.convergence.trajectory.path_facts import course, kind_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import diagnose
-from gradiometer.measurement.reading import State
+from gradiometer.measurement.finding import State
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
 from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding

@@ -10,9 +10,11 @@ from scipy.signal import lfilter
 from scipy.stats import binom, binomtest, t
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.batch_means import batch_means
 from gradiometer.measurement.uncertainty.fieller import fieller_set
-from gradiometer.measurement.uncertainty.means import batch_means, difference_of_means, mean, proportion, ratio_of_means
+from gradiometer.measurement.uncertainty.means import difference_of_means, mean, ratio_of_means
+from gradiometer.measurement.uncertainty.proportions import proportion
 
 NOISE_SCALE = 450.0
 BATCH = 32

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from gradiometer.exploration.temperature.thermometer import Temperature
     from gradiometer.integrations.watch.description import sampling_of
     from gradiometer.integrations.watch.watch import watch
+    from gradiometer.measurement.estimate import Estimate
+    from gradiometer.measurement.finding import Finding
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.measurement.motion import Origin
     from gradiometer.measurement.objective import Objective, supervised
-    from gradiometer.measurement.reading import Draw, Estimate, Finding, Reading, Sampling, Series
+    from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
     from gradiometer.measurement.step import TrainingStep
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.problem import Problem
@@ -75,6 +77,8 @@ _HOMES = {
     "gradiometer.exploration.temperature.thermometer": ("Temperature",),
     "gradiometer.integrations.watch.description": ("sampling_of",),
     "gradiometer.integrations.watch.watch": ("watch",),
+    "gradiometer.measurement.estimate": ("Estimate",),
+    "gradiometer.measurement.finding": ("Finding",),
     "gradiometer.measurement.gauge": ("Gauge",),
     "gradiometer.measurement.motion": ("Origin",),
     "gradiometer.measurement.objective": (
@@ -83,8 +87,6 @@ _HOMES = {
     ),
     "gradiometer.measurement.reading": (
         "Draw",
-        "Estimate",
-        "Finding",
         "Reading",
         "Sampling",
         "Series",

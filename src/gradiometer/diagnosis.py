@@ -23,8 +23,10 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.measurement.estimate import Estimate, counted
+from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Finding, Series, State, counted
+from gradiometer.measurement.reading import Series
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from gradiometer.estimation.batch_table import BatchRow, BatchTable
     from gradiometer.estimation.step_time import StepTimes
-    from gradiometer.measurement.reading import Estimate, Estimates, Finding
+    from gradiometer.measurement.estimate import Estimate, Estimates
+    from gradiometer.measurement.finding import Finding
     from gradiometer.run.configuration import Configuration
     from gradiometer.train.training import Training
 
@@ -213,7 +214,7 @@ def _tell(measured: Measured, table: "BatchTable", times: "StepTimes | None") ->
 def _table(table: "BatchTable") -> "Table":
     from rich.table import Table
 
-    from gradiometer.measurement.reading import significant
+    from gradiometer.measurement.estimate import significant
 
     timed = any(row.time is not None for row in table.rows)
     drawn = Table(box=None, pad_edge=False)
@@ -228,7 +229,7 @@ def _table(table: "BatchTable") -> "Table":
 
 
 def _cell(estimate: "Estimate") -> str:
-    from gradiometer.measurement.reading import significant
+    from gradiometer.measurement.estimate import significant
 
     value, low, high = (significant(end, 2) for end in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"

@@ -11,7 +11,8 @@ from gradiometer.cli.place import restored, started_again
 
 if TYPE_CHECKING:
     from gradiometer.convergence.certificate.certificate import Certificate
-    from gradiometer.measurement.reading import Estimate, Finding
+    from gradiometer.measurement.estimate import Estimate
+    from gradiometer.measurement.finding import Finding
 
 
 @click.command(epilog="Example: gradiometer certify runs/digits-mlp-1 --exact")

@@ -9,7 +9,7 @@ from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
     from gradiometer.logs.log import Log
-    from gradiometer.measurement.reading import Finding
+    from gradiometer.measurement.finding import Finding
 
 
 @click.command(epilog="Example: gradiometer doctor outputs/checkpoint-500/trainer_state.json")

@@ -10,7 +10,7 @@ from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
-    from gradiometer.measurement.reading import Estimate
+    from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.ensemble import EnsembleStudy
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gradiometer.diagnosis import Diagnosis
-    from gradiometer.measurement.reading import Finding
+    from gradiometer.measurement.finding import Finding
     from gradiometer.run.reader import Run
 
 WIDTH = 88
@@ -135,7 +135,7 @@ def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
         overhead: As the recorder states it.
         asked: Every so many steps, where the person asked for that in the place of a budget.
     """
-    from gradiometer.measurement.reading import counted
+    from gradiometer.measurement.estimate import counted
 
     if not overhead or overhead.get("mode") == "off":
         return "The instrument was off."

@@ -16,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from gradiometer.diagnosis import gauges_of
-from gradiometer.measurement.reading import Estimate, State, counted, significant
+from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.finding import State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 
 if TYPE_CHECKING:
+    from gradiometer.measurement.estimate import Estimates
+    from gradiometer.measurement.finding import Finding
     from gradiometer.measurement.gauge import Gauge
-    from gradiometer.measurement.reading import Estimates, Finding
     from gradiometer.run.folder import RunFolder
     from gradiometer.run.recorder import Recorder
     from gradiometer.train.training import Training

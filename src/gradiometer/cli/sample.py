@@ -294,7 +294,7 @@ def _tell(place: Place, kind: str, chains: "Sequence[Sampled]", settings: dict[s
 
 def _tell_one(name: str, kind: str, found: "Sampled", settings: dict[str, Any]) -> None:
     from gradiometer.cli.outcome import filled
-    from gradiometer.measurement.reading import significant
+    from gradiometer.measurement.estimate import significant
 
     click.echo(filled(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.") + "\n")
     rows = [

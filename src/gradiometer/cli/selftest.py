@@ -62,7 +62,7 @@ def _tables(checks: "list[Check]") -> "Iterator[Table]":
     from rich.markup import escape
     from rich.table import Table
 
-    from gradiometer.measurement.reading import significant
+    from gradiometer.measurement.estimate import significant
 
     for quantity in dict.fromkeys(check.quantity for check in checks):
         table = Table(title=quantity, title_justify="left", box=None, padding=(0, 2, 0, 0))

@@ -12,7 +12,7 @@ from gradiometer.cli.place import Place, is_run, restored, started_again
 if TYPE_CHECKING:
     from gradiometer.drift.curvature import Curvature
     from gradiometer.drift.survey import Survey
-    from gradiometer.measurement.reading import Finding
+    from gradiometer.measurement.finding import Finding
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
 
@@ -166,7 +166,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> None:
 def _tell(found: "Survey", finding: "Finding", page: str | None, png: Path | None) -> None:
     """The numbers, the sentence about the learning rate, and where the pictures are."""
     from gradiometer.cli.outcome import filled, tell_finding
-    from gradiometer.measurement.reading import counted
+    from gradiometer.measurement.estimate import counted
 
     dimension = counted(found.dimension, "parameter")
     click.echo(filled(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")

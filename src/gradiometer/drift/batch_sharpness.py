@@ -6,18 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from gradiometer.drift.stability import BELOW, BEYOND, Momentum
+from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import (
-    Estimate,
-    Estimates,
-    Finding,
-    Issue,
-    Moments,
-    Series,
-    State,
-    counted,
-    significant,
-)
+from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch

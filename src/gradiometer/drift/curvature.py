@@ -14,9 +14,9 @@ from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.drift.trace import trace
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, span
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import GradientGraph, flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 
 Mode = Literal["train", "eval"]
 

@@ -3,8 +3,8 @@
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.drift.stability import PLAIN, Momentum, largest_stable_rate, stability_limit
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import significant
 
 
 def edge_warning(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradiometer.drift.operator import Symmetric, orthogonalised, random_vectors
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
 BASIS_NUMBERS = 2**28

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, take
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 UNIT = "(loss / parameter)²"

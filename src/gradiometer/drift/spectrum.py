@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 POINTS = 400

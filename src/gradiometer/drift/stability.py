@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 
 BELOW, BEYOND = 0.8, 1.25
 """Shares of the edge between which training is said to be at it: sharpness keeps swinging about its edge."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 if TYPE_CHECKING:  # a survey is read, a year later, on a machine without torch
     import gradiometer.drift.curvature

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradiometer.drift.eigenvalues import UNIT, Eigenvalues
 from gradiometer.drift.operator import Mean, Symmetric, orthogonalised, random_vectors
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 FEWEST_PROBES = 4

@@ -2,7 +2,8 @@
 
 import math
 
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, counted, significant
+from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 
 NEAR = 4.0
 """Within this factor of the noise scale a batch trades updates for examples about evenly."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.carried import average, product, transformed
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.arithmetic import average, product, transformed
 
 LARGEST_FACTOR = 16
 """The table goes from a 16th of the present batch to 16 times as much."""

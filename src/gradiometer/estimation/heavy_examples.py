@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimates, counted
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, counted
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.reading import Moments, Series
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch

@@ -9,10 +9,12 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Draw, Estimate, Estimates, Finding, Issue, Moments, Sampling, Series
+from gradiometer.measurement.reading import Draw, Moments, Sampling, Series
 from gradiometer.measurement.spread import Spread
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch

@@ -9,19 +9,11 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.gram import FEWEST, NoiseMoments
+from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import (
-    Estimate,
-    Estimates,
-    Finding,
-    Issue,
-    Moments,
-    Series,
-    State,
-    counted,
-    significant,
-)
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.reading import Moments, Series
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gradiometer.estimation.noise import noise_moments
+from gradiometer.measurement.estimate import Estimate, Estimates, counted
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate, Estimates, Finding, Issue, Moments, Series, State, counted
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.reading import Moments, Series
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.median import median
 
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 60

@@ -11,8 +11,8 @@ from typing import Any
 
 from gradiometer.diagnosis import latest_window
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimate
 from gradiometer.run.recorder import Recorder
 
 Numbers = Mapping[str, float]

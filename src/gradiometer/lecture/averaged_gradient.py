@@ -22,10 +22,10 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.drift.curvature import Curvature
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Gradients, Objective
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean
 
 BatchDraw = Callable[[torch.Generator], Batch]

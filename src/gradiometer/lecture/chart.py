@@ -10,7 +10,7 @@ import vl_convert
 
 from gradiometer.lecture.averaged_gradient import Move
 from gradiometer.lecture.experiment import Experiment, Outcome
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.charts import vl_version
 from gradiometer.report.charts.marks import (

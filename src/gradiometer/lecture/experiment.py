@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 LEVEL = 0.999
 """Of the intervals of the lecture: more than a hundred are compared, and none should miss by chance."""

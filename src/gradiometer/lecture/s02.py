@@ -8,7 +8,8 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
-from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.quadratic import Quadratic

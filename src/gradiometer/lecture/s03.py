@@ -11,9 +11,10 @@ from gradiometer.drift.step_drift import StepDrift
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Estimate, Reading, Sampling, Series
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.quadratic import Quadratic

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network, geometric
 from gradiometer.lecture.statement import Statement
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 from gradiometer.problems.examples import Examples

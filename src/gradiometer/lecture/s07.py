@@ -14,9 +14,9 @@ from gradiometer.drift.curvature import Curvature
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network, geometric
 from gradiometer.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 from gradiometer.problems.closed_forms.quadratic import Quadratic

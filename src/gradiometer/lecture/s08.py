@@ -10,7 +10,7 @@ from torch import nn
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.counterexamples.line import Arctangent, LogCosh
 from gradiometer.problems.counterexamples.plane import Saddle

@@ -9,8 +9,8 @@ from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
 

@@ -10,7 +10,7 @@ from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lecture.statement import Statement
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 

@@ -18,8 +18,8 @@ from gradiometer.exploration.temperature.stationary_law import (
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 

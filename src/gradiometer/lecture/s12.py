@@ -14,7 +14,7 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollec
 from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 from gradiometer.problems.images.digits import load

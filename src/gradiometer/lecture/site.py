@@ -15,7 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.lecture.chart import svg
 from gradiometer.lecture.experiment import LEVEL, Outcome
 from gradiometer.lecture.statement import Result
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.page.markup import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, predicted
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradiometer.logs.log import Column, Log
-from gradiometer.measurement.reading import Finding, Issue, State
+from gradiometer.measurement.finding import Finding, Issue, State
 
 GAUGE = "log_finite"
 

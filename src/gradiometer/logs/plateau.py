@@ -3,7 +3,8 @@
 import numpy as np
 
 from gradiometer.logs.log import Log
-from gradiometer.measurement.reading import Finding, Issue, State, significant
+from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.slope import slope
 
 GAUGE = "log_plateau"

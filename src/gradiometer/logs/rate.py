@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from gradiometer.logs.log import Column, Log
-from gradiometer.measurement.reading import Finding, Issue, State, significant
+from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.finding import Finding, Issue, State
 
 GAUGE = "log_learning_rate"
 

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.logs.log import Column, Log
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
 GAUGE = "log_staircase"

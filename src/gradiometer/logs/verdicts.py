@@ -8,7 +8,7 @@ from gradiometer.logs.log import Log
 from gradiometer.logs.plateau import plateau_finding
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.staircase import staircase_finding
-from gradiometer.measurement.reading import Finding, Issue, State
+from gradiometer.measurement.finding import Finding, Issue, State
 
 URGENT = (State.ACT, State.LOOK, State.OK, State.CANNOT_TELL)
 

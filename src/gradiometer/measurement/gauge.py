@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series
+from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.finding import Finding, Issue
+from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # a gauge is read, a year later, on a machine without torch
     import gradiometer.measurement.step

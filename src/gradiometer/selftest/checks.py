@@ -5,7 +5,7 @@ from functools import partial
 from itertools import product
 
 from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.selftest.check import Check
 from gradiometer.selftest.known import Known, KnownQuadratic, known_problems
 from gradiometer.selftest.unbiased import Bench

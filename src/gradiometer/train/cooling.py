@@ -12,9 +12,9 @@ from gradiometer.convergence.plateau.extrapolation import Extrapolation, Look
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, SHORT_FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, chunks
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 
 TOLERANCE = 0.01
 """A gradient of this share of the one at the start counts as none; a curvature of this share of λ_max as flat."""

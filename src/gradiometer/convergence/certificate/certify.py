@@ -14,9 +14,10 @@ from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective, Traits
-from gradiometer.measurement.reading import Draw, Estimate, Sampling
+from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.untouched import untouched_randomness
 
 BATCHES = 64

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Draw, Estimate, Sampling
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.reading import Draw, Sampling
 
 UNIT = "(loss / parameter)²"
 FEWEST_BATCHES = 8

@@ -18,8 +18,8 @@ from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.eigenvalues import UNIT
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 
 NEVER = 1e-12
 """A residual that is never reached: Lanczos makes all the products it is given, since the theorem counts them."""

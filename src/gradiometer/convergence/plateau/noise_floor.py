@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.slope import slope
 

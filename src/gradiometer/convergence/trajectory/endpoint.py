@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from gradiometer.convergence.trajectory.path_facts import Kind, Path
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 
 if TYPE_CHECKING:  # it is read, a year later, on a machine without torch
     from torch import Tensor

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from gradiometer.convergence.trajectory.path_facts import GROUPS, LONGEST_MEMORY, Path
 from gradiometer.convergence.trajectory.trajectory import NUMBERS
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 SHARED = 1.4 / 0.9
 """Variance of the mean of five squared moves, over what their spread says, where neighbours share an iterate:

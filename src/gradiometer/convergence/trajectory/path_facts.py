@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.measurement.reading import Estimate, Estimates
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.uncertainty.means import mean
 
 GROUPS = 5

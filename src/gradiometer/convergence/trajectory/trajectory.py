@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, course, kind_of
+from gradiometer.measurement.estimate import Estimates, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Estimates, Finding, Issue, Moments, Series, State, significant
+from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # a trajectory is read, a year later, on a machine without torch
     from jaxtyping import Float

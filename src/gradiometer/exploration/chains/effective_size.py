@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from gradiometer.exploration.chains.rhat import halves, normal_scores
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 Draws = Float[np.ndarray, "draws chains"]
 

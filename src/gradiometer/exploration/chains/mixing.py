@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.chains.effective_size import bulk_size, tail_size
 from gradiometer.exploration.chains.rhat import rank_rhat
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 
 Draws = Float[np.ndarray, "draws chains"]
 

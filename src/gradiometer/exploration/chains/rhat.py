@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.special import fdtri, ndtri
 from scipy.stats import rankdata
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 METHOD = "F of the half chains' means"
 

@@ -10,9 +10,8 @@ from jaxtyping import Bool
 from torch import nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.means import proportion
-from gradiometer.measurement.uncertainty.paired import difference_of_proportions
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 
 Wrong = Callable[[nn.Module], Bool[np.ndarray, " examples"]]
 """Of which held-out examples a model gets the class wrong."""

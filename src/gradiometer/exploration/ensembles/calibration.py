@@ -8,8 +8,8 @@ from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.means import proportion
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.proportions import proportion
 
 BINS = 15
 """Of equal numbers of examples."""

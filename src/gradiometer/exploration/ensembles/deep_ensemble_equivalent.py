@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities, Predictions, averaged
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 RESAMPLES = 1000
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 _LogProbabilities = Float[np.ndarray, "examples classes"]

@@ -19,7 +19,7 @@ from gradiometer.exploration.ensembles.scores import (
     scores,
 )
 from gradiometer.exploration.ensembles.snapshots import FEWEST
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 VALIDATION = 0.25
 """Share of the held-out examples that choose m and the temperature, and are not scored."""

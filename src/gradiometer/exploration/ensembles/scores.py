@@ -11,9 +11,9 @@ from scipy.special import log_softmax, logsumexp
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import calibration_difference, calibration_error
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.means import difference_of_means, proportion
-from gradiometer.measurement.uncertainty.paired import difference_of_proportions
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import difference_of_means
+from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
 COLDEST, HOTTEST = 0.02, 50.0

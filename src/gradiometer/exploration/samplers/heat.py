@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gradiometer.errors import Diverged
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 BLOCKS = 10

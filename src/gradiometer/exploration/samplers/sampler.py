@@ -13,7 +13,7 @@ from torch import Tensor
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.exploration.samplers.noise import Noise
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 
 HALVES = 50
 """Pairs of half-batch gradients the mini-batch heat is averaged over."""

@@ -14,8 +14,8 @@ from gradiometer.errors import Diverged
 from gradiometer.exploration.samplers.sampler import Sampler, check_whole
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.measurement.batch import Batch, batch_size, chunks
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 HALVED = 20

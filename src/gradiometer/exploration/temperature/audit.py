@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.measurement.reading import Estimate, significant
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.measurement.untouched import untouched_randomness
 

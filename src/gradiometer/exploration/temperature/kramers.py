@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.carried import slope, transformed
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.arithmetic import transformed, weighted_slope
 
 NODES_A_WIDTH = 4
 """Quadrature nodes within one standard deviation of a step's noise."""
@@ -113,7 +113,7 @@ def barrier_seen(temperatures: Sequence[float], times: Sequence[Estimate], *, co
         transformed(time, partial(_log_time, bend=math.log1p(correction * temperature)))
         for temperature, time in zip(temperatures, times, strict=True)
     ]
-    return slope([1 / temperature for temperature in temperatures], logarithms, unit="loss")
+    return weighted_slope([1 / temperature for temperature in temperatures], logarithms, unit="loss")
 
 
 def _log_time(time: float, bend: float) -> float:

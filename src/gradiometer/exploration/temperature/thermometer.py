@@ -10,20 +10,11 @@ from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
+from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import (
-    Draw,
-    Estimate,
-    Estimates,
-    Finding,
-    Issue,
-    Moments,
-    Series,
-    State,
-    counted,
-    significant,
-)
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.reading import Draw, Moments, Series
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch

@@ -1,6 +1,6 @@
 """Findings that print as sentences."""
 
-from gradiometer.measurement.reading import Finding
+from gradiometer.measurement.finding import Finding
 
 
 class Findings(tuple[Finding, ...]):

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 from scipy.stats import chi2
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 POWER = 0.8
 """Chance with which a difference as large as the one seen would be shown by the number of pairs that is named."""
@@ -36,46 +36,6 @@ class PairsNeeded:
             return f"{pairs:,.0f}" if math.isfinite(pairs) else f"more than {MOST_PAIRS:,}"
 
         return f"about {words(self.about)} [{words(self.low)}, {words(self.high)}]"
-
-
-def difference_of_estimates(first: Estimate, second: Estimate) -> Estimate:
-    """`first` less `second`, from two independent estimates, their intervals not being symmetric.
-
-    The distances of each end from its estimate are added in quadrature. Estimates on the same test examples are
-    not independent but mostly go together, and then the interval is wider than it need be, not narrower.
-
-    Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures, eq. 7 (MOVER).
-    """
-    if not first.level == second.level:
-        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
-    value = first.value - second.value
-    samples = min(first.samples, second.samples)
-    if not (first.tells and second.tells and math.isfinite(value)):
-        return Estimate.unknown(level=first.level, method="one of the two is open", samples=samples, unit=first.unit)
-    down = math.hypot(first.value - first.low, second.high - second.value)
-    up = math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate.interval(
-        value, value - down, value + up, level=first.level, method="MOVER", samples=samples, unit=first.unit
-    )
-
-
-def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
-    """`first` over `second`, both positive, in logarithms as `difference_of_estimates`; an open end leaves it open.
-
-    Source: Zou & Donner (2008), section 3.
-    """
-    if not first.level == second.level:
-        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
-    samples = min(first.samples, second.samples)
-    logs = [[_log(end) for end in (each.value, each.low, each.high)] for each in (first, second)]
-    (one, one_low, one_high), (two, two_low, two_high) = logs
-    if not (math.isfinite(one) and math.isfinite(two)):
-        return Estimate.unknown(level=first.level, method="one of the two is not known", samples=samples)
-    low = one - two - math.hypot(one - one_low, two_high - two)
-    high = one - two + math.hypot(one_high - one, two - two_low)
-    return Estimate.interval(
-        math.exp(one - two), math.exp(low), _exp(high), level=first.level, method="MOVER of logarithms", samples=samples
-    )
 
 
 def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str = "") -> Estimate:
@@ -165,11 +125,3 @@ def _quantile(level: float, freedom: int) -> float:
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from scipy.special import bdtr
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 
 def median(samples: Float[np.ndarray, " samples"], *, level: float = 0.9, unit: str = "") -> Estimate:

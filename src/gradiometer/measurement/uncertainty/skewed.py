@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
 METHOD = "Student, skewness removed"

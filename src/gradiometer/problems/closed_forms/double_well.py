@@ -13,7 +13,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, escape_time, passage_steps
 from gradiometer.exploration.temperature.stationary_law import Rule, small_rate_temperature
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 from gradiometer.problems.closed_forms.quadratic import check_count
 from gradiometer.problems.examples import Examples

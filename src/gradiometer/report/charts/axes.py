@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 OPEN_ABOVE = "open above"
 OPEN_BELOW = "open below"

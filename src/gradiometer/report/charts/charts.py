@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.blocks import Block
 from gradiometer.report.charts.marks import (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import altair as alt
 
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.marks import (
     WIDTH,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import LogAxis
 
 

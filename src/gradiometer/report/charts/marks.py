@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import altair as alt
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
 from gradiometer.report.charts.theme import SHAPES
 

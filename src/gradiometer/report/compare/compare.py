@@ -12,14 +12,9 @@ import numpy as np
 from gradiometer.diagnosis import diagnose, latest_window
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.differences import (
-    difference_of_estimates,
-    difference_over_runs,
-    mean_over_pairs,
-    pairs_needed,
-    ratio_of_estimates,
-)
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
+from gradiometer.measurement.uncertainty.differences import difference_over_runs, mean_over_pairs, pairs_needed
 from gradiometer.measurement.uncertainty.means import difference_of_means, mean
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference
 from gradiometer.run.reader import Run

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
 

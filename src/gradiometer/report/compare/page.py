@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Windows

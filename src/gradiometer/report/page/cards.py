@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.reading import Estimates, Finding
+from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.finding import Finding
 from gradiometer.report.charts.interval_strip import Strip, strips
 from gradiometer.report.sections.questions import (
     NOT_MEASURED,

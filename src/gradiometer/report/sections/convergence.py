@@ -10,7 +10,8 @@ from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
 from gradiometer.convergence.theorem.theorem import SUFFICIENT, Verdict
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.reading import Estimate, Finding, Issue, State, significant
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.convergence_charts import learning_rate_chart
 from gradiometer.report.sections.plateau_chart import paying_figure
 from gradiometer.report.sections.questions import Answer

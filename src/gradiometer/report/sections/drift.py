@@ -9,7 +9,7 @@ import numpy as np
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
 from gradiometer.drift.survey import Survey
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.questions import Answer

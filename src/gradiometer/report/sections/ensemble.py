@@ -6,7 +6,7 @@ import altair as alt
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import plain_row
 from gradiometer.report.charts.marks import HEIGHT, WIDTH, bars, layered, linear_y, points, tooltip
 from gradiometer.report.sections.questions import Answer

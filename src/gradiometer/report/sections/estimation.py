@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, LogAxis
 from gradiometer.report.charts.batch_chart import batch_chart
 from gradiometer.report.charts.charts import layers_chart, noise_scale_chart, signal_and_noise_chart

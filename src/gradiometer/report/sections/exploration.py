@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.reading import Draw, Estimate
-from gradiometer.measurement.uncertainty.carried import transformed
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.report.charts.exploration_charts import drift_share_chart, heat_chart, layer_temperatures_chart
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart
 from gradiometer.report.charts.marks import Windows

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradiometer.measurement.reading import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.convergence_charts import paying_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradiometer.measurement.reading import Estimates, Finding, State
+from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.finding import Finding, State
 from gradiometer.run.configuration import Configuration
 
 URGENCY = (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.questions import Answer

@@ -8,7 +8,7 @@ import numpy as np
 from gradiometer.convergence.trajectory.move_lengths import strides
 from gradiometer.convergence.trajectory.path_facts import Path
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.convergence_charts import strides_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run

@@ -1,4 +1,4 @@
-"""The difference of two proportions seen on the same examples, with an interval that keeps a width when they agree."""
+"""Intervals of a proportion, and of the difference of two proportions seen on the same examples."""
 
 import math
 
@@ -8,9 +8,42 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
+from gradiometer.measurement.estimate import Estimate
 
 BESIDE = 1e-10
+
+
+def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
+    """The share of successes in independent trials, such as an accuracy over test examples: Wilson's interval.
+
+    It stays within [0, 1], and keeps a width at 0 and at 1, where the plain standard error is zero.
+
+    Args:
+        successes: Between 0 and `trials`.
+        trials: At least 1.
+        level: Confidence level, between 0 and 1.
+
+    Source: Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference.
+    """
+    if not 0 < level < 1:
+        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    if not trials >= 1:
+        raise BadArgument(f"`trials` must be at least 1, got {trials}.")
+    if not 0 <= successes <= trials:
+        raise BadArgument(f"`successes` must lie between 0 and the {trials} trials, got {successes}.")
+    share, z = successes / trials, float(ndtri((1 + level) / 2))
+    shrinkage = 1 + z**2 / trials
+    middle = (share + z**2 / (2 * trials)) / shrinkage
+    margin = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / shrinkage
+    low, high = max(middle - margin, 0.0), min(middle + margin, 1.0)
+    return Estimate.interval(
+        share,
+        min(low, share),  # at 0 and 1 the end is the share itself, up to rounding
+        max(high, share),
+        level=level,
+        method="Wilson score",
+        samples=trials,
+    )
 
 
 def difference_of_proportions(

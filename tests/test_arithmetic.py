@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.reading import Estimate
-from gradiometer.measurement.uncertainty.carried import average, product, transformed
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.arithmetic import average, product, transformed
 from gradiometer.measurement.uncertainty.median import median
 
 Z = 1.6448536269514722
