@@ -8,7 +8,12 @@ import pytest
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
-from gradiometer.measurement.uncertainty.differences import MOST_PAIRS, difference_over_runs, mean_over_pairs, pairs_needed
+from gradiometer.measurement.uncertainty.differences import (
+    MOST_PAIRS,
+    difference_over_runs,
+    mean_over_pairs,
+    pairs_needed,
+)
 from gradiometer.measurement.uncertainty.proportions import proportion
 
 TRIALS = 2_000

@@ -1,8 +1,6 @@
-"""`watch`: the instrument in a loop of one's own, which it leaves as it was, bit for bit."""
+"""`watch`: the instrument in a loop of your own, which it leaves as it was, bit for bit."""
 
-import copy
 import json
-import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -20,10 +18,10 @@ from gradiometer import diagnose, sampling_of, watch
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.objective import supervised
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.report.page.page import write_page
 from gradiometer.run.reader import Run
+from watched_loop import one_backward, simple
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer, Any], None]
 
@@ -193,21 +191,6 @@ def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
     assert len(Run.open(tmp_path / "loop-2").series("noise")) == 40
 
 
-def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, Watch]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    settings = {"loss": supervised(nn.CrossEntropyLoss(reduction="none")), "every": 1} | settings
-    return model, optimizer, watch(model, optimizer, out=out, **settings)
-
-
-def one_backward(model: nn.Module, size: int = 8) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    batch = (torch.randn(size, 8), torch.randint(5, (size,)))
-    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
-    loss.backward()
-    return loss, batch
-
-
 def test_a_run_of_watch_is_a_run_like_any_other(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path)
     with w:
@@ -233,69 +216,6 @@ def test_an_unmeasured_step_has_no_hooks(tmp_path: Path) -> None:
             w.step(*one_backward(model))
             optimizer.step()
     assert not any(parameter._backward_hooks for parameter in model.parameters())
-
-
-class Clock:
-    """A second a training step, and a little for everything that looks at it; a measurement takes three seconds."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        self.seconds += 1e-5
-        return self.seconds
-
-
-def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, measure = Clock(), GradientNoise.measure
-
-    def slow(gauge: GradientNoise, step: Any) -> Any:
-        clock.seconds += 3
-        return measure(gauge, step)
-
-    monkeypatch.setattr(GradientNoise, "measure", slow)
-    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
-    w.budget.clock = clock
-    with w:
-        for _ in range(1000):
-            optimizer.zero_grad()
-            w.step(*one_backward(model))
-            optimizer.step()
-            clock.seconds += 1
-    assert w.overhead["measured_steps"] == 6  # the first before its cost is known, then one in 150 seconds
-    assert w.overhead["budget"] == 0.02 and 0.017 < w.overhead["used"] < 0.0202
-
-
-def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the first of several processes does; at the pace of the new ones alone it would measure one after another."""
-    clock, measure = Clock(), GradientNoise.measure
-
-    def slow(gauge: GradientNoise, step: Any) -> Any:
-        clock.seconds += 3
-        return measure(gauge, step)
-
-    def go(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
-        w.budget.clock = clock
-        with w:
-            for _ in range(steps):
-                optimizer.zero_grad()
-                w.step(*one_backward(model))
-                optimizer.step()
-                clock.seconds += 1
-            return w.state_dict()
-
-    monkeypatch.setattr(GradientNoise, "measure", slow)
-    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
-    kept = go(w, model, optimizer, 1000)
-    model, optimizer, again = simple(tmp_path, every=None, gauges="noise")
-    again.load_state_dict(kept)
-    go(again, model, optimizer, 2)
-    earned = (again.budget.spent + 3) / 0.02 - again.budget.training
-    assert again.steps == 1002 and earned > 100
-    again._looked_at = clock()  # nothing of a measurement is under way
-    assert again._proposal() - again.steps == pytest.approx(earned, rel=0.02)
 
 
 def test_a_changing_last_batch_is_measured_alone_and_left_out_of_accumulation(tmp_path: Path) -> None:
@@ -384,13 +304,6 @@ def test_under_autocast_a_loss_that_is_not_is_run_for_both_halves(tmp_path: Path
     assert len(w.run.series("noise")) == 5 and w.run.warnings == []
 
 
-def test_another_loss_than_the_trained_one_is_told(tmp_path: Path) -> None:
-    model, _, w = simple(tmp_path, loss=lambda model, batch: 3 * nn.functional.cross_entropy(model(batch[0]), batch[1]))
-    with w:
-        w.step(*one_backward(model))
-    assert "give `watch` the loss that is trained" in w.run.warnings[0]
-
-
 def test_a_checkpoint_lets_the_same_run_go_on(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path)
     with w:
@@ -414,62 +327,6 @@ def test_a_checkpoint_lets_the_same_run_go_on(tmp_path: Path) -> None:
     assert again.run.losses[0].tolist() == [*range(9)]
 
 
-def test_an_error_in_the_loop_leaves_a_run_that_says_so(tmp_path: Path) -> None:
-    model, _, w = simple(tmp_path)
-    with pytest.raises(ZeroDivisionError), w:
-        w.step(*one_backward(model))
-        1 / 0  # noqa: B018
-    assert w.run.status == "interrupted"
-    assert w.run.events[-1]["reason"] == "ZeroDivisionError: division by zero"
-    assert not any(parameter._backward_hooks for parameter in model.parameters())
-
-
-class LogOfNothing(nn.Module):
-    """Finite only for positive sums."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sum(-1, keepdim=True).log() + x
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_first_loss_that_is_not_finite_is_told_with_step_layer_and_examples(
-    tmp_path: Path, accumulation: int
-) -> None:
-    model = nn.Sequential(nn.Identity(), LogOfNothing(), nn.Linear(8, 5))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    good, bad = torch.rand(8, 8), torch.rand(8, 8)
-    bad[[2, 5]] *= -1
-    labels = torch.randint(5, (8,))
-    loss = supervised(nn.CrossEntropyLoss(reduction="none"))
-    with watch(model, optimizer, loss=loss, out=tmp_path, accumulation=accumulation, gauges="noise") as w:
-        for step in range(6):
-            optimizer.zero_grad()
-            for part in range(accumulation):
-                batch = (bad if step == 3 and part == accumulation - 1 else good, labels)
-                value = loss(model, batch).mean()
-                (value / accumulation).backward()
-                if value.isfinite():
-                    w.step(value, batch)
-                    continue
-                with pytest.warns(RuntimeWarning, match=r"at step 3.*first in 1 \(LogOfNothing\), of examples 2, 5"):
-                    w.step(value, batch)
-            if step != 3:
-                optimizer.step()
-    which = ", micro-batch 2 of 2" if accumulation == 2 else ""
-    assert f"the loss is nan at step 3{which}, for the first time in this run" in w.run.warnings[0]
-    assert math.isnan(w.run.losses[1][3])
-
-
-def test_a_weight_or_an_input_that_is_not_finite_is_named(tmp_path: Path) -> None:
-    for spoil, told in (("weight", "the parameter 2.weight is not finite"), ("batch", "in example 1 of the batch")):
-        model, _, w = simple(tmp_path, budget=0.0, every=None)
-        batch = (torch.randn(4, 8), torch.randint(5, (4,)))
-        with torch.no_grad():
-            (model[2].weight if spoil == "weight" else batch[0])[1, 1] = math.inf
-        with w, pytest.warns(RuntimeWarning, match=told):
-            w.step(nn.functional.cross_entropy(model(batch[0]), batch[1]), batch)
-
-
 def test_a_loader_says_how_it_draws() -> None:
     data = TensorDataset(torch.zeros(40, 2))
     assert sampling_of(DataLoader(data, 4, shuffle=True)) == Sampling(Draw.RESHUFFLED, 40)
@@ -478,45 +335,3 @@ def test_a_loader_says_how_it_draws() -> None:
     assert sampling_of(DataLoader(data, 4, sampler=replacing)) == Sampling(Draw.REPLACEMENT, 40)
     with pytest.raises(BadArgument, match="draws by a list"):
         sampling_of(DataLoader(data, 4, sampler=[1, 2, 3]))
-
-
-def test_order_of_calls_is_refused_by_name(tmp_path: Path) -> None:
-    model, optimizer, w = simple(tmp_path)
-    with w, pytest.raises(BadArgument, match="call it after `backward`, before the update"):
-        one_backward(model)
-        optimizer.step()
-    model, optimizer, w = simple(tmp_path)
-    other = copy.deepcopy(model)
-    with w, pytest.raises(BadArgument, match="no backward of this model was made"):
-        w.step(*one_backward(other))
-    model, optimizer, w = simple(tmp_path, accumulation=4)
-    with w, pytest.raises(BadArgument, match="before it is divided for accumulation"):
-        for _ in range(4):
-            loss, batch = one_backward(model)
-            w.step(loss / 4, batch)
-
-
-def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
-    model = nn.Linear(8, 5)
-    sgd, adam = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(model.parameters())
-    loss = supervised(nn.CrossEntropyLoss())
-    refused: list[tuple[str, Callable[[], Any]]] = [
-        ("one backward a step shows no spread", lambda: watch(model, sgd)),
-        ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
-        ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
-        (
-            "give `loss`, or ask for noise, temperature, trajectory alone",
-            lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift"),
-        ),
-        ("holds no parameter", lambda: watch(nn.Linear(2, 2), sgd, loss=loss)),
-        ("got none", lambda: watch(model, [], loss=loss)),
-        ("sparse gradients", lambda: watch(nn.Embedding(3, 2, sparse=True), sgd, loss=loss)),
-        ("complex parameter", lambda: watch(nn.Linear(2, 2, dtype=torch.cfloat), sgd, loss=loss)),
-        ("no trainable parameters", lambda: watch(nn.ReLU(), sgd, loss=loss)),
-        ("`share`", lambda: watch(model, sgd, loss=loss, budget=math.nan)),
-    ]
-    for words, call in refused:
-        with pytest.raises(BadArgument, match=words):
-            call()
-    with watch(model, sgd, loss=loss, out=tmp_path) as w, pytest.raises(BadArgument, match="batch of 1"):
-        w.step(*one_backward(model, 1))

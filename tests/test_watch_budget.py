@@ -1,0 +1,64 @@
+"""`watch` keeps its budget, also in a run that continues."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.integrations.watch.watching import Watch
+from watched_loop import Clock, one_backward, simple
+
+
+def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, measure = Clock(), GradientNoise.measure
+
+    def slow(gauge: GradientNoise, step: Any) -> Any:
+        clock.seconds += 3
+        return measure(gauge, step)
+
+    monkeypatch.setattr(GradientNoise, "measure", slow)
+    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
+    w.budget.clock = clock
+    with w:
+        for _ in range(1000):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+            clock.seconds += 1
+    assert w.overhead["measured_steps"] == 6  # the first before its cost is known, then one in 150 seconds
+    assert w.overhead["budget"] == 0.02 and 0.017 < w.overhead["used"] < 0.0202
+
+
+def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of several processes does; at the pace of the new ones alone it would measure one after another."""
+    clock, measure = Clock(), GradientNoise.measure
+
+    def slow(gauge: GradientNoise, step: Any) -> Any:
+        clock.seconds += 3
+        return measure(gauge, step)
+
+    def go(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
+        w.budget.clock = clock
+        with w:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                w.step(*one_backward(model))
+                optimizer.step()
+                clock.seconds += 1
+            return w.state_dict()
+
+    monkeypatch.setattr(GradientNoise, "measure", slow)
+    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
+    kept = go(w, model, optimizer, 1000)
+    model, optimizer, again = simple(tmp_path, every=None, gauges="noise")
+    again.load_state_dict(kept)
+    go(again, model, optimizer, 2)
+    earned = (again.budget.spent + 3) / 0.02 - again.budget.training
+    assert again.steps == 1002 and earned > 100
+    again._looked_at = clock()  # nothing of a measurement is under way
+    assert again._proposal() - again.steps == pytest.approx(earned, rel=0.02)
