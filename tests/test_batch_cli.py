@@ -1,13 +1,17 @@
 """`gradiometer batch`: of a run, of a problem, in words and as JSON, and what it refuses."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
-from gradiometer.cli.batch import batch
+from gradiometer.cli.batch import _choices, _table, batch
 from gradiometer.errors import BadArgument, Diverged
+from gradiometer.estimation.batch_table import BatchRow, BatchTable
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train
@@ -40,12 +44,52 @@ def test_of_a_run_every_batch_has_its_factors_with_intervals(run: str) -> None:
     assert told["fastest"] and told["cheapest"][0] == 2
 
 
-def test_in_words_it_names_the_fastest_and_the_cheapest(run: str) -> None:
+def test_the_words_hold_the_table_and_the_choices(run: str) -> None:
+    """How fast this machine is decides only what is said of the fastest batch."""
     out = called(run, *QUICK).stdout
     assert "To the same loss, against the present batch" in out
-    assert "now 32" in out and "Fastest here: B = " in out and "Fewest examples: B = 2" in out
+    assert "now 32" in out and " time" in out and "Fewest examples: B = 2" in out
     assert "noise scale" in out and "A model of SGD" in out
-    assert "…" not in out  # no cell is cut off at 80 columns
+
+
+def interval(value: float, low: float, high: float) -> Estimate:
+    return Estimate.interval(value, low, high, level=0.9, method="median of 9", samples=9)
+
+
+def table_with(times: dict[int, Estimate | None]) -> BatchTable:
+    """Three batch sizes, 32 now, with the time that each needs to the same loss."""
+    updates = {16: interval(1.8, 1.7, 1.9), 32: Estimate.exact(1.0), 64: interval(0.6, 0.5, 0.7)}
+    examples = {size: Estimate.exact(factor) for size, factor in ((16, 0.9), (32, 1.0), (64, 1.2))}
+    return BatchTable(32, tuple(BatchRow(b, updates[b], updates[b], examples[b], times.get(b)) for b in updates))
+
+
+NOW = {32: Estimate.exact(1.0)}
+
+
+@pytest.mark.parametrize(
+    ("at_16", "at_64", "sentence"),
+    [
+        ((1.7, 1.6, 1.8), (0.5, 0.4, 0.6), "Fastest here: B = 64 (0.50 [0.40, 0.60] of the time)."),
+        ((0.55, 0.45, 0.7), (0.5, 0.4, 0.6), "B = 64 (0.50 [0.40, 0.60] of the time); not told from it: 16."),
+        ((1.7, 1.6, 1.8), (0.9, 0.7, 1.1), "No batch is told to be faster here than the present one."),
+        ((1.7, 1.6, 1.8), (1.3, 1.2, 1.4), "Fastest here: B = 32 (the present one)."),
+    ],
+)
+def test_a_sentence_names_the_fastest_batch(at_16: tuple, at_64: tuple, sentence: str) -> None:
+    fastest, cheapest = _choices(table_with({16: interval(*at_16), 64: interval(*at_64)} | NOW), None)
+    assert fastest.endswith(sentence)
+    assert cheapest == "Fewest examples: B = 16."
+
+
+def test_without_times_only_the_fewest_examples_are_named() -> None:
+    assert _choices(table_with({}), None) == ["Fewest examples: B = 16."]
+
+
+def test_no_cell_of_the_table_is_cut_off_at_80_columns() -> None:
+    times = {16: interval(0.0001234, 0.00001234, 0.001234), 64: interval(12340.0, 1234.0, 123400.0)}
+    drawn = io.StringIO()
+    Console(width=80, file=drawn).print(_table(table_with(times | NOW)))
+    assert "[1,200, 120,000]" in drawn.getvalue() and "…" not in drawn.getvalue()
 
 
 def test_without_measuring_time_no_problem_is_loaded_and_nothing_is_said_of_time(
