@@ -133,7 +133,7 @@ def by_hand(job: Job) -> Step:
 
 
 def by_engine(job: Job, name: str) -> Step:
-    """One of our ways."""
+    """One of our engines."""
     chains = range(job.chains)
     state = ChainState(
         [job.make() for _ in chains], [RATE] * job.chains, [0.0] * job.chains, 0.0, 0.0, EXAMPLES, chains
@@ -142,7 +142,7 @@ def by_engine(job: Job, name: str) -> Step:
     example = data[0][: job.batch_size], data[1][: job.batch_size]
     if (reason := ENGINES[name].why_not(state, cross_entropy, example, Traits())) is not None:
         raise NotImplementedError(reason)
-    engine = ENGINES[name](state, cross_entropy, data)
+    engine = ENGINES[name](state, cross_entropy, data, Traits())
     return lambda: engine.step(next(indices))
 
 
@@ -152,7 +152,7 @@ def _indices(job: Job) -> list[Tensor]:
 
 
 def steps(rounds: int, reasons: dict[str, str]) -> list[Line]:
-    """Each way against the loop."""
+    """Each engine against the loop."""
     lines = []
     for chains in (8, 32):
         job = Job("MLP 100-32-10", mlp(100, 32, 10), (100,), 32, chains)
@@ -172,15 +172,15 @@ def whole_runs(rounds: int, length: int) -> list[Line]:
     lines = []
     _run_seconds(Job("MLP 100-32-10", mlp(100, 32, 10), (100,), 32, 2), length)  # imports what a process does once
     for job in jobs((8, 32, 128), (2, 8)):
-        faster, ways = [], set[str]()
+        faster, engines = [], set[str]()
         for turn in range(rounds):
             # Who goes first changes every round.
             order = (_loop_seconds, _run_seconds) if turn % 2 else (_run_seconds, _loop_seconds)
             found = {function.__name__: function(job, length) for function in order}
-            seconds, way = found["_run_seconds"]
+            seconds, engine = found["_run_seconds"]
             faster.append(found["_loop_seconds"][0] / seconds)
-            ways.add(way)
-        lines.append(Line(str(job), f"run_chains: {' or '.join(sorted(ways))}", median(faster)))
+            engines.add(engine)
+        lines.append(Line(str(job), f"run_chains: {' or '.join(sorted(engines))}", median(faster)))
     return lines
 
 
@@ -197,7 +197,7 @@ def _run_seconds(job: Job, length: int) -> tuple[float, str]:
     given: dict[str, Any] = {"chains": job.chains, "steps": length, "batch_size": job.batch_size}
     began = time.process_time()
     found = run_chains(job.make, cross_entropy, data, learning_rate=RATE, every=length, **given)
-    return time.process_time() - began, found.way
+    return time.process_time() - began, found.engine
 
 
 def peer(rounds: int) -> list[Line]:

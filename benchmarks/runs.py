@@ -13,8 +13,8 @@ from steps import LEARNING_RATE
 from workloads import BATCH_SIZE, BATCHES
 
 from gradiometer.errors import GradiometerError
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder

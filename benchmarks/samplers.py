@@ -32,6 +32,7 @@ from gradiometer.exploration.chains.engines import Stacked
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.objective import Traits
 from gradiometer.problems.images.classification import cross_entropy
 from gradiometer.problems.images.fashion_mnist import load
 from gradiometer.problems.images.models import fashion_mnist_mlp
@@ -121,7 +122,7 @@ def together(make: Callable[[], nn.Module]) -> Step:
     data = torch.cat(inputs), torch.cat(targets)
     seeds = range(TOGETHER)
     state = ChainState([make() for _ in seeds], [RATE] * TOGETHER, [5000.0] * TOGETHER, 0.0, 0.0, EXAMPLES, seeds)
-    engine = Stacked(state, cross_entropy, data)
+    engine = Stacked(state, cross_entropy, data, Traits())
     index = torch.randint(len(data[1]), (TOGETHER, BATCH_SIZE))
     return lambda: engine.step(index)
 

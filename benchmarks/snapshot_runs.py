@@ -19,8 +19,8 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Cosine, MultiStep
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.exploration.ensembles.swag import WeightMoments
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
 from gradiometer.run.disk import replace_file
 from gradiometer.run.snapshots import save_snapshot

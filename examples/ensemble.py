@@ -19,8 +19,8 @@ from gradiometer.exploration.ensembles.ensemble_size import validation_mask
 from gradiometer.exploration.ensembles.export import export
 from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged, differences
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.order import Order
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load

@@ -30,12 +30,12 @@ from gradiometer.estimation.batch_table import relative_updates
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems import load
-from gradiometer.problems.order import Order
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.charts.marks import layered
 

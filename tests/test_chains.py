@@ -14,8 +14,8 @@ from gradiometer.exploration.chains.chains import Chains, run_chains
 from gradiometer.exploration.chains.stacked import why_not_stacked
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.order import Order
 
 EXAMPLES, BATCH, STEPS = 90, 16, 40
 CROSS_ENTROPY = supervised(nn.CrossEntropyLoss(reduction="none"))
@@ -67,7 +67,7 @@ def by_hand(
     draw: Draw = Draw.REPLACEMENT,
     **settings: float,
 ) -> nn.Module:
-    """One run as anyone writes it, with torch's SGD or our SGLD."""
+    """One run in plain torch, with its SGD or our SGLD."""
     torch.manual_seed(chain)
     model, (inputs, targets) = make(), data(1, 8)
     if temperature:
@@ -83,9 +83,9 @@ def by_hand(
     return model
 
 
-def together(make: Callable[[], nn.Module], way: str | None, **settings: object) -> Chains:
+def together(make: Callable[[], nn.Module], engine: str | None, **settings: object) -> Chains:
     given = {"chains": 3, "steps": STEPS, "batch_size": BATCH, "learning_rate": 0.1, **settings}
-    return run_chains(make, CROSS_ENTROPY, data(1, 8), way=way, **given)
+    return run_chains(make, CROSS_ENTROPY, data(1, 8), engine=engine, **given)
 
 
 def same(found: nn.Module, expected: nn.Module) -> bool:
@@ -93,43 +93,50 @@ def same(found: nn.Module, expected: nn.Module) -> bool:
     return all(torch.allclose(a, b, rtol=0, atol=1e-9) for a, b in pairs)
 
 
-WAYS = [(mlp, "stacked"), (mlp, "vmap"), (mlp, "sequential"), (cnn, "vmap"), (cnn, "sequential"), (lstm, "sequential")]
-ways = pytest.mark.parametrize(("make", "way"), WAYS)
+ENGINES = [
+    (mlp, "stacked"),
+    (mlp, "vmap"),
+    (mlp, "sequential"),
+    (cnn, "vmap"),
+    (cnn, "sequential"),
+    (lstm, "sequential"),
+]
+engines = pytest.mark.parametrize(("make", "engine"), ENGINES)
 
 
-@ways
-def test_chains_with_momentum_and_rates_of_their_own_are_the_runs_made_by_hand(
-    make: Callable[[], nn.Module], way: str
+@engines
+def test_chains_with_momentum_and_different_rates_are_the_runs_made_by_hand(
+    make: Callable[[], nn.Module], engine: str
 ) -> None:
-    found = together(make, way, learning_rate=[0.05, 0.1, 0.2], momentum=0.8, weight_decay=0.01)
-    assert found.way == way
+    found = together(make, engine, learning_rate=[0.05, 0.1, 0.2], momentum=0.8, weight_decay=0.01)
+    assert found.engine == engine
     for chain, rate in enumerate((0.05, 0.1, 0.2)):
         assert same(found.models[chain], by_hand(make, chain, rate, momentum=0.8, weight_decay=0.01))
 
 
-@ways
-def test_chains_at_temperatures_of_their_own_are_sgld_made_by_hand(make: Callable[[], nn.Module], way: str) -> None:
-    found = together(make, way, temperature=[0.0, 0.01, 0.5], learning_rate=0.02)
+@engines
+def test_chains_at_different_temperatures_are_sgld_made_by_hand(make: Callable[[], nn.Module], engine: str) -> None:
+    found = together(make, engine, temperature=[0.0, 0.01, 0.5], learning_rate=0.02)
     for chain, temperature in enumerate((0.0, 0.01, 0.5)):
         assert same(found.models[chain], by_hand(make, chain, 0.02, temperature=temperature))
 
 
-@pytest.mark.parametrize("way", ["stacked", "vmap", "sequential"])
-def test_reshuffled_epochs_are_those_of_a_run_with_the_chains_seed(way: str) -> None:
-    found = together(mlp, way, draw=Draw.RESHUFFLED)
+@pytest.mark.parametrize("engine", ["stacked", "vmap", "sequential"])
+def test_reshuffled_epochs_are_those_of_a_run_with_the_chains_seed(engine: str) -> None:
+    found = together(mlp, engine, draw=Draw.RESHUFFLED)
     assert all(same(found.models[chain], by_hand(mlp, chain, 0.1, draw=Draw.RESHUFFLED)) for chain in range(3))
 
 
 @pytest.mark.parametrize("make", [with_norm, with_dropout])
-def test_models_that_couple_or_draw_run_one_after_the_other_and_say_so(make: Callable[[], nn.Module]) -> None:
+def test_models_with_batch_norm_or_dropout_run_one_after_the_other(make: Callable[[], nn.Module]) -> None:
     found = together(make, None)
-    assert found.way == "sequential" and set(found.why_not) == {"stacked"}
+    assert found.engine == "sequential" and set(found.why_not) == {"stacked"}
     alone = together(make, "sequential", chains=1, seeds=[2])
     assert same(found.models[2], alone.models[0])
 
 
 class Doubled(torch.autograd.Function):
-    """A function of one's own, for which vmap has no rule."""
+    """A custom function, for which vmap has no rule."""
 
     @staticmethod
     def forward(ctx: object, inputs: Tensor) -> Tensor:
@@ -149,43 +156,43 @@ class WithoutRule(nn.Module):
         return Doubled.apply(self.head(inputs.flatten(1)))
 
 
-def test_a_model_that_vmap_cannot_run_falls_back_and_the_reason_is_told() -> None:
+def test_a_model_that_vmap_cannot_run_runs_in_a_loop_and_the_reason_is_kept() -> None:
     found = together(lambda: WithoutRule().double(), None, steps=100, chains=2)
-    assert found.way == "sequential"
+    assert found.engine == "sequential"
     assert found.why_not["stacked"] == "the model is a WithoutRule"
     assert found.why_not["vmap"].startswith("In order to use an autograd.Function with functorch transforms")
 
 
-def test_an_lstm_falls_back_and_the_reason_is_told() -> None:
+def test_an_lstm_runs_in_a_loop_and_the_reason_is_kept() -> None:
     inputs, targets = data(1, 8)
     given = {"chains": 2, "steps": 100, "batch_size": BATCH, "learning_rate": 0.1}
     found = run_chains(Recurrent, CROSS_ENTROPY, (inputs.float(), targets), **given)
-    assert found.way == "sequential"
+    assert found.engine == "sequential"
     assert found.why_not["stacked"] == "the model is a Recurrent"
     assert "batching rule" in found.why_not["vmap"]
 
 
-def test_the_fastest_way_is_chosen_by_the_runs_own_first_steps_without_a_trace_in_the_numbers() -> None:
-    asked, named = together(mlp, None, steps=110), together(mlp, "stacked", steps=110)
-    assert set(asked.milliseconds) <= {"stacked", "vmap", "sequential"} and len(asked.milliseconds) == 3
-    assert asked.way == min(asked.milliseconds, key=asked.milliseconds.__getitem__)
-    assert all(same(a, b) for a, b in zip(asked.models, named.models, strict=True))
+def test_the_fastest_engine_is_chosen_in_the_first_steps_and_the_numbers_stay_the_same() -> None:
+    timed, named = together(mlp, None, steps=110), together(mlp, "stacked", steps=110)
+    assert set(timed.milliseconds) <= {"stacked", "vmap", "sequential"} and len(timed.milliseconds) == 3
+    assert timed.engine == min(timed.milliseconds, key=timed.milliseconds.__getitem__)
+    assert all(same(a, b) for a, b in zip(timed.models, named.models, strict=True))
 
 
-def test_short_runs_are_not_spent_on_asking() -> None:
+def test_short_runs_are_not_timed() -> None:
     found = together(mlp, None, steps=20)
-    assert found.way == "stacked" and not found.milliseconds
+    assert found.engine == "stacked" and not found.milliseconds
 
 
-@pytest.mark.parametrize(("make", "way"), [*WAYS, (with_norm, "sequential")])
-def test_functions_are_drawn_along_the_run_in_eval_mode(make: Callable[[], nn.Module], way: str) -> None:
+@pytest.mark.parametrize(("make", "engine"), [*ENGINES, (with_norm, "sequential")])
+def test_functions_are_drawn_along_the_run_in_eval_mode(make: Callable[[], nn.Module], engine: str) -> None:
     inputs, targets = data(1, 8)
 
     def right(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return (model(batch[0]).argmax(1) == batch[1]).double()
 
     watch = {"loss": CROSS_ENTROPY, "right": right}
-    found = together(make, way, watch=watch, watched=(inputs[:30], targets[:30]), every=20)
+    found = together(make, engine, watch=watch, watched=(inputs[:30], targets[:30]), every=20)
     assert found.steps.tolist() == [20, 40]
     for chain, model in enumerate(found.models):
         assert model.training
@@ -195,7 +202,7 @@ def test_functions_are_drawn_along_the_run_in_eval_mode(make: Callable[[], nn.Mo
         assert found.draws["right"][-1, chain] == pytest.approx(right(model, (inputs[:30], targets[:30])).mean().item())
 
 
-def test_shared_and_frozen_parameters_stay_so() -> None:
+def test_shared_and_frozen_parameters_stay_shared_and_frozen() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -220,7 +227,7 @@ def test_training_chains_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_has_no_batched_form_is_named() -> None:
+def test_a_layer_without_batched_form_is_named() -> None:
     class Own(nn.Linear):
         pass
 
@@ -234,13 +241,13 @@ def test_what_has_no_batched_form_is_named() -> None:
     assert why_not_stacked(normed) == "0 is a ParametrizedLinear"
 
 
-def test_a_mean_loss_goes_by_vmap() -> None:
+def test_a_mean_loss_runs_by_vmap() -> None:
     loss = supervised(nn.CrossEntropyLoss())
     given = {"chains": 2, "steps": 20, "batch_size": BATCH, "learning_rate": 0.1}
-    with pytest.raises(BadArgument, match="`way` 'stacked' cannot run this model: the loss is a mean"):
-        run_chains(mlp, loss, data(1, 8), way="stacked", **given)
-    by_mean = run_chains(mlp, loss, data(1, 8), way="vmap", **given)
-    by_example = run_chains(mlp, CROSS_ENTROPY, data(1, 8), way="stacked", **given)
+    with pytest.raises(BadArgument, match="`engine` 'stacked' cannot run this model: the loss is a mean"):
+        run_chains(mlp, loss, data(1, 8), engine="stacked", **given)
+    by_mean = run_chains(mlp, loss, data(1, 8), engine="vmap", **given)
+    by_example = run_chains(mlp, CROSS_ENTROPY, data(1, 8), engine="stacked", **given)
     assert all(same(a, b) for a, b in zip(by_mean.models, by_example.models, strict=True))
 
 
@@ -248,22 +255,22 @@ def test_a_mean_loss_goes_by_vmap() -> None:
     ("settings", "message"),
     [
         ({"chains": 0}, "`chains` must be a whole number of at least 1, got 0"),
-        ({"batch_size": 91}, "`batch_size` must lie between 1 and the 90 examples, got 91"),
-        ({"learning_rate": [0.1, 0.2]}, "`learning_rate` must be one number, or one a chain, 3, got 2"),
+        ({"batch_size": 91}, "`batch_size` must lie between 1 and the 90 training examples, got 91"),
+        ({"learning_rate": [0.1, 0.2]}, "`learning_rate` must be one number, or one per chain, 3, got 2"),
         ({"learning_rate": math.nan}, "`learning_rate` must be a finite number and positive, got nan"),
         ({"temperature": -1.0}, "`temperature` must be a finite number and not negative, got -1.0"),
-        ({"temperature": 1.0, "momentum": 0.9}, "`momentum` cannot be had with a temperature"),
+        ({"temperature": 1.0, "momentum": 0.9}, "`momentum` must be 0 if a temperature is positive"),
         ({"momentum": math.nan}, "`momentum` must be a finite number and not negative, got nan"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
-        ({"seeds": [1, 2]}, "`seeds` must be one a chain, 3, got 2"),
+        ({"seeds": [1, 2]}, "`seeds` must be one per chain, 3, got 2"),
         ({"draw": Draw.FRESH}, "`draw` must be replacement or reshuffled"),
-        ({"way": "fast"}, "`way` must be one of stacked, vmap, sequential, got 'fast'"),
+        ({"engine": "fast"}, "`engine` must be one of stacked, vmap, sequential, got 'fast'"),
         ({"every": 0}, "`every` must be a whole number of at least 1, got 0"),
     ],
 )
-def test_chains_that_are_none_are_refused_by_name(settings: dict[str, object], message: str) -> None:
+def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
-        together(mlp, **{"way": None, **settings})
+        together(mlp, **{"engine": None, **settings})
 
 
 def test_a_model_that_is_made_already_is_refused() -> None:
@@ -277,14 +284,12 @@ def test_chains_that_diverge_are_named_with_their_rates() -> None:
         together(mlp, "stacked", learning_rate=[0.1, 1e200, 0.1])
 
 
-def test_a_chain_hotter_than_asked_is_refused_with_the_way_out() -> None:
-    with pytest.raises(
-        BadArgument, match="`temperature` 1e-06 cannot be held by the chain of seed 1: SGD by itself heats to"
-    ):
+def test_a_temperature_below_the_heat_of_sgd_alone_is_refused() -> None:
+    with pytest.raises(BadArgument, match="`temperature` 1e-06 is too low for the chain of seed 1: SGD alone heats to"):
         together(mlp, "stacked", temperature=[0.0, 1e-6, 0.0], steps=3000)
 
 
-def test_every_chain_is_a_row_of_its_own() -> None:
+def test_different_chains_end_at_different_parameters() -> None:
     found = together(mlp, "stacked")
     assert len(found) == 3
     first, second = (np.concatenate([p.detach().numpy().ravel() for p in m.parameters()]) for m in found.models[:2])
@@ -296,17 +301,17 @@ def test_chains_in_processes_are_those_in_one() -> None:
     apart, as_one = together(mlp, "stacked", processes=2, **given), together(mlp, "stacked", **given)
     assert all(same(a, b) for a, b in zip(apart.models, as_one.models, strict=True))
     np.testing.assert_allclose(apart.draws["loss"], as_one.draws["loss"], rtol=1e-9)
-    assert apart.way == "stacked" and apart.steps.tolist() == [20, 40]
+    assert apart.engine == "stacked" and apart.steps.tolist() == [20, 40]
 
 
-def test_what_ends_a_process_ends_the_run_in_its_own_words() -> None:
+def test_an_error_in_a_process_is_raised_as_in_one_process() -> None:
     with pytest.raises(Diverged, match="the chains of seeds 2 diverged"):
         together(mlp, "stacked", learning_rate=[0.1, 0.1, 1e200], processes=3)
 
     def broken(model: nn.Module, batch: object) -> Tensor:
         raise KeyError("no such column")
 
-    with pytest.raises(RuntimeError, match="no such column"):
+    with pytest.raises(KeyError, match="no such column"):
         run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, processes=2)
     with pytest.raises(BadArgument, match="`processes` must be a whole number of at least 1, got 0"):
         together(mlp, None, processes=0)

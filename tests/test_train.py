@@ -217,9 +217,7 @@ def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> 
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        BadArgument, match="`batch_size` must lie between 1 and the 100 examples of the training set, got 101"
-    ):
+    with pytest.raises(BadArgument, match="`batch_size` must lie between 1 and the 100 training examples, got 101"):
         train(problem(), settings(batch_size=101), tmp_path)
 
 

@@ -167,8 +167,8 @@ def _start(place: Place, seed: int) -> Place:
 def _found(place: Place, kind: str, settings: dict[str, Any], chain: int) -> "Sampled":
     from gradiometer.exploration.samplers.sampling import sample as run_sampler
     from gradiometer.measurement.objective import Objective
+    from gradiometer.measurement.order import Order
     from gradiometer.measurement.reading import Draw
-    from gradiometer.problems.order import Order
 
     model = place.model
     if model is None:

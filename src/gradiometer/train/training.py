@@ -22,11 +22,11 @@ from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.untouched import untouched_randomness
-from gradiometer.problems.order import Order
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget

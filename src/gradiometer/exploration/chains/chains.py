@@ -1,9 +1,11 @@
-"""Chains: independent runs of one model, computed together as fast as this model lets them be."""
+"""Chains: independent training runs of one model, computed together as fast as the model allows."""
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,42 +13,46 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.chains.engines import ENGINES, Engine, Function, Sequential
+from gradiometer.exploration.chains.engines import ENGINES, Engine, Function
 from gradiometer.exploration.chains.processes import in_processes
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.exploration.samplers.sampler import check_number, check_whole
-from gradiometer.measurement.batch import Batch, batch_size, take
-from gradiometer.measurement.objective import Loss, Objective, Traits
+from gradiometer.measurement import batch as batches
+from gradiometer.measurement.batch import Batch, take
+from gradiometer.measurement.objective import Loss, Objective
+from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.untouched import untouched_randomness
 
+Value = TypeVar("Value")
+
 ROUNDS = 3
-"""Times each way is timed before one is chosen."""
+"""Times each engine is timed before one is chosen."""
 
-WORTH_ASKING = 100
-"""Steps of a run below which nothing is timed: vmap alone would cost more than it could save."""
+WORTH_TIMING = 100
+"""Steps below which nothing is timed: vmap alone would cost more than it could save."""
 
-LOSING = 1.5
-"""Times the best seen so far, at which a way is not timed again."""
+SLOW = 1.5
+"""An engine this many times slower than the best so far is not timed again."""
 
 
 @dataclass(frozen=True)
 class Chains:
-    """What M independent runs left.
+    """The result of M independent runs.
 
     Args:
-        models: The trained models, one a chain.
-        draws: Of every function that was watched, its mean over the examples watched: [draws, chains].
+        models: The trained models, one per chain.
+        draws: For every watched function, its mean over the watched examples: [draws, chains].
         steps: The step after which each draw was taken.
-        way: How the gradients were computed.
-        why_not: For every way that was not possible, the reason.
-        milliseconds: Of every way that was timed, the shortest step of all chains, in time this thread was at work.
+        engine: How the gradients were computed.
+        why_not: For every engine that could not run these chains, the reason.
+        milliseconds: For every engine that was timed, the shortest step of all chains, in CPU time of this thread.
     """
 
     models: Sequence[nn.Module]
     draws: Mapping[str, Float[np.ndarray, "draws chains"]]
     steps: Int[np.ndarray, " draws"]
-    way: str
+    engine: str
     why_not: Mapping[str, str] = field(default_factory=dict)
     milliseconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -71,116 +77,134 @@ def run_chains(
     watch: Mapping[str, Function] | None = None,
     watched: Batch | None = None,
     every: int = 10,
-    way: str | None = None,
+    engine: str | None = None,
     processes: int = 1,
 ) -> Chains:
-    """Train M models independently of one another: own starts, own batches, own rates, own temperatures.
+    """Train M models independently, each with its own start, batches, learning rate and temperature.
 
-    The runs are those that a loop over the chains would make, up to rounding (which training amplifies: to 1e-6 over
-    a few hundred steps in double precision). They are computed as one network of batched products where the model is
-    a sequence of linear layers and elementwise functions, by vmap where its layers have batching rules, or one after
-    the other. Unless a way is named, the first steps of the run are made in each way in turn, and the fastest is kept:
-    no step is wasted, and it is never much slower than the loop. What was not possible, and why, is told.
+    The runs are those of a loop over the chains, up to rounding (which training amplifies: to 1e-6 over a few hundred
+    steps in double precision). Three engines compute them: one network of batched products if the model is a sequence
+    of linear layers and elementwise functions ("stacked"), `torch.func.vmap` if all layers have batching rules
+    ("vmap"), or a loop ("sequential"). The first steps of a run use each possible engine in turn, and the rest uses
+    the fastest: no step is wasted, and the run is never much slower than the loop.
 
     Args:
-        model: Makes a model from torch's global random numbers, which are seeded for each chain and put back.
-        loss: Called as `loss(model, batch)`; one value an example lets the chains be told apart in one network.
+        model: Makes a model from torch's global random numbers, which are seeded for each chain and restored.
+        loss: Called as `loss(model, batch)`. "stacked" needs one value per example.
         data: The training examples, a tree of tensors whose first axis is the example.
         chains: M.
-        steps: Of each chain.
+        steps: Number of steps of each chain.
         batch_size: B of each chain.
-        learning_rate: η, of all or of each.
-        temperature: T in posterior units, of all or of each: 0 for SGD, above it SGLD that holds it.
-        momentum: μ of SGD's heavy ball; not with a temperature.
+        learning_rate: η, one for all chains or one per chain.
+        temperature: T in posterior units, one for all chains or one per chain: 0 for SGD, positive for SGLD that holds
+            this temperature.
+        momentum: μ of SGD's heavy ball. Only at temperature 0.
         weight_decay: λ.
         draw: How batches are drawn: independently, or in reshuffled epochs.
-        seeds: Of each chain: its start, its batches, its noise. Left out, 0 to M − 1.
-        watch: Functions of (model, batch), a number an example, whose means are drawn; left out, the loss.
-        watched: What they are drawn on; left out, the first 256 training examples.
-        every: Steps from one draw to the next.
-        way: "stacked", "vmap" or "sequential"; left out, the fastest.
-        processes: Of one thread each, to which the chains are dealt out, each choosing its way; on Linux. Worth it on
-            as many free cores, for runs of seconds, of models too large to gain from being one.
+        seeds: For each chain the seed of its start, batches and noise. Default: 0 to M − 1.
+        watch: Functions of (model, batch), one number per example, whose means are recorded. Default: the loss.
+        watched: The examples for `watch`. Default: the first 256 training examples.
+        every: Steps between two draws of the watched functions.
+        engine: "stacked", "vmap" or "sequential". Default: the fastest.
+        processes: Number of processes of one thread each that share the chains; each chooses its engine. Linux only.
+            It pays on as many free cores, for runs of seconds, with models too large to gain from "stacked".
 
     Raises:
-        BadArgument: A setting is none, or the way named cannot run this model.
-        Diverged: A chain's parameters are not finite at the end.
+        BadArgument: A setting is invalid, or `engine` cannot run this model.
+        Diverged: The parameters of a chain are not finite at the end.
 
     Example:
-        >>> run_chains(net, loss, data, chains=8, steps=500, batch_size=32, learning_rate=0.1)  # doctest: +SKIP
+        >>> import torch
+        >>> from gradiometer import run_chains, supervised
+        >>> data = torch.ones(8, 1), torch.full((8, 1), 3.0)
+        >>> loss = supervised(lambda outputs, targets: (outputs - targets).square().flatten())
+        >>> settings = {"chains": 4, "steps": 50, "batch_size": 2, "learning_rate": 0.1}
+        >>> found = run_chains(lambda: torch.nn.Linear(1, 1), loss, data, **settings)
+        >>> [round((model.weight + model.bias).item(), 3) for model in found.models]
+        [3.0, 3.0, 3.0, 3.0]
+        >>> found.engine, found.draws["loss"].shape
+        ('stacked', (5, 4))
     """
     _check(momentum, weight_decay, chains=chains, steps=steps, batch_size=batch_size, every=every, processes=processes)
-    rates = _of_each("learning_rate", learning_rate, chains, positive=True)
-    temperatures = _of_each("temperature", temperature, chains, positive=False)
+    rates = _per_chain("learning_rate", learning_rate, chains, positive=True)
+    temperatures = _per_chain("temperature", temperature, chains, positive=False)
     if momentum and any(temperatures):
-        raise BadArgument(
-            "`momentum` cannot be had with a temperature: chains at a temperature are SGLD, which has none."
-        )
-    seeds = list(range(chains)) if seeds is None else list(seeds)
+        raise BadArgument("`momentum` must be 0 if a temperature is positive: such chains are SGLD, without momentum.")
+    if draw is Draw.FRESH:
+        raise BadArgument("`draw` must be replacement or reshuffled: a finite training set has no fresh examples.")
+    seeds = list(range(chains) if seeds is None else seeds)
     if len(seeds) != chains:
-        raise BadArgument(f"`seeds` must be one a chain, {chains}, got {len(seeds)}.")
+        raise BadArgument(f"`seeds` must be one per chain, {chains}, got {len(seeds)}.")
+    orders = [Order(draw, batches.batch_size(data), batch_size, seed) for seed in seeds]
     models = _models(model, seeds)
+    watched = take(data, torch.arange(min(256, orders[0].examples))) if watched is None else watched
 
     def run(places: Sequence[int]) -> Chains:
-        own, own_seeds = [models[place] for place in places], [seeds[place] for place in places]
-        order = _Batches(data, batch_size, draw, own_seeds)
-        own_rates, own_temperatures = [rates[place] for place in places], [temperatures[place] for place in places]
-        state = ChainState(own, own_rates, own_temperatures, momentum, weight_decay, order.examples, own_seeds)
-        watching = _Watch(watch or {"loss": loss}, watched if watched is not None else _first(data), every)
-        choice = _Choice(state, loss, data, take(data, order.index(0)[0]), steps, way)
-        for step in range(steps):
-            engine = choice.step(order.index(step))
-            if (step + 1) % every == 0:
-                watching.look(engine, step + 1)
+        def of(values: Sequence[Value]) -> list[Value]:
+            return [values[place] for place in places]
+
+        own, own_orders, settings = of(models), of(orders), (momentum, weight_decay, orders[0].examples)
+        state = ChainState(own, of(rates), of(temperatures), *settings, of(seeds))
+        watching = _Watch(watch or {"loss": loss}, watched)
+        choice = _EngineChoice(state, loss, data, take(data, own_orders[0].batch(0)), steps, engine)
+        for step, index in zip(range(1, steps + 1), _indices(own_orders), strict=False):
+            used = choice.step(index)
+            if step % every == 0:
+                watching.look(used)
         _check_finite(state)
-        found = watching.draws(), np.array(watching.steps)
-        return Chains(own, *found, choice.engine.name, choice.why_not, choice.milliseconds)
+        drawn_after = np.arange(every, steps + 1, every)
+        return Chains(own, watching.draws(), drawn_after, choice.engine.name, choice.why_not, choice.milliseconds)
 
-    return run(range(chains)) if processes == 1 else _in_processes(run, models, processes)
+    def run_part(places: Sequence[int]) -> tuple[list[dict[str, Tensor]], Chains]:
+        found = run(places)
+        return [model.state_dict() for model in found.models], replace(found, models=())
+
+    if processes == 1:
+        return run(range(chains))
+    parts = [part.tolist() for part in torch.arange(chains).tensor_split(min(processes, chains))]
+    return _joined(models, in_processes(run_part, parts))
 
 
-def _in_processes(run: Callable[[Sequence[int]], Chains], models: list[nn.Module], processes: int) -> Chains:
-    """The chains of all processes as one result: their ways told apart by commas, and the longest step of each way."""
-    answers = in_processes(processes, len(models), run)
+def _joined(models: list[nn.Module], answers: Sequence[tuple[list[dict[str, Tensor]], Chains]]) -> Chains:
+    """The chains of all processes as one result: all their engines, and the longest step of each."""
     for model, state in zip(models, (state for states, _ in answers for state in states), strict=True):
         model.load_state_dict(state)
     parts = [part for _, part in answers]
-    milliseconds = {
-        name: max(part.milliseconds.get(name, 0.0) for part in parts)
-        for name in dict.fromkeys(name for part in parts for name in part.milliseconds)
-    }
+    milliseconds: dict[str, float] = {}
+    for name, taken in (item for part in parts for item in part.milliseconds.items()):
+        milliseconds[name] = max(taken, milliseconds.get(name, 0.0))
     draws = {name: np.concatenate([part.draws[name] for part in parts], axis=1) for name in parts[0].draws}
-    ways = ", ".join(dict.fromkeys(part.way for part in parts))
-    return Chains(models, draws, parts[0].steps, ways, parts[0].why_not, milliseconds)
+    engines = ", ".join(dict.fromkeys(part.engine for part in parts))
+    return Chains(models, draws, parts[0].steps, engines, parts[0].why_not, milliseconds)
 
 
-class _Choice:
-    """Which engine makes the steps: each in turn at first, then the fastest."""
+class _EngineChoice:
+    """The engine that makes the steps: each engine in turn at first, then the fastest."""
 
-    def __init__(self, state: ChainState, loss: Loss, data: Batch, example: Batch, steps: int, way: str | None) -> None:
-        if way is not None and way not in ENGINES:
-            raise BadArgument(f"`way` must be one of {', '.join(ENGINES)}, got {way!r}.")
+    def __init__(
+        self, state: ChainState, loss: Loss, data: Batch, example: Batch, steps: int, name: str | None
+    ) -> None:
+        if name not in (None, *ENGINES):
+            raise BadArgument(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}.")
         traits = Objective(state.models[0], loss).traits(example)
         self.why_not, self.milliseconds = dict[str, str](), dict[str, float]()
         self.engines: list[Engine] = []
-        for name, kind in ENGINES.items():
-            if way not in (None, name) or (name == "vmap" and way is None and steps < WORTH_ASKING):
+        for each, kind in ENGINES.items():
+            if name not in (None, each) or (each == "vmap" and name is None and steps < WORTH_TIMING):
                 continue
-            if (reason := kind.why_not(state, loss, example, traits)) is not None:
-                self.why_not[name] = reason
-                continue
-            self.engines.append(_made(kind, state, loss, data, traits))
+            if (reason := kind.why_not(state, loss, example, traits)) is None:
+                self.engines.append(kind(state, loss, data, traits))
+            else:
+                self.why_not[each] = reason
         if not self.engines:
-            raise BadArgument(f"`way` {way!r} cannot run this model: {self.why_not[str(way)]}.")
+            raise BadArgument(f"`engine` {name!r} cannot run this model: {self.why_not[str(name)]}.")
         self.engine = self.engines[0]
-        self._turns = self._schedule() if len(self.engines) > 1 and steps >= WORTH_ASKING else []
-
-    def _schedule(self) -> list[Engine]:
-        """A step of each to find its memory, then a few rounds."""
-        return [engine for _ in range(ROUNDS + 1) for engine in reversed(self.engines)]
+        # An untimed step of each engine, which allocates its memory, then a few rounds.
+        timed = len(self.engines) > 1 and steps >= WORTH_TIMING
+        self._turns = [e for _ in range(ROUNDS + 1) for e in reversed(self.engines)] if timed else []
 
     def step(self, index: Int[Tensor, "chains examples"]) -> Engine:
-        """One step of all chains; returns the engine that made it."""
+        """One step of all chains. Returns the engine that made it."""
         if not self._turns:
             self.engine.step(index)
             return self.engine
@@ -190,50 +214,20 @@ class _Choice:
         taken = 1000 * (time.thread_time() - began)
         if not first:
             self.milliseconds[engine.name] = min(taken, self.milliseconds.get(engine.name, math.inf))
-        if self.milliseconds:
             best = min(self.milliseconds.values())
-            self._turns = [e for e in self._turns if self.milliseconds.get(e.name, best) <= LOSING * best]
+            self._turns = [e for e in self._turns if self.milliseconds.get(e.name, best) <= SLOW * best]
             self.engine = min(self.engines, key=lambda e: self.milliseconds.get(e.name, math.inf))
         return engine
 
 
-class _Batches:
-    """Which examples make the batch of every chain at a step: the order that a run with the chain's seed has."""
-
-    def __init__(self, data: Batch, size: int, draw: Draw, seeds: Sequence[int]) -> None:
-        self.examples = batch_size(data)
-        if not 1 <= size <= self.examples:
-            raise BadArgument(f"`batch_size` must lie between 1 and the {self.examples:,} examples, got {size:,}.")
-        if draw is Draw.FRESH:
-            raise BadArgument("`draw` must be replacement or reshuffled: from a finite set there is nothing fresh.")
-        self.size, self.draw, self.seeds = size, draw, seeds
-        self.per_epoch = -(-self.examples // size)
-        self._epoch: tuple[int, Int[Tensor, "chains drawn"]] | None = None
-
-    def index(self, step: int) -> Int[Tensor, "chains examples"]:
-        """Positions of the examples, a row a chain."""
-        epoch, place = divmod(step, self.per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, torch.stack([self._drawn(seed, epoch) for seed in self.seeds])
-        return self._epoch[1][:, place * self.size : (place + 1) * self.size]
-
-    def _drawn(self, seed: int, epoch: int) -> Int[Tensor, " drawn"]:
-        state = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(state)
-        if self.draw is Draw.RESHUFFLED:
-            return torch.randperm(self.examples, generator=generator)
-        return torch.randint(self.examples, (self.per_epoch * self.size,), generator=generator)
-
-
 class _Watch:
-    """Functions of every chain's model, drawn along the run, in eval mode."""
+    """Records functions of every chain's model during the run, in eval mode."""
 
-    def __init__(self, functions: Mapping[str, Function], batch: Batch, every: int) -> None:
-        self.functions, self.batch, self.every = functions, batch, every
-        self.steps: list[int] = []
+    def __init__(self, functions: Mapping[str, Function], batch: Batch) -> None:
+        self.functions, self.batch = functions, batch
         self._draws: dict[str, list[np.ndarray]] = {name: [] for name in functions}
 
-    def look(self, engine: Engine, step: int) -> None:
+    def look(self, engine: Engine) -> None:
         """One draw of each function."""
         models = engine.state.models
         modes = [(module, module.training) for model in models for module in model.modules()]
@@ -246,15 +240,16 @@ class _Watch:
         finally:
             for module, training in modes:
                 module.training = training
-        self.steps.append(step)
 
     def draws(self) -> dict[str, Float[np.ndarray, "draws chains"]]:
         """All draws, by function."""
         return {name: np.stack(values) for name, values in self._draws.items() if values}
 
 
-def _made(kind: type[Engine], state: ChainState, loss: Loss, data: Batch, traits: Traits) -> Engine:
-    return Sequential(state, loss, data, traits.random) if kind is Sequential else kind(state, loss, data)
+def _indices(orders: Sequence[Order]) -> Iterator[Int[Tensor, "chains examples"]]:
+    """Positions of the examples in the batches of one step after another, one row per chain."""
+    for epoch in itertools.count():
+        yield from torch.stack([order.epoch(epoch) for order in orders]).split(orders[0].batch_size, dim=1)
 
 
 def _models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
@@ -267,14 +262,10 @@ def _models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Modu
     return models
 
 
-def _first(data: Batch) -> Batch:
-    return take(data, torch.arange(min(256, batch_size(data))))
-
-
-def _of_each(name: str, value: float | Sequence[float], chains: int, *, positive: bool) -> list[float]:
+def _per_chain(name: str, value: float | Sequence[float], chains: int, *, positive: bool) -> list[float]:
     values = [value] * chains if isinstance(value, int | float) else list(value)
     if len(values) != chains:
-        raise BadArgument(f"`{name}` must be one number, or one a chain, {chains}, got {len(values)}.")
+        raise BadArgument(f"`{name}` must be one number, or one per chain, {chains}, got {len(values)}.")
     for each in values:
         check_number(name, each, positive=positive)
     return [float(each) for each in values]

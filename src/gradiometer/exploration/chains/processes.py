@@ -1,83 +1,52 @@
-"""Chains dealt out to processes of one thread each: for models too large to gain from being one."""
+"""Run parts of some work in forked processes, one thread each."""
 
 import io
 import multiprocessing
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from gradiometer.errors import BadArgument, GradiometerError
+from gradiometer.errors import BadArgument, Interrupted
 
-if TYPE_CHECKING:
-    from gradiometer.exploration.chains.chains import Chains
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
 
-    Answer = tuple[list[dict[str, Tensor]], Chains]
+_work: list[Callable[[Any], Any]] = []
+"""The function that a process runs. It is set after the fork, so that it need not be picklable."""
 
 
-def in_processes(count: int, chains: int, run: "Callable[[Sequence[int]], Chains]") -> "list[Answer]":
-    """Run parts of the chains in processes of their own, and bring back what each found, in the order of the chains.
+def in_processes(work: Callable[[Part], Answer], parts: Sequence[Part]) -> list[Answer]:
+    """Call `work` on every part, each part in its own process, and return the answers in order.
 
-    Processes are forked, so that models, losses and data need not be written down; on Linux only.
-
-    Args:
-        count: How many, at most one a chain.
-        chains: M.
-        run: Of the positions of some chains, their result.
-
-    Returns:
-        Of each process, the states of its models, and the result without them.
+    The processes are forked, so only the parts and the answers must be picklable. Works on Linux only.
 
     Raises:
-        BadArgument: There is no fork here, or whatever a process refused.
-        GradiometerError: Whatever ended a process on purpose.
-        RuntimeError: A process ended otherwise; its traceback is in the message.
+        BadArgument: This is not Linux.
+        Interrupted: A process was killed.
+        Exception: The error that `work` raised in a process. Its cause holds the traceback.
     """
     if not sys.platform.startswith("linux"):
-        raise BadArgument(f"`processes` needs a fork that is safe, which {sys.platform} has not: leave it out.")
+        raise BadArgument(f"`processes` works only on Linux, where forking is safe, and this is {sys.platform}: use 1.")
     context = multiprocessing.get_context("fork")
-    running = []
-    for part in torch.arange(chains).tensor_split(min(count, chains)):
-        mine, its = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(run, part.tolist(), its))
-        process.start()
-        its.close()
-        running.append((process, mine))
-    answers = [_answer(mine) for _, mine in running]
-    for process, _ in running:
-        process.join()
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return [answer for answer in answers if not isinstance(answer, Exception)]
-
-
-def _work(run: "Callable[[Sequence[int]], Chains]", places: Sequence[int], answer: Connection) -> None:
-    """In the process: one thread, which is also all that torch may use after a fork."""
-    torch.set_num_threads(1)
     try:
-        found, buffer = run(places), io.BytesIO()
-        torch.save([model.state_dict() for model in found.models], buffer)
-        answer.send((buffer.getvalue(), replace(found, models=())))
-    except GradiometerError as error:
-        answer.send(error)
-    except Exception:
-        answer.send(RuntimeError(traceback.format_exc()))
-    finally:
-        answer.close()
+        with ProcessPoolExecutor(len(parts), context, initializer=_prepare, initargs=(work,)) as pool:
+            return [torch.load(io.BytesIO(answer), weights_only=False) for answer in pool.map(_run, parts)]
+    except BrokenProcessPool as error:
+        raise Interrupted(
+            "a process was killed, perhaps because memory ran out: run again with fewer `processes`."
+        ) from error
 
 
-def _answer(mine: Connection) -> "Answer | Exception":
-    try:
-        received = mine.recv()
-    except EOFError:
-        return RuntimeError("a process of the chains ended without an answer: it was killed, perhaps for memory.")
-    if isinstance(received, Exception):
-        return received
-    saved, found = received
-    return torch.load(io.BytesIO(saved), weights_only=True), found
+def _prepare(work: Callable[[Any], Any]) -> None:
+    torch.set_num_threads(1)  # torch must not use more threads than one after a fork
+    _work.append(work)
+
+
+def _run(part: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(_work[-1](part), buffer)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Many copies of a small network as one: every linear layer of all of them is one batched product."""
+"""Many copies of a small network as one: every linear layer of all copies is one batched product."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
-"""Layers that treat every number alike, and so every chain."""
+"""Layers that treat every number, and so every chain, in the same way."""
 
 Layer = Callable[[Float[Tensor, "chains examples features"]], Float[Tensor, "chains examples features"]]
 
@@ -15,14 +15,14 @@ Layer = Callable[[Float[Tensor, "chains examples features"]], Float[Tensor, "cha
 class StackedSequential(nn.Module):
     """M networks of linear layers and elementwise functions, called with M batches one after the other.
 
-    Takes the examples of all chains along the first axis, [chains · examples, ...], and returns theirs in the same
-    order, so that any loss of single examples that calls the model works on it as it is.
+    Takes the examples of all chains along the first axis, [chains · examples, ...], and returns the outputs in the same
+    order. So any per-example loss that calls the model works without change.
 
     Args:
         model: One of the networks: an `nn.Sequential`, nested or not.
-        stacked: Parameters of all, by name, [chains, *parameter].
+        stacked: Parameters of all networks by name, [chains, *parameter].
 
-    Source: the batched product: torch.baddbmm; the idea: `torch.func.stack_module_state`, whose vmap it does without.
+    Source: the batched product: torch.baddbmm; the idea: `torch.func.stack_module_state`, without its vmap.
     """
 
     def __init__(self, model: nn.Module, stacked: Mapping[str, Tensor]) -> None:
@@ -31,7 +31,7 @@ class StackedSequential(nn.Module):
         self._layers = list(_layers(model, stacked))
 
     def forward(self, inputs: Float[Tensor, "all ..."]) -> Float[Tensor, "all ..."]:
-        """The output of every example by the network of its chain."""
+        """The output for every example by the network of its chain."""
         hidden = inputs.unflatten(0, (self._chains, -1))
         for layer in self._layers:
             hidden = layer(hidden)
@@ -40,7 +40,7 @@ class StackedSequential(nn.Module):
 
 
 def why_not_stacked(model: nn.Module) -> str | None:
-    """What in a model has no batched form here, or None."""
+    """The part of a model that has no batched form here, or None."""
     for name, module in _leaves(model):
         if isinstance(module, nn.Linear | nn.Flatten) and _usual(module):
             continue
@@ -53,14 +53,14 @@ def why_not_stacked(model: nn.Module) -> str | None:
 
 
 def _usual(module: nn.Linear | nn.Flatten) -> bool:
-    """A subclass may do anything in its forward; a Flatten may spare axes."""
+    """False for a subclass, whose forward may do anything, and for a Flatten that keeps some axes."""
     if isinstance(module, nn.Flatten):
         return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
     return type(module) is nn.Linear and not module._forward_pre_hooks
 
 
 def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers in the order in which they are called, with their names."""
+    """The layers with their names, in the order of the calls."""
     if type(model) is not nn.Sequential:
         yield prefix, model
         return
@@ -71,12 +71,9 @@ def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
     for name, module in _leaves(model):
         if isinstance(module, nn.Linear):
-            bias = stacked.get(f"{name}.bias".lstrip("."))
-            yield _linear(stacked[f"{name}.weight".lstrip(".")], bias)
-        elif isinstance(module, nn.Flatten):
-            yield _flatten
+            yield _linear(stacked[f"{name}.weight".lstrip(".")], stacked.get(f"{name}.bias".lstrip(".")))
         else:
-            yield module
+            yield nn.Flatten(2) if isinstance(module, nn.Flatten) else module
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> Layer:
@@ -85,7 +82,3 @@ def _linear(weight: Tensor, bias: Tensor | None) -> Layer:
         return lambda hidden: torch.bmm(hidden, transposed)
     row = bias.unsqueeze(1)
     return lambda hidden: torch.baddbmm(row, hidden, transposed)
-
-
-def _flatten(hidden: Tensor) -> Tensor:
-    return hidden.flatten(2)

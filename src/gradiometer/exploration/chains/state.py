@@ -1,4 +1,4 @@
-"""The state of M independent runs: their parameters in one tensor each, and the update of all or of one."""
+"""The state of M independent runs: their parameters in one tensor each, and the update of all runs or of one."""
 
 import math
 from collections.abc import Sequence
@@ -10,23 +10,24 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import Heat
+from gradiometer.exploration.samplers.sampler import squared_norm
 
 MEMORY, BURN_IN = 1000, 1000
-"""As of a sampler: steps the own heat is averaged over, and steps before it may refuse."""
+"""As in a sampler: steps over which SGD's own heat is averaged, and steps before a run may be refused."""
 
 
 @dataclass
 class ChainState:
-    """M models whose parameters are the rows of stacked tensors, so that all and one are updated in the same memory.
+    """M models whose parameters are the rows of stacked tensors, so that updates of all and of one share memory.
 
     Args:
-        models: Of one architecture; their parameters are moved into the stack.
+        models: Models of one architecture. Their parameters become views of the stack.
         rates: η of each chain.
-        temperatures: T of each chain in posterior units; 0 for SGD, above it SGLD that holds it.
-        momentum: μ of SGD's heavy ball, for all.
-        weight_decay: λ, for all.
+        temperatures: T of each chain in posterior units: 0 for SGD, positive for SGLD at this temperature.
+        momentum: μ of SGD's heavy ball, for all chains.
+        weight_decay: λ, for all chains.
         examples: N.
-        seeds: Of each chain's noise.
+        seeds: Seed of each chain's noise.
     """
 
     models: Sequence[nn.Module]
@@ -53,83 +54,75 @@ class ChainState:
         self._rates = torch.tensor(self.rates, dtype=like.dtype, device=like.device)
         self._same_rate = self.rates[0] if len(set(self.rates)) == 1 else None
         self.hot = [place for place, temperature in enumerate(self.temperatures) if temperature > 0]
-        # Noise of the chains that are cold stays zero.
+        # The noise of chains at temperature 0 stays zero.
         self._noise = like.new_zeros((len(self.models), self.dimension if self.hot else 0))
 
     def __len__(self) -> int:
         return len(self.models)
 
+    @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:
-        """A step of all chains, from stacked gradients."""
-        with torch.no_grad():
-            steps = self._with_decay(list(gradients), self.leaves)
-            noise = self._noise_of_all(steps) if self.hot else []
-            if self.momentum:
-                torch._foreach_mul_(self.velocities, self.momentum)
-                torch._foreach_add_(self.velocities, steps)
-                steps = self.velocities
-            if self._same_rate is not None:
-                torch._foreach_add_(self.leaves, steps, alpha=-self._same_rate)
-            else:
-                torch._foreach_sub_(self.leaves, [_per_chain(self._rates, step) * step for step in steps])
-            if noise:
-                torch._foreach_add_(self.leaves, noise)
+        """One step of all chains, from stacked gradients."""
+        steps = self._with_decay(gradients, self.leaves)
+        if self.hot:
+            squares = torch.stack([step.flatten(1).square().sum(1) for step in steps]).sum(0).tolist()
+            for place in self.hot:
+                self._draw_noise(place, squares[place])
+        steps = self._with_momentum(steps, self.velocities)
+        if self._same_rate is not None:
+            torch._foreach_add_(self.leaves, steps, alpha=-self._same_rate)
+        else:
+            rates = [self._rates.view(-1, *[1] * (step.dim() - 1)) for step in steps]
+            torch._foreach_sub_(self.leaves, torch._foreach_mul(rates, steps))
+        if self.hot:
+            torch._foreach_add_(self.leaves, self._pieces(self._noise))
 
+    @torch.no_grad()
     def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
-        """A step of one chain."""
-        rows, rate = self.rows[place], self.rates[place]
-        with torch.no_grad():
-            steps = self._with_decay(list(gradients), rows)
-            scale = 0.0
-            if self.temperatures[place] > 0:
-                norms = torch.stack(torch._foreach_norm(steps))
-                scale = self._noise_scale(place, float(norms @ norms))
-            if self.momentum:
-                velocities = self.velocity_rows[place]
-                torch._foreach_mul_(velocities, self.momentum)
-                torch._foreach_add_(velocities, steps)
-                steps = velocities
-            torch._foreach_add_(rows, steps, alpha=-rate)
-            if self.temperatures[place] > 0:
-                torch._foreach_add_(rows, self._pieces(self._drawn(place, scale)))
+        """One step of one chain."""
+        rows = self.rows[place]
+        steps = self._with_decay(gradients, rows)
+        if place in self.hot:
+            self._draw_noise(place, squared_norm(steps))
+        steps = self._with_momentum(steps, self.velocity_rows[place])
+        torch._foreach_add_(rows, steps, alpha=-self.rates[place])
+        if place in self.hot:
+            torch._foreach_add_(rows, self._pieces(self._noise[place]))
 
-    def _with_decay(self, gradients: list[Tensor], params: list[Tensor]) -> list[Tensor]:
+    def _with_decay(self, gradients: Sequence[Tensor], params: list[Tensor]) -> list[Tensor]:
         if not self.weight_decay:
-            return gradients
-        return list(torch._foreach_add(gradients, params, alpha=self.weight_decay))
+            return list(gradients)
+        return list(torch._foreach_add(list(gradients), params, alpha=self.weight_decay))
 
-    def _noise_of_all(self, gradients: list[Tensor]) -> list[Tensor]:
-        """What is added to every chain, scaled."""
-        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).tolist()
-        for place in self.hot:
-            self._drawn(place, self._noise_scale(place, squares[place]))
-        sizes = [row.numel() for row in self.rows[0]]
-        pieces = self._noise.split(sizes, dim=1)
-        return [piece.view(leaf.shape) for piece, leaf in zip(pieces, self.leaves, strict=True)]
+    def _with_momentum(self, steps: list[Tensor], velocities: list[Tensor]) -> list[Tensor]:
+        if not self.momentum:
+            return steps
+        torch._foreach_mul_(velocities, self.momentum)
+        torch._foreach_add_(velocities, steps)
+        return velocities
 
-    def _drawn(self, place: int, scale: float) -> Float[Tensor, " params"]:
-        """New noise of one chain, in its row."""
-        return self._noise[place].normal_(std=scale, generator=self.generators[place])
+    def _pieces(self, flat: Float[Tensor, "*chains params"]) -> list[Tensor]:
+        """A flat row, or one per chain, in the shapes of the parameters."""
+        parts = flat.split([row.numel() for row in self.rows[0]], dim=-1)
+        return [part.view((*flat.shape[:-1], *row.shape)) for part, row in zip(parts, self.rows[0], strict=True)]
 
-    def _pieces(self, flat: Float[Tensor, " params"]) -> list[Tensor]:
-        rows = self.rows[0]
-        return [piece.view(row.shape) for piece, row in zip(flat.split([r.numel() for r in rows]), rows, strict=True)]
-
-    def _noise_scale(self, place: int, squared_gradient: float) -> float:
-        """√(2ηT'/N), with T' = T less the own heat, as SGLD has it."""
+    def _draw_noise(self, place: int, squared_gradient: float) -> None:
+        """Fill one chain's noise with standard deviation √(2ηT'/N), T' = T less SGD's own heat, as in SGLD."""
         rate, temperature, heat = self.rates[place], self.temperatures[place], self.heats[place]
         judge = heat.add(self.examples * squared_gradient / (2 * self.dimension), rate)
         if judge and heat.readings > BURN_IN and heat.above(temperature):
+            own = heat.estimate()
             raise BadArgument(
-                f"`temperature` {temperature:g} cannot be held by the chain of seed {self.seeds[place]}: SGD by itself "
-                f"heats to {heat.estimate()} at a learning rate of {rate:g}; take one below "
-                f"{rate * temperature / heat.estimate().value:.3g}, or a larger batch."
+                f"`temperature` {temperature:g} is too low for the chain of seed {self.seeds[place]}: SGD alone heats "
+                f"to {own} at a learning rate of {rate:g}. Use a learning rate below "
+                f"{rate * temperature / own.value:.3g}, or a larger batch."
             )
-        return math.sqrt(2 * rate * max(temperature - heat.temperature, 0.0) / self.examples)
+        scale = math.sqrt(2 * rate * max(temperature - heat.temperature, 0.0) / self.examples)
+        self._noise[place].normal_(std=scale, generator=self.generators[place])
 
 
 def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """All parameters by every name they have, stacked; the models' own become rows of the stack."""
+    """All parameters, stacked, under every name they have. The models' parameters become rows of the stack."""
     stacked: dict[str, Tensor] = {}
     of: dict[int, Tensor] = {}
     for name, parameter in models[0].named_parameters(remove_duplicate=False):
@@ -139,7 +132,3 @@ def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
                 model.get_parameter(name).data = row
         stacked[name] = of[id(parameter)]
     return stacked
-
-
-def _per_chain(values: Float[Tensor, " chains"], like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""The order in which a training set is gone through: a pure function of the seed and the step."""
+"""The order of the training examples: a pure function of the seed and the step."""
 
 from dataclasses import dataclass, field
 
@@ -13,14 +13,21 @@ from gradiometer.measurement.reading import Draw
 
 @dataclass
 class Order:
-    """Which examples make the batch of a step. Knows the step only, so there is no state to save or lose.
+    """The examples in the batch of each step. It depends on the step only, so there is no state to save.
 
     Args:
-        draw: RESHUFFLED: every epoch a new permutation, the last batch of an epoch may be smaller.
-            REPLACEMENT: independent draws, all batches of the same size.
+        draw: RESHUFFLED: every epoch is a new permutation, and its last batch may be smaller.
+            REPLACEMENT: independent draws, and all batches have the same size.
         examples: N, the size of the training set.
         batch_size: B.
-        seed: The same seed gives the same order, on any machine.
+        seed: The same seed gives the same order on any machine.
+
+    Example:
+        >>> from gradiometer.measurement.order import Order
+        >>> from gradiometer import Draw
+        >>> order = Order(Draw.RESHUFFLED, examples=5, batch_size=2)
+        >>> [order.batch(step).tolist() for step in range(order.steps_per_epoch)]
+        [[1, 3], [0, 4], [2]]
     """
 
     draw: Draw
@@ -32,24 +39,24 @@ class Order:
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.examples:
             raise BadArgument(
-                f"`batch_size` must lie between 1 and the {self.examples:,} examples of the training set, "
-                f"got {self.batch_size:,}."
+                f"`batch_size` must lie between 1 and the {self.examples:,} training examples, got {self.batch_size:,}."
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return -(-self.examples // self.batch_size)
 
     def batch(self, step: int) -> Int[Tensor, " chosen"]:
         """Positions of the examples in the batch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, self._drawn(epoch)
+            self._epoch = epoch, self.epoch(epoch)
         return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def _drawn(self, epoch: int) -> Int[Tensor, " drawn"]:
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
+    def epoch(self, number: int) -> Int[Tensor, " drawn"]:
+        """Positions of all examples of an epoch, batch after batch."""
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
         if self.draw is Draw.RESHUFFLED:
             return torch.randperm(self.examples, generator=generator)
         drawn = self.steps_per_epoch * self.batch_size
