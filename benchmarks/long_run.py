@@ -81,7 +81,7 @@ def lines(first: int, last: int, total: int, layers: int) -> Iterator[bytes]:
     signal = 0.02 * np.exp(-4 * progress) + random.normal(0, 0.2, (len(steps), layers)) * np.exp(-2 * progress)
     losses = (0.06 + 2.2 * np.exp(-20 * progress[:, 0])) * random.gamma(12, 1 / 12, len(steps))
     for place, step in enumerate(steps.tolist()):
-        moments = {"trace": trace[place].tolist(), "signal": signal[place].tolist()}
+        moments = {"gradient_variance": trace[place].tolist(), "gradient_norm_squared": signal[place].tolist()}
         yield reading("noise", step, moments)
         if step % 16 == 0:
             yield reading("batch_sharpness", step, {"curvature": 3.0 * float(losses[place]), "norm_squared": 1.0})

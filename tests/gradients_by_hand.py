@@ -63,7 +63,9 @@ def assert_read(w: Watch, expected: list[tuple[float, float]], steps: list[int] 
     """The readings at these steps, at all if none are named, are those made by hand."""
     series = w.run.series("noise")
     assert series.steps.tolist() == ([*range(len(expected))] if steps is None else steps)
-    read = np.stack([series.moments["trace"].sum(1), series.moments["signal"].sum(1)], axis=1)
+    read = np.stack(
+        [series.moments["gradient_variance"].sum(1), series.moments["gradient_norm_squared"].sum(1)], axis=1
+    )
     assert read == pytest.approx(np.array(expected)[series.steps], rel=1e-9, abs=1e-9)
 
 

@@ -34,7 +34,7 @@ def run_with(folder: Path, loss: float, seed: int, fingerprint: str = "5f1c", **
             "learning_rate": 0.1,
             "moments": {
                 name: [float(value) for value in random.gamma(20, level / 20, 5)]
-                for name, level in (("trace", 300.0), ("signal", 1.0))
+                for name, level in (("gradient_variance", 300.0), ("gradient_norm_squared", 1.0))
             },
         }
         for step in range(0, 400, 4)

@@ -17,7 +17,10 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_in_the_latest_w
     random = np.random.default_rng(0)
     with run.folder.readings_path().open("a") as file:
         for step in range(100):
-            moments = {"trace": random.gamma(2, 4, 5).tolist(), "signal": random.normal(0.1, 0.2, 5).tolist()}
+            moments = {
+                "gradient_variance": random.gamma(2, 4, 5).tolist(),
+                "gradient_norm_squared": random.normal(0.1, 0.2, 5).tolist(),
+            }
             line = {"kind": "reading", "gauge": "noise", "step": step, "batch_size": 32, "learning_rate": 0.1}
             file.write(json.dumps(line | {"moments": moments}) + "\n")
     run = Run.open(run.path)

@@ -101,8 +101,8 @@ def over_steps(what, size: int, draws: int = 2000) -> float:
 @pytest.mark.parametrize("probe", [True, False])
 def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
     found = series(CurvatureAlongGradient(), 300, probe, size=4 if probe else 8)
-    assert unbiased(found.moments["signal"], float(GRADIENT @ CURVATURE @ GRADIENT))
-    assert unbiased(found.moments["noise"], float((CURVATURE * NOISE).sum()))
+    assert unbiased(found.moments["gradient_curvature"], float(GRADIENT @ CURVATURE @ GRADIENT))
+    assert unbiased(found.moments["noise_curvature"], float((CURVATURE * NOISE).sum()))
 
 
 @pytest.mark.parametrize("probe", [True, False])
@@ -116,7 +116,7 @@ def test_step_drift_is_unbiased(probe: bool) -> None:
     assert set(found.moments["made_by"]) == {made_by}
     exact = over_steps(drift, made_by)
     assert unbiased(found.moments["drift"], exact)
-    assert unbiased(found.moments["signal"], float(GRADIENT @ GRADIENT))
+    assert unbiased(found.moments["gradient_norm_squared"], float(GRADIENT @ GRADIENT))
     assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(300)  # so that a mistake would show
 
 

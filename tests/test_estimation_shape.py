@@ -31,13 +31,13 @@ def true_moments(mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
     trace, signal = float(np.trace(covariance)), float(mean @ mean)
     return asdict(
         NoiseMoments(
-            trace=trace,
-            signal=signal,
-            along=float(mean @ covariance @ mean),
-            signal_squared=signal**2,
-            trace_times_signal=trace * signal,
-            trace_squared=trace**2,
-            square_trace=float(np.sum(covariance**2)),
+            gradient_variance=trace,
+            gradient_norm_squared=signal,
+            variance_along_gradient=float(mean @ covariance @ mean),
+            gradient_norm_fourth=signal**2,
+            variance_times_norm_squared=trace * signal,
+            gradient_variance_squared=trace**2,
+            covariance_norm_squared=float(np.sum(covariance**2)),
         )
     )
 
@@ -111,9 +111,9 @@ def test_on_the_quadratic_dimension_and_tests_are_the_closed_forms(quadratic: Qu
         values = series.moments[name]
         assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(values)), name
     estimates = gauge.estimate(series)
-    trace, signal, along = truth["trace"], truth["signal"], truth["along"]
+    trace, signal, along = truth["gradient_variance"], truth["gradient_norm_squared"], truth["variance_along_gradient"]
     expected = {
-        "effective_dimension": trace**2 / truth["square_trace"],
+        "effective_dimension": trace**2 / truth["covariance_norm_squared"],
         "norm_test": math.sqrt(trace / batch_size / signal),
         "inner_product_test": math.sqrt(along / batch_size) / signal,
         "orthogonality_test": math.sqrt((trace - along / signal) / batch_size / signal),
@@ -181,7 +181,10 @@ def test_a_shape_that_is_not_known_yet_says_nothing() -> None:
     moments = asdict(NoiseMoments(1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 0.5))
     readings = [Reading("noise_shape", place, 8, 0.1, moments) for place in range(2)]
     assert NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH))) is None
-    readings = [Reading("noise_shape", place, 8, 0.1, moments | {"signal": (-1.0) ** place}) for place in range(40)]
+    readings = [
+        Reading("noise_shape", place, 8, 0.1, moments | {"gradient_norm_squared": (-1.0) ** place})
+        for place in range(40)
+    ]
     finding = NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH)))
     assert finding is not None and finding.state is State.CANNOT_TELL
 

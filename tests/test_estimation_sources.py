@@ -62,7 +62,7 @@ def series_of(gauge, objective: Objective, data: Batch, steps: int, size: int) -
 def test_the_part_that_dropout_draws_is_that_of_all_masks_written_out() -> None:
     whole, drawn = by_hand()
     series = series_of(NoiseSources(), dropped_out(), (EXAMPLES, TARGETS), 500, 6)
-    for name, truth in (("trace", whole), ("drawn", drawn)):
+    for name, truth in (("gradient_variance", whole), ("drawn", drawn)):
         values = series.moments[name].sum(axis=1)
         assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(len(values)), name
     estimates = NoiseSources().estimate(series)
@@ -75,7 +75,7 @@ def test_the_part_that_dropout_draws_is_that_of_all_masks_written_out() -> None:
 def test_most_of_the_noise_being_drawn_is_said_and_what_would_help(drawn: float, state: State) -> None:
     noise = np.random.default_rng(0).gamma(20, 1 / 20, (200, 2, 1))
     readings = [
-        Reading("noise_sources", step, 32, 0.1, {"trace": list(whole), "drawn": list(drawn * part)})
+        Reading("noise_sources", step, 32, 0.1, {"gradient_variance": list(whole), "drawn": list(drawn * part)})
         for step, (whole, part) in enumerate(noise)
     ]
     estimates = NoiseSources().estimate(Series.of(readings, FRESH, ("0",)))

@@ -106,7 +106,7 @@ def test_nine_in_ten_intervals_hold_the_factor_along_a_path() -> None:
             trace = noise * generator.chisquare(20, 40) / 20
             signal = 1 + generator.normal(0, math.sqrt(2) * noise / 32 / math.sqrt(20), 40)
             readings = [
-                Reading("noise", step, 32, 0.1, {"trace": [t], "signal": [s]})
+                Reading("noise", step, 32, 0.1, {"gradient_variance": [t], "gradient_norm_squared": [s]})
                 for step, (t, s) in enumerate(zip(trace.tolist(), signal.tolist(), strict=True))
             ]
             scales.append(GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH)))["noise_scale"])

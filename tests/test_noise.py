@@ -126,7 +126,10 @@ def test_micro_batches_of_a_last_batch_of_29_are_unbiased() -> None:
 
 def test_a_window_of_batches_of_two_sizes_averages_their_noise() -> None:
     sizes = [32, 32, 32, 29] * 10
-    readings = [Reading("noise", i, size, 0.1, {"trace": [8.0], "signal": [2.0]}) for i, size in enumerate(sizes)]
+    readings = [
+        Reading("noise", i, size, 0.1, {"gradient_variance": [8.0], "gradient_norm_squared": [2.0]})
+        for i, size in enumerate(sizes)
+    ]
     estimates = GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH), ("0",)))
     assert estimates["batch_size"].value == 32
     assert estimates["signal_to_noise"].value == pytest.approx(2 / np.mean([8 / size for size in sizes]))
@@ -137,15 +140,20 @@ def test_whole_moments_are_the_sum_over_layers(case: Case) -> None:
     readings = [Reading("noise", i, 12, 0.1, gauge.measure(_step(case, index=i, sampling=sampling))) for i in range(8)]
     series = Series.of(readings, sampling, case.objective.layers)
     estimates = gauge.estimate(series)
-    assert estimates["gradient_variance"].value == pytest.approx(series.moments["trace"].mean(axis=0).sum())
-    assert estimates["gradient_norm_squared"].value == pytest.approx(series.moments["signal"].mean(axis=0).sum())
+    assert estimates["gradient_variance"].value == pytest.approx(series.moments["gradient_variance"].mean(axis=0).sum())
+    assert estimates["gradient_norm_squared"].value == pytest.approx(
+        series.moments["gradient_norm_squared"].mean(axis=0).sum()
+    )
     by_layer = [name.removeprefix("noise_scale/") for name in estimates if name.startswith("noise_scale/")]
     assert by_layer == (list(series.layers) if len(series.layers) > 1 else [])
 
 
 def test_estimates_of_a_layer_are_those_of_a_model_with_that_layer_alone() -> None:
     generator = np.random.default_rng(0)
-    moments = {"trace": generator.chisquare(5, (60, 2)), "signal": generator.normal(1, 1, (60, 2))}
+    moments = {
+        "gradient_variance": generator.chisquare(5, (60, 2)),
+        "gradient_norm_squared": generator.normal(1, 1, (60, 2)),
+    }
     whole, second = (_series({name: part[:, cut] for name, part in moments.items()}) for cut in ([0, 1], [1]))
     assert GradientNoise().estimate(whole)["noise_scale/1"] == GradientNoise().estimate(second)["noise_scale"]
 
@@ -169,7 +177,9 @@ def test_a_gradient_of_neither_train_nor_population_is_refused() -> None:
 
 
 def test_a_training_set_of_unknown_size_is_refused_where_it_matters() -> None:
-    series = _series({"trace": np.ones((9, 1)), "signal": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED))
+    series = _series(
+        {"gradient_variance": np.ones((9, 1)), "gradient_norm_squared": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED)
+    )
     with pytest.raises(BadArgument, match=r"training set of unknown size: give its number of `examples`, or ask for"):
         GradientNoise().estimate(series)
     assert GradientNoise(gradient_of="population").estimate(series)["noise_scale"].value == 1
@@ -189,14 +199,19 @@ def test_a_batch_of_one_is_refused() -> None:
 
 
 def test_the_whole_training_set_as_one_batch_has_no_noise() -> None:
-    series = _series({"trace": np.full((9, 1), 4.0), "signal": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED, 32))
+    series = _series(
+        {"gradient_variance": np.full((9, 1), 4.0), "gradient_norm_squared": np.ones((9, 1))},
+        Sampling(Draw.RESHUFFLED, 32),
+    )
     estimates = GradientNoise().estimate(series)
     assert estimates["signal_to_noise"].value == math.inf
     assert estimates["gradient_variance"].value == pytest.approx(4 * 31 / 32)
 
 
 def test_few_readings_give_an_answer_that_says_so() -> None:
-    estimates = GradientNoise().estimate(_series({"trace": np.ones((2, 1)), "signal": np.ones((2, 1))}))
+    estimates = GradientNoise().estimate(
+        _series({"gradient_variance": np.ones((2, 1)), "gradient_norm_squared": np.ones((2, 1))})
+    )
     assert not estimates["noise_scale"].tells
     finding = GradientNoise().interpret(estimates)
     assert finding is not None and finding.state is State.CANNOT_TELL
@@ -280,7 +295,7 @@ def test_a_batch_at_the_noise_scale_takes_twice_the_updates_and_twice_the_exampl
 
 def _series(moments: dict[str, np.ndarray], sampling: Sampling | None = None) -> Series:
     """Readings at consecutive steps, at B = 32."""
-    steps, layers = moments["trace"].shape
+    steps, layers = moments["gradient_variance"].shape
     return Series(
         gauge="noise",
         steps=np.arange(steps),

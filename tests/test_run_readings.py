@@ -14,7 +14,7 @@ from gradiometer.run.readings import AT_ONCE, Readings
 
 def reading(step: int, trace: object = 2.0, gauge: str = "noise") -> str:
     line = {"kind": "reading", "gauge": gauge, "step": step, "batch_size": 4, "learning_rate": 0.1}
-    return json.dumps(line | {"moments": {"trace": trace, "layers": [1.0, float(step)]}}) + "\n"
+    return json.dumps(line | {"moments": {"gradient_variance": trace, "layers": [1.0, float(step)]}}) + "\n"
 
 
 def losses(first: int, *values: object) -> str:
@@ -72,7 +72,7 @@ def test_a_resumed_run_drops_what_it_has_overtaken_also_while_it_is_followed(run
     write(run, json.dumps({"kind": "resumed", "step": 2}) + "\n" + reading(2, trace=7.0) + losses(2, 9.0))
     after = before.refreshed()
     assert after.series("noise").steps.tolist() == [0, 1, 2]
-    assert after.series("noise").moments["trace"].tolist() == [2.0, 2.0, 7.0]
+    assert after.series("noise").moments["gradient_variance"].tolist() == [2.0, 2.0, 7.0]
     assert after.losses[1].tolist() == [4.0, 3.0, 9.0]
 
 
@@ -97,7 +97,7 @@ def test_readings_of_several_shapes_and_words_for_numbers_are_kept_apart(run: Ru
             "step": 2,
             "batch_size": 4,
             "learning_rate": 0.1,
-            "moments": {"trace": 1.0},
+            "moments": {"gradient_variance": 1.0},
         }
     )
     write(run, reading(0) + reading(1, trace="nan") + odd + "\n" + reading(3, trace="-inf") + reading(4))
@@ -136,7 +136,7 @@ def test_readings_that_were_handed_out_are_kept_in_one_piece_and_as_they_were(ru
 @pytest.mark.parametrize("odd", [3.0, "nan", [1.0], [1.0, 2.0, 3.0]])
 def test_one_reading_of_another_shape_among_many_costs_itself(run: Run, odd: object) -> None:
     strange = {"kind": "reading", "gauge": "noise", "step": 1, "batch_size": 4, "learning_rate": 0.1}
-    line = json.dumps(strange | {"moments": {"trace": 2.0, "layers": odd}}) + "\n"
+    line = json.dumps(strange | {"moments": {"gradient_variance": 2.0, "layers": odd}}) + "\n"
     write(run, reading(0) + line + reading(2))
     found = run.refreshed()
     assert found.series("noise").steps.tolist() == [0, 2]

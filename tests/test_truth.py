@@ -16,7 +16,7 @@ from gradiometer.measurement.spread import Spread
 from gradiometer.selftest import Check, checks, run_checks
 from gradiometer.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
 from gradiometer.selftest.known import Known, KnownQuadratic, known_network, known_problems
-from gradiometer.selftest.unbiased import Bench, gradient_variance, signal_squared
+from gradiometer.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
 from gradiometer.selftest.windows import drawn_halves, stationary_windows
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
@@ -65,7 +65,7 @@ def test_a_descent_by_hand_is_a_descent_of_the_model() -> None:
 
 def test_chains_on_the_quadratic_pass_through_its_stationary_law() -> None:
     windows = stationary_windows(QUADRATIC, 4, 1.5, 300, 100, burn_in=100)
-    seen = windows.trace.mean(axis=1) - windows.noise_scale * windows.signal.mean(axis=1)
+    seen = windows.gradient_variance.mean(axis=1) - windows.noise_scale * windows.gradient_norm_squared.mean(axis=1)
     assert abs(seen.mean()) < 4 * seen.std() / np.sqrt(len(seen))
 
 
@@ -117,7 +117,7 @@ def test_noise_lies_in_several_directions_and_is_neither_all_nor_nothing() -> No
         centred = known.per_example - known.per_example.mean(0)
         levels = torch.linalg.svdvals(centred).square()
         assert levels.sum().square() / levels.square().sum() > 3  # effective rank of Σ
-        assert 0.5 < gradient_variance(known.per_example) / signal_squared(known.per_example) < 10
+        assert 0.5 < gradient_variance(known.per_example) / gradient_norm_squared(known.per_example) < 10
 
 
 @pytest.mark.slow

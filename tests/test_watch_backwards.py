@@ -88,9 +88,9 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
         assert_read(w, expected)
         return
     moments = w.run.series("noise").moments
-    squared = moments["signal"].sum(1) + moments["trace"].sum(1) / 8
+    squared = moments["gradient_norm_squared"].sum(1) + moments["gradient_variance"].sum(1) / 8
     assert squared == pytest.approx([signal + trace / 8 for trace, signal in expected], rel=1e-9)
-    assert (moments["trace"].sum(1) < 3 * max(trace for trace, _ in expected)).all()
+    assert (moments["gradient_variance"].sum(1) < 3 * max(trace for trace, _ in expected)).all()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_gradient_that_is_not_the_loss_s_is_told_and_not_taken_for_it(tmp_path
             optimizer.step()
     assert told in w.run.warnings[0]
     moments = w.run.series("noise").moments
-    squared = moments["signal"].sum(1) + moments["trace"].sum(1) / 8
+    squared = moments["gradient_norm_squared"].sum(1) + moments["gradient_variance"].sum(1) / 8
     assert squared == pytest.approx([signal + trace / 8 for trace, signal in expected], rel=1e-9)
 
 
@@ -141,7 +141,9 @@ def test_a_network_is_measured_through_another_that_trains_too(tmp_path: Path) -
             assert all(map(torch.equal, kept, [p.grad for p in judge.parameters()]))
             optimizer.step()
     moments = w.run.series("noise").moments
-    assert moments["signal"].sum(1) + moments["trace"].sum(1) / 8 == pytest.approx(expected, rel=1e-9)
+    assert moments["gradient_norm_squared"].sum(1) + moments["gradient_variance"].sum(1) / 8 == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_an_update_of_two_gradients_such_as_sam_s_is_watched_at_the_first(tmp_path: Path) -> None:

@@ -43,16 +43,16 @@ class CurvatureAlongGradient(Gauge):
         along_first, along_second = step.judging_graph.products(halves.gradients).double()
         across = float(first.double() @ along_second)
         above = (float(first.double() @ along_first) - across, float(second.double() @ along_second) - across)
-        return {"signal": across, "noise": (above[0] * sizes[0] + above[1] * sizes[1]) / 2}
+        return {"gradient_curvature": across, "noise_curvature": (above[0] * sizes[0] + above[1] * sizes[1]) / 2}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """gᵀHg, tr(HΣ), their ratio, which is a number of examples, and B."""
-        signal, noise = series.moments["signal"], series.moments["noise"]
+        gradient, noise = series.moments["gradient_curvature"], series.moments["noise_curvature"]
         return {
             "curvature_noise_scale": ratio_of_means(
-                noise, signal, level=level, unit="examples", spacing=series.spacing, nonnegative=False
+                noise, gradient, level=level, unit="examples", spacing=series.spacing, nonnegative=False
             ),
-            "gradient_curvature": mean(signal, level=level, unit=self.unit, spacing=series.spacing),
+            "gradient_curvature": mean(gradient, level=level, unit=self.unit, spacing=series.spacing),
             "noise_curvature": mean(noise, level=level, unit=self.unit, spacing=series.spacing),
             "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),
         }

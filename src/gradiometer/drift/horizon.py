@@ -61,10 +61,10 @@ class Anchor:
 
     def drift(self, level: float = 0.9) -> HorizonDrift:
         """How far the gradient has moved from the anchor to where the model is now."""
-        moved, signal = self.moments()
+        moved, norm_squared = self.moments()
         settings: dict[str, Any] = {"level": level, "batches": self.pairs}
         return HorizonDrift(
-            relative=ratio_of_means(moved, signal, **settings), squared=mean(moved, unit=UNIT, **settings)
+            relative=ratio_of_means(moved, norm_squared, **settings), squared=mean(moved, unit=UNIT, **settings)
         )
 
     def moments(self) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:

@@ -42,15 +42,15 @@ class StepDrift(Gauge):
         drift = after - before
         return {
             "drift": float(drift[0] @ drift[1]),
-            "signal": float(before[0] @ before[1]),
+            "gradient_norm_squared": float(before[0] @ before[1]),
             "made_by": float(step.acting_size),
         }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Squared drift relative to ‖g‖², and by itself, and the batch whose step it is."""
-        drift, signal = series.moments["drift"], series.moments["signal"]
+        drift, norm_squared = series.moments["drift"], series.moments["gradient_norm_squared"]
         return {
-            "step_drift": ratio_of_means(drift, signal, level=level, spacing=series.spacing),
+            "step_drift": ratio_of_means(drift, norm_squared, level=level, spacing=series.spacing),
             "drift_squared": mean(drift, level=level, unit=self.unit, spacing=series.spacing),
             "drift_batch_size": Estimate.exact(float(np.median(series.moments["made_by"])), unit="examples"),
         }

@@ -23,22 +23,22 @@ class NoiseMoments:
     Drawn without replacement from a training set, they are unbiased for the distribution that the set was drawn from.
 
     Args:
-        trace: tr Σ.
-        signal: ‖g‖².
-        along: gᵀΣg, the noise along the gradient times ‖g‖².
-        signal_squared: ‖g‖⁴.
-        trace_times_signal: tr Σ · ‖g‖².
-        trace_squared: (tr Σ)².
-        square_trace: tr Σ².
+        gradient_variance: tr Σ.
+        gradient_norm_squared: ‖g‖².
+        variance_along_gradient: gᵀΣg, the noise along the gradient times ‖g‖².
+        gradient_norm_fourth: ‖g‖⁴.
+        variance_times_norm_squared: tr Σ · ‖g‖².
+        gradient_variance_squared: (tr Σ)².
+        covariance_norm_squared: tr Σ².
     """
 
-    trace: float
-    signal: float
-    along: float
-    signal_squared: float
-    trace_times_signal: float
-    trace_squared: float
-    square_trace: float
+    gradient_variance: float
+    gradient_norm_squared: float
+    variance_along_gradient: float
+    gradient_norm_fourth: float
+    variance_times_norm_squared: float
+    gradient_variance_squared: float
+    covariance_norm_squared: float
 
     @classmethod
     def of(cls, gram: Float[np.ndarray, "parts parts"], examples: int) -> "NoiseMoments":
@@ -62,13 +62,13 @@ class NoiseMoments:
         mean, middle = _Means(gram), _Means(_centred(gram))
         variance = float(np.diag(middle.gram).sum()) / (count - 1)
         return cls(
-            trace=examples * variance,
-            signal=mean.pair,
-            along=examples * (mean.chain - mean.pairs),
-            signal_squared=mean.pairs,
-            trace_times_signal=examples * (mean.own_and_pair - mean.pairs),
-            trace_squared=examples**2 * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
-            square_trace=examples**2 * (middle.pair_squared - 2 * middle.chain + middle.pairs),
+            gradient_variance=examples * variance,
+            gradient_norm_squared=mean.pair,
+            variance_along_gradient=examples * (mean.chain - mean.pairs),
+            gradient_norm_fourth=mean.pairs,
+            variance_times_norm_squared=examples * (mean.own_and_pair - mean.pairs),
+            gradient_variance_squared=examples**2 * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
+            covariance_norm_squared=examples**2 * (middle.pair_squared - 2 * middle.chain + middle.pairs),
         )
 
 

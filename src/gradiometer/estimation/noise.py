@@ -60,26 +60,28 @@ class GradientNoise(Gauge):
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """tr Σ and ‖g‖² by layer, as if the examples were independent draws; `estimate` knows how they were drawn."""
         count = self.parts if self.parts is None else min(self.parts, step.batch_size)
-        trace, signal = noise_moments(step.spread(count))
-        return {"trace": trace.tolist(), "signal": signal.tolist()}
+        variance, norm_squared = noise_moments(step.spread(count))
+        return {"gradient_variance": variance.tolist(), "gradient_norm_squared": norm_squared.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The noise scale, tr Σ, ‖g‖², the signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², the cosine of ĝ with g, and B.
 
         By layer: its noise scale, and its share of tr Σ.
         """
-        trace, signal, error = self._about_the_gradient_meant(series)
+        variance, norm_squared, error = self._about_the_gradient_meant(series)
         spacing = series.spacing
 
-        def noise_scale(trace: Float[np.ndarray, " steps"], signal: Float[np.ndarray, " steps"]) -> Estimate:
-            return ratio_of_means(trace, signal, level=level, unit="examples", spacing=spacing)
+        def noise_scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
+            return ratio_of_means(variance, norm_squared, level=level, unit="examples", spacing=spacing)
 
-        whole = trace.sum(axis=1), signal.sum(axis=1)
+        whole = variance.sum(axis=1), norm_squared.sum(axis=1)
         signal_to_noise = ratio_of_means(whole[1], error.sum(axis=1), level=level, spacing=spacing)
         by_layer: dict[str, Estimate] = {}
         for place, layer in enumerate(series.layers) if len(series.layers) > 1 else ():
-            by_layer[f"noise_scale/{layer}"] = noise_scale(trace[:, place], signal[:, place])
-            by_layer[f"noise_share/{layer}"] = ratio_of_means(trace[:, place], whole[0], level=level, spacing=spacing)
+            by_layer[f"noise_scale/{layer}"] = noise_scale(variance[:, place], norm_squared[:, place])
+            by_layer[f"noise_share/{layer}"] = ratio_of_means(
+                variance[:, place], whole[0], level=level, spacing=spacing
+            )
         return {
             "noise_scale": noise_scale(*whole),
             "gradient_variance": mean(whole[0], level=level, unit=self.unit, spacing=spacing),
@@ -96,12 +98,16 @@ class GradientNoise(Gauge):
 
     def _about_the_gradient_meant(self, series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """tr Σ, ‖g‖² and E‖ĝ − g‖², each [steps, layers], for the g that is meant and the way batches were drawn."""
-        trace, signal = series.moments["trace"], series.moments["signal"]
+        variance, norm_squared = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
         batch_size = series.batch_size[:, None]
         if self.gradient_of == "population" or series.sampling.draw is not Draw.RESHUFFLED:
-            return trace, signal, trace / batch_size
+            return variance, norm_squared, variance / batch_size
         examples = _known_examples(series.sampling)
-        return trace * (1 - 1 / examples), signal + trace / examples, trace * (1 / batch_size - 1 / examples)
+        return (
+            variance * (1 - 1 / examples),
+            norm_squared + variance / examples,
+            variance * (1 / batch_size - 1 / examples),
+        )
 
 
 def cosine(signal_to_noise: float) -> float:
@@ -120,8 +126,8 @@ def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[n
     """
     sizes, total = spread.sizes[:, None], spread.sizes.sum()
     between = (sizes * spread.squared_norms).sum(axis=0) - total * spread.mean_squared_norm
-    trace = between / (len(sizes) - 1)
-    return trace, spread.mean_squared_norm - trace / total
+    variance = between / (len(sizes) - 1)
+    return variance, spread.mean_squared_norm - variance / total
 
 
 def _known_examples(sampling: Sampling) -> int:

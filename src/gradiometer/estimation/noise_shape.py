@@ -72,16 +72,16 @@ class NoiseShape(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The effective dimension and the three tests, each a ratio of means over the window."""
         moments, batch_size = series.moments, series.batch_size
-        square = moments["signal_squared"]
-        across = moments["trace_times_signal"] - moments["along"]
+        square = moments["gradient_norm_fourth"]
+        across = moments["variance_times_norm_squared"] - moments["variance_along_gradient"]
 
         def ratio(numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]) -> Estimate:
             return ratio_of_means(numerator, denominator, level=level, spacing=series.spacing)
 
         return {
-            "effective_dimension": ratio(moments["trace_squared"], moments["square_trace"]),
-            "norm_test": _root(ratio(moments["trace"] / batch_size, moments["signal"])),
-            "inner_product_test": _root(ratio(moments["along"] / batch_size, square)),
+            "effective_dimension": ratio(moments["gradient_variance_squared"], moments["covariance_norm_squared"]),
+            "norm_test": _root(ratio(moments["gradient_variance"] / batch_size, moments["gradient_norm_squared"])),
+            "inner_product_test": _root(ratio(moments["variance_along_gradient"] / batch_size, square)),
             "orthogonality_test": _root(ratio(across / batch_size, square)),
         }
 

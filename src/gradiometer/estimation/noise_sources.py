@@ -39,30 +39,30 @@ class NoiseSources(Gauge):
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """tr Σ, and the part of it that is drawn, by layer."""
-        trace, _ = noise_moments(step.spread(2))
+        variance, _ = noise_moments(step.spread(2))
         if not step.objective.traits(step.batch, seed=step.derived_seed("probe")).random:
-            return {"trace": trace.tolist(), "drawn": np.zeros_like(trace).tolist()}
+            return {"gradient_variance": variance.tolist(), "drawn": np.zeros_like(variance).tolist()}
         from gradiometer.estimation.repeated import noise_of_draws  # noqa: PLC0415 (it needs torch)
 
-        return {"trace": trace.tolist(), "drawn": noise_of_draws(step).tolist()}
+        return {"gradient_variance": variance.tolist(), "drawn": noise_of_draws(step).tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Both parts, and the share that is drawn, whole and by layer."""
-        trace, drawn, spacing = series.moments["trace"], series.moments["drawn"], series.spacing
+        variance, drawn, spacing = series.moments["gradient_variance"], series.moments["drawn"], series.spacing
 
         def share(part: np.ndarray, whole: np.ndarray) -> Estimate:
             ratio = ratio_of_means(part, whole, level=level, spacing=spacing)
             return transformed(ratio, lambda share: min(share, 1.0))
 
         by_layer = {
-            f"drawn_share/{layer}": share(drawn[:, place], trace[:, place])
+            f"drawn_share/{layer}": share(drawn[:, place], variance[:, place])
             for place, layer in enumerate(series.layers)
             if len(series.layers) > 1
         }
         return {
-            "noise_of_data": mean((trace - drawn).sum(axis=1), level=level, unit=self.unit, spacing=spacing),
+            "noise_of_data": mean((variance - drawn).sum(axis=1), level=level, unit=self.unit, spacing=spacing),
             "noise_of_draws": mean(drawn.sum(axis=1), level=level, unit=self.unit, spacing=spacing),
-            "drawn_share": share(drawn.sum(axis=1), trace.sum(axis=1)),
+            "drawn_share": share(drawn.sum(axis=1), variance.sum(axis=1)),
             **by_layer,
         }
 

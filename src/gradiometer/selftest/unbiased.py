@@ -80,21 +80,21 @@ class Bench:
         series = self.series(steps)
         estimates = self.gauge.estimate(series)
         each, examples = self.known.per_example, len(self.known.examples)
-        trace, signal = series.moments["trace"], series.moments["signal"]
+        variance, norm_squared = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
         if self.draw is Draw.RESHUFFLED:
-            signal = signal + trace / examples
-            variance = gradient_variance(each) / self.batch_size * (examples - self.batch_size) / (examples - 1)
+            norm_squared = norm_squared + variance / examples
+            error = gradient_variance(each) / self.batch_size * (examples - self.batch_size) / (examples - 1)
             seen = estimates["gradient_norm_squared"].value / estimates["signal_to_noise"].value
             scale = 1 / self.batch_size - 1 / examples
-            yield self._check("E‖ĝ − g‖²", seen, variance, trace.sum(axis=1) * scale)
+            yield self._check("E‖ĝ − g‖²", seen, error, variance.sum(axis=1) * scale)
         whole = estimates["gradient_variance"].value, estimates["gradient_norm_squared"].value
-        yield self._check("tr Σ", whole[0], gradient_variance(each), trace.sum(axis=1))
-        yield self._check("‖g‖²", whole[1], signal_squared(each), signal.sum(axis=1))
+        yield self._check("tr Σ", whole[0], gradient_variance(each), variance.sum(axis=1))
+        yield self._check("‖g‖²", whole[1], gradient_norm_squared(each), norm_squared.sum(axis=1))
         if len(series.layers) > 1 and self.draw is not Draw.RESHUFFLED:
             layer, part = series.layers[-1], each[:, self.known.layers[series.layers[-1]]]
             for symbol, readings, truth in (
-                ("tr Σ", trace, gradient_variance(part)),
-                ("‖g‖²", signal, signal_squared(part)),
+                ("tr Σ", variance, gradient_variance(part)),
+                ("‖g‖²", norm_squared, gradient_norm_squared(part)),
             ):
                 yield self._check(f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1])
 
@@ -135,6 +135,6 @@ def gradient_variance(per_example: Float[Tensor, "examples params"]) -> float:
     return float((per_example - per_example.mean(0)).square().sum(1).mean())
 
 
-def signal_squared(per_example: Float[Tensor, "examples params"]) -> float:
+def gradient_norm_squared(per_example: Float[Tensor, "examples params"]) -> float:
     """‖g‖² of the training set."""
     return float(per_example.mean(0).square().sum())

@@ -24,21 +24,24 @@ class Windows:
     """The moments of `GradientNoise` in many windows, and what they are estimates of.
 
     Args:
-        trace: Estimates of tr Σ, one a window and step.
-        signal: Estimates of ‖g‖².
+        gradient_variance: Estimates of tr Σ, one a window and step.
+        gradient_norm_squared: Estimates of ‖g‖².
         noise_scale: tr Σ / ‖g‖², known exactly, in examples.
     """
 
-    trace: Float[np.ndarray, "windows steps"]
-    signal: Float[np.ndarray, "windows steps"]
+    gradient_variance: Float[np.ndarray, "windows steps"]
+    gradient_norm_squared: Float[np.ndarray, "windows steps"]
     noise_scale: float
 
     def __len__(self) -> int:
-        return len(self.trace)
+        return len(self.gradient_variance)
 
     def covered(self, level: float = 0.9) -> int:
         """How many windows have an interval that holds the noise scale."""
-        estimates = (ratio_of_means(*pair, level=level) for pair in zip(self.trace, self.signal, strict=True))
+        estimates = (
+            ratio_of_means(*pair, level=level)
+            for pair in zip(self.gradient_variance, self.gradient_norm_squared, strict=True)
+        )
         return sum(estimate.low <= self.noise_scale <= estimate.high for estimate in estimates)
 
 
@@ -52,9 +55,9 @@ def independent_windows(known: Known, batch_size: int, windows: int, steps: int,
     for count in np.diff([*range(0, windows * steps, AT_ONCE), windows * steps]):
         halves = drawn_halves(generator, int(count), batch_size, len(reduced)) @ reduced
         moments.append(half_moments(halves, batch_size))
-    trace, signal = np.concatenate(moments, axis=1).reshape(2, windows, steps)
+    variance, norm_squared = np.concatenate(moments, axis=1).reshape(2, windows, steps)
     full = per_example.mean(0).square().sum()
-    return Windows(trace, signal, float((per_example.square().sum(1).mean() - full) / full))
+    return Windows(variance, norm_squared, float((per_example.square().sum(1).mean() - full) / full))
 
 
 def stationary_windows(
@@ -85,9 +88,9 @@ def stationary_windows(
         if step >= 0:
             moments[step] = half_moments(halves, batch_size)
             exact[step] = gradient_variance.mean(), full.square().sum(1).mean()
-    trace, signal = moments.transpose(1, 2, 0).reshape(2, -1, steps)
+    variance, norm_squared = moments.transpose(1, 2, 0).reshape(2, -1, steps)
     passed = float(exact[:, 0].mean() / exact[:, 1].mean())
-    return Windows(trace, signal, known.stationary_noise_scale(learning_rate, batch_size) or passed)
+    return Windows(variance, norm_squared, known.stationary_noise_scale(learning_rate, batch_size) or passed)
 
 
 def drawn_halves(generator: torch.Generator, count: int, batch_size: int, examples: int) -> Weights:

@@ -13,7 +13,7 @@ from gradiometer.report.sections.questions import Answer
 QUANTITIES = {
     "noise_scale": "gradient noise scale, tr Σ / ‖g‖²",
     "gradient_variance": "noise, tr Σ",
-    "gradient_norm_squared": "signal, ‖g‖²",
+    "gradient_norm_squared": "squared gradient norm, ‖g‖²",
     "signal_to_noise": "signal to noise, ‖g‖² / E‖ĝ − g‖²",
     "batch_size": "batch size, B",
     "test_loss": "test loss",
