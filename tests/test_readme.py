@@ -1,4 +1,4 @@
-"""What the README shows is run."""
+"""The README: its code runs, its commands exist, and its first screen has the two commands to start with."""
 
 import re
 import shlex
@@ -13,21 +13,29 @@ from gradiometer.cli import gradiometer
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_block_runs_and_ends_in_a_sentence(tmp_path: Path) -> None:
+def test_the_python_block_runs_and_prints_a_finding(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert "noise scale" in done.stdout
 
 
 @pytest.mark.parametrize("line", re.findall(r"^gradiometer .*$", README, flags=re.MULTILINE))
-def test_every_command_shown_has_its_verb_and_its_flags(line: str) -> None:
+def test_every_command_shown_exists_with_its_flags(line: str) -> None:
     verb, *arguments = shlex.split(line, comments=True)[1:]
     command = gradiometer.commands[verb]
     known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 
 
-def test_the_two_commands_stand_on_the_first_screen() -> None:
+def test_the_two_commands_are_on_the_first_screen() -> None:
     first_screen = README.splitlines()[:20]
     assert any(".venv/bin/pip install . && .venv/bin/gradiometer demo" in line for line in first_screen)
     assert any(".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -q" in line for line in first_screen)
+
+
+def test_the_readme_is_short_and_its_links_exist() -> None:
+    assert len(README.splitlines()) <= 110
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [link for link in links if not (Path(__file__).parent.parent / link).exists()] == []
