@@ -28,14 +28,14 @@ def test_chains_of_one_law_have_mixed_and_their_mean_is_found() -> None:
     (found,) = mixing({"loss": autoregressive(2000, 4)})
     assert found.mixed and found.rhat.low < 1.0015 < found.rhat.high  # 1 + (4 − 1)/2000, for 4 steps make a draw
     assert found.mean.low < 0 < found.mean.high
-    assert "no sign that they have not mixed" in str(found)
+    assert "no sign that the chains have not mixed" in str(found)
 
 
 def test_chains_of_two_laws_have_not_mixed() -> None:
     found = mixing({"loss": autoregressive(2000, 4) + np.array([0, 0, 0, 1.0])})[0]
-    assert not found.mixed and found.rhat.value > 1.05 and "they have not mixed" in str(found)
+    assert not found.mixed and found.rhat.value > 1.05 and "the chains have not mixed" in str(found)
     few = mixing({"loss": autoregressive(200, 4)})[0]
-    assert not few.mixed and "too few draws to tell whether they have mixed" in str(few)
+    assert not few.mixed and "too few draws to tell if the chains mixed" in str(few)
     scales = mixing({"loss": autoregressive(2000, 4) * np.array([1, 1, 1, 3.0])})[0]
     assert not scales.mixed  # folded ranks see chains of unlike spread
 
@@ -85,12 +85,12 @@ def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("draws", "message"),
     [
-        (np.zeros((100, 1)), r"`x` is of shape \[100, 1\]: at least 8 draws of 2 chains are needed"),
-        (np.zeros((7, 2)), r"`x` is of shape \[7, 2\]: at least 8 draws"),
-        (np.full((9, 2), np.nan), "`x` must be finite: leave chains out that diverged"),
-        (np.ones((9, 2)), "`x` never varies, so there is nothing that could mix"),
+        (np.zeros((100, 1)), r"`x` must be at least 8 draws of 2 chains, \[draws, chains\], got shape \[100, 1\]"),
+        (np.zeros((7, 2)), r"got shape \[7, 2\]"),
+        (np.full((9, 2), np.nan), "`x` must be finite: leave out chains that diverged"),
+        (np.ones((9, 2)), "`x` must vary, got 1 in every draw"),
     ],
 )
-def test_draws_that_cannot_be_judged_are_refused_by_name(draws: np.ndarray, message: str) -> None:
+def test_bad_draws_are_refused(draws: np.ndarray, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         mixing({"x": draws})

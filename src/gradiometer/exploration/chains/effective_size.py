@@ -1,7 +1,9 @@
-"""How many independent draws chains are worth, with an interval, and how long a draw is remembered."""
+"""Effective sample size: the number of independent draws that chains are worth, with an interval."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -19,48 +21,54 @@ METHOD = "windowed autocorrelations, and a jackknife over chains"
 def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
     """Effective sample size of the ranks, in draws of all chains.
 
-    The variance of its logarithm is the mean of two: what a sum of autocorrelations up to a window has, and the
-    jackknife's over chains, a size being a sum over chains. Student's degrees of freedom are Satterthwaite's.
+    The variance of its logarithm is the mean of two variances: that of a sum of autocorrelations up to a window, and
+    the jackknife's over chains, since a size is a sum over chains. Student's degrees of freedom are Satterthwaite's.
 
-    Simulated at nominal 90 %, with 2 to 8 autoregressive chains of 300 to 2,000 draws, it covers in 88 to 94 %, and in
-    97 % where draws are independent. Where the levels of chains differ, few chains do not tell by how much: 60 to 85 %.
+    Simulated at nominal 90 %, with 2 to 8 autoregressive chains of 300 to 2,000 draws, the interval covers in 88 to
+    94 %, and in 97 % for independent draws. If the levels of the chains differ, a few chains cannot show by how much,
+    and it covers in 60 to 85 %.
 
     Args:
-        draws: Of each chain, at least 8 of at least 2 chains.
-        level: Of the interval.
+        draws: At least 8 draws of at least 2 chains.
+        level: Confidence level of the interval.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.chains.effective_size import bulk_size
+        >>> noise = np.random.default_rng(0).standard_normal((500, 4))
+        >>> print(bulk_size(noise))
+        1,830 [1,500, 2,240]
+        >>> print(bulk_size(noise.cumsum(axis=0)))  # random walks
+        4.92 [3.13, 7.72]
 
     Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat, computed by
         arviz-stats; the window: Geyer (1992), Practical Markov Chain Monte Carlo; the variance of a windowed sum:
         Wolff (2004), Monte Carlo Errors with Less Errors, equation 42.
     """
-    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, for this alone)
-
-    ends = _sized(
-        lambda part: float(array_stats.ess(part.T, method="bulk")), draws, normal_scores(halves(draws)), level
-    )
-    return _estimate(*ends, level, draws)
+    return _sized(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
 
 
 def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
-    """The smaller effective sample size of the 5 % and the 95 % quantile, as `bulk_size` has it of the ranks.
+    """The smaller effective sample size of the 5 % and the 95 % quantile, estimated as in `bulk_size`.
 
-    The ends of its interval are the smaller ones of both, too: of two like tails the smaller size reads low, by half
-    a standard error, and its own interval would miss from below more often.
+    The ends of its interval are also the smaller ones of the two. The smaller size of two similar tails is too low by
+    half a standard error, so its own interval would be too low more often.
     """
-    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, for this alone)
-
-    def of_tail(tail: float) -> tuple[float, float, float]:
-        beyond = (draws <= np.quantile(draws, tail)).astype(float)
-        return _sized(
-            lambda part: float(array_stats.ess(part.T, method="quantile", prob=tail)), draws, halves(beyond), level
+    first, second = (
+        _sized(
+            partial(_size, method="quantile", prob=tail),
+            draws,
+            halves((draws <= np.quantile(draws, tail)).astype(float)),
+            level,
         )
-
-    value, low, high = (min(ends) for ends in zip(*map(of_tail, TAILS), strict=True))
-    return _estimate(value, low, high, level, draws)
+        for tail in TAILS
+    )
+    ends = {name: min(getattr(first, name), getattr(second, name)) for name in ("value", "low", "high")}
+    return replace(first, **ends)
 
 
 def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"]:
-    """Of each chain at lags from 0 on, about the chain's own mean, with n in the denominator."""
+    """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the denominator."""
     away = draws - draws.mean(axis=0)
     size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
     power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
@@ -69,25 +77,27 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
     return correlations
 
 
+def _size(draws: Draws, **method: object) -> float:
+    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
+
+    return float(array_stats.ess(draws.T, **method))
+
+
 def _sized(
     size: Callable[[Draws], float], draws: Draws, split: Float[np.ndarray, "size 2 chains"], level: float
-) -> tuple[float, float, float]:
-    """Of `draws`, whose halves `split` are what correlations are taken of: the size, and the ends of its interval."""
+) -> Estimate:
+    """The size of `draws` and its interval; `split` are the half chains whose correlations are summed."""
     value, chains = size(draws), draws.shape[1]
     without = np.array([size(np.delete(draws, chain, axis=1)) for chain in range(chains)])
     by_chain = (chains - 1) ** 2 / chains * float(np.log(without).var(ddof=1))
     by_window = 4 * max(_window(split) + 0.5 - draws.size / value / 2, 0.5) / draws.size
     freedom = (by_chain + by_window) ** 2 / max(by_chain**2 / (chains - 1), 1e-9 * by_window**2)
-    margin = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2)
-    return value, value * math.exp(-margin), value * math.exp(margin)
-
-
-def _estimate(value: float, low: float, high: float, level: float, draws: Draws) -> Estimate:
-    return Estimate.interval(value, low, high, level=level, method=METHOD, samples=draws.size)
+    factor = math.exp(float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2))
+    return Estimate.interval(value, value / factor, value * factor, level=level, method=METHOD, samples=draws.size)
 
 
 def _window(split: Float[np.ndarray, "size 2 chains"]) -> int:
-    """Lags before the first two neighbours whose correlations, over all halves, are together negative."""
+    """Lags before the first two neighbours whose summed correlation, over all half chains, is negative."""
     size = len(split)
     parts = split.reshape(size, -1)
     between = float(parts.mean(axis=0).var(ddof=1))

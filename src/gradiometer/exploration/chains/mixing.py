@@ -1,12 +1,12 @@
-"""Whether chains have forgotten where they started: R-hat and effective sample size of functions, never of weights.
+"""Mixing of chains: R-hat and effective sample size of functions of the model, never of its weights.
 
-The weights of a network have symmetries, so that chains that agree in everything they predict may differ in all of
-them. What can be asked is whether losses and predictions have mixed.
+The weights of a network have symmetries: chains may predict the same and differ in all of their weights. So only losses
+and predictions can show if chains have mixed.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ Draws = Float[np.ndarray, "draws chains"]
 
 FEWEST_CHAINS, FEWEST_DRAWS = 2, 8
 STEADY = 1.01
-"""R-hat above which chains are not taken to have mixed."""
+"""Largest R-hat of chains that count as mixed."""
 
 ENOUGH = 100
-"""Effective draws a chain below which R-hat and the tails are not to be trusted."""
+"""Effective draws per chain, at least: with fewer, R-hat and the tails are not reliable."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Mixing:
     """How well the chains of one function have mixed.
 
     Args:
-        name: Of the function.
-        rhat: The larger of the split R-hat of ranks and of folded ranks; 1 where chains agree.
+        name: Name of the function.
+        rhat: The larger split R-hat of ranks and of folded ranks; 1 if the chains agree.
         bulk: Effective sample size of the ranks, in draws of all chains.
-        tail: The smaller one of the 5 % and the 95 % quantile.
-        mean: Of the function over all chains.
-        chains: How many.
+        tail: The smaller effective sample size of the 5 % and the 95 % quantile.
+        mean: Mean of the function over all chains.
+        chains: Number of chains.
     """
 
     name: str
@@ -51,49 +51,49 @@ class Mixing:
 
     @property
     def mixed(self) -> bool:
-        """Whether R-hat is at most 1.01, and there are 100 effective draws a chain."""
+        """True if R-hat is at most 1.01 and there are 100 effective draws per chain."""
         enough = min(self.bulk.value, self.tail.value) >= ENOUGH * self.chains
         return self.rhat.value <= STEADY and enough
 
     def __str__(self) -> str:
         rhat, low, high = (significant(each, 4) for each in (self.rhat.value, self.rhat.low, self.rhat.high))
+        unmixed = "the chains have not mixed" if self.rhat.low > STEADY else "too few draws to tell if the chains mixed"
         return (
             f"{self.name}: R-hat {rhat} [{low}, {high}] over {self.chains} chains, {self.bulk} effective draws, "
-            f"{self.tail} in the tails: {self._verdict}."
+            f"{self.tail} in the tails: {'no sign that the chains have not mixed' if self.mixed else unmixed}."
         )
 
-    @property
-    def _verdict(self) -> str:
-        if self.mixed:
-            return "no sign that they have not mixed"
-        if self.rhat.low > STEADY:
-            return "they have not mixed"
-        return "too few draws to tell whether they have mixed"
-
     def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        names = ("rhat", "bulk", "tail", "mean")
-        return {"name": self.name, "mixed": self.mixed, **{name: getattr(self, name).to_dict() for name in names}}
+        """The fields by name and `mixed`, as `--json` prints them."""
+        return {**asdict(self), "mixed": self.mixed}
 
 
 def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
-    """R-hat, effective sample sizes and the mean of every function, rank-normalised and split.
+    """R-hat, effective sample sizes and the mean of every function, from rank-normalised half chains.
 
-    R-hat is that of chains of this length over ever more chains, its interval that of `rank_rhat`; those of the
-    effective sample sizes are of `bulk_size` and `tail_size`. The mean is that over ever more chains: its interval is
-    Student's, with the Monte Carlo standard error, or with that of the chains' own means where they scatter by more.
-    Simulated at nominal 90 %, it covers in 88 to 94 %, with chains that have mixed as with chains whose levels differ;
-    in 84 % with two chains whose levels differ a little.
+    R-hat is `rank_rhat`, the effective sample sizes are `bulk_size` and `tail_size`. The interval of the mean is for
+    the mean over infinitely many chains: Student's, with the Monte Carlo standard error, or with that of the chains'
+    own means if they scatter more. Simulated at nominal 90 %, it covers in 88 to 94 %, with chains that have mixed and
+    with chains whose levels differ, and in 84 % with two chains whose levels differ a little.
 
     Args:
-        draws: Of every function, its draws in each chain.
-        level: Of the intervals.
+        draws: For every function, its draws in each chain.
+        level: Confidence level of the intervals.
 
     Raises:
-        BadArgument: There is one chain, or few draws, or one is not finite.
+        BadArgument: There are fewer than 8 draws of 2 chains, or a draw is not finite, or the draws never vary.
 
-    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat; effective sizes
-        computed by arviz-stats.
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.chains.mixing import mixing
+        >>> draws = np.random.default_rng(0).standard_normal((500, 4))
+        >>> for found in mixing({"loss": draws, "apart": draws + [0, 0, 0, 1]}):
+        ...     print(found.name, found.mixed, found.rhat)
+        loss True 1.00 [0.999, 1.01]
+        apart False 1.12 [1.05, 1.86]
+
+    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat. arviz-stats
+        computes the effective sizes.
     """
     found = []
     for name, values in draws.items():
@@ -105,15 +105,15 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
 
 
 def rank_counts(draws: Draws, bins: int = 20) -> Float[np.ndarray, "bins chains"]:
-    """How many draws of each chain fall into each band of ranks among all draws; the same in all, where they mix."""
+    """Number of draws of each chain in each band of ranks among all draws. Chains that mix have equal counts."""
     ranks = rankdata(draws, method="average").reshape(draws.shape)
     place = np.minimum((ranks - 0.5) * bins / draws.size, bins - 1e-9).astype(int)
     return np.stack([np.bincount(column, minlength=bins) for column in place.T], axis=1).astype(float)
 
 
 def _mean(draws: Draws, size: float, level: float) -> Estimate:
-    """Student's, of the Monte Carlo error, or of the chains' means where those tell of a larger one."""
-    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, for this alone)
+    """With Student's interval, from the Monte Carlo error, or from the chains' means if their error is larger."""
+    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
 
     def margin(error: float, freedom: float) -> float:
         return float(stdtrit(freedom, (1 + level) / 2)) * error
@@ -131,11 +131,11 @@ def _checked(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
     if not (values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS):
         raise BadArgument(
-            f"`{name}` is of shape {list(values.shape)}: at least {FEWEST_DRAWS} draws of {FEWEST_CHAINS} chains are "
-            "needed, [draws, chains]."
+            f"`{name}` must be at least {FEWEST_DRAWS} draws of {FEWEST_CHAINS} chains, [draws, chains], got shape "
+            f"{list(values.shape)}."
         )
     if not np.isfinite(values).all():
-        raise BadArgument(f"`{name}` must be finite: leave chains out that diverged.")
+        raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")
     if not np.ptp(values) > 0:
-        raise BadArgument(f"`{name}` never varies, so there is nothing that could mix.")
+        raise BadArgument(f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing.")
     return values
