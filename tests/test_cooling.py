@@ -121,10 +121,19 @@ def test_the_way_to_zero_is_short_where_the_loss_still_falls_by_more_than_noise_
     cooling = Cooling(Objective(problem.model(), problem.loss), problem.train, 1000, acts=True)
     assert cooling.finish == 800 and cooling._chosen_finish() == 800
     assert [cooling.multiplier(step) for step in (0, 799, 900, 1000)] == [1, 1, 0.5, 0]
-    cooling.newest = {"gain": {"value": 0.1}, "fell": 0.1}
-    assert cooling._chosen_finish() == 800
-    cooling.newest = {"gain": {"value": 0.1}, "fell": 0.3}
-    assert cooling._chosen_finish() == 950
+    for fell, begins in ((0.1, 800), (0.19, 800), (0.21, 950), (0.3, 950)):
+        cooling.newest = {"gain": {"value": 0.1}, "fell": fell}
+        assert cooling._chosen_finish() == begins
+
+
+def test_a_short_way_to_zero_is_chosen_once_and_begins_late() -> None:
+    problem = quadratic()
+    model = problem.model()
+    cooling = Cooling(Objective(model, problem.loss), problem.train, 1000, acts=True)
+    cooling.rate, cooling.newest = 0.1, {"gain": {"value": 0.1}, "fell": 0.3}
+    told = [cooling.observe([*model.parameters()], 0.1, step) for step in (799, 800, 801, 950, 951)]
+    assert told == [[], [{"event": "finish", "step": 800, "begins": 950}], [], [], []]
+    assert [cooling.multiplier(step) for step in (800, 949, 975, 1000)] == [1, 1, 0.5, 0]
 
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
@@ -213,6 +222,13 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
 def test_nonsense_is_refused_by_name(made, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         made()
+
+
+def test_a_forecast_is_of_the_share_that_a_cut_takes_and_of_none_to_half_of_the_drift() -> None:
+    """A cut to a tenth takes 0.9 of the gain 0.1 [0.08, 0.12]; of a fall by 0.04 it may take up to 0.02."""
+    found = forecast(GAIN, 0.04, 0.1, 0.01)
+    assert [found.low, found.value, found.high] == pytest.approx([0.072, 0.09 + 0.01, 0.108 + 0.02])
+    assert (found.level, found.samples) == (GAIN.level, GAIN.samples)
 
 
 def test_the_gain_of_averaging_is_of_the_iterates_over_their_average() -> None:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from gradiometer.diagnosis import diagnose, verdict, windows
+from gradiometer.diagnosis import diagnose, latest_window, verdict, windows
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.reading import Draw, Sampling, Series
 from gradiometer.run.reader import Run
 from report_run import LAYERS, run_in
 
@@ -34,6 +36,15 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_in_the_latest_w
         expected = GradientNoise().estimate(window)
         for name, points in found.history.items():
             assert points[place] == (int(window.steps[-1]), expected[name])
+
+
+@pytest.mark.parametrize(
+    ("readings", "latest"), [(1, 1), (199, 199), (200, 200), (201, 200), (803, 200), (804, 201), (4003, 1000)]
+)
+def test_the_latest_window_is_200_readings_or_the_last_quarter_if_that_is_more(readings: int, latest: int) -> None:
+    steps = np.arange(readings)
+    series = Series("noise", steps, steps + 1, steps / 10, {"trace": steps / 1}, Sampling(Draw.FRESH))
+    assert latest_window(series).steps.tolist() == steps[readings - latest :].tolist()
 
 
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:

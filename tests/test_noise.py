@@ -272,6 +272,22 @@ def test_an_interval_too_loose_to_compare_with_the_batch_cannot_tell() -> None:
     assert words.startswith("The gradient noise scale 64.0 [6.00, 300] (200 measured steps) is too loose to compare")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "state"),
+    [
+        (16, 256, State.OK),
+        (15.9, 256, State.CANNOT_TELL),
+        (16, 256.1, State.CANNOT_TELL),
+        (65, 256, State.LOOK),
+        (16, 63, State.LOOK),
+    ],
+)
+def test_a_batch_is_near_a_noise_scale_that_is_surely_within_a_factor_of_four(
+    low: float, high: float, state: State
+) -> None:
+    assert finding_at(64, math.sqrt(low * high), low, high)[0] is state
+
+
 def test_nothing_known_cannot_tell_and_names_the_steps_that_would() -> None:
     state, words = finding_at(32, math.nan, -math.inf, math.inf, needed=7)
     assert state is State.CANNOT_TELL

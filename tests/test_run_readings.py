@@ -76,6 +76,18 @@ def test_a_resumed_run_drops_what_it_has_overtaken_also_while_it_is_followed(run
     assert after.losses[1].tolist() == [4.0, 3.0, 9.0]
 
 
+def test_a_checkpoint_of_step_2_was_made_before_the_reading_and_the_loss_of_step_2(run: Run) -> None:
+    """Also where the resumed run does not measure that step again; an event of step 2 was before the checkpoint."""
+    write(run, "".join(reading(step) for step in range(4)) + losses(0, 4.0, 3.0, 2.0, 1.0))
+    write(run, json.dumps({"kind": "resumed", "step": 2}) + "\n")
+    events = [("started", 0), ("evaluation", 2), ("evaluation", 3), ("resumed", 2)]
+    lines = [json.dumps({"event": event, "step": step, "time": 0.0}) for event, step in events]
+    run.folder.events_path.write_text("\n".join(lines) + "\n")
+    resumed = run.refreshed()
+    assert resumed.series("noise").steps.tolist() == resumed.losses[0].tolist() == [0, 1]
+    assert [(event["event"], event["step"]) for event in resumed.events] == [events[0], events[1], events[3]]
+
+
 def test_a_file_that_was_replaced_or_is_gone_is_read_anew(run: Run) -> None:
     write(run, reading(0) + reading(1))
     path, first = run.folder.readings_path(), run.refreshed()

@@ -228,6 +228,22 @@ def test_halves_below_the_temperature_are_let_pass() -> None:
         sampler.halves([], [pair[1]])
 
 
+@pytest.mark.parametrize(("kind", "factor"), [(SGLD, 1 / 2), (SGHMC, (1 + 0.8) / (4 * (1 - 0.8))), (SGNHT, 1 / 4)])
+def test_halves_give_the_mini_batch_heat_by_the_formula_of_the_sampler(kind: type[Sampler], factor: float) -> None:
+    """The halves are ±√c, so tr Σ/(Bd) = c exactly; the heat is Nηc times the sampler's factor for small steps.
+
+    Momentum is 0.8; SGNHT's factor is that of full friction, the coolest it can be.
+    """
+    rate, variance = 0.2, 1e-3
+    position = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    momentum = {} if kind is SGLD else {"momentum": 0.8}
+    sampler = kind([position], lr=rate, examples=N, temperature=TEMPERATURE, **momentum)
+    half = torch.full((4,), math.sqrt(variance), dtype=torch.float64)
+    for _ in range(50):
+        sampler.halves([half], [-half])
+    assert sampler.balance[0].minibatch.value == pytest.approx(N * rate * variance * factor, rel=1e-12)
+
+
 def test_a_hot_start_is_no_reason_to_refuse() -> None:
     """Far from the minimum the step alone is hot; it falls, and the temperature is held once it has."""
     position = nn.Parameter(torch.full((50,), 30.0, dtype=torch.float64))

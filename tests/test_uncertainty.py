@@ -247,6 +247,15 @@ def test_independent_readings_keep_their_batches_and_dependent_ones_are_joined()
     assert np.median(dependent) == 6
 
 
+def test_the_correlation_of_neighbours_is_corrected_for_its_bias():
+    """40 readings of ±1, equally many: (like neighbours − unlike ones)/40 is 1/40 and 3/40, the limit 0.5/√40 = 3.16/40."""
+    uncorrelated = np.tile([1.0, 1, -1, -1], 10)
+    assert len(batch_means(uncorrelated)) == 40, "(1 + 1)/40 is below the limit"
+    correlated = np.concatenate([np.tile([1.0, 1, -1, -1], 7), np.tile([1.0, 1, -1, -1, -1], 2), [1.0, 1]])
+    assert len(correlated) == 40 and correlated.sum() == 0
+    assert len(batch_means(correlated)) < 40, "(3 + 1)/40 is above the limit"
+
+
 def test_what_two_series_share_cancels_in_their_difference():
     rng = np.random.default_rng(13)
     shared, own = rng.standard_normal((1000, 60)), rng.standard_normal((1000, 60))
