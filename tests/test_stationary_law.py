@@ -132,12 +132,15 @@ NAN = math.nan
         (lambda: mode_variance(1.0, -1.0, Rule(0.1, 4)), "`noise` must be at least 0 and finite, got -1.0"),
         (lambda: mode_variance(-1.0, 1.0, Rule(0.1, 4)), "`curvature` must be positive and finite"),
         (lambda: mode_variance(1.0, 1.0, Rule(2.0, 4)), r"2\(1 \+ momentum\)/sharpness = 2, got 2.0"),
-        (lambda: mode_variance(1.0, 1.0, RULES[2]), "`rule` is Nesterov's"),
+        (lambda: mode_variance(1.0, 1.0, RULES[2]), "`rule` must not be Nesterov's"),
         (
             lambda: stationary_covariance(np.eye(1), np.eye(1), Rule(1.4, 4, 0.9, nesterov=True)),
             r"2\(1 \+ momentum\)/\(\(1 \+ 2 momentum\) sharpness\) = 1.357, got 1.4",
         ),
-        (lambda: stationary_covariance(np.eye(2), np.eye(1), RULES[0]), r"`noise` is of shape \[1, 1\]"),
+        (
+            lambda: stationary_covariance(np.eye(2), np.eye(1), RULES[0]),
+            r"`noise` must be of shape \[2, 2\], got \[1, 1\]",
+        ),
         (lambda: stationary_covariance(np.eye(1), np.array([[NAN]]), RULES[0]), "`noise` must be finite and symmetric"),
         (lambda: reshuffled_covariance(np.eye(1), np.eye(1), RULES[0], 3), "between 1 and the 3 examples, got 4"),
         (
@@ -145,7 +148,10 @@ NAN = math.nan
             "the 2 batches of an epoch, got 3",
         ),
         (lambda: without_replacement(1, 1), "`examples` must be at least 2, got 1"),
-        (lambda: small_rate_temperature(NAN, 1, RULES[0]), "`gradient_variance` must be at least 0, got nan"),
+        (
+            lambda: small_rate_temperature(NAN, 1, RULES[0]),
+            "`gradient_variance` must be at least 0 and finite, got nan",
+        ),
         (lambda: small_rate_temperature(1.0, 0, RULES[0]), "`parameters` must be at least 1, got 0"),
     ],
 )

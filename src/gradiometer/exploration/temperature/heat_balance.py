@@ -1,4 +1,4 @@
-"""The heat balance of SGD along a window of steps: an identity of every run, at a constant or slowly moving η."""
+"""The heat balance of SGD: an identity of every run, at a constant or slowly changing η."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,18 @@ Parts = Float[np.ndarray, "steps layers"]
 
 @dataclass(frozen=True)
 class HeatBalance:
-    """T_conf = T_injected + T_minibatch + T_step − drift at every reading and layer, each times its parameters.
+    """T_conf = T_injected + T_minibatch + T_step − drift of every reading and layer, each times the layer's size.
 
-    In units of the loss. Divided by the parameters of a layer, or summed and divided by d, they are temperatures.
+    In units of the loss. Divide by the parameters of a layer, or sum and divide by d, to get temperatures.
 
     Args:
         configurational: ⟨Φ − c, ĝ⟩, with weight decay in ĝ.
         injected: d times the temperature of the noise that a sampler adds; 0 for SGD.
-        minibatch: η tr Σ/(2B(1 − μ)), the heat of the noise of the batches.
-        step: What is left of the heat of a step: η‖g‖²/2 without momentum.
-        drift: (‖Φ′ − c‖² − ‖Φ − c‖²)/(2η) a step, how fast Φ moves away from c.
-        parameters: How many each layer has.
-        spacing: Training steps from one of these readings to the next, on average.
+        minibatch: η tr Σ/(2B(1 − μ)), the heat of mini-batch noise.
+        step: The rest of the heat of a step: η‖g‖²/2 without momentum.
+        drift: (‖Φ′ − c‖² − ‖Φ − c‖²)/(2η) per step, how fast Φ moves away from c.
+        parameters: The size of each layer: its number of parameters.
+        spacing: Mean number of training steps between readings.
     """
 
     configurational: Parts
@@ -37,32 +37,31 @@ class HeatBalance:
 
     @property
     def heat(self) -> Parts:
-        """All that is put in."""
-        put_in: Parts = self.injected + self.minibatch + self.step
-        return put_in
+        """The total heat put in."""
+        total: Parts = self.injected + self.minibatch + self.step
+        return total
 
     @property
     def residual(self) -> Parts:
-        """What does not close: rounding where every step was measured, noise where some were."""
-        left: Parts = self.configurational - self.heat + self.drift
-        return left
+        """The error of the balance: rounding if every step was measured, otherwise also noise."""
+        error: Parts = self.configurational - self.heat + self.drift
+        return error
 
 
 def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
-    """The balance at every reading that is followed by another about the same origin.
+    """The balance at every reading whose next reading has the same origin c.
 
-    With momentum it is that of the position Φ − ηᵤv, with ηᵤ = ημ/(1 − μ) (heavy ball) or ημ²/(1 − μ) (Nesterov),
-    which moves by −ηĝ/(1 − μ) a step and so is plain SGD at η/(1 − μ), exactly while η is constant. Between readings
-    that are many steps apart the drift is that of all steps between, and the other parts those of the readings.
+    With momentum it is the balance of Φ − ηᵤv, with ηᵤ = ημ/(1 − μ) (heavy ball) or ημ²/(1 − μ) (Nesterov). This
+    position moves by −ηĝ/(1 − μ) per step, so it is plain SGD at η/(1 − μ), exactly while η is constant. If readings
+    are many steps apart, the drift covers all steps between them, and the other parts only the measured steps.
 
-    A step whose ĝ was clipped to s times its length is one at the rate ηs, and is taken as such. Between readings that
-    are many steps apart the drift then has the mean rate of two steps for that of all, an error of the order of
-    the variance of s.
+    A step with ĝ clipped to s times its length counts as a step at the rate ηs. If readings are many steps apart, the
+    drift then uses the mean rate of two steps for all steps between: an error of the order of the variance of s.
 
     Args:
         series: Readings of the gauge `Temperature`.
         momentum: μ.
-        injected: The temperature of the noise a sampler adds, in units of the loss.
+        injected: The temperature of the noise that a sampler adds, in units of the loss.
 
     Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14, before its
         average over the stationary law; the position: Yuan, Ying & Sayed (2016), On the Influence of Momentum
@@ -80,7 +79,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
         return values
 
     parameters = series.moments["parameters"][0].astype(np.int64)
-    minibatch = rate / 2 * part("noise") * _of_a_batch(series.sampling, series.batch_size[:-1][kept, None])
+    minibatch = rate / 2 * part("noise") * _batch_factor(series.sampling, series.batch_size[:-1][kept, None])
     return HeatBalance(
         configurational=part("configurational"),
         injected=np.broadcast_to(injected * parameters, growth.shape),
@@ -93,13 +92,13 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
 
 
 def rates_of(series: Series) -> Float[np.ndarray, " steps"]:
-    """η of every reading, times what its gradient was multiplied by before it was applied."""
+    """η of every reading, times the factor by which its gradient was clipped."""
     rates: Float[np.ndarray, " steps"] = series.learning_rate * series.moments.get("factor", 1.0)
     return rates
 
 
-def _of_a_batch(sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]) -> Float[np.ndarray, "steps 1"]:
-    """E‖ĝ − g‖² over the tr Σ that halves of a batch show: 1/B, or 1/B − 1/N where no example comes twice."""
+def _batch_factor(sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]) -> Float[np.ndarray, "steps 1"]:
+    """E‖ĝ − g‖² over tr Σ as measured from the halves of a batch: 1/B, or 1/B − 1/N without replacement."""
     if sampling.draw is not Draw.RESHUFFLED:
         return 1 / batch_size
     if sampling.examples is None:

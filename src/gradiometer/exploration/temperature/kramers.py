@@ -1,45 +1,49 @@
-"""How long a walker at a temperature takes over a barrier: exponential in barrier over temperature (Kramers)."""
+"""The mean time to cross a barrier at a temperature: exponential in barrier / temperature (Kramers)."""
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.arguments import check_number
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transformed, weighted_slope
 
-NODES_A_WIDTH = 4
-"""Quadrature nodes within one standard deviation of a step's noise."""
+NODES_PER_WIDTH = 4
+"""Quadrature nodes per standard deviation of the noise of a step."""
 
 MOST_NODES = 3000
 WIDTHS_OF_A_LAW = 12
-"""How far beyond the start positions are looked at, in the standard deviations of the stationary law there."""
+"""Distance below the start that is included, in standard deviations of the stationary law around the start."""
 
 
 def escape_time(
     barrier: float, curvature: float, curvature_at_top: float, temperature: float, *, correction: float = 0.0
 ) -> float:
-    """2π/√(V″(a)|V″(b)|) · exp(ΔL/T)(1 + κT), the mean time from a minimum a over a top b, in units of steps × η.
+    """2π/√(V″(a)|V″(b)|) · exp(ΔL/T)(1 + κT), the mean time from a minimum a across a top b, in units of steps × η.
 
-    Of dΦ = −V′dt + √(2T) dW in the limit of a low temperature; a step of SGD is a time of η.
+    It holds for dΦ = −V′dt + √(2T) dW in the limit of a low temperature. A step of SGD is a time of η.
 
     Args:
-        barrier: ΔL, the loss of the top above that of the minimum.
+        barrier: ΔL, the loss at the top minus the loss at the minimum.
         curvature: V″ at the minimum, positive.
         curvature_at_top: V″ at the top, negative.
         temperature: T, in units of the loss.
-        correction: κ, the next order in T of both integrals of Laplace: V⁗/(8V″²) taken at the top, less the same at
-            the minimum, plus 5V‴²/(24|V″|³) at both.
+        correction: κ, the next order in T of both Laplace integrals: V⁗/(8V″²) at the top, minus the same at the
+            minimum, plus 5V‴²/(24|V″|³) at both.
+
+    Example:
+        >>> from gradiometer.exploration.temperature.kramers import escape_time
+        >>> round(escape_time(barrier=1.0, curvature=2.0, curvature_at_top=-1.0, temperature=0.2))
+        659
 
     Source: Kramers (1940), Brownian Motion in a Field of Force, eq. 17 in its limit of strong friction;
         Gardiner (2009), Stochastic Methods, section 5.5.3.
     """
     for name, value in (("barrier", barrier), ("curvature", curvature), ("temperature", temperature)):
-        if not 0 < value < math.inf:
-            raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
+        check_number(name, value, positive=True)
     if not -math.inf < curvature_at_top < 0:
         raise BadArgument(f"`curvature_at_top` must be negative and finite, got {curvature_at_top}.")
     corrected = 1 + correction * temperature
@@ -55,34 +59,42 @@ def passage_steps(
     end: float,
     lowest: float,
 ) -> float:
-    """The mean number of steps from `start` until Φ first is at or beyond `end`, exactly, at any learning rate.
+    """The exact mean number of steps from `start` until Φ first reaches or passes `end`, at any learning rate.
 
-    Of Φ ← Φ − ηV′(Φ) + √(2ηT) N(0, 1): m(x) = 1 + ∫ p(x → y) m(y) dy over all y below the end, solved on the nodes of
-    Gauss and Legendre, so dense that the Gaussian of one step is integrated to rounding.
+    For Φ ← Φ − ηV′(Φ) + √(2ηT) N(0, 1): m(x) = 1 + ∫ p(x → y) m(y) dy over all y below the end, solved on
+    Gauss–Legendre nodes dense enough to integrate the Gaussian of one step to rounding.
 
     Args:
         gradient: V′.
         learning_rate: η.
-        temperature: T: a gradient whose noise has variance σ²/B makes it ησ²/(2B).
-        start: Where it starts, below `end`.
-        end: Where it has arrived.
-        lowest: A place below which it practically never is.
+        temperature: T. Gradient noise of variance σ²/B gives T = ησ²/(2B).
+        start: The first position, below `end`.
+        end: The position to reach.
+        lowest: A position below which Φ practically never is.
+
+    Example:
+        >>> from gradiometer.exploration.temperature.kramers import passage_steps
+        >>> def bowl(position):
+        ...     return position
+        >>> steps = passage_steps(bowl, learning_rate=0.5, temperature=1.0, start=0.0, end=1.0, lowest=-8.0)
+        >>> print(f"{steps:.2f}")
+        7.52
 
     Source: the equation of a first passage of a Markov chain, Gardiner (2009), section 3.5; solved as Nyström (1930).
     """
-    if not (learning_rate > 0 and temperature > 0):
-        raise BadArgument(f"`learning_rate` and `temperature` must be positive, got {learning_rate} and {temperature}.")
+    check_number("learning_rate", learning_rate, positive=True)
+    check_number("temperature", temperature, positive=True)
     if not lowest < start < end:
-        raise BadArgument(f"`lowest`, `start` and `end` must be in this order, got {lowest}, {start} and {end}.")
+        raise BadArgument(f"`lowest` < `start` < `end` must hold, got {lowest}, {start} and {end}.")
     width = math.sqrt(2 * learning_rate * temperature)
-    count = math.ceil(NODES_A_WIDTH * (end - lowest) / width) + 20
+    count = math.ceil(NODES_PER_WIDTH * (end - lowest) / width) + 20
     if not count <= MOST_NODES:
         raise BadArgument(
-            f"`learning_rate` {learning_rate:g} at `temperature` {temperature:g} makes steps too short to solve for "
-            f"({count:,} nodes): their limit is `escape_time`."
+            f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too short for an exact "
+            f"solution ({count:,} nodes, at most {MOST_NODES:,}): use `escape_time`, the limit of short steps."
         )
-    places, weights = np.polynomial.legendre.leggauss(count)
-    nodes, weights = lowest + (places + 1) / 2 * (end - lowest), weights * (end - lowest) / 2
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    nodes, weights = lowest + (nodes + 1) / 2 * (end - lowest), weights * (end - lowest) / 2
 
     def reached(points: Float[np.ndarray, " starts"]) -> Float[np.ndarray, "starts nodes"]:
         away = (nodes - (points - learning_rate * gradient(points))[:, None]) / width
@@ -94,27 +106,31 @@ def passage_steps(
 
 
 def barrier_seen(temperatures: Sequence[float], times: Sequence[Estimate], *, correction: float = 0.0) -> Estimate:
-    """ΔL as the slope of log escape time against 1/T, which it is by Kramers' formula at low temperatures.
+    """ΔL, as the slope of log escape time against 1/T (Kramers' formula at low temperatures).
 
-    The formula's 1 + κT bends the line: without it the slope is short of ΔL by about κT², a mean over the line.
+    The factor 1 + κT bends the line: without `correction` the slope is too small by about κT², averaged over the line.
 
     Args:
-        temperatures: T of each time, at least two of them different.
-        times: Mean escape times, independent, each with its interval, all at one level.
+        temperatures: T of each time, with at least two different values.
+        times: Independent mean escape times, each with its interval, all at one level.
         correction: κ of `escape_time`.
+
+    Example:
+        >>> from gradiometer.exploration.temperature.kramers import barrier_seen, escape_time
+        >>> from gradiometer import Estimate
+        >>> temperatures = [0.2, 0.25, 0.4]
+        >>> times = [escape_time(1.0, 2.0, -1.0, temperature) for temperature in temperatures]
+        >>> simulated = {"level": 0.9, "method": "simulated", "samples": 100}
+        >>> print(barrier_seen(temperatures, [Estimate.interval(t, 0.9 * t, 1.1 * t, **simulated) for t in times]))
+        1.00 [0.944, 1.06] loss
     """
     for temperature in temperatures:
-        if not 0 < temperature < math.inf:
-            raise BadArgument(f"`temperatures` must be positive and finite, got {temperature}.")
+        check_number("temperatures", temperature, positive=True)
     for time in times:
         if not (time.low > 0 and time.tells):
-            raise BadArgument(f"`times` must be positive with finite ends, got {time}: watch for longer.")
+            raise BadArgument(f"`times` must be positive with finite intervals, got {time}: simulate for longer.")
     logarithms = [
-        transformed(time, partial(_log_time, bend=math.log1p(correction * temperature)))
+        transformed(time, lambda value: math.log(value / (1 + correction * temperature)))  # noqa: B023 (called now)
         for temperature, time in zip(temperatures, times, strict=True)
     ]
     return weighted_slope([1 / temperature for temperature in temperatures], logarithms, unit="loss")
-
-
-def _log_time(time: float, bend: float) -> float:
-    return math.log(time) - bend

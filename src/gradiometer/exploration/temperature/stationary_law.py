@@ -1,7 +1,6 @@
-"""The law the iterates of SGD settle into at a constant learning rate, on a quadratic, exactly.
+"""The exact stationary law of SGD on a quadratic, at a constant learning rate of any size.
 
-SGD is a Markov chain: at a constant learning rate it forgets its start and keeps a spread (statements S6, S10 and S11
-of the lecture). On a quadratic the spread is known without any limit of a small learning rate.
+SGD is a Markov chain: at a constant learning rate it forgets its start and keeps a spread (lecture, S6, S10 and S11).
 """
 
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.arguments import check_number, check_whole
 
 Square = Float[np.ndarray, "params params"]
 Pairs = Float[np.ndarray, "params params 2 2"]
@@ -20,13 +20,18 @@ Responses = Float[np.ndarray, "params batches 2"]
 
 @dataclass(frozen=True)
 class Rule:
-    """How a step is made: at a constant learning rate, from batches of one size, as `torch.optim.SGD` makes it.
+    """The update rule of `torch.optim.SGD`, at a constant learning rate and batch size.
 
     Args:
         learning_rate: η, positive.
         batch_size: B.
         momentum: μ, in [0, 1): v ← μv + ĝ, Φ ← Φ − ηv.
         nesterov: Nesterov's momentum instead: Φ ← Φ − η(ĝ + μv).
+
+    Example:
+        >>> from gradiometer.exploration.temperature.stationary_law import Rule
+        >>> Rule(learning_rate=0.1, batch_size=4, momentum=0.9).limit(sharpness=2.0)
+        1.9
     """
 
     learning_rate: float
@@ -35,37 +40,35 @@ class Rule:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < np.inf:
-            raise BadArgument(f"`learning_rate` must be positive and finite, got {self.learning_rate}.")
-        if not self.batch_size >= 1:
-            raise BadArgument(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        check_number("learning_rate", self.learning_rate, positive=True)
+        check_whole("batch_size", self.batch_size, 1)
         Momentum(self.momentum, self.nesterov)
 
     @property
     def heat(self) -> float:
-        """η/(2B(1 − μ)): the temperature, in units of the loss, that a noise of tr Σ/d = 1 gives at a small η."""
+        """η/(2B(1 − μ)): the temperature, in units of the loss, for noise of tr Σ/d = 1 and small η."""
         return self.learning_rate / (2 * self.batch_size * (1 - self.momentum))
 
     def limit(self, sharpness: float) -> float:
-        """The learning rate at and beyond which the iterates diverge along the sharpest direction."""
+        """The learning rate from which the iterates diverge along the sharpest direction."""
         return Momentum(self.momentum, self.nesterov).limit / sharpness
 
     def transitions(self, curvatures: Float[np.ndarray, " params"]) -> Float[np.ndarray, "params 2 2"]:
-        """Of every mode, (φ, v) ← transition (φ, v) + kick ζ, with φ the way from the minimum and ζ the noise of ĝ.
+        """P of every mode in (φ, v) ← P (φ, v) + kick ζ. φ is the distance from the minimum, ζ the noise of ĝ.
 
         Raises:
-            BadArgument: A curvature is not positive, or η is at or beyond the limit.
+            BadArgument: A curvature is not positive, or η is at least `limit`.
         """
         if not (curvatures.min() > 0 and np.isfinite(curvatures).all()):
             raise BadArgument(
-                f"`curvature` must be positive and finite, its least eigenvalue is {curvatures.min():.3g}."
+                f"`curvature` must be positive and finite, its smallest eigenvalue is {curvatures.min():.3g}."
             )
         limit = self.limit(float(curvatures.max()))
         if not self.learning_rate < limit:
             formula = "2(1 + momentum)/((1 + 2 momentum) sharpness)" if self.nesterov else "2(1 + momentum)/sharpness"
             raise BadArgument(
                 f"`learning_rate` must lie between 0 and {formula} = {limit:.4g}, got {self.learning_rate}: "
-                "there is no stationary law beyond."
+                "above it SGD has no stationary law."
             )
         eta, mu = self.learning_rate, self.momentum
         transitions = np.empty((len(curvatures), 2, 2))
@@ -76,24 +79,28 @@ class Rule:
 
     @property
     def kick(self) -> Float[np.ndarray, " 2"]:
-        """By how much the noise of ĝ moves the position and the velocity."""
+        """How far noise of size 1 in ĝ moves the position and the velocity."""
         reach = self.learning_rate * (1 + self.momentum if self.nesterov else 1)
         return np.array([-reach, 1.0])
 
 
 def mode_variance(curvature: float, noise: float, rule: Rule) -> float:
-    """ηc(1 + μ)/(Bh(1 − μ)(2(1 + μ) − ηh)), the variance along one axis of H of curvature h and noise c.
+    """The stationary variance along one axis of H, ηc(1 + μ)/(Bh(1 − μ)(2(1 + μ) − ηh)), for curvature h and noise c.
 
-    Without momentum ηc/(Bh(2 − ηh)), and with h = 1 the lecture's ησ²/(B(2 − η)). Of the heavy ball; Nesterov's is in
-    `stationary_covariance`.
+    Without momentum it is ηc/(Bh(2 − ηh)), and with h = 1 the lecture's ησ²/(B(2 − η)). For plain and heavy-ball SGD;
+    for Nesterov use `stationary_covariance`.
+
+    Example:
+        >>> from gradiometer.exploration.temperature.stationary_law import Rule, mode_variance
+        >>> round(mode_variance(curvature=1.0, noise=4.0, rule=Rule(learning_rate=0.1, batch_size=4)), 5)
+        0.05263
 
     Source: the 2 × 2 equation of `stationary_covariance` solved by hand; without momentum Mandt, Hoffman & Blei
         (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before their limit of small η.
     """
     if rule.nesterov:
-        raise BadArgument("`rule` is Nesterov's, the closed form is the heavy ball's: ask `stationary_covariance`.")
-    if not 0 <= noise < np.inf:
-        raise BadArgument(f"`noise` must be at least 0 and finite, got {noise}.")
+        raise BadArgument("`rule` must not be Nesterov's, which has no closed form here: use `stationary_covariance`.")
+    check_number("noise", noise)
     rule.transitions(np.array([curvature]))
     eta, mu = rule.learning_rate, rule.momentum
     friction = curvature * (1 - mu) * (2 * (1 + mu) - eta * curvature)
@@ -101,16 +108,26 @@ def mode_variance(curvature: float, noise: float, rule: Rule) -> float:
 
 
 def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: Rule) -> Square:
-    """S, the covariance of the iterates for batches of independent draws, fresh or with replacement.
+    """S, the stationary covariance of the iterates, for batches of independent draws (fresh or with replacement).
 
-    Without momentum it solves S = (I − ηH) S (I − ηH) + η² Σ/B; with it, the same equation for the pair of position
-    and velocity. In the axes of H every pair of modes stands alone, so it is one 4 × 4 system a pair. For a batch
-    drawn without replacement from N examples, anew at every step, put Σ · `without_replacement(B, N)` for Σ.
+    Without momentum it solves S = (I − ηH) S (I − ηH) + η² Σ/B; with momentum, the same equation for position and
+    velocity together. In the axes of H it separates into one 4 × 4 system per pair of modes. For batches of different
+    examples, drawn from all N at every step, multiply Σ by `without_replacement(B, N)`.
 
     Args:
         curvature: H, symmetric and positive definite, in loss / parameter².
         noise: Σ, the covariance of the gradient of one example, symmetric.
-        rule: How a step is made.
+        rule: The update rule.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.temperature.stationary_law import Rule, excess_loss, stationary_covariance
+        >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
+        >>> covariance = stationary_covariance(curvature, noise, Rule(learning_rate=0.1, batch_size=4))
+        >>> covariance.diagonal().round(4)
+        array([0.0132, 0.1256])
+        >>> round(excess_loss(curvature, covariance), 4)
+        0.0129
 
     Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), section 3.
     """
@@ -124,17 +141,24 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: Rule) ->
 def reshuffled_covariance(
     curvature: ArrayLike, noise: ArrayLike, rule: Rule, examples: int, *, batches: int | None = None
 ) -> Square:
-    """S where the training set is gone through in a new random order each epoch, as a `DataLoader(shuffle=True)` does.
+    """S for epochs in random order, as with `DataLoader(shuffle=True)`.
 
-    The noise of an epoch sums to zero, so what one batch does the others undo: directions too flat to forget within
-    an epoch (ηh < B/N) are far colder than independent draws make them, at B = 1 and N = 200 by 1.01, 1.24 and 13.1
+    The noise of an epoch sums to zero, so each batch is undone by the others. Directions too flat to forget within an
+    epoch (ηh < B/N) are far colder than with independent draws: at B = 1 and N = 200 by factors of 1.01, 1.24 and 13.1
     at ηh = 0.5, 0.05 and 0.005. The deviations of the batch means have covariance −Σ/(N − 1) across batches and
-    Σ(N/B − 1)/(N − 1) within one; a last batch that is smaller is counted as it is.
+    Σ(N/B − 1)/(N − 1) within one. A smaller last batch is taken into account.
 
     Args:
         curvature, noise, rule: As in `stationary_covariance`; Σ with N in the denominator.
         examples: N.
-        batches: How many batches into an epoch; None: the mean over all places in an epoch.
+        batches: S after this number of batches of an epoch. None: the mean over all positions in an epoch.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_covariance
+        >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
+        >>> reshuffled_covariance(curvature, noise, Rule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
+        array([0.0067, 0.01  ])
 
     Source: finite populations: Cochran (1977), Sampling Techniques, th. 2.2; the rest is the linear recursion.
     """
@@ -146,7 +170,7 @@ def reshuffled_covariance(
     powers, responses = _through_an_epoch(transitions, rule.kick, len(sizes))
 
     def gathered(count: int) -> Pairs:
-        """The covariance that the first batches of an epoch bring in."""
+        """The covariance added by the first `count` batches of an epoch."""
         felt = responses[:, len(sizes) - count :]
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
         together = felt.sum(axis=1)
@@ -154,60 +178,62 @@ def reshuffled_covariance(
         return brought
 
     start = _settled(powers[-1], gathered(len(sizes)))
-    places = range(len(sizes)) if batches is None else [batches]
-    modes = np.mean(
-        [
-            np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start)[:, :, 0, 0] + gathered(k)[:, :, 0, 0]
-            for k in places
-        ],
-        axis=0,
-    )
-    covariance: Square = axes @ modes @ axes.T
+    positions = range(len(sizes)) if batches is None else [batches]
+    modes = [
+        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + gathered(k))[:, :, 0, 0] for k in positions
+    ]
+    covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
     return covariance
 
 
 def without_replacement(batch_size: int, examples: int) -> float:
-    """(N − B)/(N − 1), by how much less a batch errs whose examples are all different, drawn anew at every step.
+    """(N − B)/(N − 1), the factor by which different examples in a batch reduce the variance of its mean.
+
+    Example:
+        >>> from gradiometer.exploration.temperature.stationary_law import without_replacement
+        >>> round(without_replacement(batch_size=32, examples=100), 3)
+        0.687
 
     Source: Cochran (1977), Sampling Techniques, th. 2.2.
     """
-    if not examples >= 2:
-        raise BadArgument(f"`examples` must be at least 2, got {examples}.")
+    check_whole("examples", examples, 2)
     if not 1 <= batch_size <= examples:
         raise BadArgument(f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}.")
     return (examples - batch_size) / (examples - 1)
 
 
 def excess_loss(curvature: Square, covariance: Square) -> float:
-    """½ tr(HS), the mean loss above its floor."""
+    """½ tr(HS), the mean loss above the minimum."""
     return float(np.sum(curvature * covariance)) / 2
 
 
 def configurational_temperature(curvature: Square, covariance: Square) -> float:
-    """tr(HS)/d, which is T where the law is exp(−L/T): E⟨Φ − Φ*, g⟩ = dT (equipartition)."""
+    """tr(HS)/d, which equals T if the law is exp(−L/T): E⟨Φ − Φ*, g⟩ = dT (equipartition)."""
     return float(np.sum(curvature * covariance)) / len(curvature)
 
 
 def small_rate_temperature(gradient_variance: float, parameters: int, rule: Rule) -> float:
-    """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, and exact in none.
+    """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
+
+    Example:
+        >>> from gradiometer.exploration.temperature.stationary_law import Rule, small_rate_temperature
+        >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=Rule(learning_rate=0.1, batch_size=4))
+        0.05
 
     Source: the lecture, S11; Mandt, Hoffman & Blei (2017), eq. 11; momentum: their section 4.
     """
-    if not gradient_variance >= 0:
-        raise BadArgument(f"`gradient_variance` must be at least 0, got {gradient_variance}.")
-    if not parameters >= 1:
-        raise BadArgument(f"`parameters` must be at least 1, got {parameters}.")
+    check_number("gradient_variance", gradient_variance)
+    check_whole("parameters", parameters, 1)
     return rule.heat * gradient_variance / parameters
 
 
 def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, " params"], Square, Square]:
-    """The eigenvalues and the axes of H, and Σ in these axes."""
+    """The eigenvalues of H, its axes, and Σ in these axes."""
     H, Sigma = np.asarray(curvature, dtype=np.float64), np.asarray(noise, dtype=np.float64)
+    square = [np.atleast_1d(H).shape[0]] * 2
     for name, matrix in (("curvature", H), ("noise", Sigma)):
-        if matrix.shape != (len(np.atleast_1d(H)),) * 2:
-            raise BadArgument(
-                f"`{name}` is of shape {list(matrix.shape)}, two matrices [params, params] were expected."
-            )
+        if list(matrix.shape) != square:
+            raise BadArgument(f"`{name}` must be of shape {square}, got {list(matrix.shape)}.")
         if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)):
             raise BadArgument(f"`{name}` must be finite and symmetric.")
     curvatures, axes = np.linalg.eigh(H)
@@ -215,7 +241,7 @@ def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, 
 
 
 def _settled(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pairs:
-    """The X of every pair of modes with X = P_i X P_jᵀ + Q."""
+    """The solution X of X = P_i X P_jᵀ + Q for every pair of modes."""
     count = len(transitions)
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)
     solved: np.ndarray = np.linalg.solve(np.eye(4) - pairs, noise.reshape(count, count, 4, 1))
@@ -225,7 +251,7 @@ def _settled(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pair
 def _through_an_epoch(
     transitions: Float[np.ndarray, "params 2 2"], kick: Float[np.ndarray, " 2"], count: int
 ) -> tuple[list[Float[np.ndarray, "params 2 2"]], Responses]:
-    """P⁰ … P^m of every mode, and P^(m−1−k) kick: what is left at the epoch's end of the noise of its k-th batch."""
+    """P⁰ … P^m of every mode, and P^(m−1−k) kick: the effect at the end of an epoch of noise in its k-th batch."""
     powers = [np.broadcast_to(np.eye(2), transitions.shape)]
     for _ in range(count):
         powers.append(transitions @ powers[-1])

@@ -1,4 +1,4 @@
-"""The configurational temperature of a run, with its error: ⟨(Φ − c)·∇U⟩/d, about where the run has been."""
+"""The configurational temperature of a run, ⟨(Φ − c)·∇U⟩/d about the run's mean position c, with its error."""
 
 import numpy as np
 import torch
@@ -9,18 +9,18 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 BLOCKS = 48
-"""Parts of a run whose gradients are summed, so that the temperature has an error."""
+"""Blocks of a run. The spread of their temperatures gives the error."""
 
 
 class Virial:
-    """Sums that give ⟨(Φ − c)·∇U⟩/d of every block of a run, for a c that is only known at its end: its mean Φ.
+    """Sums for ⟨(Φ − c)·∇U⟩/d of every block of a run. c is the mean Φ of the run, known only at its end.
 
-    That c lies where the run has been, not in the minimum, so that it reads low by the share of the run in which the
-    draws forget: by about τ/steps of T with an integrated autocorrelation time τ = 1 + 2Σ_k ρ_k.
+    As c is the mean of the run and not the minimum, the temperature is biased low by about τ/steps of T, with the
+    integrated autocorrelation time τ = 1 + 2Σ_k ρ_k.
 
     Args:
-        like: Parameters, flat: of them the size, the type and the device are taken.
-        steps: That will be added, at least one a block.
+        like: Flat parameters, for their size, type and device.
+        steps: The number of steps that will be added, at least one per block.
     """
 
     def __init__(self, like: Float[Tensor, " params"], steps: int) -> None:
@@ -30,7 +30,7 @@ class Virial:
         self.positions = torch.zeros(len(like), dtype=torch.float64, device=like.device)
 
     def add(self, position: Float[Tensor, " params"], gradient: Float[Tensor, " params"]) -> None:
-        """The next step: Φ, and the gradient there of the mean loss and the prior, from a batch drawn since."""
+        """Add a step: Φ, and at Φ the gradient of the mean loss and the prior, from an independent batch."""
         block = self.added * BLOCKS // self.steps
         self.products[block] += float(position @ gradient)
         self.gradients[block] += gradient
@@ -39,7 +39,7 @@ class Virial:
         self.added += 1
 
     def temperature(self, examples: int, level: float = 0.9) -> Estimate:
-        """N⟨(Φ − c)·ĝ⟩/d in posterior units, with the error from blocks."""
+        """N⟨(Φ − c)·ĝ⟩/d, in posterior units, with its error from the blocks."""
         center = (self.positions / self.steps).to(self.gradients.dtype)
         virials = self.products - (self.gradients @ center).double().cpu().numpy()
         return mean(examples * virials / (len(center) * self.counts), level=level)
