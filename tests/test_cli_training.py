@@ -12,7 +12,6 @@ import pytest
 from safetensors.torch import load_file
 
 from command_line import called
-from gradiometer.cli.outcome import cost_sentence
 
 
 @pytest.mark.parametrize(
@@ -94,12 +93,6 @@ def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
     settings = ("--model", "mlp", "-e", "1", "--budget", "0", "--out", str(tmp_path), "--fail-on", "cannot tell")
     code, out, _ = called(capsys, "train", "digits", *settings, "-q")
     assert code == 3 and "the instrument was off" in " ".join(out.split())
-
-
-def test_the_cost_of_a_short_run_is_stated_with_a_way_to_measure_more() -> None:
-    overhead = {"budget": 0.02, "used": 0.15, "measured_steps": 1, "every": None, "mode": "apart"}
-    assert "That is few" in cost_sentence(overhead, None) and "--every 1" in cost_sentence(overhead, None)
-    assert "as asked for" in cost_sentence(overhead | {"measured_steps": 9, "every": 1.0}, 1)
 
 
 def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

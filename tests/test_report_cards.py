@@ -19,7 +19,7 @@ from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.page.cards import cards, further_cards
 from gradiometer.report.page.checks import checks
 from gradiometer.report.page.page import render
-from gradiometer.report.sections.questions import QUESTIONS, URGENCY, Answer
+from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run.reader import WATCHED, Run
 from gradiometer.train.loop import problem_of
 from report_run import diagnosis_of, run_in
@@ -59,7 +59,7 @@ def test_the_most_urgent_of_several_answers_gives_a_card_its_state(run: Run) -> 
     found = [Answer(finding("batch_sharpness", state), {}) for state in states]
     card = cards(run, found)[1]
     assert (card.state, card.word, card.symbol) == ("act", "act", "▲")
-    assert [told.finding.state for told in card.told] == [state for state in URGENCY if state in states]
+    assert [told.finding.state for told in card.told] == [State.ACT, State.CANNOT_TELL, State.OK]
     assert cards(run, found[::2])[1].state == "cannot_tell"
 
 
@@ -135,7 +135,7 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
     passed = {check.words: check.passed for check in checks(run, diagnosis_of())}
     assert passed["The loss of every step is on record: 600 of 600."]
     assert passed["Places of the record that could not be used as they lie: 0."]
-    assert passed["The instrument used 1.3 % of the training time, and was allowed 2 %."]
+    assert passed["The instrument used 1.3 % of the training time (budget 2 %)."]
     broken = run_in(tmp_path, steps=600)
     text = (broken.path / "readings.jsonl").read_text()
     (broken.path / "readings.jsonl").write_text(
@@ -149,5 +149,5 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
         "Losses that are not finite, and in no mean: 1.",
         "Places of the record that could not be used as they lie: 1.",
         "Readings that an interval of the latest window rests on, at the fewest: 9.",
-        "The instrument used 20 % of the training time, and was allowed 2 %.",
+        "The instrument used 20 % of the training time (budget 2 %).",
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.errors import BadArgument
-from gradiometer.report.page.page import overhead_sentence, render, write_charts, write_page
+from gradiometer.report.page.page import render, write_charts, write_page
 from gradiometer.run.reader import Run
 from report_run import LAYERS, diagnosis_of, run_in
 
@@ -182,18 +182,3 @@ def test_every_chart_is_written_as_a_picture(run: Run, tmp_path: Path) -> None:
     ]
     assert [path.stem for path in written] == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-
-
-def test_what_the_instrument_used_is_told_against_what_it_may() -> None:
-    used = {"budget": 0.02, "used": 0.0131, "measured_steps": 1412, "every": 14.6, "mode": "apart"}
-    assert overhead_sentence(used) == (
-        "The instrument used 1.3 % of the training time, of a budget of 2 %: 1,412 steps were measured, about one "
-        "in 14.6, beside the training step, which was left alone."
-    )
-    assert "budget" not in overhead_sentence({**used, "budget": None, "mode": "shared"})
-    asked = overhead_sentence({**used, "every": 5.0}, 5)
-    assert (
-        ", as asked for with every = 5: 1,412 steps were measured, about one in 5, " in asked and "budget" not in asked
-    )
-    assert overhead_sentence({**used, "mode": "off"}) == "The instrument was off."
-    assert overhead_sentence({}) == "What the instrument used has not been recorded."

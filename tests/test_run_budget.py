@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from gradiometer.errors import BadArgument
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import Budget, overhead_sentence
 
 
 class Clock:
@@ -148,3 +148,19 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 def test_a_damaged_state_is_refused() -> None:
     with pytest.raises(BadArgument, match="0 ≤ spent ≤ elapsed"):
         Budget(0.1).load_state_dict({"elapsed": 1.0, "spent": math.nan, "costs": {}})
+
+
+def test_the_overhead_sentence_names_the_time_used_and_the_steps_measured() -> None:
+    used = {"budget": 0.02, "used": 0.0131, "measured_steps": 1412, "every": 14.6, "mode": "apart"}
+    assert overhead_sentence(used) == (
+        "The instrument used 1.3 % of the training time (budget 2 %). It measured 1,412 steps, about one in 14.6, "
+        "apart from training."
+    )
+    assert "budget" not in overhead_sentence({**used, "budget": None, "mode": "shared"})
+    asked = overhead_sentence({**used, "every": 5.0}, 5)
+    assert "1,412 steps, as `every` = 5 asks" in asked and "budget" not in asked
+    few = {**used, "measured_steps": 1, "every": None}
+    assert "measured 1 step, apart from training. That is few: `every` = 1 measures" in overhead_sentence(few)
+    assert "That is few" not in overhead_sentence(few, 1)
+    assert overhead_sentence({**used, "mode": "off"}) == "The instrument was off."
+    assert overhead_sentence({}) == "The time that the instrument used was not recorded."

@@ -51,9 +51,6 @@ POINTS = 24
 FEWEST = 40
 """Readings in a window, at least: below, an interval is mostly its own uncertainty."""
 
-MOST_URGENT = (State.ACT, State.LOOK, State.OK, State.CANNOT_TELL)
-"""What is known comes before what is not."""
-
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -131,7 +128,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
-    findings.sort(key=lambda finding: MOST_URGENT.index(finding.state))
+    findings.sort(key=lambda finding: finding.state.rank)
     return Diagnosis(
         verdict=verdict(run, findings, estimates),
         findings=tuple(findings),
@@ -206,7 +203,8 @@ def _nothing_measured(configuration: Configuration) -> str:
 
 
 def _most_urgent(findings: list[Finding]) -> str:
-    """In the middle of a sentence: its first word, unless that is a name, goes without its capital."""
-    seen = findings[0].seen.removesuffix(".")
+    """The most urgent finding that can tell something, without a capital unless its first word is a name."""
+    first_known = next((finding for finding in findings if finding.state is not State.CANNOT_TELL), findings[0])
+    seen = first_known.seen.removesuffix(".")
     first = seen.split()[0]
     return seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen

@@ -30,15 +30,14 @@ def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_j
     file, or a folder that holds one. Looked for: a loss or gradient that is not a number, also where the log hides
     it; a staircase at the epochs; a plateau against noise; a learning rate that a resume broke.
     """
+    from gradiometer.cli.outcome import exit_code
     from gradiometer.logs.readers import read_log
     from gradiometer.logs.verdicts import log_findings
 
     log = read_log(path, loss)
     findings = log_findings(log, level)
     (_print_json if as_json else _tell)(log, findings)
-    order = ["look", "act"]
-    reached = fail_on and any(f.state.value in order[order.index(fail_on) :] for f in findings)
-    return 3 if reached else 0
+    return exit_code(findings, fail_on)
 
 
 def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 WIDTH = 88
 """Of a line at most, in characters; of a narrower terminal, all of it."""
 
-FEW = 40
-"""Measured steps below which an interval mostly shows that there are few."""
-
 
 def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -> int:
     """Diagnose a run, write its page, and tell. Returns the exit code."""
@@ -40,7 +37,7 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
         tell_place(run, page)
         if not no_open and sys.stdout.isatty():
             webbrowser.open(page.resolve().as_uri())
-    return 3 if fail_on and _reaches(diagnosis.findings, fail_on) else 0
+    return exit_code(diagnosis.findings, fail_on)
 
 
 def follows() -> bool:
@@ -96,7 +93,9 @@ def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
 
 
 def tell(run: "Run", diagnosis: "Diagnosis") -> None:
-    """The verdict and the findings, in words."""
+    """Print the verdict, the findings and the overhead."""
+    from gradiometer.run.budget import overhead_sentence
+
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("\n" + filled(diagnosis.verdict) + "\n")
@@ -104,7 +103,7 @@ def tell(run: "Run", diagnosis: "Diagnosis") -> None:
         click.echo(line)
     for finding in diagnosis.findings:
         tell_finding(finding)
-    click.echo("\n" + filled(cost_sentence(run.overhead, run.configuration.every)))
+    click.echo("\n" + filled(overhead_sentence(run.overhead, run.configuration.every)))
 
 
 def tell_place(run: "Run", page: "Path") -> None:
@@ -128,32 +127,9 @@ def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator
             yield from (f"{state}:", f"      {card.command}")
 
 
-def cost_sentence(overhead: dict[str, Any], asked: int | None) -> str:
-    """What the instrument cost, against what it was allowed; where that was little, how to allow more.
+def exit_code(findings: "Iterable[Finding]", fail_on: str | None) -> int:
+    """3 if a finding is at or above this state, else 0. Without any finding the state is "cannot tell"."""
+    from gradiometer.measurement.finding import State
 
-    Args:
-        overhead: As the recorder states it.
-        asked: Every so many steps, where the person asked for that in the place of a budget.
-    """
-    from gradiometer.measurement.estimate import counted
-
-    if not overhead or overhead.get("mode") == "off":
-        return "The instrument was off."
-    every = overhead.get("every")
-    cadence = "" if not every else ", every step" if every == 1 else f", about every {every:.3g} steps"
-    allowed = f"budget {overhead['budget']:.1%}" if asked is None else "as asked for with --every"
-    steps = overhead["measured_steps"]
-    sentence = (
-        f"Measured {counted(steps, 'step')}{cadence} ({overhead['mode']}), "
-        f"for {overhead['used']:.1%} of the training time ({allowed})."
-    )
-    if asked is None and steps < FEW:
-        sentence += " That is few: a run this short pays for more with --every 1, whatever it costs."
-    return sentence
-
-
-def _reaches(findings: "Iterable[Finding]", threshold: str) -> bool:
-    """Whether a finding is at or above the threshold; where nothing was measured, nothing can be told."""
-    order = ["ok", "cannot tell", "look", "act"]
-    states = [finding.state.value for finding in findings] or ["cannot tell"]
-    return any(order.index(state) >= order.index(threshold) for state in states)
+    states = [finding.state for finding in findings] or [State.CANNOT_TELL]
+    return 3 if fail_on and any(state.rank <= State(fail_on).rank for state in states) else 0

@@ -19,6 +19,7 @@ from gradiometer.diagnosis import gauges_of
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
+from gradiometer.run.budget import time_used
 
 if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimates
@@ -190,4 +191,4 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _cost(recorder: "Recorder") -> str:
     overhead = recorder.overhead
-    return f"measured {overhead['measured_steps']:,} steps for {overhead['used']:.1%} of the training time"
+    return f"measured {counted(overhead['measured_steps'], 'step')}, using {time_used(overhead)}"

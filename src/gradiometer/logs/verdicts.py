@@ -10,14 +10,12 @@ from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.staircase import staircase_finding
 from gradiometer.measurement.finding import Finding, Issue, State
 
-URGENT = (State.ACT, State.LOOK, State.OK, State.CANNOT_TELL)
-
 
 def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
     """What the log shows, the most urgent first, and last what it cannot tell."""
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
-    found = sorted(_findings(log, level), key=lambda finding: URGENT.index(finding.state))
+    found = sorted(_findings(log, level), key=lambda finding: finding.state.rank)
     return (*found, _cannot_tell(log))
 
 

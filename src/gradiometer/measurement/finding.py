@@ -16,7 +16,7 @@ class Issue(StrEnum):
 
 
 class State(StrEnum):
-    """What a finding asks of its reader, from least to most."""
+    """How urgent a finding is."""
 
     OK = "ok"
     CANNOT_TELL = "cannot tell"
@@ -24,8 +24,13 @@ class State(StrEnum):
     ACT = "act"
 
     @property
+    def rank(self) -> int:
+        """Position in the order of urgency: 0 for ACT, then LOOK, CANNOT_TELL and OK."""
+        return (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK).index(self)
+
+    @property
     def symbol(self) -> str:
-        """A sign for the state, so that nothing is said by colour alone."""
+        """A sign for the state, for readers who cannot see its colour."""
         return {"ok": "✓", "cannot tell": "?", "look": "◆", "act": "▲"}[self.value]
 
 

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import counted
+
+FEW = 40
+"""Measured steps below which intervals are wide mostly because there are so few readings."""
 
 _REMEMBERED = 5
 
@@ -127,3 +131,32 @@ class Budget:
         kept = state["costs"]
         for kind, costs in kept.items() if isinstance(kept, Mapping) else ():
             self._costs[kind].extend(map(float, costs))
+
+
+def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
+    """The share of the training time that the instrument used, with its budget if it had one.
+
+    Args:
+        overhead: `Recorder.overhead`.
+        every: The interval between measured steps, in steps, if the user set one. Then there is no budget.
+    """
+    budget = overhead.get("budget") if every is None else None
+    used = f"{100 * overhead['used']:.2g} % of the training time"
+    return used if budget is None else f"{used} (budget {100 * budget:.2g} %)"
+
+
+def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:
+    """How much time the instrument used and how many steps it measured. Arguments as in `time_used`."""
+    if not overhead:
+        return "The time that the instrument used was not recorded."
+    if overhead["mode"] == "off":
+        return "The instrument was off."
+    steps, spacing = overhead["measured_steps"], overhead.get("every")
+    cadence = "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
+    if every is not None:
+        cadence = f", as `every` = {every:,} asks"
+    how = {"apart": "apart from training", "shared": "on the gradients that training accumulates"}[overhead["mode"]]
+    measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
+    if every is None and steps < FEW:
+        measured += " That is few: `every` = 1 measures every step, whatever it costs."
+    return f"The instrument used {time_used(overhead, every)}. {measured}"

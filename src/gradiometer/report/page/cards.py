@@ -11,7 +11,6 @@ from gradiometer.report.sections.questions import (
     NOT_MEASURED,
     NOT_MEASURED_SYMBOL,
     QUESTIONS,
-    URGENCY,
     Answer,
     Question,
 )
@@ -117,6 +116,6 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
             symbol=answer.finding.state.symbol,
             told=(Told.of(answer),),
         )
-        for place, answer in enumerate(sorted(found, key=lambda answer: URGENCY.index(answer.finding.state)))
+        for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if answer.finding.gauge not in asked
     )

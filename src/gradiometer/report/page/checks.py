@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.diagnosis import FEWEST, Diagnosis
+from gradiometer.run.budget import time_used
 from gradiometer.run.reader import Run
 
 SLACK = 0.005
@@ -60,5 +61,4 @@ def _of_the_budget(run: Run) -> Iterator[Check]:
     used, allowed = run.overhead.get("used"), run.overhead.get("budget")
     if used is None or allowed is None or run.configuration.every is not None or run.overhead.get("mode") == "off":
         return
-    words = f"The instrument used {100 * used:.2g} % of the training time, and was allowed {100 * allowed:.2g} %."
-    yield Check(used <= allowed + SLACK, words)
+    yield Check(used <= allowed + SLACK, f"The instrument used {time_used(run.overhead)}.")

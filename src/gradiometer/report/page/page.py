@@ -16,6 +16,7 @@ from gradiometer.report.page.checks import checks
 from gradiometer.report.page.document import TEMPLATES, document
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import QUANTITIES, Section
+from gradiometer.run.budget import overhead_sentence
 from gradiometer.run.disk import replace_file
 from gradiometer.run.reader import Run
 
@@ -93,33 +94,6 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),
         "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
     }
-
-
-def overhead_sentence(overhead: Mapping[str, Any], asked: int | None = None) -> str:
-    """What the instrument was allowed to use, and what it used; a run that was asked to measure every so many steps
-    had no budget.
-    """
-    if not overhead:
-        return "What the instrument used has not been recorded."
-    if overhead.get("mode") == "off":
-        return "The instrument was off."
-    parts = [f"The instrument used {_share(overhead.get('used'))} of the training time"]
-    if asked is not None:
-        parts.append(f", as asked for with every = {asked:,}")
-    elif overhead.get("budget") is not None:
-        parts.append(f", of a budget of {_share(overhead['budget'])}")
-    parts.append(f": {overhead.get('measured_steps', 0):,} steps were measured")
-    if overhead.get("every"):
-        parts.append(f", about one in {overhead['every']:.3g}")
-    how = {
-        "apart": "beside the training step, which was left alone",
-        "shared": "on the micro-batch gradients training makes anyway",
-    }
-    return "".join(parts) + f", {how.get(overhead.get('mode', ''), overhead.get('mode', ''))}."
-
-
-def _share(value: float | None) -> str:
-    return "an unknown share" if value is None else f"{100 * value:.2g} %"
 
 
 def _has_methods(section: Section) -> bool:

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.finding import Finding, State
+from gradiometer.measurement.finding import Finding
 from gradiometer.run.configuration import Configuration
-
-URGENCY = (State.ACT, State.LOOK, State.CANNOT_TELL, State.OK)
-"""Of several answers to one question, the state that is shown: one that is not known hides behind none that is fine."""
 
 NOT_MEASURED, NOT_MEASURED_SYMBOL = "not measured", "○"
 
@@ -53,7 +50,7 @@ class Question:
     def answers(self, found: Iterable[Answer]) -> tuple[Answer, ...]:
         """Those that are about this question, the most urgent first."""
         mine = [answer for answer in found if answer.finding.gauge in self.gauges]
-        return tuple(sorted(mine, key=lambda answer: URGENCY.index(answer.finding.state)))
+        return tuple(sorted(mine, key=lambda answer: answer.finding.state.rank))
 
 
 def _train(flags: str) -> Callable[[Path, Configuration], str]:
