@@ -1,4 +1,4 @@
-"""The certificate: its two bounds on known answers, its verdict at a minimum, at a saddle and on the way, and the verb."""
+"""The certificate: its two intervals on known answers, its verdict, and the command."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from gradiometer.diagnosis import diagnose
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.eigenvalues import eigenvalues
 from gradiometer.drift.operator import Product
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
@@ -43,7 +43,7 @@ FRESH = Sampling(Draw.FRESH)
 
 @pytest.mark.parametrize("signal", [0.0, 0.3, 3.0])
 @pytest.mark.parametrize("directions", [1, 20])
-def test_the_squared_norm_lies_within_its_interval_as_often_as_stated(signal: float, directions: int) -> None:
+def test_the_interval_of_the_squared_norm_covers_at_its_level(signal: float, directions: int) -> None:
     """Nominal 95 %, 400 times: 93 % is two standard errors below."""
     random = np.random.default_rng(0)
     gradient = np.r_[signal, np.zeros(directions - 1)]
@@ -55,7 +55,7 @@ def test_the_squared_norm_lies_within_its_interval_as_often_as_stated(signal: fl
     assert held / 400 >= 0.93
 
 
-def test_without_replacement_the_squared_norm_is_unbiased_and_at_last_exact() -> None:
+def test_without_replacement_the_squared_norm_is_unbiased_and_exact_for_all_examples() -> None:
     random = np.random.default_rng(0)
     examples = random.standard_normal((48, 30)) + 0.05
     truth = float(np.square(examples.mean(axis=0)).sum())
@@ -77,19 +77,23 @@ def test_without_replacement_the_squared_norm_is_unbiased_and_at_last_exact() ->
 @pytest.mark.parametrize(
     ("gram", "batch_size", "message"),
     [
-        (np.eye(7), 4, "`gram` is of 7 batches: at least 8 are needed"),
-        (np.full((8, 8), np.nan), 4, "`gram` must be finite"),
+        (np.eye(7), 4, "`gram` must be of at least 8 batches to measure their spread, got 7"),
         (np.eye(8), 0, "`batch_size` must be at least 1, got 0"),
-        (np.eye(8), 7, "`gram` is of 8 batches of 7: more than the 48 examples"),
+        (np.eye(8), 7, "`gram` has 8 batches of 7, more than the 48 examples"),
     ],
 )
-def test_inner_products_that_tell_nothing_are_refused(gram: np.ndarray, batch_size: int, message: str) -> None:
+def test_inner_products_that_cannot_be_used_are_refused(gram: np.ndarray, batch_size: int, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         squared_norm(gram, batch_size, Sampling(Draw.RESHUFFLED, 48))
 
 
+def test_a_gradient_that_is_not_finite_means_divergence() -> None:
+    with pytest.raises(Diverged, match="A gradient of the training loss is not finite"):
+        squared_norm(np.full((8, 8), np.nan), 4, FRESH)
+
+
 @pytest.mark.parametrize("spectrum", ["even", "one below", "crowded below"])
-def test_what_lanczos_may_have_missed_is_bounded_over_random_starts(spectrum: str) -> None:
+def test_the_part_of_the_spectrum_that_lanczos_misses_is_bounded_over_random_starts(spectrum: str) -> None:
     """Twenty products of a matrix of 300 dimensions, 30 starts: the bound may fail in one of ten, and is far from it."""
     values = {
         "even": torch.linspace(-1, 1, 300),
@@ -152,7 +156,7 @@ def certified(curvatures: list[float], at: list[float], **settings: object) -> C
         ([2.0, 1.0, -0.1], [2.0, 0.0, 0.0], Verdict.NOT_STATIONARY),
     ],
 )
-def test_a_minimum_a_saddle_and_a_slope_are_told_apart(
+def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
     curvatures: list[float], at: list[float], verdict: Verdict, exact: bool
 ) -> None:
     found = certified(curvatures, at, exact=exact, batches=64, batch_size=60, tolerance=0.02)
@@ -162,7 +166,7 @@ def test_a_minimum_a_saddle_and_a_slope_are_told_apart(
     assert found.gradient_squared.low - 1e-12 <= truth <= found.gradient_squared.high + 1e-12
 
 
-def test_a_gradient_that_is_not_told_from_its_tolerance_says_how_many_batches_would() -> None:
+def test_an_unclear_gradient_comes_with_the_number_of_batches_that_would_decide() -> None:
     found = certified([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], batches=8, batch_size=4, seed=1)
     assert found.verdict is Verdict.CANNOT_TELL
     assert "--batches" in found.finding().advice or "--exact" in found.finding().advice
@@ -177,7 +181,7 @@ def test_weight_decay_is_part_of_what_is_trained() -> None:
     assert decayed.lowest.value == pytest.approx(0.2) and decayed.largest.value == pytest.approx(2.3)
 
 
-def test_the_curvature_of_samples_holds_that_of_all_examples() -> None:
+def test_the_interval_from_samples_contains_the_curvature_of_all_examples() -> None:
     problem = load("digits", model="mlp")
     torch.manual_seed(0)
     objective = Objective(problem.model(), problem.loss)
@@ -198,7 +202,7 @@ def test_a_certificate_leaves_the_model_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_loss_that_draws_or_couples_has_no_full_pass_and_is_told_from_fresh_batches() -> None:
+def test_a_loss_that_draws_or_couples_has_no_exact_pass_and_is_measured_on_independent_batches() -> None:
     data = Examples((torch.randn(64, 8), torch.randint(5, (64,))))
     loss = supervised(nn.CrossEntropyLoss(reduction="none"))
     dropout = Objective(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 5)), loss)
@@ -212,7 +216,7 @@ def test_a_loss_that_draws_or_couples_has_no_full_pass_and_is_told_from_fresh_ba
         assert gradient_squared(objective, data, exact=True, batch_size=8)[0].method == "exact"
 
 
-def test_a_large_models_batches_are_put_together_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_gradients_of_a_large_model_are_averaged_to_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.convergence.certificate.certify.KEPT_NUMBERS", 24)
     objective = Objective(Tilted([2.0, 1.0, 0.5], [1.0, 0.0, 0.0]), output)
     found, examples = gradient_squared(objective, tilts(), batches=40, batch_size=8)
@@ -220,7 +224,7 @@ def test_a_large_models_batches_are_put_together_in_memory(monkeypatch: pytest.M
     assert found.low <= 4.0 <= found.high
 
 
-def test_data_that_are_drawn_anew_have_no_full_pass() -> None:
+def test_augmented_data_have_no_exact_pass() -> None:
     class Augmented:
         def __len__(self) -> int:
             return 64
@@ -252,7 +256,7 @@ COARSE = ("--tolerance", "0.05")
 
 
 @pytest.mark.slow
-def test_the_gradients_bound_holds_along_a_real_run_as_often_as_it_should() -> None:
+def test_the_interval_of_the_gradient_covers_along_a_real_run() -> None:
     """Fashion-MNIST (the digits where it is not there), at the start, in the middle and at the end of 3,000 steps."""
     try:
         problem = load("fashion-mnist")
@@ -285,7 +289,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs"))
 
 
-def test_the_verb_certifies_a_run_where_it_stands_and_keeps_the_certificate(trained: Run) -> None:
+def test_the_command_certifies_the_last_checkpoint_and_saves_the_certificate(trained: Run) -> None:
     printed = json.loads(run_verb(str(trained.path), "--batches", "16", "--examples", "64", "--json", *COARSE).output)
     assert printed["verdict"] == "not stationary" and printed["gradients"] == 512
     relative = printed["estimates"]["relative_gradient_norm"]
@@ -300,7 +304,7 @@ def test_the_verb_certifies_a_run_where_it_stands_and_keeps_the_certificate(trai
     assert "of what it was at the start" in Path(exact["page"]).read_text()
 
 
-def test_the_verb_says_it_in_words(trained: Run) -> None:
+def test_the_command_prints_the_verdict_and_its_numbers(trained: Run) -> None:
     words = " ".join(run_verb(str(trained.path), "--batches", "16", "--examples", "64", *COARSE).output.split())
     assert "not stationary, at 95%" in words and "‖g‖ / start" in words and "512 of 1,437 examples" in words
 
@@ -314,12 +318,12 @@ def test_the_verb_says_it_in_words(trained: Run) -> None:
         (("--examples", "3"), "`examples` must be at least 16, or all 1,437, got 3"),
     ],
 )
-def test_what_cannot_be_certified_is_refused_by_name(trained: Run, flags: tuple[str, str], message: str) -> None:
+def test_bad_options_raise_and_are_named(trained: Run, flags: tuple[str, str], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         run_verb(str(trained.path), *flags)
 
 
-def test_a_certificate_that_is_torn_is_left_out(trained: Run) -> None:
+def test_a_torn_certificate_file_is_ignored(trained: Run) -> None:
     folder = trained.path / "certificates"
     folder.mkdir(exist_ok=True)
     (folder / "step_000001.json").write_text('{"step": 1, "mo')

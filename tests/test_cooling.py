@@ -9,12 +9,12 @@ import torch
 
 from gradiometer.convergence.plateau.noise_floor import (
     CUT,
-    Level,
+    Plateau,
     finding,
     floor_by_formula,
     forecast,
     gain_of_averaging,
-    level_since,
+    plateau_since,
 )
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
@@ -138,7 +138,7 @@ def test_a_short_way_to_zero_is_chosen_once_and_begins_late() -> None:
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
     (found,) = [finding for finding in diagnose(watched).findings if finding.gauge == "stationarity"]
-    assert "At η = 0.300 the loss shows no sign of moving since about step" in found.seen
+    assert "At η = 0.300 the loss shows no slope since about step" in found.seen
     assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
 
 
@@ -147,7 +147,7 @@ def test_a_loss_that_still_moves_is_weighed_against_a_cut() -> None:
     assert finding(None, 0.1, None, 0.01) is None
     paying, spent = (finding(None, 0.1, {**look, "stopped": stopped}, 0.01) for stopped in (False, True))
     assert paying is not None and spent is not None
-    assert paying.state is State.OK and "gain 0.100 [0.0800, 0.120], and going on could still gain 0.500" in paying.seen
+    assert paying.state is State.OK and "gain 0.100 [0.0800, 0.120]; more steps could still gain 0.500" in paying.seen
     assert spent.state is State.LOOK and "--cool auto" in spent.advice
 
 
@@ -161,28 +161,28 @@ def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
     np.testing.assert_allclose(probe.gradient(point)[0].numpy(), exact.gradient(point[0].numpy()), rtol=1e-10)
 
 
-def test_a_stretch_with_a_slope_is_not_level_and_one_without_is_since_its_start() -> None:
+def test_a_plateau_is_found_since_its_start_and_not_in_a_slope() -> None:
     noise = np.random.default_rng(0).standard_normal(8000)
     steps = np.arange(8000)
     fell = np.where(steps < 3000, (3000 - steps) / 300, 0.0)
-    found = level_since(steps, 10 + fell + noise)
+    found = plateau_since(steps, 10 + fell + noise)
     assert found is not None and 2300 <= found.since <= 6000
     assert found.slope.low <= 0 <= found.slope.high
-    assert level_since(steps, 10 + (8000 - steps) / 200 + 0.01 * noise) is None
-    assert level_since(steps[:100], noise[:100]) is None
+    assert plateau_since(steps, 10 + (8000 - steps) / 200 + 0.01 * noise) is None
+    assert plateau_since(steps[:100], noise[:100]) is None
     assert finding(None, 0.1, None, 0.01) is None
-    steep = Level(2132, Estimate.interval(-6.1e-4, -1.2e-3, 4e-6, level=0.9, method="t", samples=568), 0.04)
+    steep = Plateau(2132, Estimate.interval(-6.1e-4, -1.2e-3, 4e-6, level=0.9, method="t", samples=568), 0.04)
     told = finding(steep, 0.1, None, 0.01)
-    assert told is not None and "slope −610 [−1,200, 4.0] ‰ per 1,000 steps" in told.seen
+    assert told is not None and "since about step 2,132: −610 [−1,200, 4.0] ‰ per 1,000 steps" in told.seen
 
 
 @pytest.mark.parametrize("remembered", [0.0, 0.9])
-def test_a_level_loss_is_called_level_as_often_as_its_interval_says(remembered: float) -> None:
-    """The whole of a stretch without a slope is level in 90 % of runs, its neighbours dependent or not."""
+def test_a_flat_loss_is_called_a_plateau_as_often_as_its_interval_says(remembered: float) -> None:
+    """All of a stretch without a slope is found in 90 % of runs, with and without autocorrelation."""
     noise = np.random.default_rng(1).standard_normal((2000, 300))
     for step in range(1, 2000):
         noise[step] += remembered * noise[step - 1]
-    found = [level_since(np.arange(2000), 20 + column) for column in noise.T]
+    found = [plateau_since(np.arange(2000), 20 + column) for column in noise.T]
     whole = np.mean([each is not None and each.since == 0 for each in found])
     assert 0.82 <= whole <= 0.95  # 87 % less three standard errors of 300
 
@@ -213,8 +213,8 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
         (lambda: forecast(GAIN, 0.0, 0.1, 0.1), "`cut` must be at least 0 and below the learning rate 0.1"),
         (lambda: forecast(GAIN, 0.0, 0.1, math.nan), "`cut` must be at least 0 and below"),
         (lambda: forecast(GAIN, math.nan, 0.1, 0.01), "`falling` must be at least 0, got nan"),
-        (lambda: level_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
-        (lambda: level_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
+        (lambda: plateau_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
+        (lambda: plateau_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
         (lambda: floor_by_formula(0.1, math.nan, 8), "`gradient_variance`, `batch_size` and `momentum` must be"),
         (lambda: settings(cool="on"), 'cool = "on"'),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
-from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, level_since
+from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, plateau_since
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
@@ -153,7 +153,7 @@ def _stationarity(run: Run, level: float) -> Finding | None:
     held = (steps >= look["step"] - look["steps"]) & (steps < look["step"])
     if held.sum() < FEWEST_STEPS or not np.isfinite(losses[held]).all():
         return None
-    found = level_since(steps[held], losses[held], level)
+    found = plateau_since(steps[held], losses[held], level)
     return finding(found, look["learning_rate"], look, CUT * look["learning_rate"])
 
 

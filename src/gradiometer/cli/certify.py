@@ -1,8 +1,8 @@
-"""`gradiometer certify`: what kind of point of the training loss a run has come to, at a stated level."""
+"""`gradiometer certify`: is the last checkpoint of a run a minimum, a saddle, or not stationary?"""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,99 +12,78 @@ from gradiometer.cli.place import restored, started_again
 if TYPE_CHECKING:
     from gradiometer.convergence.certificate.certificate import Certificate
     from gradiometer.measurement.estimate import Estimate
-    from gradiometer.measurement.finding import Finding
+
+SYMBOLS = {
+    "gradient_norm": "‖g‖",
+    "relative_gradient_norm": "‖g‖ / start",
+    "lowest_curvature": "λ_min",
+    "lowest_curvature_share": "λ_min / λ_max",
+}
 
 
 @click.command(epilog="Example: gradiometer certify runs/digits-mlp-1 --exact")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN")
-@click.option("--level", type=float, default=0.95, show_default=True, help="Of every interval, and of the verdict.")
-@click.option("--batches", type=int, default=64, show_default=True, help="Batches the gradient is told from.")
-@click.option("--exact", is_flag=True, help="Go over all training examples for the gradient instead.")
-@click.option("--examples", type=int, default=2048, show_default=True, help="Examples the curvature is of, or all.")
+@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
+@click.option("--batches", type=int, default=64, show_default=True, help="Number of batches for the gradient.")
+@click.option("--exact", is_flag=True, help="Use all training examples for the gradient instead.")
+@click.option("--examples", type=int, default=2048, show_default=True, help="Examples for the curvature, at most.")
 @click.option("--tolerance", type=float, default=0.01, show_default=True,
-              help="Share of the start's gradient, and of the largest curvature, that counts as none.")  # fmt: skip
-@click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True, help="Of the model.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the batches and the random vectors.")
+              help="Gradients below this share of the one at the start count as zero, and so do curvatures below this "
+                   "share of the largest one.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True,
+              help="Mode of the model.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the batches and the random vectors.")
 @json_option
-def certify(
-    run: Path,
-    level: float,
-    batches: int,
-    exact: bool,
-    examples: int,
-    tolerance: float,
-    mode: str,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """A minimum, a saddle, or not stationary: what RUN has come to at its last checkpoint, at a stated level.
+def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as_json: bool, **gradient: Any) -> None:
+    """Decide if the last checkpoint of RUN is a minimum, a saddle, or not a stationary point of the training loss.
 
-    The gradient of the training loss against the one at the start, from batches that are held against each other or,
-    exactly, from all examples; and the lowest curvature against the largest. The run keeps the certificate and shows
-    it on its page.
+    Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
+    largest. The certificate is saved in the run and shown on its page.
     """
-    certificate = _certified(run, level, batches, exact, examples, tolerance, mode, seed)
+    certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
     finding = certificate.finding()
-    page = _kept(run, certificate)
     if as_json:
         from gradiometer.cli.outcome import print_json
 
-        estimates = {name: estimate.to_dict() for name, estimate in certificate.estimates.items()}
-        print_json(
-            {
-                "run": str(run),
-                "verdict": str(certificate.verdict),
-                **asdict(certificate),
-                "estimates": estimates,
-                "finding": finding.to_dict(),
-                "page": page,
-            }
-        )
+        result = {
+            "run": str(run),
+            "verdict": str(certificate.verdict),
+            **asdict(certificate),
+            "estimates": {name: estimate.to_dict() for name, estimate in certificate.estimates.items()},
+            "finding": finding.to_dict(),
+        }
+        print_json(result | {"page": _saved(run, certificate)})
         return
-    _tell(certificate, finding, page)
+    from gradiometer.cli.outcome import tell_finding
+
+    _show(certificate)
+    tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
+    click.echo(f"\npage  {_saved(run, certificate)}")
 
 
 def _certified(
-    path: Path, level: float, batches: int, exact: bool, examples: int, tolerance: float, mode: str, seed: int
+    path: Path, examples: int, tolerance: float, mode: str, seed: int, *, level: float, **gradient: Any
 ) -> "Certificate":
-    """The gradient where the run started, then the certificate where it stands."""
+    """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""
     import gradiometer.convergence.certificate.certify as measuring
-    from gradiometer.convergence.certificate.certificate import refuse_unless_shares
+    from gradiometer.convergence.certificate.certificate import check_shares
 
-    refuse_unless_shares(tolerance, level)
+    check_shares(tolerance, level)
     training, run = started_again(path)
-    training.model.train(mode == "train")
     settings = run.configuration
-    start = measuring.gradient_squared(
-        training.objective,
-        training.data,
-        exact=exact,
-        batches=batches,
-        batch_size=settings.batch_size,
-        weight_decay=settings.weight_decay,
-        level=level,
-        seed=seed,
-    )[0]
+    gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.weight_decay}
+    objective, data = training.objective, training.data
+    training.model.train(mode == "train")
+    start, _ = measuring.gradient_squared(objective, data, seed=seed, **gradient)
     restored(training, path)
     training.model.train(mode == "train")
     return measuring.certify(
-        training.objective,
-        training.data,
-        start,
-        exact=exact,
-        batches=batches,
-        batch_size=settings.batch_size,
-        examples=examples,
-        weight_decay=settings.weight_decay,
-        tolerance=tolerance,
-        level=level,
-        step=training.step,
-        seed=seed + 1,
+        objective, data, start, examples=examples, tolerance=tolerance, step=training.step, seed=seed + 1, **gradient
     )
 
 
-def _kept(path: Path, certificate: "Certificate") -> str:
-    """Write the certificate into the run, and its page anew. Returns where the page is."""
+def _saved(path: Path, certificate: "Certificate") -> str:
+    """Save the certificate in the run and rewrite its page. Returns the path of the page."""
     from gradiometer.diagnosis import diagnose
     from gradiometer.report.page.page import write_page
     from gradiometer.run.artifacts import save_artifact
@@ -115,26 +94,17 @@ def _kept(path: Path, certificate: "Certificate") -> str:
     return str(write_page(run, diagnose(run)))
 
 
-def _tell(certificate: "Certificate", finding: "Finding", page: str) -> None:
-    """The numbers, the verdict, and where the page is."""
-    from gradiometer.cli.outcome import filled, tell_finding
+def _show(certificate: "Certificate") -> None:
+    """Print the estimates, and the number of examples behind them."""
+    from gradiometer.cli.outcome import filled
 
     click.echo(f"The training loss at step {certificate.step:,}, in {certificate.mode} mode:\n")
-    words = {
-        "gradient_norm": "‖g‖",
-        "relative_gradient_norm": "‖g‖ / start",
-        "lowest_curvature": "λ_min",
-        "lowest_curvature_share": "λ_min / λ_max",
-    }
-    for name, estimate in certificate.estimates.items():
-        if name not in words:
-            continue
-        click.echo(filled(f"{words[name]:<15}{estimate}   ({_how(estimate)})", indent=2, hanging=15))
-    covered = f"The gradient is of {certificate.gradients:,} of {certificate.of:,} examples"
-    click.echo("\n" + filled(f"{covered}, the curvature of {certificate.curved:,}.", indent=2))
-    tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
-    click.echo(f"\npage  {page}")
+    for name, symbol in SYMBOLS.items():
+        estimate = certificate.estimates[name]
+        click.echo(filled(f"{symbol:<15}{estimate}   ({_method(estimate)})", indent=2, hanging=15))
+    covered = f"The gradient is from {certificate.gradients:,} of {certificate.of:,} examples"
+    click.echo("\n" + filled(f"{covered}, the curvature from {certificate.curved:,}.", indent=2))
 
 
-def _how(estimate: "Estimate") -> str:
+def _method(estimate: "Estimate") -> str:
     return "exact" if estimate.method == "exact" else f"{estimate.level:.0%}, {estimate.method}"

@@ -1,1 +1,1 @@
-"""A certificate: minimum, saddle or not stationary, at a stated level."""
+"""A certificate: minimum, saddle or not stationary, at a confidence level."""

@@ -1,4 +1,4 @@
-"""A certificate: what kind of point training has come to, at a stated level. Numbers and words; torch is not needed."""
+"""A certificate: the kind of point that training has reached, at a confidence level. Torch is not needed."""
 
 import math
 from dataclasses import dataclass
@@ -12,38 +12,46 @@ from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 
 TOLERANCE = 0.01
-"""A gradient of this share of the one at the start counts as none; a curvature of this share of λ_max as flat."""
+"""Gradients below this share of the one at the start, and curvatures below this share of λ_max, count as zero."""
 
 
 class Verdict(StrEnum):
-    """What kind of point it is."""
+    """The kind of point."""
 
     MINIMUM = "minimum"
-    """No gradient to speak of, and no direction that curves down to speak of."""
+    """The gradient is zero, within the tolerance, and no direction curves down."""
     SADDLE = "saddle"
-    """No gradient to speak of, and a direction that curves down."""
+    """The gradient is zero, within the tolerance, and a direction curves down."""
     NOT_STATIONARY = "not stationary"
-    """A gradient."""
+    """The gradient is not zero."""
     CANNOT_TELL = "cannot tell"
-    """An interval straddles its tolerance."""
+    """An interval contains its tolerance."""
 
 
 @dataclass(frozen=True)
 class Certificate(Artifact):
-    """The gradient of the training loss and its lowest curvature at one point, each between ends that hold at a level.
+    """The gradient of the training loss and its lowest curvature at one point, each with an interval.
 
     Args:
-        step: Training steps made before.
-        mode: Of the model: "train" (Dropout, batch statistics) or "eval".
-        gradient_squared: ‖g‖² of the training loss, its weight decay included.
+        step: Training steps so far.
+        mode: Mode of the model: "train" (Dropout, batch statistics) or "eval".
+        gradient_squared: ‖g‖² of the training loss, weight decay included.
         start_squared: The same at the start of training.
         lowest: λ_min of the Hessian of the training loss.
-        largest: λ_max, its scale.
-        gradients: How many examples the gradient is of; all of them where it is exact.
-        curved: How many examples the curvature is of.
-        of: N.
-        tolerance: The share below which a gradient and a curvature count as none.
-        level: Every interval's confidence level, and the verdict's.
+        largest: λ_max, the scale for `lowest`.
+        gradients: Number of examples behind the gradient; all of them if it is exact.
+        curved: Number of examples behind the curvature.
+        of: N, the size of the training set.
+        tolerance: The share below which a gradient and a curvature count as zero.
+        level: Confidence level of every interval, and of the verdict.
+
+    >>> from gradiometer.convergence.certificate.certificate import Certificate
+    >>> from gradiometer.measurement.estimate import Estimate
+    >>> exact = Estimate.exact
+    >>> squares, curvatures = (exact(1e-6), exact(4.0)), (exact(-0.5), exact(2.0))
+    >>> point = Certificate(900, "eval", *squares, *curvatures, gradients=64, curved=64, of=64)
+    >>> print(point.verdict, point.relative)
+    saddle 0.000500
     """
 
     files: ClassVar[str] = "certificates/step_*.json"
@@ -61,7 +69,7 @@ class Certificate(Artifact):
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        refuse_unless_shares(self.tolerance, self.level)
+        check_shares(self.tolerance, self.level)
 
     @property
     def gradient_norm(self) -> Estimate:
@@ -70,12 +78,12 @@ class Certificate(Artifact):
 
     @property
     def relative(self) -> Estimate:
-        """‖g‖ as a share of what it was at the start."""
+        """‖g‖ divided by its value at the start."""
         return root(_ratio(self.gradient_squared, self.start_squared))
 
     @property
     def curvature_share(self) -> Estimate:
-        """λ_min as a share of λ_max. The interval is λ_min's: λ_max is taken as its scale."""
+        """λ_min/λ_max. The interval is that of λ_min: λ_max is only a scale."""
         scale = self.largest.value
         if not scale > 0:
             return self.lowest
@@ -83,7 +91,7 @@ class Certificate(Artifact):
 
     @property
     def verdict(self) -> Verdict:
-        """Wrong with probability at most 1 − level: the gradient's end and the curvature's err in half of that each."""
+        """Wrong with probability at most 1 − level: half of it for the gradient's end, half for the curvature's."""
         relative, share = self.relative, self.curvature_share
         if relative.low > self.tolerance:
             return Verdict.NOT_STATIONARY
@@ -95,7 +103,7 @@ class Certificate(Artifact):
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """What a page or a terminal shows, by name."""
+        """The estimates that the page and the terminal show."""
         return {
             "gradient_norm": self.gradient_norm,
             "relative_gradient_norm": self.relative,
@@ -105,56 +113,55 @@ class Certificate(Artifact):
         }
 
     def finding(self) -> Finding:
-        """The verdict in words, with its numbers, and what to do."""
-        state, means, advice = self._words()
+        """The verdict as a sentence, with its numbers and advice."""
+        state, means, advice = self._meaning()
         return Finding(
             gauge="certificate",
             issue=Issue.CONVERGENCE,
             state=state,
             seen=(
-                f"The gradient of the training loss at step {self.step:,} is "
-                f"{_per_cent(self.relative)} of what it was at the start, and the lowest curvature "
-                f"{_per_cent(self.curvature_share)} of the largest ({self.level:.0%})."
+                f"At step {self.step:,} the gradient of the training loss is {_per_cent(self.relative)} of what it was "
+                f"at the start, and the lowest curvature is {_per_cent(self.curvature_share)} of the largest "
+                f"({self.level:.0%})."
             ),
             means=means,
             advice=advice,
             caveat=(
-                f"Below {significant(100 * self.tolerance, 2)} % counts as none, of both; another tolerance may give "
-                f"another verdict. It is a point of the training loss in {self.mode} mode: nothing is said of test "
-                "examples."
+                f"For both, less than {significant(100 * self.tolerance, 2)} % counts as zero; another tolerance may "
+                f"give another verdict. This is about the training loss in {self.mode} mode, not about test examples."
             ),
             estimates=("relative_gradient_norm", "certificate_tolerance"),
         )
 
-    def _words(self) -> tuple[State, str, str]:
+    def _meaning(self) -> tuple[State, str, str]:
         match self.verdict:
             case Verdict.MINIMUM:
-                return State.OK, "This is a minimum of the training loss, as far as the tolerance sees.", ""
+                return State.OK, "This is a minimum of the training loss, within the tolerance.", ""
             case Verdict.SADDLE:
-                means = "The gradient has vanished and a direction curves down: this is a saddle, not a minimum."
-                return State.LOOK, means, "Go on with a larger rate or a smaller batch: noise leaves a saddle."
+                means = "The gradient is zero and a direction curves down: this is a saddle, not a minimum."
+                return State.LOOK, means, "Continue with a larger rate or a smaller batch: noise leaves a saddle."
             case Verdict.NOT_STATIONARY:
-                means = "Training has not come to a stationary point of its loss."
-                return State.LOOK, means, "More steps, at a rate that goes to zero: `--schedule linear`."
+                means = "Training has not reached a stationary point of its loss."
+                return State.LOOK, means, "Train longer, with a rate that goes to zero: `--schedule linear`."
         if self.relative.high <= self.tolerance:
-            means = "The gradient has vanished; whether a direction curves down is not told yet."
-            return State.CANNOT_TELL, means, "`gradiometer certify --examples` with more examples tells."
-        return State.CANNOT_TELL, "Whether this is a stationary point is not told yet.", self._how_many()
+            means = "The gradient is zero, but it is unclear if a direction curves down."
+            return State.CANNOT_TELL, means, "Run `gradiometer certify` with more `--examples`."
+        return State.CANNOT_TELL, "It is unclear if this is a stationary point.", self._how_many()
 
     def _how_many(self) -> str:
-        """About how many batches would tell: the interval shrinks as their square root."""
+        """About how many batches would decide: the interval shrinks with the square root of their number."""
         target, squared = self.tolerance**2, _ratio(self.gradient_squared, self.start_squared)
         distance, width = target - squared.value, squared.high - squared.value
         if not (distance and self.gradient_squared.samples):
-            return "`--exact` goes over all examples."
+            return "Run it with `--exact`, which uses all examples."
         batches = self.gradient_squared.samples * (width / distance) ** 2
         if not batches * self.gradients / self.gradient_squared.samples < self.of:
-            return "`--exact` goes over all examples."
-        return f"`--batches {significant(math.ceil(batches), 2).replace(',', '')}`, or `--exact`, tells."
+            return "Run it with `--exact`, which uses all examples."
+        return f"Run it with `--batches {significant(math.ceil(batches), 2).replace(',', '')}` or with `--exact`."
 
 
-def refuse_unless_shares(tolerance: float, level: float) -> None:
-    """Refuse a tolerance or a level that is no share, before anything is measured."""
+def check_shares(tolerance: float, level: float) -> None:
+    """Raise if a tolerance or a level is not between 0 and 1."""
     if not 0 < tolerance < 1:
         raise BadArgument(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is one per cent.")
     if not 0 < level < 1:
@@ -162,14 +169,15 @@ def refuse_unless_shares(tolerance: float, level: float) -> None:
 
 
 def root(squared: Estimate, unit: str = "") -> Estimate:
-    """√ of a square that may have been estimated below zero: the ends' roots, at zero where there is none."""
+    """√ of a square whose estimate and ends may be negative; these become 0."""
     if squared.method == "exact":
         return Estimate.exact(math.sqrt(max(squared.value, 0.0)), unit=unit)
     return transformed(squared, lambda value: math.sqrt(max(value, 0.0)), unit=unit)
 
 
 def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
-    """Of independent estimates, the denominator's above zero: their distances to their ends, carried over.
+    """The ratio of two independent estimates, the denominator above zero; its interval follows from the distances to
+    their ends.
 
     Source: Donner & Zou (2012), Closed-form Confidence Intervals for Functions of the Normal Mean and Standard
         Deviation, Statistical Methods in Medical Research 21, section 2, for a ratio.
@@ -177,13 +185,13 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     if denominator.method == "exact":
         if not denominator.value > 0:
             raise BadArgument(
-                f"`start` has the squared gradient {denominator.value}: there is nothing to compare with."
+                f"`start` must be positive to compare with, got the squared gradient {denominator.value}."
             )
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
         return transformed(numerator, lambda value: value / denominator.value)
     if not denominator.low > 0:
-        raise BadArgument(f"`start` has a gradient that is not told from zero, {denominator}: take more `--batches`.")
+        raise BadArgument(f"`start` must be clearly above zero, got {denominator}: take more `--batches`.")
     a, low, high = numerator.value, numerator.low, numerator.high
     b, least, most = denominator.value, denominator.low, denominator.high
     below = (a * b) ** 2 - low * most * (2 * a - low) * (2 * b - most)
@@ -199,7 +207,7 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
 
 
 def _per_cent(estimate: Estimate) -> str:
-    """ "1.3 % [1.1, 1.6]", or the number alone where it is exact."""
+    """ "1.3 % [1.1, 1.6]", or "1.3 %" if it is exact."""
     middle = f"{significant(100 * estimate.value)} %"
     if estimate.method == "exact":
         return middle

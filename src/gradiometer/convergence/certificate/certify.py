@@ -1,4 +1,4 @@
-"""Measuring a certificate: the gradient of the training loss and its lowest curvature, all examples or some of them."""
+"""Measures a certificate: the gradient of the training loss and its lowest curvature, from all examples or some."""
 
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
@@ -21,21 +21,21 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.untouched import untouched_randomness
 
 BATCHES = 64
-"""Batches whose gradients are held against each other, where not all examples are gone over."""
+"""Batches for the gradient, if it is not exact."""
 EXAMPLES = 2048
-"""Examples the curvature is of, or all where there are fewer."""
+"""Examples for the curvature; all if there are fewer."""
 SAMPLES = 4
-"""Independent samples these are parted into, where they are not all."""
+"""Independent samples that these are divided into, unless they are all examples."""
 KEPT_NUMBERS = 2**28
-"""Most numbers in the gradients that are kept, 1 GiB in single precision; beyond, several batches make one."""
+"""Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches are averaged."""
 TOGETHER = 1000
-"""Examples in a part of a full pass."""
+"""Examples per batch of a full pass."""
 COLUMNS = 2**20
 
 
 @runtime_checkable
 class TrainingSet(Protocol):
-    """N examples, taken by their positions."""
+    """N examples, indexed by position."""
 
     def __len__(self) -> int:
         """N."""
@@ -59,23 +59,32 @@ def certify(
     step: int = 0,
     seed: int = 0,
 ) -> Certificate:
-    """What kind of point of the training loss the model's parameters are.
+    """Decide if the model's parameters are a minimum, a saddle or not a stationary point of the training loss.
 
-    Costs the gradients that `gradient_squared` takes, and some 60 to 100 Hessian products of `examples` examples.
-    The model is run in the mode it is in, and left as it was.
+    Costs the gradients of `gradient_squared`, and about 60 to 100 Hessian products of `examples` examples. The model
+    runs in its current mode and is left unchanged.
 
     Args:
         objective: The model and its loss.
         train: The training set.
         start: ‖g‖² at the start of training, by `gradient_squared`.
-        exact: Go over all examples for the gradient.
-        batches, batch_size: Else: how many batches, of how many examples.
-        examples: How many the curvature is of.
-        weight_decay: Its gradient and its curvature are part of what is trained.
-        tolerance: The share of the start's gradient, and of λ_max, below which there is none.
-        level: Of every interval, and of the verdict.
-        step: Training steps made before.
-        seed: Of all that is drawn.
+        exact: Use all examples for the gradient.
+        batches, batch_size: Otherwise, use this many batches of this size.
+        examples: Number of examples for the curvature.
+        weight_decay: λ of the penalty; its gradient and curvature are included.
+        tolerance: Gradients below this share of the start's, and curvatures below this share of λ_max, count as zero.
+        level: Confidence level of every interval, and of the verdict.
+        step: Training steps so far.
+        seed: Seed of everything random.
+
+    >>> from gradiometer.convergence.certificate.certify import certify, gradient_squared
+    >>> from gradiometer.measurement.objective import Objective
+    >>> from gradiometer.problems.closed_forms.quadratic import Quadratic
+    >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])
+    >>> objective = Objective(problem.model(), problem.loss)
+    >>> start, _ = gradient_squared(objective, problem.train, exact=True)
+    >>> print(certify(objective, problem.train, start, exact=True).verdict)
+    not stationary
     """
     squared, gradients = gradient_squared(
         objective,
@@ -115,25 +124,28 @@ def gradient_squared(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[Estimate, int]:
-    """‖g‖² of the training loss with its weight decay, and how many examples it rests on.
+    """‖g‖² of the training loss including weight decay, and the number of examples behind it.
 
-    Exact by a pass over all examples, where it is asked for or no more than the batches would take; else from batches
-    that share no example, by `gradient_norm.squared_norm`. Where the loss or the data draw random numbers (Dropout,
-    augmentation), or the loss couples the examples of a batch (BatchNorm), the training loss is a mean over batches
-    without end: there is no full pass, and the batches are drawn anew each.
+    Exact, from a pass over all examples, if `exact` or if the batches would take as many; otherwise from batches that
+    share no example, by `gradient_norm.squared_norm`. If the loss or the data draw random numbers (Dropout,
+    augmentation), or the loss couples the examples of a batch (BatchNorm), there is no exact pass: the training loss
+    is then a mean over infinitely many batches, and the batches are drawn independently.
 
     Raises:
-        BadArgument: A full pass is asked for where there is none.
+        BadArgument: `exact` is True and there is no exact pass.
+        Diverged: A gradient is not finite.
     """
     if not batches >= FEWEST_BATCHES:
-        raise BadArgument(f"`batches` must be at least {FEWEST_BATCHES}, got {batches}: their spread is the error.")
+        raise BadArgument(
+            f"`batches` must be at least {FEWEST_BATCHES}, got {batches}: the interval comes from their spread."
+        )
     if not 1 <= batch_size <= len(train):
         raise BadArgument(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
     if not weight_decay >= 0:
         raise BadArgument(f"`weight_decay` must be at least 0, got {weight_decay}.")
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
-        raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, and {why}: leave it out.")
+        raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, but {why}: leave it out.")
     decay = weight_decay * flat(objective.parameters).detach().double()
     if exact or (not why and batches * batch_size >= len(train)):
         gradient = decay + _full_gradient(objective, train, seed)
@@ -152,14 +164,14 @@ def gradient_squared(
 
 
 def _without_full_pass(objective: Objective, train: TrainingSet, batch_size: int, seed: int) -> str:
-    """Why the training loss is not a sum over the examples; empty where it is."""
+    """The reason why the training loss is not a fixed sum over the examples; empty if it is."""
     looked_at = torch.arange(min(max(batch_size, 2), len(train)))
     with untouched_randomness(seed, objective.devices):
         batch = train.batch(looked_at)
     with untouched_randomness(seed + 1, objective.devices):
         again = train.batch(looked_at)
     if not all(torch.equal(one, other) for one, other in zip(_leaves(batch), _leaves(again), strict=True)):
-        return "the data are drawn anew each time (augmentation)"
+        return "the data change each time they are loaded (augmentation)"
     traits: Traits = objective.traits(batch, seed=seed)
     if traits.random:
         return "the loss draws random numbers (Dropout) in this mode"
@@ -173,7 +185,7 @@ def _leaves(batch: Batch) -> list[Tensor]:
 
 
 def _full_gradient(objective: Objective, train: TrainingSet, seed: int) -> Float[Tensor, " params"]:
-    """g, the sum in double precision."""
+    """g, summed in double precision."""
     total = torch.zeros_like(flat(objective.parameters), dtype=torch.float64)
     for index in torch.arange(len(train)).split(TOGETHER):
         gradient = flat(objective.gradient(train.batch(index), seed=seed)).double()
@@ -184,19 +196,19 @@ def _full_gradient(objective: Objective, train: TrainingSet, seed: int) -> Float
 def _rows(
     objective: Objective, train: TrainingSet, drawn: list[Int[Tensor, " chosen"]], seed: int
 ) -> tuple[Float[Tensor, "batches params"], int]:
-    """The gradient of every batch; the mean of a few in a row where a model is large, and how many."""
+    """The gradient of every batch, or means of consecutive ones if the model is large; and how many each averages."""
     room = max(KEPT_NUMBERS // objective.dimension, FEWEST_BATCHES)
     each = -(-len(drawn) // room)
     rows = flat(objective.parameters).detach().new_zeros(len(drawn) // each, objective.dimension)
     for place in range(len(rows) * each):
-        with untouched_randomness(seed + place, objective.devices):  # what the data draw
+        with untouched_randomness(seed + place, objective.devices):  # augmentation draws
             batch = train.batch(drawn[place])
         rows[place // each] += flat(objective.gradient(batch, seed=seed + place)) / each
     return rows, each
 
 
 def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches batches"]:
-    """⟨ĝ_i, ĝ_j⟩ in double precision, a part of the parameters at a time."""
+    """⟨ĝ_i, ĝ_j⟩ in double precision, in blocks of parameters."""
     total = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     for columns in rows.split(COLUMNS, dim=1):
         total += columns.double() @ columns.double().T
@@ -207,7 +219,7 @@ def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches b
 def _curvature(
     objective: Objective, train: TrainingSet, examples: int, tolerance: float, level: float, seed: int
 ) -> LowestCurvature:
-    """Of all examples where that is what is asked for, else from independent samples of them."""
+    """λ_min and λ_max, from all examples if `examples` asks for all, else from independent samples of them."""
     if not examples >= 1:
         raise BadArgument(f"`examples` must be at least 1, got {examples}.")
     resolution = tolerance / 2

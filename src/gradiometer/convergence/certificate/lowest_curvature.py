@@ -1,7 +1,7 @@
-"""How far down a loss curves: λ_min of its Hessian between two ends that hold at a stated level.
+"""λ_min of the Hessian of a loss, with an interval at a confidence level.
 
-The residual ‖Hv − λv‖ of Lanczos tells that some eigenvalue is near λ, not that none lies below. What bounds it from
-below is a theorem about the random start; from above every vᵀHv does.
+The residual ‖Hv − λv‖ of Lanczos shows that an eigenvalue is near λ, not that none is below it. The lower end comes
+from a theorem about the random start; every vᵀHv is an upper end.
 """
 
 import math
@@ -22,20 +22,20 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
 
 NEVER = 1e-12
-"""A residual that is never reached: Lanczos makes all the products it is given, since the theorem counts them."""
+"""A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts them."""
 HALF = 0.5
-"""A deficit from which on nothing bounds the spread itself."""
+"""For a deficit of at least this, the spread has no bound."""
 FEWEST_SAMPLES = 3
-"""Independent samples of the examples: of fewer, Student's quantile is beyond use."""
+"""Independent samples of the examples; with fewer, Student's quantile is too large to be useful."""
 
 
 @dataclass(frozen=True)
 class LowestCurvature:
-    """The ends of a spectrum, and what they rest on.
+    """The two ends of a spectrum.
 
     Args:
         lowest: λ_min.
-        largest: λ_max, a scale for it: a lower bound on it, or an estimate of one.
+        largest: λ_max, a scale for λ_min: a lower bound, or an estimate of one.
         samples: Independent samples of the examples; 1 for all examples.
         products: Hessian products made.
     """
@@ -47,18 +47,22 @@ class LowestCurvature:
 
 
 def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
-    """By what share of the spread λ_max − λ_min an end may lie beyond the one Lanczos has found, at most.
+    """Bound on how far an end of the spectrum lies beyond Lanczos' value, as a share of the spread λ_max − λ_min.
 
-    ε with P(beyond ε) ≤ `failure` over the random start: ε = (ln(1.648 √d/failure)/(2k − 1))². Holds for every
-    spectrum; 0 once there are as many products as dimensions.
+    ε = (ln(1.648 √d/failure)/(2k − 1))², exceeded with probability at most `failure` over the random start, for every
+    spectrum; 0 if there are as many products as dimensions.
 
     Args:
         dimension: d.
         products: k, made from one vector, uniform on the sphere.
-        failure: Between 0 and 1.
+        failure: Probability of failure, between 0 and 1.
 
     Source: Kuczyński & Woźniakowski (1992), Estimating the Largest Eigenvalue by the Power and Lanczos Algorithms with
         a Random Start, th. 4.2.
+
+    >>> from gradiometer.convergence.certificate.lowest_curvature import lanczos_deficit
+    >>> round(lanczos_deficit(dimension=1_000_000, products=100, failure=0.05), 4)
+    0.0027
     """
     if not 0 < failure < 1:
         raise BadArgument(f"`failure` must lie between 0 and 1, got {failure}.")
@@ -68,7 +72,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
 
 
 def products_for(dimension: int, resolution: float, failure: float) -> int:
-    """How many products make the deficit at most `resolution`: about ln(d/failure²)/(4√resolution)."""
+    """Number of products that makes the deficit at most `resolution`, about ln(d/failure²)/(4√resolution)."""
     if not 0 < resolution < 1:
         raise BadArgument(f"`resolution` must lie between 0 and 1, got {resolution}.")
     needed = (math.log(1.648 * math.sqrt(dimension) / failure) / math.sqrt(resolution) + 1) / 2
@@ -76,14 +80,14 @@ def products_for(dimension: int, resolution: float, failure: float) -> int:
 
 
 def of_all_examples(curvature: Curvature, *, resolution: float = 0.005, level: float = 0.95) -> LowestCurvature:
-    """λ_min of the Hessian of these very examples.
+    """λ_min of the Hessian of exactly these examples.
 
     At most the smallest Ritz value θ, always; at least θ less a share of the spread, by `lanczos_deficit`, at this
     level over the random start.
 
     Args:
         curvature: The Hessian.
-        resolution: The share of the spread that may stay unseen; costs about ln(d)/√resolution products.
+        resolution: Largest share of the spread that Lanczos may miss; costs about ln(d)/√resolution products.
         level: Confidence level.
     """
     ends = _Ends.of(curvature, resolution, (1 - level) / 2)
@@ -107,21 +111,21 @@ def of_samples(
 ) -> LowestCurvature:
     """λ_min of the Hessian H of a whole training set, from independent samples of its examples.
 
-    The least eigenvalue is concave in the matrix: that of a sample is below that of H in the mean, so that a lower
-    confidence bound on the mean over samples is one on λ_min. It is the lower the smaller the samples are. From above:
-    the lowest direction v of the first sample, and vᵀHv on the parts of the other samples, which did not choose it.
+    The least eigenvalue is concave in the matrix: for a sample it is on average below that of H, so a lower confidence
+    bound on the mean over samples is one on λ_min; the smaller the samples, the lower it is. The upper end uses the
+    lowest direction v of the first sample, and vᵀHv on the parts of the other samples, which are independent of v.
 
     Args:
         objective: The model and its loss.
         samples: The examples of each sample, in parts; at least 3 samples.
         resolution: As in `of_all_examples`.
         level: Confidence level.
-        seed: Of the random starts, and of what the loss draws.
+        seed: Seed of the random starts, and of what the loss draws.
 
     Source: Jensen's inequality; Student's interval.
     """
     if not len(samples) >= FEWEST_SAMPLES:
-        raise BadArgument(f"`samples` are {len(samples)}: at least {FEWEST_SAMPLES} are needed to see their spread.")
+        raise BadArgument(f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got {len(samples)}.")
     failure = (1 - level) / 4
     found: list[_Ends] = []
     along: list[list[float]] = []
@@ -146,12 +150,12 @@ def of_samples(
 
 @dataclass(frozen=True)
 class _Ends:
-    """What Lanczos found of one Hessian.
+    """Lanczos' results for one Hessian.
 
     Args:
-        largest, lowest: Its largest and its smallest Ritz value.
-        below: What its least eigenvalue is not below, but for the failure allowed over the random start.
-        rounding: Of the values.
+        largest, lowest: The largest and the smallest Ritz value.
+        below: Lower bound on the least eigenvalue, which fails with the allowed probability over the random start.
+        rounding: Rounding error of the values.
         directions: The unit vectors of the two, [2, params].
         products: Hessian products made.
     """
@@ -165,7 +169,7 @@ class _Ends:
 
     @classmethod
     def of(cls, curvature: Curvature, resolution: float, failure: float) -> "_Ends":
-        """From one random vector; half of the failure for each end."""
+        """From one random vector; each end may fail with half the probability."""
         both = int(curvature.dimension > 1)
         most = max(products_for(curvature.dimension, resolution, failure / 2), 1 + both)
         ends = curvature.eigenvalues(largest=1, smallest=both, tolerance=NEVER, most_products=most)
@@ -180,7 +184,7 @@ def _student(values: Sequence[float], level: float) -> tuple[float, float, float
     """The mean of independent values, and the ends of its two-sided interval."""
     count = len(values)
     if count < 2:
-        raise BadArgument(f"`samples` have {count} part beside the first sample: at least 2 are needed.")
+        raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
     middle = float(np.mean(values))
     margin = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return middle, middle - margin, middle + margin

@@ -1,4 +1,4 @@
-"""The test that may act: what the run could still gain where it has been going, against what a cut gains now."""
+"""The test that may cut the rate: it compares the gain left along the run's own path with the gain of a cut."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -15,30 +15,30 @@ Points = Float[Tensor, "runs params"]
 
 BLOCKS_PER_OCTAVE = 4
 BLOCKS = 16
-"""Blocks of steps whose mean iterates span the directions looked along: the last four doublings of the run."""
+"""Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the run."""
 
 PER_BLOCK = 4
-"""Single iterates of a block whose losses are taken; a block of fewer steps gives each of its own."""
+"""Iterates per block whose loss is measured; all of them in a block of fewer steps."""
 
 LISTS = ("taken", "means", "gradients", "losses")
-"""Tensors kept in lists, by name."""
+"""Names of the attributes that are lists of tensors."""
 
 ERRORS = 1.0
-"""Standard errors, over the parts of the probe, that an upper end lies above the gain left."""
+"""Standard errors, over the parts of the probe, between the remaining gain and its upper end."""
 
 RIDGE = 1e-4
-"""Curvatures below this share of their mean are raised by it: along them a gain is limited by noise, not by shape."""
+"""Added to each curvature, as a share of their mean: along flatter directions noise, not curvature, limits the gain."""
 
 
 @runtime_checkable
 class Probe(Protocol):
-    """A fixed set of examples on which points of each run are compared: the same at every point, so paired."""
+    """A fixed set of examples on which points of each run are compared: the same at all points, so differences pair."""
 
     def loss(self, points: Points) -> Losses:
         """Mean loss of each run's examples at its point."""
 
     def gradient(self, points: Points) -> Points:
-        """Its gradient."""
+        """The gradient of `loss`."""
 
     def gradients(self, points: Points) -> Float[Tensor, "parts runs params"]:
         """The gradients on equal parts of the examples, at least three; their mean is `gradient`."""
@@ -46,17 +46,18 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """What one look found, for every run.
+    """The result of one look, for every run.
 
     Args:
-        step: Steps since the watch began, at this rate.
-        left: X, what the loss of the averaged iterate could still fall along the span of the block means: an upper end.
-        gain: G, mean loss of the iterates less loss of their average: what a cut would gain now. The smaller of that
-            over the last half of the steps and over their last 29 %.
-        iterates: Losses of single iterates of the last half of the steps, evenly over its blocks, oldest first.
-        averaged: Loss of the average of the iterates of the last half of the steps.
+        step: Steps at this rate so far.
+        left: X, an upper end of how much the loss of the averaged iterate could still fall in the span of the block
+            means.
+        gain: G, mean loss of the iterates less loss of their average, the gain of a cut now. The smaller of its values
+            over the last half and over the last 29 % of the steps.
+        iterates: Losses of single iterates in the last half of the steps, evenly over its blocks, oldest first.
+        averaged: Loss of the average of the iterates in the last half of the steps.
         fell: By how much the loss of the average fell from the first to the second half of that half.
-        stopped: Whether X is at most the asked-for share of G.
+        stopped: True if X is at most `share` times G.
     """
 
     step: int
@@ -69,30 +70,30 @@ class Look:
 
 
 class Extrapolation(Detector):
-    """Acts when the gain left along the run's own directions is below a share of the gain of a cut.
+    """Fires when the gain left along the run's own directions is below a share of what a cut gains.
 
-    The steps are cut into blocks, four while their number doubles, and of every block the mean iterate ū and the
-    gradient there, on one fixed probe, are kept: sixteen of them, the last four doublings. At the end of a block, with
-    c the average of the iterates of the last half of the steps:
+    The steps are divided into blocks, four per doubling of their number. Each block gives its mean iterate ū and the
+    gradient there, on one fixed probe; the last sixteen, four doublings, are kept. At the end of a block, with c the
+    average of the iterates of the last half of the steps:
 
-    - G = mean loss of single iterates − loss at c. The noise of the probe's examples cancels to first order, since the
-      iterates' deviations from their average sum to nearly nothing.
-    - X = max over α of L(c) − L(c + Σ α_a (ū_a − c)), in the quadratic model whose slopes ∇L(c)·(ū_a − c) and
-      curvatures (ū_a − c)·(∇L(ū_b) − ∇L(c)) the probe gives: reduced-rank extrapolation of the run's trajectory. A
-      slow mode that still holds a loss is seen by what it holds, not by how little it moves in the window.
+    - G = mean loss of single iterates − loss at c. The noise of the probe's examples cancels to first order, because
+      the iterates' deviations from their average sum to nearly zero.
+    - X = max over α of L(c) − L(c + Σ α_a (ū_a − c)), in the quadratic model with slopes ∇L(c)·(ū_a − c) and
+      curvatures (ū_a − c)·(∇L(ū_b) − ∇L(c)) from the probe: reduced-rank extrapolation of the run's trajectory. A
+      slow mode counts by the loss it still has to give, not by how little it moves in the window.
 
-    It acts where an upper end of X, over the examples of the probe, is at most share · G: too few examples make it
-    late, not early. What it cannot see is a loss held in directions that the run has hardly moved in during its last
-    four doublings, in a space of many more than sixteen. The share was chosen on sixteen settings of least squares and
-    judged once on eight others: `benchmarks/stationarity.py`. It has no level from theory; the share of early alarms
-    there, over the whole run and all its looks, is its level.
+    Fires if an upper end of X, over the examples of the probe, is at most share · G: too few examples make it late,
+    not early. It cannot see a loss that lies in directions in which the run hardly moved during its last four
+    doublings, in a space of many more than sixteen dimensions. The share was chosen on sixteen settings of least
+    squares and judged once on eight others: `benchmarks/stationarity.py`. It has no significance level from theory;
+    the share of early alarms there, over whole runs and all their looks, stands for one.
 
-    Costs 2 × 16 vectors of the size of the model, and on every block four losses and a gradient of the probe; at a
-    look another gradient and two losses.
+    Costs memory for 2 × 16 copies of the parameters, and per block four losses and a gradient of the probe; per look
+    another gradient and two losses.
 
     Args:
         probe: The fixed examples.
-        share: Of G, at which X is small enough, in (0, 1].
+        share: Fires if X is at most this share of G, in (0, 1].
         first: Steps before the first block.
 
     Source: the extrapolation: Sidi (2017), Vector Extrapolation Methods with Applications, ch. 1; G: Mandt, Hoffman &
@@ -103,7 +104,7 @@ class Extrapolation(Detector):
 
     def __init__(self, probe: Probe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
-            raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}.")
+            raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.")
         self.probe = probe
         self.share = share
         self.looks = Looks(first, BLOCKS_PER_OCTAVE)
@@ -118,11 +119,11 @@ class Extrapolation(Detector):
         self._lengths: list[int] = []
 
     def observe(self, seen: Observation) -> Bool[Tensor, " runs"]:
-        """Take in the next step; a run can be said to have stopped only at the end of a block."""
+        """Take the next step. Can be True only at the end of a block."""
         return self.take(seen.position)
 
     def take(self, position: Points) -> Bool[Tensor, " runs"]:
-        """Take in the next iterate, all this test needs of a step. `look` is the last look, if one was taken."""
+        """Take the next iterate, all that this test needs of a step. `look` is the latest look, if there is one."""
         self.steps += 1
         nothing = torch.zeros(len(position), dtype=torch.bool, device=position.device)
         if self.steps == self.looks.first and self.looks.due(self.steps):
@@ -172,7 +173,7 @@ class Extrapolation(Detector):
         return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
 
     def _centre(self, first: int, last: int) -> Points:
-        """The average iterate of some of the newest blocks, by their lengths."""
+        """The average iterate of the newest `first` blocks without the newest `last`, weighted by their lengths."""
         chosen = slice(-first, -last or None)
         lengths = self._lengths[chosen]
         centre = torch.zeros_like(self._means[-1])
@@ -190,28 +191,23 @@ class Extrapolation(Detector):
 
     @property
     def newest(self) -> Float[Tensor, "runs taken"]:
-        """Losses of the newest single iterates, two blocks of them or as many as there are, oldest first."""
+        """Losses of the newest single iterates, at most two blocks of them, oldest first."""
         taken = torch.cat([*self._losses[-2:], *(loss[:, None] for loss in self._taken)], dim=1)
         return taken[:, -2 * PER_BLOCK :]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of its state, by name, for a checkpoint."""
+        """The tensors of the state, for a checkpoint."""
         named = {} if self._mean is None else {"mean": self._mean}
         for name in LISTS:
             named |= {f"{name}.{place}": tensor for place, tensor in enumerate(getattr(self, f"_{name}"))}
         return named
 
     def values(self) -> dict[str, Any]:
-        """The rest of its state, as JSON has it."""
-        return {
-            "steps": self.steps,
-            "looks": self.looks.taken,
-            "starts": self._starts,
-            "lengths": list(self._lengths),
-        }
+        """The rest of the state, as JSON."""
+        return {"steps": self.steps, "looks": self.looks.taken, "starts": self._starts, "lengths": list(self._lengths)}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Put back what `tensors` and `values` gave."""
+        """Restore the state that `tensors` and `values` returned."""
         self.steps, self.looks.taken, self._starts = values["steps"], values["looks"], values["starts"]
         self._lengths = list(values["lengths"])
         self._mean = tensors.get("mean")
@@ -223,12 +219,12 @@ class Extrapolation(Detector):
 def extrapolated_gain(
     slopes: Float[Tensor, "parts runs blocks"], curvatures: Float[Tensor, "runs blocks blocks"]
 ) -> Losses:
-    """An upper end of max over α of −l·α − ½ αᵀMα, which is q(l) = lᵀM⁻¹l/2 with a ridge, for slopes l known in parts.
+    """An upper end of max over α of −l·α − ½ αᵀMα = lᵀM⁻¹l/2 (with a ridge), for slopes l measured on several parts.
 
-    q of the mean slope is maximised on the very examples it is measured on and errs upwards; the mean of ½ lᵢᵀM⁻¹lⱼ
-    over pairs of unlike parts does not. The answer is that mean and one jackknife error of it, or q of the mean slope
-    where that is less. M is made symmetric. Where the loss curves downwards along a direction, the absolute curvature
-    stands for it: the model has no maximum there, and a bound that is finite is wanted.
+    With the mean slope this is biased upwards, because it is maximised on the examples it is measured on; the mean of
+    ½ lᵢᵀM⁻¹lⱼ over pairs of different parts is unbiased. Returns that mean plus one jackknife standard error, or the
+    value for the mean slope if that is less. M is made symmetric. Negative curvatures enter by their absolute value,
+    since the model has no maximum along them and a finite bound is needed.
 
     Source: the U-statistic and its jackknife error: Arvesen (1969), Jackknifing U-Statistics.
     """

@@ -1,6 +1,6 @@
-"""Since when the loss has not moved at this learning rate, and what a cut of the rate is predicted to gain.
+"""Since when the loss has been flat at this learning rate, and how much a cut of the rate is predicted to gain.
 
-Numbers and words only: a run is read on a machine without a tensor library.
+Torch is not needed: runs are read on machines without it.
 """
 
 import math
@@ -19,29 +19,25 @@ from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.slope import slope
 
 CUT = 0.1
-"""Of the rate, what a cut leaves."""
+"""A cut multiplies the learning rate by this."""
 
 FINISH, SHORT_FINISH = 0.2, 0.05
-"""Share of the steps, the last, in which cooling takes the rate linearly to zero; short where noise holds little."""
+"""Last share of the steps, in which cooling takes the rate linearly to zero; the short one if noise holds up little."""
 
 DRIFT = 0.25
-"""Of the latest fall of the averaged iterate, how much is expected to be among what a cut gains."""
+"""Share of the averaged iterate's latest fall that is expected to be part of what a cut gains."""
 
 FEWEST_STEPS = 256
-"""Of a stretch of a run, below which nothing is said about its level."""
-
-SMALL_BESIDE = "What the run could still gain along its own trajectory is small beside what a cut gains."
-
-CUTS_BY_ITSELF = "--cool auto cuts when the test says so, and ends at zero."
+"""Shortest stretch of a run that is tested for a slope."""
 
 
 @dataclass(frozen=True)
-class Level:
-    """A stretch of a run, up to now, in which the loss shows no sign of moving.
+class Plateau:
+    """A stretch of a run, up to now, in which the loss shows no slope.
 
     Args:
         since: Its first step.
-        slope: Of the loss, relative to its mean, a step.
+        slope: Change of the loss per step, relative to its mean.
         loss: Its mean loss.
     """
 
@@ -50,66 +46,83 @@ class Level:
     loss: float
 
 
-def level_since(
+def plateau_since(
     steps: Int[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"], level: float = 0.9
-) -> Level | None:
-    """The longest stretch up to now, of those that begin at the start of a half, a quarter, …, that has no slope.
+) -> Plateau | None:
+    """The longest stretch up to now whose slope has an interval that contains zero.
 
-    No sign of a slope is no proof that there is none: how small it is at most is what its interval says. None where
-    even the shortest stretch, of 256 steps, has one, or where there are fewer.
+    Tries all steps, then the last 1/√2 of them, the last half, and so on down to 256 steps. None if all of these have
+    a slope. An interval that contains zero is no proof of a flat loss: its ends say how steep the loss may be.
 
     Args:
         steps: Consecutive steps at one learning rate.
-        losses: Of the batch at each.
-        level: Of the slope's interval.
+        losses: The batch's loss at each step.
+        level: Confidence level of the slope's interval.
+
+    >>> import numpy as np
+    >>> from gradiometer.convergence.plateau.noise_floor import plateau_since
+    >>> steps = np.arange(8000)
+    >>> losses = np.maximum(4 - steps / 1000, 1) + 0.1 * np.random.default_rng(0).standard_normal(8000)
+    >>> plateau_since(steps, losses).since
+    2344
     """
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     if not np.isfinite(losses).all():
-        raise BadArgument("`losses` must be finite: leave out what comes before and after one that is not.")
+        raise BadArgument("`losses` must be finite: leave out the steps up to the last loss that is not.")
     length = len(losses)
     while length >= FEWEST_STEPS:
-        found = _relative_slope(steps[-length:], losses[-length:], level)
+        newest = losses[-length:]
+        size = abs(float(newest.mean())) or 1.0
+        # `slope` is per thousand steps
+        found = transformed(slope(steps[-length:], newest / size, level), lambda in_thousand: in_thousand / 1000)
         if found.low <= 0 <= found.high:
-            return Level(int(steps[-length]), found, float(losses[-length:].mean()))
+            return Plateau(int(steps[-length]), found, float(newest.mean()))
         length = int(length / math.sqrt(2))
     return None
 
 
-def _relative_slope(steps: Int[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"], level: float) -> Estimate:
-    """Slope of the loss a step, in units of its mean."""
-    size = abs(float(losses.mean())) or 1.0
-    return transformed(slope(steps, losses / size, level), lambda in_thousand: in_thousand / 1000)
-
-
 def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9) -> Estimate:
-    """G, mean loss of the iterates − loss of their average, all on the same examples: the noise floor, measured.
+    """G, the noise floor as measured: mean loss of the iterates − loss of their average, on the same examples.
 
-    A straight trend of the iterates' losses is drift, not error: the interval is that of their mean once it is out.
+    A straight trend in the iterates' losses is drift, not error, so it is removed before the interval is computed.
 
     Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
+
+    >>> import numpy as np
+    >>> from gradiometer.convergence.plateau.noise_floor import gain_of_averaging
+    >>> losses = np.array([1.2, 1.1, 1.3, 1.2, 1.25, 1.15, 1.2, 1.2])
+    >>> print(gain_of_averaging(losses, averaged=1.0))
+    0.200 [0.160, 0.240]
     """
     losses, time = np.asarray(iterates, dtype=np.float64), np.arange(len(iterates)) - (len(iterates) - 1) / 2
     return mean(losses - averaged - time * (time @ losses) / (time @ time), level=level)
 
 
 def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -> Estimate:
-    """What the loss falls by when the rate is cut from η to η′, before anything is cut.
+    """How much the loss will fall if the rate is cut from η to η′, predicted before the cut.
 
-    The noise floor is in proportion to the rate, so the loss of single iterates falls by (1 − η′/η) G. To that comes
-    drift: what the loss of their average fell by of late goes on, more slowly, from the newest iterates before the cut
-    to as many steps after it as G was measured over. Of that fall the value holds a quarter and the interval from none
-    to a half: on the twelve cuts it was chosen on it was 0.1 to 0.3 (`benchmarks/cool.py`, the digits MLP). Near a
-    quadratic minimum G is (η/4) tr Σ/(B(1 − μ)): see `floor_by_formula`, which over-states it on networks.
+    The noise floor is proportional to the rate, so the loss of single iterates falls by (1 − η′/η) G. Drift adds to
+    that: the average of the iterates keeps falling, but more slowly, from the newest iterates before the cut to as many
+    steps after it as G was measured over. The value counts a quarter of that average's latest fall, the interval none
+    to a half: on the twelve cuts this was chosen on it was 0.1 to 0.3 (`benchmarks/cool.py`, the digits MLP). Near a
+    quadratic minimum G is (η/4) tr Σ/(B(1 − μ)), see `floor_by_formula`, which is too large for networks.
 
-    Simulated on least squares at its floor, nominal 90 %, it holds the difference of the two floors in 84 to 93 % of
-    runs; what one cut is then seen to gain, from eight iterates before it, in 78 to 88 %, that being noisy as well.
+    Simulated on least squares at its floor, the nominal 90 % interval contains the difference of the two floors in 84
+    to 93 % of runs. It contains the gain measured at one cut, from eight iterates before it, in 78 to 88 %, because
+    that measurement is noisy too.
 
     Args:
         gain: G, measured, with its interval.
         falling: By how much the loss of the average fell from the first to the second half of the iterates.
         learning_rate: η.
         cut: η′, below η.
+
+    >>> from gradiometer.convergence.plateau.noise_floor import forecast
+    >>> from gradiometer.measurement.estimate import Estimate
+    >>> gain = Estimate.interval(0.10, 0.08, 0.12, level=0.9, method="measured", samples=8)
+    >>> print(forecast(gain, falling=0.0, learning_rate=0.1, cut=0.01))
+    0.0900 [0.0720, 0.108]
     """
     if not 0 <= cut < learning_rate < math.inf:
         raise BadArgument(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
@@ -129,68 +142,51 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
 def floor_by_formula(learning_rate: float, gradient_variance: float, batch_size: int, momentum: float = 0.0) -> float:
     """(η/4) tr Σ/(B(1 − μ)), the excess loss near a quadratic minimum at a small rate, in units of the loss.
 
-    On quadratics within 2 to 4 % where the rate is small; on networks it was 1.06 to 3.3 times what is measured.
+    Within 2 to 4 % on quadratics at a small rate; on networks 1.06 to 3.3 times the measured floor.
 
     Source: Mandt, Hoffman & Blei (2017), eq. 14 and section 4.3; with momentum: their eq. 27.
+
+    >>> from gradiometer.convergence.plateau.noise_floor import floor_by_formula
+    >>> floor_by_formula(learning_rate=0.1, gradient_variance=8.0, batch_size=20)
+    0.01
     """
     if not (learning_rate > 0 and gradient_variance >= 0 and batch_size >= 1 and 0 <= momentum < 1):
         raise BadArgument(
             "`learning_rate`, `gradient_variance`, `batch_size` and `momentum` must be positive and `momentum` "
-            f"below 1, got "
-            f"{learning_rate}, {gradient_variance}, {batch_size}, {momentum}."
+            f"below 1, got {learning_rate}, {gradient_variance}, {batch_size}, {momentum}."
         )
     return learning_rate * gradient_variance / (4 * batch_size * (1 - momentum))
 
 
-def finding(found: Level | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:
-    """The sentence about a level stretch, or about a loss that still moves; None where that is all that is known.
+def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:
+    """The finding about a flat loss or, with a look of the test, about one that still moves; else None.
 
     Args:
-        found: The stretch.
+        found: The stretch in which the loss is flat.
         learning_rate: η in it.
-        cut: The newest look of the test, as the run's event has it: `predicted` and `stopped`.
-        to: η′ of the cut that is spoken of.
+        cut: The newest look of the test, as the run's event has it: `predicted`, `left` and `stopped`.
+        to: η′ of the cut the finding speaks of.
     """
-    if found is None:
-        return None if cut is None else _moving(learning_rate, cut, to)
-    value, low, high = (significant(1e6 * x, 2) for x in (found.slope.value, found.slope.low, found.slope.high))
-    seen = (
-        f"At η = {significant(learning_rate)} the loss shows no sign of moving since about step {found.since:,}: "
-        f"slope {value} [{low}, {high}] ‰ per 1,000 steps."
-    )
-    means = "Going on at this rate shows no sign of paying."
-    stopped = False
+    if found is None and cut is None:
+        return None
+    stopped = cut is not None and bool(cut["stopped"])
+    seen = "the loss still moves."
+    caveat = "The gain of more steps is extrapolated along the run's own trajectory."
+    if found is not None:
+        value, low, high = (significant(1e6 * x, 2) for x in (found.slope.value, found.slope.low, found.slope.high))
+        seen = f"the loss shows no slope since about step {found.since:,}: {value} [{low}, {high}] ‰ per 1,000 steps."
+        caveat = "A loss that shows no slope may still have one: the interval says how steep it may be."
+    means = "More steps at this rate show no sign of lowering the loss."
     if cut is not None:
-        predicted, stopped = Estimate(**cut["predicted"]), bool(cut["stopped"])
-        seen += f" A cut to {significant(to)} is predicted to gain {predicted}."
-        means = (
-            SMALL_BESIDE
-            if stopped
-            else f"Along its own trajectory the run could still gain {significant(float(cut['left']))}: too soon."
-        )
+        predicted, left = Estimate(**cut["predicted"]), significant(float(cut["left"]))
+        seen += f" A cut to {significant(to)} is predicted to gain {predicted}; more steps could still gain {left}."
+        means = "This test shows no reason to cut the rate yet."
     return Finding(
         gauge="stationarity",
         issue=Issue.CONVERGENCE,
         state=State.LOOK if stopped or cut is None else State.OK,
-        seen=seen,
-        means=means,
-        advice=CUTS_BY_ITSELF if stopped or cut is None else "",
-        caveat="No sign of a slope is not the absence of one: the interval says how steep it may be.",
-    )
-
-
-def _moving(learning_rate: float, look: Mapping[str, Any], to: float) -> Finding:
-    """What the newest look weighs where the loss has a slope: what a cut gains against what going on may."""
-    stopped = bool(look["stopped"])
-    return Finding(
-        gauge="stationarity",
-        issue=Issue.CONVERGENCE,
-        state=State.LOOK if stopped else State.OK,
-        seen=(
-            f"At η = {significant(learning_rate)} the loss still moves. A cut to {significant(to)} is predicted to "
-            f"gain {Estimate(**look['predicted'])}, and going on could still gain {significant(float(look['left']))}."
-        ),
-        means=SMALL_BESIDE if stopped else "By this test the rate has not stopped paying.",
-        advice=CUTS_BY_ITSELF if stopped else "",
-        caveat="What going on could gain is extrapolated along the run's own trajectory.",
+        seen=f"At η = {significant(learning_rate)} {seen}",
+        means="More steps at this rate could gain little compared with a cut." if stopped else means,
+        advice="`--cool auto` cuts the rate when the test fires, and ends at zero." if stopped or cut is None else "",
+        caveat=caveat,
     )

@@ -1,9 +1,8 @@
-"""Has this learning rate stopped paying? What a detector sees of a run, and what it answers.
+"""Has this learning rate stopped paying off? The interface of all tests that answer this question.
 
-All detectors are asked the same question in the same way, for many runs beside each other: a study is vectorised over
-its runs, and a training is a study of one. "Stopped paying" means that the excess loss has come down to twice its
-floor, the level at which the noise of the gradient holds it at this rate: what is then left to gain by going on is
-less than what a cut of the rate gains.
+A detector takes many runs at once: a study is vectorised over its runs, and a training is a study of one. A rate has
+stopped paying off when the excess loss is at most twice its floor, the value at which the gradient noise keeps it at
+this rate: more steps at this rate then gain less than a cut.
 """
 
 from abc import ABC, abstractmethod
@@ -18,15 +17,15 @@ from gradiometer.errors import BadArgument
 
 @dataclass(frozen=True)
 class Observation:
-    """One step of some runs beside each other, all at the same learning rate.
+    """One step of several runs, all at the same learning rate.
 
     Args:
         learning_rate: η of this step.
         momentum: μ of PyTorch's heavy ball, v ← μv + ĝ, Φ ← Φ − ηv.
-        loss: Of each run's batch, at Φ.
+        loss: Loss of each run's batch, at Φ.
         position: Φ before the update.
         gradient: ĝ at Φ, weight decay included.
-        velocity: v after ĝ has come in, the step that is about to be made; without momentum ĝ.
+        velocity: v after ĝ was added, for the update that follows; without momentum ĝ.
     """
 
     learning_rate: float
@@ -38,20 +37,20 @@ class Observation:
 
 
 class Detector(ABC):
-    """Watches runs from their first step at a constant learning rate, and says when they have stopped paying.
+    """Observes runs from their first step at a constant learning rate, and decides when the rate stops paying off.
 
-    A detector keeps its state: make a new one for other runs, or for another rate.
+    A detector has state: make a new one for other runs, or for another rate.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def observe(self, seen: Observation) -> Bool[Tensor, " runs"]:
-        """Take in the next step; whether each run is said, at this step, to have stopped paying."""
+        """Take the next step. True for each run whose rate, at this step, has stopped paying off."""
 
 
 class Looks:
-    """Steps at which a detector looks: geometrically spaced, so that a run of any length is looked at a few times.
+    """The steps at which a detector decides. Their spacing is geometric, so a run of any length has only a few.
 
     Args:
         first: Step of the first look.
@@ -68,11 +67,11 @@ class Looks:
 
     @property
     def next(self) -> int:
-        """Step of the look to come."""
+        """Step of the next look."""
         return max(round(self.first * 2 ** (self.taken / self.per_octave)), self.first + self.taken)
 
     def due(self, step: int) -> bool:
-        """Whether this step is one; it then counts as taken."""
+        """True if there is a look at this step, which then counts as taken."""
         if step < self.next:
             return False
         self.taken += 1
