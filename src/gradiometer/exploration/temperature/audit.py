@@ -1,4 +1,4 @@
-"""The audit: at what temperature an optimizer or a sampler really runs, on a quadratic whose law is known."""
+"""The audit: measure the temperature of an optimizer or a sampler on a quadratic with a known law."""
 
 import inspect
 import math
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradiometer.errors import BadArgument, Diverged
+from gradiometer.measurement.arguments import check_number, check_whole
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
@@ -21,25 +22,25 @@ from gradiometer.measurement.untouched import untouched_randomness
 
 Gradient = Callable[[Tensor], Tensor]
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
-"""Makes an optimizer of parameters, such as `partial(torch.optim.SGD, lr=0.1)`."""
+"""Makes an optimizer from a list of parameters, such as `partial(torch.optim.SGD, lr=0.1)`."""
 Step = Callable[[Tensor, Gradient, torch.Generator], Tensor]
-"""One step of a functional sampler: (parameters, gradient, generator) to new parameters."""
+"""One step of a functional sampler: (parameters, gradient, generator) → new parameters."""
 
 CURVATURES = (0.1, 0.3, 1.0, 3.0)
 CHECK_EVERY = 64
-"""Steps between looks whether the iterates are still finite."""
+"""Steps between checks for iterates that are not finite."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What a sampler was asked for, and what it does.
+    """The temperature a sampler was asked for, and the temperature it has.
 
     Args:
-        asked: The temperature it was asked for, in units of the energy.
-        temperature: E⟨Φ, ∇U⟩/d over its iterates, the temperature it runs at.
-        ratio: The same over what was asked.
-        by_curvature: hE φ² along each curvature h: one number for all of them if its law is exp(−U/T).
-        trend: Temperature in the second half of what was looked at less that in the first: whether it has settled.
+        asked: The temperature asked for, in units of U.
+        temperature: E⟨Φ, ∇U⟩/d over its iterates, the temperature measured.
+        ratio: `temperature` / `asked`.
+        by_curvature: h E φ² along each curvature h: the same for all if the law is exp(−U/T).
+        trend: The temperature of the second half of the measured steps minus that of the first half.
     """
 
     asked: float
@@ -50,12 +51,12 @@ class Audit:
 
     @property
     def keeps(self) -> bool:
-        """Whether the interval holds the temperature asked for."""
+        """True if the interval contains the temperature asked for."""
         return self.temperature.low <= self.asked <= self.temperature.high
 
     @property
     def settled(self) -> bool:
-        """Whether no trend was seen."""
+        """True if there is no significant trend."""
         return self.trend.low <= 0 <= self.trend.high
 
     def __str__(self) -> str:
@@ -64,10 +65,10 @@ class Audit:
         )
         words = (
             f"Asked for a temperature of {significant(self.asked)}, it runs at {self.temperature}, {self.ratio} times "
-            f"that; by direction from {coldest} at curvature {significant(flat, 2)} to {hottest} at "
+            f"that. By direction: from {coldest} at curvature {significant(flat, 2)} to {hottest} at "
             f"{significant(stiff, 2)}."
         )
-        return words if self.settled else f"{words} It had not settled: over the second half it moved by {self.trend}."
+        return words if self.settled else f"{words} It had not settled: in the second half it changed by {self.trend}."
 
 
 def audit(
@@ -85,40 +86,49 @@ def audit(
 ) -> Audit:
     """Run a sampler on U(Φ) = ½ Σ hφ² and measure the temperature of its iterates.
 
-    Many copies of the same few directions make one point of copies × directions parameters, which start at the law
-    asked for, exp(−U/T). Their averages over time are independent of one another, so that the interval rests on them
-    and knows of no autocorrelation. A copy must forget its start within `burn_in` for it to mean anything: that
-    takes about 1/(ηh) steps along curvature h.
+    One parameter vector holds many copies of the same few directions. They start from exp(−U/T), the law asked for.
+    The time averages of the copies are independent, so the interval does not depend on autocorrelation. Every copy
+    must forget its start within `burn_in`, which takes about 1/(ηh) steps along curvature h.
 
     Args:
-        sampler: Makes an optimizer of a list of parameters, `partial(torch.optim.SGD, lr=0.1)`; or makes one step,
-            `step(params, gradient, generator)`, and returns the new parameters. It is told from the other by how many
-            arguments it must be given, one or three.
-        temperature: T, that it was asked for, in units of U.
+        sampler: Makes an optimizer from a list of parameters, such as `partial(torch.optim.SGD, lr=0.1)`; or a step
+            function `step(params, gradient, generator)` that returns the new parameters. The number of required
+            arguments, one or three, decides which.
+        temperature: The temperature T asked for, in units of U.
         curvatures: h of each direction, in units of U.
-        noise: Variance of the noise of the gradient that it is given, Gaussian, the same in all directions: tr Σ/(Bd).
-        examples: N: the gradient given is that of the mean loss, U/N, as a training has it.
-        steps: How many it makes.
-        burn_in: Steps that are not looked at; left out, a quarter.
-        copies: Of every direction, at least 4.
+        noise: Variance of the gradient noise tr Σ/(Bd), Gaussian and the same in all directions.
+        examples: N. The sampler gets the gradient of the mean loss U/N, as in training.
+        steps: Number of steps.
+        burn_in: Steps before the measurement. Default: a quarter of the steps.
+        copies: Copies of every direction, at least 4.
         level: Confidence level.
-        seed: Of the start, of the noise of the gradient, and of torch's global generator, which is put back.
+        seed: Seed of the start, of the gradient noise and of torch's global generator, which is restored.
 
     Raises:
-        BadArgument: An argument makes no sense, or `sampler` is neither.
-        Diverged: The iterates stopped being finite.
+        BadArgument: An argument is out of range, or `sampler` is neither of the two.
+        Diverged: The iterates are not finite.
 
     Example:
         >>> from functools import partial
-        >>> print(audit(partial(torch.optim.SGD, lr=0.1), noise=20.0))  # doctest: +SKIP
+        >>> import torch
+        >>> from gradiometer import audit
+        >>> found = audit(partial(torch.optim.SGD, lr=0.1), noise=20.0, steps=400)  # T = ηc/2 = 1 for small η
+        >>> print(found.temperature)
+        1.08 [1.03, 1.14]
     """
-    _check(temperature, curvatures, noise, examples, steps, copies)
+    check_number("temperature", temperature, positive=True)
+    check_number("noise", noise)
+    check_whole("examples", examples, 1)
+    check_whole("steps", steps, 8)
+    check_whole("copies", copies, FEWEST_READINGS)
+    h = torch.tensor(list(curvatures), dtype=torch.float64).repeat(copies)
+    if not (len(h) and (h > 0).all() and h.isfinite().all()):
+        raise BadArgument(f"`curvatures` must be positive and finite, got {list(curvatures)}.")
     burn_in = steps // 4 if burn_in is None else burn_in
     if not 0 <= burn_in <= steps - 2:
         raise BadArgument(f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.")
-    # Seeds of its own: a sampler whose noise has the seed 0 must not meet it again in the noise of the gradient.
+    # A derived seed, because a sampler with seed 0 must not draw the same numbers as the gradient noise.
     generator = torch.Generator().manual_seed(_derived(seed, "gradient"))
-    h = torch.tensor(list(curvatures), dtype=torch.float64).repeat(copies)
     start = torch.randn(len(h), dtype=torch.float64, generator=generator) * (temperature / h).sqrt()
 
     def gradient(position: Tensor) -> Tensor:
@@ -126,7 +136,7 @@ def audit(
         return exact + math.sqrt(noise) * torch.randn(len(h), dtype=torch.float64, generator=generator)
 
     with untouched_randomness(_derived(seed, "global"), [torch.device("cpu")]):
-        advance = _advancing(sampler, start, gradient, seed)
+        advance = _stepper(sampler, start, gradient, seed)
         sums = [torch.zeros_like(h), torch.zeros_like(h)]
         half = burn_in + (steps - burn_in) // 2
         for step in range(steps):
@@ -149,7 +159,7 @@ def _judged(
     second: Float[np.ndarray, "copies directions"],
     level: float,
 ) -> Audit:
-    """Student's intervals over the copies."""
+    """The audit, with Student's intervals over the copies."""
     settings: dict[str, Any] = {"level": level, "batches": len(whole)}
     temperature = mean(whole.mean(axis=1), **settings)
     return Audit(
@@ -161,14 +171,14 @@ def _judged(
     )
 
 
-def _advancing(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int) -> Callable[[], Tensor]:
-    """A function that makes one step and says where it led."""
+def _stepper(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int) -> Callable[[], Tensor]:
+    """A function that makes one step and returns the new position."""
     kind = _arguments(sampler)
     if kind == 1:
         position = torch.nn.Parameter(start.clone())
         optimizer = cast("MakeOptimizer", sampler)([position])
         if not isinstance(optimizer, Optimizer):
-            raise BadArgument(f"`sampler` made a {type(optimizer).__name__}, a torch.optim.Optimizer was expected.")
+            raise BadArgument(f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
 
         def advance() -> Tensor:
             position.grad = gradient(position)
@@ -177,20 +187,18 @@ def _advancing(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
 
         return advance
     if kind == 3:
-        step, generator, held = (
-            cast("Step", sampler),
-            torch.Generator().manual_seed(_derived(seed, "step")),
-            [start.clone()],
-        )
+        step, generator = cast("Step", sampler), torch.Generator().manual_seed(_derived(seed, "step"))
+        current = start.clone()
 
-        def advance_held() -> Tensor:
-            held[0] = step(held[0], gradient, generator)
-            return held[0]
+        def advance_step() -> Tensor:
+            nonlocal current
+            current = step(current, gradient, generator)
+            return current
 
-        return advance_held
+        return advance_step
     raise BadArgument(
-        f"`sampler` takes {kind} arguments: give a function of a list of parameters that makes an optimizer, or a step "
-        "of (parameters, gradient, generator)."
+        f"`sampler` must take 1 argument (parameters) and make an optimizer, or 3 (parameters, gradient, generator) "
+        f"and make a step, got a function of {kind} arguments."
     )
 
 
@@ -199,29 +207,12 @@ def _derived(seed: int, purpose: str) -> int:
 
 
 def _arguments(sampler: Callable[..., Any]) -> int:
-    """How many arguments it must be given by position."""
+    """The number of required positional arguments."""
     if not callable(sampler):
         raise BadArgument(
-            f"`sampler` is a {type(sampler).__name__}, a function was expected: partial(torch.optim.SGD, lr=0.1), so "
-            "that the audit can make one of its own parameters."
+            f"`sampler` must be a function that makes an optimizer from the audit's parameters, such as "
+            f"partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}."
         )
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     given = inspect.signature(sampler).parameters.values()
     return sum(each.kind in positional and each.default is inspect.Parameter.empty for each in given)
-
-
-def _check(
-    temperature: float, curvatures: Sequence[float], noise: float, examples: int, steps: int, copies: int
-) -> None:
-    if not 0 < temperature < math.inf:
-        raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
-    if not (len(curvatures) and all(0 < h < math.inf for h in curvatures)):
-        raise BadArgument(f"`curvatures` must be positive and finite, got {list(curvatures)}.")
-    if not 0 <= noise < math.inf:
-        raise BadArgument(f"`noise` must be at least 0 and finite, got {noise}.")
-    if not examples >= 1:
-        raise BadArgument(f"`examples` must be at least 1, got {examples}.")
-    if not steps >= 8:
-        raise BadArgument(f"`steps` must be at least 8, got {steps}.")
-    if not copies >= FEWEST_READINGS:
-        raise BadArgument(f"`copies` must be at least {FEWEST_READINGS}, got {copies}.")

@@ -1,6 +1,5 @@
-"""The thermometer: at what temperature SGD runs (statements S10 and S11 of the lecture)."""
+"""The thermometer: the temperature at which SGD runs (lecture, S10 and S11)."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,6 +9,7 @@ from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
+from gradiometer.measurement.arguments import check_number, check_whole
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
@@ -17,7 +17,7 @@ from gradiometer.measurement.reading import Draw, Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without torch
     from collections.abc import Sequence
 
     from torch import Tensor
@@ -25,41 +25,50 @@ if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torc
     import gradiometer.measurement.step
 
 CLIPPED = 1e-3
-"""Times by which a gradient is off its length, beyond which it was clipped and not rounded."""
+"""Relative change of a gradient's length above which it was clipped, not rounded."""
 
 FAR = 10.0
-"""Times by which a temperature is off beyond which no learning rate is named that would mend it."""
+"""Ratio of the temperature to the posterior's above which no learning rate is suggested."""
 
 MOVING = 0.2
-"""Share of the heat that drift takes or gives beyond which Φ is said to be on its way, and not spread about a place."""
+"""Share of the heat in the drift above which Φ is still moving, not spread around one place."""
 
 
 @dataclass(frozen=True)
 class Temperature(Gauge):
-    """The heat balance T_conf = T_injected + T_minibatch + T_step − drift, whole and by layer.
+    """The heat balance T_conf = T_injected + T_minibatch + T_step − drift, for all parameters and for every layer.
 
-    T_conf = ⟨Φ − c, ĝ⟩/d is what equipartition calls the temperature of Φ, T_minibatch = η tr Σ/(2Bd(1 − μ)) the heat
-    that the noise of the batches puts in at every step, T_step = η‖g‖²/(2d) that of steps of finite length, and the
-    drift is how fast Φ moves away from c. The balance is an identity of every run of plain SGD, for any loss and any
-    fixed c. At stationarity the drift is nothing, and T, the sum of all that is put in, is the temperature: T ∝
-    η/(B(1 − μ)). There is one temperature for all directions only where the noise is isotropic, so it is effective.
+    T_conf = ⟨Φ − c, ĝ⟩/d is the temperature of Φ by equipartition, T_minibatch = η tr Σ/(2Bd(1 − μ)) the heat that
+    mini-batch noise adds at every step, T_step = η‖g‖²/(2d) the heat of steps of finite length, and the drift is how
+    fast Φ moves away from c. The balance is an identity of every run of plain SGD, for any loss and any fixed c. At
+    stationarity the drift is zero, and T, the total heat put in, is the temperature: T ∝ η/(B(1 − μ)). It is an
+    effective temperature: all directions have the same one only if the noise is isotropic.
 
-    Where the step knows its update, ĝ may have been clipped by its norm. What is applied is sĝ, a step at the rate ηs,
-    and the balance is that of ĝ at ηs: T_conf stays what equipartition means, and the balance an identity. As s is
-    small where ĝ is long, the drift is not quite nothing at stationarity, and T is too low by a share of about one in
-    twice the dimensions of the noise.
+    If the step knows its update, ĝ may have been clipped by its norm. The step applied is sĝ, a step at the rate ηs,
+    and the balance is that of ĝ at ηs: it stays an identity, and T_conf keeps its meaning. As s is small when ĝ is
+    long, the drift is not exactly zero at stationarity, and the relative error of T is about −1/(2 × dimensions of the
+    noise).
 
-    Costs a few inner products, and the spread that the noise gauge shares. It looks back: the step needs a `motion`,
-    whose origin is one copy of the parameters.
+    Costs a few inner products, and the spread, shared with the noise gauge. The step needs a `motion`, whose origin is
+    one copy of the parameters.
 
     Args:
         momentum: μ of training.
-        nesterov: Whether it is Nesterov's.
-        weight_decay: λ of training: λΦ belongs to ĝ. Where the step knows its update, the λ of that holds.
+        nesterov: Nesterov's momentum instead of the heavy ball's.
+        weight_decay: λ of training; λΦ is part of ĝ. If the step knows its update, the update's λ is used instead.
         injected: The temperature of the noise that a sampler adds at every step, in units of the loss; 0 for SGD.
-        units: "loss": of the mean loss. "posterior": times N, so that the posterior of the training set is at 1.
-        examples: N; left out, as the run's sampling says.
+        units: "loss" for the mean loss, or "posterior" for N times that: the posterior of the training set has T = 1.
+        examples: N. Default: from the run's sampling.
         parts: k of the spread, as in `GradientNoise`.
+
+    Example:
+        >>> from gradiometer import Draw, Reading, Sampling, Series, Temperature
+        >>> moments = {"configurational": 2.0, "kick": 2.1, "noise": 160.0, "distance": 40.0, "parameters": 10.0}
+        >>> moments = {name: [value] for name, value in moments.items()} | {"origin": 0.0}
+        >>> readings = [Reading("temperature", step, 4, 0.1, moments) for step in range(20)]
+        >>> found = Temperature().estimate(Series.of(readings, Sampling(Draw.REPLACEMENT, examples=500)))
+        >>> print(f"{found['temperature'].value:.2f}, in posterior units {found['temperature_posterior'].value:.0f}")
+        0.21, in posterior units 105
 
     Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14; the lecture, S11;
         Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 4.
@@ -80,26 +89,24 @@ class Temperature(Gauge):
 
     def __post_init__(self) -> None:
         Momentum(self.momentum, self.nesterov)
-        for name in ("weight_decay", "injected"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise BadArgument(f"`{name}` must be at least 0 and finite, got {getattr(self, name)}.")
+        check_number("weight_decay", self.weight_decay)
+        check_number("injected", self.injected)
         if self.units not in ("loss", "posterior"):
             raise BadArgument(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
-        if self.examples is not None and not self.examples >= 1:
-            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
-        if self.parts is not None and not self.parts >= 2:
-            raise BadArgument(f"`parts` must be at least 2, got {self.parts}.")
+        if self.examples is not None:
+            check_whole("examples", self.examples, 1)
+        if self.parts is not None:
+            check_whole("parts", self.parts, 2)
 
     @property
     def reach(self) -> float:
-        """ηᵤ/η: how far behind Φ the position lies that plain SGD at η/(1 − μ) would have, in velocities."""
+        """ηᵤ/η: the position Φ − ηᵤv moves as plain SGD at η/(1 − μ)."""
         return self.momentum ** (2 if self.nesterov else 1) / (1 - self.momentum)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of parameters."""
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
-        if not 0 <= rate < math.inf:
-            raise BadArgument(f"`learning_rate` must be at least 0 and finite, got {rate}.")
+        check_number("learning_rate", rate)
         factor, pull = self._taken(step)
         away = behind = motion.away(here)
         kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
@@ -119,7 +126,7 @@ class Temperature(Gauge):
         } | ({} if motion.update is None else {"factor": factor})
 
     def _taken(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
-        """s, and the ĝ with weight decay that is taken s times."""
+        """The clipping factor s, and ĝ with weight decay, before clipping."""
         update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
         if update is not None:
             return update.factor, update.pull(here)
@@ -128,7 +135,7 @@ class Temperature(Gauge):
         return 1.0, [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)]
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """T, its parts, T_conf and the drift; by layer T and T_conf. In posterior units too, where N is known."""
+        """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if N is known."""
         balance, examples = heat_balance(series, momentum=self.momentum, injected=self.injected), self._examples(series)
         posterior = self.units == "posterior"
         scale = float(examples or 1) if posterior else 1.0
@@ -186,41 +193,41 @@ class Temperature(Gauge):
         if examples is None and self.units == "posterior":
             raise BadArgument(
                 "`examples` is missing: posterior units are N times those of the loss, and the run's sampling does not "
-                "say how many examples there are. Give N, or ask for units='loss'."
+                "contain N. Give `examples`, or use units='loss'."
             )
         return examples
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """The temperature in words, where its heat comes from, and whether Φ has come to rest about a place."""
+        """The temperature, the source of its heat, and if Φ still moves or is spread around one place."""
         temperature, share = estimates["temperature"], estimates["temperature_drift_share"]
         if not temperature.tells:
             needed = f"; an interval needs about {temperature.needed:,} more steps" if temperature.needed else ""
             return self._finding(State.CANNOT_TELL, f"The temperature SGD runs at is not known yet{needed}.", "")
-        means = "It goes with η/(B(1 − μ)): half the learning rate or twice the batch halves it."
+        means = "It is proportional to η/(B(1 − μ)): half the learning rate or twice the batch halves it."
         if (clipping := estimates.get("temperature_clipping")) is not None:
             means = (
-                f"Gradients were clipped, to {clipping} of their length on average: it is the temperature of a "
-                "learning rate smaller by as much, and goes with η; with B as far as clipping lets it. Where the noise "
-                "has few directions the parameters are a little hotter."
+                f"Gradients were clipped, to {clipping} of their length on average. The temperature is that of a "
+                "learning rate smaller by this factor. It is proportional to η; its dependence on B is limited by "
+                "clipping. If the noise has few directions, the parameters are a little hotter."
             )
         means += _against_the_posterior(estimates.get("temperature_posterior"))
         means += _on_its_way(share) if clipping is None else ""
         return self._finding(State.OK, _seen(estimates), means, _caveat(estimates))
 
     def _finding(self, state: State, seen: str, means: str, caveat: str = "") -> Finding:
-        means = means or "How hot it explores cannot be told yet."
+        means = means or "How widely SGD explores is not known yet."
         return Finding(self.name, self.issue, state, seen, means, "", caveat, ("temperature",))
 
 
 def _on_its_way(share: Estimate) -> str:
-    """Whether Φ moves away or back by more than a little of the heat, and surely."""
+    """A sentence if the drift is significant and more than a small share of the heat, or not known."""
     if not share.tells:
-        return " Whether the parameters have come to rest about a place cannot be told yet."
+        return " It is not known yet if the parameters still move or stay around one place."
     if not (abs(share.value) > MOVING and (share.low > 0 or share.high < 0)):
         return ""
-    words = "more than all" if abs(share.value) > 1 else f"{abs(share.value):.0%}"
-    way = f"away from where they were, which takes {words}" if share.value > 0 else f"back, which adds {words}"
-    return f" The parameters still move {way} of the heat: it is put in, but not yet their temperature."
+    amount = "more than all" if abs(share.value) > 1 else f"{abs(share.value):.0%}"
+    way = f"away from their earlier place, which takes {amount}" if share.value > 0 else f"back, which adds {amount}"
+    return f" The parameters still move {way} of the heat, so the heat put in is not yet their temperature."
 
 
 def _seen(estimates: Estimates) -> str:
@@ -229,40 +236,39 @@ def _seen(estimates: Estimates) -> str:
     if temperature.unit and posterior is not None:
         parts.append(f", {posterior} in posterior units (N = {estimates['temperature_examples'].value:,.0f})")
     share = estimates["temperature_minibatch"].value / temperature.value if temperature.value else 0.0
-    words = "all" if share > 0.995 else f"{share:.0%}"
-    parts.append(f"; {words} of it is the noise of the batches ({counted(temperature.samples, 'measured step')}).")
+    amount = "all" if share > 0.995 else f"{share:.0%}"
+    parts.append(f"; {amount} of it is mini-batch noise ({counted(temperature.samples, 'measured step')}).")
     return "".join(parts)
 
 
 def _against_the_posterior(posterior: Estimate | None) -> str:
-    """How η would have to be for samples of the posterior, where the temperature there is known and not 1."""
+    """How far SGD is from the posterior's temperature, and the η for it, if the temperature is known and not 1."""
     if posterior is None or not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
         return ""
     hotter, times = posterior.low > 1, max(posterior.value, 1 / posterior.value)
     if times > FAR:
-        return f" The posterior is at 1: SGD is far {'hotter' if hotter else 'colder'}."
+        return f" The posterior has temperature 1: SGD is far {'hotter' if hotter else 'colder'}."
     rate = f"{significant(times, 2)} times {'smaller' if hotter else 'larger'}"
     return (
-        f" The posterior is at 1: SGD is {'hotter' if hotter else 'colder'}, and would be there at a learning rate "
-        f"about {rate}{'' if hotter else ', if it bears that'}."
+        f" The posterior has temperature 1: SGD is {'hotter' if hotter else 'colder'}, and would match it at a "
+        f"learning rate about {rate}{'' if hotter else ', if training is stable there'}."
     )
 
 
 def _caveat(estimates: Estimates) -> str:
-    """That it is effective, how far layers differ, and what the way batches are drawn does."""
+    """The temperature is effective; how far layers differ; the effect of reshuffled epochs."""
     layers = {name: each for name, each in estimates.items() if name.startswith("temperature/") and each.tells}
-    words = "It is an effective temperature: one number for directions of which each has its own."
+    words = "It is an effective temperature: one number, although each direction has a different one"
     if len(layers) > 1:
         cold, hot = (pick(layers, key=lambda name: layers[name].value) for pick in (min, max))
-        names = (name.removeprefix("temperature/") for name in (cold, hot))
-        words = words.removesuffix(".") + (
-            f"; by layer from {significant(layers[cold].value, 2)} in {next(names)} to "
-            f"{significant(layers[hot].value, 2)} in {next(names)}."
+        low, high = (
+            f"{significant(layers[name].value, 2)} in {name.removeprefix('temperature/')}" for name in (cold, hot)
         )
-    if (forgotten := estimates.get("forgotten_curvature")) is not None:
-        flat = significant(forgotten.value, 2)
-        words += (
-            f" Epochs in random order undo their own noise: a direction of curvature {flat} runs at a quarter of this, "
-            "flatter ones colder in proportion, and much steeper ones at all of it (--sampling replacement: all do)."
-        )
-    return words
+        words += f" (by layer from {low} to {high})"
+    if (forgotten := estimates.get("forgotten_curvature")) is None:
+        return f"{words}."
+    return (
+        f"{words}. Epochs in random order undo their own noise: a direction of curvature "
+        f"{significant(forgotten.value, 2)} runs at a quarter of this temperature, flatter directions are colder in "
+        "proportion, and much steeper ones have all of it. With --sampling replacement all directions have all of it."
+    )
