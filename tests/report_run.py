@@ -71,7 +71,7 @@ def diagnosis_of(steps: int = STEPS, layers: tuple[str, ...] = LAYERS, unbounded
     if layers:
         latest[f"noise_scale/{layers[-1]}"] = _interval(2100.0, 480.0, math.inf, unit="examples", needed=1200)
     return Diagnosis(
-        verdict="Trained for 6,000 steps; test accuracy 96.4 % [95.3, 97.4]; the gradient signal is not "
+        verdict="Trained for 6,000 steps; test accuracy 96.4 % [95.3, 97.4]; the gradient is not "
         "distinguishable from zero yet: the noise scale is at least 610, above B = 32.",
         findings=(
             interpret_batch_size("noise", latest["batch_size"], latest["noise_scale"]),

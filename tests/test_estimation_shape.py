@@ -123,7 +123,7 @@ def test_on_the_quadratic_dimension_and_tests_are_the_closed_forms(quadratic: Qu
         assert estimates[name].value == pytest.approx(value, rel=0.1), name
         assert estimates[name].high < 1.5 * value, name
     seen, means = (gauge.interpret(estimates).seen, gauge.interpret(estimates).means)
-    assert seen.startswith("The gradient noise lies in about 3.") and "times as long as the gradient" in means
+    assert seen.startswith("The gradient noise has about 3.") and "times as long as the gradient" in means
 
 
 def test_on_the_quadratic_the_cosine_is_that_of_batches_with_the_gradient(quadratic: Quadratic) -> None:
@@ -163,17 +163,19 @@ def test_repr_recreates_the_gauge(gauge: NoiseShape) -> None:
 def test_what_has_no_shape_to_see_is_refused() -> None:
     with pytest.raises(BadArgument, match="`parts` must be at least 4, got 3: the square of the noise needs"):
         NoiseShape(3)
-    with pytest.raises(BadArgument, match="`parts` is 13 for a batch of 12: at least 1 example each"):
+    with pytest.raises(
+        BadArgument, match="`parts` is 13 for a batch of 12, but each part needs at least 1 example: use"
+    ):
         NoiseShape(13).measure(_step(CASES["mlp"]()))
-    with pytest.raises(BadArgument, match="at least 2 examples each are needed, since the loss couples the examples"):
+    with pytest.raises(BadArgument, match="each part needs at least 2 examples, since the loss couples the examples"):
         NoiseShape(8).measure(_step(CASES["cnn_with_batch_norm"]()))
-    with pytest.raises(BadArgument, match="`gram` is of 3 micro-batches"):
+    with pytest.raises(BadArgument, match="`gram` has 3 micro-batches"):
         NoiseMoments.of(np.eye(3), 1)
 
 
 def test_a_model_too_large_for_so_many_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.estimation.inner_products.MOST_NUMBERS", 1000)
-    with pytest.raises(BadArgument, match="so many gradients at once are more than 1,000 numbers; lower it"):
+    with pytest.raises(BadArgument, match="that many gradients are more than 1,000 numbers; use fewer parts"):
         NoiseShape(8).measure(_step(CASES["mlp"]()))
 
 

@@ -200,7 +200,7 @@ def test_there_are_as_many_rounds_as_there_is_time_for_within_bounds(seconds: fl
 
 
 def test_nonsense_is_refused_by_name() -> None:
-    with pytest.raises(BadArgument, match="`sizes` must hold the present batch size 32, got 8, 64"):
+    with pytest.raises(BadArgument, match="`sizes` must include the present batch size 32, got 8, 64"):
         step_times(print, (8, 64), 32)
     with pytest.raises(BadArgument, match="`seconds` must be positive, got nan"):
         step_times(print, (32,), 32, seconds=math.nan)

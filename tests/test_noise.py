@@ -167,7 +167,7 @@ def test_repr_recreates_the_gauge(gauge: GradientNoise) -> None:
 
 @pytest.mark.parametrize("parts", [1, 0, math.nan])
 def test_one_gradient_a_step_is_refused(parts: int) -> None:
-    with pytest.raises(BadArgument, match=r"`parts` must be at least 2, got .*: one gradient a step shows no spread"):
+    with pytest.raises(BadArgument, match=r"`parts` must be at least 2, got .*: one gradient per step shows no spread"):
         _unchecked(GradientNoise, parts=parts)
 
 
@@ -180,7 +180,7 @@ def test_a_training_set_of_unknown_size_is_refused_where_it_matters() -> None:
     series = _series(
         {"gradient_variance": np.ones((9, 1)), "gradient_norm_squared": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED)
     )
-    with pytest.raises(BadArgument, match=r"training set of unknown size: give its number of `examples`, or ask for"):
+    with pytest.raises(BadArgument, match=r"training set of unknown size: give its number of `examples`, or use"):
         GradientNoise().estimate(series)
     assert GradientNoise(gradient_of="population").estimate(series)["noise_scale"].value == 1
 
@@ -249,8 +249,8 @@ def test_a_batch_near_the_noise_scale() -> None:
     state, words = finding_at(64, 64, 30, 120)
     assert state is State.OK
     assert words == (
-        "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Updates (2.0x of the minimum) "
-        "and examples (2.0x) are traded about evenly here."
+        "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Here updates (2.0x of the minimum) "
+        "and examples (2.0x) trade about evenly."
     )
 
 
@@ -258,18 +258,20 @@ def test_a_noise_scale_that_is_not_bounded_says_at_least_and_how_many_steps_woul
     state, words = finding_at(32, 2000, 900, math.inf, needed=1234)
     assert state is State.LOOK
     assert words.startswith(
-        "The gradient signal is not distinguishable from zero yet: the noise scale is at least 900, above B = 32; an "
-        "upper end needs about 1,200 more steps at B = 32."
+        "The gradient is not distinguishable from zero yet: the noise scale is at least 900, above B = 32; an "
+        "upper bound needs about 1,200 more steps at B = 32."
     )
     state, words = finding_at(1024, 2000, 900, math.inf, needed=1234)
     assert state is State.CANNOT_TELL
-    assert "the noise scale is at least 900; an upper end needs about 1,200 more steps at B = 1,024." in words
+    assert "the noise scale is at least 900; an upper bound needs about 1,200 more steps at B = 1,024." in words
 
 
 def test_an_interval_too_loose_to_compare_with_the_batch_cannot_tell() -> None:
     state, words = finding_at(32, 64, 6, 300)
     assert state is State.CANNOT_TELL
-    assert words.startswith("The gradient noise scale 64.0 [6.00, 300] (200 measured steps) is too loose to compare")
+    assert words.startswith(
+        "The gradient noise scale 64.0 [6.00, 300] (200 measured steps) is too uncertain for B = 32"
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,10 @@ def test_nothing_known_cannot_tell_and_names_the_steps_that_would() -> None:
     assert words.startswith(
         "The gradient noise scale is not known yet; an interval needs about 7 more steps at B = 32."
     )
-    assert "cannot be told either" in finding_at(32, math.nan, -math.inf, math.inf)[1]
+    assert (
+        "the number of steps that an interval needs is not known either"
+        in finding_at(32, math.nan, -math.inf, math.inf)[1]
+    )
 
 
 @pytest.mark.parametrize("scale", [(450, 364, 589), (64, 30, 120), (5, 4, 6), (0, 0, 9), (math.inf, 50, math.inf)])

@@ -1,19 +1,21 @@
-"""What a batch buys: updates, examples and time to the same loss at other batch sizes, each with its interval.
+"""Updates, examples and time to the same loss at other batch sizes, each with its interval.
 
-A model, not a measurement. One step of SGD at the rate that gains most lowers the loss by a gain ∝ 1/(1 + B_noise/B),
-at a rate ∝ the same. A run of B thus needs updates ∝ the mean of 1 + B_noise/B over its path, where B_noise grows as
-the loss falls. Against the run that is made at the present B₀, each of its steps becomes
+This is a model, not a measurement. One step of SGD at its best learning rate lowers the loss by a gain ∝
+1/(1 + B_noise/B), and that learning rate is ∝ the same. A run at B therefore needs updates ∝ the mean of 1 + B_noise/B
+along its path; B_noise grows as the loss falls. Each step of a run made at the present B₀ corresponds to
 
     (1 + B_noise/B) / (1 + B_noise/B₀)
 
-steps at B: the mean of that over the windows of the run is the factor, and its inverse is the factor for the rate,
-so that the sum of the rates, how far a run travels, stays. The ratio lies between B₀/B and 1 whatever B_noise is, and
-its interval has two ends even where the noise scale has no upper one.
+steps at B. The mean of this ratio over the windows of the run is the factor for updates. Its inverse is the factor for
+the learning rate, so that the sum of the learning rates (how far a run travels) does not change. The ratio lies between
+B₀/B and 1 for every B_noise, so its interval has two finite ends even if the noise scale has no upper bound.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from operator import mul
 from typing import Any
 
 from gradiometer.errors import BadArgument
@@ -21,22 +23,28 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import average, product, transformed
 
 LARGEST_FACTOR = 16
-"""The table goes from a 16th of the present batch to 16 times as much."""
+"""The table spans a 16th of the present batch to 16 times it."""
 
 A_TENTH = 1.1
-"""Batches are called cheap that cost at most a tenth more examples than the cheapest of the table."""
+"""A batch is called cheap if it needs at most a tenth more examples than the cheapest of the table."""
 
 
 def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int) -> Estimate:
     """Updates to the same loss at another batch size, against those at the present one.
 
     Args:
-        noise_scales: B_noise in each of equally long windows of the run, or of the latest window alone.
-        present: B₀, at which the run was made.
+        noise_scales: B_noise in windows of equal length along the run, or in the latest window alone.
+        present: B₀, the batch size of the run.
         other: B.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.7 for one step; the mean over
-        a run: app. D, S = ∫ (1 + B_noise/B) ds, where each step of this run has ds = 1/(1 + B_noise/B₀).
+        a run: app. D, S = ∫ (1 + B_noise/B) ds, with ds = 1/(1 + B_noise/B₀) for each step of this run.
+
+    Example:
+        >>> from gradiometer import Estimate
+        >>> scale = Estimate.interval(96.0, 80.0, 120.0, level=0.9, method="Fieller", samples=200)
+        >>> print(relative_updates([scale], present=32, other=64))
+        0.625 [0.605, 0.643]
     """
     for name, value in (("present", present), ("other", other)):
         if not value >= 1:
@@ -48,7 +56,7 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
 
 def _ratio(noise_scale: float, present: int, other: int) -> float:
     if not math.isfinite(noise_scale):
-        return present / other if noise_scale > 0 else 1.0  # below zero there is no noise scale: as if it were none
+        return present / other if noise_scale > 0 else 1.0  # without noise all batches need the same updates
     noise_scale = max(noise_scale, 0.0)
     return (1 + noise_scale / other) / (1 + noise_scale / present)
 
@@ -59,10 +67,9 @@ class BatchRow:
 
     Args:
         batch_size: B.
-        learning_rate: η advised at B, given that the present one is right at the present batch.
-        updates: Updates, relative to the present batch.
-        examples: Examples, relative to the present batch.
-        time: Time, relative to the present batch; None where step times were not measured.
+        learning_rate: η advised at B if the present η is right at the present batch.
+        updates, examples: Relative to the present batch.
+        time: Time, relative to the present batch; None if step times were not measured.
     """
 
     batch_size: int
@@ -70,12 +77,6 @@ class BatchRow:
     updates: Estimate
     examples: Estimate
     time: Estimate | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as `--json` prints them."""
-        estimates = {name: getattr(self, name) for name in ("learning_rate", "updates", "examples", "time")}
-        made = {name: None if estimate is None else estimate.to_dict() for name, estimate in estimates.items()}
-        return {"batch_size": self.batch_size, **made}
 
 
 @dataclass(frozen=True)
@@ -100,24 +101,42 @@ class BatchTable:
         learning_rate: float,
         relative_times: Mapping[int, Estimate] | None = None,
     ) -> "BatchTable":
-        """The table of these batch sizes.
+        """The table of the given batch sizes.
 
         Args:
             noise_scales: As in `relative_updates`.
             sizes: Batch sizes, see `batch_sizes`.
             present: The present batch size.
             learning_rate: η at the present batch.
-            relative_times: Time of a step at each of the sizes, against the present batch.
+            relative_times: Time of a step at each size, relative to the present batch.
+
+        Example:
+            >>> from gradiometer import Estimate
+            >>> scale = Estimate.interval(96.0, 80.0, 120.0, level=0.9, method="Fieller", samples=200)
+            >>> table = BatchTable.of([scale], batch_sizes(32), present=32, learning_rate=0.1)
+            >>> for row in table.rows[3:6]:
+            ...     print(row.batch_size, row.updates, "updates,", row.examples, "examples")
+            16 1.75 [1.71, 1.79] updates, 0.875 [0.857, 0.895] examples
+            32 1.00 updates, 1.00 examples
+            64 0.625 [0.605, 0.643] updates, 1.25 [1.21, 1.29] examples
         """
-        times = {} if relative_times is None else relative_times
-        return cls(
-            present,
-            tuple(_row(noise_scales, size, present, learning_rate, times.get(size)) for size in sorted(sizes)),
-        )
+        times, rows = relative_times or {}, []
+        for size in sorted(sizes):
+            updates, time = relative_updates(noise_scales, present, size), times.get(size)
+            rows.append(
+                BatchRow(
+                    batch_size=size,
+                    learning_rate=transformed(updates, lambda factor: learning_rate / factor, unit="learning rate"),
+                    updates=updates,
+                    examples=transformed(updates, partial(mul, size / present)),
+                    time=None if time is None else product(updates, time),
+                )
+            )
+        return cls(present, tuple(rows))
 
     @property
     def fastest(self) -> tuple[BatchRow, ...]:
-        """The row of least time, and after it those whose time cannot be told from it; empty without step times."""
+        """The row of least time, then those whose intervals overlap with its own. Empty without step times."""
         timed = [(row.time, row) for row in self.rows if row.time is not None and math.isfinite(row.time.value)]
         if not timed:
             return ()
@@ -127,41 +146,31 @@ class BatchTable:
 
     @property
     def cheapest(self) -> tuple[BatchRow, ...]:
-        """The row of fewest examples, in this model always the smallest batch, and those within a tenth of it."""
+        """The row of fewest examples (in this model always the smallest batch), then those within a tenth of it."""
         known = [row for row in self.rows if math.isfinite(row.examples.value)]
         if not known:
             return ()
         first = min(known, key=lambda row: row.examples.value)
-        within = (row for row in known if row is not first)
-        return (first, *(row for row in within if row.examples.value <= A_TENTH * first.examples.value))
+        most = A_TENTH * first.examples.value
+        return (first, *(row for row in known if row is not first and row.examples.value <= most))
 
     def to_dict(self) -> dict[str, Any]:
-        """Rows and which of them are fastest and cheapest, as `--json` prints them."""
+        """The rows, and the batch sizes that are fastest and cheapest, as `--json` prints them."""
         return {
-            "present": self.present,
-            "rows": [row.to_dict() for row in self.rows],
+            **asdict(self),
             "fastest": [row.batch_size for row in self.fastest],
             "cheapest": [row.batch_size for row in self.cheapest],
         }
 
 
-def _row(
-    noise_scales: Sequence[Estimate], size: int, present: int, learning_rate: float, relative_time: Estimate | None
-) -> BatchRow:
-    updates = relative_updates(noise_scales, present, size)
-    return BatchRow(
-        batch_size=size,
-        learning_rate=transformed(updates, lambda factor: learning_rate / factor, unit="learning rate"),
-        updates=updates,
-        examples=transformed(updates, lambda factor: factor * size / present),
-        time=None if relative_time is None else product(updates, relative_time),
-    )
-
-
 def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
     """The present batch times powers of two, from a 16th to 16 times: at least 2, at most the training set.
 
-    Below 2 nothing is offered, since a batch of one shows no spread, and batch statistics of one are none.
+    A batch of 1 is left out: it shows no spread, and BatchNorm has no statistics of a single example.
+
+    Example:
+        >>> batch_sizes(32, examples=1000)
+        (2, 4, 8, 16, 32, 64, 128, 256, 512)
     """
     if not present >= 1:
         raise BadArgument(f"`present` must be at least 1 example, got {present}.")

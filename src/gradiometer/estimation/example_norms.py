@@ -1,4 +1,4 @@
-"""The squared gradient norm of every example: which examples carry the noise."""
+"""The squared gradient norm of every example, to find the examples that make most of the noise."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.objective import Objective, with_graph
 from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
@@ -20,30 +20,34 @@ Entered = Float[Tensor, "examples inputs"]
 def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float[Tensor, " examples"]:
     """‖g_i‖² of every example, in (loss / parameter)², in double precision.
 
-    In a model of Linear layers on rows it takes one forward and backward, and holds no gradient of an example at all: a
-    layer's part is ‖δ_i‖²(‖a_i‖² + 1), with a_i what enters it, δ_i the gradient at its output, and the one for its
-    bias. Whether the model is such a one is found out: the sum of δ_i a_iᵀ must be the gradient that backward gives.
-    Any other has its per-example gradients taken by `vmap`, a few examples at a time.
-
-    Example:
-        >>> norms = squared_norms(objective, problem.train.batch(torch.arange(1000)))  # doctest: +SKIP
-        >>> norms.topk(10).indices  # the examples to look at
-        tensor([...])
+    A model of Linear layers applied to [examples, features] costs one forward and backward, and no per-example gradient
+    is stored: a layer contributes ‖δ_i‖²(‖a_i‖² + 1), with a_i its input, δ_i the gradient at its output, and 1 for its
+    bias. This path is checked, not assumed: the sum of δ_i a_iᵀ must equal the gradient from backward. For any other
+    model per-example gradients are computed by `vmap`, a few examples at a time.
 
     Args:
         objective: The model and its loss, in the mode the model is in.
         batch: The examples.
-        seed: Of what the loss draws.
+        seed: Seed for random numbers in the loss (Dropout).
 
     Raises:
-        BadArgument: The loss couples the examples of a batch (batch statistics): then none has a gradient of its own.
+        Unsupported: The loss couples the examples of a batch (batch statistics), so they have no separate gradients.
 
     Source: Goodfellow (2015), Efficient Per-Example Gradient Computations.
+
+    Example:
+        >>> from gradiometer import Objective, supervised
+        >>> model = nn.Linear(1, 1, bias=False)  # the gradient of (w x - y)² is 2 (w x - y) x
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> objective = Objective(model, supervised(lambda output, target: (output - target).square().sum(1)))
+        >>> inputs, targets = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [0.5], [0.0]])
+        >>> squared_norms(objective, (inputs, targets)).tolist()
+        [4.0, 4.0, 0.0]
     """
     if objective.traits(batch, seed=seed).coupled:
-        raise BadArgument(
-            "`loss` couples the examples of a batch (batch statistics, or weights normalised over it), so that none of "
-            "them has a gradient of its own: measure in eval mode, or ask for the noise, which micro-batches tell."
+        raise Unsupported(
+            "`loss` couples the examples of a batch (batch statistics, or weights normalised over the batch), so they "
+            "have no separate gradients: measure in eval mode, or measure the noise from micro-batches (`noise`)."
         )
     linear = _linear_layers(objective)
     found = _by_layer(objective, batch, linear, seed) if linear else None
@@ -53,9 +57,18 @@ def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float
 def noisiest(
     objective: Objective, batch: Batch, count: int, *, seed: int = 0
 ) -> tuple[Int[Tensor, " count"], Float[Tensor, " count"]]:
-    """The examples of largest gradient norm, largest first: their places in the batch, and their shares of Σ‖g_i‖².
+    """The examples with the largest gradient norms, largest first: their places in the batch and shares of Σ‖g_i‖².
 
-    A few that carry most of it are worth a look: they are often mislabelled, or unlike all others.
+    If a few examples have most of the sum, look at them: they are often mislabelled, or unlike all others.
+
+    Example:
+        >>> from gradiometer import Objective
+        >>> from gradiometer.problems import load
+        >>> problem = load("digits")
+        >>> batch = problem.train.batch(torch.arange(100))
+        >>> places, shares = noisiest(Objective(problem.model(), problem.loss), batch, 10)
+        >>> places.shape, bool(0.1 < shares.sum() < 1)
+        (torch.Size([10]), True)
     """
     size = batch_size(batch)
     if not 1 <= count <= size:
@@ -66,7 +79,7 @@ def noisiest(
 
 
 def _linear_layers(objective: Objective) -> list[nn.Linear]:
-    """The Linear layers, if all trainable parameters are theirs and none is shared; else none."""
+    """The Linear layers if they own all trainable parameters and share none, else an empty list."""
     layers = [module for module in objective.model.modules() if isinstance(module, nn.Linear)]
     owned = Counter(id(parameter) for layer in layers for parameter in layer.parameters(recurse=False))
     alone = all(owned[id(parameter)] == 1 for parameter in objective.parameters)
@@ -76,7 +89,7 @@ def _linear_layers(objective: Objective) -> list[nn.Linear]:
 def _by_layer(
     objective: Objective, batch: Batch, layers: list[nn.Linear], seed: int
 ) -> Float[Tensor, " examples"] | None:
-    """The norms from what enters and leaves every layer; None where a layer is not used once and on rows."""
+    """The norms from the inputs and output gradients of all layers; None if a layer is not used once, on 2-d input."""
     size, leaves = batch_size(batch), objective.aliases()
     with torch.enable_grad(), objective.undisturbed(seed), _watched(layers) as calls:
         loss = with_graph(objective.mean_loss(leaves, batch))
@@ -101,9 +114,9 @@ def _by_layer(
 
 
 def _adds_up(summed: Tensor, gradient: Tensor, size: float) -> bool:
-    """Whether a layer's examples add up to its gradient.
+    """True if the contributions of a layer's examples sum to its gradient.
 
-    They do not where its weight is used elsewhere too, or decays, or where its output is changed in place.
+    They do not if the weight is also used elsewhere or decayed in the loss, or the output is changed in place.
     """
     difference = torch.linalg.vector_norm(summed.view_as(gradient) - gradient)
     return bool(difference <= 1e3 * torch.finfo(gradient.dtype).eps * size)
@@ -111,7 +124,7 @@ def _adds_up(summed: Tensor, gradient: Tensor, size: float) -> bool:
 
 @contextmanager
 def _watched(layers: list[nn.Linear]) -> Iterator[list[tuple[Tensor, Tensor, nn.Linear]]]:
-    """What enters and leaves each layer, call by call, while inside."""
+    """Record (input, output, layer) for every forward call inside the region."""
     calls: list[tuple[Tensor, Tensor, nn.Linear]] = []
 
     def note(layer: nn.Module, entered: Any, output: Any) -> None:

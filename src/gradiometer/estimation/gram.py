@@ -1,11 +1,12 @@
-"""From the inner products of micro-batch gradients: the shape of the noise, each part of it unbiased.
+"""Unbiased moments of the gradient noise from the inner products of micro-batch gradients.
 
-A moment of g and Σ is a mean over micro-batches that are all different, so that no gradient meets itself: a mean of
-⟨ĝ_i, ĝ_j⟩ over i ≠ j knows ‖g‖², a mean of ⟨ĝ_i, ĝ_j⟩⟨ĝ_j, ĝ_l⟩ knows ‖g‖⁴ + gᵀΣg/b, and so on.
+Every moment of g and Σ is a mean over different micro-batches, so that no gradient is multiplied by itself: the mean of
+⟨ĝ_i, ĝ_j⟩ over i ≠ j estimates ‖g‖², the mean of ⟨ĝ_i, ĝ_j⟩⟨ĝ_j, ĝ_l⟩ estimates ‖g‖⁴ + gᵀΣg/b, and so on.
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -13,14 +14,15 @@ from jaxtyping import Float
 from gradiometer.errors import BadArgument
 
 FEWEST = 4
-"""Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs that have nothing in common."""
+"""Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs without a common member."""
 
 
 @dataclass(frozen=True)
 class NoiseMoments:
-    """What the inner products of one step tell of g and Σ, each unbiased for independent examples.
+    """Moments of g and Σ from the inner products of one step, each unbiased for independent examples.
 
-    Drawn without replacement from a training set, they are unbiased for the distribution that the set was drawn from.
+    If examples are drawn without replacement from a training set, the moments are unbiased for the distribution from
+    which the set was drawn.
 
     Args:
         gradient_variance: tr Σ.
@@ -42,11 +44,11 @@ class NoiseMoments:
 
     @classmethod
     def of(cls, gram: Float[np.ndarray, "parts parts"], examples: int) -> "NoiseMoments":
-        """From the inner products of the gradients of micro-batches of so many examples each.
+        """Moments from the inner products of the gradients of micro-batches of `examples` examples each.
 
         tr Σ² = mean ⟨i,j⟩² − 2 mean ⟨i,j⟩⟨j,l⟩ + mean ⟨i,j⟩⟨l,m⟩ over indices all different, and (tr Σ)² the same with
-        ⟨i,i⟩⟨j,j⟩, ⟨i,i⟩⟨j,l⟩ and ⟨i,j⟩⟨l,m⟩. Neither changes when all gradients are moved by the same vector: they are
-        taken from centred ones, where nothing large cancels.
+        ⟨i,i⟩⟨j,j⟩, ⟨i,i⟩⟨j,l⟩ and ⟨i,j⟩⟨l,m⟩. Adding one vector to all gradients changes neither, so both are computed
+        from centred gradients, which avoids cancellation of large numbers.
 
         Raises:
             BadArgument: There are fewer than four micro-batches.
@@ -56,8 +58,8 @@ class NoiseMoments:
         count = len(gram)
         if not count >= FEWEST:
             raise BadArgument(
-                f"`gram` is of {count} micro-batches: the square of the noise needs at least {FEWEST}, two pairs that "
-                "share none."
+                f"`gram` has {count} micro-batches: the square of the noise needs at least {FEWEST} (two pairs without "
+                "a common member)."
             )
         mean, middle = _Means(gram), _Means(_centred(gram))
         variance = float(np.diag(middle.gram).sum()) / (count - 1)
@@ -73,13 +75,13 @@ class NoiseMoments:
 
 
 class _Means:
-    """Means over indices that are all different, from sums over all of them."""
+    """Means over distinct indices, computed from sums over all indices."""
 
     def __init__(self, gram: Float[np.ndarray, "parts parts"]) -> None:
         self.gram = gram
         own, off = np.diag(gram), gram - np.diag(np.diag(gram))
         rows, total, squares = off.sum(axis=1), off.sum(), float(np.square(off).sum())
-        row_squares, ways = float(np.square(rows).sum()), self._ways
+        row_squares, ways = float(np.square(rows).sum()), partial(math.perm, len(gram))
         self.pair = float(total) / ways(2)
         self.pair_squared = squares / ways(2)
         self.chain = (row_squares - squares) / ways(3)
@@ -87,14 +89,9 @@ class _Means:
         self.own_twice = float(own.sum() ** 2 - np.square(own).sum()) / ways(2)
         self.own_and_pair = float(own @ (total - 2 * rows)) / ways(3)
 
-    def _ways(self, indices: int) -> int:
-        return math.perm(len(self.gram), indices)
 
-
-def _centred(
-    gram: Float[np.ndarray, "parts parts"],
-) -> Float[np.ndarray, "parts parts"]:
-    """The inner products of the gradients less their mean."""
+def _centred(gram: Float[np.ndarray, "parts parts"]) -> Float[np.ndarray, "parts parts"]:
+    """The inner products of the centred gradients."""
     rows = gram.mean(axis=1)
-    centred: np.ndarray = gram - rows[:, None] - rows[None, :] + rows.mean()
+    centred: np.ndarray = gram - rows[:, None] - rows + rows.mean()
     return centred

@@ -1,4 +1,4 @@
-"""Whether few examples carry the gradient noise (S2)."""
+"""How unevenly the examples of a batch contribute to the gradient noise (statement S2 of the lecture)."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,24 +15,24 @@ from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
 @dataclass(frozen=True)
 class HeavyExamples(Gauge):
-    """How unevenly the examples of a batch share Σ‖g_i‖²: the share of its top tenth, and the variation of ‖g_i‖².
+    """The share of Σ‖g_i‖² in the top tenth of a batch, and the variation of ‖g_i‖².
 
-    The variation is Var ‖g_i‖²/(E‖g_i‖²)²: 0 where all are as long, 2 for a Gaussian in one direction, in the hundreds
-    late in training, when few examples are not learnt yet. Then single readings are wild, windows must be long, and a
-    few examples (mislabelled, or unlike all others) make most of the noise: `example_norms.noisiest` names them.
+    The variation is Var ‖g_i‖²/(E‖g_i‖²)²: 0 if all norms are equal, 2 for a Gaussian in one direction, in the hundreds
+    late in training, when only a few examples are not learnt yet. Then single readings vary wildly, windows must be
+    long, and a few examples (mislabelled, or unlike all others) make most of the noise: `noisiest` lists them.
 
-    The variation is a fourth power, and what examples longer than any in the window would add is not seen: its lower
-    end holds, an upper one would not (of lognormal ‖g_i‖² with a variation of 2, 8 and 54, in batches of 32, Fieller's
-    fails in 16 to 76 % of windows of 30 to 200 steps), so none is given.
+    The variation is a ratio of fourth powers of gradients, and the window does not show the effect of rare examples
+    with still larger gradients. So only its lower bound is given; an upper bound would not hold (for lognormal ‖g_i‖²
+    with a variation of 2, 8 and 54, in batches of 32, Fieller's fails in 16 to 76 % of windows of 30 to 200 steps).
 
-    Costs about a step more in a model of Linear layers on rows, and what per-example gradients cost elsewhere. Only
-    for a loss that does not couple the examples of a batch.
+    Costs about one step in a model of Linear layers on [examples, features], and the cost of per-example gradients
+    elsewhere. Works only for a loss that does not couple the examples of a batch.
 
     Source: per-example norms: Goodfellow (2015), Efficient Per-Example Gradient Computations.
     """
@@ -43,7 +43,7 @@ class HeavyExamples(Gauge):
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The mean of ‖g_i‖², of ‖g_i‖⁴, of ‖g_i‖²‖g_j‖² over i ≠ j, and what the largest tenth adds to the first."""
+        """The means of ‖g_i‖², ‖g_i‖⁴ and ‖g_i‖²‖g_j‖² (i ≠ j), and the largest tenth's part of the first."""
         from gradiometer.estimation.example_norms import squared_norms  # noqa: PLC0415 (it needs torch)
 
         norms = squared_norms(step.objective, step.batch, seed=step.derived_seed("norms"))
@@ -60,42 +60,34 @@ class HeavyExamples(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """Whether a tenth of the examples carries most of it."""
+        """Say how much of the squared gradient norms a tenth of the examples has."""
         share, variation = estimates["top_tenth_share"], estimates["norm_variation"]
         if not share.tells:
             return None
         seen = (
-            f"A tenth of a batch carries {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of its squared gradient "
+            f"A tenth of a batch has {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of its squared gradient "
             f"norms ({counted(share.samples, 'measured step')}; their variation is {variation})."
         )
-        heavy = share.low > 0.5
-        return Finding(
-            gauge=self.name,
-            issue=self.issue,
-            state=State.LOOK if heavy else State.OK,
-            seen=seen,
-            means=(
-                "Few examples make most of the noise: single steps are wild, and intervals need long windows."
-                if heavy
-                else "Many examples share the noise."
-            ),
-            advice="`noisiest(objective, batch, 10)` names them: look whether they are labelled rightly."
-            if heavy
-            else "",
-            caveat="Late in training most examples are learnt, and a few carry the noise in any sound run too.",
-            estimates=("top_tenth_share", "norm_variation"),
-        )
+        state, means, advice = State.OK, "The noise comes from many examples.", ""
+        if share.low > 0.5:
+            state = State.LOOK
+            means = "A few examples make most of the noise: single steps vary wildly, and intervals need long windows."
+            advice = "`noisiest(objective, batch, 10)` lists them: check their labels."
+        caveat = "Late in training most examples are learnt, so a few make most of the noise in a healthy run too."
+        names = ("top_tenth_share", "norm_variation")
+        return Finding(self.name, self.issue, state, seen, means, advice, caveat, names)
 
 
 def norm_moments(norms: Float[np.ndarray, " examples"]) -> dict[str, float]:
-    """The moments of one batch's squared norms. A tenth of 32 is the largest three and a fifth of the fourth.
+    """The moments of one batch's squared norms. The top tenth of 32 is the largest three and a fifth of the fourth.
 
-    Raises:
-        BadArgument: There is but one example.
+    Example:
+        >>> norm_moments(np.array([1.0] * 9 + [11.0]))["top_tenth"]  # of a mean of 2
+        1.1
     """
     size = len(norms)
     if not size >= 2:
-        raise BadArgument(f"`norms` holds {size} example: at least two are needed to see how they differ.")
+        raise BadArgument(f"`norms` must hold at least 2 examples, got {size}: one shows no variation.")
     total, squares = float(norms.sum()), float(np.square(norms).sum())
     ordered, tenth = np.sort(norms)[::-1], size / 10
     whole = math.floor(tenth)

@@ -1,4 +1,4 @@
-"""The inner products of micro-batch gradients of one step: all that the shape of the noise needs of them."""
+"""The inner products of the micro-batch gradients of one step."""
 
 from typing import TYPE_CHECKING
 
@@ -15,28 +15,29 @@ if TYPE_CHECKING:
     import gradiometer.measurement.step
 
 MOST_NUMBERS = 2**27
-"""Most numbers held at once, the gradients of all micro-batches: 512 MiB in single precision."""
+"""Most numbers in the gradients of all micro-batches together: 512 MiB in single precision."""
 
 
 def inner_products(
     step: "gradiometer.measurement.step.TrainingStep", parts: int
 ) -> tuple[Float[np.ndarray, "parts parts"], int]:
-    """⟨ĝ_i, ĝ_j⟩ of micro-batches of equal size, dealt out at random, and how many examples each of them has.
+    """⟨ĝ_i, ĝ_j⟩ of random micro-batches of equal size, and the number of examples in each.
 
     Raises:
         BadArgument: There are too few examples, or their gradients would take too much memory.
     """
-    size, coupled = step.batch_size // parts, _coupled(step)
+    size = step.batch_size // parts
+    coupled = step.objective.traits(step.batch, seed=step.derived_seed("probe")).coupled
     if not size >= 1 + coupled:
-        why = ", since the loss couples the examples of a batch" if coupled else ""
+        needed = "2 examples, since the loss couples the examples of a batch" if coupled else "1 example"
         raise BadArgument(
-            f"`parts` is {parts} for a batch of {step.batch_size}: at least {1 + coupled} "
-            f"{'examples' if coupled else 'example'} each are needed{why}; lower it, or raise B."
+            f"`parts` is {parts} for a batch of {step.batch_size}, but each part needs at least {needed}: "
+            "use fewer parts or a larger batch."
         )
     if not parts * step.objective.dimension <= MOST_NUMBERS:
         raise BadArgument(
-            f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: so many "
-            f"gradients at once are more than {MOST_NUMBERS:,} numbers; lower it."
+            f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many gradients are more "
+            f"than {MOST_NUMBERS:,} numbers; use fewer parts."
         )
     order = torch.randperm(step.batch_size, generator=step.generator("shape"), device="cpu")
     dealt = order[: size * parts].view(parts, size)
@@ -52,11 +53,7 @@ def inner_products(
     return _gram(stacked).cpu().numpy(), size
 
 
-def _coupled(step: "gradiometer.measurement.step.TrainingStep") -> bool:
-    return step.objective.traits(step.batch, seed=step.derived_seed("probe")).coupled
-
-
 def _gram(stacked: Gradients) -> Float[Tensor, "parts parts"]:
-    """Summed over parameters in double precision, one parameter at a time."""
+    """The inner products in double precision, summed one parameter at a time."""
     wide = (gradients.flatten(1).double() for gradients in stacked)
     return torch.stack([rows @ rows.T for rows in wide]).sum(dim=0)

@@ -12,36 +12,47 @@ from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Draw, Moments, Sampling, Series
+from gradiometer.measurement.reading import Draw, Moments, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
 @dataclass(frozen=True)
 class GradientNoise(Gauge):
-    """The noise of the batch gradient: tr Σ, ‖g‖², and their ratio, the gradient noise scale, whole and by layer.
+    """The noise of the batch gradient: tr Σ, ‖g‖², and their ratio, the gradient noise scale, in total and by layer.
 
-    E‖ĝ − g‖² = tr Σ / B, with Σ the covariance of per-example gradients. Both moments are unbiased at every
-    step; ‖g‖² may come out negative at a single step and keeps its sign. The noise scale tr Σ / ‖g‖² is a ratio
-    of means over a window, never a mean of ratios, with Fieller's interval.
+    E‖ĝ − g‖² = tr Σ / B, with Σ the covariance of per-example gradients. Both moments are unbiased at every step;
+    ‖g‖² can be negative at a single step and keeps its sign. The noise scale tr Σ / ‖g‖² is a ratio of means over a
+    window, never a mean of ratios, with Fieller's interval.
 
-    Costs half a step more with two micro-batches where the loss is a fixed function of the batch, a step more
-    where it is not (Dropout, batch statistics), and only norms where training accumulates micro-batches anyway.
-    Dropout and augmentation are noise of ĝ, and are counted in tr Σ.
+    With two micro-batches it costs half a step if the loss is a fixed function of the batch, and one step if it is not
+    (Dropout, batch statistics). If training accumulates micro-batches anyway, it costs only their norms. Dropout and
+    augmentation are noise of ĝ and are counted in tr Σ.
 
     Args:
-        parts: k, disjoint parts of the batch whose gradients are compared, at least 2; None for one an
-            example, the sharpest and the dearest.
-        gradient_of: Whose gradient g is meant. "train": of the training set, so that a batch drawn without
-            replacement errs by tr Σ/B · (N − B)/(N − 1). "population": of the distribution the set came from.
+        parts: k, disjoint parts of the batch whose gradients are compared, at least 2. None makes every example a
+            part, which is the most precise and the most expensive.
+        gradient_of: The g that is meant. "train": the gradient of the training set, so that the error of a batch drawn
+            without replacement is tr Σ/B · (N − B)/(N − 1). "population": the gradient of the distribution from which
+            the training set was drawn.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app. A; finite populations:
     Cochran (1977), Sampling Techniques, th. 2.2; the cosine: ⟨ĝ, g⟩/(‖ĝ‖‖g‖) with E⟨ĝ, g⟩ = ‖g‖² and
-    E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ where the noise lies in many directions.
+    E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ if the noise has many directions.
+
+    Example:
+        >>> from gradiometer import Draw, GradientNoise, Reading, Sampling, Series
+        >>> moments = [{"gradient_variance": [8.0 + i % 3], "gradient_norm_squared": [0.1]} for i in range(60)]
+        >>> readings = [Reading("noise", i, batch_size=32, learning_rate=0.1, moments=m) for i, m in enumerate(moments)]
+        >>> estimates = GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH)))
+        >>> print(estimates["noise_scale"])
+        90.0 [88.7, 91.3] examples
+        >>> print(estimates["signal_to_noise"])
+        0.356 [0.351, 0.361]
     """
 
     parts: int | None = 2
@@ -53,20 +64,20 @@ class GradientNoise(Gauge):
 
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= 2:
-            raise BadArgument(f"`parts` must be at least 2, got {self.parts}: one gradient a step shows no spread.")
+            raise BadArgument(f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.")
         if self.gradient_of not in ("train", "population"):
             raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {self.gradient_of!r}.")
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """tr Σ and ‖g‖² by layer, as if the examples were independent draws; `estimate` knows how they were drawn."""
+        """tr Σ and ‖g‖² by layer for independent examples; `estimate` corrects for how they were drawn."""
         count = self.parts if self.parts is None else min(self.parts, step.batch_size)
         variance, norm_squared = noise_moments(step.spread(count))
         return {"gradient_variance": variance.tolist(), "gradient_norm_squared": norm_squared.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The noise scale, tr Σ, ‖g‖², the signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², the cosine of ĝ with g, and B.
+        """Noise scale, tr Σ, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine of ĝ with g, and B.
 
-        By layer: its noise scale, and its share of tr Σ.
+        For each layer: its noise scale and its share of tr Σ.
         """
         variance, norm_squared, error = self._about_the_gradient_meant(series)
         spacing = series.spacing
@@ -93,16 +104,21 @@ class GradientNoise(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """Batch size against noise scale: below, near, above, or cannot tell yet."""
+        """Compare the batch size with the noise scale: below, near, above, or not known yet."""
         return interpret_batch_size(self.name, estimates["batch_size"], estimates["noise_scale"])
 
     def _about_the_gradient_meant(self, series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """tr Σ, ‖g‖² and E‖ĝ − g‖², each [steps, layers], for the g that is meant and the way batches were drawn."""
+        """tr Σ, ‖g‖² and E‖ĝ − g‖², each [steps, layers], for `gradient_of` and the way batches were drawn."""
         variance, norm_squared = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
         batch_size = series.batch_size[:, None]
         if self.gradient_of == "population" or series.sampling.draw is not Draw.RESHUFFLED:
             return variance, norm_squared, variance / batch_size
-        examples = _known_examples(series.sampling)
+        examples = series.sampling.examples
+        if examples is None:
+            raise BadArgument(
+                "`sampling` draws without replacement from a training set of unknown size: give its number of "
+                "`examples`, or use `gradient_of='population'`."
+            )
         return (
             variance * (1 - 1 / examples),
             norm_squared + variance / examples,
@@ -111,29 +127,29 @@ class GradientNoise(Gauge):
 
 
 def cosine(signal_to_noise: float) -> float:
-    """The cosine of ĝ with g where ‖g‖²/E‖ĝ − g‖² is this: 1/√(1 + 1/snr), which is 1/√(1 + tr Σ/(B‖g‖²))."""
-    if signal_to_noise <= 0:
-        return 0.0
-    return 1 / math.sqrt(1 + 1 / signal_to_noise)
+    """The cosine of ĝ with g for a signal-to-noise ratio ‖g‖²/E‖ĝ − g‖²: 1/√(1 + 1/snr) = 1/√(1 + tr Σ/(B‖g‖²)).
+
+    Example:
+        >>> cosine(1 / 3)
+        0.5
+    """
+    return 1 / math.sqrt(1 + 1 / signal_to_noise) if signal_to_noise > 0 else 0.0
 
 
 def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:
     """tr Σ and ‖g‖² by layer from the micro-batches of one step, unbiased for independent examples.
 
-    tr Σ = (Σ_j b_j‖ĝ_j‖² − B‖ĝ‖²)/(k − 1), which is b times the sample variance of equal micro-batches, and
-    ‖g‖² = ‖ĝ‖² − tr Σ/B, which for equal ones is the mean of ⟨ĝ_i, ĝ_j⟩ over i ≠ j. Drawn without replacement
-    from N, they are unbiased for the covariance with divisor N − 1, and for ‖g‖² less tr Σ/N.
+    tr Σ = (Σ_j b_j‖ĝ_j‖² − B‖ĝ‖²)/(k − 1), which for equal sizes b is b times the sample variance of the ĝ_j, and
+    ‖g‖² = ‖ĝ‖² − tr Σ/B, which for equal sizes is the mean of ⟨ĝ_i, ĝ_j⟩ over i ≠ j. For examples drawn without
+    replacement from N they are unbiased for the covariance with divisor N − 1, and for ‖g‖² − tr Σ/N.
+
+    Example:
+        >>> halves = Spread(np.array([16, 16]), np.array([[3.0], [5.0]]), np.array([2.0]))
+        >>> variance, norm_squared = noise_moments(halves)  # of the layers, here one
+        >>> print(variance, norm_squared)
+        [64.] [0.]
     """
     sizes, total = spread.sizes[:, None], spread.sizes.sum()
     between = (sizes * spread.squared_norms).sum(axis=0) - total * spread.mean_squared_norm
     variance = between / (len(sizes) - 1)
     return variance, spread.mean_squared_norm - variance / total
-
-
-def _known_examples(sampling: Sampling) -> int:
-    if sampling.examples is None:
-        raise BadArgument(
-            "`sampling` draws without replacement from a training set of unknown size: give its number of "
-            "`examples`, or ask for `gradient_of='population'`."
-        )
-    return sampling.examples

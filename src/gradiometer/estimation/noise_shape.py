@@ -1,4 +1,4 @@
-"""The shape of the gradient noise: in how many directions it lies, and how much of it along the gradient (S2)."""
+"""The number of directions of the gradient noise, and its part along the gradient (statement S2 of the lecture)."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -16,31 +16,31 @@ from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
 @dataclass(frozen=True)
 class NoiseShape(Gauge):
-    """The noise's effective dimension, and the norm, inner-product and orthogonality tests of ĝ.
+    """The effective dimension of the noise, and the norm, inner-product and orthogonality tests of ĝ.
 
-    From the inner products of the gradients of k micro-batches of equal size (examples left over are left out), of
-    which every moment is unbiased. The effective dimension (tr Σ)²/tr Σ² is the number of directions that noise of
-    equal size in each would fill: between 1 and d. The tests ask what share of ‖g‖ the error of ĝ has, in one batch:
+    The moments come from the inner products of the gradients of k micro-batches of equal size (left-over examples are
+    not used), and each is unbiased. The effective dimension (tr Σ)²/tr Σ², between 1 and d, is the number of directions
+    if the noise had the same size in each. The tests compare the error of ĝ in one batch with ‖g‖:
 
     - norm test: θ = √(tr Σ/B)/‖g‖, the whole error;
-    - inner-product test: θ = √(gᵀΣg/B)/‖g‖², the part along g: by how much a step is too long or too short;
-    - orthogonality test: ν = √((tr Σ − gᵀΣg/‖g‖²)/B)/‖g‖, the part across: by how much it points elsewhere.
+    - inner-product test: θ = √(gᵀΣg/B)/‖g‖², the part along g, which makes a step too long or too short;
+    - orthogonality test: ν = √((tr Σ − gᵀΣg/‖g‖²)/B)/‖g‖, the part across g, which turns a step away from g.
 
-    The papers keep each below a constant (0.9 the inner product, 5.84 the orthogonality), raising B where it is not;
-    they take ‖ĝ‖ for ‖g‖, which is too large by the very noise they look for. Here g is that of the distribution the
-    training set came from.
+    The papers raise B to keep each below a constant (0.9 for the inner product, 5.84 for the orthogonality). They use
+    ‖ĝ‖ for ‖g‖, which the noise itself makes too large. Here g is the gradient of the distribution from which the
+    training set was drawn.
 
-    Costs k gradients of B/k examples: a step more of arithmetic, and in a tiny model, where calls cost more than the
-    arithmetic, tens of steps. Holds k × d numbers while it measures.
+    Costs k gradients of B/k examples: the arithmetic of one step, but the time of tens of steps in a tiny model, in
+    which calls cost more than arithmetic. Needs memory for k × d numbers.
 
     Args:
-        parts: k, at least 4; None for one an example, the sharpest, of B × d numbers.
+        parts: k, at least 4. None makes every example a part, which is the most precise and needs B × d numbers.
 
     Source: the participation ratio of Σ's eigenvalues; norm test: Byrd, Chin, Nocedal & Wu (2012), Sample Size
         Selection in Optimization Methods for Machine Learning; the other two: Bollapragada, Byrd & Nocedal (2018),
@@ -58,19 +58,19 @@ class NoiseShape(Gauge):
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= FEWEST:
             raise BadArgument(
-                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise needs two "
-                "pairs that share none."
+                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise needs two pairs "
+                "without a common member."
             )
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """Every moment of g and Σ that the estimates need, from the inner products of micro-batch gradients."""
+        """The moments of g and Σ from the inner products of micro-batch gradients."""
         from gradiometer.estimation.inner_products import inner_products  # noqa: PLC0415 (it needs torch)
 
         count = step.batch_size if self.parts is None else self.parts
         return asdict(NoiseMoments.of(*inner_products(step, count)))
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The effective dimension and the three tests, each a ratio of means over the window."""
+        """Effective dimension and the three tests, each a ratio of means over the window."""
         moments, batch_size = series.moments, series.batch_size
         square = moments["gradient_norm_fourth"]
         across = moments["variance_times_norm_squared"] - moments["variance_along_gradient"]
@@ -86,32 +86,27 @@ class NoiseShape(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """In how many directions the noise lies, and whether a step goes mostly across the gradient or along it."""
+        """Describe the number of directions of the noise, and its parts along and across the gradient."""
         dimension, norm = estimates["effective_dimension"], estimates["norm_test"]
         if not dimension.tells:
             return None
         seen = (
-            f"The gradient noise lies in about {significant(dimension.value)} [{significant(dimension.low)}, "
+            f"The gradient noise has about {significant(dimension.value)} [{significant(dimension.low)}, "
             f"{significant(dimension.high)}] directions ({counted(dimension.samples, 'measured step')})."
         )
         if not norm.tells:
-            means = "How long the error of a batch is against the gradient is not known yet."
+            means = "The error of a batch relative to the gradient is not known yet."
             return Finding(self.name, self.issue, State.CANNOT_TELL, seen, means)
         along, across = estimates["inner_product_test"], estimates["orthogonality_test"]
         split = f"{along} along it, which makes a step too long or too short, and {across} across it"
         if not (along.tells and across.tells):
-            split = "how much of it lies along it is not known yet"
-        return Finding(
-            gauge=self.name,
-            issue=self.issue,
-            state=State.OK,
-            seen=seen,
-            means=f"The error of one batch is {norm} times as long as the gradient: {split}.",
-            caveat="The moments are squares of squares: a few large readings carry them late in training.",
-            estimates=("effective_dimension", "norm_test", "inner_product_test", "orthogonality_test"),
-        )
+            split = "its part along the gradient is not known yet"
+        means = f"The error of one batch is {norm} times as long as the gradient: {split}."
+        caveat = "The moments are fourth powers of gradients: late in training a few large readings dominate them."
+        names = ("effective_dimension", "norm_test", "inner_product_test", "orthogonality_test")
+        return Finding(self.name, self.issue, State.OK, seen, means, caveat=caveat, estimates=names)
 
 
 def _root(square: Estimate) -> Estimate:
-    """The square root of an estimate that cannot truly be below zero."""
+    """The square root of an estimate whose true value cannot be negative."""
     return transformed(square, lambda ratio: math.sqrt(max(ratio, 0.0)))

@@ -1,4 +1,4 @@
-"""Where the gradient noise comes from: the choice of the examples, or what the model draws (S2)."""
+"""The sources of the gradient noise: the choice of examples, and random numbers in the model (S2 of the lecture)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,20 +13,21 @@ from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
 @dataclass(frozen=True)
 class NoiseSources(Gauge):
-    """tr Σ in two parts: from the data, and from what the model draws (Dropout, augmentation inside it).
+    """tr Σ in two parts: noise from the data, and noise from random numbers in the model (Dropout, augmentation).
 
-    tr Σ = tr Cov_x(E[g_i | x]) + E_x tr Cov(g_i | x), the law of total variance. The second part is read off the same
-    examples run twice with other draws, ‖ĝ′ − ĝ″‖²·b/2, the first is the rest; both are unbiased. Every example is
-    taken to have draws of its own, as Dropout's have; what is drawn once for a batch (a skipped layer) counts b times.
+    tr Σ = tr Cov_x(E[g_i | x]) + E_x tr Cov(g_i | x), the law of total variance. For the second part the same b
+    examples are run twice with different random numbers: ‖ĝ′ − ĝ″‖²·b/2. The first part is the rest. Both are unbiased
+    if every example has separate random numbers, as in Dropout; a draw for the whole batch (a skipped layer) counts b
+    times.
 
-    Costs a step more than the noise gauge, whose micro-batches it shares, where the loss draws random numbers, and
-    nothing where it does not.
+    If the loss draws random numbers, it costs one step more than the noise gauge, whose micro-batches it shares; if
+    not, it costs nothing.
 
     Source: the law of total variance; Wei, Kakade & Ma (2020), The Implicit and Explicit Regularization Effects of
         Dropout.
@@ -38,16 +39,17 @@ class NoiseSources(Gauge):
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """tr Σ, and the part of it that is drawn, by layer."""
+        """tr Σ by layer, and the part of it from random numbers in the model."""
         variance, _ = noise_moments(step.spread(2))
-        if not step.objective.traits(step.batch, seed=step.derived_seed("probe")).random:
-            return {"gradient_variance": variance.tolist(), "drawn": np.zeros_like(variance).tolist()}
-        from gradiometer.estimation.repeated import noise_of_draws  # noqa: PLC0415 (it needs torch)
+        drawn = np.zeros_like(variance)
+        if step.objective.traits(step.batch, seed=step.derived_seed("probe")).random:
+            from gradiometer.estimation.repeated import noise_of_draws  # noqa: PLC0415 (it needs torch)
 
-        return {"gradient_variance": variance.tolist(), "drawn": noise_of_draws(step).tolist()}
+            drawn = noise_of_draws(step)
+        return {"gradient_variance": variance.tolist(), "drawn": drawn.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Both parts, and the share that is drawn, whole and by layer."""
+        """Both parts, and the share from random numbers in the model, in total and by layer."""
         variance, drawn, spacing = series.moments["gradient_variance"], series.moments["drawn"], series.spacing
 
         def share(part: np.ndarray, whole: np.ndarray) -> Estimate:
@@ -67,7 +69,7 @@ class NoiseSources(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """How much of the noise the model draws itself; nothing where it draws none."""
+        """Say how much of the noise comes from random numbers in the model; None if it draws none."""
         share, drawn = estimates["drawn_share"], estimates["noise_of_draws"]
         if drawn.low == drawn.high == 0 or not share.tells:
             return None
@@ -75,17 +77,10 @@ class NoiseSources(Gauge):
         percent = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
         if share.low > 0.5:
             state = State.LOOK
-            means = "Most of the noise is not in the data: other draws change a step more than other examples do."
+            means = "Most of the noise is not in the data: new random numbers change a step more than new examples do."
             advice = "Less Dropout, or a larger batch, makes ĝ more accurate; more data does not."
         else:
-            state, means, advice = State.OK, "The rest is the choice of the examples.", ""
-        return Finding(
-            gauge=self.name,
-            issue=self.issue,
-            state=state,
-            seen=f"Of the gradient noise {percent} is drawn by the model itself, as by Dropout {steps}.",
-            means=means,
-            advice=advice,
-            caveat="Every example is taken to have draws of its own; augmentation outside the model counts as data.",
-            estimates=("drawn_share",),
-        )
+            state, means, advice = State.OK, "The rest comes from the choice of examples.", ""
+        seen = f"{percent} of the gradient noise comes from random numbers in the model, such as Dropout {steps}."
+        caveat = "Assumes separate random numbers for every example; augmentation outside the model counts as data."
+        return Finding(self.name, self.issue, state, seen, means, advice, caveat, ("drawn_share",))

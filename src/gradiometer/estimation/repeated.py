@@ -1,4 +1,4 @@
-"""The same examples run twice with other draws: the noise that a model draws itself."""
+"""The noise from random numbers in the model, from two runs of the same examples."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a step costs at several batch sizes, measured in turn, so that a busy moment slows them all."""
+"""The time of a step at several batch sizes, measured in turn so that a busy moment slows them all."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ class StepTimes:
 
     Args:
         seconds: Median time of a step.
-        relative: The same against the present batch: the median over rounds of the ratio within a round.
+        relative: Time relative to the present batch: the median over rounds of the ratio within a round.
     """
 
     seconds: Mapping[int, Estimate]
@@ -35,28 +35,32 @@ def step_times(
     level: float = 0.9,
     clock: Callable[[], float] = time.perf_counter,
 ) -> StepTimes:
-    """Time a step at every size, round after round, each size once a round.
+    """Time one step at every size in each of 9 to 60 rounds.
 
-    The first round is thrown away: memory is claimed and kernels are chosen in it. The ratio to the present batch is
-    taken within a round, so that what slows a whole round does not touch it, and medians are taken over rounds.
+    The first round is not counted: it allocates memory and chooses kernels. The ratio to the present batch is taken
+    within a round, so that anything that slows a whole round cancels. Medians are taken over rounds.
 
     Args:
-        step: Makes one training step of so many examples, and waits until it is done.
-        sizes: Batch sizes, the present one among them.
+        step: Makes one training step with the given number of examples and waits until it is done.
+        sizes: Batch sizes, including the present one.
         present: The present batch size.
-        seconds: Goes on for about so long, and for 9 rounds at least and 60 at most.
+        seconds: About how long to measure.
         level: Confidence level, between 0 and 1.
         clock: Seconds from any origin, never going back.
+
+    Example:
+        >>> times = step_times(lambda size: sum(range(100_000 * size)), [1, 16], present=1, seconds=0.01)
+        >>> times.relative[16].value > 1
+        True
     """
     if present not in sizes:
-        raise BadArgument(f"`sizes` must hold the present batch size {present}, got {', '.join(map(str, sizes))}.")
+        raise BadArgument(f"`sizes` must include the present batch size {present}, got {', '.join(map(str, sizes))}.")
     if not seconds > 0:
         raise BadArgument(f"`seconds` must be positive, got {seconds}.")
     began, rounds = clock(), list[list[float]]()
-    _round(step, sizes, clock)
-    while len(rounds) < MOST_ROUNDS and (len(rounds) < FEWEST_ROUNDS or clock() - began < seconds):
+    while len(rounds) <= MOST_ROUNDS and (len(rounds) <= FEWEST_ROUNDS or clock() - began < seconds):
         rounds.append(_round(step, sizes, clock))
-    times = np.array(rounds)
+    times = np.array(rounds[1:])
     ratios = times / times[:, [list(sizes).index(present)]]
     return StepTimes(
         seconds={size: median(times[:, place], level=level, unit="seconds") for place, size in enumerate(sizes)},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import RunFolder
@@ -284,7 +284,7 @@ class Recorder:
     def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:
         try:
             moments = gauge.measure(step)
-        except BadArgument as error:
+        except (BadArgument, Unsupported, UserCodeFailed) as error:
             self._refused.add(gauge.name)
             self.event("warning", step.index, text=f"{gauge.name} is not measured any more: {error}")
             return None
