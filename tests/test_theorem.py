@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer.cli.schedule import schedule as verb
-from gradiometer.convergence.formulas.dual import exponential, logarithm
 from gradiometer.convergence.formulas.expression import Expression
+from gradiometer.convergence.formulas.functions import exponential, logarithm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.evidence import evidence
 from gradiometer.convergence.theorem.theorem import theorem
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, UserCodeFailed
 
 Truth = tuple[bool, bool, bool]
 ALL: Truth = (True, True, True)
@@ -326,7 +326,7 @@ def test_a_failed_condition_is_never_said_to_diverge() -> None:
 def test_a_start_that_is_undefined_is_named_and_the_tail_judged() -> None:
     verdict = theorem("1/(t*log(t)**2)")
     assert conditions(verdict) == FINITE
-    assert "undefined at t = 1 (division by zero): only what follows was judged" in verdict.why
+    assert "undefined at t = 1 (division by zero): the verdict is about later steps" in verdict.why
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_what_is_no_formula_is_refused_by_name(text: str, message: str) -> None:
 
 
 def test_a_function_that_gives_no_number_is_refused() -> None:
-    with pytest.raises(BadArgument, match="must give a number at t = 1"):
+    with pytest.raises(UserCodeFailed, match="must return a number at t = 1"):
         theorem(lambda t: None)  # type: ignore[arg-type,return-value]
 
 

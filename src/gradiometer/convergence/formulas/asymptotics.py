@@ -1,8 +1,8 @@
-"""Numbers that stand for a formula's behaviour for all large t, with Python's own operators.
+"""Asymptotics of formulas: how a formula behaves for all large t, computed with Python's operators.
 
-A formula written for integers and floats runs unchanged on a `Behaviour`: what comes out is a proof about its tail.
-So a schedule never states its decay twice, and the decay cannot drift from the formula. A condition such as
-`step < 100` is answered by what holds for all large t.
+A formula written for integers and floats runs unchanged on `Asymptotics`, and the result is a proof. So a schedule
+never states its decay a second time, and the two cannot disagree. A condition such as `step < 100` is answered for
+all large t.
 """
 
 import math
@@ -18,131 +18,108 @@ from gradiometer.convergence.formulas.bounds import (
     Bounds,
     Share,
     bounded_limit,
-    cosine,
     hull,
     maximum,
     minimum,
-    sine,
 )
-from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
-from gradiometer.convergence.formulas.number import ONE, PI, ZERO, Number, Undecided
+from gradiometer.convergence.formulas.expansion import CONSTANT, TERMS, TIME, Expansion
+from gradiometer.convergence.formulas.number import ONE, PI, ROUNDING, ZERO, Number, Undecided
 
 LARGEST_PERIOD = 1024
-"""Longer periods are held as one band, not step by step."""
-Real = Union[int, float, Fraction, Number, "Behaviour"]
+"""Longer periods are bounded as a whole, not step by step."""
+LARGEST_ANGLE = 1e6
+"""Half turns of the largest angle whose rounded cosine is trusted."""
+PI_NUMBER = Number(Fraction(1), ((PI, 1),))
+Real = Union[int, float, Fraction, Number, "Asymptotics"]
+Comparison = Callable[[Any, Any], bool]
+
+
+def _reflected(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
+    """The operator for a number on the left."""
+    return lambda self, other: combine(Asymptotics.constant(other), self)
+
+
+def _comparison(holds: Comparison) -> Callable[[Any, Any], "Asymptotics"]:
+    return lambda self, other: compared(self, holds, other)
 
 
 @dataclass(frozen=True, eq=False)
-class Behaviour:
-    """f(t) for all large t; at t ≡ r modulo the number of branches it is the r-th branch.
+class Asymptotics:
+    """f(t) for all large t: the r-th branch at t ≡ r modulo the number of branches.
 
-    Made by `TIME_PASSES` (t itself), `Behaviour.constant`, and arithmetic on them.
+    Built from `LARGE_T` (t itself) and `Asymptotics.constant` by arithmetic.
     """
 
     branches: tuple[Bounds, ...]
 
     @classmethod
-    def constant(cls, value: "Real") -> "Behaviour":
-        """A constant; a float is the decimal it prints as."""
-        if isinstance(value, Behaviour):
+    def constant(cls, value: "Real") -> "Asymptotics":
+        """A constant; a float stands for the decimal it prints as."""
+        if isinstance(value, Asymptotics):
             return value
         return cls((Bounds.exactly(Expansion.constant(value)),))
 
     @property
     def whole(self) -> Bounds:
-        """All branches in one band."""
+        """Bounds that hold for all branches."""
         return self.branches[0] if len(self.branches) == 1 else hull(self.branches, Fraction(1, len(self.branches)))
 
-    def each(self, function: Callable[[Bounds], Bounds]) -> "Behaviour":
+    def each(self, function: Callable[[Bounds], Bounds]) -> "Asymptotics":
         """A function of every branch."""
-        return Behaviour(tuple(function(band) for band in self.branches))
+        return Asymptotics(tuple(function(branch) for branch in self.branches))
 
-    def __add__(self, other: "Real") -> "Behaviour":
+    def __add__(self, other: "Real") -> "Asymptotics":
         return _pairwise(operator.add, self, other)
 
-    def __sub__(self, other: "Real") -> "Behaviour":
+    def __sub__(self, other: "Real") -> "Asymptotics":
         return _pairwise(operator.sub, self, other)
 
-    def __mul__(self, other: "Real") -> "Behaviour":
+    def __mul__(self, other: "Real") -> "Asymptotics":
         return _pairwise(operator.mul, self, other)
 
-    def __truediv__(self, other: "Real") -> "Behaviour":
-        return self * Behaviour.constant(other).each(lambda band: band.power(-ONE))
+    def __truediv__(self, other: "Real") -> "Asymptotics":
+        return self * Asymptotics.constant(other).each(lambda branch: branch.power(-ONE))
 
-    def __floordiv__(self, other: "Real") -> "Behaviour":
+    def __floordiv__(self, other: "Real") -> "Asymptotics":
         return floor(self / other)
 
-    def __mod__(self, other: "Real") -> "Behaviour":
+    def __mod__(self, other: "Real") -> "Asymptotics":
         return self - floor(self / other) * other
 
-    def __pow__(self, other: "Real") -> "Behaviour":
-        return _pairwise(_power, *_with_real_base(self, Behaviour.constant(other)))
+    def __pow__(self, other: "Real") -> "Asymptotics":
+        return _pairwise(_power, *_with_real_base(self, Asymptotics.constant(other)))
 
-    def __radd__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) + self
+    __radd__ = _reflected(operator.add)
+    __rsub__ = _reflected(operator.sub)
+    __rmul__ = _reflected(operator.mul)
+    __rtruediv__ = _reflected(operator.truediv)
+    __rfloordiv__ = _reflected(operator.floordiv)
+    __rmod__ = _reflected(operator.mod)
+    __rpow__ = _reflected(operator.pow)
+    __lt__, __le__, __gt__, __ge__ = map(_comparison, (operator.lt, operator.le, operator.gt, operator.ge))
 
-    def __rsub__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) - self
-
-    def __rmul__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) * self
-
-    def __rtruediv__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) / self
-
-    def __rfloordiv__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) // self
-
-    def __rmod__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) % self
-
-    def __rpow__(self, other: "Real") -> "Behaviour":
-        return Behaviour.constant(other) ** self
-
-    def __neg__(self) -> "Behaviour":
+    def __neg__(self) -> "Asymptotics":
         return self.each(operator.neg)
 
-    def __pos__(self) -> "Behaviour":
+    def __pos__(self) -> "Asymptotics":
         return self
 
-    def __abs__(self) -> "Behaviour":
+    def __abs__(self) -> "Asymptotics":
         return self.each(abs)
 
-    def __lt__(self, other: "Real") -> "Behaviour":
-        return compared(self, "<", other)
-
-    def __le__(self, other: "Real") -> "Behaviour":
-        return compared(self, "<=", other)
-
-    def __gt__(self, other: "Real") -> "Behaviour":
-        return compared(self, ">", other)
-
-    def __ge__(self, other: "Real") -> "Behaviour":
-        return compared(self, ">=", other)
-
     def __bool__(self) -> bool:
-        truths = {_truth(band) for band in self.branches}
+        truths = {_truth(branch) for branch in self.branches}
         if len(truths) != 1 or None in truths:
             raise Undecided("a condition holds at some steps and not at others")
         return bool(truths.pop())
 
 
-TIME_PASSES = Behaviour((Bounds.exactly(Expansion(((ONE, TIME),))),))
-"""t itself: the step counted from 1."""
-
-COMPARISONS: dict[str, Callable[[int], bool]] = {
-    "<": lambda sign: sign < 0,
-    "<=": lambda sign: sign <= 0,
-    ">": lambda sign: sign > 0,
-    ">=": lambda sign: sign >= 0,
-    "==": lambda sign: sign == 0,
-    "!=": lambda sign: sign != 0,
-}
+LARGE_T = Asymptotics((Bounds.exactly(Expansion(((ONE, TIME),))),))
+"""t itself, the step counted from 1, for all large t."""
 
 
-def compared(one: "Real", symbol: str, two: "Real") -> Behaviour:
-    """1 where the comparison holds, 0 where it does not, in between where that is not known."""
-    holds = COMPARISONS[symbol]
+def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
+    """1 if the comparison holds, such as `operator.lt`; 0 if not; between 0 and 1 if that is not known."""
 
     def answer(difference: Bounds) -> Bounds:
         signs = {difference.sign} if difference.sign is not None else {-1, 0, 1}
@@ -150,18 +127,18 @@ def compared(one: "Real", symbol: str, two: "Real") -> Behaviour:
             signs.discard(-1)
         if difference.sign is None and difference.high.sign <= 0:
             signs.discard(1)
-        answers = {holds(sign) for sign in signs if sign is not None}
+        answers = {holds(sign, 0) for sign in signs}
         return Bounds(NIL, UNIT) if len(answers) == 2 else Bounds.exactly(UNIT if answers.pop() else NIL)
 
-    return (Behaviour.constant(one) - two).each(answer)
+    return (Asymptotics.constant(one) - two).each(answer)
 
 
-def chosen(test: "Real", one: "Real", two: "Real") -> Behaviour:
-    """The first where the test is not zero, the second where it is."""
-    picks = [Behaviour.constant(value) for value in (test, one, two)]
+def chosen(test: "Real", one: "Real", two: "Real") -> Asymptotics:
+    """The first if the test is not zero, else the second."""
+    picks = [Asymptotics.constant(value) for value in (test, one, two)]
     period = _common_period(picks)
     tests, ones, twos = (_spread(value, period) for value in picks)
-    return Behaviour(
+    return Asymptotics(
         tuple(
             hull((first, second), Fraction(0)) if truth is None else first if truth else second
             for truth, first, second in zip(map(_truth, tests), ones, twos, strict=True)
@@ -169,30 +146,30 @@ def chosen(test: "Real", one: "Real", two: "Real") -> Behaviour:
     )
 
 
-def floor(value: "Real") -> Behaviour:
-    """⌊f⌋; of a rational multiple of t it is exact, one branch for each remainder."""
+def floor(value: "Real") -> Asymptotics:
+    """⌊f⌋. Exact for a rational multiple of t, with one branch for each remainder."""
 
     def at(residue: int, value: Expansion, line: tuple[Fraction, Fraction]) -> Bounds:
         slope, offset = line
         here = slope * residue + offset
         return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
 
-    return _by_remainder(Behaviour.constant(value), at, Bounds.floor)
+    return _by_remainder(Asymptotics.constant(value), at, Bounds.floor)
 
 
-def exp(value: "Real") -> Behaviour:
+def exp(value: "Real") -> Asymptotics:
     """e^f."""
-    return Behaviour.constant(value).each(Bounds.exp)
+    return Asymptotics.constant(value).each(Bounds.exp)
 
 
-def log(value: "Real") -> Behaviour:
+def log(value: "Real") -> Asymptotics:
     """The natural logarithm."""
-    return Behaviour.constant(value).each(Bounds.log)
+    return Asymptotics.constant(value).each(Bounds.log)
 
 
-def cos(value: "Real") -> Behaviour:
-    """The cosine: exact along rational multiples of π t, a series where its argument vanishes, else in [−1, 1]."""
-    turns = Behaviour.constant(value) * Number(Fraction(1), ((PI, -1),))
+def cos(value: "Real") -> Asymptotics:
+    """The cosine: exact for rational multiples of π t, a series if its argument has a limit, else in [−1, 1]."""
+    turns = Asymptotics.constant(value) / PI_NUMBER
 
     def at(residue: int, _: Expansion, line: tuple[Fraction, Fraction]) -> Bounds:
         slope, offset = line
@@ -201,39 +178,39 @@ def cos(value: "Real") -> Behaviour:
     return _by_remainder(turns, at, _cosine_of_turns, repeats=2)
 
 
-def sin(value: "Real") -> Behaviour:
+def sin(value: "Real") -> Asymptotics:
     """The sine."""
-    return cos(Behaviour.constant(value) - Number(Fraction(1, 2), ((PI, 1),)))
+    return cos(Asymptotics.constant(value) - PI_NUMBER * Number(Fraction(1, 2)))
 
 
-def larger(one: "Real", two: "Real") -> Behaviour:
+def larger(one: "Real", two: "Real") -> Asymptotics:
     """The larger of two at every step."""
-    return _pairwise(maximum, Behaviour.constant(one), two)
+    return _pairwise(maximum, Asymptotics.constant(one), two)
 
 
-def smaller(one: "Real", two: "Real") -> Behaviour:
+def smaller(one: "Real", two: "Real") -> Asymptotics:
     """The smaller of two at every step."""
-    return _pairwise(minimum, Behaviour.constant(one), two)
+    return _pairwise(minimum, Asymptotics.constant(one), two)
 
 
-def _truth(band: Bounds) -> bool | None:
-    return None if band.sign is None else band.sign != 0
+def _truth(branch: Bounds) -> bool | None:
+    return None if branch.sign is None else branch.sign != 0
 
 
-def _common_period(values: list[Behaviour]) -> int:
+def _common_period(values: list[Asymptotics]) -> int:
     return math.lcm(*(len(value.branches) for value in values))
 
 
-def _spread(value: Behaviour, period: int) -> tuple[Bounds, ...]:
+def _spread(value: Asymptotics, period: int) -> tuple[Bounds, ...]:
     return value.branches * (period // len(value.branches))
 
 
-def _pairwise(function: Callable[[Bounds, Bounds], Bounds], one: "Real", two: "Real") -> Behaviour:
-    values = [Behaviour.constant(one), Behaviour.constant(two)]
+def _pairwise(function: Callable[[Bounds, Bounds], Bounds], one: "Real", two: "Real") -> Asymptotics:
+    values = [Asymptotics.constant(one), Asymptotics.constant(two)]
     period = _common_period(values)
     if period > LARGEST_PERIOD:
-        return Behaviour((function(values[0].whole, values[1].whole),))
-    return Behaviour(tuple(map(function, *(_spread(value, period) for value in values))))
+        return Asymptotics((function(values[0].whole, values[1].whole),))
+    return Asymptotics(tuple(map(function, *(_spread(value, period) for value in values))))
 
 
 def _power(base: Bounds, exponent: Bounds) -> Bounds:
@@ -247,42 +224,42 @@ def _power(base: Bounds, exponent: Bounds) -> Bounds:
     return (exponent * base.log()).exp()
 
 
-def _with_real_base(base: Behaviour, exponent: Behaviour) -> tuple[Any, ...]:
-    """(−c)^n is c^n cos πn for whole n: the sign is split off where the base is a negative constant."""
+def _with_real_base(base: Asymptotics, exponent: Asymptotics) -> tuple[Any, ...]:
+    """(−c)^n is c^n cos πn for whole n: splits off the sign if the base is a negative constant."""
     constant = base.whole.precise.as_constant if base.whole.precise is not None else None
     power = exponent.whole.precise.as_constant if exponent.whole.precise is not None else None
     if constant is None or constant.sign >= 0 or power is not None:
         return base, exponent
     if (exponent - floor(exponent)).whole != Bounds.exactly(NIL):
         raise ValueError("a negative number to a fractional power")
-    sign = cos(exponent * Number(Fraction(1), ((PI, 1),)))
-    return sign * _pairwise(_power, -base, exponent), Behaviour.constant(1)
+    sign = cos(exponent * PI_NUMBER)
+    return sign * _pairwise(_power, -base, exponent), Asymptotics.constant(1)
 
 
 def _by_remainder(
-    value: Behaviour,
+    value: Asymptotics,
     at: Callable[[int, Expansion, tuple[Fraction, Fraction]], Bounds],
     otherwise: Callable[[Bounds], Bounds],
     repeats: int = 1,
-) -> Behaviour:
-    """Apply `at` to the remainders of t where f is a rational line in t, `otherwise` to every other branch."""
-    lines = [_line(band) for band in value.branches]
+) -> Asymptotics:
+    """Apply `at` to each remainder of t in branches that are a rational line in t, `otherwise` to other branches."""
+    lines = [_line(branch) for branch in value.branches]
     period = len(lines)
     for line in lines:
         if line is not None:
             period = math.lcm(period, repeats * line[0].denominator)
     if period > LARGEST_PERIOD:
-        return Behaviour((otherwise(value.whole),))
+        return Asymptotics((otherwise(value.whole),))
     branches = []
-    for residue, band in enumerate(_spread(value, period)):
+    for residue, branch in enumerate(_spread(value, period)):
         line = lines[residue % len(lines)]
-        branches.append(otherwise(band) if line is None else at(residue, band.low, line))
-    return Behaviour(tuple(branches))
+        branches.append(otherwise(branch) if line is None else at(residue, branch.low, line))
+    return Asymptotics(tuple(branches))
 
 
-def _line(band: Bounds) -> tuple[Fraction, Fraction] | None:
-    """Slope and offset, where the band is exactly a rational line in t."""
-    value = band.precise
+def _line(branch: Bounds) -> tuple[Fraction, Fraction] | None:
+    """Slope and offset if the branch is exactly a rational line in t, else None."""
+    value = branch.precise
     if value is None or value.rest is not None:
         return None
     powers = {monomial: coefficient.rational for coefficient, monomial in value.terms}
@@ -291,7 +268,7 @@ def _line(band: Bounds) -> tuple[Fraction, Fraction] | None:
 
 
 def _cosine_of_half_turns(halves: Fraction) -> Number:
-    """cos(π x): exact where it is rational, by Niven's theorem at multiples of π/3 and π/2 only."""
+    """cos(π x): exact if it is rational, by Niven's theorem only at multiples of π/3 and π/2."""
     x = halves % 2
     x = min(x, 2 - x)
     exact = {0: "1", Fraction(1, 3): "1/2", Fraction(1, 2): "0", Fraction(2, 3): "-1/2", 1: "-1"}
@@ -305,18 +282,19 @@ def _cosine_of_turns(turns: Bounds) -> Bounds:
     if value is None or (value.rest is not None and value.rest.direction >= 0):
         return anywhere
     limit = bounded_limit(value)
-    if limit is not None:
-        small = (value - Expansion.constant(limit)) * Expansion.constant(Number(Fraction(1), ((PI, 1),)))
-        angles = (limit, limit - Number(Fraction(1, 2)))
-        first, second = (_cosine_of_constant(angle) for angle in angles)
-        parts = Expansion.constant(first) * cosine(small) - Expansion.constant(second) * sine(small)
-        return Bounds.exactly(parts)
+    if limit is not None:  # Taylor's series around the limit: the n-th derivative of cos x is cos(x + nπ/2)
+        vanishing = Expansion(tuple(term for term in value.terms if term[1] != CONSTANT), value.rest)
+        coefficients = [
+            _cosine_of_constant(limit + Number(Fraction(n, 2))) * Number(Fraction(1, math.factorial(n)))
+            for n in range(TERMS)
+        ]
+        return Bounds.exactly((vanishing * Expansion.constant(PI_NUMBER)).series(coefficients))
     powers = {monomial: coefficient for coefficient, monomial in value.terms}
     slope = powers.pop(TIME, ZERO)
     powers.pop(CONSTANT, None)
-    if powers or value.rest is not None or not (slope.exact and slope.atoms == ((PI, -1),)):
+    if powers or value.rest is not None or slope.atoms != ((PI, -1),):
         return anywhere
-    # The slope is rational, in radians a step: π is irrational, so the angles are spread evenly (Weyl).
+    # The slope is rational in radians per step, and π is irrational, so the angles are spread evenly (Weyl).
     share = Share(CONSTANT)
     return Bounds(-UNIT, UNIT, share, share, diffuse=True)
 
@@ -324,4 +302,7 @@ def _cosine_of_turns(turns: Bounds) -> Bounds:
 def _cosine_of_constant(turns: Number) -> Number:
     if turns.rational is not None:
         return _cosine_of_half_turns(turns.rational)
-    return Number.rounded(math.cos(math.pi * float(turns)))
+    value = math.cos(math.pi * float(turns))
+    if not abs(float(turns)) < LARGEST_ANGLE or not abs(value) > ROUNDING:
+        raise Undecided("a cosine is zero up to rounding, or of too large an angle")
+    return Number.rounded(value)

@@ -1,31 +1,30 @@
-"""A value for large t that is known exactly or lies between two expansions: how oscillation and rounding down are held.
+"""A value for large t that is known exactly or lies between two expansions, as oscillation and rounding down need.
 
-Every rule here is a proof: what cannot be shown raises `Undecided`, what is undefined for all large t raises
-`ZeroDivisionError` or `ValueError`, as the same operation on floats would.
+Every rule here is a proof. A rule that cannot be shown raises `Undecided`. An operation that is undefined for all
+large t raises `ZeroDivisionError` or `ValueError`, as the same operation on floats would.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.expansion import CONSTANT, TERMS, Expansion, Monomial, unit
+from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion, Monomial, by_size, unit
 from gradiometer.convergence.formulas.number import ONE, ZERO, Number, Undecided
 
 NIL = Expansion()
 UNIT = Expansion.constant(1)
-SUPERPOLYNOMIAL = Monomial(((unit(0), Number(Fraction(1, 1000))),))
-"""exp(t/1000): whatever grows as fast outgrows all powers of t, and more than the scale can hold in an exponent."""
-GAUSSIAN = Monomial((((Fraction(2), *unit(0)[1:]), -ONE),))
-"""exp(−t²)."""
+STEEP = [Monomial(((tuple(2 * power for power in unit(level)), -ONE),)) for level in (0, 1)]
+"""exp(−t²) and exp(−(log t)²): both fall faster than every power of t."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """At a share of the steps of every long block, something is at least c·size for a fixed c > 0.
+    """At a share of the steps of every long block, a value is at least c·size for a fixed c > 0.
 
     Args:
         size: The monomial.
-        density: That share; 1 means that c may be chosen to leave out as few steps as one likes.
+        density: The share; 1 means that a small enough c leaves out an arbitrarily small share of the steps.
     """
 
     size: Monomial
@@ -41,19 +40,13 @@ class Share:
 
 
 def larger_share(*shares: Share | None) -> Share | None:
-    """The one that promises most: the larger size, or the larger density at the same size."""
-    best: Share | None = None
-    for share in shares:
-        if share is None:
-            continue
-        order = 1 if best is None else share.size.compared(best.size)
-        if best is None or order > 0 or (order == 0 and share.density > best.density):
-            best = share
-    return best
+    """The strongest one: the larger size, or the larger density at the same size."""
+    known = [share for share in shares if share is not None]
+    return max(known, key=lambda share: (by_size(share.size), share.density), default=None)
 
 
 def both(one: Share | None, two: Share | None) -> Share | None:
-    """What a product of two such things promises: at least d₁ + d₂ − 1 of the steps belong to both shares."""
+    """The share of a product: at least d₁ + d₂ − 1 of the steps belong to both shares."""
     if one is None or two is None or not one.density + two.density > 1:
         return None
     return Share(one.size * two.size, one.density + two.density - 1)
@@ -64,10 +57,10 @@ class Bounds:
     """low ≤ f(t) ≤ high for all large t.
 
     Args:
-        low, high: The ends; the same object where f is known.
-        rise: How far f − low keeps above zero, and at what share of the steps.
+        low, high: The ends; equal if f is known exactly.
+        rise: How far f − low stays above zero, and at what share of the steps.
         drop: The same for high − f.
-        diffuse: f, in units of the band's width, lingers at no value: sin t does not, a square wave does.
+        diffuse: True if f, in units of high − low, does not stay at any value: true for sin t, false for a square wave.
     """
 
     low: Expansion
@@ -78,24 +71,24 @@ class Bounds:
 
     @classmethod
     def exactly(cls, value: Expansion) -> "Bounds":
-        """A value that is known."""
+        """Bounds of a value that is known exactly."""
         return cls(value, value)
 
     @property
     def precise(self) -> Expansion | None:
-        """The value where it is known."""
+        """The value if it is known exactly, else None."""
         return self.low if self.low == self.high else None
 
     @property
     def sign(self) -> int | None:
-        """1, −1 or 0 where that is its sign for all large t, else None."""
+        """1, −1 or 0 if that is its sign for all large t, else None."""
         if self.precise is not None:
             return self.low.sign
         return 1 if self.low.sign > 0 else -1 if self.high.sign < 0 else None
 
     @property
     def magnitude(self) -> Expansion:
-        """An upper end for |f|."""
+        """An upper bound of |f|."""
         return _larger(-self.low, self.high)
 
     def __neg__(self) -> "Bounds":
@@ -163,19 +156,23 @@ class Bounds:
             if not self.low.sign:
                 raise Undecided("a divisor may be zero")
             return Bounds(self.high.power(p), self.low.power(p))
-        superadditive = not p < ONE  # (x + y)^p ≥ x^p + y^p for p ≥ 1
+        superadditive = (p - ONE).sign >= 0  # (x + y)^p ≥ x^p + y^p for p ≥ 1
         rise = self.rise.power(p) if self.rise and (superadditive or self.low.is_zero) else None
         drop = self.drop.power(p) if self.drop and superadditive else None
         return Bounds(self.low.power(p), self.high.power(p), rise, drop, self.diffuse and self.low.is_zero)
 
     def exp(self) -> "Bounds":
-        """e^f; where f falls faster than any power of t, that is all that is kept."""
-        if self.high.sign < 0 and self.high.leading[1].compared(SUPERPOLYNOMIAL) >= 0:
-            return Bounds(NIL, Expansion(((ONE, GAUSSIAN),)))
-        return self._increasing(Expansion.exp)
+        """e^f. If f goes to −∞ in a way that the scale cannot express, the result is only bounded from above."""
+        try:
+            return self._increasing(Expansion.exp)
+        except Undecided:
+            for bound in STEEP:
+                if self.high.sign < 0 and self.high.leading[1].compared(bound.logarithm().leading[1]) > 0:
+                    return Bounds(NIL, Expansion(((ONE, bound),)))
+            raise
 
     def log(self) -> "Bounds":
-        """log f; Undecided where f may not be positive."""
+        """log f; raises Undecided if f may not be positive."""
         if self.precise is None and self.low.sign <= 0 < self.high.sign:
             raise Undecided("the argument of a logarithm may not be positive")
         return self._increasing(Expansion.log)
@@ -185,7 +182,7 @@ class Bounds:
         return Bounds(low, low if self.precise is not None else function(self.high))
 
     def floor(self) -> "Bounds":
-        """⌊f⌋: known where f has a limit, otherwise within 1 below f."""
+        """⌊f⌋: known if f has a limit, otherwise between f − 1 and f."""
         if self.precise is None:
             return Bounds(self.low - UNIT, self.high)
         limit = bounded_limit(self.low)
@@ -198,7 +195,7 @@ class Bounds:
 
 
 def bounded_limit(value: Expansion) -> Number | None:
-    """The limit of an expansion where it is finite."""
+    """The limit of an expansion if it is finite, else None."""
     if value.rest is not None and value.rest.direction >= 0:
         return None
     if not value.terms or value.terms[0][1].direction < 0:
@@ -211,7 +208,7 @@ def maximum(one: Bounds, two: Bounds) -> Bounds:
     if one.precise is not None and two.precise is not None:
         return one if one == two or (one.low - two.low).sign >= 0 else two
     order = (one.low - two.low).sign if one.low != two.low else 0
-    rise = larger_share(*(band.rise for band, ahead in ((one, order >= 0), (two, order <= 0)) if ahead))
+    rise = larger_share(*(bounds.rise for bounds, ahead in ((one, order >= 0), (two, order <= 0)) if ahead))
     return Bounds(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
 
 
@@ -219,31 +216,31 @@ def minimum(one: Bounds, two: Bounds) -> Bounds:
     """The smaller of two at every step."""
     if one.precise is None and two.precise is None and one.low.is_zero and two.low.is_zero:
         shares = both(one.rise, two.rise)
-        size = one.rise and two.rise and min((one.rise.size, two.rise.size), key=_order_key(one.rise.size))
+        size = one.rise and two.rise and min(one.rise.size, two.rise.size, key=by_size)
         high = -_larger(-one.high, -two.high)
         return Bounds(NIL, high, replace(shares, size=size) if shares and size else None)
     smaller = -maximum(-one, -two)
-    for band, other in ((one, two), (two, one)):
-        if smaller.rise is None and smaller.low.is_zero and band.rise and other.low.sign > 0:
-            size = min((band.rise.size, other.low.leading[1]), key=_order_key(band.rise.size))
-            smaller = replace(smaller, rise=replace(band.rise, size=size))
+    for bounds, other in ((one, two), (two, one)):
+        if smaller.rise is None and smaller.low.is_zero and bounds.rise and other.low.sign > 0:
+            size = min(bounds.rise.size, other.low.leading[1], key=by_size)
+            smaller = replace(smaller, rise=replace(bounds.rise, size=size))
     return smaller
 
 
-def hull(bands: tuple[Bounds, ...], share: Fraction) -> Bounds:
-    """One band around several, each of which holds at a share of the steps; 0 where that share is not known."""
-    low, high = bands[0].low, bands[0].high
-    for band in bands[1:]:
-        low, high = -_larger(-low, -band.low), _larger(high, band.high)
+def hull(parts: tuple[Bounds, ...], share: Fraction) -> Bounds:
+    """Bounds around several, each of which holds at a share of the steps; a share of 0 means that it is not known."""
+    low, high = parts[0].low, parts[0].high
+    for part in parts[1:]:
+        low, high = -_larger(-low, -part.low), _larger(high, part.high)
     if low == high:
         return Bounds.exactly(low)
     rises: list[Share] = []
-    for band in bands:
-        gap = band.low - low if band.low != low else NIL
+    for part in parts:
+        gap = part.low - low if part.low != low else NIL
         if gap.sign > 0:
             rises.append(Share(gap.leading[1], share))
-        elif band.rise:
-            rises.append(Share(band.rise.size, band.rise.density * share))
+        elif part.rise:
+            rises.append(Share(part.rise.size, part.rise.density * share))
     best = larger_share(*rises)
     if best is not None:
         together = sum((rise.density for rise in rises if rise.size == best.size), Fraction(0))
@@ -251,38 +248,14 @@ def hull(bands: tuple[Bounds, ...], share: Fraction) -> Bounds:
     return Bounds(low, high, best)
 
 
-def sine(value: Expansion) -> Expansion:
-    """sin of an expansion that goes to zero."""
-    coefficients, factorial = [ZERO] * TERMS, 1
-    for n in range(1, TERMS):
-        factorial *= n
-        if n % 2:
-            coefficients[n] = Number(Fraction((-1) ** (n // 2), factorial))
-    return value.series(coefficients)
-
-
-def cosine(value: Expansion) -> Expansion:
-    """cos of an expansion that goes to zero."""
-    coefficients, factorial = [ZERO] * TERMS, 1
-    for n in range(TERMS):
-        factorial *= max(n, 1)
-        if n % 2 == 0:
-            coefficients[n] = Number(Fraction((-1) ** (n // 2), factorial))
-    return value.series(coefficients)
-
-
 def _larger(one: Expansion, two: Expansion) -> Expansion:
     return one if one == two or (one - two).sign >= 0 else two
 
 
-def _order_key(reference: Monomial) -> Callable[[Monomial], int]:
-    return lambda monomial: monomial.compared(reference)
-
-
 def _nearest_integer_below(value: Number) -> int:
     if value.rational is not None:
-        return value.rational.numerator // value.rational.denominator
+        return math.floor(value.rational)
     approximate = float(value)
     if abs(approximate - round(approximate)) < 1e-9 * max(1.0, abs(approximate)):
-        raise Undecided("a number is whole to rounding")
-    return int(approximate // 1)
+        raise Undecided("a number is whole up to rounding")
+    return math.floor(approximate)

@@ -1,9 +1,9 @@
 """Asymptotic expansions: what a formula in t becomes for large t, term by term, with a bound on the rest.
 
 The scale is made of t = L₀ and its iterated logarithms L₁ = log t, L₂ = log log t, … A monomial is
-exp(Σ w_k K_k), where each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is exp(−q L₂),
-exp(−a t^β) has K = L₀^β. Of two monomials the larger is told by the first weight in which they differ
-(Bertrand's rule), so the scale is totally ordered and closed under product, quotient and power.
+exp(Σ w_k K_k), and each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is exp(−q L₂),
+exp(−a t^β) has K = L₀^β. The first weight in which two monomials differ decides which one is larger (Bertrand's rule).
+So the scale is totally ordered and closed under product, quotient and power.
 
 Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of `Monomial.sum_converges`.
 """
@@ -15,23 +15,23 @@ from functools import cmp_to_key
 
 from gradiometer.convergence.formulas.number import ONE, ZERO, Amount, Number, Undecided
 
-DEPTH = 5
-"""Iterated logarithms the scale knows, t itself included."""
+DEPTH = 6
+"""Iterated logarithms in the scale, including t itself."""
 TERMS = 4
-"""Terms kept of an expansion; the rest is bounded by the first one dropped."""
+"""Terms of an expansion; the first dropped one bounds the rest."""
 
 Key = tuple[Fraction, ...]
-"""Powers of L₀ … L₄ in one product K."""
+"""Powers of L₀ … L₅ in one product K."""
 
 
 def unit(level: int) -> Key:
-    """The key of L_level itself."""
+    """The key of L_level."""
     return tuple(Fraction(int(level == place)) for place in range(DEPTH))
 
 
 @dataclass(frozen=True)
 class Monomial:
-    """exp(Σ w_k K_k), exactly. Weights are sorted from the fastest K to the slowest, none is zero."""
+    """exp(Σ w_k K_k), exactly. The weights are sorted from the fastest K to the slowest; no weight is 0."""
 
     weights: tuple[tuple[Key, Number], ...] = ()
 
@@ -54,11 +54,11 @@ class Monomial:
 
     @property
     def direction(self) -> int:
-        """1 where it grows without bound, −1 where it goes to zero, 0 for the constant 1."""
+        """1 if it grows without bound, −1 if it goes to zero, 0 for the constant 1."""
         return self.weights[0][1].sign if self.weights else 0
 
     def compared(self, other: "Monomial") -> int:
-        """1 where it outgrows the other, −1 where the other outgrows it, 0 where they are the same."""
+        """1 if it outgrows the other, −1 if the other outgrows it, 0 if they are equal."""
         if self == other:
             return 0
         mine, theirs = dict(self.weights), dict(other.weights)
@@ -70,16 +70,16 @@ class Monomial:
 
     @property
     def sum_converges(self) -> bool:
-        """Whether Σ over t is finite: its weights fall short, lexicographically, of 1/(t log t log log t …)."""
+        """True if Σ over t is finite: its weights are lexicographically below those of 1/(t log t log log t …)."""
         critical = Monomial.of({unit(level): -ONE for level in range(1, DEPTH)})
         return self.compared(critical) < 0
 
     def logarithm(self) -> "Expansion":
-        """log of the monomial: Σ w_k K_k, each K as a monomial of its own."""
+        """log of the monomial: Σ w_k K_k, each K written as a monomial."""
         return Expansion.of([(weight, _product(key)) for key, weight in self.weights])
 
     def as_key(self) -> Key:
-        """The powers of L₀ … L₄ whose product this is; Undecided where it is an exponential."""
+        """The powers of L₀ … L₅ if it is a product of them; raises Undecided if it is an exponential."""
         powers = dict(self.weights)
         found = [powers.pop(unit(level), ZERO).rational for level in range(1, DEPTH)]
         if powers or None in found:
@@ -93,6 +93,8 @@ def _product(key: Key) -> Monomial:
     return Monomial.of({unit(level + 1): Number(power) for level, power in enumerate(key[:-1])})
 
 
+by_size = cmp_to_key(Monomial.compared)
+"""The key that sorts monomials by how fast they grow."""
 CONSTANT = Monomial()
 TIME = Monomial(((unit(1), ONE),))
 Term = tuple[Number, Monomial]
@@ -103,8 +105,8 @@ class Expansion:
     """Σ c_i m_i + O(rest) for large t, the largest term first.
 
     Args:
-        terms: Coefficients, none of them zero, and their monomials in falling order.
-        rest: What is left is O(rest); None where nothing is.
+        terms: Coefficients other than zero, and their monomials in falling order.
+        rest: The error is O(rest); None if the terms are exact.
     """
 
     terms: tuple[Term, ...] = ()
@@ -112,12 +114,15 @@ class Expansion:
 
     @classmethod
     def of(cls, terms: list[Term], rest: Monomial | None = None) -> "Expansion":
-        """Terms in any order, equal monomials added up, those at or below the rest dropped."""
+        """From terms in any order: adds up equal monomials and drops those at or below the rest."""
         summed: dict[Monomial, Number] = {}
         for coefficient, monomial in terms:
-            summed[monomial] = summed[monomial] + coefficient if monomial in summed else coefficient
+            try:
+                summed[monomial] = summed.get(monomial, ZERO) + coefficient
+            except Undecided:  # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
+                rest = _larger(rest, monomial)
         kept = [(c, m) for m, c in summed.items() if c.sign and (rest is None or m.compared(rest) > 0)]
-        kept.sort(key=cmp_to_key(_falling))
+        kept.sort(key=lambda term: by_size(term[1]), reverse=True)
         if len(kept) > TERMS:
             rest = kept[TERMS][1]
         return cls(tuple(kept[:TERMS]), rest)
@@ -129,12 +134,12 @@ class Expansion:
 
     @property
     def is_zero(self) -> bool:
-        """Whether it is exactly zero from some t on."""
+        """True if it is exactly zero from some t on."""
         return not self.terms and self.rest is None
 
     @property
     def leading(self) -> Term:
-        """The largest term; Undecided where everything known has cancelled."""
+        """The largest term; raises Undecided if all terms have cancelled."""
         if not self.terms:
             raise Undecided("the leading terms cancel")
         return self.terms[0]
@@ -146,7 +151,7 @@ class Expansion:
 
     @property
     def as_constant(self) -> Number | None:
-        """Its value, where it is exactly a constant."""
+        """Its value if it is exactly a constant, else None."""
         if self.is_zero:
             return ZERO
         alone = self.rest is None and len(self.terms) == 1 and self.terms[0][1] == CONSTANT
@@ -179,18 +184,17 @@ class Expansion:
             return self
         whole = exponent.rational
         if whole is not None and whole.denominator == 1 and 2 <= whole <= TERMS:
-            return self * self.power(exponent - ONE)  # exact: no rest is left by a product
+            return self * self.power(exponent - ONE)  # exact: a product leaves no rest
         c, m = self.leading
         lead = Expansion(((c.power(exponent), m.power(exponent)),))
         coefficients, binomial = [], ONE
         for n in range(TERMS):
             coefficients.append(binomial)
-            remaining = exponent - Number(Fraction(n))
-            binomial = binomial * remaining * Number(Fraction(1, n + 1))
+            binomial = binomial * (exponent - Number(Fraction(n))) * Number(Fraction(1, n + 1))
         return lead * self._relative_rest(c, m).series(coefficients)
 
     def exp(self) -> "Expansion":
-        """e^f: what grows becomes a monomial, what vanishes a power series."""
+        """e^f: growing terms become a monomial, vanishing terms a power series."""
         if self.rest is not None and self.rest.direction >= 0:
             raise Undecided("an exponent is known too coarsely")
         weights: dict[Key, Number] = {}
@@ -199,14 +203,16 @@ class Expansion:
             if m.direction > 0:
                 weights[m.as_key()] = c
             elif m.direction == 0:
-                factor = factor * exponential(c)
+                factor = factor * c.exp()
             else:
                 small.append((c, m))
         lead = Expansion(((factor, Monomial.of(weights)),))
-        return lead * Expansion(tuple(small), self.rest).series(_reciprocal_factorials())
+        return lead * Expansion(tuple(small), self.rest).series(
+            [Number(Fraction(1, math.factorial(n))) for n in range(TERMS)]
+        )
 
     def log(self) -> "Expansion":
-        """log f, for f that is positive for all large t."""
+        """log f, for an f that is positive for all large t."""
         if self.sign <= 0:
             raise ValueError("the logarithm of a number that is not positive")
         c, m = self.leading
@@ -214,12 +220,12 @@ class Expansion:
         return Expansion.constant(c.log()) + m.logarithm() + self._relative_rest(c, m).series(mercator)
 
     def series(self, coefficients: list[Number]) -> "Expansion":
-        """Σ a_n f^n for an f that goes to zero, with the first power left out as its rest."""
+        """Σ a_n f^n for an f that goes to zero; the rest is the first power left out."""
         if self.is_zero:
             return Expansion.constant(coefficients[0])
         size = self.terms[0][1] if self.terms else self.rest
         if size is None or size.direction >= 0:
-            raise Undecided("a power series is taken of what does not vanish")
+            raise Undecided("the argument of a power series does not vanish")
         total = Expansion((), size.power(Number(Fraction(len(coefficients)))))
         power = Expansion.constant(ONE)
         for coefficient in coefficients:
@@ -232,32 +238,6 @@ class Expansion:
         """f/(c m) − 1."""
         inverse = Expansion(((c.reciprocal(), m.power(-ONE)),))
         return Expansion(self.terms[1:], self.rest) * inverse
-
-
-def exponential(value: Number) -> Number:
-    """e^c for a constant; undoes a logarithm exactly."""
-    if not value.sign:
-        return ONE
-    if isinstance(value.factor, Fraction) and len(value.atoms) == 1 and value.atoms[0][1] == 1:
-        atom = value.atoms[0][0]
-        if isinstance(atom, Fraction):
-            return Number(atom).power(Number(value.factor))
-    try:
-        return Number.rounded(math.exp(float(value)))
-    except OverflowError as error:
-        raise Undecided("a constant leaves the range of doubles") from error
-
-
-def _reciprocal_factorials() -> list[Number]:
-    coefficients, factorial = [], 1
-    for n in range(TERMS):
-        coefficients.append(Number(Fraction(1, factorial)))
-        factorial *= n + 1
-    return coefficients
-
-
-def _falling(one: Term, two: Term) -> int:
-    return two[1].compared(one[1])
 
 
 def _larger(one: Monomial | None, two: Monomial | None) -> Monomial | None:

@@ -1,7 +1,7 @@
-"""A formula in t, read against a short grammar and never executed as code.
+"""A formula in t, checked against a short grammar and never executed as code.
 
-The grammar: numbers, t, pi, + − * / // % **, comparisons, `a if c else b`, and the functions below. One reading of
-the tree serves every kind of number: integers and doubles, the behaviour for large t, a computer algebra's symbols.
+The grammar: numbers, t, pi, + − * / // % **, comparisons, `a if c else b`, and the functions below. The same tree is
+evaluated with two kinds of numbers: integers and doubles, and asymptotics for large t.
 """
 
 import ast
@@ -16,13 +16,13 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, cast
 
-from gradiometer.convergence.formulas import asymptotics as behaviour
-from gradiometer.convergence.formulas.asymptotics import TIME_PASSES, Behaviour
-from gradiometer.convergence.formulas.number import LARGEST_BITS, PI, Amount, Number
+from gradiometer.convergence.formulas import asymptotics
+from gradiometer.convergence.formulas.asymptotics import LARGE_T, PI_NUMBER, Asymptotics, Comparison
+from gradiometer.convergence.formulas.number import LARGEST_BITS, Amount, Number
 from gradiometer.errors import BadArgument
 
 LONGEST = 1000
-"""Characters of the longest formula that is read."""
+"""Characters in the longest formula accepted."""
 DEEPEST = 60
 FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "int", "abs", "min", "max")
 OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -33,17 +33,24 @@ OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+COMPARISONS: dict[type[ast.AST], Comparison] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Dialect:
-    """How a kind of number does what the grammar asks for beside Python's operators."""
+    """The parts of the grammar that depend on the kind of number: all but Python's operators."""
 
     constant: Callable[[int | float], Any]
     pi: Any
     power: Callable[[Any, Any], Any]
-    compared: Callable[[Any, str, Any], Any]
+    compared: Callable[[Any, Comparison, Any], Any]
     chosen: Callable[[Any, Callable[[], Any], Callable[[], Any]], Any]
     functions: Mapping[str, Callable[..., Any]]
 
@@ -56,7 +63,11 @@ class Expression:
         text: The formula.
 
     Raises:
-        BadArgument: Where the formula is outside the grammar, or one of its constants is beyond doubles.
+        BadArgument: If the formula is outside the grammar, or one of its constants is too large for a double.
+
+    >>> from gradiometer.convergence.formulas.expression import Expression
+    >>> Expression("0.1/sqrt(t)")(4)
+    0.05
     """
 
     text: str
@@ -68,39 +79,39 @@ class Expression:
 
     @cached_property
     def tree(self) -> ast.expr:
-        """The formula's tree: nothing in it but the grammar."""
+        """The formula's syntax tree, checked against the grammar."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", SyntaxWarning)
                 tree = ast.parse(self.text.strip(), mode="eval").body
             _check(tree, self.text)
-        except (SyntaxError, SyntaxWarning, ValueError, MemoryError, RecursionError) as error:
-            if isinstance(error, BadArgument):
-                raise
+        except BadArgument:
+            raise
+        except (SyntaxError, SyntaxWarning, ValueError, MemoryError, RecursionError):
             raise BadArgument(
                 f"`expression` {self.text[:80]!r} is not a formula: write one such as '0.1/sqrt(t)'."
             ) from None
         return tree
 
     def __call__(self, t: int) -> float:
-        """Its value at t, in double precision with whole steps.
+        """Its value at a whole t, in double precision.
 
         Raises:
-            ZeroDivisionError, ValueError: Where it is undefined at t.
-            OverflowError: Where an intermediate value is beyond doubles.
+            ZeroDivisionError, ValueError: If it is undefined at t.
+            OverflowError: If an intermediate value is too large for a double.
         """
         return float(self.read(t, NUMBERS))
 
-    def behaviour(self, t: Behaviour = TIME_PASSES) -> Behaviour:
-        """Its behaviour in the long run."""
-        return Behaviour.constant(self.read(t, BEHAVIOURS))
+    def asymptotics(self, t: Asymptotics = LARGE_T) -> Asymptotics:
+        """Its asymptotics for large t, or its exact value if `t` is a constant."""
+        return Asymptotics.constant(self.read(t, ASYMPTOTICS))
 
     def read(self, t: Any, dialect: Dialect) -> Any:
-        """Its value for any kind of t that the dialect knows."""
+        """Its value for the dialect's kind of t."""
         return _function(self.text, dialect)(t)
 
     def _refuse_impossible_constants(self, node: ast.AST) -> None:
-        """Every part without a t must have a value, so that 9**9**9 is refused and not waited for."""
+        """Every part without a t must have a value: 9**9**9 is refused before it is computed."""
         if any(isinstance(part, ast.Name) and part.id == "t" for part in ast.walk(node)):
             for child in ast.iter_child_nodes(node):
                 self._refuse_impossible_constants(child)
@@ -116,7 +127,7 @@ class Expression:
 
 
 def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  one case a rule
-    """Refuse everything outside the grammar, by name."""
+    """Raise on the first part that is outside the grammar."""
     match node:
         case _ if depth > DEEPEST:
             _refuse(text, f"it is nested more than {DEEPEST} deep")
@@ -162,7 +173,7 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _function(text: str, dialect: Dialect) -> Callable[[Any], Any]:
-    """A formula as one function of t: its tree is walked once, not at every step."""
+    """A formula as one function of t, so that its tree is walked once and not at every step."""
     return _reading(Expression(text).tree, dialect)
 
 
@@ -192,16 +203,11 @@ def _reading(node: ast.AST, dialect: Dialect) -> Callable[[Any], Any]:  # noqa: 
 
 
 def _chain(parts: list[Callable[[Any], Any]], signs: list[ast.cmpop], dialect: Dialect) -> Callable[[Any], Any]:
-    """A comparison such as a < b <= c: the product of its links."""
-    links = [
-        _link(one, COMPARISONS[type(sign)], two, dialect)
-        for one, sign, two in zip(parts, signs, parts[1:], strict=False)
-    ]
-    return lambda t: functools.reduce(operator.mul, [link(t) for link in links])
-
-
-def _link(one: Callable[[Any], Any], sign: str, two: Callable[[Any], Any], dialect: Dialect) -> Callable[[Any], Any]:
-    return lambda t: dialect.compared(one(t), sign, two(t))
+    """A comparison such as a < b <= c: the product of its comparisons of neighbors."""
+    links = [(one, COMPARISONS[type(sign)], two) for one, sign, two in zip(parts, signs, parts[1:], strict=False)]
+    return lambda t: functools.reduce(
+        operator.mul, [dialect.compared(one(t), holds, two(t)) for one, holds, two in links]
+    )
 
 
 def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
@@ -217,55 +223,30 @@ def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
     return result
 
 
-def _choice_of_numbers(test: Amount, one: Callable[[], Amount], two: Callable[[], Amount]) -> Amount:
-    return one() if test else two()
-
-
-def _choice_of_behaviours(test: Behaviour, one: Callable[[], Any], two: Callable[[], Any]) -> Behaviour:
-    signs = {band.sign for band in test.branches}
+def _chosen(test: Asymptotics, one: Callable[[], Any], two: Callable[[], Any]) -> Asymptotics:
+    signs = {branch.sign for branch in test.branches}
     if None not in signs and len({sign != 0 for sign in signs}) == 1:
-        return Behaviour.constant(one() if signs != {0} else two())
-    return behaviour.chosen(test, one(), two())
+        return Asymptotics.constant(one() if signs != {0} else two())
+    return asymptotics.chosen(test, one(), two())
 
 
-def _log_to_base(base: int) -> Callable[[Behaviour], Behaviour]:
-    return lambda value: behaviour.log(value) / Number(Fraction(base)).log()
+def _truncated(value: Asymptotics) -> Asymptotics:
+    if all(branch.low.sign >= 0 for branch in value.branches):
+        return asymptotics.floor(value)
+    positive = asymptotics.compared(value, operator.ge, 0)
+    return asymptotics.chosen(positive, asymptotics.floor(value), -asymptotics.floor(-value))
 
 
-def _truncated(value: Behaviour) -> Behaviour:
-    if all(band.low.sign >= 0 for band in value.branches):
-        return behaviour.floor(value)
-    return behaviour.chosen(behaviour.compared(value, ">=", 0), behaviour.floor(value), -behaviour.floor(-value))
+def _folded(function: Callable[[Any, Any], Asymptotics]) -> Callable[..., Asymptotics]:
+    return lambda *values: functools.reduce(function, values)
 
-
-def _folded(function: Callable[[Any, Any], Behaviour]) -> Callable[..., Behaviour]:
-    def fold(first: Any, *others: Any) -> Behaviour:
-        for other in others:
-            first = function(first, other)
-        return Behaviour.constant(first)
-
-    return fold
-
-
-def _floor_of_number(value: Amount) -> int:
-    return math.floor(value)
-
-
-PYTHON_COMPARISONS: dict[str, Callable[[Amount, Amount], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 NUMBERS = Dialect(
     constant=lambda value: value,
     pi=math.pi,
     power=_power_of_numbers,
-    compared=lambda one, symbol, two: int(PYTHON_COMPARISONS[symbol](one, two)),
-    chosen=_choice_of_numbers,
+    compared=lambda one, holds, two: int(holds(one, two)),
+    chosen=lambda test, one, two: one() if test else two(),
     functions={
         "log": math.log,
         "log2": math.log2,
@@ -274,7 +255,7 @@ NUMBERS = Dialect(
         "exp": math.exp,
         "sin": math.sin,
         "cos": math.cos,
-        "floor": _floor_of_number,
+        "floor": math.floor,
         "int": int,
         "abs": abs,
         "min": min,
@@ -282,24 +263,24 @@ NUMBERS = Dialect(
     },
 )
 
-BEHAVIOURS = Dialect(
-    constant=Behaviour.constant,
-    pi=Behaviour.constant(Number(Fraction(1), ((PI, 1),))),
+ASYMPTOTICS = Dialect(
+    constant=Asymptotics.constant,
+    pi=Asymptotics.constant(PI_NUMBER),
     power=operator.pow,
-    compared=behaviour.compared,
-    chosen=_choice_of_behaviours,
+    compared=asymptotics.compared,
+    chosen=_chosen,
     functions={
-        "log": behaviour.log,
-        "log2": _log_to_base(2),
-        "log10": _log_to_base(10),
+        "log": asymptotics.log,
+        "log2": lambda value: asymptotics.log(value) / Number.of(2).log(),
+        "log10": lambda value: asymptotics.log(value) / Number.of(10).log(),
         "sqrt": lambda value: value ** Fraction(1, 2),
-        "exp": behaviour.exp,
-        "sin": behaviour.sin,
-        "cos": behaviour.cos,
-        "floor": behaviour.floor,
+        "exp": asymptotics.exp,
+        "sin": asymptotics.sin,
+        "cos": asymptotics.cos,
+        "floor": asymptotics.floor,
         "int": _truncated,
         "abs": abs,
-        "min": _folded(behaviour.smaller),
-        "max": _folded(behaviour.larger),
+        "min": _folded(asymptotics.smaller),
+        "max": _folded(asymptotics.larger),
     },
 )

@@ -1,7 +1,8 @@
-"""Constants of a formula, exact as long as they can be: rationals times powers of π and of logarithms.
+"""Constants of a formula, exact as long as possible: rationals times powers of π and of logarithms.
 
-Whether 1/t^p has a finite sum turns on whether p is 1 or a hair more, so rounding must never decide. What cannot be
-kept exact becomes a double that knows it is one, and a sum of doubles that cancels to rounding is `Undecided`.
+The sum of 1/t^p is finite only for p > 1, so rounding must never decide if p is 1 or slightly more. A constant that
+cannot be exact becomes a double that is marked as rounded, and a sum of doubles that cancels to rounding raises
+`Undecided`.
 """
 
 import math
@@ -20,15 +21,15 @@ Atom = Fraction | str
 
 
 class Undecided(Exception):
-    """The analysis cannot tell. Never leaves the room: a verdict then says `None`."""
+    """The analysis has no answer. `theorem` catches it and reports `None`."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A real constant: an exact rational times powers of atoms, or a double known to rounding only.
+    """A real constant: an exact rational times powers of atoms, or a rounded double.
 
     Args:
-        factor: A `Fraction` where exact; a float where not, and then it is not zero.
+        factor: A `Fraction` if exact; otherwise a float other than zero.
         atoms: Powers of π and of logarithms, sorted; empty for a float.
     """
 
@@ -37,7 +38,7 @@ class Number:
 
     @classmethod
     def of(cls, value: "Number | Fraction | Amount") -> "Number":
-        """A number from Python's own. A float is the decimal it prints as: 0.1 is one tenth."""
+        """The exact number. A float stands for the decimal it prints as: 0.1 is one tenth."""
         if isinstance(value, Number):
             return value
         if isinstance(value, float):
@@ -48,20 +49,15 @@ class Number:
 
     @classmethod
     def rounded(cls, value: float) -> "Number":
-        """A double known to rounding only."""
+        """A double that is known only up to rounding."""
         if not math.isfinite(value) or value == 0:
             raise Undecided("a constant leaves the range of doubles")
         return cls(float(value))
 
     @property
     def rational(self) -> Fraction | None:
-        """The exact value where it is rational, else None."""
+        """The exact value if it is rational, else None."""
         return self.factor if isinstance(self.factor, Fraction) and not self.atoms else None
-
-    @property
-    def exact(self) -> bool:
-        """Whether no rounding has touched it."""
-        return isinstance(self.factor, Fraction)
 
     @property
     def sign(self) -> int:
@@ -117,14 +113,16 @@ class Number:
         return self * other.reciprocal()
 
     def power(self, exponent: "Number") -> "Number":
-        """x^p: exact for a rational x and an integer p, or where the root is rational."""
+        """x^p. Exact if x is rational and p an integer, or if the root is rational."""
         rational, p = self.rational, exponent.rational
         if exponent == MINUS_ONE:
             return self.reciprocal()
         if self.sign < 0 and (p is None or p.denominator != 1):
             raise ValueError("a negative number to a fractional power")
         if not self.sign:
-            return _power_of_zero(exponent)
+            if exponent.sign < 0:
+                raise ZeroDivisionError("division by zero")
+            return ZERO if exponent.sign else ONE
         if rational is not None and p is not None:
             root = _root(rational, p.denominator)
             if root is not None and abs(p) * max(_bits(root), 1) <= LARGEST_BITS:
@@ -134,8 +132,21 @@ class Number:
         except OverflowError as error:
             raise Undecided("a constant leaves the range of doubles") from error
 
+    def exp(self) -> "Number":
+        """e^x; undoes a logarithm exactly."""
+        if not self.sign:
+            return ONE
+        if isinstance(self.factor, Fraction) and len(self.atoms) == 1 and self.atoms[0][1] == 1:
+            atom = self.atoms[0][0]
+            if isinstance(atom, Fraction):
+                return Number(atom).power(Number(self.factor))
+        try:
+            return Number.rounded(math.exp(float(self)))
+        except OverflowError as error:
+            raise Undecided("a constant leaves the range of doubles") from error
+
     def log(self) -> "Number":
-        """log x, for x > 0; log 9 is kept as 2 log 3, so that log 9 / log 3 is exactly 2."""
+        """log x, for x > 0; log 9 is stored as 2 log 3, so that log 9 / log 3 is exactly 2."""
         if not self.sign > 0:
             raise ValueError("the logarithm of a number that is not positive")
         rational = self.rational
@@ -149,15 +160,6 @@ class Number:
             if root is not None:
                 return Number(Fraction(sign * degree), ((root, 1),))
         return Number(Fraction(sign), ((base, 1),))
-
-    def __lt__(self, other: "Number") -> bool:
-        return (self - other).sign < 0
-
-
-def _power_of_zero(exponent: Number) -> Number:
-    if exponent.sign < 0:
-        raise ZeroDivisionError("division by zero")
-    return ZERO if exponent.sign else ONE
 
 
 def _bits(value: Fraction) -> int:
@@ -175,7 +177,7 @@ def _log(value: Fraction) -> float:
 
 
 def _root(value: Fraction, degree: int) -> Fraction | None:
-    """The rational root of a degree, or None where it is irrational."""
+    """The rational root of a degree, or None if it is irrational."""
     if degree == 1:
         return value
     if value < 0:

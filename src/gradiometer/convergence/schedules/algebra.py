@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.asymptotics import Asymptotics
 from gradiometer.convergence.formulas.bounds import NIL, Bounds, Share
-from gradiometer.convergence.formulas.dual import Time, larger, smaller
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion
+from gradiometer.convergence.formulas.functions import Time, larger, smaller
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.place import place_in_cycles, shrinking
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -182,15 +182,15 @@ class Cycles(Schedule):
         cycle, share = place_in_cycles(step, self.length, self.lengthen)
         return self.shrink**cycle * self.schedule.formula(share * self.length)
 
-    def behaviour(self, step: Behaviour) -> Behaviour:
+    def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """A bounded factor of known share above zero, times the height of the cycles."""
         height = shrinking(step, self.length, self.lengthen, self.shrink)
         place = (step % self.length).branches if self.lengthen == 1 else ()
-        known = [band.precise.as_constant if band.precise is not None else None for band in place]
+        known = [branch.precise.as_constant if branch.precise is not None else None for branch in place]
         if known and None not in known:
             values = [self.schedule(int(float(number))) for number in known if number is not None]
-            return height * Behaviour(tuple(Bounds.exactly(Expansion.constant(value)) for value in values))
-        return height * Behaviour((self._sampled(),))
+            return height * Asymptotics(tuple(Bounds.exactly(Expansion.constant(value)) for value in values))
+        return height * Asymptotics((self._sampled(),))
 
     def _sampled(self) -> Bounds:
         """Between zero and the largest rate of a cycle, above zero at the share of steps seen there."""
@@ -208,4 +208,4 @@ class Cycles(Schedule):
 
 def _at(schedule: Schedule, step: Time) -> Time:
     """A part's rate: its number, or its behaviour in the long run."""
-    return schedule.behaviour(step) if isinstance(step, Behaviour) else schedule.formula(step)
+    return schedule.asymptotics(step) if isinstance(step, Asymptotics) else schedule.formula(step)

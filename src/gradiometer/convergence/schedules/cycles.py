@@ -5,10 +5,10 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Behaviour
+from gradiometer.convergence.formulas.asymptotics import Asymptotics
 from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
-from gradiometer.convergence.formulas.dual import Time
 from gradiometer.convergence.formulas.expansion import CONSTANT
+from gradiometer.convergence.formulas.functions import Time
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.place import place_in_cycles, shrinking
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -101,12 +101,12 @@ class Triangular(Schedule):
         triangle = place / self.up if place <= self.up else (self.length - place) / (self.length - self.up)
         return self.low + (self.high - self.low) * triangle * self.shrink**cycle * self.decay**step
 
-    def behaviour(self, step: Behaviour) -> Behaviour:
+    def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The triangle is above zero at all steps of a cycle but one."""
-        triangle = Behaviour((Bounds(NIL, UNIT, Share(CONSTANT, Fraction(self.length - 1, self.length))),))
-        height = shrinking(step, self.length, 1.0, self.shrink) * Behaviour.constant(self.decay) ** step
-        width = Behaviour.constant(self.high) - self.low
-        return Behaviour.constant(self.low) + width * triangle * height
+        triangle = Asymptotics((Bounds(NIL, UNIT, Share(CONSTANT, Fraction(self.length - 1, self.length))),))
+        height = shrinking(step, self.length, 1.0, self.shrink) * Asymptotics.constant(self.decay) ** step
+        width = Asymptotics.constant(self.high) - self.low
+        return Asymptotics.constant(self.low) + width * triangle * height
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class CosineRestarts(Schedule):
         wave = (1 + math.cos(math.pi * share)) / 2
         return self.final + (self.initial * self.shrink**cycle - self.final) * wave
 
-    def behaviour(self, step: Behaviour) -> Behaviour:
+    def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The wave is above 0 and below 1 at nearly all steps of a cycle: η is the two ends, mixed by it."""
         height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
         if self.steps == 1 and self.lengthen == 1:
             return height
         below_one = Share(CONSTANT, Fraction(self.steps - 1, self.steps) if self.lengthen == 1 else Fraction(1))
-        wave = Behaviour((Bounds(NIL, UNIT, Share(CONSTANT), below_one),))
+        wave = Asymptotics((Bounds(NIL, UNIT, Share(CONSTANT), below_one),))
         return wave * height + (1 - wave) * self.final
 
 
@@ -184,9 +184,9 @@ class SnapshotCycle(Schedule):
         """The rate at the step's place within its cycle."""
         return self.initial / 2 * (math.cos(math.pi * (step % self.length) / self.length) + 1)
 
-    def behaviour(self, step: Behaviour) -> Behaviour:
+    def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """Cosine restarts that neither lengthen nor shrink."""
-        return CosineRestarts(self.initial, self.length).behaviour(step)
+        return CosineRestarts(self.initial, self.length).asymptotics(step)
 
     def takes_snapshot(self, step: int) -> bool:
         """Whether a model is kept after this step: it is the last of a cycle of the run."""

@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Behaviour, floor, log
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, floor, log
 from gradiometer.convergence.formulas.number import Amount, Number
 
 
@@ -36,11 +36,11 @@ def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int
     return cycle, (step - start) / (first * lengthen**cycle)
 
 
-def shrinking(step: Behaviour, first: int, lengthen: Amount, shrink: Amount) -> Behaviour:
+def shrinking(step: Asymptotics, first: int, lengthen: Amount, shrink: Amount) -> Asymptotics:
     """shrink^k in the long run, where k is the cycle: exponential in t, or a power of t where cycles grow."""
     if shrink == 1:
-        return Behaviour.constant(1)
+        return Asymptotics.constant(1)
     if lengthen == 1:
-        return Behaviour.constant(shrink) ** (step // first)
+        return Asymptotics.constant(shrink) ** (step // first)
     ratio = Fraction(repr(float(lengthen)))
-    return Behaviour.constant(shrink) ** floor(log(1 + step * (ratio - 1) / first) / Number(ratio).log())
+    return Asymptotics.constant(shrink) ** floor(log(1 + step * (ratio - 1) / first) / Number(ratio).log())

@@ -9,8 +9,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
-from gradiometer.convergence.formulas.asymptotics import Behaviour
-from gradiometer.convergence.formulas.dual import Time
+from gradiometer.convergence.formulas.asymptotics import Asymptotics
+from gradiometer.convergence.formulas.functions import Time
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
@@ -28,8 +28,8 @@ class Schedule(ABC):
     Schedules are frozen dataclasses: equal where their settings are, recreated by their `repr`, and written as JSON.
     They form an algebra: `+`, `*`, `at_least`, `at_most`, `shifted`, `warmed_up`, `then`, `held`, `repeated`.
 
-    To add one, write `formula`. Written with arithmetic, comparisons and the functions of `dual`, it also decides the
-    convergence theorem; otherwise evidence is all there is.
+    To add one, write `formula`. If it uses only arithmetic, comparisons and `formulas.functions`, the convergence
+    theorem is decided for it; otherwise there is evidence only.
     """
 
     kinds: ClassVar[dict[str, type["Schedule"]]] = {}
@@ -66,9 +66,9 @@ class Schedule(ABC):
         except (ArithmeticError, ValueError):
             return math.nan
 
-    def behaviour(self, step: Behaviour) -> Behaviour:
+    def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η in the long run, for a step known in the long run. Raises `Undecided` where it cannot tell."""
-        return Behaviour.constant(self.formula(step))
+        return Asymptotics.constant(self.formula(step))
 
     def __add__(self, other: "Schedule | Amount") -> "Schedule":
         return _made("Sum", self, _lifted(other))

@@ -5,9 +5,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.convergence.formulas.asymptotics import Behaviour
-from gradiometer.convergence.formulas.dual import Time, smaller
+from gradiometer.convergence.formulas.asymptotics import Asymptotics
 from gradiometer.convergence.formulas.expression import NUMBERS, Expression
+from gradiometer.convergence.formulas.functions import Time, smaller
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 
@@ -354,6 +354,6 @@ class Formula(Schedule):
         """The formula's value."""
         return Expression(self.text).read(step + 1, NUMBERS)
 
-    def behaviour(self, step: Behaviour) -> Behaviour:
+    def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The formula's behaviour in the long run."""
-        return Expression(self.text).behaviour(step + 1)
+        return Expression(self.text).asymptotics(step + 1)

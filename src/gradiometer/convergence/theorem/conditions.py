@@ -1,23 +1,21 @@
-"""The three conditions of the theorem, read off a tail: lim η = 0, Σ η = ∞, Σ η² < ∞."""
+"""The three conditions of the theorem, read from how η_t decays: lim η = 0, Σ η = ∞, Σ η² < ∞."""
 
 import math
 from dataclasses import dataclass
 
-from gradiometer.convergence.formulas.asymptotics import Behaviour
-from gradiometer.convergence.formulas.expansion import CONSTANT, Monomial, unit
+from gradiometer.convergence.formulas.asymptotics import Asymptotics
+from gradiometer.convergence.formulas.expansion import CONSTANT, DEPTH, Monomial, by_size, unit
 from gradiometer.convergence.formulas.number import Number, Undecided
-
-TWO = Number.of(2)
 
 
 @dataclass(frozen=True)
-class Tail:
-    """η_t for large t, up to constant factors.
+class Conditions:
+    """The size of η_t for large t, up to constant factors, and what follows for the conditions; None if undecided.
 
     Args:
-        upper: |η_t| = O(upper); None where η_t is zero from some step on.
-        lower: |η_t| ≥ c·lower at a share of the steps of every long block; None where no such bound is known.
-        sign: 1 where η_t ≥ 0 from some step on, −1 where η_t < 0 from some step on, None where it is not known.
+        upper: |η_t| = O(upper); None if η_t is zero from some step on.
+        lower: |η_t| ≥ c·lower at a share of the steps of every long block; None if no such bound is known.
+        sign: 1 if η_t ≥ 0 from some step on, −1 if η_t < 0 from some step on, None if not known.
     """
 
     upper: Monomial | None
@@ -25,62 +23,51 @@ class Tail:
     sign: int | None
 
     @classmethod
-    def of(cls, behaviour: Behaviour) -> "Tail":
-        """The tail of a formula's behaviour. Raises `Undecided` where the expansions do not tell."""
-        band = behaviour.whole
-        magnitude = band.magnitude
-        upper = None if magnitude.is_zero else magnitude.leading[1]
-        if band.high.sign < 0:
-            return cls(upper, band.high.leading[1], -1)
-        if band.low.sign < 0:
+    def of(cls, asymptotics: Asymptotics) -> "Conditions":
+        """The conditions of a formula. Raises `Undecided` if its expansions do not decide them."""
+        bounds = asymptotics.whole
+        upper = None if bounds.magnitude.is_zero else bounds.magnitude.leading[1]
+        if bounds.high.sign < 0:
+            return cls(upper, bounds.high.leading[1], -1)
+        if bounds.low.sign < 0:
             return cls(upper, None, None)
-        candidates = [band.low.leading[1]] if band.low.sign > 0 else []
-        if band.rise is not None:
-            candidates.append(band.rise.size)
-        lower: Monomial | None = None
-        for candidate in candidates:
-            lower = candidate if lower is None or candidate.compared(lower) > 0 else lower
-        return cls(upper, lower, 1)
+        candidates = [bounds.low.leading[1]] if bounds.low.sign > 0 else []
+        candidates += [bounds.rise.size] if bounds.rise is not None else []
+        return cls(upper, max(candidates, key=by_size, default=None), 1)
 
     @property
     def limit_zero(self) -> bool | None:
-        """Whether η_t → 0."""
+        """True if η_t → 0."""
         if self.upper is None or self.upper.direction < 0:
             return True
         return False if self.lower is not None and self.lower.direction >= 0 else None
 
     @property
     def sum_diverges(self) -> bool | None:
-        """Whether Σ η_t = ∞."""
+        """True if Σ η_t = ∞."""
         if self.upper is None or _sum_converges(self.upper) or self.sign == -1:
             return False
         return True if self.lower is not None and _sum_converges(self.lower) is False else None
 
     @property
     def sum_of_squares_converges(self) -> bool | None:
-        """Whether Σ η_t² < ∞."""
-        if self.upper is None or _sum_converges(self.upper.power(TWO)):
+        """True if Σ η_t² < ∞."""
+        two = Number.of(2)
+        if self.upper is None or _sum_converges(self.upper.power(two)):
             return True
-        if self.lower is not None and _sum_converges(self.lower.power(TWO)) is False:
-            return False
-        return None
+        return False if self.lower is not None and _sum_converges(self.lower.power(two)) is False else None
 
     @property
     def order(self) -> str:
-        """How it decays, in words: "falls as t^-1"."""
+        """How η_t decays, such as "falls as t^-1"."""
         if self.upper is None:
             return "is zero from some step on"
-        if self.upper == self.lower:
-            return _verb(self.upper) + written(self.upper)
         if self.lower is None:
             return f"stays within a multiple of {written(self.upper)}"
-        return f"lies between the orders {written(self.lower)} and {written(self.upper)}"
-
-
-def _verb(monomial: Monomial) -> str:
-    if monomial == CONSTANT:
-        return "stays of order "
-    return "falls as " if monomial.direction < 0 else "grows as "
+        if self.upper != self.lower:
+            return f"lies between the orders {written(self.lower)} and {written(self.upper)}"
+        verb = "stays of order" if self.upper == CONSTANT else "falls as" if self.upper.direction < 0 else "grows as"
+        return f"{verb} {written(self.upper)}"
 
 
 def _sum_converges(monomial: Monomial) -> bool | None:
@@ -91,21 +78,21 @@ def _sum_converges(monomial: Monomial) -> bool | None:
 
 
 def written(monomial: Monomial) -> str:
-    """A monomial as a person writes it: "t^-0.5 (log t)^-2", "exp(−0.01 t)", "1"."""
-    names = {unit(1): "t", unit(2): "(log t)", unit(3): "(log log t)", unit(4): "(log log log t)"}
+    """A monomial as text: "t^-0.5 (log t)^-2", "exp(−0.01 t)", "1"."""
+    names = {unit(level + 1): _logarithm(level) for level in range(DEPTH - 1)}
     factors = []
     for key, weight in monomial.weights:
         if key in names:
             factors.append(names[key] + _exponent(float(weight)))
         else:
-            product = [_base(level) + _exponent(float(power)) for level, power in enumerate(key) if power]
+            product = [_logarithm(level) + _exponent(float(power)) for level, power in enumerate(key) if power]
             sign = "−" if weight.sign < 0 else ""
             factors.append(f"exp({sign}{abs(float(weight)):.3g} {' '.join(product)})")
     return " ".join(factors) or "1"
 
 
-def _base(level: int) -> str:
-    return "t" if level == 0 else "(" + "log " * level + "t)"
+def _logarithm(level: int) -> str:
+    return "t" if level == 0 else f"({'log ' * level}t)"
 
 
 def _exponent(power: float) -> str:

@@ -1,8 +1,8 @@
-"""What a function that cannot be looked into suggests about its tail: evidence, never a verdict.
+"""Evidence about a Python function whose formula is not known. It is never a verdict.
 
-Partial sums prove nothing (1e-12/t diverges and looks converged after a million terms). A pure function can be asked
-at t = 2^k up to 2^1000, and there the sum condenses: Σ η_t behaves as Σ_k 2^k η(2^k), a sum of a thousand terms whose
-decay in k, and in log k, is measured.
+Partial sums prove nothing: 1e-12/t diverges and looks converged after a million terms. But a pure function can be
+evaluated at t = 2^k up to 2^1000, and there the sum condenses: Σ η_t behaves as Σ_k 2^k η(2^k). This sum has a
+thousand terms, and its decay in k, and in log k, is measured.
 
 Source: Cauchy's condensation test; Hardy (1910), Orders of Infinity.
 """
@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import linear_regression
 from types import FrameType
 
 LARGEST_BLOCK = 1000
-"""The last dyadic block [2^k, 2^(k+1)) that is asked."""
+"""The last dyadic block [2^k, 2^(k+1)) that is evaluated."""
 FEWEST_BLOCKS = 24
 PROBES = 12
-"""Steps asked in a block: its first two, and others spread at random over it."""
+"""Steps evaluated per block: its first two, and others at random."""
 SECONDS = 2.0
 FLOOR = 5e-324
 
@@ -30,12 +31,16 @@ Function = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the blocks suggest; None where they do not lean either way.
+    """What the blocks suggest.
 
     Args:
-        limit_zero, sum_diverges, sum_of_squares_converges: The three conditions, as far as they can be seen.
-        blocks: Dyadic blocks that answered.
-        negative: The first step at which it was seen to be negative.
+        limit_zero, sum_diverges, sum_of_squares_converges: The three conditions; None if the blocks give no clear sign.
+        blocks: Number of dyadic blocks that could be evaluated.
+        negative: The first evaluated step with a negative value.
+
+    >>> from gradiometer.convergence.theorem.evidence import evidence
+    >>> evidence(lambda t: 1 / t).sum_diverges
+    True
     """
 
     limit_zero: bool | None
@@ -55,14 +60,14 @@ class _Block:
 
 
 def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
-    """Ask a function of t = 1, 2, … at up to 2^1000 and judge how its dyadic blocks decay."""
+    """Evaluate a function of t = 1, 2, … at steps up to 2^1000 and judge how its dyadic blocks decay."""
     blocks: list[_Block] = []
     negative: int | None = None
     generator = random.Random(0)
     deadline = time.monotonic() + seconds
     with _time_limit(seconds):
         for k in range(1, LARGEST_BLOCK):
-            values = _asked(function, k, generator)
+            values = _evaluated(function, k, generator)
             if values is None or time.monotonic() > deadline:
                 break
             negative = negative or next((t for t, value in values if value < 0), None)
@@ -81,7 +86,7 @@ class _OutOfTime(Exception):
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Stop a call that does not return; only the main thread can be stopped, elsewhere nothing is."""
+    """Stop a call that does not return. This works in the main thread only; elsewhere there is no limit."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -100,13 +105,13 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _asked(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
+def _evaluated(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
     start = 1 << k
     steps = {start, start + 1, *(start + generator.randrange(start) for _ in range(PROBES - 2))}
     try:
         values = [(t, float(function(t))) for t in sorted(steps)]
     except (ArithmeticError, ValueError, TypeError, IndexError, KeyError):
-        return None  # beyond what it can be asked: the blocks before still count
+        return None  # too large a step for this function: the blocks before still count
     return values if all(math.isfinite(value) for _, value in values) else None
 
 
@@ -121,7 +126,7 @@ def _summary(values: list[float]) -> _Block:
 
 
 def _vanishes(largest: list[float]) -> bool | None:
-    """Whether the largest value of a block goes to zero: it keeps falling, as a power of t, of log t or faster."""
+    """True if the largest value of a block keeps falling, as a power of t or of log t, or faster."""
     if largest[-1] == -math.inf:
         return True
     slope = _slope([math.log2(k + 1) for k in range(len(largest))], largest)
@@ -131,7 +136,7 @@ def _vanishes(largest: list[float]) -> bool | None:
 
 
 def _sum_converges(logs: list[float]) -> bool | None:
-    """Whether Σ_k 2^(logs[k]) is finite, from its slope in k and then in log k."""
+    """True if Σ_k 2^(logs[k]) is finite, from its slope in k and then in log k."""
     if logs[-1] == -math.inf:
         return True
     margin = max(0.01, 2 / len(logs))
@@ -145,17 +150,14 @@ def _sum_converges(logs: list[float]) -> bool | None:
         return None
     if slope > -0.95:
         return False
-    # 1/(k log k) and 1/(k log k log log k), whose sums are infinite, have slopes of −1.15 and −1.23 so far out.
+    # 1/(k log k) and 1/(k log k log log k) have infinite sums, and slopes of −1.15 and −1.23 at k = 1000.
     return True if slope < -1.3 else None
 
 
 def _slope(xs: list[float], ys: list[float]) -> float | None:
-    """The least-squares slope over the second half of the blocks, where both are finite."""
+    """The least-squares slope over the second half of the blocks with finite values."""
     pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
     pairs = pairs[len(pairs) // 2 :]
     if len(pairs) < 8:
         return None
-    x_mean, y_mean = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
-    spread = sum((x - x_mean) ** 2 for x, _ in pairs)
-    slope: float = sum((x - x_mean) * (y - y_mean) for x, y in pairs) / spread
-    return slope
+    return linear_regression(*zip(*pairs, strict=True)).slope
