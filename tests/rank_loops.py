@@ -222,13 +222,13 @@ def variants(out: Path) -> None:
 
 def refused(out: Path) -> None:
     """What cannot be measured of several processes."""
-    with pytest.raises(BadArgument, match="of several processes ask for noise, temperature, trajectory alone"):
+    with pytest.raises(BadArgument, match="which works on one process: leave it out"):
         one = Position()
         optimizer = torch.optim.SGD(one.parameters(), lr=RATE)
         watch(DistributedDataParallel(one), optimizer, loss=losses, gauges="batch_sharpness")
     sharded(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with pytest.raises(BadArgument, match=r"of a sharded model \(FSDP\) the noise alone is measured"):
+    with pytest.raises(BadArgument, match=r"which cannot measure a sharded model \(FSDP\): ask for noise"):
         watch(model, optimizer, loss=losses, gauges="batch_sharpness")
     refused_meshes()
     refused_gradients(out)

@@ -107,7 +107,7 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
         ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
         (
-            "give `loss`, or ask for noise, temperature, trajectory alone",
+            "which runs the model: give `loss`, or leave it out",
             lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift"),
         ),
         ("holds no parameter", lambda: watch(nn.Linear(2, 2), sgd, loss=loss)),

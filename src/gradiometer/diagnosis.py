@@ -1,8 +1,9 @@
-"""Every gauge by name, and what a run's readings say: estimates, findings, and a verdict in one sentence."""
+"""What the readings of a run say: estimates, findings, and a verdict in one sentence."""
 
+import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -12,35 +13,16 @@ from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, findi
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
-from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.drift.along_gradient import CurvatureAlongGradient
-from gradiometer.drift.batch_sharpness import BatchSharpness
-from gradiometer.drift.loss_change import LossChange
-from gradiometer.drift.step_drift import StepDrift
-from gradiometer.errors import BadArgument
-from gradiometer.estimation.heavy_examples import HeavyExamples
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.noise_shape import NoiseShape
-from gradiometer.estimation.noise_sources import NoiseSources
-from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.drift.survey import Survey
+from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
-from gradiometer.measurement.finding import Finding, State
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Series
+from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
-
-GAUGES: dict[str, type[Gauge]] = {
-    gauge.name: gauge
-    for gauge in (
-        *(GradientNoise, NoiseShape, NoiseSources, HeavyExamples),
-        *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
-        Temperature,
-        Trajectory,
-    )
-}
-"""The catalogue: every gauge by name."""
 
 WINDOW = 200
 """Readings in the latest window, at most; of a long run, its last quarter."""
@@ -62,12 +44,20 @@ class Diagnosis:
         estimates: The latest window's estimates by name; of one layer, `quantity/layer`.
         history: Estimates along the run, of whole quantities: by name, pairs of the last step of a window and its
             estimate.
+        gauges: The gauges that the run was measured with and that are at hand.
     """
 
     verdict: str
     findings: tuple[Finding, ...]
     estimates: Mapping[str, Estimate]
     history: Mapping[str, tuple[tuple[int, Estimate], ...]]
+    gauges: tuple[Gauge, ...] = ()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of all quantities by name."""
+        held_out = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
+        return {**labels_of(self.gauges), **Survey.labels, **Certificate.labels, **held_out}
 
     def to_dict(self) -> dict[str, Any]:
         """Verdict, findings and latest estimates, as `--json` prints them."""
@@ -76,24 +66,6 @@ class Diagnosis:
             "findings": [finding.to_dict() for finding in self.findings],
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
         }
-
-
-def gauges_of(configuration: Configuration) -> tuple[Gauge, ...]:
-    """The gauges a run is measured with, with the settings it asks for."""
-    spread: dict[str, Any] = {"parts": configuration.parts or None}
-    momentum: dict[str, Any] = {"momentum": configuration.momentum, "nesterov": configuration.nesterov}
-    settings: dict[str, dict[str, Any]] = {
-        GradientNoise.name: spread,
-        BatchSharpness.name: momentum,
-        Temperature.name: spread | momentum | {"weight_decay": configuration.weight_decay},
-    }
-    names = [name.strip() for name in configuration.gauges.split(",") if name.strip()]
-    for name in names:
-        if name not in GAUGES:
-            close = get_close_matches(name, GAUGES, n=1)
-            there = f"did you mean {close[0]}? There" if close else "there"
-            raise BadArgument(f"`gauges` names {name!r}, which there is not: {there} are {', '.join(GAUGES)}.")
-    return tuple(GAUGES[name](**settings.get(name, {})) for name in dict.fromkeys(names))
 
 
 def diagnose(run: Run, level: float | None = None) -> Diagnosis:
@@ -107,19 +79,23 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     findings: list[Finding] = []
     estimates: dict[str, Estimate] = {}
     history: dict[str, list[tuple[int, Estimate]]] = {}
-    for gauge in gauges_of(run.configuration):
+    gauges, missing = recorded_gauges(run)
+    for gauge in gauges:
         series = run.series(gauge.name)
         if series is None:
             continue
-        latest = gauge.estimate(latest_window(series), level)
-        estimates |= latest
-        if finding := gauge.interpret(latest):
-            findings.append(finding)
-        if gauge.own_steps:
-            continue  # of a path only the whole says anything
-        for window in windows(replace(series, layers=())):
-            for name, estimate in gauge.estimate(window, level).items():
-                history.setdefault(name, []).append((int(window.steps[-1]), estimate))
+        ours = type(gauge) in GAUGES.values()
+        with nullcontext() if ours else user_code(f"{type(gauge).__name__}.estimate"):
+            latest = gauge.estimate(latest_window(series), level)
+            estimates |= latest
+            if finding := gauge.interpret(latest):
+                findings.append(finding)
+            if gauge.own_steps:
+                continue  # only the whole path says anything
+            for window in windows(replace(series, layers=())):
+                for name, estimate in gauge.estimate(window, level).items():
+                    history.setdefault(name, []).append((int(window.steps[-1]), estimate))
+    findings += [_not_at_hand(name, path, run) for name, path in missing.items()]
     findings += _endpoint(run, estimates)
     if level_finding := _stationarity(run, level):
         findings.append(level_finding)
@@ -134,6 +110,21 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings=tuple(findings),
         estimates=estimates,
         history={name: tuple(points) for name, points in history.items()},
+        gauges=gauges,
+    )
+
+
+def _not_at_hand(name: str, path: str, run: Run) -> Finding:
+    """The readings of a gauge whose class is not at hand."""
+    series = run.series(name)
+    readings = counted(0 if series is None else len(series), "reading")
+    return Finding(
+        gauge=name,
+        issue=Issue.ESTIMATION,
+        state=State.CANNOT_TELL,
+        seen=f"The class of the gauge {name!r}, {path}, is not at hand; it has {readings} here.",
+        means="Its moments are in the run and can be exported; they cannot be turned into estimates without the class.",
+        advice=f"`gradiometer report {shlex.quote(str(run.path))} --gauge {path}`, or Run.open(path, gauges=[...]).",
     )
 
 

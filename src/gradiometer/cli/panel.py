@@ -15,7 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gradiometer.diagnosis import gauges_of
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
@@ -23,7 +22,6 @@ from gradiometer.run.budget import time_used
 
 if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimates
-    from gradiometer.measurement.finding import Finding
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.run.folder import RunFolder
     from gradiometer.run.recorder import Recorder
@@ -113,7 +111,7 @@ class Panel:
 
     def _questions(self, training: "Training", recorder: "Recorder", width: int) -> Table:
         """The five questions, two lines each: what was found, or what would find it."""
-        found = [Answer(finding, estimates) for finding, estimates in _findings(training, recorder)]
+        found = list(_answers(training, recorder))
         room = max(width - NAMES - 8, 20)
         table = Table.grid(padding=(0, 1))
         table.add_column(width=2)
@@ -157,16 +155,16 @@ def watching(quiet: bool) -> Iterator[Panel | None]:
 
 
 def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Gauge, Estimates]]":
-    for gauge in gauges_of(training.configuration):
+    for gauge in training.gauges:
         series = recorder.recent(gauge.name)
         if series is not None and len(series) > 1:
             yield gauge, gauge.estimate(series, training.configuration.level)
 
 
-def _findings(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Finding, Estimates]]":
+def _answers(training: "Training", recorder: "Recorder") -> Iterator[Answer]:
     for gauge, estimates in _estimates(training, recorder):
         if (finding := gauge.interpret(estimates)) is not None:
-            yield finding, estimates
+            yield Answer(finding, estimates, gauge)
 
 
 def two_lines(words: str, width: int) -> str:

@@ -11,18 +11,22 @@ from gradiometer.cli.options import json_option
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--level", type=float, default=None, help="Confidence level of the intervals; left out, the run's own.")
 @click.option("--png", "charts", type=click.Path(path_type=Path), default=None, help="Write the charts there as PNG.")
+@click.option(
+    "--gauge", "gauges", multiple=True, metavar="MODULE:CLASS", help="A gauge of your own that RUN was measured with."
+)
 @json_option
-def report(run: Path, level: float | None, charts: Path | None, as_json: bool) -> None:
+def report(run: Path, level: float | None, charts: Path | None, gauges: tuple[str, ...], as_json: bool) -> None:
     """Write the page of RUN, finished or not, and say what was found."""
     from gradiometer.cli.outcome import as_object, print_json, tell, tell_place
     from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadArgument
+    from gradiometer.gauges import imported_gauge
     from gradiometer.report.page.page import write_charts, write_page
     from gradiometer.run.reader import Run
 
     if level is not None and not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
-    opened = Run.open(run)
+    opened = Run.open(run, gauges=[type(imported_gauge(path)) for path in gauges])
     diagnosis = diagnose(opened, level)
     if not as_json:
         tell(opened, diagnosis)

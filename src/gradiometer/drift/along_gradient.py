@@ -1,5 +1,6 @@
 """The curvature along the gradient and along its noise, and the noise scale weighted by curvature."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,6 +35,10 @@ class CurvatureAlongGradient(Gauge):
     name: ClassVar[str] = "curvature_along_gradient"
     issue: ClassVar[Issue] = Issue.DRIFT
     unit: ClassVar[str] = "loss³ / parameter⁴"
+    labels: ClassVar[Mapping[str, str]] = {
+        "curvature_noise_scale": "noise scale weighted by curvature, tr(HΣ) / gᵀHg",
+        "gradient_curvature": "curvature along the gradient, gᵀHg",
+    }
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

@@ -1,5 +1,6 @@
 """Batch sharpness: the curvature each batch has along its own gradient, against the edge of stochastic stability."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +43,13 @@ class BatchSharpness(Gauge):
     name: ClassVar[str] = "batch_sharpness"
     issue: ClassVar[Issue] = Issue.DRIFT
     unit: ClassVar[str] = "loss / parameter²"
+    labels: ClassVar[Mapping[str, str]] = {
+        "batch_sharpness": "batch sharpness, E ĝᵀH_Bĝ / E‖ĝ‖²",
+        "edge": "edge of stability, at the median η",
+    }
+    question: ClassVar[str] = "Is the learning rate too high?"
+    sgd_only: ClassVar[str] = "edge of stability"
+    from_run: ClassVar[tuple[str, ...]] = ("momentum", "nesterov")
     one_in: ClassVar[int] = 16
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """The loss change of a step: predicted by gradient and curvature, and seen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +35,11 @@ class LossChange(Gauge):
     name: ClassVar[str] = "loss_change"
     issue: ClassVar[Issue] = Issue.DRIFT
     unit: ClassVar[str] = "loss"
+    labels: ClassVar[Mapping[str, str]] = {
+        "curvature_share": "share of the slope's gain that curvature takes back",
+        "predicted_change": "loss change of a step, predicted",
+        "seen_change": "loss change of a step, seen",
+    }
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

@@ -1,6 +1,7 @@
 """Step drift: how much the gradient changes over one step, with the noise removed (statement S3 of the lecture)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,6 +35,7 @@ class StepDrift(Gauge):
     name: ClassVar[str] = "step_drift"
     issue: ClassVar[Issue] = Issue.DRIFT
     unit: ClassVar[str] = "(loss / parameter)²"
+    labels: ClassVar[Mapping[str, str]] = {"step_drift": "step drift, ‖g(Φ′) − g(Φ)‖² / ‖g(Φ)‖²"}
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

@@ -1,5 +1,6 @@
 """A survey of the curvature at one point of training: its ends, its trace, its density, and what they rest on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -32,6 +33,13 @@ class Survey(Artifact):
     """
 
     files: ClassVar[str] = "curvature/step_*.json"
+    labels: ClassVar[Mapping[str, str]] = {
+        "sharpness": "sharpness, λ_max",
+        "smallest_curvature": "smallest eigenvalue, λ_min",
+        "hessian_trace": "trace of the Hessian, Tr H",
+        "curvature_along_gradient": "curvature along the gradient, gᵀHg / ‖g‖²",
+        "negative_share": "share of directions that curve down",
+    }
 
     step: int
     examples: int

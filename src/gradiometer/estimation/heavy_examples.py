@@ -1,6 +1,7 @@
 """How unevenly the examples of a batch contribute to the gradient noise (statement S2 of the lecture)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -40,6 +41,11 @@ class HeavyExamples(Gauge):
     name: ClassVar[str] = "heavy_examples"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "(loss / parameter)²"
+    labels: ClassVar[Mapping[str, str]] = {
+        "top_tenth_share": "share of Σ‖gᵢ‖² of a batch’s top tenth",
+        "norm_variation": "variation of ‖gᵢ‖², Var/E²",
+        "example_norm_squared": "mean of ‖gᵢ‖²",
+    }
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

@@ -1,6 +1,7 @@
 """The gradient noise: how accurate ĝ is as an estimate of g (statement S2 of the lecture)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -61,6 +62,19 @@ class GradientNoise(Gauge):
     name: ClassVar[str] = "noise"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "(loss / parameter)²"
+    labels: ClassVar[Mapping[str, str]] = {
+        "noise_scale": "gradient noise scale, tr Σ / ‖g‖²",
+        "gradient_variance": "noise, tr Σ",
+        "gradient_norm_squared": "squared gradient norm, ‖g‖²",
+        "signal_to_noise": "signal to noise, ‖g‖² / E‖ĝ − g‖²",
+        "cosine": "cosine of ĝ with g",
+        "batch_size": "batch size, B",
+    }
+    symbols: ClassVar[Mapping[str, str]] = {"batch_size": "B"}
+    question: ClassVar[str] = "Is the batch too small, or too large?"
+    needs_loss: ClassVar[bool] = False
+    processes: ClassVar[Literal["one", "many", "sharded"]] = "sharded"
+    from_run: ClassVar[tuple[str, ...]] = ("parts",)
 
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= 2:

@@ -1,6 +1,7 @@
 """The number of directions of the gradient noise, and its part along the gradient (statement S2 of the lecture)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -53,6 +54,12 @@ class NoiseShape(Gauge):
     name: ClassVar[str] = "noise_shape"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "directions"
+    labels: ClassVar[Mapping[str, str]] = {
+        "effective_dimension": "directions of the noise, (tr Σ)² / tr Σ²",
+        "norm_test": "norm test, √(tr Σ/B) / ‖g‖",
+        "inner_product_test": "inner-product test, √(gᵀΣg/B) / ‖g‖²",
+        "orthogonality_test": "orthogonality test, √((tr Σ − gᵀΣg/‖g‖²)/B) / ‖g‖",
+    }
     one_in: ClassVar[int] = 16
 
     def __post_init__(self) -> None:

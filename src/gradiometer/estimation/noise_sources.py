@@ -1,5 +1,6 @@
 """The sources of the gradient noise: the choice of examples, and random numbers in the model (S2 of the lecture)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,6 +37,11 @@ class NoiseSources(Gauge):
     name: ClassVar[str] = "noise_sources"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "(loss / parameter)²"
+    labels: ClassVar[Mapping[str, str]] = {
+        "noise_of_data": "noise of the data",
+        "noise_of_draws": "noise the model draws",
+        "drawn_share": "share of the noise the model draws",
+    }
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

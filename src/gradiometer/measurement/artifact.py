@@ -1,5 +1,6 @@
 """A result that a run keeps as a file of its own, such as a certificate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,3 +11,9 @@ class Artifact:
 
     files: ClassVar[str]
     """File within the run. A `*` stands for the step, for kinds of which a run may have several."""
+
+    labels: ClassVar[Mapping[str, str]] = {}
+    """Labels of its estimates, in the order of the page's table."""
+
+    symbols: ClassVar[Mapping[str, str]] = {}
+    """Short symbols for estimates that a chart marks as a threshold."""

@@ -1,8 +1,9 @@
 """The gauge: frozen settings and three verbs, `measure`, `estimate`, `interpret`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue
@@ -14,31 +15,64 @@ if TYPE_CHECKING:  # a gauge is read, a year later, on a machine without torch
 
 @dataclass(frozen=True)
 class Gauge(ABC):
-    """Something that is read off a training step.
+    """A quantity that is read off training steps.
 
-    A gauge holds settings only: its `repr` recreates it, and it is written into the run. It never keeps
-    a tensor, and `measure` never changes training.
+    A gauge is one frozen dataclass in one file. Its fields are settings only: its `repr` recreates it, and it is
+    written into the run. It never keeps a tensor, and `measure` never changes training. Everything that the rest of
+    the package has to know about it is a class attribute below. A gauge of your own is given to `watch` or `train` as
+    an object: `watch(..., gauges=["noise", MyGauge()])`.
     """
 
     name: ClassVar[str]
+    """A lower-case identifier: the name in flags, in the run's files and in exports."""
+
     issue: ClassVar[Issue]
+    """The issue of SGD that the gauge belongs to, and so its section on the page."""
+
     unit: ClassVar[str]
+    """Unit of the first quantity."""
+
+    labels: ClassVar[Mapping[str, str]] = {}
+    """Labels of the quantities that `estimate` returns, such as "batch size, B", in the order of the page's table."""
+
+    symbols: ClassVar[Mapping[str, str]] = {}
+    """Short symbols for quantities that a chart marks as a threshold, such as "B"."""
+
+    question: ClassVar[str] = ""
+    """The question on the page that the gauge's finding answers; empty if it answers none."""
+
+    needs_loss: ClassVar[bool] = True
+    """True if `measure` runs the model again. Such a gauge works on one process, and `watch` needs `loss` for it."""
+
+    processes: ClassVar[Literal["one", "many", "sharded"]] = "one"
+    """The largest setting that it works in: one process, several with whole models, or a sharded model (FSDP2)."""
+
+    sgd_only: ClassVar[str] = ""
+    """The law it rests on, such as "edge of stability", if that is known only for SGD, with momentum or without."""
+
     one_in: ClassVar[int] = 1
-    """Asked at one in so many measured steps: more than one where it costs more than a step. At every one, where none
-    beside it is asked at each."""
+    """It runs at one in this many measured steps. Above 1 for a gauge that costs more than a step. If no other gauge
+    runs at every measured step, it does."""
 
     looks_back: ClassVar[bool] = False
-    """Whether the step needs a `motion`: where training stood earlier, and its velocity."""
+    """True if it needs `step.motion`: where training was earlier, and its velocity."""
 
     own_steps: ClassVar[bool] = False
-    """Whether it is asked at the steps it wants, whatever the cadence: for what costs next to nothing."""
+    """True if it chooses its steps itself (`wants`), whatever the budget: for a gauge that costs next to nothing."""
+
+    from_run: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that are set from the run's configuration, such as "momentum"."""
 
     @abstractmethod
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The raw moments of this one step, each unbiased and additive over steps."""
+        """The raw moments of one step, each unbiased and additive over steps.
+
+        Args:
+            step: The step between `backward` and `optimizer.step`, with its gradients and derivatives.
+        """
 
     def wants(self, step: int) -> bool:
-        """Whether it is to be asked at this step, where it has steps of its own: a pure function of the step."""
+        """True if a gauge with `own_steps` measures at this step. A pure function of the step."""
         return True
 
     @abstractmethod
@@ -47,4 +81,4 @@ class Gauge(ABC):
 
     @abstractmethod
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """What the estimates say to a person, or None where there is nothing to say."""
+        """A finding for a person, or None if there is nothing to say."""

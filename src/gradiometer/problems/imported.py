@@ -3,12 +3,9 @@
 import copy
 import inspect
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -18,7 +15,7 @@ from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import nearest
-from gradiometer.problems.user_code import said
+from gradiometer.problems.user_code import said, user_module
 
 
 def load(
@@ -50,7 +47,7 @@ def _function(name: str) -> Callable[..., Any]:
     if is_file or not (_dotted(module_name) and function_name.isidentifier()):
         hint = f": write {Path(module_name).stem}:{function_name}" if is_file else ""
         raise BadArgument(f"`problem` {name!r} is not of the form module:function{hint}.")
-    module = _module(module_name)
+    module = user_module(module_name)
     if not hasattr(module, function_name):
         functions = inspect.getmembers(module, inspect.isfunction)
         own = tuple(key for key, function in functions if function.__module__ == module_name)
@@ -62,21 +59,6 @@ def _function(name: str) -> Callable[..., Any]:
             f"`{name}` is of type {type(function).__name__}, a function that makes a problem was expected."
         )
     return function
-
-
-def _module(name: str) -> ModuleType:
-    """Import it, from the current folder first."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise BadArgument(f"there is no module `{error.name}`, neither installed nor in {here}.") from error
-        raise BadArgument(f"importing `{name}` raised {said(error)}.") from error
-    except (Exception, SystemExit) as error:
-        raise BadArgument(f"importing `{name}` raised {said(error)}.") from error
 
 
 def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Code that is not ours: what it raises becomes one sentence that names it, and the line it was raised in."""
 
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from gradiometer.errors import BadArgument, GradiometerError
 
@@ -30,6 +33,21 @@ def user_code(name: str, where: str = "") -> Iterator[None]:
     except Exception as error:
         place = f" ({where})" if where else ""
         raise BadArgument(f"`{name}` raised {said(error)}{_line(error)}{place}.") from error
+
+
+def user_module(name: str) -> ModuleType:
+    """Import a module of the user's, from the current folder first."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise BadArgument(f"there is no module `{error.name}`, neither installed nor in {here}.") from error
+        raise BadArgument(f"importing `{name}` raised {said(error)}.") from error
+    except (Exception, SystemExit) as error:
+        raise BadArgument(f"importing `{name}` raised {said(error)}.") from error
 
 
 def said(error: BaseException) -> str:

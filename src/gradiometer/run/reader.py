@@ -1,5 +1,6 @@
 """A run as it is read: on any machine, a year later, without torch, while it is written or after it was killed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -46,26 +47,28 @@ class Run:
 
     Args:
         folder: The run.
-        rank: Whose readings and losses, of a run of several processes.
+        rank: Process whose readings and losses are read, in a run of several processes.
+        gauges: Gauges of your own, or their classes, that the run was measured with.
     """
 
-    def __init__(self, folder: RunFolder, rank: int = 0) -> None:
+    def __init__(self, folder: RunFolder, rank: int = 0, gauges: Sequence[object] = ()) -> None:
         self.folder = folder
         self.rank = rank
+        self.known_gauges = tuple(gauges)
         self._journal = Readings(folder.readings_path(rank))
 
     @classmethod
-    def open(cls, path: Path | str, rank: int = 0) -> "Run":
+    def open(cls, path: Path | str, rank: int = 0, gauges: Sequence[object] = ()) -> "Run":
         """The run in this folder.
 
         Raises:
             BadArgument: It is not a run folder, or of a newer format.
         """
-        return cls(RunFolder.open(path), rank)
+        return cls(RunFolder.open(path), rank, gauges)
 
     def refreshed(self) -> "Run":
         """The run as it lies there now. Of its readings only what came since is read, and this one is done with."""
-        later = Run(self.folder, self.rank)
+        later = Run(self.folder, self.rank, self.known_gauges)
         later._journal = self._journal
         return later
 

@@ -3,17 +3,19 @@
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import torch
 
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.diagnosis import gauges_of
 from gradiometer.errors import BadArgument, Diverged, Interrupted
+from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
@@ -47,37 +49,61 @@ class Watcher(Protocol):
         """A step was made."""
 
 
-def train(problem: Problem, configuration: Configuration, out: Path, watcher: Watcher | None = None) -> Run:
+def train(
+    problem: Problem,
+    configuration: Configuration,
+    out: Path,
+    watcher: Watcher | None = None,
+    gauges: GaugesAsked | None = None,
+) -> Run:
     """Train a problem from its start, into a new run folder below `out`.
+
+    Args:
+        problem: The problem.
+        configuration: How it is trained and measured.
+        out: Folder of the runs.
+        watcher: Shows the run while it trains.
+        gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
 
     Raises:
         Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
         Interrupted: It was asked to stop, or the disk is full; the run can be resumed.
         BadArgument: The configuration does not fit the problem.
     """
+    asked = Asked.of(configuration.gauges if gauges is None else gauges)
+    configuration = msgspec.structs.replace(configuration, gauges=",".join(asked.names))
     with _threads(configuration.threads), together() as ranks:
         budget = Budget(configuration.budget)
-        training = Training(problem, configuration, budget, ranks)
+        training = Training(problem, configuration, budget, ranks, gauges=asked.made(configuration))
         if not ranks.first:
             return follow(training)
-        manifest = {"configuration": configuration.to_dict(), "versions": versions(), **training.facts()}
+        manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
+        manifest |= training.facts()
         folder = RunFolder.create(out, _name_of_run(problem), manifest)
         return Loop(training, folder, budget, watcher).go()
 
 
-def resume(path: Path, watcher: Watcher | None = None) -> Run:
+def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] = ()) -> Run:
     """Go on with a run from its last whole checkpoint; it ends with the same bits as if it had never stopped.
+
+    Args:
+        path: The run's folder.
+        watcher: Shows the run while it trains.
+        gauges: The gauges of your own that it was measured with.
 
     Raises:
         BadArgument: It is not a run, has ended, or its data have changed; and as `train` does.
     """
-    run = Run.open(path)
+    run = Run.open(path, gauges=gauges)
     if run.status in ("finished", "diverged"):
         raise BadArgument(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
+    made, missing = recorded_gauges(run)
+    if missing:
+        raise BadArgument(f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.")
     problem = problem_of(run)
     with _threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
-        training = Training(problem, run.configuration, budget, ranks)
+        training = Training(problem, run.configuration, budget, ranks, gauges=made)
         if not ranks.first:
             return follow(training)
         loop = Loop(training, RunFolder.open(path), budget, watcher)
@@ -93,9 +119,9 @@ class Loop:
         self.training = training
         self.folder = folder
         self.watcher = watcher
-        gauges, every = gauges_of(configuration), configuration.every
+        every = configuration.every
         mode: Mode = "shared" if training.shared else "apart"
-        self.recorder = Recorder(folder, gauges, budget=budget, every=every, mode=mode)
+        self.recorder = Recorder(folder, training.gauges, budget=budget, every=every, mode=mode)
         self.collector = collector_of(training, folder)
         self.saved_at = time.monotonic()
 
@@ -117,7 +143,7 @@ class Loop:
             raise
         finally:
             self.recorder.close()
-        return Run.open(self.folder.path)
+        return Run.open(self.folder.path, gauges=self.training.gauges)
 
     def restore_latest(self) -> None:
         """Put back the last whole checkpoint; without one, the run starts anew, with the same bits."""

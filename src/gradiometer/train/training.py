@@ -3,6 +3,7 @@
 import math
 import random
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,13 @@ from torch.nn.parameter import is_lazy
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
-from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
+from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
 from gradiometer.measurement.order import Order
@@ -59,10 +61,16 @@ class Training:
         budget: Where the cost of reading micro-batches, inside the backward, is counted.
         ranks: The processes that train together; every one holds the whole model and data, and makes its share of
             each batch.
+        gauges: What is measured; by default the gauges that the configuration names.
     """
 
     def __init__(
-        self, problem: Problem, configuration: Configuration, budget: Budget, ranks: Ranks | None = None
+        self,
+        problem: Problem,
+        configuration: Configuration,
+        budget: Budget,
+        ranks: Ranks | None = None,
+        gauges: Sequence[Gauge] | None = None,
     ) -> None:
         self.problem = problem
         self.configuration = configuration
@@ -92,7 +100,8 @@ class Training:
         self.cooling = self._cooling()
         parts = configuration.accumulation, self.ranks, budget, configuration.seed
         self._accumulator = Accumulator(self.objective, *parts) if self.shared else None
-        self.origin = Origin() if any(gauge.looks_back for gauge in gauges_of(configuration)) else None
+        self.gauges = tuple(Asked.of(configuration.gauges).made(configuration) if gauges is None else gauges)
+        self.origin = Origin() if any(gauge.looks_back for gauge in self.gauges) else None
         self.step = 0
         self.first_loss = math.nan
 

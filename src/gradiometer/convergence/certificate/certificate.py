@@ -1,6 +1,7 @@
 """A certificate: the kind of point that training has reached, at a confidence level. Torch is not needed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -55,6 +56,13 @@ class Certificate(Artifact):
     """
 
     files: ClassVar[str] = "certificates/step_*.json"
+    labels: ClassVar[Mapping[str, str]] = {
+        "gradient_norm": "gradient of the training loss, ‖g‖",
+        "relative_gradient_norm": "the same, of what it was at the start",
+        "lowest_curvature": "lowest curvature, λ_min",
+        "lowest_curvature_share": "the same, of the largest, λ_min / λ_max",
+    }
+    symbols: ClassVar[Mapping[str, str]] = {"certificate_tolerance": "tolerance"}
 
     step: int
     mode: str

@@ -1,9 +1,9 @@
 """The trajectory: a few iterates of every doubling of time, as sketches, and what they say of where training goes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -112,6 +112,17 @@ class Trajectory(Gauge):
     name: ClassVar[str] = "trajectory"
     issue: ClassVar[Issue] = Issue.CONVERGENCE
     unit: ClassVar[str] = "parameter"
+    labels: ClassVar[Mapping[str, str]] = {
+        "stride_slope": "log₂ of the move from place to place, change per doubling",
+        "step_slope": "log₂ of the length of a step, change per doubling",
+        "step_correlation": "correlation of a step with the next",
+        "straightness": "net distance over length of path, last four doublings",
+        "alignment": "cosine of the last doubling’s move with Φ",
+        "turns": "turns about the centre, last four doublings",
+        "slowing": "p where the speed falls as (Σ η)^−p",
+    }
+    needs_loss: ClassVar[bool] = False
+    processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
     own_steps: ClassVar[bool] = True
 
     def wants(self, step: int) -> bool:

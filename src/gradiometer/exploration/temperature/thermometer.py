@@ -1,5 +1,6 @@
 """The thermometer: the temperature at which SGD runs (lecture, S10 and S11)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -85,6 +86,18 @@ class Temperature(Gauge):
     name: ClassVar[str] = "temperature"
     issue: ClassVar[Issue] = Issue.EXPLORATION
     unit: ClassVar[str] = "loss"
+    labels: ClassVar[Mapping[str, str]] = {
+        "temperature": "temperature T, all heat put in",
+        "temperature_minibatch": "of the noise of the batches, η tr Σ / (2Bd(1 − μ))",
+        "temperature_step": "of the length of the steps, η‖g‖² / (2d) without momentum",
+        "temperature_configurational": "temperature of the parameters, ⟨Φ − c, ĝ⟩ / d",
+        "temperature_drift": "drift away from c, (‖Φ′ − c‖² − ‖Φ − c‖²) / (2ηd)",
+        "temperature_residual": "what of the balance does not close",
+    }
+    needs_loss: ClassVar[bool] = False
+    processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
+    sgd_only: ClassVar[str] = "heat balance"
+    from_run: ClassVar[tuple[str, ...]] = ("parts", "momentum", "nesterov", "weight_decay")
     looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

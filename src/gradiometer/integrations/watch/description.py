@@ -12,12 +12,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.diagnosis import gauges_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
@@ -29,12 +27,6 @@ from gradiometer.run.recorder import Recorder
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 """What torch puts around a model, by the name of its kind (to import them takes seconds), and where it keeps it."""
-
-RUN_NOTHING = (GradientNoise.name, Temperature.name, Trajectory.name)
-"""Gauges that need what training makes anyway, and the spread: not the loss, nor a single process."""
-
-FOR_SGD = {BatchSharpness.name: "whose edge", Temperature.name: "whose heat balance"}
-"""Gauges of a law that is known for SGD alone, and what of them it is."""
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -155,46 +147,41 @@ def configuration_of(
 
 
 def gauges_for(
-    gauges: str | None,
+    gauges: GaugesAsked | None,
     optimizers: Sequence[torch.optim.Optimizer],
     *,
     has_loss: bool,
     alone: bool,
     sharded: bool = False,
-) -> str:
-    """What can be measured of this loop: what was asked for, or what it allows.
+) -> Asked:
+    """The gauges that were asked for, or else those that this loop allows.
 
     Raises:
-        BadArgument: Something was asked for that it does not allow.
+        BadArgument: A gauge was asked for that this loop does not allow.
     """
     others_than_sgd = [type(one).__name__ for one in optimizers if not is_plain_sgd(one)]
     if gauges is None:
         allowed = has_loss and alone and not sharded and not others_than_sgd
-        return f"{GradientNoise.name},{BatchSharpness.name}" if allowed else GradientNoise.name
-    names = gauges.replace(" ", "").split(",")
-    for name, law in FOR_SGD.items():
-        if name in names and others_than_sgd:
-            raise BadArgument(
-                f"`gauges` names {name}, {law} is known for SGD and not for {others_than_sgd[0]}: leave it out."
-            )
-    if sharded and (refused := [name for name in names if name not in ("", GradientNoise.name)]):
-        raise BadArgument(
-            f"`gauges` names {refused[0]}, but of a sharded model (FSDP) the noise alone is measured: ask for noise."
-        )
-    others = [name for name in names if name not in ("", *RUN_NOTHING)]
-    if others and not has_loss:
-        raise BadArgument(
-            f"`gauges` names {others[0]}, which runs the model: give `loss`, or ask for {', '.join(RUN_NOTHING)} alone."
-        )
-    if others and not alone:
-        raise BadArgument(
-            f"`gauges` names {others[0]}, which runs the model: of several processes ask for "
-            f"{', '.join(RUN_NOTHING)} alone."
-        )
-    return gauges
+        gauges = f"{GradientNoise.name},{BatchSharpness.name}" if allowed else GradientNoise.name
+    asked = Asked.of(gauges)
+    for kind in asked.kinds:
+        why = ""
+        if kind.sgd_only and others_than_sgd:
+            why = f"whose {kind.sgd_only} is known for SGD and not for {others_than_sgd[0]}: leave it out"
+        elif sharded and kind.processes != "sharded":
+            why = "which cannot measure a sharded model (FSDP): ask for noise"
+        elif kind.needs_loss and not has_loss:
+            why = "which runs the model: give `loss`, or leave it out"
+        elif kind.processes == "one" and not alone:
+            why = "which works on one process: leave it out"
+        if why:
+            raise BadArgument(f"`gauges` names {kind.name}, {why}.")
+    return asked
 
 
-def manifest_of(configuration: Configuration, objective: Objective, sampling: Sampling, ranks: Ranks) -> dict[str, Any]:
+def manifest_of(
+    configuration: Configuration, objective: Objective, sampling: Sampling, ranks: Ranks, asked: Asked
+) -> dict[str, Any]:
     """What `run.toml` says of a loop that is not ours."""
     return {
         "configuration": configuration.to_dict(),
@@ -204,6 +191,7 @@ def manifest_of(configuration: Configuration, objective: Objective, sampling: Sa
         "layers": list(objective.layers),
         "mode": "shared" if configuration.accumulation > 1 else "apart",
         "ranks": ranks.count,
+        "gauges": asked.manifest(),
         "problem": {
             "name": configuration.problem,
             "model": type(objective.model).__name__,
@@ -216,6 +204,7 @@ def manifest_of(configuration: Configuration, objective: Objective, sampling: Sa
 def recorder_of(
     configuration: Configuration,
     manifest: Mapping[str, Any],
+    asked: Asked,
     out: Path,
     budget: Budget,
     restored: Mapping[str, Any],
@@ -226,12 +215,13 @@ def recorder_of(
     Args:
         configuration: The loop, in our words.
         manifest: What `run.toml` will say.
+        asked: The gauges.
         out: Folder of the runs.
         budget: Of the run.
         restored: The state of a checkpoint; empty where there is none.
         step: The next to be made.
     """
-    gauges = gauges_of(configuration)
+    gauges = asked.made(configuration)
     known = "run" in restored
     folder = RunFolder.open(restored["run"]) if known else RunFolder.create(out, configuration.problem, manifest)
     recorder = Recorder(folder, gauges, budget=budget, every=configuration.every)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradiometer.gauges import GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.description import bare, bare_optimizer, gauges_for
 from gradiometer.integrations.watch.watching import Watch
@@ -27,7 +28,7 @@ def watch(
     scaler: Any = None,
     budget: float = 0.02,
     every: int | None = None,
-    gauges: str | None = None,
+    gauges: GaugesAsked | None = None,
     parts: int = 2,
     level: float = 0.9,
     seed: int = 0,
@@ -66,8 +67,9 @@ def watch(
         scaler: The GradScaler, where there is one.
         budget: Share of the training time that measuring may use; 0 switches it off.
         every: Measure every so many steps instead of keeping to the budget.
-        gauges: What is measured, as names with commas between them; left out: the noise and, where `loss` is given
-            and the optimizer is SGD, the batch sharpness. Of several processes noise, temperature and trajectory.
+        gauges: Names with commas between them, or a list of names and gauges of your own, such as
+            ["noise", MyGauge()]. By default the noise and, if `loss` is given and the optimizer is SGD, the batch
+            sharpness. On several processes: noise, temperature and trajectory only.
         parts: Parts of the batch measured beside a step of one backward; 0 means per example.
         level: Confidence level of every interval.
         seed: Of the random numbers measuring draws; training's own are left alone.
@@ -78,16 +80,17 @@ def watch(
         BadArgument: Something does not fit together, in one sentence.
     """
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    chosen = gauges_for(
+        gauges,
+        [*map(bare_optimizer, optimizers)],
+        has_loss=loss is not None,
+        alone=Ranks.here().alone,
+        sharded=is_sharded(bare(model)),
+    )
     asked = {
         "budget": budget,
         "every": every,
-        "gauges": gauges_for(
-            gauges,
-            [*map(bare_optimizer, optimizers)],
-            has_loss=loss is not None,
-            alone=Ranks.here().alone,
-            sharded=is_sharded(bare(model)),
-        ),
+        "gauges": ",".join(chosen.names),
         "parts": parts,
         "level": level,
         "seed": seed,
@@ -102,5 +105,6 @@ def watch(
         accumulation=accumulation,
         scaler=scaler,
         asked=asked,
+        gauges=chosen,
         to=to,
     )

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.diagnosis import GAUGES, diagnose
+from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument
+from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import is_sharded, refuse_shards_that_cannot_be_heard, reshard
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.capture import Catcher, Part, as_written, part_of
@@ -53,6 +54,7 @@ class Watch:
         accumulation: int,
         scaler: Any,
         asked: Mapping[str, Any],
+        gauges: Asked,
         to: Sequence[Any],
     ) -> None:
         model, self.ranks, self._optimizers = bare(model), Ranks.here(), [bare_optimizer(one) for one in optimizers]
@@ -62,8 +64,7 @@ class Watch:
         refuse_shards_that_cannot_be_heard(model, self.ranks)
         if not accumulation >= 1:
             raise BadArgument(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
-        kinds = [GAUGES[name] for name in asked["gauges"].replace(" ", "").split(",") if name in GAUGES]
-        self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in kinds)
+        self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in gauges.kinds)
         if sharded and accumulation == 1 and self.ranks.alone and self._cadenced:
             raise BadArgument(
                 "`model` is sharded (FSDP) over one process, and half of a batch is not run beside it: start several "
@@ -75,9 +76,9 @@ class Watch:
                 "accumulate several backwards an update and say so with `accumulation`."
             )
         self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
-        self._asked = asked
+        self._asked, self._gauges = asked, gauges
         self._objective = Objective(model, no_loss if loss is None else in_words(loss))
-        looks_back = any(kind.looks_back for kind in kinds)
+        looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
         self.budget = Budget(asked["budget"])
@@ -144,7 +145,7 @@ class Watch:
         if not self._recorder.closed:
             self._losses.fetch()
             self._recorder.flush()
-        return Run.open(self._recorder.folder.path)
+        return Run.open(self._recorder.folder.path, gauges=self._gauges.given)
 
     @property
     def overhead(self) -> dict[str, Any]:
@@ -217,8 +218,10 @@ class Watch:
             draw=self._sampling.draw,
             **self._asked,
         )
-        manifest = manifest_of(configuration, self._objective, self._sampling, self.ranks)
-        recorder = recorder_of(configuration, manifest, self._out, self.budget, self._restored, self.steps)
+        manifest = manifest_of(configuration, self._objective, self._sampling, self.ranks, self._gauges)
+        recorder = recorder_of(
+            configuration, manifest, self._gauges, self._out, self.budget, self._restored, self.steps
+        )
         self._recorder = self._losses.recorder = recorder
         if told := left_out(self._objective, self._optimizers):
             self._warn(told)

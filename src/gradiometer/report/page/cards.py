@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.gauges import GAUGES
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding
 from gradiometer.report.charts.interval_strip import Strip, strips
@@ -17,7 +19,11 @@ from gradiometer.report.sections.questions import (
 from gradiometer.report.sections.section import Section
 from gradiometer.run.reader import Run
 
-SYMBOLS = {"batch_size": "B", "noise_scale": "noise scale", "certificate_tolerance": "tolerance"}
+SYMBOLS = {
+    name: symbol
+    for symbols in (Certificate.symbols, *(kind.symbols for kind in GAUGES.values()))
+    for name, symbol in symbols.items()
+}
 """Quantities in a few letters, for the ticks of a strip."""
 
 
@@ -38,7 +44,8 @@ class Told:
     @classmethod
     def of(cls, answer: Answer) -> "Told":
         """With every interval the finding names held against every exact number it names."""
-        return cls(answer.finding, answer.estimates, strips(answer.estimates, answer.finding.estimates, SYMBOLS))
+        symbols = SYMBOLS if answer.gauge is None else {**SYMBOLS, **answer.gauge.symbols}
+        return cls(answer.finding, answer.estimates, strips(answer.estimates, answer.finding.estimates, symbols))
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ class Card:
 
 def answers_of(diagnosis: Diagnosis, sections: Iterable[Section]) -> tuple[Answer, ...]:
     """What the gauges found, and what the sections add from beside the readings."""
-    found = [Answer(finding, diagnosis.estimates) for finding in diagnosis.findings]
+    gauges = {gauge.name: gauge for gauge in diagnosis.gauges}
+    found = [Answer(finding, diagnosis.estimates, gauges.get(finding.gauge)) for finding in diagnosis.findings]
     return (*found, *(answer for section in sections for answer in section.answers))
 
 
@@ -105,17 +113,16 @@ def _command(question: Question, run: Run) -> str:
 
 def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
     """One for each finding that answers none of the questions, the most urgent first."""
-    asked = {gauge for question in QUESTIONS for gauge in question.gauges}
     return tuple(
         Card(
             name=f"also-{place}",
             short=answer.finding.issue.value,
-            title=f"{answer.finding.issue.value} · {answer.finding.gauge.replace('_', ' ')}",
+            title=answer.question or f"{answer.finding.issue.value} · {answer.finding.gauge.replace('_', ' ')}",
             state=answer.finding.state.name.lower(),
             word=answer.finding.state.value,
             symbol=answer.finding.state.symbol,
             told=(Told.of(answer),),
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
-        if answer.finding.gauge not in asked
+        if not any(question.is_answered_by(answer) for question in QUESTIONS)
     )

@@ -15,7 +15,7 @@ from gradiometer.report.page.cards import answers_of, cards, further_cards
 from gradiometer.report.page.checks import checks
 from gradiometer.report.page.document import TEMPLATES, document
 from gradiometer.report.sections.catalogue import sections
-from gradiometer.report.sections.section import QUANTITIES, Section
+from gradiometer.report.sections.section import Section
 from gradiometer.run.budget import overhead_sentence
 from gradiometer.run.disk import replace_file
 from gradiometer.run.reader import Run
@@ -88,7 +88,7 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "cards": cards(run, found),
         "further": further_cards(found),
         "checks": checks(run, diagnosis),
-        "quantities": QUANTITIES,
+        "quantities": diagnosis.labels,
         "status_symbol": STATUS_SYMBOLS[run.status],
         "overhead": overhead_sentence(run.overhead, run.configuration.every),
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),

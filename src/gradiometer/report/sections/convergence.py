@@ -10,6 +10,7 @@ from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
 from gradiometer.convergence.theorem.theorem import SUFFICIENT, Verdict
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.convergence_charts import learning_rate_chart
@@ -26,13 +27,6 @@ DRAWN = 400
 ROWS = 25
 """Steps in the table behind the chart, at most."""
 LEAD = "The learning rate must go to zero for SGD to come to rest: does it, and has it?"
-ON_PAPER = {
-    "gradient_norm": "gradient of the training loss, ‖g‖",
-    "relative_gradient_norm": "the same, of what it was at the start",
-    "lowest_curvature": "lowest curvature, λ_min",
-    "lowest_curvature_share": "the same, of the largest, λ_min / λ_max",
-}
-"""A certificate's quantities as they are written on paper."""
 
 
 def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -54,7 +48,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
         title="Convergence",
         lead=lead,
         figures=tuple(figures),
-        table=_table(rates, diagnosis.estimates, certificates),
+        table=_table(rates, diagnosis, certificates),
         answers=() if finding is None else (Answer(finding, {}),),
         heading=_heading(diagnosis.estimates, certificates),
     )
@@ -140,7 +134,8 @@ def _heading(estimates: Mapping[str, Estimate], certificates: Sequence[Certifica
     return ", and ".join(["The schedule", *parts]) if len(parts) < 2 else "The schedule, the path, and the certificate"
 
 
-def _table(rates: Rates, estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> Numbers:
+def _table(rates: Rates, diagnosis: Diagnosis, certificates: Sequence[Certificate]) -> Numbers:
+    estimates, labels = diagnosis.estimates, labels_of(diagnosis.gauges, Issue.CONVERGENCE)
     rows = [*_conditions(rates.verdict)] if rates.verdict is not None else []
     distance, noise = rates.sums()
     left, noise_left = rates.sums(rates.now)
@@ -155,7 +150,7 @@ def _table(rates: Rates, estimates: Mapping[str, Estimate], certificates: Sequen
         found = horizon(rates.schedule, rates.total)
         worst = significant(found.bound * math.sqrt(rates.total))
         rows.append(("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0"))
-    rows += trajectory_rows(estimates)
+    rows += trajectory_rows(estimates, labels)
     if certificates:
         rows += _certified(certificates[-1].estimates, certificates[-1].step)
     return Numbers(("quantity", "value", "interval", "level", "method"), tuple(rows))
@@ -180,5 +175,5 @@ def _certified(estimates: Mapping[str, Estimate], step: int) -> list[tuple[str, 
             "" if estimates[name].method == "exact" else f"{estimates[name].level:.0%}",
             estimates[name].method,
         )
-        for name, words in ON_PAPER.items()
+        for name, words in Certificate.labels.items()
     ]

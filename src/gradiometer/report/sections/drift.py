@@ -2,19 +2,20 @@
 
 import math
 import shlex
-from collections.abc import Mapping
 
 import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
 from gradiometer.drift.survey import Survey
+from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Issue
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.rates import rates_of
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, quantity_table
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 
@@ -26,39 +27,24 @@ SEEN = 20
 PLACES = 200
 """At which a moving edge is drawn, at most."""
 
-OF_DRIFT = {
-    "batch_sharpness": "batch sharpness, E ĝᵀH_Bĝ / E‖ĝ‖²",
-    "edge": "edge of stability, at the median η",
-    "curvature_noise_scale": "noise scale weighted by curvature, tr(HΣ) / gᵀHg",
-    "gradient_curvature": "curvature along the gradient, gᵀHg",
-    "step_drift": "step drift, ‖g(Φ′) − g(Φ)‖² / ‖g(Φ)‖²",
-    "curvature_share": "share of the slope's gain that curvature takes back",
-    "predicted_change": "loss change of a step, predicted",
-    "seen_change": "loss change of a step, seen",
-    "sharpness": "sharpness, λ_max",
-    "smallest_curvature": "smallest eigenvalue, λ_min",
-    "hessian_trace": "trace of the Hessian, Tr H",
-    "curvature_along_gradient": "curvature along the gradient, gᵀHg / ‖g‖²",
-    "negative_share": "share of directions that curve down",
-}
-"""Quantities of drift as they are written on paper, in the order of the table."""
-
 
 def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 2: batch sharpness and sharpness along the run, the density, and the latest numbers."""
     history, surveys = diagnosis.history, load_artifacts(run, Survey)
     lead = "How does the gradient change as Φ moves, and does the learning rate bear the curvature it meets?"
+    labels = {**labels_of(diagnosis.gauges, Issue.DRIFT), **Survey.labels}
     batch = history.get("batch_sharpness", ())
     if not batch and not surveys:
         how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` surveys the curvature"
-        return Section("drift", "Drift", f"{lead} Nothing has been measured yet{'' if run.watched else how}.", ())
+        lead += f" The sharpness has not been measured yet{'' if run.watched else how}."
+        return Section("drift", "Drift", lead, (), quantity_table(labels, diagnosis.estimates))
     kind = Momentum(run.configuration.momentum, run.configuration.nesterov)
     figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run, kind)]
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_start(run, kind)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
     answers = (_answer(surveys[-1], run, kind),) if surveys else ()
-    return Section("drift", "Drift", lead, tuple(figures), _latest_table(estimates), answers)
+    return Section("drift", "Drift", lead, tuple(figures), quantity_table(labels, estimates), answers)
 
 
 def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
@@ -167,18 +153,3 @@ def _from_the_start(edge: Windows, run: Run) -> Windows:
 
 def _edge_at_start(run: Run, kind: Momentum) -> tuple[str, float]:
     return kind.words, stability_limit(run.configuration.learning_rate, kind)
-
-
-def _latest_table(estimates: Mapping[str, Estimate]) -> Numbers:
-    rows = [
-        (
-            words,
-            *cells(estimate),
-            estimate.unit,
-            "" if estimate.method == "exact" else f"{estimate.level:.0%}",
-            estimate.method,
-        )
-        for name, words in OF_DRIFT.items()
-        if (estimate := estimates.get(name)) is not None
-    ]
-    return Numbers(("quantity", "estimate", "interval", "unit", "level", "method"), tuple(rows))

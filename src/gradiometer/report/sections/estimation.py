@@ -5,47 +5,28 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
+from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Issue
 from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, LogAxis
 from gradiometer.report.charts.batch_chart import batch_chart
 from gradiometer.report.charts.charts import layers_chart, noise_scale_chart, signal_and_noise_chart
 from gradiometer.report.charts.interval_strip import number
 from gradiometer.report.charts.marks import Windows
-from gradiometer.report.sections.section import QUANTITIES, Figure, Numbers, Section, cells, course, numbers_of
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, numbers_of, quantity_table
 from gradiometer.run.reader import Run
 
 MOST_LAYERS = 40
 """Layers drawn; the table holds all of them."""
-
-OF_ESTIMATION = (
-    *("noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise", "cosine", "batch_size"),
-    *("effective_dimension", "norm_test", "inner_product_test", "orthogonality_test"),
-    *("noise_of_data", "noise_of_draws", "drawn_share", "top_tenth_share", "norm_variation", "example_norm_squared"),
-)
-"""What the table of the latest window holds, in this order, as far as it was measured."""
-
-ON_PAPER = QUANTITIES | {
-    "cosine": "cosine of ĝ with g",
-    "effective_dimension": "directions of the noise, (tr Σ)² / tr Σ²",
-    "norm_test": "norm test, √(tr Σ/B) / ‖g‖",
-    "inner_product_test": "inner-product test, √(gᵀΣg/B) / ‖g‖²",
-    "orthogonality_test": "orthogonality test, √((tr Σ − gᵀΣg/‖g‖²)/B) / ‖g‖",
-    "noise_of_data": "noise of the data",
-    "noise_of_draws": "noise the model draws",
-    "drawn_share": "share of the noise the model draws",
-    "top_tenth_share": "share of Σ‖gᵢ‖² of a batch’s top tenth",
-    "norm_variation": "variation of ‖gᵢ‖², Var/E²",
-    "example_norm_squared": "mean of ‖gᵢ‖²",
-}
-"""Quantities as they are written on paper."""
 
 
 def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 1: noise scale, noise and signal along the run, and by layer."""
     history, latest = diagnosis.history, diagnosis.estimates
     lead = "How accurate is ĝ, the gradient of one batch, as an estimate of the gradient g?"
+    table = quantity_table(labels_of(diagnosis.gauges, Issue.ESTIMATION), latest)
     if "noise_scale" not in latest:
-        return Section("estimation", "Estimation", f"{lead} Nothing has been measured yet.", ())
+        return Section("estimation", "Estimation", f"{lead} The noise has not been measured yet.", (), table)
     figures = []
     windows = history.get("noise_scale", ())
     if windows:
@@ -59,7 +40,7 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     by_layer, shares = _by_layer(latest, "noise_scale/"), _by_layer(latest, "noise_share/")
     if by_layer:
         figures.append(_layers_figure(by_layer, shares, latest["batch_size"].value))
-    return Section("estimation", "Estimation", lead, tuple(figures), _latest_table(latest))
+    return Section("estimation", "Estimation", lead, tuple(figures), table)
 
 
 def _noise_scale_figure(windows: Windows, batch_size: float) -> Figure:
@@ -157,23 +138,6 @@ def _layers_figure(by_layer: dict[str, Estimate], shares: dict[str, Estimate], b
 def _share_cells(share: Estimate | None) -> tuple[str, str]:
     """Empty for a run that was diagnosed before there were shares."""
     return ("", "") if share is None else cells(share)
-
-
-def _latest_table(latest: Mapping[str, Estimate]) -> Numbers:
-    rows = [
-        (
-            ON_PAPER[name],
-            *cells(estimate),
-            estimate.unit,
-            "" if estimate.method == "exact" else f"{estimate.level:.0%}",
-            f"{estimate.samples:,}" if estimate.samples else "",
-            estimate.method,
-        )
-        for name in OF_ESTIMATION
-        if (estimate := latest.get(name)) is not None
-    ]
-    columns = ("quantity", "estimate", "interval", "unit", "level", "readings", "method")
-    return Numbers(columns, tuple(rows))
 
 
 def _open_sentences(estimates: Iterable[Estimate], arrow: str) -> list[str]:

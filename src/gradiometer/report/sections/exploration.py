@@ -1,51 +1,47 @@
 """The section of issue 4, exploration: the temperature SGD runs at, what heats it, and what becomes of the heat."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.report.charts.exploration_charts import drift_share_chart, heat_chart, layer_temperatures_chart
 from gradiometer.report.charts.marks import Windows
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, quantity_table
 from gradiometer.run.reader import Run
 
 MOST_LAYERS = 40
 """Layers drawn; the table holds all of them."""
 
-OF_EXPLORATION = {
-    "temperature": "temperature T, all heat put in",
-    "temperature_minibatch": "of the noise of the batches, η tr Σ / (2Bd(1 − μ))",
-    "temperature_step": "of the length of the steps, η‖g‖² / (2d) without momentum",
-    "temperature_configurational": "temperature of the parameters, ⟨Φ − c, ĝ⟩ / d",
-    "temperature_drift": "drift away from c, (‖Φ′ − c‖² − ‖Φ − c‖²) / (2ηd)",
-    "temperature_residual": "what of the balance does not close",
-}
-"""The heat balance as it is written on paper, in the order of the table."""
-
 
 def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 4: the heat balance along the run and by layer."""
     lead = "At what temperature does SGD explore: how much noise do its steps put in, and what becomes of it?"
+    labels = labels_of(diagnosis.gauges, Issue.EXPLORATION)
     windows = diagnosis.history.get("temperature", ())
     if not windows:
         lead += " Nothing has been measured yet: `--gauges noise,temperature` reads the thermometer at measured steps."
-        return Section("exploration", "Exploration", lead, ())
+        return Section("exploration", "Exploration", lead, (), quantity_table(labels, diagnosis.estimates))
     examples = diagnosis.estimates.get("temperature_examples")
     scale, unit = (examples.value, "posterior units, N × loss") if examples is not None else (1.0, "loss")
-    history = {name: _scaled(diagnosis.history.get(name, ()), scale) for name in OF_EXPLORATION}
+    history = {name: _scaled(diagnosis.history.get(name, ()), scale) for name in Temperature.labels}
     latest = {
-        name: _times(estimate, scale)
+        name: replace(_times(estimate, scale), unit=unit)
         for name, estimate in diagnosis.estimates.items()
-        if name in OF_EXPLORATION or name.startswith(("temperature/", "temperature_configurational/"))
+        if name in Temperature.labels or name.startswith(("temperature/", "temperature_configurational/"))
     }
     figures = [_heat_figure(history, unit, run)]
     if shares := diagnosis.history.get("temperature_drift_share", ()):
         figures.append(_share_figure(shares, history))
     if layers := _of_layers(latest, "temperature/"):
         figures.append(_layers_figure(layers, _of_layers(latest, "temperature_configurational/"), latest, unit))
-    return Section("exploration", "Exploration", lead, tuple(figures), _latest_table(latest, unit))
+    table = quantity_table(labels, {**diagnosis.estimates, **latest})
+    return Section("exploration", "Exploration", lead, tuple(figures), table)
 
 
 def _heat_figure(history: Mapping[str, Windows], unit: str, run: Run) -> Figure:
@@ -122,15 +118,6 @@ def _layers_figure(
             "that of its own parameters."
         ),
     )
-
-
-def _latest_table(latest: Mapping[str, Estimate], unit: str) -> Numbers:
-    rows = [
-        (words, *cells(estimate), unit, f"{estimate.level:.0%}", f"{estimate.samples:,}", estimate.method)
-        for name, words in OF_EXPLORATION.items()
-        if (estimate := latest.get(name)) is not None
-    ]
-    return Numbers(("quantity", "estimate", "interval", "unit", "level", "readings", "method"), tuple(rows))
 
 
 def _of_layers(latest: Mapping[str, Estimate], prefix: str) -> dict[str, Estimate]:

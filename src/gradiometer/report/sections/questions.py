@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.gauges import GAUGES
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.configuration import Configuration
 
 NOT_MEASURED, NOT_MEASURED_SYMBOL = "not measured", "○"
@@ -19,10 +23,18 @@ class Answer:
     Args:
         finding: In words.
         estimates: At least those the finding names.
+        gauge: The gauge that the finding is from; needed for a gauge that is not in the catalogue.
     """
 
     finding: Finding
     estimates: Estimates
+    gauge: Gauge | None = None
+
+    @property
+    def question(self) -> str:
+        """The question that its gauge answers; empty if there is none."""
+        known = self.gauge or GAUGES.get(self.finding.gauge)
+        return "" if known is None else known.question
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Question:
         name: Its place on the page.
         short: In a word or two.
         words: The question itself.
-        gauges: Names under which findings answer it.
+        others: Names of findings that answer it and are not from a gauge.
         needs: What an answer rests on, for a run that has none yet.
         command: What would measure it, from the run's folder and its configuration.
         in_a_loop: What would in a loop that is watched; empty where `watch` cannot.
@@ -42,14 +54,18 @@ class Question:
     name: str
     short: str
     words: str
-    gauges: tuple[str, ...]
+    others: tuple[str, ...]
     needs: str
     command: Callable[[Path, Configuration], str]
     in_a_loop: str = ""
 
+    def is_answered_by(self, answer: Answer) -> bool:
+        """True for a finding of a gauge with this question, or of another source that is listed in `others`."""
+        return answer.question == self.words or answer.finding.gauge in self.others
+
     def answers(self, found: Iterable[Answer]) -> tuple[Answer, ...]:
         """Those that are about this question, the most urgent first."""
-        mine = [answer for answer in found if answer.finding.gauge in self.gauges]
+        mine = [answer for answer in found if self.is_answered_by(answer)]
         return tuple(sorted(mine, key=lambda answer: answer.finding.state.rank))
 
 
@@ -74,8 +90,8 @@ QUESTIONS = (
     Question(
         name="batch",
         short="batch",
-        words="Is the batch too small, or too large?",
-        gauges=("noise",),
+        words=GradientNoise.question,
+        others=(),
         needs="The noise scale of at least a few measured steps, held against B.",
         command=_train("--every 10"),
         in_a_loop="watch(…, every=10)",
@@ -83,8 +99,8 @@ QUESTIONS = (
     Question(
         name="learning-rate",
         short="learning rate",
-        words="Is the learning rate too high?",
-        gauges=("batch_sharpness", "sharpness"),
+        words=BatchSharpness.question,
+        others=("sharpness",),
         needs="The sharpness where training stands, held against the edge of stability.",
         command=_look("sharpness"),
         in_a_loop='watch(…, gauges="noise,batch_sharpness")',
@@ -93,7 +109,7 @@ QUESTIONS = (
         name="paying",
         short="still paying",
         words="Has this learning rate stopped paying?",
-        gauges=("stationarity",),
+        others=("stationarity",),
         needs="The slope of the loss with an interval, held against what a cut would gain.",
         command=_train("--cool watch"),
     ),
@@ -101,7 +117,7 @@ QUESTIONS = (
         name="converged",
         short="converged",
         words="Has training arrived at a minimum?",
-        gauges=("certificate",),
+        others=("certificate",),
         needs="An upper bound on the norm of the full gradient, and the smallest curvature.",
         command=_look("certify"),
     ),
@@ -109,7 +125,7 @@ QUESTIONS = (
         name="ensemble",
         short="ensemble",
         words="Is there an ensemble in this run?",
-        gauges=("ensemble",),
+        others=("ensemble",),
         needs="Snapshots at the ends of cooling cycles, scored together against the last one alone.",
         command=_ensemble,
     ),

@@ -1,6 +1,7 @@
 """A part of the page: its charts, each with what it shows in words and the numbers behind it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import altair as alt
@@ -9,17 +10,6 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.questions import Answer
-
-QUANTITIES = {
-    "noise_scale": "gradient noise scale, tr Σ / ‖g‖²",
-    "gradient_variance": "noise, tr Σ",
-    "gradient_norm_squared": "squared gradient norm, ‖g‖²",
-    "signal_to_noise": "signal to noise, ‖g‖² / E‖ĝ − g‖²",
-    "batch_size": "batch size, B",
-    "test_loss": "test loss",
-    "test_accuracy": "test accuracy",
-}
-"""Quantities as they are written on paper."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +89,23 @@ def numbers_of(points: Windows, quantity: str) -> Numbers:
         ("step", quantity, "interval", "readings"),
         tuple((f"{step:,}", *cells(estimate), f"{estimate.samples:,}") for step, estimate in points),
     )
+
+
+def quantity_table(labels: Mapping[str, str], estimates: Mapping[str, Estimate]) -> Numbers:
+    """The estimates that have a label, in the order of the labels, with all that is known of each."""
+    rows = [
+        (
+            label,
+            *cells(estimate),
+            estimate.unit,
+            "" if estimate.level == 1 else f"{estimate.level:.0%}",
+            f"{estimate.samples:,}" if estimate.samples else "",
+            estimate.method,
+        )
+        for name, label in labels.items()
+        if (estimate := estimates.get(name)) is not None
+    ]
+    return Numbers(("quantity", "estimate", "interval", "unit", "level", "readings", "method"), tuple(rows))
 
 
 def cells(estimate: Estimate) -> tuple[str, str]:

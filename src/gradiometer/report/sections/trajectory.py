@@ -13,17 +13,6 @@ from gradiometer.report.charts.convergence_charts import strides_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run
 
-ON_PAPER = {
-    "stride_slope": "log₂ of the move from place to place, change per doubling",
-    "step_slope": "log₂ of the length of a step, change per doubling",
-    "step_correlation": "correlation of a step with the next",
-    "straightness": "net distance over length of path, last four doublings",
-    "alignment": "cosine of the last doubling’s move with Φ",
-    "turns": "turns about the centre, last four doublings",
-    "slowing": "p where the speed falls as (Σ η)^−p",
-}
-"""The facts of a path as they are written on paper; one that is not known stays away."""
-
 
 def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | None:
     """How far Φ moved in each doubling of the steps; None where there are no two of them, or nothing was kept.
@@ -66,7 +55,9 @@ def _told(length: Estimate) -> str:
     return " ".join(cells(length))
 
 
-def trajectory_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
+def trajectory_rows(
+    estimates: Mapping[str, Estimate], labels: Mapping[str, str] = Trajectory.labels
+) -> list[tuple[str, ...]]:
     """The facts of the path for the section's table: quantity, value, interval, level, method."""
     return [
         (
@@ -75,6 +66,6 @@ def trajectory_rows(estimates: Mapping[str, Estimate]) -> list[tuple[str, ...]]:
             "" if estimate.level == 1 else f"{estimate.level:.0%}",
             estimate.method,
         )
-        for name, words in ON_PAPER.items()
+        for name, words in labels.items()
         if (estimate := estimates.get(name)) is not None and not math.isnan(estimate.value)
     ]

@@ -1,0 +1,212 @@
+"""Every gauge by name, gauges of a person's own, and the gauges that a run was measured with."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from gradiometer.convergence.trajectory.trajectory import Trajectory
+from gradiometer.drift.along_gradient import CurvatureAlongGradient
+from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.drift.loss_change import LossChange
+from gradiometer.drift.step_drift import StepDrift
+from gradiometer.errors import BadArgument
+from gradiometer.estimation.heavy_examples import HeavyExamples
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.noise_shape import NoiseShape
+from gradiometer.estimation.noise_sources import NoiseSources
+from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.measurement.finding import Issue
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.problems.user_code import user_code, user_module
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+
+GAUGES: dict[str, type[Gauge]] = {
+    gauge.name: gauge
+    for gauge in (
+        *(GradientNoise, NoiseShape, NoiseSources, HeavyExamples),
+        *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
+        Temperature,
+        Trajectory,
+    )
+}
+"""The catalogue: every gauge that comes with the package, by name."""
+
+GaugesAsked = str | Sequence[str | Gauge]
+"""Names with commas between them, or a list of names and gauge objects. `module:Class` names a gauge of your own."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The gauges that a person asked for.
+
+    Attributes:
+        names: Of all of them, in order, without repeats.
+        given: Those given as objects.
+    """
+
+    names: tuple[str, ...]
+    given: tuple[Gauge, ...] = ()
+
+    @classmethod
+    def of(cls, gauges: GaugesAsked) -> "Asked":
+        """Check what was asked for.
+
+        Raises:
+            BadArgument: A name is unknown, or an object is not a gauge or lacks a class attribute.
+        """
+        if isinstance(gauges, Gauge | type):
+            raise BadArgument(
+                f"`gauges` must be a list of names and gauge objects, got {gauges!r} alone: write it in [ ]."
+            )
+        listed = gauges.split(",") if isinstance(gauges, str) else list(gauges)
+        asked = [imported_gauge(one) if isinstance(one, str) and ":" in one else one for one in listed]
+        given = tuple(_checked(one) for one in asked if not isinstance(one, str))
+        own = {gauge.name for gauge in given}
+        if len(own) < len(given):
+            raise BadArgument(f"`gauges` has two gauges named {sorted(gauge.name for gauge in given)[0]}: give one.")
+        names = [one.strip() if isinstance(one, str) else one.name for one in asked]
+        for name in names:
+            if name and name not in GAUGES and name not in own:
+                close = get_close_matches(name, GAUGES, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise BadArgument(f"`gauges` has the unknown name {name!r}.{hint} Available: {', '.join(GAUGES)}.")
+        return cls(tuple(dict.fromkeys(name for name in names if name)), given)
+
+    @property
+    def kinds(self) -> tuple[type[Gauge], ...]:
+        """The classes of all of them."""
+        given = {gauge.name: type(gauge) for gauge in self.given}
+        return tuple(given.get(name) or GAUGES[name] for name in self.names)
+
+    def made(self, configuration: Configuration) -> tuple[Gauge, ...]:
+        """The gauges: objects as they were given, the others with settings from the configuration."""
+        given = {gauge.name: gauge for gauge in self.given}
+        return tuple(given[name] if name in given else _from_catalogue(name, configuration) for name in self.names)
+
+    def manifest(self) -> list[dict[str, str]]:
+        """The objects as `run.toml` records them: name, import path, `repr` and, if JSON can hold them, settings."""
+        return [
+            {
+                "name": gauge.name,
+                "path": path_of(type(gauge)),
+                "repr": repr(gauge),
+                **({"settings": settings} if (settings := _settings(gauge)) is not None else {}),
+            }
+            for gauge in self.given
+        ]
+
+
+def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
+    """The gauges that a run was measured with, as far as their classes are at hand.
+
+    A class from elsewhere is used if it was given to `Run.open` or if the program has imported it already. Nothing is
+    imported because a file says so: a run folder may come from anybody.
+
+    Returns:
+        The gauges, and the import paths of those whose class is not at hand, by name.
+    """
+    records = {record["name"]: record for record in _records(run)}
+    found: list[Gauge] = []
+    missing: dict[str, str] = {}
+    for name in dict.fromkeys(name.strip() for name in run.configuration.gauges.split(",")):
+        gauge = _restored(name, records.get(name), run)
+        if gauge is not None:
+            found.append(gauge)
+        elif name:
+            missing[name] = str(records.get(name, {}).get("path", "unknown"))
+    return tuple(found), missing
+
+
+def labels_of(gauges: Iterable[Gauge], issue: Issue | None = None) -> dict[str, str]:
+    """Labels of quantities: of the catalogue, then of these gauges.
+
+    Args:
+        gauges: Gauges that a run was measured with.
+        issue: Only those of one issue of SGD.
+    """
+    kinds: dict[type[Gauge], None] = dict.fromkeys((*GAUGES.values(), *map(type, gauges)))
+    return {name: label for kind in kinds if issue in (None, kind.issue) for name, label in kind.labels.items()}
+
+
+def path_of(kind: type) -> str:
+    """Import path of a class: `module:Class`."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _checked(gauge: object) -> Gauge:
+    if isinstance(gauge, type) and issubclass(gauge, Gauge):
+        name = gauge.__name__
+        raise BadArgument(f"`gauges` must hold gauge objects, got the class {name}: write {name}().")
+    if not isinstance(gauge, Gauge):
+        raise BadArgument(f"`gauges` must hold names and gauge objects, got {type(gauge).__name__}.")
+    for attribute, kind in (("name", str), ("issue", Issue), ("unit", str)):
+        if not isinstance(getattr(gauge, attribute, None), kind):
+            raise BadArgument(
+                f"`gauges`: {type(gauge).__name__} needs `{attribute}`, a class attribute of type {kind.__name__}."
+            )
+    if not gauge.name.isidentifier() or (gauge.name in GAUGES and type(gauge) is not GAUGES[gauge.name]):
+        raise BadArgument(
+            f"`gauges`: {type(gauge).__name__} is named {gauge.name!r}, which must be an identifier that no gauge of "
+            "the catalogue has."
+        )
+    return gauge
+
+
+def imported_gauge(path: str) -> Gauge:
+    """A gauge of your own as `module:Class`, with its default settings. The module is imported.
+
+    Raises:
+        BadArgument: There is no such module or class.
+    """
+    module, _, qualified = path.strip().partition(":")
+    kind = getattr(user_module(module), qualified, None)
+    if not (isinstance(kind, type) and issubclass(kind, Gauge)):
+        raise BadArgument(f"`gauges`: there is no gauge class {qualified!r} in the module `{module}`.")
+    with user_code(f"{qualified}()"):
+        return kind()
+
+
+def _from_catalogue(name: str, configuration: Configuration) -> Gauge:
+    kind = GAUGES[name]
+    settings: dict[str, Any] = {field: getattr(configuration, field) for field in kind.from_run}
+    if "parts" in settings:
+        settings["parts"] = settings["parts"] or None  # 0 asks for every example
+    return kind(**settings)
+
+
+def _settings(gauge: Gauge) -> str | None:
+    try:
+        return json.dumps({field.name: getattr(gauge, field.name) for field in fields(gauge)})
+    except (TypeError, ValueError):
+        return None
+
+
+def _records(run: Run) -> list[Mapping[str, Any]]:
+    """What `run.toml` says of gauges given as objects. A file that says something else says nothing."""
+    records = run.manifest.get("gauges", [])
+    if not isinstance(records, list):
+        return []
+    return [record for record in records if isinstance(record, Mapping) and isinstance(record.get("name"), str)]
+
+
+def _restored(name: str, record: Mapping[str, Any] | None, run: Run) -> Gauge | None:
+    for known in run.known_gauges:
+        if getattr(known, "name", None) == name and isinstance(known, Gauge):
+            return known
+    if record is None:
+        return _from_catalogue(name, run.configuration) if name in GAUGES else None
+    kinds = {path_of(kind): kind for kind in (*run.known_gauges, *GAUGES.values()) if isinstance(kind, type)}
+    path = str(record.get("path"))
+    module, _, qualified = path.partition(":")
+    kind = kinds.get(path) or getattr(sys.modules.get(module), qualified, None)
+    if not (isinstance(kind, type) and issubclass(kind, Gauge)):
+        return None
+    try:
+        gauge = kind(**json.loads(record.get("settings", "{}")))
+    except (TypeError, ValueError):
+        return None
+    return gauge if repr(gauge) == record.get("repr") else None

@@ -1,0 +1,215 @@
+"""A gauge of your own: given to `watch` and `train` as an object, recorded in the run, and read again."""
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from gradiometer.cli import main
+from gradiometer.diagnosis import diagnose
+from gradiometer.errors import BadArgument
+from gradiometer.gauges import GAUGES, Asked
+from gradiometer.integrations.watch.watch import watch
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.reading import Series
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.problems.registry import load
+from gradiometer.report.page.page import write_page
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+from gradiometer.train import resume, train
+
+
+@dataclass(frozen=True)
+class LongShare(Gauge):
+    """The share of steps whose gradient is longer than `norm`."""
+
+    norm: float = 1.0
+
+    name: ClassVar[str] = "long_share"
+    issue: ClassVar[Issue] = Issue.ESTIMATION
+    unit: ClassVar[str] = ""
+    labels: ClassVar[Mapping[str, str]] = {"long_share": "share of long gradients"}
+    question: ClassVar[str] = "Are most gradients long?"
+    needs_loss: ClassVar[bool] = False
+
+    def measure(self, step: TrainingStep) -> dict[str, float]:
+        return {"long": float(torch.cat([part.flatten() for part in step.gradient]).norm() > self.norm)}
+
+    def estimate(self, series: Series, level: float = 0.9) -> dict[str, Estimate]:
+        return {"long_share": mean(series.moments["long"], level=level, spacing=series.spacing)}
+
+    def interpret(self, estimates: Mapping[str, Estimate]) -> Finding:
+        seen = f"Longer than {self.norm:g} is a share of {estimates['long_share']}."
+        return Finding(self.name, self.issue, State.OK, seen, "This is a test.", estimates=("long_share",))
+
+
+class Failing(LongShare):
+    name: ClassVar[str] = "failing"
+
+    def estimate(self, series: Series, level: float = 0.9) -> dict[str, Estimate]:
+        raise ZeroDivisionError("no steps")
+
+
+def watched(folder: Path, **settings: object) -> Run:
+    torch.manual_seed(0)
+    digits = load("digits", model="mlp")
+    model = digits.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, loss=digits.loss, out=folder, every=1, **settings) as w:
+        for index in torch.randperm(len(digits.train))[:640].split(32):
+            optimizer.zero_grad()
+            batch = digits.train.batch(index)
+            loss = digits.loss(model, batch).mean()
+            loss.backward()
+            w.step(loss, batch)
+            optimizer.step()
+        assert w.findings()
+    return w.run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return watched(tmp_path_factory.mktemp("runs"), gauges=["noise", LongShare(norm=0.5)])
+
+
+def test_it_is_in_findings_run_table_page_and_export(run: Run, tmp_path: Path, capsys) -> None:
+    diagnosis = diagnose(run)
+    assert any(finding.seen.startswith("Longer than 0.5") for finding in diagnosis.findings)
+    assert diagnosis.estimates["long_share"].samples == 20
+    assert run.manifest["gauges"] == [
+        {
+            "name": "long_share",
+            "path": f"{__name__}:LongShare",
+            "repr": "LongShare(norm=0.5)",
+            "settings": '{"norm": 0.5}',
+        }
+    ]
+    page = write_page(run, diagnosis, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Are most gradients long?" in page and "share of long gradients" in page
+    with pytest.raises(SystemExit):
+        main(["export", str(run.path), "--out", str(tmp_path / "readings.csv")])
+    assert "long_share" in (tmp_path / "readings.csv").read_text(encoding="utf-8")
+
+
+def test_a_run_opens_without_the_class_and_names_the_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, __name__)
+    opened = Run.open(run.path)
+    diagnosis = diagnose(opened)
+    (gap,) = [finding for finding in diagnosis.findings if finding.gauge == "long_share"]
+    assert gap.state is State.CANNOT_TELL and gap.seen == (
+        f"The class of the gauge 'long_share', {__name__}:LongShare, is not at hand; it has 20 readings here."
+    )
+    assert opened.series("long_share").moments["long"].shape == (20,) and "long_share" not in diagnosis.estimates
+    for given in (LongShare, LongShare(norm=0.5)):
+        assert "long_share" in diagnose(Run.open(run.path, gauges=[given])).estimates
+
+
+def test_a_file_cannot_choose_what_is_imported_or_made(run: Run, tmp_path: Path) -> None:
+    text = (run.path / "run.toml").read_text(encoding="utf-8")
+    manifest = tmp_path / "copy" / "run.toml"
+    manifest.parent.mkdir()
+    for name in ("readings.jsonl", "events.jsonl"):
+        (manifest.parent / name).write_bytes((run.path / name).read_bytes())
+    for path in ("antigravity:LongShare", "os:system", f"{__name__}:load", ":", "", "sys:modules"):
+        manifest.write_text(text.replace(f"{__name__}:LongShare", path), encoding="utf-8")
+        assert "long_share" not in diagnose(Run.open(manifest.parent)).estimates
+        assert "antigravity" not in sys.modules
+    manifest.write_text(text.replace('\\"norm\\": 0.5', '\\"norm\\": 0.7').replace('"norm": 0.5', '"norm": 0.7'))
+    assert "long_share" not in diagnose(Run.open(manifest.parent)).estimates, "settings that do not give the repr"
+
+
+def test_train_takes_it_and_resume_wants_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = Configuration(problem="digits", model="mlp", epochs=1, every=5, check_endpoint=False)
+    problem = load("digits", model="mlp")
+    run = train(problem, configuration, tmp_path, gauges=["noise", LongShare()])
+    assert run.configuration.gauges == "noise,long_share" and "long_share" in diagnose(run).estimates
+    (run.path / "events.jsonl").write_text(
+        "".join(
+            line
+            for line in (run.path / "events.jsonl").read_text().splitlines(keepends=True)
+            if json.loads(line)["event"] != "finished"
+        )
+    )
+    monkeypatch.delitem(sys.modules, __name__)
+    with pytest.raises(BadArgument, match=f"`gauges` lacks long_share: import {__name__}:LongShare and give it"):
+        resume(run.path)
+    assert resume(run.path, gauges=[LongShare()]).status == "finished"
+
+
+def test_the_command_line_imports_it_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    name = f"{Path(__file__).stem}:LongShare"
+    flags = ["--model", "mlp", "--epochs", "1", "--every", "5", "--out", str(tmp_path), "--json", "--no-open"]
+    with pytest.raises(SystemExit):
+        main(["train", "digits", "--gauges", f"noise,{name}", *flags])
+    found = json.loads(capsys.readouterr().out)
+    assert "long_share" in found["estimates"]
+    with pytest.raises(SystemExit):
+        main(["report", found["run"], "--gauge", name, "--json"])
+    assert "long_share" in json.loads(capsys.readouterr().out)["estimates"]
+
+
+def test_one_that_fails_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(BadArgument, match=r"`Failing.estimate` raised ZeroDivisionError: no steps, at test_own_gauge"):
+        watched(tmp_path, gauges=[Failing()])
+
+
+@pytest.mark.parametrize(
+    ("gauges", "message"),
+    [
+        (["nois"], "has the unknown name 'nois'. Did you mean 'noise'"),
+        ("noise,lng", "has the unknown name 'lng'"),
+        ([type("Nameless", (LongShare,), {"name": None})()], "Nameless needs `name`, a class attribute of type str"),
+        ([type("Taken", (LongShare,), {"name": "noise"})()], "Taken is named 'noise', which must be an identifier"),
+        ([LongShare(), LongShare(2.0)], "has two gauges named long_share"),
+        (["json:LongShare"], "there is no gauge class 'LongShare' in the module `json`"),
+    ],
+)
+def test_what_is_no_gauge_is_refused_before_training(tmp_path: Path, gauges: object, message: str) -> None:
+    with pytest.raises(BadArgument, match=f"`gauges`.*{message}"):
+        watched(tmp_path, gauges=gauges)
+
+
+@pytest.mark.parametrize(
+    ("gauges", "message"),
+    [
+        (["noise", LongShare], r"must hold gauge objects, got the class LongShare: write LongShare\(\)"),
+        (LongShare(), "must be a list of names and gauge objects"),
+        (["noise", 3], "must hold names and gauge objects, got int"),
+    ],
+)
+def test_another_type_is_refused_too(gauges: object, message: str) -> None:
+    without_the_suites_own_check = inspect.unwrap(Asked.of.__func__)
+    with pytest.raises(BadArgument, match=f"`gauges` {message}"):
+        without_the_suites_own_check(Asked, gauges)
+
+
+@pytest.mark.parametrize("kind", GAUGES.values(), ids=lambda kind: kind.name)
+def test_every_gauge_says_what_the_package_needs_to_know(kind: type[Gauge]) -> None:
+    assert kind.name.isidentifier() and isinstance(kind.issue, Issue) and isinstance(kind.unit, str)
+    assert kind.labels and all(label.strip() for label in kind.labels.values())
+    assert kind.processes in ("one", "many", "sharded") and kind.one_in >= 1
+    assert not (kind.needs_loss and kind.processes != "one"), "what runs the model works on one process"
+    assert set(kind.from_run) <= set(Configuration.__struct_fields__) and set(kind.symbols) <= set(kind.labels)
+    assert repr(kind()) == repr(eval(repr(kind()), {kind.__name__: kind}))
+    others = [other for other in GAUGES.values() if other is not kind]
+    assert not any(set(kind.labels) & set(other.labels) for other in others), "a quantity belongs to one gauge"
+
+
+def test_the_catalogue_takes_a_new_gauge_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new gauge is one file and its entry: nothing else in the package names it."""
+    monkeypatch.setitem(GAUGES, LongShare.name, LongShare)
+    again = watched(run.path.parent / "catalogue", gauges="noise,long_share")
+    diagnosis = diagnose(again)
+    assert "long_share" in diagnosis.estimates and diagnosis.labels["long_share"] == "share of long gradients"
+    assert "gauges" not in again.manifest or again.manifest["gauges"] == []
