@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.cli import gradiometer
+from gradiometer.gauges import GAUGES
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
@@ -75,6 +76,11 @@ def test_the_blocks_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
 def test_every_command_has_its_row_on_the_page_of_commands() -> None:
     listed = re.findall(r"^\| `(\w+)`", text("reference/verbs.md"), flags=re.MULTILINE)
     assert sorted(listed) == sorted(gradiometer.commands)
+
+
+def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
+    listed = re.findall(r"^\| `(\w+)` \| `(\w+)`", text("reference/gauges.md"), flags=re.MULTILINE)
+    assert dict(listed) == {name: kind.__name__ for name, kind in GAUGES.items()}
 
 
 def test_every_page_is_in_the_contents_of_the_site() -> None:
