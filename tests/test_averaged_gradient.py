@@ -42,7 +42,7 @@ def known() -> Known:
     return Known(objective, quadratic, made.gradient, ground, examples)
 
 
-def test_what_is_known_where_moves_start_is_what_the_quadratic_has(known: Known) -> None:
+def test_the_ground_has_the_closed_form_numbers_of_the_quadratic(known: Known) -> None:
     assert known.ground.norm == pytest.approx(float(np.linalg.norm(known.gradient)))
     assert known.ground.noise.low < known.quadratic.gradient_variance < known.ground.noise.high
     assert known.ground.curvatures == pytest.approx(CURVATURES)
@@ -50,7 +50,7 @@ def test_what_is_known_where_moves_start_is_what_the_quadratic_has(known: Known)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 25])
-def test_the_error_of_the_mean_gradient_is_what_a_quadratic_has_exactly(known: Known, steps: int) -> None:
+def test_the_error_of_the_mean_gradient_is_the_exact_one_of_the_quadratic(known: Known, steps: int) -> None:
     """mean ĝ = (Φ₀ − Φ_K)/(ηK), and the mean and covariance of Φ_K are known; seen over 120 moves, in standard errors."""
     distance = 0.5
     rate = distance / (known.ground.norm * steps)
@@ -83,7 +83,7 @@ def test_the_error_goes_to_zero_with_the_learning_rate_as_predicted(known: Known
     assert moves_chart(made).to_dict()["layer"]
 
 
-def test_moves_leave_the_model_where_it_was(known: Known) -> None:
+def test_moves_do_not_change_the_model(known: Known) -> None:
     before = known.objective.parameters[0].detach().clone()
     moves(known.objective, known.ground, known.draw, distance=0.1, learning_rates=[0.01], repeats=4)
     assert torch.equal(known.objective.parameters[0], before)
@@ -108,12 +108,12 @@ def test_a_schedule_whose_sum_is_infinite_makes_any_move_from_any_step_on() -> N
         ({"distance": 0.1, "learning_rates": [0.1], "repeats": 3}, "`repeats` must be at least 4, got 3"),
     ],
 )
-def test_a_move_that_is_none_is_refused_by_name(known: Known, settings: dict[str, object], message: str) -> None:
+def test_bad_arguments_raise_and_are_named(known: Known, settings: dict[str, object], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         moves(known.objective, known.ground, known.draw, **settings)  # type: ignore[arg-type]
 
 
-def test_a_start_without_a_gradient_is_refused() -> None:
+def test_a_start_without_a_gradient_raises() -> None:
     problem = Quadratic(CURVATURES, NOISE).problem(examples=40, start=np.zeros(4))
     problem.train.data -= problem.train.data.mean(0)
     with pytest.raises(BadArgument, match="no gradient at the start"):

@@ -56,7 +56,7 @@ AVERAGES = {
 
 
 @pytest.mark.parametrize("name", AVERAGES)
-def test_every_iterate_ends_with_the_weight_the_paper_gives_it(name: str) -> None:
+def test_every_iterate_has_the_weight_given_in_the_paper(name: str) -> None:
     weights = weights_of(AVERAGES[name]())
     np.testing.assert_allclose(weights, expected(name), atol=1e-14)
 
@@ -80,7 +80,7 @@ def test_the_averaged_iterate_of_a_quadratic_has_the_covariance_of_its_weights(n
     assert_within_errors(covariance, predicted, chains)
 
 
-def test_the_covariance_of_the_uniform_average_goes_to_that_of_the_best_estimator() -> None:
+def test_the_covariance_of_the_uniform_average_tends_to_that_of_the_best_estimator() -> None:
     """H⁻¹ΣH⁻¹/(Bt), whatever the learning rate: within standard errors at t = 4,000, where its own error is 1 %."""
     noise = np.array([[1.0, 0.4], [0.4, 0.5]])
     quadratic, steps, chains, batch_size = Quadratic([1.0, 0.3], noise), 4000, 500, 4
@@ -108,7 +108,7 @@ def assert_within_errors(covariance: np.ndarray, predicted: np.ndarray, chains: 
     assert (np.abs(covariance - predicted) < 3.5 * errors).all(), (covariance - predicted) / errors
 
 
-def test_numbers_that_are_no_floats_are_taken_from_the_newest_model() -> None:
+def test_integer_buffers_are_copied_from_the_newest_model() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     averaged = AveragedModel(model, multi_avg_fn=uniform(), use_buffers=True)
     for _ in range(5):
@@ -139,7 +139,7 @@ def run(model: nn.Module, batch: Tensor) -> Tensor:
     return model(batch)
 
 
-def test_refreshed_statistics_are_those_of_all_values_however_they_are_parted() -> None:
+def test_refreshed_statistics_do_not_depend_on_the_division_into_batches() -> None:
     model, every = Noisy(), torch.cat(batches())
     refresh_batch_norm(model, batches(), run)
     torch.testing.assert_close(model.first.running_mean, every.mean(0))
@@ -170,7 +170,10 @@ def test_refreshing_keeps_every_mode_and_random_state_and_runs_dropout_as_at_inf
 
 def test_a_refresh_that_fails_leaves_the_statistics_as_they_were() -> None:
     model = Noisy()
-    for wrong, message in (([*batches(), torch.ones(1, 3)], "single example"), ([], "`batches` is empty")):
+    for wrong, message in (
+        ([*batches(), torch.ones(1, 3)], "at least two examples each"),
+        ([], "`batches` must not be empty"),
+    ):
         with pytest.raises(BadArgument, match=message):
             refresh_batch_norm(model, wrong, run)
         assert torch.equal(model.first.running_mean, torch.zeros(3)) and model.first.num_batches_tracked == 0
@@ -193,6 +196,6 @@ def test_a_model_without_batch_norm_is_left_alone() -> None:
         (lambda: polynomial(math.nan), "`power` .* got nan"),
     ],
 )
-def test_nonsense_is_refused_by_name(make: object, message: str) -> None:
+def test_bad_arguments_raise_and_are_named(make: object, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         make()  # type: ignore[operator]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradiometer.cli.certify import certify as verb
 from gradiometer.convergence.certificate.certificate import Certificate, Verdict
-from gradiometer.convergence.certificate.certify import certify, gradient_squared
+from gradiometer.convergence.certificate.certifying import certify, gradient_squared
 from gradiometer.convergence.certificate.gradient_norm import squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import (
     lanczos_deficit,
@@ -217,7 +217,7 @@ def test_a_loss_that_draws_or_couples_has_no_exact_pass_and_is_measured_on_indep
 
 
 def test_batch_gradients_of_a_large_model_are_averaged_to_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.convergence.certificate.certify.KEPT_NUMBERS", 24)
+    monkeypatch.setattr("gradiometer.convergence.certificate.certifying.KEPT_NUMBERS", 24)
     objective = Objective(Tilted([2.0, 1.0, 0.5], [1.0, 0.0, 0.0]), output)
     found, examples = gradient_squared(objective, tilts(), batches=40, batch_size=8)
     assert found.samples == 8 and examples == 320 and "of 40" in found.method

@@ -58,7 +58,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(quadratic(), settings(cool="watch"), tmp_path_factory.mktemp("watched"))
 
 
-def test_a_rate_that_has_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: Run) -> None:
+def test_a_rate_that_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: Run) -> None:
     cuts = events(cooled, "cut")
     assert cuts and cuts[0]["learning_rate"] == 0.3 and cuts[0]["to"] == pytest.approx(0.03)
     assert 256 <= cuts[0]["step"] <= 640
@@ -70,7 +70,7 @@ def test_a_rate_that_has_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: 
     assert finish["step"] == 640 <= finish["begins"] < 800
 
 
-def test_the_forecast_of_a_cut_holds_the_known_gain(cooled: Run) -> None:
+def test_the_forecast_of_a_cut_covers_the_known_gain(cooled: Run) -> None:
     """The floor at η = 0.3 less that at 0.03, exact for draws with replacement."""
     quadratic_of_train = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(quadratic().train)
     floors = [quadratic_of_train.stationary_excess_loss(rate, 10) for rate in (0.3, 0.03)]
@@ -142,7 +142,7 @@ def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> 
     assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
 
 
-def test_a_loss_that_still_moves_is_weighed_against_a_cut() -> None:
+def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
     look = {"predicted": GAIN.to_dict(), "left": 0.5, "stopped": False}
     assert finding(None, 0.1, None, 0.01) is None
     paying, spent = (finding(None, 0.1, {**look, "stopped": stopped}, 0.01) for stopped in (False, True))
@@ -219,7 +219,7 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
         (lambda: settings(cool="on"), 'cool = "on"'),
     ],
 )
-def test_nonsense_is_refused_by_name(made, message: str) -> None:
+def test_bad_arguments_raise_and_are_named(made, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         made()
 
@@ -231,9 +231,9 @@ def test_a_forecast_is_of_the_share_that_a_cut_takes_and_of_none_to_half_of_the_
     assert (found.level, found.samples) == (GAIN.level, GAIN.samples)
 
 
-def test_the_gain_of_averaging_is_of_the_iterates_over_their_average() -> None:
+def test_the_gain_of_averaging_is_mean_loss_less_loss_of_the_mean() -> None:
     assert gain_of_averaging(np.array([1.2, 1.1, 1.3, 1.2, 1.25, 1.15, 1.2, 1.2]), 1.0).value == pytest.approx(0.2)
 
 
-def test_what_a_cut_leaves_is_a_tenth() -> None:
+def test_a_cut_is_to_a_tenth() -> None:
     assert CUT == 0.1

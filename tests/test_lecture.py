@@ -40,11 +40,11 @@ def shown() -> Result:
     return result(STATEMENTS["S6"])
 
 
-def test_what_comes_out_as_predicted_held() -> None:
+def test_an_experiment_that_comes_out_as_predicted_held() -> None:
     assert measured(predicted(experiment())).held
 
 
-def test_one_point_outside_of_its_interval_and_it_did_not_hold() -> None:
+def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
     outcome = measured(predicted(experiment(measure=lambda: [within(0.9, 1.1), within(2.01, 2.1)])))
     assert outcome.points_held == (True, False)
     assert not outcome.held
@@ -54,12 +54,12 @@ def test_nothing_holds_before_it_is_measured() -> None:
     assert not predicted(experiment()).held
 
 
-def test_where_the_claim_fails_the_measurement_has_to_exclude_it() -> None:
+def test_if_the_claim_fails_the_measurement_must_exclude_it() -> None:
     assert measured(predicted(experiment(claimed=(5.0, 6.0)))).held
     assert not measured(predicted(experiment(claimed=(5.0, 2.05)))).held
 
 
-def test_a_measurement_that_tells_nothing_meets_nothing() -> None:
+def test_an_unknown_measurement_meets_no_prediction() -> None:
     assert not meets(Estimate.exact(1.0), Estimate.unknown(level=0.999, method="too few", samples=3))
 
 
@@ -78,7 +78,7 @@ def test_all_predictions_are_made_before_the_first_measurement() -> None:
     assert order == ["predict", "predict", "measure", "measure"]
 
 
-def test_an_experiment_with_a_wrong_number_of_estimates_is_refused() -> None:
+def test_a_wrong_number_of_estimates_raises() -> None:
     with pytest.raises(BadArgument, match="`measure` of test gave 1 estimates for 2 points"):
         measured(predicted(experiment(measure=lambda: [within(0.0, 1.0)])))
 
@@ -89,13 +89,13 @@ def test_every_statement_is_measured_on_a_known_answer_on_a_real_network_and_whe
         assert settings == set(Setting), statement.name
 
 
-def test_every_experiment_has_a_name_of_its_own() -> None:
+def test_the_names_of_a_statements_experiments_are_unique() -> None:
     for statement in STATEMENTS.values():
         names = [each.name for each in statement.experiments()]
         assert len(set(names)) == len(names)
 
 
-def test_an_unknown_statement_is_refused_by_name() -> None:
+def test_an_unknown_statement_raises_and_is_named() -> None:
     with pytest.raises(BadArgument, match="There is no statement 'S13': the lecture has S1, S2"):
         chosen(("S1", "S13"))
 
@@ -104,7 +104,7 @@ def test_statements_come_in_the_order_of_the_lecture() -> None:
     assert [statement.name for statement in chosen(("s7", "S2"))] == ["S2", "S7"]
 
 
-def test_the_line_of_a_statement_has_what_the_table_needs(shown: Result) -> None:
+def test_the_row_of_a_statement_has_its_numbers(shown: Result) -> None:
     line = shown.to_dict()
     assert line["statement"] == "S6"
     assert line["held"] is True
@@ -112,7 +112,7 @@ def test_the_line_of_a_statement_has_what_the_table_needs(shown: Result) -> None
     assert line["low"] <= line["predicted"] <= line["high"]
 
 
-def test_a_page_says_what_was_predicted_and_what_was_measured(shown: Result, tmp_path: Path) -> None:
+def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path) -> None:
     write_site([shown], tmp_path / "site")
     page = (tmp_path / "site" / "s06.html").read_text()
     for outcome in shown.outcomes:
@@ -121,7 +121,7 @@ def test_a_page_says_what_was_predicted_and_what_was_measured(shown: Result, tmp
     assert "✓" in page
 
 
-def test_the_site_asks_nothing_of_any_network(shown: Result, tmp_path: Path) -> None:
+def test_the_site_needs_no_network(shown: Result, tmp_path: Path) -> None:
     write_site([shown], tmp_path)
     for page in tmp_path.glob("*.html"):
         text = page.read_text()
@@ -130,7 +130,7 @@ def test_the_site_asks_nothing_of_any_network(shown: Result, tmp_path: Path) -> 
         assert "default-src 'none'" in text
 
 
-def test_pictures_of_a_page_share_no_names(shown: Result, tmp_path: Path) -> None:
+def test_ids_on_a_page_are_unique(shown: Result, tmp_path: Path) -> None:
     write_site([shown], tmp_path)
     names = re.findall(r'\bid="([^"]+)"', (tmp_path / "s06.html").read_text())
     assert len(names) == len(set(names))
@@ -141,7 +141,7 @@ def test_a_prediction_within_rounding_is_one_number() -> None:
     assert prediction(Estimate.bound(0.2, low=0.1, high=0.3, method="bound", samples=1)) == "[0.100, 0.300]"
 
 
-def test_a_miss_is_shown_as_one(shown: Result, tmp_path: Path) -> None:
+def test_a_statement_that_did_not_hold_is_shown_as_such(shown: Result, tmp_path: Path) -> None:
     outcome = shown.outcomes[0]
     missed = Outcome(outcome.experiment, tuple(Estimate.exact(7e7) for _ in outcome.predicted), outcome.measured)
     write_site([Result(shown.statement, (missed, *shown.outcomes[1:]))], tmp_path)
@@ -149,13 +149,13 @@ def test_a_miss_is_shown_as_one(shown: Result, tmp_path: Path) -> None:
     assert "0 held" in (tmp_path / "index.html").read_text()
 
 
-def test_a_file_in_the_place_of_the_site_is_refused(shown: Result, tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_raises(shown: Result, tmp_path: Path) -> None:
     (tmp_path / "site").write_text("mine")
     with pytest.raises(BadArgument, match="is a file: name a folder"):
         write_site([shown], tmp_path / "site")
 
 
-def test_the_verb_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["lecture", "S6", "--json"])
     assert ended.value.code == 0

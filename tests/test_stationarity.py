@@ -35,7 +35,7 @@ def first_alarms(detector, stream: Stream, starts: torch.Tensor, steps: int, see
     return alarms.numpy()
 
 
-def test_the_floor_of_a_stream_with_a_noise_of_its_own_is_that_of_the_quadratic() -> None:
+def test_the_floor_of_a_stream_with_constant_noise_is_that_of_the_quadratic() -> None:
     noise = (1.0, 2.0, 0.5)
     for momentum in (0.0, 0.9):
         stream = Stream(CURVATURES, noise, learning_rate=0.2, batch_size=3, momentum=momentum)
@@ -44,7 +44,7 @@ def test_the_floor_of_a_stream_with_a_noise_of_its_own_is_that_of_the_quadratic(
 
 
 @pytest.mark.parametrize("stream", [CURVED, REGRESSION], ids=["constant noise", "regression"])
-def test_the_expected_excess_of_a_stream_is_seen_and_ends_at_its_floor(stream: Stream) -> None:
+def test_runs_of_a_stream_have_its_expected_excess_loss_which_ends_at_the_floor(stream: Stream) -> None:
     start = np.array([[1.0, -1.0, 2.0]])
     expected = stream.expected_excess(start, 1500)[:, 0]
     assert expected[-1] == pytest.approx(stream.floor, rel=1e-6)
@@ -66,7 +66,7 @@ def test_a_probe_gives_the_gradient_of_its_loss() -> None:
         assert probe.gradients(points.detach()).std(dim=0).min() > 0
 
 
-def test_the_extrapolated_gain_is_the_whole_of_what_is_left_where_the_directions_span_the_space() -> None:
+def test_the_extrapolated_gain_is_exact_if_the_directions_span_the_space() -> None:
     generator = torch.Generator().manual_seed(0)
     h = torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)
     centre = torch.tensor([0.1, 1.0, -3.0], dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_the_extrapolated_gain_is_the_whole_of_what_is_left_where_the_directions
     assert torch.isfinite(flat).all() and (flat >= 0).all()
 
 
-def test_the_upper_end_of_the_extrapolated_gain_holds_it_and_errs_less_than_the_fitted_one() -> None:
+def test_the_upper_end_of_the_extrapolated_gain_covers_it_and_is_tighter_than_the_fit() -> None:
     """At the minimum itself, where all that is fitted is the noise of the probe's examples."""
     generator = torch.Generator().manual_seed(1)
     curvatures = torch.diag(torch.linspace(1, 2, 16, dtype=torch.float64)).expand(2000, 16, 16)
@@ -101,7 +101,7 @@ def test_the_gain_of_a_cut_is_the_floor_once_the_start_is_forgotten() -> None:
     assert float(iterates.mean()) == pytest.approx(CURVED.floor, rel=0.12)
 
 
-def test_the_extrapolation_test_waits_for_a_slow_direction_that_a_slope_does_not_see() -> None:
+def test_the_extrapolation_test_waits_for_a_slow_direction_that_the_slope_test_misses() -> None:
     stream = Stream((1.0, 0.5, 0.01), (1.0, 0.5, 0.01), learning_rate=0.1, batch_size=8)
     start = math.sqrt(6 * stream.floor * 2 / 0.01)  # the slow direction alone holds six floors
     starts = torch.tensor([[0.0, 0.0, start]]).expand(60, -1)
@@ -114,7 +114,7 @@ def test_the_extrapolation_test_waits_for_a_slow_direction_that_a_slope_does_not
     assert (ours >= 0).mean() > 0.7
 
 
-def test_a_test_put_back_from_its_state_goes_on_the_same() -> None:
+def test_a_restored_test_gives_the_same_answers() -> None:
     steps = [seen.position for seen in CURVED.walk(torch.ones(3, 3), 700, seed=5)]
     probe = CURVED.probe(3, 256, seed=6)
     whole, stopped, resumed = (Extrapolation(probe) for _ in range(3))
@@ -128,7 +128,7 @@ def test_a_test_put_back_from_its_state_goes_on_the_same() -> None:
     assert torch.equal(whole.look.left, resumed.look.left)
 
 
-def test_the_sum_of_yaidas_differences_is_how_far_the_run_has_moved() -> None:
+def test_the_sum_of_yaidas_differences_is_the_change_of_the_squared_norm() -> None:
     """Along any run, stationary or not: what the relation tests is whether the distance from the origin has changed."""
     total, first, last = 0.0, None, None
     for seen in CURVED.walk(torch.ones(1, 3), 200, seed=7):
@@ -154,14 +154,14 @@ def test_the_newey_west_error_of_a_slope_covers_under_autocorrelation() -> None:
     [Pflug(), Distance(), Fluctuation(), ConfidentFluctuation(), Slope(), Plateau(window=50)],
     ids=lambda detector: detector.name,
 )
-def test_every_rival_answers_for_every_run_and_says_stopped_at_last(detector) -> None:
+def test_every_rival_fires_in_most_runs_in_the_end(detector) -> None:
     stream = Stream(CURVATURES, CURVATURES, learning_rate=0.6, batch_size=8)  # Pflug's drift is of second order in η
     alarms = first_alarms(detector, stream, 3 * torch.ones(20, 3), 1200)
     assert alarms.shape == (20,)
     assert (alarms >= 0).mean() >= 0.5
 
 
-def test_looks_come_ever_further_apart() -> None:
+def test_the_distance_between_looks_grows() -> None:
     looks = Looks(16, 4)
     taken = [step for step in range(1, 200) if looks.due(step)]
     assert taken[:5] == [16, 19, 23, 27, 32]
@@ -188,12 +188,12 @@ def test_looks_come_ever_further_apart() -> None:
         (lambda: Stream((1.0,), None, 0.1, 4, momentum=1.0), r"`momentum` must lie in \[0, 1\)"),
     ],
 )
-def test_nonsense_is_refused_by_name(made, message: str) -> None:
+def test_bad_arguments_raise_and_are_named(made, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         made()
 
 
-def test_the_share_of_early_alarms_can_be_too_large() -> None:
+def test_a_test_that_always_fires_is_early_in_every_run() -> None:
     """The study can fail: a test that takes everything for stopped is early in every run."""
     far = 30 * torch.ones(10, 3)
     eager = Extrapolation(CURVED.probe(10, 64, seed=9), share=1.0, first=1)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gradiometer.convergence.trajectory.dead_units import dead_units, twin_units
+from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of
 from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of, named
-from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
+from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
 from gradiometer.convergence.trajectory.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
@@ -33,7 +33,7 @@ def name_of(case: Case, seed: int = 0) -> str:
     """What the detector calls a case, with its look at where the run stands."""
     steps, points, rates = case.path(seed)
     path = Path.of(steps, points, rates)
-    estimates = course(path)
+    estimates = facts_of(path)
     kind, finding = kind_of(estimates), Trajectory().interpret(estimates)
     assert finding is not None and finding.seen.startswith(f"The parameters are {kind}: ")
     objective, problem = case.objective(points[-1])
@@ -44,7 +44,7 @@ def name_of(case: Case, seed: int = 0) -> str:
 def walk(points: np.ndarray, rate: float = 0.1) -> Kind:
     """The name of a path whose every point is given."""
     kept = np.array(kept_steps(len(points)))
-    return kind_of(course(Path.of(kept, points[kept], np.full(len(kept), rate))))
+    return kind_of(facts_of(Path.of(kept, points[kept], np.full(len(kept), rate))))
 
 
 def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
@@ -58,13 +58,13 @@ def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_case_is_named(case: Case) -> None:
+def test_each_case_gets_its_name(case: Case) -> None:
     if case.ends == "circling":
         pytest.skip("half a million steps: among the slow ones")
     assert name_of(case) == case.ends
 
 
-def test_weight_decay_is_part_of_the_curvature_stood_on() -> None:
+def test_weight_decay_is_part_of_the_curvature_at_the_endpoint() -> None:
     case = next(case for case in CASES if case.name == "saddle")
     steps, points, rates = case.path()
     path = Path.of(steps, points, rates)
@@ -74,7 +74,7 @@ def test_weight_decay_is_part_of_the_curvature_stood_on() -> None:
     assert penalised.smallest.value == pytest.approx(plain.smallest.value + 6.0, rel=1e-12)
 
 
-def test_every_name_has_its_words() -> None:
+def test_every_kind_has_a_meaning_and_alarms_have_advice() -> None:
     assert set(MEANINGS) == set(Kind)
     for kind, (state, means, advice) in MEANINGS.items():
         assert means and bool(advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
@@ -102,32 +102,32 @@ def test_a_random_walk_wanders_and_a_straight_line_is_under_way() -> None:
     assert walk(line) is Kind.UNDER_WAY
 
 
-def test_a_slow_approach_on_a_quadratic_is_no_flight() -> None:
+def test_a_slow_approach_on_a_quadratic_is_not_called_diverging() -> None:
     quadratic = Quadratic([1.0], [1e-12], [5.0])
     rates = 0.1 / np.arange(1, 2**14)
     points = quadratic.simulate(rates, chains=1, batch_size=1, start=[1.0])[:, 0]
     kept = np.array(kept_steps(len(rates)))
-    assert kind_of(course(Path.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
+    assert kind_of(facts_of(Path.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
 
 
-def test_a_short_run_cannot_be_told() -> None:
+def test_a_short_run_cannot_be_classified() -> None:
     assert walk(np.random.default_rng(0).standard_normal((200, 3))) is Kind.CANNOT_TELL
-    estimates = course(Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
+    estimates = facts_of(Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
     finding = Trajectory().interpret(estimates)
-    assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be told" in finding.seen
+    assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be classified" in finding.seen
 
 
-def test_the_slope_of_the_stride_covers_what_decaying_rates_give() -> None:
+def test_the_interval_of_the_move_slope_covers_the_value_for_a_rate_of_one_over_t() -> None:
     rates, runs = 1 / np.arange(1, 2**13), 200
     start = np.ones(3)
     points = Quadratic(start, start).simulate(rates, chains=runs, batch_size=1, start=start, seed=1)
     kept = np.array(kept_steps(len(rates)))
-    slopes = [course(Path.of(kept, points[kept, run], rates[kept]))["stride_slope"] for run in range(runs)]
+    slopes = [facts_of(Path.of(kept, points[kept, run], rates[kept]))["move_slope"] for run in range(runs)]
     covered = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
     assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / runs))
 
 
-def test_a_sketch_is_the_point_where_that_is_small_and_keeps_inner_products_where_not() -> None:
+def test_a_sketch_is_the_point_itself_if_small_and_keeps_inner_products_if_not() -> None:
     small = [torch.randn(3, 4), torch.randn(5)]
     assert torch.equal(sketch(small), torch.cat([small[0].reshape(-1), small[1]]).double())
     generator = torch.Generator().manual_seed(1)
@@ -163,7 +163,7 @@ def test_dead_units_are_counted_however_the_relu_is_called() -> None:
     batch = (torch.rand(32, 1, 4, 4), torch.randint(6, (32,)))
     model = Functional()
     before = [parameter.clone() for parameter in model.parameters()]
-    counts = dead_units(Objective(model, supervised(nn.CrossEntropyLoss(reduction="none"))), batch)
+    counts = dead_units_of(Objective(model, supervised(nn.CrossEntropyLoss(reduction="none"))), batch)
     assert list(counts) == ["ReLU 1", "ReLU 2"] and counts["ReLU 1"][1] == 4
     dead, units = counts["ReLU 2"]
     exact = int((model(batch[0]) == 0).all(dim=0).sum())
@@ -174,12 +174,12 @@ def test_dead_units_are_counted_however_the_relu_is_called() -> None:
 def test_equal_and_opposite_rows_are_twins_and_random_ones_are_not() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 50), nn.ReLU(), nn.Linear(50, 10))
-    assert twin_units(model) == {}
+    assert twin_units_of(model) == {}
     with torch.no_grad():
         model[0].weight[7] = model[0].weight[3]
         model[0].weight[20] = -model[0].weight[3]
         model[0].weight[30:40] = 0
-    assert twin_units(model) == {"0.weight": (3, 50)}
+    assert twin_units_of(model) == {"0.weight": (3, 50)}
 
 
 def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
@@ -193,7 +193,7 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
         optimizer.zero_grad()
         functional.cross_entropy(model(inputs[part]), labels[part]).backward()
         optimizer.step()
-    assert twin_units(model)["0.weight"] == (20, 20)
+    assert twin_units_of(model)["0.weight"] == (20, 20)
     objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
     found = list(
         endpoint_of(objective, (inputs, labels), Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
@@ -211,7 +211,7 @@ def curved(smallest: float, largest: float, travelled: float, along: float = 0.0
     return Endpoint(256, travelled, along, seen, *bounds)
 
 
-def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> None:
+def test_a_saddle_needs_a_marked_negative_curvature_and_a_long_stay() -> None:
     assert curved(-1.0, 2.0, 10.0).saddle
     assert not curved(-0.1, 2.0, 1000.0).saddle  # networks have such everywhere
     assert not curved(-1.0, 2.0, 2.0).saddle
@@ -220,7 +220,7 @@ def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> 
     assert not curved(-1.0, 2.0, 10.0, seen=0.05).saddle  # the noise of batches sees the way out
     assert not list(curved(-1.0, 2.0, 10.0).findings(Kind.UNDER_WAY))
     (finding,) = curved(-1.0, 2.0, 10.0).findings(Kind.CONVERGING)
-    assert "e to the 9.9" in finding.means
+    assert "e^9.9" in finding.means
     again = Endpoint.of(curved(-1.0, 2.0, 10.0).to_dict())
     assert again == curved(-1.0, 2.0, 10.0)
 
@@ -232,7 +232,7 @@ def test_a_saddle_is_named_where_it_is_marked_and_was_held_for_long_enough() -> 
         (lambda: Endpoint(1, math.nan), "`travelled` must be a sum of learning rates, at least 0, got nan"),
     ],
 )
-def test_nonsense_is_refused_by_name(build, message: str) -> None:
+def test_bad_arguments_raise_and_are_named(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()
 
@@ -247,13 +247,13 @@ def trained(tmp_path, model: str, **changes) -> Run:
 @pytest.mark.parametrize(
     ("model", "schedule", "seen"),
     [
-        ("saddle", "InversePower(0.5, time_constant=2)", "Training stands at a saddle"),
+        ("saddle", "InversePower(0.5, time_constant=2)", "Training is at a saddle"),
         ("mirrored", "InversePower(0.2, power=0.6)", "parameters: 2 of 2 rows equal another up to sign"),
         ("dead-unit", "Constant(2.0)", "ReLU 1: 1 of 1 units are dead, zero on each of 256 examples"),
-        ("two-cycle", "Constant(3.0)", "The parameters are shaking apart: each step against the next"),
+        ("two-cycle", "Constant(3.0)", "The parameters are shaking apart: the correlation of each step with the next"),
     ],
 )
-def test_a_run_that_ends_so_says_so(tmp_path, model: str, schedule: str, seen: str) -> None:
+def test_a_run_with_an_unusual_end_has_a_finding_with_advice(tmp_path, model: str, schedule: str, seen: str) -> None:
     run = trained(tmp_path, model, schedule=schedule, batch_size=256, epochs=330)
     found = [finding for finding in diagnose(run).findings if finding.seen.startswith(seen)]
     assert len(found) == 1 and found[0].state is State.ACT and found[0].advice
@@ -269,7 +269,7 @@ def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
     assert [event["event"] for event in run.events].count(NAME) == 1
 
 
-def test_a_resumed_run_keeps_the_same_iterates(tmp_path, monkeypatch) -> None:
+def test_a_resumed_run_stores_the_same_iterates(tmp_path, monkeypatch) -> None:
     settings = {"schedule": "InversePower(0.5, power=0.6)", "batch_size": 16, "epochs": 20}
     whole = trained(tmp_path / "whole", "ring", **settings)
     step = Loop._step
@@ -293,7 +293,7 @@ def test_a_resumed_run_keeps_the_same_iterates(tmp_path, monkeypatch) -> None:
     assert Endpoint.of(fields[0]) == Endpoint.of(fields[1])
 
 
-def test_nothing_is_kept_with_the_instrument_off(tmp_path) -> None:
+def test_no_iterate_is_stored_with_the_instrument_off(tmp_path) -> None:
     run = trained(tmp_path, "ring", budget=0.0, every=None, epochs=2, batch_size=16)
     assert run.series(Trajectory.name) is None
     assert not [event for event in run.events if event["event"] == NAME]

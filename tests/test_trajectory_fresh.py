@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of, named
-from gradiometer.convergence.trajectory.path_facts import Path as Course
-from gradiometer.convergence.trajectory.path_facts import course, kind_of
+from gradiometer.convergence.trajectory.path_facts import Path as TrajectoryPath
+from gradiometer.convergence.trajectory.path_facts import facts_of, kind_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.diagnosis import diagnose
 from gradiometer.measurement.finding import State
@@ -59,14 +59,14 @@ def variations() -> list[Case]:
 
 def name_of(case: Case, seed: int = SEED) -> str:
     steps, points, rates = case.path(seed)
-    path = Course.of(steps, points, rates)
+    path = TrajectoryPath.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
-    return named(kind_of(course(path)), endpoint_of(objective, batch, path))
+    return named(kind_of(facts_of(path)), endpoint_of(objective, batch, path))
 
 
 @pytest.mark.slow
-def test_nine_in_ten_fresh_runs_are_named_and_none_is_given_a_false_alarm() -> None:
+def test_nine_in_ten_fresh_runs_get_their_name_and_none_has_a_false_alarm() -> None:
     told = [(case.name, case.ends, name_of(case)) for case in variations()]
     wrong = [row for row in told if row[1] != row[2]]
     assert len(wrong) <= len(told) / 10, wrong
@@ -74,7 +74,7 @@ def test_nine_in_ten_fresh_runs_are_named_and_none_is_given_a_false_alarm() -> N
 
 
 @pytest.mark.slow
-def test_a_winding_of_another_pitch_is_named() -> None:
+def test_a_winding_of_another_pitch_is_called_circling() -> None:
     assert name_of(Case("winding", "circling", Winding(pitch=8.0), "Constant(0.015)", 2**18)) == "circling"
 
 

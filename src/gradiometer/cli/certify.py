@@ -65,7 +65,7 @@ def _certified(
     path: Path, examples: int, tolerance: float, mode: str, seed: int, *, level: float, **gradient: Any
 ) -> "Certificate":
     """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""
-    import gradiometer.convergence.certificate.certify as measuring
+    import gradiometer.convergence.certificate.certifying as measuring
     from gradiometer.convergence.certificate.certificate import check_shares
 
     check_shares(tolerance, level)

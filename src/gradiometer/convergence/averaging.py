@@ -1,16 +1,16 @@
-"""Averages of the iterates, as the `multi_avg_fn` of torch's `AveragedModel`, and BatchNorm statistics to go with them.
+"""Averages of the iterates, as a `multi_avg_fn` for torch's `AveragedModel`, and BatchNorm statistics for them.
 
-At a constant η the iterates of SGD keep a spread about the minimum; their average does not. On a quadratic the
-covariance of the uniform average of t iterates goes to H⁻¹ΣH⁻¹/(Bt), whatever η is: as small as that of any method
-that sees the same examples (Polyak & Juditsky 1992).
+At a constant η the iterates of SGD stay spread about the minimum, but their average converges. On a quadratic the
+covariance of the uniform average of t iterates tends to H⁻¹ΣH⁻¹/(Bt) for every η: no method that uses the same
+examples has a smaller one (Polyak & Juditsky 1992).
 
     averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=polynomial(3))
     for batch in …:
         …; optimizer.step(); averaged.update_parameters(model)
     refresh_batch_norm(averaged, loader, loss)
 
-All are of the form mean ← mean + share · (Φ − mean), with the share of the newest iterate a function of how many there
-were before; the first is taken whole. Numbers that are no floats, such as BatchNorm's count, are taken from the newest.
+All have the form mean ← mean + share · (Φ − mean): the share of the newest iterate is a function of the number before
+it, and is 1 for the first. Tensors that are not floating point, such as BatchNorm's count, are copied from the newest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,25 +29,35 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.untouched import untouched_randomness
 
 MultiAverage = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
-"""Called with the averages, the newest parameters and the number averaged so far: what `AveragedModel` asks for."""
+"""Called by `AveragedModel` with the averages, the newest parameters and the number averaged so far."""
 
 
 def uniform() -> MultiAverage:
     """The mean of all iterates: share 1/(n + 1) after n.
 
-    The start keeps its weight 1/t: a run that began far away is better served by `suffix` or `polynomial`.
+    The start keeps weight 1/t: for a run that began far away, `suffix` or `polynomial` is better.
 
     Source: Polyak & Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
+
+    >>> import torch
+    >>> from gradiometer.convergence.averaging import uniform
+    >>> model = torch.nn.Linear(1, 1)
+    >>> averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=uniform())
+    >>> for value in (1.0, 2.0, 6.0):
+    ...     _ = model.weight.data.fill_(value)
+    ...     averaged.update_parameters(model)
+    >>> averaged.module.weight.item()
+    3.0
     """
     return _average(lambda before: 1 / (before + 1))
 
 
 def suffix(updates: int, share: Amount = 0.5) -> MultiAverage:
-    """The mean of the last part of so many iterates; before it begins, the newest iterate itself.
+    """The mean of the last part of the iterates; before that part begins, the newest iterate itself.
 
     Args:
-        updates: How many iterates there will be in all; further ones are averaged in, too.
-        share: Which part of them is averaged, above 0 and up to 1.
+        updates: Total number of iterates; later ones are averaged in too.
+        share: The part that is averaged, above 0 and at most 1.
 
     Source: Rakhlin, Shamir & Sridharan (2012), Making Gradient Descent Optimal for Strongly Convex Stochastic
         Optimization, section 5.
@@ -63,8 +73,8 @@ def suffix(updates: int, share: Amount = 0.5) -> MultiAverage:
 def exponential(decay: Amount) -> MultiAverage:
     """Weights that fall by `decay` from each iterate to the one before, and sum to 1: share (1 − d)/(1 − d^(n+1)).
 
-    Torch's own `get_ema_multi_avg_fn` leaves the first iterate the weight d^n, which rules for the first 1/(1 − d)
-    updates. It remembers 1/(1 − d) iterates: its covariance stays proportional to η, it does not go to zero.
+    Torch's `get_ema_multi_avg_fn` gives the first iterate the weight d^n, which dominates the first 1/(1 − d) updates;
+    this one does not. It averages over 1/(1 − d) iterates, so its covariance stays proportional to η.
 
     Args:
         decay: d, in [0, 1).
@@ -79,8 +89,8 @@ def exponential(decay: Amount) -> MultiAverage:
 def polynomial(power: Amount = 3) -> MultiAverage:
     """Weights that grow about as t^power: share (γ + 1)/(t + γ) at the t-th iterate. The start is soon forgotten.
 
-    Needs no number of updates beforehand, and costs little: in the long run the variance on a quadratic is about
-    (γ + 1)²/(2γ + 1) times that of the uniform average, 2.3 at γ = 3.
+    The number of updates need not be known, and the cost is small: in the long run the variance on a quadratic is
+    about (γ + 1)²/(2γ + 1) times that of the uniform average, 2.3 at γ = 3.
 
     Args:
         power: γ, at least 0; 0 is the uniform average.
@@ -104,29 +114,29 @@ def _average(share: Callable[[int], float]) -> MultiAverage:
 
 
 def tracked(model: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers that keep running statistics."""
+    """The BatchNorm layers with running statistics."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 def refresh_batch_norm(
     model: nn.Module, batches: Iterable[Batch], forward: Callable[[nn.Module, Batch], Any], *, seed: int = 0
 ) -> None:
-    """Take BatchNorm's running statistics anew from these batches: those of averaged weights are of no use otherwise.
+    """Recompute BatchNorm's running statistics from these batches: averaged weights need new ones.
 
-    Mean and variance are those of all values together, however they are parted into batches; torch's `update_bn` takes
-    the plain mean over batches of what each has within itself. BatchNorm alone is put in training mode. Everything
-    else runs as it does at inference: with Dropout on, the variance would be one that inference never meets. The mode
-    of every module and all random states are left as they were. Below other BatchNorm layers the values come from
-    batches normalised by their own statistics, as in training: take batches as large as those of the training.
+    Mean and variance are those of all values together, for any division into batches; torch's `update_bn` averages
+    those within each batch. Only BatchNorm is in training mode. Everything else runs as at inference: with Dropout on,
+    the variance would differ from that at inference. The mode of every module and all random states are restored. With
+    several BatchNorm layers, the inputs of the later ones come from batches normalised by their own statistics, as in
+    training: use batches as large as in training.
 
     Args:
-        model: The averaged model, or any. Without BatchNorm nothing is done.
-        batches: As the loss takes them, each of two examples or more.
-        forward: Called as `forward(model, batch)`: the loss will do.
-        seed: Of what the model draws.
+        model: The averaged model, or any other. Without BatchNorm nothing happens.
+        batches: Batches as the loss takes them, each of two examples or more.
+        forward: Called as `forward(model, batch)`; the loss function will do.
+        seed: Seed of what the model draws.
 
     Raises:
-        BadArgument: There is no batch, or one of them has a single value per channel.
+        BadArgument: There is no batch, or a batch has a single value per channel.
 
     Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance.
     """
@@ -143,19 +153,19 @@ def refresh_batch_norm(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise BadArgument(f"`batches` has one with a single example ({error}): give each two or more.") from error
+            raise BadArgument(f"`batches` must have at least two examples each: {error}.") from error
         finally:
             for hook in hooks:
                 hook.remove()
     if not any(statistics.count for statistics in pooled.values()):
-        raise BadArgument("`batches` is empty, or `forward` never reached BatchNorm: there are no statistics to take.")
+        raise BadArgument("`batches` must not be empty, and `forward` must call the BatchNorm layers.")
     for layer, statistics in pooled.items():
         statistics.put(layer)
 
 
 @dataclass
 class _Pooled:
-    """Count, mean and sum of squared deviations of all values seen, one of each a channel; in double precision."""
+    """Count, mean and sum of squared deviations of all values, per channel, in double precision."""
 
     count: int = 0
     batches: int = 0
@@ -163,7 +173,7 @@ class _Pooled:
     squares: Float[Tensor, " channels"] | float = 0.0
 
     def see(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Take in what the layer is about to normalise."""
+        """Add the layer's input. A forward pre-hook."""
         values = inputs[0].detach().transpose(0, 1).flatten(1).double()
         count, mean = values.shape[1], values.mean(dim=1)
         away, total = mean - self.mean, self.count + count
@@ -174,7 +184,7 @@ class _Pooled:
         self.count, self.batches = total, self.batches + 1
 
     def put(self, layer: _BatchNorm) -> None:
-        """Write mean and unbiased variance where the layer keeps them. One that was never reached stays as it was."""
+        """Write mean and unbiased variance into the layer, unless it was never called."""
         if self.count < 2 or layer.running_mean is None or layer.running_var is None:
             return
         layer.running_mean.copy_(torch.as_tensor(self.mean))
@@ -185,7 +195,7 @@ class _Pooled:
 
 @contextmanager
 def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """These layers normalise by each batch's own statistics, keeping none; all else as at inference; then as it was."""
+    """Put these layers in training mode without running statistics, and everything else in evaluation mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for layer in layers:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
-from gradiometer.convergence.trajectory.path_facts import Kind, Path, course, kind_of
+from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
@@ -139,7 +139,7 @@ class Training:
     def endpoint(self, trajectory: Series) -> Endpoint:
         """Where training stands, on a few hundred examples; curvature only where the path may have come to rest."""
         path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
-        rests = kind_of(course(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
+        rests = kind_of(facts_of(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
         with user_code("loss", "after the last step"):
             return endpoint_of(
                 self.objective,

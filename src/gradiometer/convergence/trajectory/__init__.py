@@ -1,1 +1,1 @@
-"""The path of the parameters: where training goes, and at what kind of point it ends."""
+"""The path of the parameters: where training goes, and what kind of point it ends at."""

@@ -1,4 +1,4 @@
-"""Units of a network that take no part: ReLUs that answer zero to everything, and twins held by a symmetry."""
+"""Units of a network that do not contribute: ReLUs that are zero on all examples, and rows that equal another."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,26 +18,33 @@ RELUS: tuple[Any, ...] = (
 )
 
 EQUAL = 1e-6
-"""Twins differ by no more than this, relative to their size: rounding, and no noise of training."""
+"""Twins differ by no more than this, relative to their size: it allows for rounding only."""
 
 FEW = 64
-"""A model of so few numbers is looked at number by number."""
+"""In a model of at most so many numbers, each number is a row."""
 
 
-def dead_units(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[str, tuple[int, int]]:
-    """For every ReLU of the model: how many units answer zero to every example given, and how many there are.
+def dead_units_of(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[str, tuple[int, int]]:
+    """For every ReLU of the model: the number of units that are zero on every example, and the number of units.
 
-    A dead unit's own weights have no gradient on these examples. A unit is an entry of the last axis, of images
-    (four axes and more) a channel. Costs one gradient; ReLUs within compiled or scripted modules are not seen.
+    The weights of a dead unit have no gradient on these examples. A unit is an entry of the last axis; for images
+    (four axes and more) it is a channel. Costs one gradient. ReLUs in compiled or scripted modules are not seen.
+
+    >>> import torch
+    >>> from gradiometer.convergence.trajectory.dead_units import dead_units_of
+    >>> from gradiometer.measurement.objective import Objective, supervised
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    >>> _ = model[0].weight.data.fill_(0), model[0].bias.data.fill_(-1)
+    >>> dead_units_of(Objective(model, supervised(torch.nn.MSELoss())), (torch.randn(16, 3), torch.randn(16, 1)))
+    {'ReLU 1': (8, 8)}
     """
-    watch = _Relus()
-    with watch:
+    with _Relus() as relus:
         objective.gradient(batch, seed=seed)
-    return {f"ReLU {place + 1}": (int((~alive).sum()), len(alive)) for place, alive in enumerate(watch.alive)}
+    return {f"ReLU {place + 1}": (int((~alive).sum()), len(alive)) for place, alive in enumerate(relus.alive)}
 
 
 class _Relus(TorchFunctionMode):
-    """Sees every ReLU that is called."""
+    """Records which units of every called ReLU are above zero on some example."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,11 +64,11 @@ class _Relus(TorchFunctionMode):
         return answer
 
 
-def twin_units(model: nn.Module) -> Mapping[str, tuple[int, int]]:
-    """For every weight matrix with twins: how many of its rows equal another up to sign, and how many there are.
+def twin_units_of(model: nn.Module) -> Mapping[str, tuple[int, int]]:
+    """For every weight matrix with twins: the number of rows that equal another up to sign, and the number of rows.
 
-    Random numbers start no twins. A symmetric start, such as equal weights, makes them, and training keeps them: the
-    gradient respects the symmetry, whatever the noise. Of a model of at most 64 numbers, each number is a row. Rows of
+    Random initial weights have no twins. A symmetric start, such as equal weights, has, and training keeps them: the
+    gradient respects the symmetry, whatever the noise. In a model of at most 64 numbers, each number is a row. Rows of
     zeros do not count.
     """
     named = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -77,7 +84,7 @@ def twin_units(model: nn.Module) -> Mapping[str, tuple[int, int]]:
 
 
 def _twins(rows: Float[Tensor, "rows columns"]) -> int:
-    """How many rows equal another, or its negative."""
+    """The number of rows that equal another, or its negative."""
     rows = rows.cpu().double()
     sizes = rows.norm(dim=1)
     rows, sizes = rows[sizes > 0], sizes[sizes > 0]

@@ -1,4 +1,4 @@
-"""Where training stands: a saddle, dead units, a symmetry that holds; and the words for it."""
+"""The point that training has reached: a saddle, dead units, a symmetry that persists; and the findings about it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 
-if TYPE_CHECKING:  # it is read, a year later, on a machine without torch
+if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor
 
     from gradiometer.measurement.batch import Batch
@@ -22,41 +22,42 @@ if TYPE_CHECKING:  # it is read, a year later, on a machine without torch
 NAME = "endpoint"
 
 CURVED = 0.1
-"""A negative curvature counts from this share of the largest one on: a network in training has smaller ones."""
+"""Smallest share of the largest curvature at which a negative one counts: networks in training have smaller ones."""
 
-HELD = 3.0
-"""−λ Σ η over the last three quarters of the run, from which on a saddle holds: what left would have grown 20-fold."""
+STAYED = 3.0
+"""Least −λ Σ η over the last three quarters of the run for a saddle: a deviation would have grown 20-fold."""
 
-LED_OFF = 0.2
-"""Share of the late moves along the negative curvature from which on it has led off, and the point is not held."""
+LEAVING = 0.2
+"""Share of the late moves along the negative curvature at which the run is leaving, so that it is no saddle."""
 
 BLIND = 0.01
-"""Share of small batches' gradients along the negative curvature below which noise does not see it: it is not there, up
-to rounding and the eigenvector's error, where a symmetry holds a run; in a network in training it was 0.02 to 0.06."""
+"""Share of small batches' gradients along the negative curvature below which noise does not reach it. If a symmetry
+keeps the run there, it is zero up to rounding and the eigenvector's error; in networks in training it was 0.02 to 0.06.
+"""
 
 SMALL_BATCHES = 8
-"""That the examples are cut into, to see what noise sees."""
+"""Number of small batches that the examples are divided into for `BLIND`."""
 
 MANY = 0.5
-"""Share of dead or twin units in a layer that is worth a word."""
+"""Share of dead or twin units in a layer from which a finding is made."""
 
 PRODUCTS = 60
-"""Hessian products spent on the eigenvalues, at most."""
+"""Most Hessian products for the eigenvalues."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What was seen of a model at one point.
+    """Measurements of a model at one point of training.
 
     Args:
-        examples: How many it was looked at with.
+        examples: Number of examples measured on.
         travelled: Σ η over the last three quarters of the run, two doublings of time.
-        along: Share of the moves of that time that lies along the eigenvector of λ_min, between 0 and 1.
-        seen: Share of the gradients of small batches that lies along it, root mean square.
-        smallest, sharpness: λ_min and λ_max of the Hessian of these examples, with their residual bounds; None where
-            they were not asked for.
-        dead: Of every ReLU, dead units and all units.
-        twins: Of every weight that has some, rows equal to another up to sign, and all rows.
+        along: Share of the moves in that time along the eigenvector of λ_min, between 0 and 1.
+        seen: Share of the gradients of small batches along it, root mean square.
+        smallest, sharpness: λ_min and λ_max of the Hessian of these examples, with their residual bounds; None if not
+            measured.
+        dead: For every ReLU, the number of dead units and of all units.
+        twins: For every weight with twins, the number of rows equal to another up to sign, and of all rows.
     """
 
     examples: int
@@ -76,16 +77,16 @@ class Endpoint:
 
     @property
     def saddle(self) -> bool:
-        """Whether a marked negative curvature has been stood upon for long enough to be left, and nothing leads off."""
+        """True if the run stays at a clearly negative curvature for so long that any deviation would have left it."""
         if self.smallest is None or self.sharpness is None:
             return False
-        if not (self.along < LED_OFF and self.seen < BLIND):
+        if not (self.along < LEAVING and self.seen < BLIND):
             return False
         marked = -self.smallest.high > CURVED * max(abs(self.sharpness.value), abs(self.smallest.value))
-        return bool(marked and -self.smallest.high * self.travelled >= HELD)
+        return bool(marked and -self.smallest.high * self.travelled >= STAYED)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as an event of a run has them."""
+        """The fields, as an event of a run stores them."""
         return asdict(self)
 
     @classmethod
@@ -110,7 +111,7 @@ class Endpoint:
         )
 
     def findings(self, kind: Kind) -> Iterator[Finding]:
-        """What is to be said of it, given the name of the path; nothing where all is ordinary."""
+        """The findings, given the kind of the path; none if nothing is unusual."""
         if kind is not Kind.UNDER_WAY and self.saddle:
             yield _saddle(self)
         if worst := _most(self.dead):
@@ -128,19 +129,19 @@ def endpoint_of(
     weight_decay: float = 0.0,
     seed: int = 0,
 ) -> Endpoint:
-    """Look at a model where it stands. Nothing of training is changed.
+    """Measure a model at its current parameters. Training is not changed.
 
-    Costs a gradient of the examples and, with `curvature`, one more and at most 60 Hessian products of them.
+    Costs a gradient of the examples and, with `curvature`, one more and at most 60 Hessian products.
 
     Args:
         objective: The model and its loss.
         batch: Examples, a few hundred.
-        path: How it came there.
-        curvature: Whether to find the ends of the Hessian's spectrum.
-        weight_decay: Added to every curvature, since training moves on the loss with its penalty.
-        seed: Of what is drawn.
+        path: The run's trajectory so far.
+        curvature: Find the ends of the Hessian's spectrum.
+        weight_decay: Added to every curvature, because training minimises the loss with its penalty.
+        seed: Seed of everything random.
     """
-    from gradiometer.convergence.trajectory.dead_units import dead_units, twin_units  # noqa: PLC0415
+    from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of  # noqa: PLC0415
     from gradiometer.convergence.trajectory.trajectory import sketch  # noqa: PLC0415
     from gradiometer.drift.curvature import Curvature  # noqa: PLC0415
     from gradiometer.measurement.batch import batch_size  # noqa: PLC0415
@@ -157,18 +158,18 @@ def endpoint_of(
         sharpness, smallest = (_penalised(end, weight_decay) for end in ends)
         along = _share_along(late, sketch([values.vectors[-1]]).numpy())
         seen = _share_seen(objective, batch, values.vectors[-1], seed)
-    dead, twins = dead_units(objective, batch, seed), twin_units(objective.model)
+    dead, twins = dead_units_of(objective, batch, seed), twin_units_of(objective.model)
     return Endpoint(batch_size(batch), travelled, along, seen, smallest, sharpness, dead, twins)
 
 
 def _penalised(curvature: Estimate, weight_decay: float) -> Estimate:
-    """The curvature of the loss with its penalty."""
+    """The curvature of the loss with its weight decay."""
     low, high = curvature.low + weight_decay, curvature.high + weight_decay
     return replace(curvature, value=curvature.value + weight_decay, low=low, high=high)
 
 
 def _share_along(path: Path, direction: Float[np.ndarray, " sketch"]) -> float:
-    """Root of the share of the squared moves along a direction; 0 for a path that does not move."""
+    """Root of the share of the squared moves along a direction; 0 if the path does not move."""
     moved = float((path.moves**2).sum())
     if not moved > 0:
         return 0.0
@@ -177,7 +178,7 @@ def _share_along(path: Path, direction: Float[np.ndarray, " sketch"]) -> float:
 
 
 def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", seed: int) -> float:
-    """Root of the share of the squared gradients of small batches along a unit vector; 0 where there is no gradient."""
+    """Root of the share of small batches' squared gradients along a unit vector; 0 if there is no gradient."""
     from gradiometer.measurement.batch import batch_size, span  # noqa: PLC0415
     from gradiometer.measurement.gradient_graph import flat  # noqa: PLC0415
 
@@ -192,7 +193,7 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
 
 
 def named(kind: Kind, endpoint: Endpoint | None) -> str:
-    """The trajectory and where it stands, in a word or two: what stands out first, else the kind of the path."""
+    """A short name: the most unusual fact about the endpoint, else the kind of the path."""
     if endpoint is not None:
         if any(some == all_ for some, all_ in endpoint.dead.values()):
             return "dead units"
@@ -204,7 +205,7 @@ def named(kind: Kind, endpoint: Endpoint | None) -> str:
 
 
 def _most(counts: Mapping[str, tuple[int, int]]) -> tuple[str, int, int] | None:
-    """The layer with the largest share, if that is large."""
+    """The layer with the largest share, if that is at least `MANY`."""
     shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
     name = max(shares, key=lambda name: shares[name], default=None)
     return (name, *counts[name]) if name is not None and shares[name] >= MANY else None
@@ -216,12 +217,11 @@ def _saddle(endpoint: Endpoint) -> Finding:
         NAME,
         Issue.CONVERGENCE,
         State.ACT,
-        f"Training stands at a saddle: the smallest curvature is {endpoint.smallest}, the largest "
-        f"{endpoint.sharpness}.",
-        f"Whatever left along the first would have grown by e to the {growth} in the last three quarters of the run: "
-        "no gradient and no noise leads off.",
-        "Another start: add random numbers to the parameters, and look for a symmetry of the start.",
-        f"The curvature is that of {endpoint.examples:,} examples.",
+        f"Training is at a saddle: the smallest curvature is {endpoint.smallest}, the largest {endpoint.sharpness}.",
+        f"A deviation along it would have grown by e^{growth} in the last three quarters of the run, but neither the "
+        "gradient nor its noise has a part in that direction.",
+        "Change the start: add random numbers to the parameters, and look for a symmetry in the initialisation.",
+        f"The curvature was measured on {endpoint.examples:,} examples.",
         ("smallest_curvature",),
     )
 
@@ -232,9 +232,9 @@ def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
         Issue.CONVERGENCE,
         State.ACT if dead == units else State.LOOK,
         f"{name}: {dead:,} of {units:,} units are dead, zero on each of {examples:,} examples.",
-        "Their weights have no gradient and stay as they are; a step too long often did it.",
-        "A smaller --lr at the start or a warm-up, from a new start.",
-        "A unit may still answer to an example that was not looked at.",
+        "Their weights have no gradient and do not change any more. The usual cause is a step that was too large.",
+        "Start again with a smaller --lr or a warm-up.",
+        "A unit may be active on examples that were not checked.",
     )
 
 
@@ -244,6 +244,6 @@ def _twin(name: str, twins: int, rows: int) -> Finding:
         Issue.CONVERGENCE,
         State.ACT,
         f"{name}: {twins:,} of {rows:,} rows equal another up to sign: a symmetric start that training has kept.",
-        "Their gradients are equal too, whatever the batch: they will never part, and count as fewer units.",
-        "Random numbers at the start.",
+        "Their gradients are equal too, for every batch: they stay equal, and act as fewer units.",
+        "Initialise with random numbers.",
     )

@@ -1,4 +1,4 @@
-"""The trajectory: a few iterates of every doubling of time, as sketches, and what they say of where training goes."""
+"""The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path they follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,37 +7,37 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, course, kind_of
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, facts_of, kind_of
 from gradiometer.measurement.estimate import Estimates, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
 
-if TYPE_CHECKING:  # a trajectory is read, a year later, on a machine without torch
+if TYPE_CHECKING:  # runs are read on machines without torch
     from jaxtyping import Float
     from torch import Tensor
 
     from gradiometer.measurement.step import TrainingStep
 
 KEPT = 16
-"""Iterates of a doubling of time that are kept: five groups of three in a row, and the last."""
+"""Iterates stored per doubling of time: five groups of three in a row, and the last."""
 
 NUMBERS = 61
-"""Of a sketch: a cosine between two moves is off by about 1/√61 at most, and an exact one by nothing."""
+"""Numbers in a sketch: a cosine between two moves has an error of about 1/√61 at most."""
 
 PERIOD = NUMBERS * 2**12
-"""Entries under signs of their own: a quarter of a million."""
+"""Number of random signs; they are reused, shifted, for the next entries."""
 
 ROLLED = 7919
-"""Places by which the signs move on after every period."""
+"""The signs shift by this many places after every period."""
 
-CAVEAT = "Read off iterates up to here: a path has no proof of where it ends."
+CAVEAT = "This is based on the iterates so far: they do not prove where the path ends."
 
 
 def keeps(step: int) -> bool:
-    """Whether the iterate before this step is kept: from step 16 on, sixteen of every doubling of the steps are.
+    """True if the iterate before this step is stored: sixteen per doubling of the steps, from step 16 on.
 
-    A pure function of the step, so that there is no state to save: a resumed run keeps the same.
+    A pure function of the step, so there is no state to save: a resumed run stores the same iterates.
     """
     if step < SETTLED_IN:
         return False
@@ -47,7 +47,12 @@ def keeps(step: int) -> bool:
 
 
 def kept_steps(steps: int) -> list[int]:
-    """The steps that a run of this length keeps, in order."""
+    """The steps whose iterates a run of this length stores, in order.
+
+    >>> from gradiometer.convergence.trajectory.trajectory import kept_steps
+    >>> kept_steps(64)[-16:]
+    [32, 33, 34, 38, 39, 40, 44, 45, 46, 51, 52, 53, 57, 58, 59, 63]
+    """
     kept: list[int] = []
     length = SETTLED_IN
     while length < steps:
@@ -58,14 +63,14 @@ def kept_steps(steps: int) -> list[int]:
 
 
 def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
-    """Φ itself where it has at most 61 numbers, else 61 sums of every 61st entry with random signs, as doubles.
+    """Φ itself if it has at most 61 numbers, else 61 sums of every 61st entry with random signs, in double precision.
 
-    A linear map, the same at every step and in every run of this dimension, that keeps inner products without bias,
-    with a variance of about 2‖u‖²‖v‖²/61 at most. Costs a pass over the parameters.
+    A linear map, the same at every step and in every run of this dimension. Inner products of sketches are unbiased,
+    with a variance of at most about 2‖u‖²‖v‖²/61. Costs one pass over the parameters.
 
     Source: Charikar, Chen & Farach-Colton (2002), Finding Frequent Items in Data Streams; Weinberger et al. (2009),
-        Feature Hashing for Large Scale Multitask Learning; here with every 61st entry in the place of random ones: a
-        prime, so that the rows of a layer do not line up.
+        Feature Hashing for Large Scale Multitask Learning; here with every 61st entry instead of random ones: 61 is
+        prime, so the rows of a layer do not line up.
     """
     import torch  # noqa: PLC0415
 
@@ -75,7 +80,7 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     total = torch.zeros(NUMBERS, dtype=torch.float64, device="cpu")
     signs = _signs()
     for place, part in enumerate(whole.split(PERIOD)):
-        # Rolled by no multiple of 61, two entries of one sum never share a sign: they would not cancel on average.
+        # The shift is no multiple of 61, so no two entries of one sum share a sign: they would not cancel on average.
         first = place * ROLLED % PERIOD
         signed = part.double() * signs[first : first + len(part)].to(part.device)
         rows = len(signed) // NUMBERS * NUMBERS
@@ -86,7 +91,7 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
 
 @cache
 def _signs() -> "Float[Tensor, ' signs']":
-    """The signs of a period, drawn once, and the same again."""
+    """The signs of a period, twice in a row."""
     import torch  # noqa: PLC0415
 
     generator = torch.Generator().manual_seed(0)
@@ -95,31 +100,31 @@ def _signs() -> "Float[Tensor, ' signs']":
 
 @dataclass(frozen=True)
 class Trajectory(Gauge):
-    """Where Φ goes: converging, wandering, under way, diverging, shaking apart, circling, or cannot tell.
+    """The kind of path: converging, wandering, under way, diverging, shaking apart, circling, or cannot tell.
 
-    Keeps sixteen iterates of every doubling of the number of steps, so O(log T) memory and cost (a third of a step of
-    a small network each: a few per cent of the first thousand steps, and 0.6 % of ten thousand), and looks at the last
-    ten doublings. A network's iterates are kept as sketches of 61 numbers. Steps that are kept do not depend on the
-    cadence: it is asked for its own, in a resumed run for the same ones.
+    Stores sixteen iterates per doubling of the number of steps, so memory and cost are O(log T): each costs a third of
+    a step of a small network, a few per cent of the first thousand steps and 0.6 % of ten thousand. Uses the last ten
+    doublings. Iterates of a network are stored as sketches of 61 numbers. The steps do not depend on the cadence of
+    the other gauges, and a resumed run uses the same ones.
 
-    Names follow from thresholds on facts of the path; they were chosen on runs of thirteen kinds and on ordinary ones.
-    Fewer than four doublings after step 16 say nothing.
+    The kinds are defined by thresholds on numbers about the path, chosen on thirteen runs with known ends and on
+    ordinary ones. Fewer than four doublings after step 16 are too few.
 
-    Source: what is told apart is what the theorem leaves open, Bertsekas & Tsitsiklis (2000), Gradient Convergence in
-        Gradient Methods with Errors, prop. 3.
+    Source: the kinds are those the convergence theorem leaves open, Bertsekas & Tsitsiklis (2000), Gradient Convergence
+        in Gradient Methods with Errors, prop. 3.
     """
 
     name: ClassVar[str] = "trajectory"
     issue: ClassVar[Issue] = Issue.CONVERGENCE
     unit: ClassVar[str] = "parameter"
     labels: ClassVar[Mapping[str, str]] = {
-        "stride_slope": "log₂ of the move from place to place, change per doubling",
+        "move_slope": "log₂ of the move from place to place, change per doubling",
         "step_slope": "log₂ of the length of a step, change per doubling",
         "step_correlation": "correlation of a step with the next",
-        "straightness": "net distance over length of path, last four doublings",
+        "straightness": "net distance over path length, last four doublings",
         "alignment": "cosine of the last doubling’s move with Φ",
         "turns": "turns about the centre, last four doublings",
-        "slowing": "p where the speed falls as (Σ η)^−p",
+        "slowing": "p, if the speed falls as (Σ η)^−p",
     }
     needs_loss: ClassVar[bool] = False
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
@@ -134,61 +139,58 @@ class Trajectory(Gauge):
         return {"point": sketch(step.objective.parameters).tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Facts of the path, as `gradiometer.convergence.trajectory.path_facts.course` has them."""
-        return course(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
+        """The numbers about the path, from `gradiometer.convergence.trajectory.path_facts.facts_of`."""
+        return facts_of(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """The name of the path, what it means, and what to try."""
+        """The kind of path, what it means, and advice."""
         kind = kind_of(estimates)
         state, means, advice = MEANINGS[kind]
-        seen = f"The parameters are {kind}{_numbers(kind, estimates)}."
         if kind is Kind.CANNOT_TELL:
-            seen = "Where the parameters go cannot be told yet."
-        caveat = "" if kind is Kind.CANNOT_TELL else CAVEAT
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat)
+            return Finding(self.name, self.issue, state, "The trajectory cannot be classified yet.", means, advice)
+        seen = f"The parameters are {kind}: {_numbers(kind, estimates)}."
+        return Finding(self.name, self.issue, state, seen, means, advice, CAVEAT)
 
 
 MEANINGS: dict[Kind, tuple[State, str, str]] = {
-    Kind.CONVERGING: (State.OK, "Every doubling of time moves them less: what is left to go is short.", ""),
+    Kind.CONVERGING: (State.OK, "Each doubling of time moves them less: only a short way is left.", ""),
     Kind.WANDERING: (
         State.OK,
-        "They keep to a region and do not come to rest, as a learning rate that does not go to zero has it.",
+        "They stay in a region without coming to rest, as expected if the learning rate does not go to zero.",
         "",
     ),
-    Kind.UNDER_WAY: (State.OK, "Training goes on in a direction it has kept for some doublings of time.", ""),
+    Kind.UNDER_WAY: (State.OK, "Training has kept one direction for several doublings of time.", ""),
     Kind.DIVERGING: (
         State.LOOK,
-        "They go to infinity, slowly, along a direction that no longer turns. The loss may go to its infimum all the "
-        "same: cross-entropy does this once every example is right.",
-        "Weight decay, or stop here: only the norm still grows.",
+        "They slowly go to infinity, in a direction that no longer changes. The loss may still approach its infimum: "
+        "cross-entropy does this once every example is classified correctly.",
+        "Use weight decay, or stop here: only the norm still grows.",
     ),
     Kind.SHAKING: (
         State.ACT,
-        "Each step undoes the one before: the learning rate is beyond what the curvature bears.",
-        "A learning rate of half the size.",
+        "Each step undoes the one before: the learning rate is too large for the curvature.",
+        "Halve the learning rate.",
     ),
     Kind.CIRCLING: (
         State.LOOK,
-        "They go round without drawing nearer to a point: a limit cycle, whatever the loss does.",
-        "Weight decay, or an average of the iterates.",
+        "They move in circles without approaching a point: a limit cycle, whatever the loss does.",
+        "Use weight decay, or average the iterates.",
     ),
-    Kind.CANNOT_TELL: (State.CANNOT_TELL, "It takes some four doublings of time after step 16, of one kind.", ""),
+    Kind.CANNOT_TELL: (State.CANNOT_TELL, "It takes about 300 steps, and four doublings of time of the same kind.", ""),
 }
 
 
 def _numbers(kind: Kind, estimates: Estimates) -> str:
-    """The facts the name rests on."""
+    """The numbers that decided the kind."""
     if kind is Kind.SHAKING:
-        return f": each step against the next has correlation {estimates['step_correlation']}"
+        return f"the correlation of each step with the next is {estimates['step_correlation']}"
     if kind is Kind.CIRCLING:
-        return f": {significant(abs(estimates['turns'].value), 2)} turns in the last four doublings of time"
+        return f"{significant(abs(estimates['turns'].value), 2)} turns in the last four doublings of time"
     if kind is Kind.DIVERGING:
         return (
-            f": the move of the last doubling of time and the parameters have cosine "
-            f"{significant(estimates['alignment'].value)}, and the speed falls as (Σ η) to the power "
-            f"−{estimates['slowing']}"
+            f"the cosine between the last doubling's move and the parameters is "
+            f"{significant(estimates['alignment'].value)}, and the speed falls as (Σ η)^−p with p = "
+            f"{estimates['slowing']}"
         )
-    if kind is Kind.CANNOT_TELL:
-        return ""
-    stride, straight = estimates["stride_slope"], significant(estimates["straightness"].value, 2)
-    return f": log₂ of the stride changes by {stride} per doubling of time, net distance over length is {straight}"
+    moves, straight = estimates["move_slope"], significant(estimates["straightness"].value, 2)
+    return f"log₂ of the move length changes by {moves} per doubling of time, net distance/path length is {straight}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from gradiometer.convergence.trajectory.move_lengths import Stride
+from gradiometer.convergence.trajectory.move_lengths import MoveLength
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.axes import LogAxis
 from gradiometer.report.charts.marks import (
@@ -84,16 +84,16 @@ def paying_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerCha
     return along_steps(*layers)
 
 
-def strides_chart(strides: Sequence[Stride]) -> alt.LayerChart:
+def move_lengths_chart(moves: Sequence[MoveLength]) -> alt.LayerChart:
     """How far the parameters move in each doubling of time, and in one step of it, against the step it ends at."""
-    axis = LogAxis.holding(estimate for stride in strides for estimate in (stride.moved, stride.stepped))
-    ends = [stride.last for stride in strides]
+    axis = LogAxis.holding(estimate for move in moves for estimate in (move.moved, move.stepped))
+    ends = [move.last for move in moves]
     x, y = log_x(LogAxis(min(ends) / 1.3, max(ends) * 1.3), "step"), log_y(axis, "length of a move, in units of Φ")
     series = named_series(MOVES)
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, lengths in (
-        (MOVES[0], [stride.moved for stride in strides]),
-        (MOVES[1], [stride.stepped for stride in strides]),
+        (MOVES[0], [move.moved for move in moves]),
+        (MOVES[1], [move.stepped for move in moves]),
     ):
         rows = [{**row, "series": name} for row in axis.rows(list(zip(ends, lengths, strict=True)))]
         base = alt.Chart(inline(rows)).encode(x=x("step"), tooltip=tooltip("step:Q"))

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.move_lengths import strides
+from gradiometer.convergence.trajectory.move_lengths import lengths_of
 from gradiometer.convergence.trajectory.path_facts import Path
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.report.charts.convergence_charts import strides_chart
+from gradiometer.report.charts.convergence_charts import move_lengths_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run
 
@@ -25,7 +25,7 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     if series is None or told is None:
         return None
     path = Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate)
-    found = strides(path, told.level)
+    found = lengths_of(path, told.level)
     if len(found) < 2:
         return None
     first, last = found[0], found[-1]
@@ -35,7 +35,7 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     return Figure(
         name=Trajectory.name,
         title="Where the parameters go",
-        chart=strides_chart(found),
+        chart=move_lengths_chart(found),
         summary=(
             f"{seen}From place to place the parameters moved {_told(first.moved)} in steps {first.first:,} to "
             f"{first.last:,}, and {_told(last.moved)} in steps {last.first:,} to {last.last:,}; one step moved them "

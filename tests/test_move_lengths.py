@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.trajectory.move_lengths import Stride, strides
+from gradiometer.convergence.trajectory.move_lengths import MoveLength, lengths_of
 from gradiometer.convergence.trajectory.path_facts import Path
 from gradiometer.convergence.trajectory.trajectory import kept_steps, sketch
 from gradiometer.diagnosis import diagnose
@@ -19,12 +19,12 @@ from report_run import run_in
 STEPS = 1_100
 
 
-def of(points: np.ndarray) -> tuple[Stride, ...]:
+def of(points: np.ndarray) -> tuple[MoveLength, ...]:
     kept = np.array(kept_steps(len(points)))
-    return strides(Path.of(kept, points[kept], np.full(len(kept), 0.1)))
+    return lengths_of(Path.of(kept, points[kept], np.full(len(kept), 0.1)))
 
 
-def test_on_a_straight_way_every_step_is_as_long_and_every_doubling_goes_twice_as_far() -> None:
+def test_on_a_straight_path_steps_are_equal_and_each_doubling_goes_twice_as_far() -> None:
     found = of(np.arange(STEPS)[:, None] * np.array([[0.6, 0.8]]))
     assert [(each.first, each.last) for each in found[-2:]] == [(256, 512), (512, 1024)]
     for each in found:
@@ -34,7 +34,7 @@ def test_on_a_straight_way_every_step_is_as_long_and_every_doubling_goes_twice_a
     assert not of(np.zeros((30, 2)))
 
 
-def test_what_stays_where_it_is_moves_by_nothing() -> None:
+def test_a_path_at_rest_has_move_lengths_of_zero() -> None:
     assert {each.moved.value for each in of(np.ones((STEPS, 3)))} == {0.0}
     assert {each.stepped.high for each in of(np.ones((STEPS, 3)))} == {0.0}
 
@@ -59,14 +59,14 @@ def test_the_intervals_cover_for_independent_places_and_for_walks(
     assert lowest < np.mean(within) < highest
 
 
-def test_the_interval_of_a_sketched_path_holds_the_true_length() -> None:
+def test_the_interval_of_a_sketched_path_covers_the_true_length() -> None:
     generator = torch.Generator().manual_seed(0)
     kept = np.array(kept_steps(80))
     within = []
     for _ in range(60):
         way = torch.randn(3_000, generator=generator)
         points = np.stack([sketch([step * way]).numpy() for step in range(80)])
-        found = strides(Path.of(kept, points[kept], np.full(len(kept), 0.1)))
+        found = lengths_of(Path.of(kept, points[kept], np.full(len(kept), 0.1)))
         within += [each.stepped.low <= float(way.norm()) <= each.stepped.high for each in found[-1:]]
         assert found[-1].stepped.high / found[-1].stepped.low > 1.3
     assert np.mean(within) > 0.85
@@ -86,14 +86,14 @@ def with_path(folder: Folder, steps: int = STEPS) -> Run:
     return Run.open(run.path)
 
 
-def test_the_page_shows_the_path_of_a_run_that_kept_it(tmp_path: Folder) -> None:
+def test_the_page_shows_the_path_of_a_run(tmp_path: Folder) -> None:
     run = with_path(tmp_path)
     diagnosis = diagnose(run)
     section = convergence_section(run, diagnosis)
     figure = next(figure for figure in section.figures if figure.name == "trajectory")
     series = run.series("trajectory")
     assert series is not None
-    found = strides(Path.of(series.steps, series.moments["point"], series.learning_rate))
+    found = lengths_of(Path.of(series.steps, series.moments["point"], series.learning_rate))
     assert len(figure.table.rows) == len(found) == 6
     assert figure.table.rows[-1][0] == f"{found[-1].first:,} – {found[-1].last:,}"
     assert "The parameters are converging" in figure.summary and figure.table.rows[-1][1] in figure.summary
@@ -106,7 +106,7 @@ def test_the_page_shows_the_path_of_a_run_that_kept_it(tmp_path: Folder) -> None
     assert rows["cosine of the last doubling’s move with Φ"][3] == "exact"
 
 
-def test_a_run_that_kept_no_path_or_too_little_of_it_has_no_such_chart(tmp_path: Folder) -> None:
+def test_a_run_without_a_path_or_with_too_short_a_one_has_no_chart_of_it(tmp_path: Folder) -> None:
     for run in (run_in(tmp_path, "none", steps=600), with_path(tmp_path / "short", steps=40)):
         section = convergence_section(run, diagnose(run))
         assert [figure.name for figure in section.figures] == ["learning-rate"]

@@ -77,7 +77,7 @@ def certify(
         step: Training steps so far.
         seed: Seed of everything random.
 
-    >>> from gradiometer.convergence.certificate.certify import certify, gradient_squared
+    >>> from gradiometer.convergence.certificate.certifying import certify, gradient_squared
     >>> from gradiometer.measurement.objective import Objective
     >>> from gradiometer.problems.closed_forms.quadratic import Quadratic
     >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])
