@@ -32,8 +32,8 @@ from gradiometer.exploration.chains.chains import run_chains
 from gradiometer.exploration.chains.engines import ENGINES
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Traits
 from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.traits import Traits
 from gradiometer.problems.images.classification import cross_entropy
 
 Make = Callable[[], nn.Module]

@@ -32,7 +32,7 @@ from gradiometer.exploration.chains.engines import Stacked
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Traits
+from gradiometer.measurement.traits import Traits
 from gradiometer.problems.images.classification import cross_entropy
 from gradiometer.problems.images.fashion_mnist import load
 from gradiometer.problems.images.models import fashion_mnist_mlp

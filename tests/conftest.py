@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Loss, Objective, supervised
+from gradiometer.measurement.loss import Loss, supervised
+from gradiometer.measurement.objective import Objective
 
 torch.set_num_threads(1)
 CHROMIUM = Path("/usr/bin/chromium")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer import watch
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 
 Batch = tuple[Tensor, Tensor]
 Network = tuple[nn.Sequential, torch.optim.SGD]

@@ -13,7 +13,7 @@ from conftest import CASES
 from gradiometer import watch
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, heat_balance
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 from gradiometer.measurement.reading import Draw, Sampling
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 500)

@@ -28,7 +28,8 @@ from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples

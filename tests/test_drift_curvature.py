@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from conftest import CASES, Case, TinyTransformer
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.spectrum import SpectralDensity
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 
 
 def in_double(case: Case) -> tuple[Objective, object]:
@@ -250,29 +251,33 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "error", "message"),
     [
         (
             lambda: Curvature(Objective(LINEAR, lambda m, b: Once.apply(m(b)).mean()), [POINTS]).eigenvalues(),
-            "`loss` has no second derivative .*compute it by operations that can be differentiated twice",
+            Unsupported,
+            "`loss` has no second derivative .*build it from operations that can be differentiated twice",
         ),
         (
             lambda: Curvature(Objective(LINEAR, lambda m, b: m(b).argmax().float()), [POINTS]),
+            UserCodeFailed,
             "`loss` does not depend on any trainable parameter",
         ),
         (
             lambda: Curvature(
                 Objective(LINEAR, lambda m, b: (m(b) - m(b).detach()).abs().sqrt().mean()), [POINTS]
             ).eigenvalues(),
+            UserCodeFailed,
             "`loss` has a curvature that is not finite",
         ),
-        (lambda: Curvature(Objective(LINEAR, lambda m, b: m(b).mean()), []), "`batches` is empty"),
+        (lambda: Curvature(Objective(LINEAR, lambda m, b: m(b).mean()), []), BadArgument, "`batches` is empty"),
         (
             lambda: Curvature.of(Objective(LINEAR, lambda m, b: m(b).mean()), POINTS, at_once=0),
+            BadArgument,
             "`at_once` must be at least 1, got 0",
         ),
     ],
 )
-def test_what_has_no_curvature_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadArgument, match=message):
+def test_what_has_no_curvature_is_refused_by_name(build, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         build()

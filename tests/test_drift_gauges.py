@@ -21,7 +21,8 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 

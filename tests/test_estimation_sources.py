@@ -16,7 +16,8 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.finding import State
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.step import TrainingStep
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import batch_size, chunks, take
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.step import TrainingStep
 
@@ -156,40 +157,49 @@ def test_a_training_step_works_from_the_gradient_training_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "error", "message"),
     [
-        (lambda: Objective(nn.ReLU(), supervised(nn.MSELoss())), "`model` has no trainable parameters"),
+        (lambda: Objective(nn.ReLU(), supervised(nn.MSELoss())), Unsupported, "`model` has no trainable parameters"),
         (
             lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b)).gradient(torch.ones(4, 2)),
+            UserCodeFailed,
             r"`loss` returned shape \[4, 1\]: expected the mean, \[\], or one value per example, \[4\]",
         ),
         (
             lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).argmax()).gradient(torch.ones(4, 2)),
+            UserCodeFailed,
             "`loss` returned a tensor of torch.int64",
         ),
-        (lambda: Objective(nn.Linear(2, 1), lambda m, b: 3.0).gradient(torch.ones(4, 2)), "`loss` returned float"),
+        (
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: 3.0).gradient(torch.ones(4, 2)),
+            UserCodeFailed,
+            "`loss` returned float",
+        ),
         (
             lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).detach().mean()).gradient(torch.ones(4, 2)),
+            UserCodeFailed,
             "does not depend on any trainable parameter",
         ),
         (
             lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).mean()).losses(
                 list(nn.Linear(2, 1).parameters()), torch.ones(4, 2)
             ),
+            UserCodeFailed,
             r"`loss` returned shape \[\], one value per example was expected, \[4\]: build it with reduction='none'",
         ),
         (
             lambda: batch_size((torch.ones(3), torch.ones(4))),
+            BadArgument,
             r"`batch\[1\]` holds 4 examples where `batch\[0\]` holds 3",
         ),
-        (lambda: batch_size({"x": 1}), "`batch` holds no tensor with a first axis"),
-        (lambda: step_of(CASES["mlp"]()).spread(1), "no spread within a step to see"),
-        (lambda: step_of(CASES["mlp"]()).spread(13), "`parts` is 13 for a batch of 12"),
-        (lambda: Sampling(Draw.FRESH, 0), "`examples` must be at least 1, got 0"),
+        (lambda: batch_size({"x": 1}), BadArgument, "`batch` holds no tensor with a first axis"),
+        (lambda: step_of(CASES["mlp"]()).spread(1), BadArgument, "no spread within a step to see"),
+        (lambda: step_of(CASES["mlp"]()).spread(13), BadArgument, "`parts` is 13 for a batch of 12"),
+        (lambda: Sampling(Draw.FRESH, 0), BadArgument, "`examples` must be at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_by_name(build, message: str) -> None:
-    with pytest.raises(BadArgument, match=message):
+def test_what_cannot_be_measured_is_refused_by_name(build, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         build()
 
 

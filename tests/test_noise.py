@@ -16,7 +16,8 @@ from gradiometer.estimation.batch_advice import examples_factor, interpret_batch
 from gradiometer.estimation.noise import GradientNoise, noise_moments
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep

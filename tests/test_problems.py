@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 

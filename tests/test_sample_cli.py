@@ -15,7 +15,8 @@ from gradiometer.cli.sample import sample as verb
 from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.samplers.sampling import Sampled, sample
 from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.problems.closed_forms import linear_regression
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration

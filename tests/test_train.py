@@ -14,9 +14,9 @@ from conftest import CASES
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, Diverged, Interrupted
+from gradiometer.errors import BadArgument, Diverged, Interrupted, UserCodeFailed
 from gradiometer.measurement.batch import batch_size
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.budget import Budget
@@ -282,7 +282,7 @@ def test_what_is_wrong_with_a_problem_of_ones_own_is_said_in_a_sentence(
     tmp_path: Path, made_of: dict, message: str, accumulation: int
 ) -> None:
     wanted = message.replace("10 examples", "5 examples") if accumulation == 2 else message
-    with pytest.raises(BadArgument, match=wanted):
+    with pytest.raises((BadArgument, UserCodeFailed), match=wanted):
         train(made(**made_of), settings(epochs=1, accumulation=accumulation), tmp_path)
 
 

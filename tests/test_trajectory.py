@@ -17,7 +17,8 @@ from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
-from gradiometer.measurement.objective import Objective, supervised
+from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import Objective
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration

@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from gradients_by_hand import LOSSES, assert_read, backward, batches, by_hand, examples, network, watched
 from gradiometer import watch
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.integrations.watch.updates import A_WHILE
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 
 JUDGES = ("batch_sharpness", "step_drift", "loss_change")
 
@@ -152,7 +152,7 @@ def test_a_checkpointed_model_keeps_its_bits_and_reads_what_the_plain_one_reads(
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_what_the_loss_cannot_do_beside_training_is_told_and_training_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="checkpoint it with use_reentrant=False"):
+    with pytest.raises(Unsupported, match="checkpoint it with use_reentrant=False"):
         checkpointed(tmp_path, True, gauges="noise")
     _, w = checkpointed(tmp_path, False, gauges="noise", parts=0)
     assert "torch.func.vmap" in w.run.warnings[0] and w.run.status == "finished"
@@ -166,7 +166,7 @@ def test_a_loss_for_batches_of_one_size_is_refused_in_words(tmp_path: Path) -> N
         w.step(backward(model, batch), batch)
     with (
         watched(tmp_path, made, loss=lambda model, batch: LOSSES(model, batch).sum()) as w,
-        pytest.raises(BadArgument, match="`loss` is the sum over the examples"),
+        pytest.raises(UserCodeFailed, match="`loss` is the sum over the examples"),
     ):
         w.step(backward(model, batch), batch)
 

@@ -15,7 +15,7 @@ from gradients_by_hand import LOSSES
 from gradiometer import watch
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.capture import part_of
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 from watched_loop import one_backward, simple
 
 

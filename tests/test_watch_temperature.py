@@ -224,8 +224,8 @@ def with_another_rate(model: nn.Module, step: int) -> None:
 @pytest.mark.parametrize(
     ("between", "words"),
     [
-        (by_value, "not a multiple of it (clipped by value or by layer"),
-        (with_noise, "not a multiple of it (clipped by value or by layer"),
+        (by_value, "not a multiple of the one `backward` computed (clipped by value or by layer"),
+        (with_noise, "not a multiple of the one `backward` computed (clipped by value or by layer"),
         (with_momentum, "began with momentum 0 and now has 0.5"),
         (with_another_rate, "had the learning rate 0.1 when `step` was called, and 0.05 at the update"),
     ],

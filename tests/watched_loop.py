@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gradiometer import watch
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 
 
 def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, Watch]:

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.measurement.finding import Finding
     from gradiometer.measurement.gauge import Gauge
+    from gradiometer.measurement.loss import supervised
     from gradiometer.measurement.motion import Origin
-    from gradiometer.measurement.objective import Objective, supervised
+    from gradiometer.measurement.objective import Objective
     from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
     from gradiometer.measurement.step import TrainingStep
     from gradiometer.problems.examples import Examples
@@ -81,10 +82,8 @@ _HOMES = {
     "gradiometer.measurement.finding": ("Finding",),
     "gradiometer.measurement.gauge": ("Gauge",),
     "gradiometer.measurement.motion": ("Origin",),
-    "gradiometer.measurement.objective": (
-        "Objective",
-        "supervised",
-    ),
+    "gradiometer.measurement.loss": ("supervised",),
+    "gradiometer.measurement.objective": ("Objective",),
     "gradiometer.measurement.reading": (
         "Draw",
         "Reading",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span
-from gradiometer.measurement.objective import Objective, with_graph
+from gradiometer.measurement.loss import with_graph
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
 
 Entered = Float[Tensor, "examples inputs"]
@@ -90,8 +91,8 @@ def _by_layer(
     objective: Objective, batch: Batch, layers: list[nn.Linear], seed: int
 ) -> Float[Tensor, " examples"] | None:
     """The norms from the inputs and output gradients of all layers; None if a layer is not used once, on 2-d input."""
-    size, leaves = batch_size(batch), objective.aliases()
-    with torch.enable_grad(), objective.undisturbed(seed), _watched(layers) as calls:
+    size, leaves = batch_size(batch), objective.leaves()
+    with torch.enable_grad(), objective.untouched_randomness(seed), _watched(layers) as calls:
         loss = with_graph(objective.mean_loss(leaves, batch))
         outputs = [output for _, output, _ in calls]
         used_once = Counter(layer for *_, layer in calls) == Counter(layers)

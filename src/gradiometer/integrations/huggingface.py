@@ -13,7 +13,7 @@ from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Loss
+from gradiometer.measurement.loss import Loss
 
 try:
     from transformers import TrainerCallback

@@ -14,7 +14,7 @@ from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Loss
+from gradiometer.measurement.loss import Loss
 
 HOME = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"
 """Lightning comes under two names whose classes do not mix: the one that the program uses."""

@@ -1,4 +1,4 @@
-"""The gradient of a batch with its graph kept: Hessian products, each a pull back through that one graph."""
+"""The gradient of a batch with its graph kept. A product with the Hessian is one backward through that graph."""
 
 import re
 import warnings
@@ -11,48 +11,50 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.objective import Gradients, Objective
 
 SMALL = 2**14
-"""Numbers in a batch up to which vectors are pulled back together: there the calls cost more than the arithmetic."""
+"""Numbers in a batch up to which one backward computes several products: there the calls cost more than the
+arithmetic."""
 
 WITHOUT_SECOND_DERIVATIVE = re.compile(r"not implemented|differentiate twice|double backward|vmap|batching rule", re.I)
 
 FORBIDDEN = "torch::autograd::Error"
-"""What torch puts into the graph in the place of a derivative that is forbidden."""
+"""The graph node that torch inserts for a function marked `once_differentiable`."""
 
 
 class GradientGraph:
     """∇L of one batch at the model's own parameters, and H v for any v, from one graph.
 
-    H is symmetric, so that vᵀ ∂g/∂Φ = H v: one backward through the graph of the gradient is a product, at about
-    1.6 gradients each; to build the graph again for every product costs about twice that. What the loss draws
-    (Dropout) is drawn once and kept: all products are of the same H. Attention is computed by its plain formula,
-    since torch's fused kernels have no second derivative; a compiled model by the module it was made of.
+    H is symmetric, so vᵀ ∂g/∂Φ = H v: a product is one backward through the graph of the gradient, at about 1.6
+    gradients each. Building the graph again for every product would cost about twice that. The random numbers of
+    the loss (Dropout) are drawn once, so all products use the same H. Attention is computed by its plain formula,
+    since torch's fused kernels have no second derivative. A compiled model runs without its compiled code.
 
-    Memory: that of the graph, a few times that of a training step, until it is let go.
+    Memory: that of the graph, a few times that of a training step.
 
     Args:
         objective: The model and its loss, in the mode the model is in.
         batch: The examples.
-        seed: Of what the loss draws.
+        seed: Seed of the random numbers that the loss draws.
 
     Raises:
-        BadArgument: The loss has no gradient, or forbids a second derivative.
+        UserCodeFailed: The loss has no gradient.
+        Unsupported: The loss forbids a second derivative.
 
     Source: Pearlmutter (1994), Fast Exact Multiplication by the Hessian; here as reverse over reverse.
     """
 
     def __init__(self, objective: Objective, batch: Batch, *, seed: int = 0) -> None:
         self._objective, self.examples = objective, batch_size(batch)
-        self._leaves = objective.aliases()
-        with torch.enable_grad(), objective.undisturbed(seed), twice_differentiable(objective.model):
+        self._leaves = objective.leaves()
+        with torch.enable_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
             loss, self._gradient = objective.differentiable_gradient(self._leaves, batch)
         _refuse_once_differentiable(self._gradient)
         self.loss = float(loss.detach())
-        self._together = _numbers(batch) <= SMALL
+        self._batched = _numbers(batch) <= SMALL
 
     @property
     def gradient(self) -> Float[Tensor, " params"]:
@@ -63,34 +65,35 @@ class GradientGraph:
         """H v for every row v.
 
         Raises:
-            BadArgument: The loss has no second derivative, or a product is not finite.
+            Unsupported: The loss has no second derivative.
+            UserCodeFailed: A product is not finite.
         """
         try:
-            found = self._pulled_together(vectors) if len(vectors) > 1 and self._together else None
-            found = torch.stack([self._pulled(vector) for vector in vectors]) if found is None else found
+            found = self._batched_products(vectors) if len(vectors) > 1 and self._batched else None
+            found = torch.stack([self._product(vector) for vector in vectors]) if found is None else found
         except RuntimeError as error:
             if not WITHOUT_SECOND_DERIVATIVE.search(str(error)):
                 raise
             raise _no_second_derivative(str(error).splitlines()[0].rstrip(".")) from error
         if not found.isfinite().all():
-            raise BadArgument(
+            raise UserCodeFailed(
                 f"`loss` has a curvature that is not finite at these parameters (the loss is {self.loss:.4g}): "
-                "look for a square root, a norm or a logarithm at zero, or for parameters that have run away."
+                "look for a square root, a norm or a logarithm at zero, or for parameters that have diverged."
             )
         return found
 
-    def _pulled(self, vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
+    def _product(self, vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
         return flat(self._backward(unflat(vector, self._leaves)))
 
-    def _pulled_together(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"] | None:
-        """All rows in one backward; None, from then on, where an operation cannot be batched."""
+    def _batched_products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"] | None:
+        """All products in one backward; None, now and later, if an operation cannot be batched."""
         parts = torch.split(vectors, [leaf.numel() for leaf in self._leaves], dim=1)
         cotangents = [part.reshape(-1, *leaf.shape).to(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
         try:
-            with warnings.catch_warnings(action="ignore"):  # of an operation that is batched by a loop, and only slow
+            with warnings.catch_warnings(action="ignore"):  # about an operation that is only slow when batched
                 pulled = self._backward(cotangents, batched=True)
         except RuntimeError:
-            self._together = False
+            self._batched = False
             return None
         return torch.cat([part.reshape(len(vectors), -1).to(vectors) for part in pulled], dim=1)
 
@@ -98,28 +101,33 @@ class GradientGraph:
         pairs = [(g, v) for g, v in zip(self._gradient, cotangents, strict=True) if g.requires_grad]
         gradients, vectors = zip(*pairs, strict=True)
         pull = partial(torch.autograd.grad, gradients, self._leaves, vectors, retain_graph=True, allow_unused=True)
-        found = self._objective.standing(self._leaves, partial(pull, is_grads_batched=batched))
-        # What the gradient does not depend on has no curvature.
+        found = self._objective.with_parameters(self._leaves, partial(pull, is_grads_batched=batched))
+        # Parameters that the gradient does not depend on have no curvature.
         return [torch.zeros_like(v) if part is None else part for part, v in zip(found, cotangents, strict=True)]
 
 
 def flat(gradients: Iterable[Tensor]) -> Float[Tensor, " params"]:
-    """One tensor a parameter as one vector, on the device and in the type of the first."""
+    """One tensor per parameter as one vector, on the device and in the type of the first.
+
+    >>> import torch
+    >>> flat([torch.ones(1, 2), torch.zeros(1)])
+    tensor([1., 1., 0.])
+    """
     parts = list(gradients)
     return torch.cat([part.reshape(-1).to(parts[0]) for part in parts])
 
 
 def unflat(vector: Float[Tensor, " params"], like: Sequence[Tensor]) -> Gradients:
-    """The vector as one tensor a parameter, of the shapes, types and devices of those given."""
+    """The vector as one tensor per parameter, with the shapes, types and devices of `like`."""
     parts = torch.split(vector, [tensor.numel() for tensor in like])
     return [part.view(tensor.shape).to(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """A region in which what a model runs has a second derivative wherever torch has one at all.
+    """A context in which the model uses operations that have a second derivative, if torch has any.
 
-    Attention by its plain formula; compiled code as it was written; recurrent layers on a GPU without cuDNN.
+    Attention uses its plain formula, compiled code runs eagerly, and recurrent layers on a GPU do without cuDNN.
     """
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -131,9 +139,9 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 def _refuse_once_differentiable(gradients: Iterable[Tensor]) -> None:
-    """Raise where the gradient passes through a function that forbids a second derivative.
+    """Raise if the gradient passes through a function that forbids a second derivative.
 
-    Such a function cuts the graph: what lies behind it would be taken for constant, and its curvature for zero.
+    Such a function cuts the graph. The parameters behind it would count as constant, and their curvature as zero.
     """
     seen, ahead = set(), [gradient.grad_fn for gradient in gradients]
     while ahead:
@@ -146,9 +154,9 @@ def _refuse_once_differentiable(gradients: Iterable[Tensor]) -> None:
         ahead += [before for before, _ in node.next_functions]
 
 
-def _no_second_derivative(reason: str) -> BadArgument:
-    return BadArgument(
-        f"`loss` has no second derivative ({reason}): compute it by operations that can be differentiated twice."
+def _no_second_derivative(reason: str) -> Unsupported:
+    return Unsupported(
+        f"`loss` has no second derivative ({reason}): build it from operations that can be differentiated twice."
     )
 
 

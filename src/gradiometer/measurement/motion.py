@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.parts import squared_norms
 
 Tensors = dict[str, Tensor]
@@ -149,14 +149,14 @@ def update_of(
         The update, whose `factor` is NaN where a gradient is not finite or nothing is left of it.
 
     Raises:
-        BadArgument: `.grad` is not a multiple of what was made.
+        Unsupported: `.grad` is not a multiple of what `backward` computed.
     """
     taken = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
     factor = multiple(made * scale**2, taken)
     if factor is None:
-        raise BadArgument(
-            "`optimizer` is given another gradient than `backward` made, and not a multiple of it (clipped by value "
-            "or by layer, with noise added, or with that of an earlier step in it): clip by the norm of all "
+        raise Unsupported(
+            "`optimizer` gets a gradient that is not a multiple of the one `backward` computed (clipped by value "
+            "or by layer, with added noise, or summed with that of an earlier step): clip by the norm of all "
             "parameters, or leave temperature out."
         )
     if factor * scale != 1.0:

@@ -164,7 +164,7 @@ class TrainingStep:
     def judging_loss_after(self) -> float:
         """The loss of the judging examples where the plain step ends; before it: `judging_graph.loss`."""
         seed, objective = self.derived_seed("judging"), self.objective
-        with torch.no_grad(), objective.undisturbed(seed), twice_differentiable(objective.model):
+        with torch.no_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
             return objective.mean_loss(self._after, self.judging).item()
 
     @cached_property

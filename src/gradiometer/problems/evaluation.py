@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import checked_loss
+from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.measurement.untouched import untouched_randomness

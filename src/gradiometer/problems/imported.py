@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -34,7 +34,7 @@ def load(
     with untouched_randomness(seed, []):
         try:
             returned = function(**settings)
-        except BadArgument:
+        except GradiometerError:
             raise
         except (Exception, SystemExit) as error:
             raise BadArgument(f"`{name}` raised {said(error)}.") from error

@@ -11,7 +11,7 @@ from torch.nn.modules import loss as criteria
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Loss
+from gradiometer.measurement.loss import Loss
 from gradiometer.problems.examples import Examples
 
 Correct = Callable[[nn.Module, Batch], Tensor]

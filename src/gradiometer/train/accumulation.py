@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
-from gradiometer.measurement.objective import Objective, checked_loss, with_graph
+from gradiometer.measurement.loss import checked_loss, with_graph
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.spread import Spread
 from gradiometer.problems.user_code import user_code

@@ -47,7 +47,7 @@ class TrainProbe:
         """Mean loss of the part."""
         leaves = self._leaves(points[0])
         total = torch.zeros((), dtype=torch.float64, device=points.device)
-        with torch.no_grad(), self.objective.undisturbed(self.seed):
+        with torch.no_grad(), self.objective.untouched_randomness(self.seed):
             for part in self.parts:
                 total = total + self.objective.mean_loss(leaves, part).double()
         return total[None] / PARTS

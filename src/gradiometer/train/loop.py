@@ -13,7 +13,7 @@ import torch
 
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.errors import BadArgument, Diverged, Interrupted
+from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.step import TrainingStep
@@ -173,7 +173,7 @@ class Loop:
         try:
             with user_code("loss"):  # one that fails on a batch will say so again, and end the run
                 warning = self.training.edge_warning()
-        except BadArgument as error:
+        except GradiometerError as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
         if warning is not None:
             self._warn(warning)
@@ -225,7 +225,7 @@ class Loop:
         try:
             with user_code("loss"):  # like the look before the first step, a fixed cost outside the budget
                 seen = training.endpoint(series)
-        except BadArgument as error:
+        except GradiometerError as error:
             self._warn(f"where training stands was not looked at: {error}")
             return
         self.recorder.event(ENDPOINT, training.step, **seen.to_dict())

@@ -16,8 +16,9 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective, Traits
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.traits import Traits
 from gradiometer.measurement.untouched import untouched_randomness
 
 BATCHES = 64

@@ -19,7 +19,8 @@ from gradiometer.exploration.chains.state import ChainState
 from gradiometer.exploration.samplers.sampler import check_number, check_whole
 from gradiometer.measurement import batch as batches
 from gradiometer.measurement.batch import Batch, take
-from gradiometer.measurement.objective import Loss, Objective
+from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.untouched import untouched_randomness

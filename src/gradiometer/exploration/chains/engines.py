@@ -14,7 +14,8 @@ from torch.func import functional_call, grad, vmap
 from gradiometer.exploration.chains.stacked import StackedSequential, why_not_stacked
 from gradiometer.exploration.chains.state import ChainState
 from gradiometer.measurement.batch import Batch, batch_size, example_axes, mapped, take
-from gradiometer.measurement.objective import Loss, Traits
+from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.traits import Traits
 
 Function = Callable[[nn.Module, Batch], Tensor]
 """A function of a model and a batch. It returns one number per example, or their mean."""

@@ -299,7 +299,7 @@ class Catcher:
         if objective.traits(part.batch, seed=seed).random or not np.isfinite(trained):
             return
         if made is None:
-            with torch.no_grad(), objective.undisturbed(seed):
+            with torch.no_grad(), objective.untouched_randomness(seed):
                 value = objective.mean_loss(objective.parameters, part.batch).item()
         else:
             value, own = objective.loss_and_gradient(part.batch, seed=seed)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.integrations.watch.capture import Part, as_written
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.objective import Loss, Objective
+from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
 
 WAITING = 64
@@ -88,7 +89,7 @@ def in_words(loss: Loss) -> Loss:
     def called(model: nn.Module, batch: Batch) -> Tensor:
         try:
             return loss(model, batch)
-        except BadArgument:
+        except GradiometerError:
             raise
         except Exception as error:
             raise BadArgument(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import GradiometerError
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 
@@ -34,7 +34,7 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
     try:
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
-    except (BadArgument, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (GradiometerError, RuntimeError, ValueError, TypeError, KeyError) as error:
         return f"the batch could not be run again to find the layer ({str(error).splitlines()[0].rstrip('.')})"
     where = f"first in {layer}" if layer else "in the loss, with every layer's output finite"
     return f"{where}, {'of ' + examples if examples else 'and for no example of the batch alone'}"
@@ -67,7 +67,7 @@ def _hooks(model: nn.Module, look: Callable[[str], Callable[[nn.Module, Any, Any
 
 
 def _loss(objective: Objective, batch: Batch, seed: int) -> Tensor:
-    with torch.no_grad(), objective.undisturbed(seed):
+    with torch.no_grad(), objective.untouched_randomness(seed):
         return objective.mean_loss(objective.parameters, batch)
 
 

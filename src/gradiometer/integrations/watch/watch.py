@@ -11,7 +11,7 @@ from gradiometer.gauges import GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.description import bare, bare_optimizer, gauges_for
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.objective import Loss
+from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.ranks import Ranks
 

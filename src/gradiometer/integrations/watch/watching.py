@@ -30,7 +30,8 @@ from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.losses import Losses, in_words, no_loss
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Loss, Objective
+from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement.loss import supervised
 from gradiometer.problems.counterexamples.counterexample import Counterexample
 from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
 from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding

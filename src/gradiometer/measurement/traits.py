@@ -1,0 +1,90 @@
+"""Finds out whether a loss is a fixed function of the batch, by running it on the batch and on parts of it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gradiometer.errors import UserCodeFailed
+from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, span
+
+
+@dataclass(frozen=True)
+class Traits:
+    """The kind of function of the batch that a loss is.
+
+    Args:
+        random: The loss draws random numbers (Dropout, augmentation inside the model).
+        coupled: The loss of a batch is not the mean of the losses of its parts (batch statistics, weights
+            normalised over the batch, contrastive losses).
+    """
+
+    random: bool = False
+    coupled: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """True if the gradient of a batch is the mean of the gradients of its parts. Then one of these gradients
+        follows from the others by subtraction."""
+        return not (self.random or self.coupled)
+
+    def __or__(self, other: "Traits") -> "Traits":
+        return Traits(self.random or other.random, self.coupled or other.coupled)
+
+
+def probe_traits(
+    mean_loss: Callable[[Batch], Tensor], model: nn.Module, batch: Batch, devices: Iterable[torch.device]
+) -> Traits:
+    """The traits that this batch shows: compares its loss with the losses of three parts of different sizes.
+
+    Args:
+        mean_loss: The mean loss of a batch.
+        model: The model in this loss.
+        batch: The examples.
+        devices: Devices whose random state may change.
+
+    Raises:
+        UserCodeFailed: The loss is a sum over the examples.
+    """
+    devices, size = list(devices), batch_size(batch)
+    before = _generator_states(devices)
+    whole = mean_loss(batch)
+    drawn = any(not torch.equal(a, b) for a, b in zip(before, _generator_states(devices), strict=True))
+    coupled = _uses_batch_statistics(model)
+    if drawn or coupled or size < 2:
+        return Traits(random=drawn, coupled=coupled)  # random numbers would hide a coupling of other kinds
+    parts = _uneven(batch, size)
+    losses = torch.stack([mean_loss(part) for part in parts])
+    twice = mean_loss(joined([parts[-1], parts[-1]]))
+    weights = torch.tensor([batch_size(part) / size for part in parts], dtype=losses.dtype, device=losses.device)
+    tolerance = min(1e3 * torch.finfo(losses.dtype).eps, 1e-2)  # the rounding error of sums
+    differs = (whole - weights @ losses).abs() > tolerance * (weights @ losses.abs())
+    sums = torch.stack([whole - losses.sum(), twice - 2 * losses[-1]]).abs()
+    if differs and (sums <= tolerance * losses.abs().sum()).all():
+        raise UserCodeFailed(
+            "`loss` is the sum over the examples of a batch: return their mean, or one value per example."
+        )
+    return Traits(coupled=bool(differs))
+
+
+def _uses_batch_statistics(model: nn.Module) -> bool:
+    return any(
+        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        for module in model.modules()
+    )
+
+
+def _uneven(batch: Batch, size: int) -> list[Batch]:
+    """Parts of different sizes. Equal halves could agree by chance if the loss divides by a count."""
+    if size < 6:
+        return chunks(batch, 2)
+    return [span(batch, 0, size // 6), span(batch, size // 6, size // 2), span(batch, size // 2, size)]
+
+
+def _generator_states(devices: Iterable[torch.device]) -> list[Tensor]:
+    """The states of torch's generators on the CPU and on these devices."""
+    return [torch.get_rng_state()] + [
+        torch.get_device_module(device.type).get_rng_state(device) for device in devices if device.type != "cpu"
+    ]
