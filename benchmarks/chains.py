@@ -28,13 +28,11 @@ from rounds import Step, median, ratio, take_turns
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradiometer.exploration.chains.chains import run_chains
-from gradiometer.exploration.chains.engines import ENGINES
+from gradiometer import Draw, Estimate, run_chains
+from gradiometer.exploration.chains import ENGINES
 from gradiometer.exploration.chains.state import ChainState
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.traits import Traits
-from gradiometer.problems.images.classification import cross_entropy
+from gradiometer.measurement import Traits
+from gradiometer.problems.images import cross_entropy
 
 Make = Callable[[], nn.Module]
 

@@ -21,10 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer.measurement.uncertainty.proportions import proportion
-from gradiometer.problems.registry import load
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer import Configuration, Run
+from gradiometer.measurement.uncertainty import proportion
+from gradiometer.problems import load
 from gradiometer.train import train
 
 SEEDS = (0, 1, 2)

@@ -21,8 +21,7 @@ from runs import whole_runs
 from steps import ByHand, accumulated, apart, half_a_batch, looked_at
 from workloads import BATCH_SIZE, WORKLOADS
 
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.problems.problem import Problem
+from gradiometer import Estimate, Problem
 
 WIDTH = 130
 """Of the table where there is no terminal to fit."""

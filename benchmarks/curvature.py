@@ -27,11 +27,10 @@ from rounds import median, ratio, timed
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
+from gradiometer import BadArgument, Estimate, Objective
+from gradiometer.drift import Curvature
+from gradiometer.drift.curvature import AT_ONCE
+from gradiometer.measurement import Batch
 from gradiometer.problems.images.fashion_mnist import load
 
 EXAMPLES, STEPS = 1024, 100

@@ -30,9 +30,8 @@ except ImportError:
 
 from showing import showing
 
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
+from gradiometer import Configuration, Run
+from gradiometer.run import RunFolder
 
 AT_ONCE = 20_000
 CHROMIUM = Path("/usr/bin/chromium")

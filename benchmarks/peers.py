@@ -9,7 +9,7 @@ from rounds import Step
 from steps import ByHand
 from torch import nn
 
-from gradiometer.problems.problem import Problem
+from gradiometer import Problem
 
 SUPPORTED = ("cnn", "mlp")
 """Networks that are a plain `Sequential` of layers BackPACK has rules for; it has none for attention or LayerNorm,

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scipy.stats import binom
 
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer import BadArgument, Estimate
 
 Step = Callable[[], object]
 Seconds = dict[str, list[float]]

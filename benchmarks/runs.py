@@ -12,15 +12,10 @@ from rounds import Seconds
 from steps import LEARNING_RATE
 from workloads import BATCH_SIZE, BATCHES
 
-from gradiometer.errors import GradiometerError
-from gradiometer.measurement.order import Order
-from gradiometer.measurement.reading import Draw
-from gradiometer.problems.problem import Problem
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.recorder import Recorder
-from gradiometer.train import train
-from gradiometer.train.training import Training
+from gradiometer import Configuration, Draw, GradiometerError, Problem
+from gradiometer.measurement import Order
+from gradiometer.run import Recorder, RunFolder
+from gradiometer.train import Training, train
 
 KINDS = ("by hand", "off", "on")
 FEWEST_EPOCHS = 4

@@ -15,12 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.exploration.samplers.sgnht import SGNHT
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer import SGHMC, SGLD, SGNHT, Estimate
+from gradiometer.exploration.samplers import Sampler
+from gradiometer.measurement.uncertainty import mean
 
 CHAINS, STEPS, MODES = 500, 2000, 10
 CURVATURES = torch.linspace(0.2, 1.0, MODES, dtype=torch.float64)

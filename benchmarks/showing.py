@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, ratio_of_means
+from gradiometer import Estimate
+from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS
 
 SLICE = 1.0
 """Seconds of a slice."""

@@ -8,8 +8,8 @@ import altair as alt
 from snapshot_runs import HOT
 from snapshot_scores import HOT_SNAPSHOT, LEVEL, NO_CYCLE, SNAPSHOT, Study
 
-from gradiometer.exploration.ensembles.scores import differences
-from gradiometer.report.charts.charts import save_png
+from gradiometer.exploration.ensembles import differences
+from gradiometer.report.charts import save_png
 
 WIDTH, HEIGHT = 420, 260
 COLOURS = ("#0067a5", "#b24700", "#2a7d3a", "#7b3f98")

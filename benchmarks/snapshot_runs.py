@@ -14,16 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Cosine, MultiStep
-from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
-from gradiometer.exploration.ensembles.swag import WeightMoments
-from gradiometer.measurement.order import Order
-from gradiometer.measurement.reading import Draw
-from gradiometer.problems.problem import Problem
+from gradiometer import Draw, Problem, Schedule, SnapshotCollector
+from gradiometer.convergence.schedules import Cosine, MultiStep, SnapshotCycle
+from gradiometer.exploration.ensembles import Snapshot, WeightMoments
+from gradiometer.measurement import Order
+from gradiometer.run import save_snapshot
 from gradiometer.run.disk import replace_file
-from gradiometer.run.snapshots import save_snapshot
 
 BATCH_SIZE = 64
 MEMBERS = 5

@@ -14,15 +14,24 @@ from scipy.special import stdtrit
 from snapshot_runs import HOT, MEMBERS, SEEDS, Job, Labelled, Regime, small_cnn
 from torch import nn
 
-from gradiometer.exploration.ensembles.barrier import Segment, segment
-from gradiometer.exploration.ensembles.calibration import calibration_error
-from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.ensembles.diversity import correlations, disagreement
-from gradiometer.exploration.ensembles.ensemble_size import Size, chosen_count, growing, validation_mask
-from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.run.snapshots import load_snapshots
+from gradiometer import Estimate
+from gradiometer.exploration.ensembles import (
+    LogProbabilities,
+    Predictions,
+    Segment,
+    averaged,
+    calibration_error,
+    chosen_count,
+    correlations,
+    deep_ensemble_equivalent,
+    disagreement,
+    growing,
+    segment,
+    validation_mask,
+)
+from gradiometer.exploration.ensembles.ensemble_size import Size
+from gradiometer.measurement.uncertainty import mean
+from gradiometer.run import load_snapshots
 
 LEVEL = 0.9
 BASELINE = "single, cosine"

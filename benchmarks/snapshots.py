@@ -25,8 +25,8 @@ from snapshot_figures import figures
 from snapshot_runs import HOT, REGIMES, images_of, jobs, trained
 from snapshot_scores import HOT_SNAPSHOT, NO_CYCLE, SNAPSHOT, Line, Study
 
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.problems.registry import load
+from gradiometer import Estimate
+from gradiometer.problems import load
 from gradiometer.run.journal import plain
 
 WIDTH = 185

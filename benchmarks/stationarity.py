@@ -27,9 +27,8 @@ from stationarity_rivals import (
 )
 from streaming import Stream, StreamProbe
 
-from gradiometer.convergence.plateau.extrapolation import Extrapolation
-from gradiometer.convergence.plateau.stationarity import Detector
-from gradiometer.measurement.uncertainty.proportions import proportion
+from gradiometer.convergence.plateau import Detector, Extrapolation
+from gradiometer.measurement.uncertainty import proportion
 
 STARTS, RUNS, LENGTH = 5, 100, 8
 PROBE = 4096

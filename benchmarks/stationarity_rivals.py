@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from scipy.special import ndtri
 from torch import Tensor
 
-from gradiometer.convergence.plateau.stationarity import Detector, Looks, Observation
-from gradiometer.errors import BadArgument
+from gradiometer import BadArgument
+from gradiometer.convergence.plateau import Detector, Looks, Observation
 
 Flags = Bool[Tensor, " runs"]
 PerRun = Float[Tensor, " runs"]

@@ -8,15 +8,10 @@ from rounds import Step
 from torch import nn
 from workloads import BATCH_SIZE, batches
 
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.batch import Batch, chunks
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.problem import Problem
-from gradiometer.run.budget import Budget
-from gradiometer.run.configuration import Configuration
-from gradiometer.train.training import Training
+from gradiometer import Configuration, Draw, GradientNoise, Objective, Problem, Sampling, TrainingStep
+from gradiometer.measurement import Batch, chunks
+from gradiometer.run import Budget
+from gradiometer.train import Training
 
 LEARNING_RATE = 0.01
 MICROBATCHES = 2

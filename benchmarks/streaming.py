@@ -10,8 +10,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gradiometer.convergence.plateau.stationarity import Observation
-from gradiometer.errors import BadArgument
+from gradiometer import BadArgument
+from gradiometer.convergence.plateau import Observation
 
 PARTS = 8
 """Of the examples of a probe."""

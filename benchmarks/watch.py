@@ -23,12 +23,8 @@ import torch
 from rounds import ratio
 from workloads import BATCH_SIZE, WORKLOADS, batches
 
-from gradiometer import watch
-from gradiometer.errors import GradiometerError
-from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.batch import chunks
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.problems.problem import Problem
+from gradiometer import Draw, GradiometerError, Problem, Sampling, Watch, watch
+from gradiometer.measurement import chunks
 
 ACCUMULATION = 4
 LEARNING_RATE = 0.01

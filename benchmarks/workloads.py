@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.measurement.batch import Batch
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.images.classification import cross_entropy
-from gradiometer.problems.images.models import fashion_mnist_cnn
-from gradiometer.problems.problem import Problem
+from gradiometer import Examples, Problem
+from gradiometer.measurement import Batch
+from gradiometer.problems.images import cross_entropy, fashion_mnist_cnn
 
 BATCH_SIZE = 128
 BATCHES = 25

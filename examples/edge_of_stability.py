@@ -14,17 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradiometer.drift.batch_sharpness import BatchSharpness
-from gradiometer.drift.curvature import Curvature
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.registry import load
-from gradiometer.report.charts.charts import save_png
-from gradiometer.report.charts.drift_charts import sharpness_chart
+from gradiometer import BadArgument, Draw, Estimate, Objective, Reading, Sampling, Series, TrainingStep
+from gradiometer.drift import BatchSharpness, Curvature
+from gradiometer.measurement import Batch
+from gradiometer.problems import load
+from gradiometer.report.charts import save_png, sharpness_chart
 
 WIDTH = 32
 WINDOW = 60

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import torch
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Cosine
-from gradiometer.exploration.ensembles.diversity import disagreement
-from gradiometer.exploration.ensembles.ensemble import Ensemble
-from gradiometer.exploration.ensembles.ensemble_size import validation_mask
-from gradiometer.exploration.ensembles.export import export
-from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged, differences
-from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
-from gradiometer.measurement.order import Order
-from gradiometer.measurement.reading import Draw
-from gradiometer.problems.predictions import held_out_labels, log_probabilities
-from gradiometer.problems.problem import Problem
-from gradiometer.problems.registry import load
+from gradiometer import Draw, Ensemble, Problem, Schedule, SnapshotCollector
+from gradiometer.convergence.schedules import Cosine, SnapshotCycle
+from gradiometer.exploration.ensembles import (
+    LogProbabilities,
+    Predictions,
+    Snapshot,
+    averaged,
+    differences,
+    disagreement,
+    export,
+    validation_mask,
+)
+from gradiometer.measurement import Order
+from gradiometer.problems import held_out_labels, load, log_probabilities
 
 EPOCHS, MEMBERS, LEARNING_RATE = 40, 5, 0.2
 

@@ -26,18 +26,12 @@ import altair as alt
 import numpy as np
 import torch
 
-from gradiometer.estimation.batch_table import relative_updates
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.order import Order
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer import Draw, Estimate, GradientNoise, Objective, Reading, Sampling, Series, TrainingStep
+from gradiometer.estimation import relative_updates
+from gradiometer.measurement import Order
+from gradiometer.measurement.uncertainty import mean, transformed
 from gradiometer.problems import load
-from gradiometer.report.charts.charts import save_png
-from gradiometer.report.charts.marks import layered
+from gradiometer.report.charts import layered, save_png
 
 SIXTHS = 6
 """Parts of the way, each with a noise scale of its own."""

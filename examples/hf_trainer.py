@@ -16,7 +16,7 @@ from gradiometer.problems import load
 try:
     from transformers import Trainer, TrainingArguments
 
-    from gradiometer.integrations.huggingface import GradiometerCallback
+    from gradiometer.integrations import HuggingFaceCallback
 except ImportError:
     sys.exit(print("This example needs transformers and accelerate: pip install 'gradiometer[hf]'."))
 
@@ -39,13 +39,13 @@ def output_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return loss
 
 
-def trained(examples: list[dict[str, Tensor]], folder: str) -> tuple[Trainer, GradiometerCallback]:
+def trained(examples: list[dict[str, Tensor]], folder: str) -> tuple[Trainer, HuggingFaceCallback]:
     """A short training, clipped at a norm of 1 as the Trainer does of itself."""
     arguments = TrainingArguments(
         output_dir=folder, report_to=[], disable_tqdm=True, use_cpu=True, per_device_train_batch_size=32, optim="sgd",
         learning_rate=0.1, num_train_epochs=3, logging_steps=1, save_strategy="no", log_level="error",
     )  # fmt: skip
-    callback = GradiometerCallback(output_loss, every=1, gauges="noise")
+    callback = HuggingFaceCallback(output_loss, every=1, gauges="noise")
     trainer = Trainer(Classifier(), arguments, train_dataset=examples, callbacks=[callback])
     trainer.train()
     return trainer, callback

@@ -11,7 +11,7 @@ from gradiometer.problems import load
 try:
     from lightning.pytorch import LightningModule, Trainer
 
-    from gradiometer.integrations.lightning import GradiometerCallback
+    from gradiometer.integrations import LightningCallback
 except ImportError:
     sys.exit(print("This example needs Lightning: pip install 'gradiometer[lightning]'."))
 
@@ -49,7 +49,7 @@ def main() -> None:
     torch.manual_seed(0)
     images, labels = load("digits").train.data
     loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True)
-    callback = GradiometerCallback(losses, budget=0.5)
+    callback = LightningCallback(losses, budget=0.5)
     trainer = Trainer(
         max_epochs=4, accelerator="cpu", gradient_clip_val=1.0, callbacks=[callback], logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,

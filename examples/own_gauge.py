@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from gradiometer import Estimate, Finding, Gauge, Series, TrainingStep, watch
-from gradiometer.measurement import Issue, State, mean
+from gradiometer import Estimate, Finding, Gauge, Issue, Series, State, TrainingStep, watch
+from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems import load
 
 

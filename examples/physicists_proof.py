@@ -12,15 +12,12 @@ from pathlib import Path
 
 import torch
 
-from gradiometer.convergence.schedules.shapes import InverseTime
-from gradiometer.errors import BadArgument
-from gradiometer.lecture.averaged_gradient import Ground, Move, moves, steps_to_move
-from gradiometer.lecture.chart import moves_chart
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.problem import Problem
-from gradiometer.problems.registry import load
-from gradiometer.report.charts.charts import save_png
+from gradiometer import BadArgument, Objective, Problem
+from gradiometer.convergence.schedules import InverseTime
+from gradiometer.lecture import Ground, Move, moves, moves_chart, steps_to_move
+from gradiometer.measurement import Batch
+from gradiometer.problems import load
+from gradiometer.report.charts import save_png
 
 BATCH_SIZE = 32
 EXAMPLES = 10_000

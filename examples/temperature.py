@@ -15,16 +15,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.thermometer import Temperature
-from gradiometer.measurement.estimate import Estimate, Estimates, significant
-from gradiometer.measurement.motion import Origin, velocity_of
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.uncertainty.arithmetic import transformed, weighted_slope
-from gradiometer.problems.problem import Problem
-from gradiometer.problems.registry import load
+from gradiometer import (
+    BadArgument,
+    Draw,
+    Estimate,
+    Objective,
+    Origin,
+    Problem,
+    Reading,
+    Sampling,
+    Series,
+    Temperature,
+    TrainingStep,
+)
+from gradiometer.measurement import Estimates, significant, velocity_of
+from gradiometer.measurement.uncertainty import transformed, weighted_slope
+from gradiometer.problems import load
 
 
 @dataclass(frozen=True)

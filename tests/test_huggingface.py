@@ -40,10 +40,10 @@ def trained(
 ):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from gradiometer.integrations.huggingface import GradiometerCallback
+    from gradiometer.integrations.huggingface import HuggingFaceCallback
 
     asked = MEASURED | {"gauges": gauges}
-    callback = GradiometerCallback(lambda model, batch: model(**batch)["loss"], out=out / "runs", **asked)
+    callback = HuggingFaceCallback(lambda model, batch: model(**batch)["loss"], out=out / "runs", **asked)
     settings = {
         "output_dir": str(out / "trainer"), "report_to": [], "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
         "learning_rate": RATE, "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "save_strategy": "no",
@@ -159,7 +159,7 @@ def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_le
     tmp_path: Path, by_name: bool
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from gradiometer.integrations.huggingface import GradiometerCallback
+    from gradiometer.integrations.huggingface import HuggingFaceCallback
 
     class Copies(transformers.TrainerCallback):
         fails = True
@@ -170,7 +170,7 @@ def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_le
             if self.fails and state.global_step == 3:
                 raise ZeroDivisionError
 
-    callback, copies = GradiometerCallback(out=tmp_path / "runs", **MEASURED), Copies()
+    callback, copies = HuggingFaceCallback(out=tmp_path / "runs", **MEASURED), Copies()
     settings = {
         "output_dir": str(tmp_path), "report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no",
         "per_device_train_batch_size": BATCH, "max_steps": 5, "optim": "sgd", "learning_rate": RATE,

@@ -26,7 +26,7 @@ def fitted(
     **trainer: Any,
 ):
     lightning = pytest.importorskip("lightning.pytorch")
-    from gradiometer.integrations.lightning import GradiometerCallback
+    from gradiometer.integrations.lightning import LightningCallback
 
     class Standing(lightning.LightningModule):
         def __init__(self) -> None:
@@ -45,7 +45,7 @@ def fitted(
             return torch.optim.SGD(self.parameters(), lr=rate, momentum=0.5)
 
     module = Standing()
-    callback = GradiometerCallback(loss, out=out, **(MEASURED | {"gauges": gauges}))
+    callback = LightningCallback(loss, out=out, **(MEASURED | {"gauges": gauges}))
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     quiet |= {"logger": False, "accelerator": "cpu", "devices": 1, "max_epochs": 1}
     callbacks = [callback] if watched else []
@@ -113,14 +113,14 @@ def test_lightning_goes_on_with_the_run_of_its_checkpoint(tmp_path: Path) -> Non
 @QUIET
 def test_a_module_that_makes_its_own_backwards_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("lightning.pytorch")
-    from gradiometer.integrations.lightning import GradiometerCallback
+    from gradiometer.integrations.lightning import LightningCallback
 
     with pytest.raises(BadArgument, match=r"put `gradiometer\.watch` around them"):
-        GradiometerCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))
+        LightningCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
     trainer = SimpleNamespace(callbacks=[GradientAccumulationScheduler({0: 1, 4: 2})])
     with pytest.raises(BadArgument, match="changes how many backwards an update takes"):
-        GradiometerCallback(losses).on_train_start(trainer, SimpleNamespace(automatic_optimization=True))
+        LightningCallback(losses).on_train_start(trainer, SimpleNamespace(automatic_optimization=True))
     with pytest.raises(BadArgument, match=r"call `trainer\.fit` first"):
-        GradiometerCallback(losses).findings()
+        LightningCallback(losses).findings()

@@ -52,10 +52,10 @@ class _Hook:
         return _Hook, ()
 
 
-class GradiometerCallback(TrainerCallback):
+class HuggingFaceCallback(TrainerCallback):
     """Watches the training of a Trainer, without a change to it.
 
-        callback = GradiometerCallback()
+        callback = HuggingFaceCallback()
         Trainer(model, args, train_dataset=examples, callbacks=[callback]).train()
         print(callback.findings())
 

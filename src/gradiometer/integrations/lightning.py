@@ -25,10 +25,10 @@ except ImportError as error:
     raise ImportError("Lightning is not installed: pip install 'gradiometer[lightning]'.") from error
 
 
-class GradiometerCallback(Callback):
+class LightningCallback(Callback):
     """Watches the training of a LightningModule, without a change to it.
 
-        trainer = Trainer(callbacks=[callback := GradiometerCallback(loss=loss)])
+        trainer = Trainer(callbacks=[callback := LightningCallback(loss=loss)])
         trainer.fit(module, loader)
         print(callback.findings())
 

@@ -4,35 +4,6 @@
 listing the names needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from gradiometer.problems.closed_forms.double_well import DoubleWell
-    from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
-    from gradiometer.problems.closed_forms.quadratic import Quadratic
-    from gradiometer.problems.examples import Examples
-    from gradiometer.problems.problem import Problem
-    from gradiometer.problems.registry import NAMES, load
-
-_HOME_OF = {
-    "NAMES": "registry",
-    "DoubleWell": "double_well",
-    "Examples": "examples",
-    "OneDimensional": "one_dimensional",
-    "Problem": "problem",
-    "Quadratic": "quadratic",
-    "load": "registry",
-}
-
-__all__ = ["NAMES", "DoubleWell", "Examples", "OneDimensional", "Problem", "Quadratic", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'gradiometer.problems' has no attribute {name!r}")
-    return getattr(import_module(f"gradiometer.problems.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

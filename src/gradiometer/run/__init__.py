@@ -1,1 +1,5 @@
 """A run on disk: its folder, its journals, its checkpoints, and how they are written and read."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,6 +3,6 @@
 The arithmetic of training is the same with the instrument on, off, or at another cadence, so the weights are too.
 """
 
-from gradiometer.train.loop import resume, train
+import lazy_loader
 
-__all__ = ["resume", "train"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

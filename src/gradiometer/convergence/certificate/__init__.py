@@ -1,1 +1,5 @@
 """A certificate: minimum, saddle or not stationary, at a confidence level."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

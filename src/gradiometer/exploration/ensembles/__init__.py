@@ -1,1 +1,5 @@
 """Ensembles: snapshots, their scores, how different they are, and how many runs they are worth."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

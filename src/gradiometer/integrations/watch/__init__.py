@@ -1,1 +1,5 @@
 """watch: the instrument in a loop of your own."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Intervals of means, ratios, differences and slopes: made here once, for all gauges."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Image classification on real data: digits, which ship, and Fashion-MNIST, which lies on disk."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,16 @@
+from .artifacts import load_artifacts as load_artifacts
+from .artifacts import save_artifact as save_artifact
+from .budget import Budget as Budget
+from .budget import overhead_sentence as overhead_sentence
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import checkpoint_steps as checkpoint_steps
+from .checkpoints import load_latest as load_latest
+from .configuration import Configuration as Configuration
+from .folder import RunFolder as RunFolder
+from .folder import run_folders as run_folders
+from .journal import read_journal as read_journal
+from .ranks import Ranks as Ranks
+from .reader import Run as Run
+from .recorder import Recorder as Recorder
+from .snapshots import load_snapshots as load_snapshots
+from .snapshots import save_snapshot as save_snapshot
