@@ -331,7 +331,10 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
         (lambda: stability_limit(0.1, weight_decay=-1.0), "`weight_decay` must be at least 0"),
         (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=1)), "nothing judges its step: give a `probe`"),
         (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=2)), "leaves 1 example to be halved"),
-        (lambda: Anchor(SMALL.objective, SMALL.step(0).batch), "`probe` holds 6 examples, at least 16 are needed"),
+        (
+            lambda: Anchor(SMALL.objective, SMALL.step(0).batch),
+            "`probe` must have at least 16 examples for 8 pairs, got 6",
+        ),
         (lambda: Anchor(SMALL.objective, SMALL.step(0).batch, pairs=2), "`pairs` must be at least 4, got 2"),
     ],
 )

@@ -159,7 +159,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> None:
     from gradiometer.report.sections.drift import density_figure
 
     kind = Momentum(training.configuration.momentum, training.configuration.nesterov)
-    figure = density_figure(found, (kind.words, stability_limit(_rate(training), kind)))
+    figure = density_figure(found, (kind.formula, stability_limit(_rate(training), kind)))
     save_png(figure.chart, png, figure.title)
 
 

@@ -12,22 +12,22 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
 @dataclass(frozen=True)
 class CurvatureAlongGradient(Gauge):
-    """gᵀHg, tr(HΣ), and their ratio: the batch at which noise costs as much as the step itself.
+    """gᵀHg, tr(HΣ), and their ratio: the batch size at which noise costs as much as the step itself.
 
-    To second order a step of length η changes the loss by −η‖g‖² + ½η²(gᵀHg + tr(HΣ)/B). Of the gradients ĝ_1, ĝ_2
-    of two disjoint parts of the batch, with H of other examples, ĝ_1ᵀHĝ_2 is unbiased for gᵀHg, and what ĝ_1ᵀHĝ_1
-    and ĝ_2ᵀHĝ_2 have above it, times their examples, for tr(HΣ), of examples drawn independently. Either may be
-    negative: where the loss curves down, and at a single step by chance.
+    To second order a step of length η changes the loss by −η‖g‖² + ½η²(gᵀHg + tr(HΣ)/B). Let ĝ_1 and ĝ_2 be the
+    gradients of two disjoint parts of the batch, and H the Hessian of other examples. Then ĝ_1ᵀHĝ_2 is unbiased for
+    gᵀHg. The excess of ĝ_1ᵀHĝ_1 and ĝ_2ᵀHĝ_2 over it, times their number of examples, is unbiased for tr(HΣ) if the
+    examples are drawn independently. Both can be negative: if the loss curves down, and at a single step by chance.
 
-    Costs about five and a half plain steps where the step has a probe (a gradient in two halves, one with its graph,
-    and two products), half of that without: then half of the batch gives H, and the quarters of the other half ĝ_1
-    and ĝ_2.
+    Costs about five and a half plain steps if the step has a probe (a gradient in two halves, one gradient with its
+    graph, and two products), and half of that without: then half of the batch gives H, and the quarters of the other
+    half give ĝ_1 and ĝ_2.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.6 to 2.8.
     """
@@ -51,7 +51,7 @@ class CurvatureAlongGradient(Gauge):
         return {"gradient_curvature": across, "noise_curvature": (above[0] * sizes[0] + above[1] * sizes[1]) / 2}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """gᵀHg, tr(HΣ), their ratio, which is a number of examples, and B."""
+        """gᵀHg, tr(HΣ), their ratio (a number of examples), and B."""
         gradient, noise = series.moments["gradient_curvature"], series.moments["noise_curvature"]
         return {
             "curvature_noise_scale": ratio_of_means(
@@ -63,20 +63,20 @@ class CurvatureAlongGradient(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """How much of what curvature costs a step is noise."""
+        """Say which share of the second-order cost of a step is noise."""
         scale, batch = estimates["curvature_noise_scale"], estimates["batch_size"].value
         if not (scale.tells and scale.value > 0):
             needed = f" It needs about {scale.needed:,} more steps." if scale.needed else ""
             seen = f"The curvature along the gradient is not distinguishable from zero yet.{needed}"
-            return self._finding(State.CANNOT_TELL, seen, "How much of a step's cost is noise cannot be told yet.")
+            return self._finding(State.CANNOT_TELL, seen, "The share of noise in the cost of a step is not known yet.")
         share = scale.value / (scale.value + batch)
         seen = (
             f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} "
             f"({counted(scale.samples, 'measured step')}); B = {batch:,.0f}."
         )
         means = (
-            f"About {significant(100 * share, 2)} % of what curvature costs a step is noise, which a larger batch "
-            "lowers; the rest is the step's own length, which a smaller learning rate lowers."
+            f"About {significant(100 * share, 2)} % of the second-order cost of a step is noise, which a larger batch "
+            "reduces; the rest comes from the length of the step, which a smaller learning rate reduces."
         )
         return self._finding(State.OK, seen, means)
 

@@ -1,4 +1,4 @@
-"""The Hessian of a loss over many examples, as an operator one multiplies with."""
+"""The Hessian of a loss over many examples, as an operator: known by its products with vectors."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -21,40 +21,49 @@ from gradiometer.measurement.objective import Objective
 Mode = Literal["train", "eval"]
 
 AT_ONCE = 128
-"""Examples in one graph: where a product for a small CNN is cheapest on a CPU; for all 1,024 at once it costs twice."""
+"""Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost twice as much."""
 FROM_GRADIENT = 5
-"""Eigenvalues wanted from which on Lanczos starts half from the gradient."""
+"""From this number of eigenvalues on, half of the start of Lanczos is the gradient."""
 KEPT = 2048
-"""Examples whose graphs are kept; of what is beyond, the graph is built anew for every call of `products`."""
+"""Examples whose graphs are kept; for the others every call of `products` builds the graph again."""
 
 
 class Curvature:
-    """H, the Hessian of the mean loss over some examples at the model's own parameters, by its products.
+    """H, the Hessian of the mean loss over some examples at the model's present parameters, by its products.
 
-    The graph of the gradient is built once and pulled back for every product: about 1.6 gradients each, where
-    building it each time costs about 3. Beyond `kept` examples it is built anew, once for all vectors of a call.
+    The graph of the gradient is built once and differentiated for every product, which costs about 1.6 gradients;
+    building the graph each time costs about 3. Beyond `kept` examples it is built once per call, for all its vectors.
 
-    The model is run in the mode it is in, and left as it was. Dropout draws once, and the same for every product.
-    With BatchNorm in training mode H is that of each part with its own statistics, and depends on how the examples
-    are parted. Parameters must not change while graphs are kept.
+    The model is run in its present mode and is not changed. Dropout uses the same random numbers for every product.
+    BatchNorm in training mode uses the statistics of each part, so H depends on how the examples are divided. Do not
+    change parameters while you use this object.
 
     Args:
         objective: The model and its loss.
-        batches: The examples, in parts; each is one graph. Gone through again for what is not kept.
+        batches: The examples, in parts; each is one graph. Parts that are not kept are read again.
         kept: Examples whose graphs are kept.
-        seed: Of everything drawn, here and by the loss.
+        seed: Seed for all random numbers, here and in the loss.
 
     Raises:
-        BadArgument: There is no example, or the loss has no gradient.
+        BadArgument: There are no examples.
 
     Example:
-        >>> curvature = Curvature.of(objective, (images, labels))    # doctest: +SKIP
-        >>> curvature.eigenvalues(largest=5).sharpness               # doctest: +SKIP
+        >>> from gradiometer import Objective
+        >>> diagonal = torch.tensor([0.5, 1.0, 4.0])  # the eigenvalues of the loss ½ Σ λ_i w_i²
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> objective = Objective(model, lambda model, batch: (diagonal * model.weight**2).sum() / 2)
+        >>> curvature = Curvature(objective, [torch.zeros(1, 3)])
+        >>> print(curvature.eigenvalues(largest=1).sharpness)
+        4.00 [4.00, 4.00] loss / parameter²
+        >>> print(curvature.trace(probes=4).value)
+        5.5
+        >>> curvature.products(torch.eye(3)).diag()
+        tensor([0.5000, 1.0000, 4.0000])
     """
 
     def __init__(self, objective: Objective, batches: Sequence[Batch], *, kept: int = KEPT, seed: int = 0) -> None:
         if not len(batches) >= 1:
-            raise BadArgument("`batches` is empty: a Hessian is that of the loss of at least one example.")
+            raise BadArgument("`batches` is empty: a Hessian needs the loss of at least one example.")
         self.objective = objective
         self.mode: Mode = "train" if objective.model.training else "eval"
         self.batches = batches
@@ -78,7 +87,7 @@ class Curvature:
     def of(
         cls, objective: Objective, batch: Batch, *, at_once: int = AT_ONCE, kept: int = KEPT, seed: int = 0
     ) -> "Curvature":
-        """Of one large batch, cut into parts of at most `at_once` examples."""
+        """The Hessian of one large batch, cut into parts of at most `at_once` examples."""
         if not at_once >= 1:
             raise BadArgument(f"`at_once` must be at least 1, got {at_once}.")
         size = batch_size(batch)
@@ -92,15 +101,11 @@ class Curvature:
 
     @property
     def like(self) -> Tensor:
-        """The gradient: of the type and on the device that vectors are to have."""
+        """A tensor with the type and device of the vectors."""
         return self.gradient
 
     def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
-        """H v for every row v.
-
-        Raises:
-            BadArgument: The loss has no second derivative, or a product is not finite.
-        """
+        """H v for every row v."""
         total = torch.zeros_like(vectors)
         for graph in self._all_graphs():
             total += graph.products(vectors) * (graph.examples / self.examples)
@@ -108,24 +113,24 @@ class Curvature:
         return total
 
     def parts(self) -> Iterator[tuple[float, Symmetric]]:
-        """The Hessian of each part of the examples, with the part's share of them."""
+        """The Hessian of each part, with the part's share of the examples."""
         for graph in self._all_graphs():
             yield graph.examples / self.examples, Product(graph.products, self.like)
 
     def along(self, direction: Float[Tensor, " params"]) -> float:
-        """vᵀ H v, exact for these examples, up to rounding. One product."""
+        """vᵀ H v, exact for these examples up to rounding. One product."""
         return float(direction.double() @ self.products(direction[None])[0].double())
 
     def along_gradient(self) -> float:
-        """gᵀ H g, with g the gradient of these very examples."""
+        """gᵀ H g, with g the gradient of the same examples."""
         return self.along(self.gradient)
 
     def eigenvalues(self, largest: int = 1, smallest: int = 0, **settings: Any) -> Eigenvalues:
         """The ends of the spectrum; see `gradiometer.drift.eigenvalues.eigenvalues`.
 
-        A network's gradient lies largely in its sharpest directions (Gur-Ari, Roberts & Dyer 2018). Where five or
-        more eigenvalues are wanted it is half of the start, which saves about one product in six; where fewer are,
-        Lanczos could converge before it has seen a direction that the gradient lacks, and the start is random.
+        A network's gradient lies largely in its sharpest directions (Gur-Ari, Roberts & Dyer 2018). For five or more
+        eigenvalues it is half of the start, which saves about one product in six. For fewer the start is random,
+        because Lanczos could converge before it finds a direction that the gradient lacks.
         """
         if "start" not in settings and largest + smallest >= FROM_GRADIENT and self.gradient.norm() > 0:
             drawn = random_vectors(self, 1, self.generator)
@@ -133,7 +138,7 @@ class Curvature:
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
 
     def trace(self, probes: int = 16, **settings: Any) -> Estimate:
-        """Tr H, every part of the examples asked with probes of its own; see `gradiometer.drift.trace.trace`."""
+        """Tr H, with separate probes for every part of the examples; see `gradiometer.drift.trace.trace`."""
         self.products_made += probes
         return trace(self, probes=probes, generator=self.generator, **settings)
 

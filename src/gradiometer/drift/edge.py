@@ -1,4 +1,4 @@
-"""A word before training starts: is the learning rate above the edge where it starts?"""
+"""A warning before training starts if the learning rate is above the edge of stability."""
 
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.drift.stability import PLAIN, Momentum, largest_stable_rate, stability_limit
@@ -16,18 +16,31 @@ def edge_warning(
     weight_decay: float = 0.0,
     seed: int = 0,
 ) -> str | None:
-    """One sentence if η λ_max is above its limit at the model's parameters, else None. Never a refusal.
+    """A sentence if η λ_max is above its limit at the model's present parameters, else None.
 
-    λ_max is that of the examples given, to a residual of 1 %: about ten to twenty gradients of them. A few hundred
-    examples do. Training's parameters, `.grad`, buffers and random states are left alone.
+    λ_max of the given examples is computed to a residual of 1 %, at the cost of ten to twenty gradients of them.
+    Parameters, `.grad`, buffers and random states are not changed.
 
     Args:
-        objective: The model and its loss, at the start.
-        batch: Examples, a few hundred.
+        objective: The model and its loss.
+        batch: A few hundred examples.
         learning_rate: η of the first step.
         kind: Plain, heavy-ball or Nesterov.
         weight_decay: Added to the curvature.
-        seed: Of the random start of Lanczos.
+        seed: Seed for the random start of Lanczos and for random numbers in the loss.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gradiometer import Objective, supervised
+        >>> torch.manual_seed(0)
+        <torch._C.Generator object at ...>
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), supervised(nn.MSELoss()))
+        >>> batch = 3 * torch.ones(8, 1), torch.zeros(8, 1)  # the curvature of (3 w)² is 18
+        >>> print(edge_warning(objective, batch, learning_rate=0.1))
+        None
+        >>> print(edge_warning(objective, batch, learning_rate=0.2))
+        the learning rate 0.200 is 1.8 times beyond the edge of stability at the start ...
     """
     sharpness = Curvature.of(objective, batch, at_once=AT_ONCE, seed=seed).eigenvalues().sharpness
     limit = stability_limit(learning_rate, kind, weight_decay=weight_decay)
@@ -36,7 +49,7 @@ def edge_warning(
     rate = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
     return (
         f"the learning rate {significant(learning_rate)} is {significant(sharpness.value / limit, 2)} times beyond "
-        f"the edge of stability at the start (sharpness {sharpness}, {kind.words} = {significant(limit)}): on a "
-        f"quadratic the loss would diverge, a network often finds a flatter region first; if it diverges, try --lr "
+        f"the edge of stability at the start (sharpness {sharpness}, {kind.formula} = {significant(limit)}): on a "
+        f"quadratic the loss would diverge; a network often reaches a flatter region first. If it diverges, try --lr "
         f"{rate.low:.2g} or a warm-up."
     )

@@ -1,6 +1,7 @@
-"""The largest and smallest eigenvalues of a Hessian by Lanczos, each with the residual that bounds its error."""
+"""The largest and smallest eigenvalues of a Hessian by Lanczos; the residual of each bounds its error."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,11 @@ from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
 BASIS_NUMBERS = 2**28
-"""Most numbers in the basis and its image, 1 GiB in single precision; beyond it Lanczos is restarted."""
+"""Most numbers in the basis and its image, 1 GiB in single precision; a larger basis is restarted."""
 SHORTEST_BASIS = 20
-"""Vectors a basis may hold beside those that are wanted, whatever the memory."""
+"""Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
 FRESH = 1e-3
-"""Share of a random direction in a warm start, so that what it lacks can be found."""
+"""Share of a random direction in a warm start, to find directions that the start lacks."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class Eigenvalues:
     """The ends of a spectrum.
 
     Args:
-        largest: The largest eigenvalues, in decreasing order. The interval of each is its value ± ‖Hv − λv‖, a
-            proven bound on the distance to an eigenvalue.
-        smallest: The smallest ones, in increasing order.
-        vectors: A unit eigenvector of each, the largest first, then the smallest: [pairs, params].
-        basis: Orthonormal rows that hold nearly all of the large curvatures, [basis, params], and
-        projected: their Qᵀ H Q, for a trace with less noise.
-        products: Hessian products made.
-        converged: Whether every residual came below the tolerance.
+        largest: The largest eigenvalues, in decreasing order. The interval of each is its value ± ‖Hv − λv‖, a proven
+            bound on the distance to an eigenvalue.
+        smallest: The smallest eigenvalues, in increasing order.
+        vectors: Their unit eigenvectors, first of the largest, then of the smallest: [pairs, params].
+        basis: Orthonormal rows Q that span nearly all large curvatures, for a trace with less noise.
+        projected: QᵀHQ.
+        products: Number of Hessian products.
+        converged: True if every residual is below the tolerance.
     """
 
     largest: tuple[Estimate, ...]
@@ -61,24 +62,31 @@ def eigenvalues(
 ) -> Eigenvalues:
     """The largest and smallest eigenvalues of a symmetric operator.
 
-    Every product enlarges an orthonormal basis by the residual Hv − λv of the first wanted pair that has not
-    converged; from one random vector that is Lanczos' method with full reorthogonalisation, and from the vectors of
-    an earlier measurement it starts warm. It stops when every residual is small, not when the value stops changing,
-    which happens long before. A residual r bounds the distance of λ to an eigenvalue by r; where the next one is at
-    a distance Δ the error is at most r²/Δ. That nothing larger was missed is as sure as a random start is generic;
-    a start that lacks the sharpest direction may converge before it is seen, the sooner the fewer are wanted. Of equal
-    eigenvalues one may be found.
+    Every product extends an orthonormal basis by the residual Hv − λv of the first wanted pair that has not converged.
+    From one random vector this is Lanczos' method with full reorthogonalisation; with `start` it starts warm. It stops
+    when every residual is small, not when the values stop changing, which happens much earlier. A residual r bounds the
+    distance of λ to an eigenvalue by r; if the next eigenvalue is at a distance Δ, the error is at most r²/Δ. A larger
+    eigenvalue can be missed if the start lacks its direction: Lanczos may converge before it finds that direction, more
+    easily if few eigenvalues are wanted. A random start practically never lacks one. If several eigenvalues are equal,
+    possibly only one of them is found.
 
     Args:
         operator: H.
-        largest, smallest: How many, at either end; at least one in all.
+        largest, smallest: Number of eigenvalues at either end, at least one in total.
         tolerance: Residual to reach, relative to the largest curvature found.
-        most_products: Where to stop at any rate; the bounds are as wide as they then are.
+        most_products: Stop after this number of products, with wider bounds.
         start: Vectors of an earlier measurement.
-        generator: Of the random start.
+        generator: Random generator of the start.
 
     Source: Lanczos (1950); Parlett (1998), The Symmetric Eigenvalue Problem, th. 4.5.1 and ch. 13; expansion by the
     residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the (Jacobi-)Davidson Methods.
+
+    Example:
+        >>> from gradiometer.drift.operator import Product
+        >>> operator = Product(lambda vectors: vectors * torch.arange(50.0), like=torch.zeros(50))  # 0, 1, …, 49
+        >>> ends = eigenvalues(operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0))
+        >>> [round(end.value) for end in (*ends.largest, *ends.smallest)], ends.converged
+        ([49, 48, 0], True)
     """
     wanted = _check(operator, largest, smallest, tolerance, most_products)
     basis = _Basis(operator, wanted, generator)
@@ -130,7 +138,7 @@ class _Basis:
         return self._images[: self.size]
 
     def add(self, direction: Float[Tensor, " params"]) -> None:
-        """One more row, of the part of this direction that is new, or of a random one where nothing is."""
+        """Add the new part of this direction as a row, or of a random direction if nothing is new."""
         vector = orthogonalised(direction[None], self.vectors)
         while not vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
             direction = random_vectors(self._operator, 1, self._generator)[0]
@@ -148,7 +156,7 @@ class _Basis:
         self.projected[-1, :] = self.projected[:, -1] = row
 
     def ritz(self) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, "basis basis"]]:
-        """Values in increasing order, and the coefficients of their vectors, one a column."""
+        """Values in increasing order, and the coefficients of their vectors as columns."""
         values, coefficients = np.linalg.eigh(self.projected)
         return values, coefficients
 
@@ -159,7 +167,7 @@ class _Basis:
         return residual
 
     def compress(self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int) -> None:
-        """Keep the Ritz vectors that are wanted and the nearest to them."""
+        """Keep the wanted Ritz vectors and those next to them."""
         spare = SHORTEST_BASIS // 4
         kept = _ends(self.size, largest + spare * (largest > 0), smallest + spare * (smallest > 0))
         chosen = torch.from_numpy(coefficients[:, kept].T.copy()).to(self._vectors)
@@ -170,7 +178,7 @@ class _Basis:
         self.projected = (product + product.T) / 2
 
     def _reserve(self) -> None:
-        """Room for one more row, in powers of two."""
+        """Make room for one more row, in powers of two."""
         if self.size == len(self._vectors):
             more = min(max(self.size, 8), self.capacity - self.size)
             self._vectors = torch.cat([self._vectors, self._vectors.new_empty((more, self._vectors.shape[1]))])
@@ -181,20 +189,12 @@ def _finished(basis: _Basis, largest: int, smallest: int, converged: bool) -> Ei
     values, coefficients = basis.ritz()
     pairs = _ends(len(values), largest, smallest)
     rounding = 10 * torch.finfo(basis.vectors.dtype).eps * max(abs(values[0]), abs(values[-1]))
+    settings: dict[str, Any] = {"method": "Lanczos, residual", "samples": basis.products, "unit": UNIT}
     estimates = []
     for place in pairs:
-        residual = float(basis.residual(values[place], coefficients[:, place]).norm()) + rounding
         value = float(values[place])
-        estimates.append(
-            Estimate.bound(
-                value,
-                low=value - residual,
-                high=value + residual,
-                method="Lanczos, residual",
-                samples=basis.products,
-                unit=UNIT,
-            )
-        )
+        residual = float(basis.residual(value, coefficients[:, place]).norm()) + rounding
+        estimates.append(Estimate.bound(value, low=value - residual, high=value + residual, **settings))
     chosen = torch.from_numpy(coefficients[:, pairs].T.copy()).to(basis.vectors)
     return Eigenvalues(
         largest=tuple(estimates[:largest]),
@@ -208,18 +208,18 @@ def _finished(basis: _Basis, largest: int, smallest: int, converged: bool) -> Ei
 
 
 def _ends(count: int, largest: int, smallest: int) -> list[int]:
-    """Places of the wanted values among `count` in increasing order: the largest, downwards, then the smallest."""
-    top = list(range(count - 1, max(count - 1 - largest, -1), -1))
-    return top + list(range(min(smallest, count)))
+    """Positions in `count` increasing values: the largest ones, in decreasing order, then the smallest ones."""
+    places = range(count)
+    return [*places[::-1][:largest], *places[:smallest]]
 
 
 def _check(operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int) -> int:
     wanted = largest + smallest
     if not (largest >= 0 and smallest >= 0 and wanted >= 1):
-        raise BadArgument(f"`largest` and `smallest` must be counts and one at least 1, got {largest} and {smallest}.")
+        raise BadArgument(f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}.")
     if not wanted <= operator.dimension:
         raise BadArgument(
-            f"`largest` and `smallest` ask for {wanted} eigenvalues of a Hessian of {operator.dimension} parameters."
+            f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has {operator.dimension} parameters."
         )
     if not 0 < tolerance < 1:
         raise BadArgument(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.")

@@ -1,4 +1,4 @@
-"""The loss change of a step: predicted by gradient and curvature, and seen."""
+"""The loss change of a step: as gradient and curvature predict it, and as measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.means import difference_of_means, mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 CAVEAT = (
-    "One step ahead only: the rate that gains most in one step is far below the one that gains most in many "
-    "(Wu et al. 2018)."
+    "This looks one step ahead only: the learning rate that gains most in one step is far below the one that gains "
+    "most in many steps (Wu et al. 2018)."
 )
 
 
 @dataclass(frozen=True)
 class LossChange(Gauge):
-    """−ηĝᵀg + ½η²ĝᵀHĝ, the loss change of a plain step to second order, against L(Φ − ηĝ) − L(Φ).
+    """The second-order loss change of a plain step, −ηĝᵀg + ½η²ĝᵀHĝ, and the measured L(Φ − ηĝ) − L(Φ).
 
-    g, H and L are those of examples that did not make the step, so that all three are unbiased for the change of the
-    mean loss, and paired: the same step on the same examples. Momentum is left out: it is the step −ηĝ.
+    g, H and L come from examples that did not make the step, so all three terms are unbiased for the change of the mean
+    loss. They are paired: the same step on the same examples. The step is −ηĝ, without momentum.
 
-    Costs about three and a half plain steps where the step has a probe (a gradient with its graph, a product, a
-    forward), and two without: then half of the batch makes the step and the other judges it.
+    Costs about three and a half plain steps if the step has a probe (a gradient with its graph, a product, a forward),
+    and two without: then half of the batch makes the step and the other half judges it.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.3.
     """
@@ -43,7 +43,7 @@ class LossChange(Gauge):
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The first and the second order, and the change seen."""
+        """The first-order and second-order terms, and the measured change."""
         direction = step.acting_direction
         wide, rate = direction.double(), step.learning_rate
         slope = float(wide @ step.judging_graph.gradient.double())
@@ -55,7 +55,7 @@ class LossChange(Gauge):
         }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The change predicted and seen, what is left of it, and how much of the slope's gain curvature takes back."""
+        """Predicted and measured change, their difference, and the share of the slope's gain that curvature undoes."""
         first, second, seen = (series.moments[name] for name in ("first_order", "second_order", "seen"))
         settings: dict[str, Any] = {"level": level, "spacing": series.spacing}
         return {
@@ -66,25 +66,27 @@ class LossChange(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """What a step gains, and how much of it curvature takes back."""
+        """Say what a step gains, and which share of the gain curvature undoes."""
         share, seen_change = estimates["curvature_share"], estimates["seen_change"]
         if not share.tells:
             needed = f"; that needs about {share.needed:,} more steps" if share.needed else ""
             seen = f"The gain of a step is not distinguishable from zero yet{needed}."
-            return self._finding(State.CANNOT_TELL, seen, "Whether the steps are too long cannot be told yet.")
+            return self._finding(State.CANNOT_TELL, seen, "It is too early to say whether the steps are too long.")
         seen = (
-            f"A step changes the loss by {_signed(seen_change)}; of what the slope gains, curvature takes back a share "
-            f"of {share} ({counted(share.samples, 'measured step')})."
+            f"A step changes the loss by {_signed(seen_change)}; curvature undoes a share of {share} of the gain from "
+            f"the slope ({counted(share.samples, 'measured step')})."
         )
         if share.low > 1:
-            means = "To second order a step raises the loss: it is longer than this curvature bears."
-            return self._finding(State.ACT, seen, means, "A smaller --lr, or a larger batch where the step is noise.")
+            means = "To second order a step raises the loss: it is too long for this curvature."
+            return self._finding(
+                State.ACT, seen, means, "A smaller learning rate, or a larger batch if noise dominates."
+            )
         if share.low > 0.5:
             means = f"A step {significant(2 * share.value, 2)} times shorter would gain more in that step."
-            return self._finding(State.LOOK, seen, means, "A smaller --lr, if the loss no longer falls.")
+            return self._finding(State.LOOK, seen, means, "A smaller learning rate, if the loss no longer falls.")
         if share.high < 0.5:
             return self._finding(State.OK, seen, "The slope outweighs the curvature: steps are short enough to gain.")
-        return self._finding(State.CANNOT_TELL, seen, "Whether a shorter step would gain more cannot be told yet.")
+        return self._finding(State.CANNOT_TELL, seen, "It is too early to say whether a shorter step would gain more.")
 
     def _finding(self, state: State, seen: str, means: str, advice: str = "") -> Finding:
         caveat = "" if state is State.CANNOT_TELL else CAVEAT
@@ -92,5 +94,5 @@ class LossChange(Gauge):
 
 
 def _signed(change: Estimate) -> str:
-    """A change with its sign, which is the point of it."""
+    """A change with its sign."""
     return f"+{change}" if change.value > 0 else str(change)

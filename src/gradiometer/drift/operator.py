@@ -1,6 +1,7 @@
-"""A symmetric matrix that is known only by its products, and the random vectors it is asked about."""
+"""Symmetric operators, known only by their products with vectors, and random vectors for them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -20,7 +21,7 @@ class Symmetric(Protocol):
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the type and on the device that vectors are to have."""
+        """A tensor with the type and device of the vectors."""
 
     def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
         """H v for every row v."""
@@ -28,38 +29,39 @@ class Symmetric(Protocol):
 
 @runtime_checkable
 class Mean(Symmetric, Protocol):
-    """A symmetric matrix that is a mean of others, as a Hessian is of those of the parts of its examples."""
+    """A weighted mean of symmetric operators, like a Hessian over parts of the examples."""
 
     def parts(self) -> Iterator[tuple[float, Symmetric]]:
-        """Each part with its share; the shares sum to 1."""
+        """The share and the operator of each part; the shares sum to 1."""
 
 
+@dataclass(frozen=True)
 class Product:
-    """A symmetric operator of a function: H v for every row v.
+    """A symmetric operator from a function.
 
     Args:
-        products: Takes and gives [probes, params].
-        like: One vector, [params]: its length, type and device are the operator's.
+        products: Computes H v for every row v, [probes, params] to [probes, params].
+        like: A vector, [params], with the length, type and device of the operator.
+
+    Example:
+        >>> operator = Product(lambda vectors: 2 * vectors, like=torch.zeros(3))
+        >>> operator.products(torch.ones(1, 3))
+        tensor([[2., 2., 2.]])
     """
 
-    def __init__(self, products: Callable[[Tensor], Tensor], like: Float[Tensor, " params"]) -> None:
-        self._products = products
-        self.like = like
+    products: Callable[[Tensor], Tensor]
+    like: Float[Tensor, " params"]
 
     @property
     def dimension(self) -> int:
         """d."""
         return len(self.like)
 
-    def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
-        """H v for every row v."""
-        return self._products(vectors)
-
 
 def random_vectors(
     operator: Symmetric, count: int, generator: torch.Generator, law: Law = "gaussian"
 ) -> Float[Tensor, "probes params"]:
-    """Independent vectors of entries with mean 0 and variance 1, the same on every device."""
+    """Independent vectors whose entries have mean 0 and variance 1, the same on every device."""
     shape = (count, operator.dimension)
     if law == "rademacher":
         drawn = torch.randint(2, shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
@@ -70,7 +72,7 @@ def random_vectors(
 def orthogonalised(
     vectors: Float[Tensor, "probes params"], basis: Float[Tensor, "basis params"]
 ) -> Float[Tensor, "probes params"]:
-    """What is left of each row once its part in the span of orthonormal rows is taken away; twice, for rounding."""
+    """Each row minus its projection onto the span of orthonormal rows; done twice because of rounding."""
     for _ in range(2):
         vectors = vectors - (vectors @ basis.T) @ basis
     return vectors

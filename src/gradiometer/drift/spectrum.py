@@ -1,4 +1,4 @@
-"""What is known of a spectrum, in numbers alone: it is read, a year later, on a machine without torch."""
+"""A spectral density in numbers alone, so that it can be read without torch."""
 
 from dataclasses import dataclass, replace
 
@@ -11,21 +11,21 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 POINTS = 400
-"""Points a density is given at."""
+"""Number of points of the grid."""
 ROOM = 4.0
-"""Smoothing widths shown beyond the outermost eigenvalue seen."""
+"""Smoothing widths between the outermost node and the end of the grid."""
 
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """How many curvatures there are of every size: (1/d) Σ_i N(x; λ_i, width²), with its interval at every x.
+    """The smoothed density of the eigenvalues, (1/d) Σ_i N(x; λ_i, width²), with an interval at every x.
 
     Args:
         nodes: Eigenvalues of each probe's tridiagonal matrix, [probes, iterations].
         weights: Squared first components of their vectors, which sum to 1 over a probe: [probes, iterations].
         width: Standard deviation of the smoothing, in loss / parameter².
-        level: Confidence level of the band.
-        products: Hessian products made.
+        level: Confidence level of the interval.
+        products: Number of Hessian products.
     """
 
     nodes: Float[np.ndarray, "probes iterations"]
@@ -40,14 +40,14 @@ class SpectralDensity:
 
     @property
     def grid(self) -> Float[np.ndarray, " points"]:
-        """Evenly spaced curvatures over the whole spectrum, in loss / parameter²."""
+        """Evenly spaced curvatures over the spectrum, in loss / parameter²."""
         room = ROOM * self.width
         return np.linspace(self.nodes.min() - room, self.nodes.max() + room, POINTS)
 
     def at(self, curvature: Float[np.ndarray, " points"]) -> Float[np.ndarray, "3 points"]:
-        """The density at these curvatures, and the low and high end of its interval, per loss / parameter².
+        """The density at these curvatures, and the ends of its interval, per loss / parameter².
 
-        The interval is Student's over probes, one point at a time, and not below zero, which no density is.
+        The interval is Student's over probes, separately at each point, cut at zero.
         """
         away = (curvature[:, None, None] - self.nodes) / self.width
         kernel = np.exp(-(away**2) / 2) / (self.width * np.sqrt(2 * np.pi))
@@ -58,9 +58,9 @@ class SpectralDensity:
         return np.stack([value, np.maximum(value - margin, 0.0), value + margin])
 
     def share_below(self, curvature: float) -> Estimate:
-        """The share of directions whose curvature lies below this one.
+        """The share of directions with a curvature below this one.
 
-        Not smoothed: of the many curvatures near zero, smoothing would put one in forty more than two widths below.
+        It is not smoothed: smoothing would put one in forty of the many curvatures near zero two widths below it.
         """
         by_probe = np.where(self.nodes < curvature, self.weights, 0.0).sum(axis=1)
         share = mean(by_probe, level=self.level, batches=len(by_probe))

@@ -1,4 +1,4 @@
-"""Step drift: how much the gradient changes over one step, with the noise removed (statement S3 of the lecture)."""
+"""Step drift: the change of the gradient over one step, with the noise removed (statement S3 of the lecture)."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
-if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torch
+if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
@@ -21,15 +21,14 @@ if TYPE_CHECKING:  # estimates are made, a year later, on a machine without torc
 class StepDrift(Gauge):
     """‖g(Φ − ηĝ) − g(Φ)‖² of one plain step, relative to ‖g(Φ)‖².
 
-    Two halves of examples that did not make the step are differentiated at both ends of it, each half on the same
-    examples at both: ⟨ĝ_1(Φ′) − ĝ_1(Φ), ĝ_2(Φ′) − ĝ_2(Φ)⟩ is unbiased for the squared drift, the noise of the
-    halves being independent. The difference of two training gradients is not: it is 1.4 to 2 times too large, since
-    the batch that made the step is the one whose gradient the step changes most.
+    Two halves of examples that did not make the step are differentiated before and after it. Their noise is
+    independent, so ⟨ĝ_1(Φ′) − ĝ_1(Φ), ĝ_2(Φ′) − ĝ_2(Φ)⟩ is unbiased for the squared drift. The squared difference of
+    two training gradients is 1.4 to 2 times too large, because the step changes the gradient of its own batch most.
 
-    Costs about two plain steps where the step has a probe, one and a half without; then half of the batch makes the
-    step and the other judges it, and the drift is that of a step at B/2. Momentum is left out: it is the step −ηĝ.
+    Costs about two plain steps if the step has a probe, one and a half without: then half of the batch makes the step
+    and the other half judges it, and the drift is that of a step at B/2. The step is −ηĝ, without momentum.
 
-    Source: the lecture, S3; the estimate over a horizon: `gradiometer.drift.horizon`.
+    Source: the lecture, S3. For the drift over many steps see `gradiometer.drift.horizon`.
     """
 
     name: ClassVar[str] = "step_drift"
@@ -39,7 +38,7 @@ class StepDrift(Gauge):
     one_in: ClassVar[int] = 16
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The squared drift, ‖g‖², and of how many examples the step was made."""
+        """The squared drift, ‖g‖², and the number of examples that made the step."""
         before, after = step.judging_halves.gradients.double(), step.judging_halves_after.gradients.double()
         drift = after - before
         return {
@@ -49,7 +48,7 @@ class StepDrift(Gauge):
         }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Squared drift relative to ‖g‖², and by itself, and the batch whose step it is."""
+        """Squared drift relative to ‖g‖² and absolute, and the batch size of the step."""
         drift, norm_squared = series.moments["drift"], series.moments["gradient_norm_squared"]
         return {
             "step_drift": ratio_of_means(drift, norm_squared, level=level, spacing=series.spacing),
@@ -58,22 +57,23 @@ class StepDrift(Gauge):
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
-        """By how much of its length the gradient changes over a step."""
+        """Say by which share of its length the gradient changes over a step."""
         drift, batch = estimates["step_drift"], estimates["drift_batch_size"].value
         if not drift.tells:
-            needed = f"; an upper end needs about {drift.needed:,} more steps" if drift.needed else ""
+            needed = f"; an upper bound needs about {drift.needed:,} more steps" if drift.needed else ""
             seen = f"The drift of the gradient over a step is not known yet{needed}."
-            return self._finding(State.CANNOT_TELL, seen, "How far a gradient can be relied on cannot be told yet.")
+            return self._finding(State.CANNOT_TELL, seen, "It is too early to say how long a gradient stays valid.")
         share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))
         seen = (
             f"Over one step of B = {batch:,.0f} the gradient changes by {share} [{low}, {high}] of its length "
             f"({counted(drift.samples, 'measured step')})."
         )
         if drift.low > 1:
-            means = "It is another gradient after every step: the step leaves the region where g is what it was."
-            return self._finding(State.LOOK, seen, means, "A smaller --lr, or a larger batch where the step is noise.")
+            means = "Every step changes the gradient completely: it leaves the region in which g is nearly constant."
+            advice = "A smaller learning rate, or a larger batch if noise dominates."
+            return self._finding(State.LOOK, seen, means, advice)
         lasts = significant(1 / math.sqrt(drift.value), 2) if drift.value > 0 else "many"
-        means = f"If steps went one way, it would be another gradient after about {lasts} of them."
+        means = f"Steps in one direction would change the gradient completely after about {lasts} of them."
         return self._finding(State.OK, seen, means)
 
     def _finding(self, state: State, seen: str, means: str, advice: str = "") -> Finding:

@@ -1,4 +1,4 @@
-"""A survey of the curvature at one point of training: its ends, its trace, its density, and what they rest on."""
+"""A survey of the curvature at one point of training: the ends of its spectrum, its trace and its density."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 
-if TYPE_CHECKING:  # a survey is read, a year later, on a machine without torch
+if TYPE_CHECKING:  # a survey is read without torch
     import gradiometer.drift.curvature
 
 
 @dataclass(frozen=True)
 class Survey(Artifact):
-    """The curvature of the loss over some examples, in numbers alone.
+    """The curvature of the loss over some training examples, in numbers alone.
 
     Args:
-        step: Training steps made before.
-        examples: How many examples the loss is of, and
-        of: of how many in the training set: the same number where it is the full loss.
-        mode: Of the model: "train" (Dropout, batch statistics) or "eval".
+        step: Number of training steps before the survey.
+        examples: Number of examples in the loss.
+        of: Number of examples in the training set; equal to `examples` for the full loss.
+        mode: Mode of the model: "train" (Dropout, batch statistics) or "eval".
         dimension: d.
-        loss: The mean loss of these examples.
-        largest, smallest: Eigenvalues, each within its residual.
+        loss: Mean loss.
+        largest, smallest: Eigenvalues, each with the bounds of its residual.
         trace: Tr H.
-        gradient_norm_squared: ‖g‖² of these examples.
-        gradient_curvature: gᵀHg of these examples.
+        gradient_norm_squared: ‖g‖².
+        gradient_curvature: gᵀHg.
         density: The spectral density.
-        products: Hessian products made.
-        converged: Whether every eigenvalue reached the residual asked for.
+        products: Number of Hessian products.
+        converged: True if every eigenvalue reached its tolerance.
     """
 
     files: ClassVar[str] = "curvature/step_*.json"
@@ -63,7 +63,7 @@ class Survey(Artifact):
 
     @property
     def along_gradient(self) -> Estimate:
-        """gᵀHg/‖g‖², the curvature a full-batch step meets; 0 where g is."""
+        """gᵀHg/‖g‖², the curvature along a full-batch step; 0 if g is 0."""
         norm_squared = self.gradient_norm_squared.value
         return Estimate.exact(
             self.gradient_curvature.value / norm_squared if norm_squared > 0 else 0.0, unit="loss / parameter²"
@@ -71,12 +71,12 @@ class Survey(Artifact):
 
     @property
     def negative_share(self) -> Estimate:
-        """The share of directions of curvature below what the density resolves: −2 widths."""
+        """The share of directions with a curvature below −2 widths, the resolution of the density."""
         return self.density.share_below(-2 * self.density.width)
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """What a page or a terminal shows, by name."""
+        """The numbers that a page or a terminal shows."""
         return {
             "sharpness": self.sharpness,
             "smallest_curvature": self.smallest[0],
@@ -87,7 +87,7 @@ class Survey(Artifact):
 
     @property
     def what(self) -> str:
-        """Of which loss it is, in words."""
+        """A description of the loss: the examples and the mode."""
         if self.examples == self.of:
             return f"the full loss, {self.of:,} examples, in {self.mode} mode"
         return f"a fixed subsample of {self.examples:,} of {self.of:,} examples, in {self.mode} mode"
@@ -103,19 +103,32 @@ def survey(
     iterations: int = 40,
     level: float = 0.9,
 ) -> Survey:
-    """Measure everything a `Survey` holds.
+    """Measure everything in a `Survey`.
 
-    Costs the products Lanczos needs (20 to 60), for the trace `probes`, and
-    probes × iterations for the density.
+    Costs 20 to 60 products for Lanczos, `probes` for the trace, and probes × iterations for the density.
 
     Args:
         curvature: The Hessian.
-        of: Examples in the training set.
-        step: Training steps made before.
-        top: Largest eigenvalues wanted; with them comes the smallest.
-        probes: Random vectors, for the trace and for the density.
+        of: Number of examples in the training set.
+        step: Number of training steps before the survey.
+        top: Number of largest eigenvalues; the smallest is added.
+        probes: Number of random vectors for the trace and for the density.
         iterations: Lanczos steps from each, for the density.
         level: Confidence level of trace and density.
+
+    Example:
+        >>> import torch
+        >>> from gradiometer import Objective
+        >>> from gradiometer.drift.curvature import Curvature
+        >>> from gradiometer.problems import load
+        >>> problem = load("digits")
+        >>> objective = Objective(problem.model(), problem.loss)
+        >>> curvature = Curvature.of(objective, problem.train.batch(torch.arange(100)))
+        >>> found = survey(curvature, of=len(problem.train), top=1, iterations=10)
+        >>> found.what
+        'a fixed subsample of 100 of 1,437 examples, in train mode'
+        >>> found.smallest[0].value < 0 < found.sharpness.value
+        True
     """
     before = curvature.products_made
     top = min(top, max(curvature.dimension - 1, 1))

@@ -1,4 +1,4 @@
-"""The trace of a Hessian, by random probes: Hutchinson's estimator, and Hutch++, with a standard error."""
+"""The trace of a Hessian from random probes: Hutchinson's estimator and Hutch++, with an interval."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 FEWEST_PROBES = 4
-"""Below these a spread of probes is hardly seen."""
+"""The interval needs the spread of the probes."""
 
 
 def trace(
@@ -28,33 +28,45 @@ def trace(
 ) -> Estimate:
     """Tr H, the sum of the curvatures in all directions.
 
-    Unbiased. Tr H = Tr QᵀHQ + E (Pv)ᵀH(Pv) for v of random signs, P = I − QQᵀ and any orthonormal Q. Without Q it is
-    Hutchinson's estimator; with Q the range of H seen through random vectors, Hutch++; with Q from Lanczos the large
-    curvatures are summed and only the rest is sampled, which for a network saves most of the probes. The interval is
-    Student's over probes. Simulated at nominal 90 % with 8, 16 and 32 probes it covers in 89 to 90 % with either Q, or
-    where the spectrum is even; without Q in 86 to 89 % where a few curvatures are large, and in 81, 85 and 87 % where
-    one is nearly all of the trace: ask Lanczos first.
+    Unbiased: Tr H = Tr QᵀHQ + E (Pv)ᵀH(Pv) for v with random signs, P = I − QQᵀ and any orthonormal Q. Without Q this
+    is Hutchinson's estimator. With Q from the images of random vectors it is Hutch++. With Q from Lanczos the large
+    curvatures are summed and only the rest is sampled, which saves most of the probes for a network. The interval is
+    Student's over probes. In simulations at nominal 90 % with 8, 16 and 32 probes it covers 89 to 90 % with either Q or
+    with an even spectrum. Without Q it covers 86 to 89 % if a few curvatures are large, and 81, 85 and 87 % if one
+    curvature is nearly all of the trace: run Lanczos first.
 
-    Where H is a mean over parts of the examples, each part is asked about vectors of its own, which costs no more:
-    the errors of the parts are independent, and where their curvatures are alike, as they are in a network, the
-    variance is divided by the number of parts.
+    If H is a mean over parts of the examples, every part has separate probes, at no further cost. The errors of the
+    parts are then independent, and if their curvatures are similar, as in a network, the variance is divided by the
+    number of parts.
 
-    Costs probes + 2·sketch products; what Lanczos found costs none again.
+    Costs probes + 2·sketch products, in addition to those of Lanczos.
 
     Args:
         operator: H.
         probes: Random vectors, at least 4.
-        sketch: Random vectors whose images make up Q.
-        ends: What Lanczos found: its basis is Q, joined to the sketch.
+        sketch: Random vectors whose images span Q.
+        ends: The result of Lanczos: its basis is added to Q.
         level: Confidence level, between 0 and 1.
-        generator: Of the probes.
+        generator: Random generator of the probes.
 
     Source: Hutchinson (1989), A Stochastic Estimator of the Trace of the Influence Matrix; Meyer, Musco, Musco &
     Woodruff (2021), Hutch++: Optimal Stochastic Trace Estimation; Q from Krylov spaces: Chen & Hallman (2023),
     Krylov-Aware Stochastic Trace Estimation.
+
+    Example:
+        >>> from gradiometer.drift.eigenvalues import eigenvalues
+        >>> from gradiometer.drift.operator import Product
+        >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
+        >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(20))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> print(trace(operator, probes=16, generator=generator))
+        43.2 [31.9, 54.6] loss / parameter²
+        >>> ends = eigenvalues(operator, largest=1, generator=generator)
+        >>> print(trace(operator, probes=16, ends=ends, generator=generator))
+        40.4 [39.8, 41.0] loss / parameter²
     """
     if not probes >= FEWEST_PROBES:
-        raise BadArgument(f"`probes` must be at least {FEWEST_PROBES}, got {probes}: fewer hardly show a spread.")
+        raise BadArgument(f"`probes` must be at least {FEWEST_PROBES}, got {probes}: the interval needs their spread.")
     if not 0 <= sketch <= operator.dimension:
         raise BadArgument(f"`sketch` must lie between 0 and the {operator.dimension} parameters, got {sketch}.")
     known = operator.like.new_empty((0, operator.dimension)) if ends is None else ends.basis
@@ -77,7 +89,7 @@ def trace(
 def _forms(
     operator: Symmetric, probes: int, rows: Float[Tensor, "basis params"], generator: torch.Generator
 ) -> Float[np.ndarray, "parts probes"]:
-    """vᵀHv of every part, times its share, for vectors of its own at right angles to the rows."""
+    """vᵀHv of every part times its share, for separate random vectors orthogonal to the rows."""
     forms = []
     for share, part in operator.parts() if isinstance(operator, Mean) else [(1.0, operator)]:
         vectors = orthogonalised(random_vectors(operator, probes, generator, "rademacher"), rows)
@@ -88,9 +100,9 @@ def _forms(
 def _range(
     operator: Symmetric, sketch: int, known: Float[Tensor, "basis params"], generator: torch.Generator
 ) -> Float[Tensor, "sketch params"]:
-    """Orthonormal rows for the range of H seen through `sketch` random vectors, at right angles to those known."""
+    """Orthonormal rows for the images of `sketch` random vectors, orthogonal to the known rows."""
     if not sketch:
-        return operator.like.new_empty((0, operator.dimension))
+        return known[:0]
     seen = operator.products(random_vectors(operator, sketch, generator, "rademacher"))
     rows = torch.linalg.qr(orthogonalised(seen, known).T).Q.T
     fresh: Tensor = torch.linalg.qr(orthogonalised(rows, known).T).Q.T

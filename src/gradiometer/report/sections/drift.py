@@ -90,17 +90,17 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
     lowest, moving = _moving_edge(run, kind)
     if moving:
         parts.append(
-            f"The edge {kind.words} is {significant(lowest)} where η is largest, and the higher the smaller η."
+            f"The edge {kind.formula} is {significant(lowest)} where η is largest, and the higher the smaller η."
         )
     else:
-        parts.append(f"The edge {kind.words} is {significant(edge[-1][1].value)}.")
+        parts.append(f"The edge {kind.formula} is {significant(edge[-1][1].value)}.")
     rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
     rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
-    rows += [(f"{step:,}", f"edge {kind.words}", *cells(estimate)) for step, estimate in edge]
+    rows += [(f"{step:,}", f"edge {kind.formula}", *cells(estimate)) for step, estimate in edge]
     return Figure(
         name="sharpness",
         title="Sharpness against its edge",
-        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {kind.words}"),
+        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {kind.formula}"),
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
@@ -152,4 +152,4 @@ def _from_the_start(edge: Windows, run: Run) -> Windows:
 
 
 def _edge_at_start(run: Run, kind: Momentum) -> tuple[str, float]:
-    return kind.words, stability_limit(run.configuration.learning_rate, kind)
+    return kind.formula, stability_limit(run.configuration.learning_rate, kind)
