@@ -168,8 +168,8 @@ def contestants() -> dict[str, tuple[Make, bool]]:
     """Who is asked, and whether it has momentum."""
     found: dict[str, tuple[Make, bool]] = {}
     for kind in (SGLD, SGHMC, SGNHT):
-        found[kind.what] = partial(ours, kind), kind is not SGLD
-        found[f"{kind.what}, as published"] = partial(ours, kind, hold=False), kind is not SGLD
+        found[kind.__name__] = partial(ours, kind), kind is not SGLD
+        found[f"{kind.__name__}, as published"] = partial(ours, kind, hold=False), kind is not SGLD
     for name in ("sgld", "sghmc", "baoa", "sgnht"):
         found[f"posteriors {name}"] = partial(posteriors, name), name != "sgld"
     for name in ("sgld", "sghmc", "sgnht"):

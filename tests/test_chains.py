@@ -254,18 +254,18 @@ def test_a_mean_loss_runs_by_vmap() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"chains": 0}, "`chains` must be a whole number of at least 1, got 0"),
+        ({"chains": 0}, "`chains` must be at least 1, got 0"),
         ({"batch_size": 91}, "`batch_size` must lie between 1 and the 90 training examples, got 91"),
         ({"learning_rate": [0.1, 0.2]}, "`learning_rate` must be one number, or one per chain, 3, got 2"),
-        ({"learning_rate": math.nan}, "`learning_rate` must be a finite number and positive, got nan"),
-        ({"temperature": -1.0}, "`temperature` must be a finite number and not negative, got -1.0"),
+        ({"learning_rate": math.nan}, "`learning_rate` must be positive and finite, got nan"),
+        ({"temperature": -1.0}, "`temperature` must be at least 0 and finite, got -1.0"),
         ({"temperature": 1.0, "momentum": 0.9}, "`momentum` must be 0 if a temperature is positive"),
-        ({"momentum": math.nan}, "`momentum` must be a finite number and not negative, got nan"),
+        ({"momentum": math.nan}, "`momentum` must be at least 0 and finite, got nan"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
         ({"seeds": [1, 2]}, "`seeds` must be one per chain, 3, got 2"),
         ({"draw": Draw.FRESH}, "`draw` must be replacement or reshuffled"),
         ({"engine": "fast"}, "`engine` must be one of stacked, vmap, sequential, got 'fast'"),
-        ({"every": 0}, "`every` must be a whole number of at least 1, got 0"),
+        ({"every": 0}, "`every` must be at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
@@ -313,5 +313,5 @@ def test_an_error_in_a_process_is_raised_as_in_one_process() -> None:
 
     with pytest.raises(KeyError, match="no such column"):
         run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, processes=2)
-    with pytest.raises(BadArgument, match="`processes` must be a whole number of at least 1, got 0"):
+    with pytest.raises(BadArgument, match="`processes` must be at least 1, got 0"):
         together(mlp, None, processes=0)

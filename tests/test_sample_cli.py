@@ -89,15 +89,15 @@ def test_the_verb_goes_on_from_a_run(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("nonesuch",), "`problem` 'nonesuch' is unknown"),
-        (("linear-regression", "--steps", "10"), "`steps` must be a whole number of at least 96, got 10"),
-        (("linear-regression", "--burn-in", "-1"), "`burn_in` must be a whole number of at least 0, got -1"),
-        (("linear-regression", "--temperature", "nan"), "`temperature` must be a finite number and not negative"),
-        (("linear-regression", "--momentum", "0.9"), "`momentum` is 0.9, but SGLD has none"),
+        (("linear-regression", "--steps", "10"), "`steps` must be at least 96, got 10"),
+        (("linear-regression", "--burn-in", "-1"), "`burn_in` must be at least 0, got -1"),
+        (("linear-regression", "--temperature", "nan"), "`temperature` must be at least 0 and finite"),
+        (("linear-regression", "--momentum", "0.9"), "`momentum` must be 0 for SGLD, got 0.9"),
         (("linear-regression", "--level", "1"), "`--level` must lie between 0 and 1, got 1.0"),
-        (("linear-regression", "-b", "501"), "`batch_size` must lie between 1 and the 500 examples"),
+        (("linear-regression", "-b", "501"), "`batch_size` must lie between 1 and the 500 training examples"),
         (
             ("linear-regression", "--lr", "0.5", "-b", "4", "--burn-in", "1500", "--steps", "3000"),
-            "`temperature` 1 cannot be held at `lr` 0.5: the noise of the mini-batch alone heats to",
+            "`temperature` 1 is too low for `lr` 0.5: mini-batch noise alone heats to",
         ),
     ],
 )

@@ -16,8 +16,8 @@ from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.chains.engines import ENGINES, Engine, Function
 from gradiometer.exploration.chains.processes import in_processes
 from gradiometer.exploration.chains.state import ChainState
-from gradiometer.exploration.samplers.sampler import check_number, check_whole
 from gradiometer.measurement import batch as batches
+from gradiometer.measurement.arguments import check_number, check_whole
 from gradiometer.measurement.batch import Batch, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective

@@ -1,4 +1,4 @@
-"""The heat SGD makes by itself, as a sampler records it: what is left to inject, and when there is too much already."""
+"""A sampler's record of the heat of SGD itself: its running mean, and a test if it exceeds a temperature."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,22 +10,22 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 BLOCKS = 10
-"""Parts of the memory whose means give the error of the whole."""
+"""Blocks of the memory. Their means give the error of the mean."""
 
 SURE = 0.998
-"""Level of the interval on which a refusal rests: its lower end is wrong once in a thousand looks."""
+"""Level of the interval behind an error: its lower end is wrong in one of a thousand tests."""
 
 
 @dataclass
 class Heat:
-    """A running mean of heat readings, in posterior units, and the block means that say how sure it is.
+    """A running mean of heat readings, in posterior units, with block means for its error.
 
-    The mean has weights that grow as the cube of the step, so that a hot start is forgotten, until it spans `memory`
-    readings. It is linear in the readings: where a sampler injects what it leaves of the temperature asked for,
-    the temperature holds in expectation for any memory, as long as nothing is cut off at zero.
+    The weights of the mean grow as the cube of the step, so that a hot start is forgotten, until it covers `memory`
+    readings. It is linear in the readings: if a sampler injects T minus this mean, the temperature is T in expectation
+    for any memory, as long as the difference stays positive.
 
     Args:
-        memory: Readings the mean spans.
+        memory: Number of readings in the mean.
     """
 
     memory: int
@@ -37,14 +37,16 @@ class Heat:
     pending: int = 0
 
     def add(self, reading: float, scale: float = 1.0) -> bool:
-        """Take in a reading; `scale` turns it into a temperature, and may change from step to step.
+        """Add a reading. `scale` converts it into a temperature, and may differ between steps.
 
         Returns:
-            Whether a block is complete, so that there is something new to judge.
+            True if this completes a block.
 
         Raises:
-            Diverged: The mean is not finite any more. Looked at once a block.
+            Diverged: The reading is not finite.
         """
+        if not math.isfinite(reading):
+            raise Diverged(f"the sampler's gradients are not finite at its step {self.readings:,}: try a smaller `lr`.")
         self.readings += 1
         self.scale = scale
         self.mean += (reading - self.mean) * max(4 / (self.readings + 3), 1 / self.memory)
@@ -52,11 +54,6 @@ class Heat:
         self.pending += 1
         if self.pending < max(self.memory // BLOCKS, 1):
             return False
-        if not math.isfinite(self.partial):
-            raise Diverged(
-                f"the sampler's gradients have not been finite since about {self.pending:,} steps ago: "
-                "try a smaller `lr`."
-            )
         self.blocks = [*self.blocks[1 - BLOCKS :], self.partial / self.pending]
         self.partial, self.pending = 0.0, 0
         return True
@@ -67,22 +64,22 @@ class Heat:
         return self.mean * self.scale
 
     def estimate(self, level: float = 0.9) -> Estimate:
-        """The mean over the blocks remembered, with Student's interval."""
+        """The mean over the recorded blocks, with Student's interval."""
         return mean(np.array(self.blocks), level=level, batches=max(len(self.blocks), 4))
 
     @property
     def settled(self) -> bool:
-        """Whether there are all blocks, and the newer half of them is not seen to lie below the older."""
+        """True if all blocks are full and the newer half is not significantly below the older half."""
         if len(self.blocks) < BLOCKS:
             return False
         older, newer = np.array(self.blocks[: BLOCKS // 2]), np.array(self.blocks[BLOCKS // 2 :])
         return not mean(older - newer, level=0.9, batches=BLOCKS // 2).low > 0
 
     def above(self, temperature: float) -> bool:
-        """Whether it is surely above a temperature, and not on its way down."""
+        """True if the heat is significantly above a temperature, and not falling."""
         return self.settled and self.estimate(SURE).low > temperature
 
     def clear(self) -> None:
-        """Forget all."""
+        """Reset the record."""
         self.mean, self.readings, self.partial, self.pending = 0.0, 0, 0.0, 0
         self.blocks = []

@@ -1,4 +1,4 @@
-"""Gaussian noise for a list of parameters: one draw into memory that is kept, handed out as views."""
+"""Gaussian noise for a list of parameters: one draw into a flat tensor that is kept, returned as views."""
 
 from collections.abc import Sequence
 from operator import is_
@@ -8,36 +8,39 @@ from torch import Tensor
 
 
 class Noise:
-    """Standard normal numbers in the shapes of parameters, from generators of its own, one a device.
+    """Standard normal numbers in the shapes of parameters, from one generator per device.
 
     Args:
-        seed: Of the generators.
+        seed: Seed of the generators.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._generators: dict[str, torch.Generator] = {}
-        self._layouts: dict[int, _Layout] = {}
+        self._buffers: dict[int, tuple[list[Tensor], Tensor, list[Tensor]]] = {}
 
     def draw(self, params: Sequence[Tensor], place: int) -> list[Tensor]:
-        """New numbers, one tensor a parameter; they are overwritten by the next draw at this place.
+        """New numbers, one tensor per parameter. The next draw at this place overwrites them.
 
         Args:
-            params: All of one device and type.
-            place: Which of the lists of parameters this is.
+            params: Parameters of one device and dtype.
+            place: Index of this list of parameters.
         """
-        layout = self._layouts.get(place)
-        if layout is None or not layout.fits(params):
-            layout = self._layouts[place] = _Layout(params)
-        layout.flat.normal_(generator=self._generator(params[0].device))
-        return layout.views
+        drawn_for, flat, views = self._buffers.get(place, ([], torch.empty(0), []))
+        if len(drawn_for) != len(params) or not all(map(is_, params, drawn_for)):
+            sizes = [param.numel() for param in params]
+            flat = torch.empty(sum(sizes), dtype=params[0].dtype, device=params[0].device)
+            views = [piece.view(param.shape) for piece, param in zip(flat.split(sizes), params, strict=True)]
+            self._buffers[place] = list(params), flat, views
+        flat.normal_(generator=self._generator(params[0].device))
+        return views
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of every generator, by device."""
         return {device: generator.get_state() for device, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on where another left off."""
+        """Continue from the generators of another `state_dict`."""
         for device, value in state.items():
             self._generator(torch.device(device)).set_state(value.cpu())
 
@@ -46,16 +49,3 @@ class Noise:
         if name not in self._generators:
             self._generators[name] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[name]
-
-
-class _Layout:
-    """One flat tensor, and its pieces in the shapes of the parameters."""
-
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.params = list(params)
-        sizes = [param.numel() for param in params]
-        self.flat = torch.empty(sum(sizes), dtype=params[0].dtype, device=params[0].device)
-        self.views = [piece.view(p.shape) for piece, p in zip(self.flat.split(sizes), params, strict=True)]
-
-    def fits(self, params: Sequence[Tensor]) -> bool:
-        return len(params) == len(self.params) and all(map(is_, params, self.params))

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import Diverged
-from gradiometer.exploration.samplers.sampler import Sampler, check_whole
+from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
+from gradiometer.measurement.arguments import check_whole
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective

@@ -1,7 +1,6 @@
-"""Stochastic gradient Langevin dynamics, at the temperature asked for."""
+"""Stochastic gradient Langevin dynamics."""
 
 import math
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -14,56 +13,29 @@ from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
 class SGLD(Sampler):
     """Φ ← Φ − ηĝ + √(2ηT'/N) ξ, ξ ~ N(0, I): SGD with noise, whose iterates are draws from exp(−U/T).
 
-    Its own heat is η N E‖ĝ‖²/(2d), the sum of the mini-batch's η N tr Σ/(2Bd) and the finite step's η N‖g‖²/(2d):
-    expanding E‖Φ_{t+1} − c‖² = E‖Φ_t − c‖² gives E[(Φ − c)·∇U]/d = T' + ηN E‖ĝ‖²/(2d), exactly, for any loss. Where
-    held, T' = T minus its running mean; on a quadratic with curvature h and noise c of ĝ (over B) that is
-    T' = T(1 − ηh/2) − Nηc/(2B), which gives Var Φ = T/(Nh) at any step.
+    Its own heat is η N E‖ĝ‖²/(2d), the sum of mini-batch noise, η N tr Σ/(2Bd), and finite steps, η N‖g‖²/(2d):
+    expanding E‖Φ_{t+1} − c‖² = E‖Φ_t − c‖² gives E[(Φ − c)·∇U]/d = T' + ηN E‖ĝ‖²/(2d), exactly, for any loss. With
+    `hold`, T' = T minus the running mean of the own heat. On a quadratic with curvature h and noise c of ĝ (over B)
+    this is T' = T(1 − ηh/2) − Nηc/(2B), which gives Var Φ = T/(Nh) for any step.
 
-    Args:
-        params: Parameters, or groups of them with settings of their own.
-        lr: η, of the gradient of the mean loss, as SGD's.
-        examples: N, the number of training examples.
-        temperature: T in posterior units; 0 for plain SGD.
-        weight_decay: λ of a Gaussian prior of precision Nλ.
-        momentum: Must be 0: SGLD has none.
-        hold: Inject T less the own heat; otherwise T, as published.
-        burn_in: Steps before the own heat may refuse.
-        memory: Steps the own heat is averaged over.
-        batch_size: B, so that a refusal can name a larger one.
-        seed: Of the noise.
-
-    Raises:
-        BadArgument: A setting is none.
+    Settings: see `Sampler`. `momentum` must be 0.
 
     Source: Welling & Teh (2011), Bayesian Learning via Stochastic Gradient Langevin Dynamics, eq. 4, whose ε is 2η/N;
         the balance: Yaida (2018), Fluctuation-Dissipation Relations for Stochastic Gradient Descent, with noise added.
 
-    Example:
-        >>> sampler = SGLD(model.parameters(), lr=0.1, examples=60_000, temperature=1.0)  # doctest: +SKIP
+    Example: 4,000 chains in one tensor, on U = N·Φ²/2 with N = 100. The variance is T/N = 0.01.
+        >>> import torch
+        >>> from gradiometer import SGLD
+        >>> chains = torch.nn.Parameter(torch.zeros(4000))
+        >>> sampler = SGLD([chains], lr=0.5, examples=100, temperature=1.0)
+        >>> for _ in range(50):
+        ...     chains.grad = chains.detach().clone()  # the gradient of the mean loss Φ²/2
+        ...     sampler.step()
+        >>> print(f"{chains.var():.4f}")
+        0.0100
     """
 
-    what: ClassVar[str] = "SGLD"
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        *,
-        examples: int | None = None,
-        temperature: float = 1.0,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        hold: bool = True,
-        burn_in: int = 1000,
-        memory: int = 1000,
-        batch_size: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        if not momentum == 0:
-            raise BadArgument(f"`momentum` is {momentum}, but SGLD has none: leave it out, or take SGHMC.")
-        settings = {"lr": lr, "examples": examples, "temperature": temperature, "weight_decay": weight_decay}
-        control = {"hold": hold, "burn_in": burn_in, "memory": memory, "batch_size": batch_size}
-        super().__init__(params, {**settings, **control}, seed)
+    momentum: ClassVar[float] = 0.0
 
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
@@ -80,3 +52,8 @@ class SGLD(Sampler):
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate: float = group["lr"]
         return rate / 2
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if not group["momentum"] == 0:
+            raise BadArgument(f"`momentum` must be 0 for SGLD, got {group['momentum']}: use SGHMC.")
