@@ -248,12 +248,12 @@ def test_independent_readings_keep_their_batches_and_dependent_ones_are_joined()
 
 
 def test_the_correlation_of_neighbours_is_corrected_for_its_bias():
-    """40 readings of ±1, equally many: (like neighbours − unlike ones)/40 is 1/40 and 3/40, the limit 0.5/√40 = 3.16/40."""
-    uncorrelated = np.tile([1.0, 1, -1, -1], 10)
-    assert len(batch_means(uncorrelated)) == 40, "(1 + 1)/40 is below the limit"
-    correlated = np.concatenate([np.tile([1.0, 1, -1, -1], 7), np.tile([1.0, 1, -1, -1, -1], 2), [1.0, 1]])
-    assert len(correlated) == 40 and correlated.sum() == 0
-    assert len(batch_means(correlated)) < 40, "(3 + 1)/40 is above the limit"
+    """Of n readings ±1, equally many, it is (like neighbours − unlike ones)/n + 1/n; the limit is 0.5/√n."""
+    below = np.tile([1.0, 1, -1, -1], 8)  # (1 + 1)/32, and the limit is 2.83/32
+    assert len(batch_means(below)) == 32
+    above = np.concatenate([np.tile([1.0, 1, -1, -1], 7), np.tile([1.0, 1, -1, -1, -1], 2), [1.0, 1]])
+    assert len(above) == 40 and above.sum() == 0  # (3 + 1)/40, and the limit is 3.16/40
+    assert len(batch_means(above)) < 40
 
 
 def test_what_two_series_share_cancels_in_their_difference():
