@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectors import Detector
 from stationarity_rivals import (
     ConfidentFluctuation,
     Distance,
@@ -27,7 +28,7 @@ from stationarity_rivals import (
 )
 from streaming import Stream, StreamProbe
 
-from gradiometer.convergence.plateau import Detector, Extrapolation
+from gradiometer.convergence.plateau import Extrapolation
 from gradiometer.measurement.uncertainty import proportion
 
 STARTS, RUNS, LENGTH = 5, 100, 8
@@ -107,7 +108,7 @@ FRESH = {
 }
 
 DETECTORS: Mapping[str, Callable[[StreamProbe], Detector]] = {
-    "extrapolation": Extrapolation,
+    "extrapolation": lambda probe: Ours(Extrapolation(probe)),
     "slope": lambda _: Slope(),
     "plateau": lambda _: Plateau(),
     "pflug": lambda _: Pflug(),

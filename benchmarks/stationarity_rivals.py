@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from detectors import Detector, Observation
 from jaxtyping import Bool, Float
 from scipy.special import ndtri
 from torch import Tensor
 
 from gradiometer import BadArgument
-from gradiometer.convergence.plateau import Detector, Looks, Observation
+from gradiometer.convergence.plateau import Looks
 
 Flags = Bool[Tensor, " runs"]
 PerRun = Float[Tensor, " runs"]

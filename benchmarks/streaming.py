@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from detectors import Observation
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gradiometer import BadArgument
-from gradiometer.convergence.plateau import Observation
 
 PARTS = 8
 """Of the examples of a probe."""

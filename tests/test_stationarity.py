@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from detectors import Observation, Ours
 from stationarity_rivals import (
     ConfidentFluctuation,
     Distance,
@@ -17,8 +18,7 @@ from stationarity_rivals import (
 )
 from streaming import Stream
 
-from gradiometer.convergence.plateau.extrapolation import Extrapolation, extrapolated_gain
-from gradiometer.convergence.plateau.stationarity import Looks, Observation
+from gradiometer.convergence.plateau.extrapolation import Extrapolation, Looks, extrapolated_gain
 from gradiometer.errors import BadArgument
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 
@@ -94,7 +94,7 @@ def test_the_upper_end_of_the_extrapolated_gain_covers_it_and_is_tighter_than_th
 
 def test_the_gain_of_a_cut_is_the_floor_once_the_start_is_forgotten() -> None:
     test = Extrapolation(CURVED.probe(200, 4096, seed=3))
-    first_alarms(test, CURVED, torch.zeros(200, 3), 1100)
+    first_alarms(Ours(test), CURVED, torch.zeros(200, 3), 1100)
     assert test.look is not None
     iterates = test.look.iterates.mean(dim=1) - test.look.averaged
     # Averaging over 512 steps leaves 1/(512 · 0.1 · 0.3) of the floor, and less of the steeper directions.
@@ -107,7 +107,7 @@ def test_the_extrapolation_test_waits_for_a_slow_direction_that_the_slope_test_m
     starts = torch.tensor([[0.0, 0.0, start]]).expand(60, -1)
     excess = stream.expected_excess(starts[:1].numpy(), 4000)[:, 0]
     true = int((excess <= 2 * stream.floor).argmax())
-    ours = first_alarms(Extrapolation(stream.probe(60, 4096, seed=4)), stream, starts, 4 * true)
+    ours = first_alarms(Ours(Extrapolation(stream.probe(60, 4096, seed=4))), stream, starts, 4 * true)
     prompt = first_alarms(Slope(), stream, starts, true // 2)
     assert (prompt >= 0).mean() > 0.5
     assert ((ours >= 0) & (ours < true)).mean() <= 0.05
@@ -198,7 +198,7 @@ def test_a_test_that_always_fires_is_early_in_every_run() -> None:
     far = 30 * torch.ones(10, 3)
     eager = Extrapolation(CURVED.probe(10, 64, seed=9), share=1.0, first=1)
     eager._left = lambda centre: torch.zeros(len(centre), dtype=torch.float64)  # type: ignore[method-assign]
-    assert (first_alarms(eager, CURVED, far, 40) >= 0).all()
+    assert (first_alarms(Ours(eager), CURVED, far, 40) >= 0).all()
 
 
 def test_an_observation_is_of_the_step_before_its_update() -> None:
@@ -218,7 +218,7 @@ def test_early_alarms_of_the_whole_run_over_random_starts_are_few(momentum: floa
     excess = stream.expected_excess(drawn, 20_000) / stream.floor
     true = (excess <= 2).argmax(axis=0)
     starts = torch.from_numpy(np.repeat(drawn, 60, axis=0))
-    alarms = first_alarms(Extrapolation(stream.probe(300, 4096, seed=12)), stream, starts, 6 * int(true.max()))
+    alarms = first_alarms(Ours(Extrapolation(stream.probe(300, 4096, seed=12))), stream, starts, 6 * int(true.max()))
     alarms = alarms.reshape(5, 60)
     early = (alarms >= 0) & (excess[alarms, np.arange(5)[:, None]] > 2)
     assert early.mean() <= 0.05

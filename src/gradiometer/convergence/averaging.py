@@ -40,7 +40,7 @@ def uniform() -> MultiAverage:
     Source: Polyak & Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
 
     >>> import torch
-    >>> from gradiometer.convergence.averaging import uniform
+    >>> from gradiometer.convergence import uniform
     >>> model = torch.nn.Linear(1, 1)
     >>> averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=uniform())
     >>> for value in (1.0, 2.0, 6.0):

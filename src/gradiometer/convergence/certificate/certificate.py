@@ -46,8 +46,8 @@ class Certificate(Artifact):
         tolerance: The share below which a gradient and a curvature count as zero.
         level: Confidence level of every interval, and of the verdict.
 
-    >>> from gradiometer.convergence.certificate.certificate import Certificate
-    >>> from gradiometer.measurement.estimate import Estimate
+    >>> from gradiometer.convergence.certificate import Certificate
+    >>> from gradiometer import Estimate
     >>> exact = Estimate.exact
     >>> squares, curvatures = (exact(1e-6), exact(4.0)), (exact(-0.5), exact(2.0))
     >>> point = Certificate(900, "eval", *squares, *curvatures, gradients=64, curved=64, of=64)

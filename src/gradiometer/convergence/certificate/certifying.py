@@ -78,9 +78,9 @@ def certify(
         step: Training steps so far.
         seed: Seed of everything random.
 
-    >>> from gradiometer.convergence.certificate.certifying import certify, gradient_squared
-    >>> from gradiometer.measurement.objective import Objective
-    >>> from gradiometer.problems.closed_forms.quadratic import Quadratic
+    >>> from gradiometer.convergence.certificate import certify, gradient_squared
+    >>> from gradiometer import Objective
+    >>> from gradiometer.problems.closed_forms import Quadratic
     >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])
     >>> objective = Objective(problem.model(), problem.loss)
     >>> start, _ = gradient_squared(objective, problem.train, exact=True)

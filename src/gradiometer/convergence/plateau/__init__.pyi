@@ -1,10 +1,10 @@
 from .extrapolation import Extrapolation as Extrapolation
+from .extrapolation import Look as Look
+from .extrapolation import Looks as Looks
+from .extrapolation import Probe as Probe
 from .extrapolation import extrapolated_gain as extrapolated_gain
 from .noise_floor import Plateau as Plateau
 from .noise_floor import floor_by_formula as floor_by_formula
 from .noise_floor import forecast as forecast
 from .noise_floor import gain_of_averaging as gain_of_averaging
 from .noise_floor import plateau_since as plateau_since
-from .stationarity import Detector as Detector
-from .stationarity import Looks as Looks
-from .stationarity import Observation as Observation

@@ -1,13 +1,12 @@
 """The test that may cut the rate: it compares the gain left along the run's own path with the gain of a cut."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.convergence.plateau.stationarity import Detector, Looks, Observation
 from gradiometer.errors import BadArgument
 
 Losses = Float[Tensor, " runs"]
@@ -69,8 +68,40 @@ class Look:
     stopped: Bool[Tensor, " runs"]
 
 
-class Extrapolation(Detector):
+class Looks:
+    """The steps at which a detector decides. Their spacing is geometric, so a run of any length has only a few.
+
+    Args:
+        first: Step of the first look.
+        per_octave: Looks while the number of steps doubles.
+    """
+
+    def __init__(self, first: int, per_octave: int) -> None:
+        if not first >= 1:
+            raise BadArgument(f"`first` must be at least 1 step, got {first}.")
+        if not per_octave >= 1:
+            raise BadArgument(f"`per_octave` must be at least 1 look, got {per_octave}.")
+        self.first, self.per_octave = first, per_octave
+        self.taken = 0
+
+    @property
+    def next(self) -> int:
+        """Step of the next look."""
+        return max(round(self.first * 2 ** (self.taken / self.per_octave)), self.first + self.taken)
+
+    def due(self, step: int) -> bool:
+        """True if there is a look at this step, which then counts as taken."""
+        if step < self.next:
+            return False
+        self.taken += 1
+        return True
+
+
+class Extrapolation:
     """Fires when the gain left along the run's own directions is below a share of what a cut gains.
+
+    Takes many runs at once, from their first step at a constant learning rate: a study is vectorised over its runs,
+    and a training is a study of one. It has state: make a new one for other runs, or for another rate.
 
     The steps are divided into blocks, four per doubling of their number. Each block gives its mean iterate ū and the
     gradient there, on one fixed probe; the last sixteen, four doublings, are kept. At the end of a block, with c the
@@ -100,8 +131,6 @@ class Extrapolation(Detector):
         Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5 (averaging removes it).
     """
 
-    name: ClassVar[str] = "extrapolation"
-
     def __init__(self, probe: Probe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
             raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.")
@@ -118,12 +147,8 @@ class Extrapolation(Detector):
         self._losses: list[Tensor] = []
         self._lengths: list[int] = []
 
-    def observe(self, seen: Observation) -> Bool[Tensor, " runs"]:
-        """Take the next step. Can be True only at the end of a block."""
-        return self.take(seen.position)
-
     def take(self, position: Points) -> Bool[Tensor, " runs"]:
-        """Take the next iterate, all that this test needs of a step. `look` is the latest look, if there is one."""
+        """Take the next iterate of every run. True for runs in which it fires; `look` is the latest look, if any."""
         self.steps += 1
         nothing = torch.zeros(len(position), dtype=torch.bool, device=position.device)
         if self.steps == self.looks.first and self.looks.due(self.steps):

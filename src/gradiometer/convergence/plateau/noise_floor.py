@@ -60,7 +60,7 @@ def plateau_since(
         level: Confidence level of the slope's interval.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.plateau.noise_floor import plateau_since
+    >>> from gradiometer.convergence.plateau import plateau_since
     >>> steps = np.arange(8000)
     >>> losses = np.maximum(4 - steps / 1000, 1) + 0.1 * np.random.default_rng(0).standard_normal(8000)
     >>> plateau_since(steps, losses).since
@@ -90,7 +90,7 @@ def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, le
     Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.plateau.noise_floor import gain_of_averaging
+    >>> from gradiometer.convergence.plateau import gain_of_averaging
     >>> losses = np.array([1.2, 1.1, 1.3, 1.2, 1.25, 1.15, 1.2, 1.2])
     >>> print(gain_of_averaging(losses, averaged=1.0))
     0.200 [0.160, 0.240]
@@ -118,8 +118,8 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
         learning_rate: η.
         cut: η′, below η.
 
-    >>> from gradiometer.convergence.plateau.noise_floor import forecast
-    >>> from gradiometer.measurement.estimate import Estimate
+    >>> from gradiometer.convergence.plateau import forecast
+    >>> from gradiometer import Estimate
     >>> gain = Estimate.interval(0.10, 0.08, 0.12, level=0.9, method="measured", samples=8)
     >>> print(forecast(gain, falling=0.0, learning_rate=0.1, cut=0.01))
     0.0900 [0.0720, 0.108]
@@ -146,7 +146,7 @@ def floor_by_formula(learning_rate: float, gradient_variance: float, batch_size:
 
     Source: Mandt, Hoffman & Blei (2017), eq. 14 and section 4.3; with momentum: their eq. 27.
 
-    >>> from gradiometer.convergence.plateau.noise_floor import floor_by_formula
+    >>> from gradiometer.convergence.plateau import floor_by_formula
     >>> floor_by_formula(learning_rate=0.1, gradient_variance=8.0, batch_size=20)
     0.01
     """

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 
@@ -92,23 +93,7 @@ class Endpoint:
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Endpoint":
         """From an event of a run."""
-        smallest, sharpness = (
-            None if fields.get(name) is None else Estimate(**fields[name]) for name in ("smallest", "sharpness")
-        )
-        dead, twins = (
-            {name: (int(some), int(all_)) for name, (some, all_) in fields.get(key, {}).items()}
-            for key in ("dead", "twins")
-        )
-        return cls(
-            int(fields["examples"]),
-            float(fields["travelled"]),
-            float(fields.get("along", 0.0)),
-            float(fields.get("seen", 0.0)),
-            smallest,
-            sharpness,
-            dead,
-            twins,
-        )
+        return msgspec.convert(dict(fields), cls)
 
     def findings(self, kind: Kind) -> Iterator[Finding]:
         """The findings, given the kind of the path; none if nothing is unusual."""

@@ -45,9 +45,7 @@ def lengths_of(path: Path, level: float = 0.9) -> tuple[MoveLength, ...]:
         level: Confidence level, between 0 and 1.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory.move_lengths import lengths_of
-    >>> from gradiometer.convergence.trajectory.path_facts import Path
-    >>> from gradiometer.convergence.trajectory.trajectory import kept_steps
+    >>> from gradiometer.convergence.trajectory import Path, kept_steps, lengths_of
     >>> steps = np.array(kept_steps(1000))
     >>> walk = np.random.default_rng(0).standard_normal((1000, 30)).cumsum(axis=0)[steps]
     >>> for length in lengths_of(Path.of(steps, walk, np.full(len(steps), 0.1)))[-2:]:

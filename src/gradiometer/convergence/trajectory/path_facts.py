@@ -138,8 +138,7 @@ def facts_of(path: Path, level: float = 0.9) -> Estimates:
     - `slowing_misfit`: residuals of that law over those of an exponential decay; below 1 the power law fits better.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory.path_facts import Path, facts_of, kind_of
-    >>> from gradiometer.convergence.trajectory.trajectory import kept_steps
+    >>> from gradiometer.convergence.trajectory import Path, facts_of, kept_steps, kind_of
     >>> steps = np.array(kept_steps(1000))
     >>> line = steps[:, None] * np.array([1.0, 2.0])
     >>> facts = facts_of(Path.of(steps, line, np.full(len(steps), 0.1)))

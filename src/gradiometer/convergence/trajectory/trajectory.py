@@ -49,7 +49,7 @@ def keeps(step: int) -> bool:
 def kept_steps(steps: int) -> list[int]:
     """The steps whose iterates a run of this length stores, in order.
 
-    >>> from gradiometer.convergence.trajectory.trajectory import kept_steps
+    >>> from gradiometer.convergence.trajectory import kept_steps
     >>> kept_steps(64)[-16:]
     [32, 33, 34, 38, 39, 40, 44, 45, 46, 51, 52, 53, 57, 58, 59, 63]
     """

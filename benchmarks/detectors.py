@@ -1,8 +1,7 @@
 """Has this learning rate stopped paying off? The interface of all tests that answer this question.
 
-A detector takes many runs at once: a study is vectorised over its runs, and a training is a study of one. A rate has
-stopped paying off when the excess loss is at most twice its floor, the value at which the gradient noise keeps it at
-this rate: more steps at this rate then gain less than a cut.
+A detector takes many runs at once. A rate has stopped paying off when the excess loss is at most twice its floor, the
+value at which the gradient noise keeps it at this rate: more steps at this rate then gain less than a cut.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.convergence.plateau import Extrapolation
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,14 @@ class Detector(ABC):
         """Take the next step. True for each run whose rate, at this step, has stopped paying off."""
 
 
-class Looks:
-    """The steps at which a detector decides. Their spacing is geometric, so a run of any length has only a few.
+class Ours(Detector):
+    """The library's own test, as a detector."""
 
-    Args:
-        first: Step of the first look.
-        per_octave: Looks while the number of steps doubles.
-    """
+    name: ClassVar[str] = "extrapolation"
 
-    def __init__(self, first: int, per_octave: int) -> None:
-        if not first >= 1:
-            raise BadArgument(f"`first` must be at least 1 step, got {first}.")
-        if not per_octave >= 1:
-            raise BadArgument(f"`per_octave` must be at least 1 look, got {per_octave}.")
-        self.first, self.per_octave = first, per_octave
-        self.taken = 0
+    def __init__(self, test: Extrapolation) -> None:
+        self.test = test
 
-    @property
-    def next(self) -> int:
-        """Step of the next look."""
-        return max(round(self.first * 2 ** (self.taken / self.per_octave)), self.first + self.taken)
-
-    def due(self, step: int) -> bool:
-        """True if there is a look at this step, which then counts as taken."""
-        if step < self.next:
-            return False
-        self.taken += 1
-        return True
+    def observe(self, seen: Observation) -> Bool[Tensor, " runs"]:
+        """All it needs of a step is the iterate."""
+        return self.test.take(seen.position)
