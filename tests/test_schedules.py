@@ -298,7 +298,7 @@ def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
         (lambda: MultiStep(0.1, (-1,)), "`milestones` of MultiStep must"),
         (lambda: Schedule.parse("Cosin(0.1, steps=10)"), "did you mean Cosine?"),
         (lambda: Schedule.parse("Cosine(0.1, step=10)"), "`step` is not a setting of Cosine, did you mean steps?"),
-        (lambda: Schedule.parse("Cosine(0.1)"), "`Cosine` cannot be made of these settings"),
+        (lambda: Schedule.parse("Cosine(0.1)"), "`Cosine` does not accept these settings"),
         (lambda: Schedule.parse("Cosine(0.1, steps=10).formula(3)"), "is not part of a schedule"),
         (lambda: Schedule.parse("__import__('os')"), "'__import__' is not known"),
         (lambda: Schedule.parse("Constant(rate=0.1, rate=0.2)"), "a setting is given twice"),

@@ -1,4 +1,4 @@
-"""`gradiometer schedule`: what the convergence theorem, and a finite run, say about learning rates."""
+"""`gradiometer schedule`: learning rates by the convergence theorem, and over a finite run."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gradiometer.convergence.theorem.theorem import Verdict
 
 DRAWN = 1000
-"""Steps drawn where no run length is given."""
+"""Steps drawn without --steps."""
 
 EXAMPLE = """\
 Example: gradiometer schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --steps 1000
@@ -21,26 +21,24 @@ Example: gradiometer schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --st
 
 @click.command(epilog=EXAMPLE, context_settings={"ignore_unknown_options": True})  # -1/t is a formula
 @click.argument("expressions", metavar="EXPR...", nargs=-1, required=True)
-@click.option("--steps", type=click.IntRange(min=1), help="Length of a run: add what it would be worth over it.")
-@click.option(
-    "--tuned", type=float, help="A peak rate tuned for the first EXPR: carry it to the others (needs --steps)."
-)
+@click.option("--steps", type=click.IntRange(min=1), help="Also judge each EXPR over a run of this length.")
+@click.option("--tuned", type=float, help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw the schedules into this file.")
+@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Save a chart as this PNG file.")
 def schedule(
     expressions: tuple[str, ...], steps: int | None, tuned: float | None, as_json: bool, png: Path | None
 ) -> None:
-    """Does this learning rate satisfy the convergence theorem?
+    """Check learning rates against the convergence theorem.
 
     EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a named shape such as 'Cosine(0.1, steps=1000)'.
-    The theorem asks for a rate that goes to zero, with an infinite sum and a finite sum of squares. A formula that is
-    beyond our means is said to be undecided.
+    The theorem needs a rate that goes to zero, with an infinite sum and a finite sum of squares. A condition that
+    cannot be decided for a formula is reported as undecided.
     """
     from gradiometer.convergence.theorem.theorem import read, theorem
     from gradiometer.errors import BadArgument
 
     if tuned is not None and steps is None:
-        raise BadArgument("`--tuned` needs the length of the run: add --steps.")
+        raise BadArgument("`--tuned` needs the length of the run. Add --steps.")
     verdicts = [theorem(expression) for expression in expressions]
     shapes = [read(expression) for expression in expressions]
     runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
@@ -54,11 +52,11 @@ def schedule(
         return
     _print(verdicts, runs)
     if png is not None:
-        click.echo(f"drawn in {png}", err=True)
+        click.echo(f"Saved the chart as {png}.", err=True)
 
 
 def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[Horizon, float | None]]":
-    """Each shape over the run, and the tuned rate carried to it from the first."""
+    """Each shape over the run, and the tuned rate of the first one converted for it."""
     from gradiometer.convergence.schedules.horizon import horizon, transferred
 
     return [
@@ -82,7 +80,7 @@ def _print(verdicts: "list[Verdict]", runs: "list[tuple[Horizon, float | None]]"
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     for heading in ("η_t", "→ 0", "Σ η = ∞", "Σ η² < ∞", "theorem"):
         table.add_column(heading, overflow="fold")
@@ -91,17 +89,17 @@ def _print(verdicts: "list[Verdict]", runs: "list[tuple[Horizon, float | None]]"
         table.add_row(Text(verdict.expression), *map(_word, answers))
     console.print(table)
     for place, verdict in enumerate(verdicts):
-        console.print(f"\n{verdict.expression}: {verdict.why}", markup=False, highlight=False)
+        console.print(f"\n{verdict.expression}: {verdict.why}")
         if runs:
             run, carried = runs[place]
-            console.print(str(run), markup=False, highlight=False)
+            console.print(str(run))
             if carried is not None:
-                console.print(f"The tuned rate becomes a peak of {carried:.3g} here.", markup=False, highlight=False)
+                console.print(
+                    f"With the tuned rate of the first, the peak here is {carried:.3g}.", markup=False, highlight=False
+                )
     if runs:
         console.print(
-            "\nThe worst case is over convex losses (Defazio et al. 2023): it ranks shapes and promises no loss.",
-            markup=False,
-            highlight=False,
+            "\nThe worst case is over convex losses (Defazio et al. 2023): it ranks shapes and predicts no loss."
         )
 
 

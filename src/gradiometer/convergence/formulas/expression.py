@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -136,13 +136,13 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
         case ast.Constant(value=float() as number) if not math.isfinite(number):
             _refuse(text, "a constant is too large for a double")
         case ast.Name(id=name) if name not in ("t", "pi"):
-            _refuse(text, _unknown(name, ("t", "pi")))
+            _refuse(text, f"unknown name {name}{nearest(name, ('t', 'pi', *FUNCTIONS))}")
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
             several = name in ("min", "max")
             if not (len(arguments) >= 2 if several else len(arguments) == 1):
                 _refuse(text, f"{name} takes {'two numbers or more' if several else 'one number'}")
         case ast.Call(func=ast.Name(id=name), keywords=[]):
-            _refuse(text, _unknown(name, FUNCTIONS))
+            _refuse(text, f"unknown name {name}{nearest(name, (*FUNCTIONS, 't', 'pi'))}")
         case ast.BinOp(op=ast.BitXor()):
             _refuse(text, "a power is written **, not ^")
         case ast.BinOp(op=ast.Pow()) | ast.Constant() | ast.Name() | ast.IfExp():
@@ -166,9 +166,10 @@ def _refuse(text: str, reason: str) -> None:
                    f"comparisons, `a if c else b` and {', '.join(FUNCTIONS)}.")  # fmt: skip
 
 
-def _unknown(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, (*known, *FUNCTIONS, "t", "pi"), n=1, cutoff=0.5)
-    return f"unknown name {name}" + (f", did you mean {near[0]}?" if near else "")
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known name that is most similar, if there is one."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,52 +1,53 @@
-"""The shapes that come back: one cycle, triangles, cosine with restarts, and the snapshot cycle."""
+"""Cyclic shapes: one cycle, triangles, cosine with restarts, and the snapshot cycle."""
 
 import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, floor, log
 from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
 from gradiometer.convergence.formulas.expansion import CONSTANT
 from gradiometer.convergence.formulas.functions import Time
-from gradiometer.convergence.formulas.number import Amount
-from gradiometer.convergence.schedules.place import place_in_cycles, shrinking
-from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.formulas.number import Amount, Number
+from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking
 
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up to `peak` and down below where it began, once. Torch: OneCycleLR.
+    """One rise to `peak` and one fall to below the first rate. Torch: OneCycleLR.
 
     Args:
         peak: The largest η.
-        steps: Length of the cycle; the last rate stays afterwards.
-        rise: Share of the steps spent rising.
+        steps: Length of the cycle; η keeps its last value afterwards.
+        rise: Share of the steps in the rise.
         divide: peak / η at step 0.
         final_divide: η at step 0 / η at the end.
-        linear: Straight lines instead of half waves.
-        three_phases: Down to where it began as long as it rose, and only then below.
+        linear: True for straight lines instead of half cosine waves.
+        three_phases: True to fall to the first rate in as many steps as the rise has, and then below it.
 
     Source: Smith & Topin (2017), Super-Convergence.
+
+    >>> from gradiometer.convergence.schedules.cycles import OneCycle
+    >>> schedule = OneCycle(0.1, steps=100)
+    >>> schedule(0), schedule(29), round(schedule(99), 9)
+    (0.004, 0.1, 4e-07)
     """
 
-    peak: Amount
-    steps: int
+    peak: Rate
+    steps: Count
     rise: Amount = 0.3
-    divide: Amount = 25.0
-    final_divide: Amount = 1e4
+    divide: Positive = 25.0
+    final_divide: Positive = 1e4
     linear: bool = False
     three_phases: bool = False
 
     def __post_init__(self) -> None:
-        self._need_rates("peak")
-        self._need_whole(1, "steps")
-        self._need_positive("divide", "final_divide")
+        super().__post_init__()
         most = 0.5 if self.three_phases else 1.0
-        self._refuse_unless(0 <= self.rise <= most, "rise", f"lie between 0 and {most}")
+        self._require(0 <= self.rise <= most, "rise", f"lie between 0 and {most}")
 
     def formula(self, step: Time) -> Time:
-        """The phase the step is in."""
         first = self.peak / self.divide
         rise_end = self.rise * self.steps - 1.0
         ends = [(0.0, first), (rise_end, self.peak)]
@@ -62,33 +63,33 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class Triangular(Schedule):
-    """Straight up from `low` to `high` and down again, over and over. Torch: CyclicLR.
+    """low + (high − low) · height · triangle: repeated triangles between `low` and `high`. Torch: CyclicLR.
 
     Args:
-        low, high: Ends of the first triangle.
-        up, down: Steps of its two sides; `down` is `up` where it is None.
-        shrink: How many times as high the next triangle is (0.5: torch's triangular2).
-        decay: What the height is multiplied by at every step (torch's exp_range).
+        low, high: Smallest and largest η of the first triangle.
+        up, down: Steps of its two sides; `down` is `up` if it is None.
+        shrink: Factor of the height from one triangle to the next (0.5: torch's triangular2).
+        decay: Factor of the height at every step (torch's exp_range).
 
     Source: Smith (2017), Cyclical Learning Rates for Training Neural Networks.
+
+    >>> from gradiometer.convergence.schedules.cycles import Triangular
+    >>> [Triangular(0.0, 1.0, up=2)(step) for step in range(5)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
 
-    low: Amount
-    high: Amount
-    up: int
+    low: Rate
+    high: Rate
+    up: Count
     down: int | None = None
-    shrink: Amount = 1.0
-    decay: Amount = 1.0
+    shrink: Shrinking = 1.0
+    decay: Shrinking = 1.0
 
     def __post_init__(self) -> None:
-        self._need_rates("low", "high")
-        self._refuse_unless(self.high >= self.low, "high", "not be below `low`")
-        self._need_whole(1, "up")
-        if self.down is not None:
-            self._need_whole(1, "down")
-        self._need_positive("shrink", "decay")
-        self._refuse_unless(self.shrink <= 1, "shrink", "be at most 1")
-        self._refuse_unless(self.decay <= 1, "decay", "be at most 1")
+        super().__post_init__()
+        self._require(self.high >= self.low, "high", "not be below `low`")
+        whole = self.down is None or (isinstance(self.down, int) and self.down >= 1)
+        self._require(whole, "down", "be None or a whole number of at least 1")
 
     @property
     def length(self) -> int:
@@ -96,7 +97,6 @@ class Triangular(Schedule):
         return self.up + (self.up if self.down is None else self.down)
 
     def formula(self, step: Time) -> Time:
-        """low + (high − low) · height · triangle."""
         cycle, place = step // self.length, step % self.length
         triangle = place / self.up if place <= self.up else (self.length - place) / (self.length - self.up)
         return self.low + (self.high - self.low) * triangle * self.shrink**cycle * self.decay**step
@@ -111,41 +111,38 @@ class Triangular(Schedule):
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Half a cosine from `initial` to `final`, over and over.
+    """final + (η₀ shrink^k − final)(1 + cos(π · share of cycle k gone))/2: repeated half waves.
 
     Torch: CosineAnnealingWarmRestarts; timm: CosineLRScheduler.
 
     Args:
         initial: η at the start of the first cycle.
         steps: Steps of the first cycle.
-        lengthen: How many times as long the next cycle is.
-        shrink: How many times as high its start is.
-        final: η towards the end of every cycle.
+        lengthen: Factor of the length from one cycle to the next.
+        shrink: Factor of the first rate from one cycle to the next.
+        final: η near the end of every cycle.
 
     Source: Loshchilov & Hutter (2017), SGDR, eq. 5.
+
+    >>> from gradiometer.convergence.schedules.cycles import CosineRestarts
+    >>> schedule = CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5)
+    >>> schedule(0), schedule(5), schedule(10), schedule(20), schedule(30)
+    (0.1, 0.05, 0.05, 0.025, 0.025)
     """
 
-    initial: Amount
-    steps: int
-    lengthen: Amount = 1.0
-    shrink: Amount = 1.0
-    final: Amount = 0.0
-
-    def __post_init__(self) -> None:
-        self._need_rates("initial", "final")
-        self._need_whole(1, "steps")
-        self._need_positive("lengthen", "shrink")
-        self._refuse_unless(self.lengthen >= 1, "lengthen", "be at least 1")
-        self._refuse_unless(self.shrink <= 1, "shrink", "be at most 1")
+    initial: Rate
+    steps: Count
+    lengthen: Lengthening = 1.0
+    shrink: Shrinking = 1.0
+    final: Rate = 0.0
 
     def formula(self, step: Time) -> Time:
-        """final + (η₀ shrink^k − final)(1 + cos(π · share of the cycle))/2."""
         cycle, share = place_in_cycles(step, self.steps, self.lengthen)
         wave = (1 + math.cos(math.pi * share)) / 2
         return self.final + (self.initial * self.shrink**cycle - self.final) * wave
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """The wave is above 0 and below 1 at nearly all steps of a cycle: η is the two ends, mixed by it."""
+        """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of a cycle."""
         height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
         if self.steps == 1 and self.lengthen == 1:
             return height
@@ -159,21 +156,25 @@ class SnapshotCycle(Schedule):
     """(η₀/2)(cos(π mod(t−1, ⌈T/M⌉)/⌈T/M⌉) + 1) with t = step + 1: M coolings in T steps, a snapshot at the end of each.
 
     Args:
-        initial: η₀, where every cycle starts.
+        initial: η₀, the first rate of every cycle.
         steps: T, the steps of the run.
-        snapshots: M, the snapshots taken.
+        snapshots: M, the number of snapshots.
 
     Source: Huang et al. (2017), Snapshot Ensembles, eq. 2.
+
+    >>> from gradiometer.convergence.schedules.cycles import SnapshotCycle
+    >>> schedule = SnapshotCycle(0.1, steps=100, snapshots=5)
+    >>> schedule(0), schedule(10), [step for step in range(100) if schedule.takes_snapshot(step)]
+    (0.1, 0.05, [19, 39, 59, 79, 99])
     """
 
-    initial: Amount
-    steps: int
-    snapshots: int
+    initial: Rate
+    steps: Count
+    snapshots: Count
 
     def __post_init__(self) -> None:
-        self._need_rates("initial")
-        self._need_whole(1, "steps", "snapshots")
-        self._refuse_unless(self.snapshots <= self.steps, "snapshots", "be at most `steps`")
+        super().__post_init__()
+        self._require(self.snapshots <= self.steps, "snapshots", "be at most `steps`")
 
     @property
     def length(self) -> int:
@@ -181,14 +182,52 @@ class SnapshotCycle(Schedule):
         return -(-self.steps // self.snapshots)
 
     def formula(self, step: Time) -> Time:
-        """The rate at the step's place within its cycle."""
         return self.initial / 2 * (math.cos(math.pi * (step % self.length) / self.length) + 1)
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """Cosine restarts that neither lengthen nor shrink."""
+        """Those of cosine restarts that do not lengthen or shrink."""
         return CosineRestarts(self.initial, self.length).asymptotics(step)
 
     def takes_snapshot(self, step: int) -> bool:
-        """Whether a model is kept after this step: it is the last of a cycle of the run."""
+        """True if the model is stored after this step, the last one of a cycle of the run."""
         last = step % self.length == self.length - 1
         return step < self.steps and (last or step == self.steps - 1)
+
+
+def place_in_cycles(step: Amount, first: int, lengthen: Amount = 1.0) -> tuple[int, Amount]:
+    """The cycle of a step, from 0, and the share of that cycle before the step, in [0, 1).
+
+    Cycle k has first·lengthen^k steps. Exact for whole steps of any size if `lengthen` is whole.
+
+    Args:
+        step: Steps taken so far.
+        first: Steps of cycle 0.
+        lengthen: Ratio of the lengths of successive cycles, at least 1.
+    """
+    if lengthen == 1:
+        cycle = int(step // first)
+        return cycle, (step - cycle * first) / first
+    if lengthen == int(lengthen):
+        return _place_in_whole_cycles(step, first, int(lengthen))
+    grown = 1 + step * (lengthen - 1) / first
+    cycle = math.floor(math.log(grown) / math.log(lengthen))
+    share = (grown / lengthen**cycle - 1) / (lengthen - 1)
+    return cycle, min(max(share, 0.0), math.nextafter(1.0, 0.0))
+
+
+def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int, Amount]:
+    cycle = max(math.floor(math.log(1 + step * (lengthen - 1) // first) / math.log(lengthen)) - 1, 0)
+    while first * (lengthen ** (cycle + 1) - 1) // (lengthen - 1) <= step:
+        cycle += 1
+    start = first * (lengthen**cycle - 1) // (lengthen - 1)
+    return cycle, (step - start) / (first * lengthen**cycle)
+
+
+def shrinking(step: Asymptotics, first: int, lengthen: Amount, shrink: Amount) -> Asymptotics:
+    """shrink^k for large t, with k the cycle: exponential in t, or a power of t if the cycles grow."""
+    if shrink == 1:
+        return Asymptotics.constant(1)
+    if lengthen == 1:
+        return Asymptotics.constant(shrink) ** (step // first)
+    ratio = Fraction(repr(float(lengthen)))
+    return Asymptotics.constant(shrink) ** floor(log(1 + step * (ratio - 1) / first) / Number(ratio).log())

@@ -1,4 +1,4 @@
-"""What a schedule is worth over a finite run, where the theorem says nothing.
+"""A schedule over a finite run, for which the convergence theorem says nothing.
 
 Source: Defazio et al. (2023), When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, theorem 10.
 """
@@ -15,24 +15,24 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
 NEAR_ZERO = 1e-4
-"""A rate below this share of the largest counts as zero at the end of a run."""
+"""A last rate below this share of the largest one counts as zero."""
 LONGEST_RUN = 10_000_000
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """A schedule over a run of T steps. All of it is exact but the bound, which holds for every convex loss.
+    """A schedule over a run of T steps. All numbers are exact, except the bound, which holds for every convex loss.
 
     Args:
         steps: T.
         peak: The largest η.
         final: η of the last step.
-        reaches_zero: Whether η ends below a ten-thousandth of its peak.
+        reaches_zero: True if η ends below a ten-thousandth of its peak.
         distance: Σ η: how far the run can travel, in units of ‖g‖.
-        noise: Σ η²: what it takes in of the gradient's noise, in units of tr Σ/B.
-        bound: The bound on E loss(Φ_T) − min loss at the best base rate, for ‖Φ₀ − Φ*‖ = 1 and ‖g‖ ≤ 1; in proportion
-            to both, and compared with √T: 2/√T is about the least of any shape.
-        best_peak: The peak rate at which the bound is smallest, for the same D and G; in proportion to D/G.
+        noise: Σ η²: how much gradient noise the run adds up, in units of tr Σ/B.
+        bound: The bound on E loss(Φ_T) − min loss at the best base rate, for D = ‖Φ₀ − Φ*‖ = 1 and ‖g‖ ≤ G = 1. It is
+            proportional to D and to G. The smallest bound of any shape is about 2/√T.
+        best_peak: The peak rate with the smallest bound, for the same D and G; proportional to D/G.
     """
 
     steps: int
@@ -45,7 +45,7 @@ class Horizon:
     best_peak: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers by name, as `--json` prints them."""
+        """The numbers as a dictionary, as `--json` prints them."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -57,16 +57,21 @@ class Horizon:
 
 
 def horizon(schedule: Schedule, steps: int) -> Horizon:
-    """How a schedule looks over a run of T steps.
+    """A schedule over a run of T steps.
 
     Args:
         schedule: Any schedule that is not zero throughout the run.
         steps: T.
+
+    >>> from gradiometer.convergence.schedules.horizon import horizon
+    >>> from gradiometer.convergence.schedules.shapes import Linear
+    >>> print(horizon(Linear(0.1, steps=1000), 1000))
+    Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
     rates = _rates(schedule, 0, steps)
     peak = float(rates.max())
     if not peak > 0:
-        raise BadArgument(f"`schedule` {schedule!r} is zero at all of the {steps:,} steps: nothing is learned.")
+        raise BadArgument(f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned.")
     bound, best_base = _refined_bound(rates / peak)
     last = min(float(rates[-1]), schedule(steps))
     return Horizon(
@@ -82,20 +87,31 @@ def horizon(schedule: Schedule, steps: int) -> Horizon:
 
 
 def left(schedule: Schedule, start: int, steps: int) -> tuple[float, float]:
-    """Σ η and Σ η² from a step to the end of the run: how far it can still travel, and at what noise."""
+    """Σ η and Σ η² from a step to the end of the run: how far it can still travel, and with how much noise.
+
+    >>> from gradiometer.convergence.schedules.horizon import left
+    >>> from gradiometer.convergence.schedules.shapes import Constant
+    >>> left(Constant(0.5), 90, 100)
+    (5.0, 2.5)
+    """
     rates = _rates(schedule, start, steps)
     return float(rates.sum()), float(np.square(rates).sum())
 
 
 def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
-    """The peak rate for another shape that goes with one tuned for this shape.
+    """The peak rate for the shape `target`, from a peak rate tuned for the shape `source`.
 
-    The bound's best peak rate is D/G times a number of the shape's own; the tuned rate tells D/G.
+    The best peak rate of the bound is D/G times a number that depends on the shape. The tuned rate determines D/G.
 
     Args:
-        tuned: The peak rate found best with the source's shape.
-        source, target: Shapes; only their form over the run counts, not their height.
+        tuned: The best peak rate for the source's shape.
+        source, target: The shapes. Only their form over the run matters, not their height.
         steps: T.
+
+    >>> from gradiometer.convergence.schedules.horizon import transferred
+    >>> from gradiometer.convergence.schedules.shapes import Constant, Linear
+    >>> round(transferred(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
+    0.29
     """
     if not (tuned > 0 and math.isfinite(tuned)):
         raise BadArgument(f"`tuned` must be a positive rate, got {tuned}.")
@@ -106,7 +122,7 @@ def _rates(schedule: Schedule, start: int, steps: int) -> Float[np.ndarray, " st
     if not 1 <= steps <= LONGEST_RUN:
         raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
     if not 0 <= start < steps:
-        raise BadArgument(f"`start` must lie between 0 and the run's last step {steps - 1}, got {start}.")
+        raise BadArgument(f"`start` must lie between 0 and the last step, {steps - 1}, got {start}.")
     return np.array([schedule(step) for step in range(start, steps)], dtype=np.float64)
 
 
@@ -114,7 +130,7 @@ def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     """The bound at its best base rate, for D = G = 1, and that rate.
 
     D²/(2bΣw) + bG²[Σw²/(2Σw) + ½ Σ_k w_k/S_{k+1} · Q_k/S_k] with S_k = Σ_{t≥k} w_t and Q_k = Σ_{t≥k} w_t².
-    Steps of rate zero change nothing and are left out.
+    Steps with a rate of zero change nothing and are left out.
     """
     w = weights[weights > 0]
     tails, squares = (np.cumsum(values[::-1])[::-1] for values in (w, np.square(w)))

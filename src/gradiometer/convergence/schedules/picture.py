@@ -9,15 +9,21 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
 MOST_POINTS = 2000
-"""Points drawn of one schedule; every step where the run is shorter."""
+"""Largest number of points per schedule; a shorter run shows every step."""
 
 
 def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
-    """η over the steps of a run, one line a schedule, as an altair chart.
+    """An altair chart of η over the steps of a run, one line per schedule.
 
     Args:
-        schedules: Schedules by the names they go by in the legend.
+        schedules: Schedules by their names in the legend.
         steps: Length of the run.
+
+    >>> from gradiometer.convergence.schedules.picture import picture
+    >>> from gradiometer.convergence.schedules.shapes import Cosine
+    >>> chart = picture({"cosine": Cosine(0.1, steps=100)}, 100)
+    >>> chart.data.values[50]
+    {'step': 50, 'rate': 0.05, 'schedule': 'cosine'}
     """
     if not steps >= 1:
         raise BadArgument(f"`steps` must be at least 1, got {steps}.")

@@ -1,48 +1,88 @@
-"""The schedule: a learning rate as a pure function of the step, composed, written down and proven about."""
+"""`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and proven about."""
 
 import json
 import math
 import operator
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics
 from gradiometer.convergence.formulas.functions import Time
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
-if TYPE_CHECKING:  # torch is loaded only where a schedule meets an optimizer
+if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an optimizer
     import torch.optim.lr_scheduler
 
 READER = "gradiometer.convergence.schedules.text"
 LAST_STEP = 2**1000
-"""The last step a schedule answers for."""
+"""The largest step at which a schedule has a value."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A rule for a field of a schedule, written in its annotation."""
+
+    must: str
+    holds: Callable[[Any], bool]
+
+
+def _number(least: Amount, most: Amount = sys.float_info.max) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+SMALLEST = math.ulp(0.0)
+Rate = Annotated[Amount, Setting("be a finite number and not negative", _number(0))]
+Positive = Annotated[Amount, Setting("be a finite number above 0", _number(SMALLEST))]
+Count = Annotated[int, Setting("be a whole number of at least 1", _whole(1))]
+CountOrZero = Annotated[int, Setting("be a whole number of at least 0", _whole(0))]
+Lengthening = Annotated[Amount, Setting("be at least 1 and finite", _number(1))]
+Shrinking = Annotated[Amount, Setting("be at most 1 and above 0", _number(SMALLEST, 1))]
 
 
 class Schedule(ABC):
     """A learning rate η as a pure function of the step, counted from 0.
 
-    Schedules are frozen dataclasses: equal where their settings are, recreated by their `repr`, and written as JSON.
-    They form an algebra: `+`, `*`, `at_least`, `at_most`, `shifted`, `warmed_up`, `then`, `held`, `repeated`.
+    Schedules are frozen dataclasses: they are equal if their settings are, their `repr` recreates them, and JSON stores
+    them. They can be combined: `+`, `*`, `at_least`, `at_most`, `shifted`, `warmed_up`, `then`, `held`, `repeated`.
 
     To add one, write `formula`. If it uses only arithmetic, comparisons and `formulas.functions`, the convergence
     theorem is decided for it; otherwise there is evidence only.
+
+    >>> from gradiometer.convergence.schedules.shapes import Cosine
+    >>> schedule = Cosine(0.1, steps=100).warmed_up(10)
+    >>> schedule(0), schedule(5), schedule(10)
+    (0.0, 0.05, 0.1)
     """
 
     kinds: ClassVar[dict[str, type["Schedule"]]] = {}
-    """Every schedule by its name, for reading one back."""
+    """Every schedule class by its name, to read schedules from text."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if not cls.__name__.startswith("_"):
             Schedule.kinds[cls.__name__] = cls
 
+    def __post_init__(self) -> None:
+        """Validate the settings by the rules in their annotations."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.type is Schedule:
+                self._require(isinstance(value, Schedule), field.name, "be a schedule")
+            for setting in getattr(field.type, "__metadata__", ()):
+                self._require(setting.holds(value), field.name, setting.must)
+
     @abstractmethod
     def formula(self, step: Time) -> Time:
-        """η at a step, for whole and fractional steps and for their behaviour in the long run."""
+        """η at a step: a whole or fractional number, or `Asymptotics` for large steps."""
 
     def __call__(self, step: SupportsIndex) -> float:
         """η at a step, in double precision.
@@ -51,7 +91,7 @@ class Schedule(ABC):
             step: Steps taken so far, from 0 to 2^1000.
 
         Raises:
-            BadArgument: Where the step is not one, or η is negative, infinite or NaN there.
+            BadArgument: If the step is not such a number, or η is negative, infinite or NaN there.
         """
         rate = self._rate(whole_step(step))
         if not (rate >= 0 and math.isfinite(rate)):
@@ -67,7 +107,7 @@ class Schedule(ABC):
             return math.nan
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """η in the long run, for a step known in the long run. Raises `Undecided` where it cannot tell."""
+        """η for large steps. Raises `Undecided` if the algebra has no answer."""
         return Asymptotics.constant(self.formula(step))
 
     def __add__(self, other: "Schedule | Amount") -> "Schedule":
@@ -88,15 +128,15 @@ class Schedule(ABC):
         return _made("Minimum", self, _lifted(other))
 
     def shifted(self, steps: int) -> "Schedule":
-        """The schedule as it is some steps later: η at step + steps."""
+        """The schedule some steps later: η at step + steps."""
         return _made("Shifted", self, steps)
 
     def warmed_up(self, steps: int, start: Amount = 0.0, *, within: bool = False) -> "Schedule":
-        """A linear rise from `start` first. The schedule begins after it, or runs on beneath it where `within`."""
+        """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under the rise."""
         return _made("Warmup", self, steps, start, within)
 
     def then(self, steps: int, other: "Schedule | Amount") -> "Schedule":
-        """This one for some steps, then another from its own step 0."""
+        """This one for some steps, then another one, which begins at its step 0."""
         return _made("Then", self, steps, _lifted(other))
 
     def held(self, every: int) -> "Schedule":
@@ -104,7 +144,7 @@ class Schedule(ABC):
         return _made("Held", self, every)
 
     def repeated(self, length: int, lengthen: Amount = 1.0, shrink: Amount = 1.0) -> "Schedule":
-        """Its first `length` steps over and over, each cycle `lengthen` times as long and `shrink` times as high."""
+        """Repeats the first `length` steps; each cycle is `lengthen` times as long and `shrink` times as high."""
         return _made("Cycles", self, length, lengthen, shrink)
 
     def scheduler(
@@ -115,7 +155,7 @@ class Schedule(ABC):
         reference: Amount | None = None,
         last_epoch: int = -1,
     ) -> "torch.optim.lr_scheduler.LRScheduler":
-        """Torch's own scheduler that follows this schedule; see `schedule_torch.scheduler`."""
+        """A PyTorch scheduler that follows this schedule; see `torch_schedulers.scheduler`."""
         bridge = import_module("gradiometer.convergence.schedules.torch_schedulers")
         made: torch.optim.lr_scheduler.LRScheduler = bridge.scheduler(
             self, optimizer, parameter, reference=reference, last_epoch=last_epoch
@@ -123,7 +163,7 @@ class Schedule(ABC):
         return made
 
     def to_dict(self) -> dict[str, Any]:
-        """Its name and settings, in what JSON knows."""
+        """Its name and settings as JSON types."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return {
             "kind": type(self).__name__,
@@ -131,12 +171,17 @@ class Schedule(ABC):
         }
 
     def to_json(self) -> str:
-        """`to_dict` as text; `from_json` reads it back."""
+        """`to_dict` as text; `from_json` reads it back.
+
+        >>> from gradiometer.convergence.schedules.shapes import Linear
+        >>> Linear(0.1, steps=50).to_json()
+        '{"kind": "Linear", "initial": 0.1, "steps": 50, "final": 0.0}'
+        """
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "Schedule":
-        """The schedule that `to_json` wrote."""
+        """The schedule from the text of `to_json`."""
         try:
             settings = json.loads(text)
         except json.JSONDecodeError as error:
@@ -145,7 +190,7 @@ class Schedule(ABC):
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Schedule":
-        """The schedule that `to_dict` wrote."""
+        """The schedule from the result of `to_dict`."""
         if not isinstance(settings, Mapping) or "kind" not in settings:
             raise BadArgument(f"`settings` must be an object with the key 'kind', got {settings!r}.")
         given = {
@@ -157,39 +202,22 @@ class Schedule(ABC):
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """The schedule whose `repr` the text is, such as "Cosine(0.1, steps=1000)"; the text is never executed."""
+        """The schedule from its `repr`, also with operators and methods; the text is never executed as code.
+
+        >>> from gradiometer import Schedule
+        >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
+        0.025
+        """
         made: Schedule = import_module(READER).parsed(text)
         return made
 
-    def _refuse_unless(self, condition: bool, name: str, must: str) -> None:
-        """Refuse a setting by name."""
+    def _require(self, condition: bool, name: str, must: str) -> None:
         if not condition:
             raise BadArgument(f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}.")
 
-    def _need_rates(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-            self._refuse_unless(good and math.isfinite(value), name, "be a finite number and not negative")
-
-    def _need_positive(self, *names: str) -> None:
-        self._need_rates(*names)
-        for name in names:
-            self._refuse_unless(getattr(self, name) > 0, name, "be positive")
-
-    def _need_whole(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            self._refuse_unless(good, name, f"be a whole number of at least {least}")
-
-    def _need_schedules(self, *names: str) -> None:
-        for name in names:
-            self._refuse_unless(isinstance(getattr(self, name), Schedule), name, "be a schedule")
-
 
 def whole_step(step: SupportsIndex) -> int:
-    """A step as Python's own integer; anything else is refused."""
+    """A step as a Python integer."""
     try:
         whole = operator.index(step)
     except TypeError:
@@ -200,7 +228,7 @@ def whole_step(step: SupportsIndex) -> int:
 
 
 def _made(kind: Any, *values: Any, **settings: Any) -> Schedule:
-    """A schedule by the name of its kind; the kinds stand in files that import this one."""
+    """A schedule by the name of its class; the classes are in files that import this one."""
     made: Schedule = import_module(READER).built(kind, values, settings)
     return made
 

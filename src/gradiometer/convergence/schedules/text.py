@@ -1,11 +1,11 @@
-"""Schedules read back from text, by name, without executing it."""
+"""Schedules from text. The text is parsed, never executed as code."""
 
 import ast
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from gradiometer.convergence.formulas.expression import nearest
 from gradiometer.convergence.schedules import algebra as schedule_algebra
 from gradiometer.convergence.schedules import cycles as schedule_cycles
 from gradiometer.convergence.schedules import shapes as schedule_shapes
@@ -13,12 +13,17 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
 FAMILIES = (schedule_shapes, schedule_cycles, schedule_algebra)
-"""The files whose schedules can be named."""
+"""The files with the classes that a text can name."""
 METHODS = ("at_least", "at_most", "shifted", "warmed_up", "then", "held", "repeated")
 
 
 def parsed(text: str) -> Schedule:
-    """The schedule a piece of text describes: a `repr`, or schedules joined by +, * and the algebra's methods."""
+    """The schedule in a text: a `repr`, or schedules combined by +, * and the methods of `Schedule`.
+
+    >>> from gradiometer.convergence.schedules.text import parsed
+    >>> parsed("Cosine(0.1, steps=100).at_least(0.01)")(100)
+    0.01
+    """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         schedule = _value(tree)
@@ -32,20 +37,22 @@ def parsed(text: str) -> Schedule:
 
 
 def built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:
-    """A schedule from its name and settings, refused by name where they do not fit."""
+    """A schedule from its class name and settings."""
     kind = Schedule.kinds.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise BadArgument(f"`schedule` {name!r} is not known{_nearest(str(name), list(Schedule.kinds))}.")
+        raise BadArgument(f"`schedule` {name!r} is not known{nearest(str(name), list(Schedule.kinds))}.")
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for setting in settings:
         if setting not in known:
             raise BadArgument(
-                f"`{setting}` is not a setting of {name}{_nearest(setting, known)}; it has {_listed(known)}."
+                f"`{setting}` is not a setting of {name}{nearest(setting, known)}; its settings are {', '.join(known)}."
             )
     try:
         return kind(*(_tuples(value) for value in values), **{key: _tuples(value) for key, value in settings.items()})
     except TypeError as error:
-        raise BadArgument(f"`{name}` cannot be made of these settings ({error}); it has {_listed(known)}.") from None
+        raise BadArgument(
+            f"`{name}` does not accept these settings ({error}); its settings are {', '.join(known)}."
+        ) from None
 
 
 def _value(node: ast.AST) -> Any:
@@ -69,28 +76,19 @@ def _value(node: ast.AST) -> Any:
 def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
     settings = {word.arg: _value(word.value) for word in keywords if word.arg is not None}
     if len(settings) < len(keywords):
-        raise BadArgument(f"`text`: {_listed([str(word.arg) for word in keywords])}: a setting is given twice.")
+        raise BadArgument(f"`text`: a setting is given twice in {', '.join(str(word.arg) for word in keywords)}.")
     return settings
 
 
 def _applied(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
     if not isinstance(owner, Schedule):
-        raise BadArgument(f"`text`: .{method} is asked of {owner!r}, which is no schedule.")
+        raise BadArgument(f"`text`: .{method} needs a schedule on its left, got {owner!r}.")
     try:
         return getattr(owner, method)(*values, **settings)
     except TypeError as error:
-        raise BadArgument(f"`text`: .{method} cannot take these settings ({error}).") from None
+        raise BadArgument(f"`text`: .{method} does not accept these settings ({error}).") from None
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples a frozen dataclass holds."""
+    """Turns the lists of JSON into tuples, which a frozen dataclass needs."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""A schedule on an optimizer: torch's own schedulers, which save and resume as torch's do."""
+"""Schedules for an optimizer, as PyTorch schedulers that save and resume as usual."""
 
 import re
 from collections.abc import Callable
@@ -23,26 +23,34 @@ def scheduler(
     reference: Amount | None = None,
     last_epoch: int = -1,
 ) -> LRScheduler:
-    """Torch's own scheduler that follows a schedule; call its `step` after every optimizer step.
+    """A PyTorch scheduler that follows a schedule. Call its `step` after every optimizer step.
 
-    The learning rate: `LambdaLR`. A group that has the optimizer's own `lr` follows η exactly; a group given another
-    keeps its ratio to it, so that layer-wise rates stay in proportion. Any other hyper-parameter ("momentum",
-    "weight_decay", "betas[0]") takes the schedule's value in every group.
+    The learning rate is set by `LambdaLR`. A group with the optimizer's default `lr` follows η exactly. A group with
+    another `lr` keeps its ratio to the default, so that layer-wise rates stay in proportion. Any other hyperparameter
+    ("momentum", "weight_decay", "betas[0]") gets the value of the schedule in every group.
 
     Args:
-        schedule: η, or the hyper-parameter's value, at every step.
-        optimizer: What it acts on.
-        parameter: Name in the optimizer's groups; a number in brackets picks one of a tuple.
-        reference: The `lr` that stands for η; the optimizer's default where None.
-        last_epoch: Steps taken so far less one, as torch counts them; −1 to start.
+        schedule: η, or the value of the hyperparameter, at every step.
+        optimizer: The optimizer to schedule.
+        parameter: Key in the optimizer's groups; a number in brackets selects an entry of a tuple.
+        reference: The `lr` that stands for η; the optimizer's default if None.
+        last_epoch: Number of steps taken so far minus 1, as in PyTorch; −1 to start.
+
+    >>> import torch
+    >>> from gradiometer.convergence.schedules.shapes import Linear
+    >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
+    >>> scheduler = Linear(0.1, steps=10).scheduler(optimizer)
+    >>> for _ in range(5):
+    ...     optimizer.step()
+    ...     scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.05]
     """
     if parameter != LEARNING_RATE:
         return HyperparameterLR(optimizer, schedule, parameter, last_epoch)
     unit = optimizer.defaults.get(LEARNING_RATE) if reference is None else reference
     if not (isinstance(unit, int | float | Tensor) and float(unit) > 0):
-        raise BadArgument(
-            f"`lr` of the optimizer must be positive to be scheduled, got {unit}: set it, or `reference`."
-        )
+        raise BadArgument(f"`lr` of the optimizer must be positive, got {unit}. Set it, or give `reference`.")
     return LambdaLR(optimizer, _multiplier(schedule, float(unit)), last_epoch)
 
 
@@ -51,13 +59,13 @@ def _multiplier(schedule: Schedule, unit: Amount) -> Callable[[int], float]:
 
 
 class HyperparameterLR(LRScheduler):
-    """Sets a hyper-parameter other than the learning rate, in every group, as a schedule says.
+    """Sets a hyperparameter other than the learning rate, in every group, to the value of a schedule.
 
     Args:
-        optimizer: What it acts on.
+        optimizer: The optimizer to schedule.
         schedule: The value at every step.
-        parameter: Name in the optimizer's groups, such as "momentum" or "betas[0]".
-        last_epoch: Steps taken so far less one; −1 to start.
+        parameter: Key in the optimizer's groups, such as "momentum" or "betas[0]".
+        last_epoch: Number of steps taken so far minus 1; −1 to start.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, parameter: str, last_epoch: int = -1) -> None:
@@ -67,15 +75,15 @@ class HyperparameterLR(LRScheduler):
             if name not in group or isinstance(group[name], tuple) != (place is not None):
                 numbers = ", ".join(key for key in group if key not in ("params", "lr", "initial_lr"))
                 raise BadArgument(
-                    f"`parameter` must name a number of the optimizer's, got {parameter!r}; it has {numbers}."
+                    f"`parameter` must name a number of the optimizer, got {parameter!r}. Its keys are {numbers}."
                 )
             if place is not None and not int(place) < len(group[name]):
-                raise BadArgument(f"`parameter` {parameter!r} is beyond the {len(group[name])} numbers of {name}.")
+                raise BadArgument(f"`parameter` must be below {name}[{len(group[name])}], got {parameter!r}.")
         self._schedule, self._name, self._place = schedule, name, None if place is None else int(place)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[Any]:
-        """Set the hyper-parameter; the learning rates are handed back as they are."""
+        """Set the hyperparameter; return the learning rates unchanged."""
         value = self._schedule(self.last_epoch)
         for group in self.optimizer.param_groups:
             if self._place is None:
@@ -87,7 +95,7 @@ class HyperparameterLR(LRScheduler):
         return [group[LEARNING_RATE] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's state without the schedule, which is a setting and not a state."""
+        """The PyTorch state without the schedule, which is a setting and not a state."""
         return {
             key: value for key, value in super().state_dict().items() if key not in ("_schedule", "_name", "_place")
         }
