@@ -32,7 +32,7 @@ class _Pair(Schedule):
 class Sum(_Pair):
     """η = η₁ + η₂.
 
-    >>> from gradiometer.convergence.schedules.shapes import Constant, InverseTime
+    >>> from gradiometer.convergence.schedules import Constant, InverseTime
     >>> (InverseTime(0.1) + Constant(0.05))(1)
     0.1
     """
@@ -84,7 +84,7 @@ class Shifted(Schedule):
 class Then(Schedule):
     """The first schedule before `steps`; from there on the second one, which begins at its step 0.
 
-    >>> from gradiometer.convergence.schedules.shapes import Constant, Linear
+    >>> from gradiometer.convergence.schedules import Constant, Linear
     >>> schedule = Constant(0.1).then(20, Linear(0.1, steps=10))
     >>> schedule(19), schedule(25)
     (0.1, 0.05)
@@ -125,7 +125,7 @@ class Warmup(Schedule):
 class Held(Schedule):
     """η₁ at ⌊step / every⌋: a schedule counted in epochs.
 
-    >>> from gradiometer.convergence.schedules.shapes import InverseTime
+    >>> from gradiometer.convergence.schedules import InverseTime
     >>> schedule = InverseTime(0.1).held(100)
     >>> schedule(99), schedule(100)
     (0.1, 0.05)

@@ -28,7 +28,7 @@ class OneCycle(Schedule):
 
     Source: Smith & Topin (2017), Super-Convergence.
 
-    >>> from gradiometer.convergence.schedules.cycles import OneCycle
+    >>> from gradiometer.convergence.schedules import OneCycle
     >>> schedule = OneCycle(0.1, steps=100)
     >>> schedule(0), schedule(29), round(schedule(99), 9)
     (0.004, 0.1, 4e-07)
@@ -73,7 +73,7 @@ class Triangular(Schedule):
 
     Source: Smith (2017), Cyclical Learning Rates for Training Neural Networks.
 
-    >>> from gradiometer.convergence.schedules.cycles import Triangular
+    >>> from gradiometer.convergence.schedules import Triangular
     >>> [Triangular(0.0, 1.0, up=2)(step) for step in range(5)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
@@ -124,7 +124,7 @@ class CosineRestarts(Schedule):
 
     Source: Loshchilov & Hutter (2017), SGDR, eq. 5.
 
-    >>> from gradiometer.convergence.schedules.cycles import CosineRestarts
+    >>> from gradiometer.convergence.schedules import CosineRestarts
     >>> schedule = CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5)
     >>> schedule(0), schedule(5), schedule(10), schedule(20), schedule(30)
     (0.1, 0.05, 0.05, 0.025, 0.025)
@@ -162,7 +162,7 @@ class SnapshotCycle(Schedule):
 
     Source: Huang et al. (2017), Snapshot Ensembles, eq. 2.
 
-    >>> from gradiometer.convergence.schedules.cycles import SnapshotCycle
+    >>> from gradiometer.convergence.schedules import SnapshotCycle
     >>> schedule = SnapshotCycle(0.1, steps=100, snapshots=5)
     >>> schedule(0), schedule(10), [step for step in range(100) if schedule.takes_snapshot(step)]
     (0.1, 0.05, [19, 39, 59, 79, 99])

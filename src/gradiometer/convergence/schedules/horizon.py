@@ -63,8 +63,7 @@ def horizon(schedule: Schedule, steps: int) -> Horizon:
         schedule: Any schedule that is not zero throughout the run.
         steps: T.
 
-    >>> from gradiometer.convergence.schedules.horizon import horizon
-    >>> from gradiometer.convergence.schedules.shapes import Linear
+    >>> from gradiometer.convergence.schedules import Linear, horizon
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
@@ -89,8 +88,7 @@ def horizon(schedule: Schedule, steps: int) -> Horizon:
 def left(schedule: Schedule, start: int, steps: int) -> tuple[float, float]:
     """Σ η and Σ η² from a step to the end of the run: how far it can still travel, and with how much noise.
 
-    >>> from gradiometer.convergence.schedules.horizon import left
-    >>> from gradiometer.convergence.schedules.shapes import Constant
+    >>> from gradiometer.convergence.schedules import Constant, left
     >>> left(Constant(0.5), 90, 100)
     (5.0, 2.5)
     """
@@ -108,8 +106,7 @@ def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -
         source, target: The shapes. Only their form over the run matters, not their height.
         steps: T.
 
-    >>> from gradiometer.convergence.schedules.horizon import transferred
-    >>> from gradiometer.convergence.schedules.shapes import Constant, Linear
+    >>> from gradiometer.convergence.schedules import Constant, Linear, transferred
     >>> round(transferred(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
     0.29
     """

@@ -19,8 +19,7 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
         schedules: Schedules by their names in the legend.
         steps: Length of the run.
 
-    >>> from gradiometer.convergence.schedules.picture import picture
-    >>> from gradiometer.convergence.schedules.shapes import Cosine
+    >>> from gradiometer.convergence.schedules import Cosine, picture
     >>> chart = picture({"cosine": Cosine(0.1, steps=100)}, 100)
     >>> chart.data.values[50]
     {'step': 50, 'rate': 0.05, 'schedule': 'cosine'}

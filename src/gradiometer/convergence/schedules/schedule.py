@@ -57,7 +57,7 @@ class Schedule(ABC):
     To add one, write `formula`. If it uses only arithmetic, comparisons and `formulas.functions`, the convergence
     theorem is decided for it; otherwise there is evidence only.
 
-    >>> from gradiometer.convergence.schedules.shapes import Cosine
+    >>> from gradiometer.convergence.schedules import Cosine
     >>> schedule = Cosine(0.1, steps=100).warmed_up(10)
     >>> schedule(0), schedule(5), schedule(10)
     (0.0, 0.05, 0.1)
@@ -173,7 +173,7 @@ class Schedule(ABC):
     def to_json(self) -> str:
         """`to_dict` as text; `from_json` reads it back.
 
-        >>> from gradiometer.convergence.schedules.shapes import Linear
+        >>> from gradiometer.convergence.schedules import Linear
         >>> Linear(0.1, steps=50).to_json()
         '{"kind": "Linear", "initial": 0.1, "steps": 50, "final": 0.0}'
         """

@@ -23,7 +23,7 @@ DECAYS: dict[str, Callable[[Amount], Amount]] = {
 class Constant(Schedule):
     """η = rate.
 
-    >>> from gradiometer.convergence.schedules.shapes import Constant
+    >>> from gradiometer.convergence.schedules import Constant
     >>> Constant(0.1)(1000)
     0.1
     """
@@ -38,7 +38,7 @@ class Constant(Schedule):
 class StepDecay(Schedule):
     """η₀ factor^⌊step / every⌋. Torch: StepLR; optax: exponential_decay with staircase.
 
-    >>> from gradiometer.convergence.schedules.shapes import StepDecay
+    >>> from gradiometer.convergence.schedules import StepDecay
     >>> schedule = StepDecay(0.1, every=30, factor=0.5)
     >>> schedule(29), schedule(30), schedule(60)
     (0.1, 0.05, 0.025)
@@ -101,7 +101,7 @@ class Polynomial(Schedule):
 class Linear(Schedule):
     """η₀ + (final − η₀) step/steps, then `final`. Torch: LinearLR.
 
-    >>> from gradiometer.convergence.schedules.shapes import Linear
+    >>> from gradiometer.convergence.schedules import Linear
     >>> Linear(0.1, steps=50)(25)
     0.05
     """
@@ -127,7 +127,7 @@ class Cosine(Schedule):
 
     Source: Loshchilov & Hutter (2017), SGDR, eq. 5.
 
-    >>> from gradiometer.convergence.schedules.shapes import Cosine
+    >>> from gradiometer.convergence.schedules import Cosine
     >>> schedule = Cosine(0.1, steps=100)
     >>> schedule(0), schedule(50), schedule(100)
     (0.1, 0.05, 0.0)
@@ -176,7 +176,7 @@ class InverseTime(Schedule):
     """η₀ / (1 + step/τ): satisfies the theorem's three conditions.
 
     >>> from gradiometer import theorem
-    >>> from gradiometer.convergence.schedules.shapes import InverseTime
+    >>> from gradiometer.convergence.schedules import InverseTime
     >>> schedule = InverseTime(0.1, time_constant=100)
     >>> schedule(100), theorem(schedule).theorem
     (0.05, True)
@@ -241,7 +241,7 @@ class WarmupStableDecay(Schedule):
 
     Source: Hu et al. (2024), MiniCPM; Hägele et al. (2024), for 1 − √.
 
-    >>> from gradiometer.convergence.schedules.shapes import WarmupStableDecay
+    >>> from gradiometer.convergence.schedules import WarmupStableDecay
     >>> schedule = WarmupStableDecay(0.1, warmup=10, stable=80, decay=10)
     >>> [schedule(step) for step in (0, 5, 50, 95, 100)]
     [0.0, 0.05, 0.1, 0.05, 0.0]
@@ -276,7 +276,7 @@ class Piecewise(Schedule):
 
     Optax: piecewise_constant_schedule.
 
-    >>> from gradiometer.convergence.schedules.shapes import Piecewise
+    >>> from gradiometer.convergence.schedules import Piecewise
     >>> schedule = Piecewise(boundaries=(100, 200), rates=(0.1, 0.01, 0.001))
     >>> schedule(99), schedule(100), schedule(200)
     (0.1, 0.01, 0.001)
@@ -329,7 +329,7 @@ class PiecewiseLinear(Schedule):
 class Formula(Schedule):
     """A formula in t = step + 1, in the grammar of `formulas.expression`.
 
-    >>> from gradiometer.convergence.schedules.shapes import Formula
+    >>> from gradiometer.convergence.schedules import Formula
     >>> Formula("0.1/sqrt(t)")(3)
     0.05
     """

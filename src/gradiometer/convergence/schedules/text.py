@@ -20,8 +20,8 @@ METHODS = ("at_least", "at_most", "shifted", "warmed_up", "then", "held", "repea
 def parsed(text: str) -> Schedule:
     """The schedule in a text: a `repr`, or schedules combined by +, * and the methods of `Schedule`.
 
-    >>> from gradiometer.convergence.schedules.text import parsed
-    >>> parsed("Cosine(0.1, steps=100).at_least(0.01)")(100)
+    >>> from gradiometer import Schedule
+    >>> Schedule.parse("Cosine(0.1, steps=100).at_least(0.01)")(100)
     0.01
     """
     try:

@@ -37,7 +37,7 @@ def scheduler(
         last_epoch: Number of steps taken so far minus 1, as in PyTorch; −1 to start.
 
     >>> import torch
-    >>> from gradiometer.convergence.schedules.shapes import Linear
+    >>> from gradiometer.convergence.schedules import Linear
     >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
     >>> scheduler = Linear(0.1, steps=10).scheduler(optimizer)
     >>> for _ in range(5):
