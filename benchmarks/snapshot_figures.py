@@ -8,7 +8,7 @@ import altair as alt
 from snapshot_runs import HOT
 from snapshot_scores import HOT_SNAPSHOT, LEVEL, NO_CYCLE, SNAPSHOT, Study
 
-from gradiometer.exploration.ensembles import differences
+from gradiometer.exploration.ensembles import averaged, differences
 from gradiometer.report.charts import save_png
 
 WIDTH, HEIGHT = 420, 260
@@ -61,10 +61,11 @@ def _growing(study: Study) -> tuple[alt.LayerChart, str]:
     """Figure 3: the last m averaged against the last one alone, paired by image."""
     runs, rows = _runs(study), list[Row]()
     for name, (method, rate) in runs.items():
-        sizes = study.growing(method, study.seeds[0], rate)
-        for size in sizes[1:]:
-            saved = differences(size.predictions, sizes[0].predictions, LEVEL)["calibrated_nll"]
-            rows.append({"m": size.count, "run": name, "value": saved.value, "low": saved.low, "high": saved.high})
+        members = study.said(method, study.seeds[0], rate)
+        averages = [study.split(averaged(members[-count:])) for count in range(1, len(members) + 1)]
+        for count, average in enumerate(averages[1:], start=2):
+            saved = differences(average, averages[0], LEVEL)["calibrated_nll"]
+            rows.append({"m": count, "run": name, "value": saved.value, "low": saved.low, "high": saved.high})
     base = _base(rows).encode(
         x=alt.X("m:O", axis=alt.Axis(title="m, the last models averaged", labelAngle=0)),
         xOffset=alt.XOffset("run:N"),
@@ -84,7 +85,7 @@ def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
     rows = [
         {"share": share, "value": error.value, "run": name, "number": number}
         for name, (method, rate) in runs.items()
-        for number, found in enumerate(study.segments(method, seed, rate), start=1)
+        for number, found in enumerate(study.paths(method, seed, rate), start=1)
         for share, error in zip(found.shares, found.errors, strict=True)
     ]
     lines = _base(rows).mark_line()
@@ -102,9 +103,10 @@ def _correlation(study: Study) -> tuple[alt.LayerChart, str]:
     rows = list[Row]()
     for place, (name, (method, rate)) in enumerate(_runs(study).items()):
         members = study.said(method, study.seeds[0], rate)
-        for (one, other), found in study.correlations(members).items():
-            cell = {"value": found.value, "text": f"{found.value:.3f}", "row": f"{one + 1}"}
-            rows.append({**cell, "column": f"{name}: {other + 1}", "place": 10 * place + other})
+        for pair, found in study.correlations(members).items():
+            one, other = map(int, pair.split("-"))
+            cell = {"value": found.value, "text": f"{found.value:.3f}", "row": f"{one}"}
+            rows.append({**cell, "column": f"{name}: {other}", "place": 10 * place + other})
     dark = sum(row["value"] for row in rows) / len(rows)
     base = _base(rows).properties(width=WIDTH * 1.6)
     x = alt.X("column:O", title="run and model", sort=alt.EncodingSortField("place"))

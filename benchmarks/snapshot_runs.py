@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import Draw, Problem, Schedule, SnapshotCollector
 from gradiometer.convergence.schedules import Cosine, MultiStep, SnapshotCycle
-from gradiometer.exploration.ensembles import Snapshot, WeightMoments
+from gradiometer.exploration.ensembles import SWAG, Snapshot
 from gradiometer.measurement import Order
 from gradiometer.run import save_snapshot
 from gradiometer.run.disk import replace_file
@@ -140,7 +140,7 @@ def trained(job: Job, train: Labelled, test: Labelled, out: Path) -> None:
     scheduler = schedule.scheduler(optimizer)
     cycle = schedule if isinstance(schedule, SnapshotCycle) else SnapshotCycle(job.learning_rate, steps, MEMBERS)
     collector = SnapshotCollector(cycle, partial(save_snapshot, folder))
-    average, curve, began, total = WeightMoments(model), [], time.process_time(), torch.zeros(())
+    average, curve, began, total = SWAG(model), [], time.process_time(), torch.zeros(())
     for step in range(steps):
         index = order.batch(step)
         optimizer.zero_grad()

@@ -16,20 +16,20 @@ from torch import nn
 
 from gradiometer import Estimate
 from gradiometer.exploration.ensembles import (
+    EnsembleSize,
+    LinearPath,
     LogProbabilities,
     Predictions,
-    Segment,
     averaged,
     calibration_error,
     chosen_count,
     correlations,
     deep_ensemble_equivalent,
     disagreement,
-    growing,
-    segment,
+    ensemble_sizes,
+    linear_path,
     validation_mask,
 )
-from gradiometer.exploration.ensembles.ensemble_size import Size
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.run import load_snapshots
 
@@ -75,7 +75,7 @@ class Study:
         self.labels = test[1].numpy()
         self.validation = validation_mask(len(self.labels))
         self._said: dict[Path, list[LogProbabilities]] = {}
-        self._segments: dict[tuple[str, int, float], list[Segment]] = {}
+        self._paths: dict[tuple[str, int, float], list[LinearPath]] = {}
 
     def done(self, method: str, seed: int, learning_rate: float = 0.1, part: int = 0) -> bool:
         """Whether this run has ended."""
@@ -138,15 +138,15 @@ class Study:
     def lines(self) -> list[Line]:
         """Every method over the seeds."""
         of_seed = [self.predictors(seed) for seed in self.seeds]
-        split = [{name: self._split(said) for name, (_, said) in methods.items()} for methods in of_seed]
+        split = [{name: self.split(said) for name, (_, said) in methods.items()} for methods in of_seed]
         return [
             Line(name, cost, *_summary([(methods[name], methods[BASELINE]) for methods in split]))
             for name, (cost, _) in of_seed[0].items()
         ]
 
-    def growing(self, method: str, seed: int, learning_rate: float = 0.1) -> list[Size]:
+    def sizes(self, method: str, seed: int, learning_rate: float = 0.1) -> list[EnsembleSize]:
         """The last 1, 2, … models of a run averaged."""
-        return growing(self.said(method, seed, learning_rate), self.labels, self.validation, LEVEL)
+        return ensemble_sizes(self.said(method, seed, learning_rate), self.labels, self.validation, LEVEL)
 
     def chosen(self, method: str, seed: int, learning_rate: float = 0.1) -> int:
         """m that validation images call for."""
@@ -157,7 +157,7 @@ class Study:
         """Of these members over their error."""
         return disagreement([part[~self.validation] for part in members], self.labels[~self.validation], level=LEVEL)
 
-    def correlations(self, members: Sequence[LogProbabilities]) -> dict[tuple[int, int], Estimate]:
+    def correlations(self, members: Sequence[LogProbabilities]) -> dict[str, Estimate]:
         """Of their probabilities, by pair."""
         return correlations([part[~self.validation] for part in members], level=LEVEL)
 
@@ -166,28 +166,31 @@ class Study:
         full = [self.said("cosine", other)[-1] for other in self.seeds]
         if len(full) < 2:
             return None
-        predictions = self._split(averaged(self.said("snapshot", seed)))
+        predictions = self.split(averaged(self.said("snapshot", seed)))
         return deep_ensemble_equivalent(predictions, full, self.labels, self.validation, level=LEVEL)
 
-    def segments(self, method: str, seed: int, learning_rate: float = 0.1) -> list[Segment]:
+    def paths(self, method: str, seed: int, learning_rate: float = 0.1) -> list[LinearPath]:
         """The error on the way from each earlier model of a run to its last; of cosine, from seed to seed."""
         key = method, seed, learning_rate
-        if key not in self._segments:
+        if key not in self._paths:
             if method == "cosine":
                 *earlier, last = [self.models("cosine", other)[-1] for other in self.seeds[:2]]
             else:
                 *earlier, last = self.models(method, seed, learning_rate)
-            self._segments[key] = [self._segment(model, last) for model in earlier]
-        return self._segments[key]
+            self._paths[key] = [self._path(model, last) for model in earlier]
+        return self._paths[key]
 
-    def _segment(self, first: nn.Module, last: nn.Module) -> Segment:
-        return segment(first, last, lambda model: _said(model, self.test).argmax(axis=1) != self.labels, level=LEVEL)
+    def _path(self, first: nn.Module, last: nn.Module) -> LinearPath:
+        return linear_path(
+            first, last, lambda model: _said(model, self.test).argmax(axis=1) != self.labels, level=LEVEL
+        )
 
     def _chosen(self, members: Sequence[LogProbabilities]) -> LogProbabilities:
         count = chosen_count([part[self.validation] for part in members], self.labels[self.validation])
         return averaged(members[-count:])
 
-    def _split(self, said: LogProbabilities) -> Predictions:
+    def split(self, said: LogProbabilities) -> Predictions:
+        """With the temperature from the validation images."""
         return Predictions.split(said, self.labels, self.validation)
 
     def _json(self, job: Job) -> Path:
@@ -235,7 +238,7 @@ def _summary(
 
 
 def _losses(predictions: Predictions) -> dict[str, Float[np.ndarray, " examples"]]:
-    return {"error": (~predictions.found).astype(float), **predictions.losses}
+    return {"error": (~predictions.correct).astype(float), **predictions.losses}
 
 
 def _calibration(predictions: Predictions) -> float:

@@ -71,10 +71,10 @@ def result(study: Study) -> dict[str, Any]:
         rates[HOT_SNAPSHOT] = ("snapshot", HOT)
     full = [study.said("cosine", seed)[-1] for seed in study.seeds]
     barriers = {
-        name: [found.barrier for found in study.segments(method, first, rate)] for name, (method, rate) in rates.items()
+        name: [found.barrier for found in study.paths(method, first, rate)] for name, (method, rate) in rates.items()
     }
     if len(study.seeds) >= 2:
-        barriers["two full independent"] = [found.barrier for found in study.segments("cosine", first)]
+        barriers["two full independent"] = [found.barrier for found in study.paths("cosine", first)]
     return {
         "regime": asdict(study.regime),
         "seeds": study.seeds,
@@ -86,8 +86,8 @@ def result(study: Study) -> dict[str, Any]:
         "barriers": barriers,
         "added": {
             name: {
-                size.count: {key: value for key, value in size.added.items() if key in ("error", "calibrated_nll")}
-                for size in study.growing(method, first, rate)[1:]
+                size.members: {key: value for key, value in size.added.items() if key in ("error", "calibrated_nll")}
+                for size in study.sizes(method, first, rate)[1:]
             }
             for name, (method, rate) in rates.items()
         },

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, StorageFailed, Unsupported
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.export import export
 from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -22,7 +22,7 @@ def models(count: int = 3) -> list[nn.Module]:
     return [digits_cnn() for _ in range(count)]
 
 
-def test_an_ensemble_says_the_mean_of_its_members_probabilities() -> None:
+def test_an_ensemble_predicts_the_mean_of_its_members_probabilities() -> None:
     members, images = models(), torch.randn(7, 1, 8, 8)
     mean = sum(member(images).softmax(1) for member in members) / 3
     torch.testing.assert_close(Ensemble(members)(images), mean)
@@ -47,13 +47,13 @@ def test_a_probability_below_the_smallest_float_keeps_its_loss() -> None:
     ("count", "settings", "words"),
     [
         (1, {}, "at least 2 models, got 1"),
-        (3, {"weights": [1.0, 1.0]}, "one for each of the 3 members, got 2"),
+        (3, {"weights": [1.0, 1.0]}, "one per member, 3, got 2"),
         (2, {"weights": [1.0, math.nan]}, "finite, not negative, and not all zero"),
         (2, {"weights": [0.0, 0.0]}, "finite, not negative, and not all zero"),
         (2, {"temperature": math.nan}, "`temperature` must be positive and finite, got nan"),
     ],
 )
-def test_what_is_no_ensemble_is_refused(count: int, settings: dict, words: str) -> None:
+def test_bad_settings_are_refused(count: int, settings: dict, words: str) -> None:
     with pytest.raises(BadArgument, match=words):
         Ensemble(models(count), **settings)
 
@@ -65,13 +65,13 @@ def test_an_ensemble_is_made_of_snapshots_of_one_architecture() -> None:
     assert torch.equal(made(images), Ensemble(members)(images))
     with pytest.raises(BadArgument, match="at least 2 models, got 1"):
         Ensemble.of_snapshots(snapshots[:1], digits_cnn())
-    with pytest.raises(BadArgument, match=r"snapshot 1 \(step 10\) is of another architecture"):
+    with pytest.raises(BadArgument, match=r"`model` must have the architecture of snapshot 1 \(step 10\)"):
         Ensemble.of_snapshots(snapshots, load("mlp").model())
     with pytest.raises(BadArgument, match="between 2 and the 3 members, got 4"):
         made.last(4)
 
 
-def test_an_exported_ensemble_says_the_same_for_any_number_of_examples(tmp_path: Path) -> None:
+def test_an_exported_ensemble_predicts_the_same_for_any_number_of_examples(tmp_path: Path) -> None:
     ensemble = Ensemble(models(), weights=[1.0, 2.0, 3.0], temperature=1.7)
     path = export(ensemble, torch.randn(4, 1, 8, 8), tmp_path / "e.pt2")
     program = torch.export.load(path).module()
@@ -82,7 +82,7 @@ def test_an_exported_ensemble_says_the_same_for_any_number_of_examples(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_ensemble_in_onnx_says_the_same_to_another_runtime(tmp_path: Path) -> None:
+def test_an_ensemble_in_onnx_predicts_the_same_in_another_runtime(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     reference = pytest.importorskip("onnx.reference")
     ensemble = Ensemble(models(2)).eval()
@@ -90,11 +90,11 @@ def test_an_ensemble_in_onnx_says_the_same_to_another_runtime(tmp_path: Path) ->
     runtime = reference.ReferenceEvaluator(str(path))
     for count in (1, 6):
         images = torch.randn(count, 1, 8, 8)
-        (said,) = runtime.run(None, {"inputs": images.numpy()})
-        np.testing.assert_allclose(said, ensemble(images).detach().numpy(), atol=1e-6)
+        (predicted,) = runtime.run(None, {"inputs": images.numpy()})
+        np.testing.assert_allclose(predicted, ensemble(images).detach().numpy(), atol=1e-6)
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_exported_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Choosy(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
@@ -105,9 +105,12 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
         export(nn.Identity(), torch.zeros(2, 1), tmp_path / "nowhere" / "e.pt2")
     with pytest.raises(BadArgument, match="at least 2 examples, got 1"):
         export(nn.Identity(), torch.zeros(1, 1), tmp_path / "e.pt2")
-    with pytest.raises(BadArgument, match=r"torch\.export cannot follow the model"):
+    with pytest.raises(Unsupported, match=r"torch\.export cannot export this model"):
         export(Choosy(), torch.ones(2, 1), tmp_path / "e.pt2")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadArgument, match=r"needs onnx and onnxscript: `pip install 'gradiometer\[export\]'`"):
         export(nn.Identity(), torch.zeros(2, 1), tmp_path / "e.onnx")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(StorageFailed, match=r"folder\.pt2` could not be written: is a directory"):
+        export(nn.Identity(), torch.zeros(2, 1), tmp_path / "folder.pt2")

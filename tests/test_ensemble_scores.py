@@ -30,13 +30,13 @@ from made_up import made_up
 
 
 def test_error_log_loss_and_brier_score_are_those_of_scikit_learn() -> None:
-    said, labels = made_up(0)
-    found = scores(Predictions(said, labels, 1.3))
-    probabilities = np.exp(said)
-    assert found["error"].value == pytest.approx(1 - accuracy_score(labels, said.argmax(1)))
+    predicted, labels = made_up(0)
+    found = scores(Predictions(predicted, labels, 1.3))
+    probabilities = np.exp(predicted)
+    assert found["error"].value == pytest.approx(1 - accuracy_score(labels, predicted.argmax(1)))
     assert found["nll"].value == pytest.approx(log_loss(labels, probabilities))
     assert found["brier"].value == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
-    calibrated = torch.tensor(said).div(1.3).softmax(1).numpy()
+    calibrated = torch.tensor(predicted).div(1.3).softmax(1).numpy()
     assert found["calibrated_nll"].value == pytest.approx(log_loss(labels, calibrated))
     assert all(estimate.low <= estimate.value < estimate.high for estimate in found.values())
 
@@ -56,21 +56,21 @@ def test_the_debiased_calibration_error_of_equal_bins_is_that_of_torchmetrics() 
 
 
 def test_the_fitted_temperature_is_where_the_slope_of_the_log_loss_is_zero_and_undoes_overconfidence() -> None:
-    said, labels = made_up(1, examples=20_000, sharpness=2.0)
-    temperature = fitted_temperature(said, labels)
+    predicted, labels = made_up(1, examples=20_000, sharpness=2.0)
+    temperature = fitted_temperature(predicted, labels)
     assert temperature == pytest.approx(2.0, abs=0.1)  # 20,000 examples: a standard error of about 0.02
     inverse = torch.tensor(1 / temperature, dtype=torch.float64, requires_grad=True)
-    F.cross_entropy(torch.tensor(said) * inverse, torch.tensor(labels)).backward()
+    F.cross_entropy(torch.tensor(predicted) * inverse, torch.tensor(labels)).backward()
     assert abs(inverse.grad) < 1e-4
 
 
 def test_the_temperature_comes_from_other_examples_than_those_scored() -> None:
-    said, labels = made_up(2, sharpness=3.0)
+    predicted, labels = made_up(2, sharpness=3.0)
     validation = validation_mask(len(labels))
     changed = labels.copy()
     changed[~validation] = (labels[~validation] + 1) % 4
-    first, second = (Predictions.split(said, given, validation) for given in (labels, changed))
-    assert first.temperature == second.temperature == fitted_temperature(said[validation], labels[validation])
+    first, second = (Predictions.split(predicted, given, validation) for given in (labels, changed))
+    assert first.temperature == second.temperature == fitted_temperature(predicted[validation], labels[validation])
     assert len(first.labels) == (~validation).sum() == 300
     assert not np.array_equal(first.losses["calibrated_nll"], second.losses["calibrated_nll"])
 
@@ -84,9 +84,9 @@ def test_the_average_of_log_probabilities_is_of_probabilities() -> None:
 
 
 def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -> None:
-    said, labels = made_up(3, examples=1000)
-    other = log_softmax(said + 0.1 * np.random.default_rng(0).standard_normal(said.shape), axis=1)
-    first, second = Predictions(said, labels), Predictions(other, labels)
+    predicted, labels = made_up(3, examples=1000)
+    other = log_softmax(predicted + 0.1 * np.random.default_rng(0).standard_normal(predicted.shape), axis=1)
+    first, second = Predictions(predicted, labels), Predictions(other, labels)
     one, two, difference = scores(first), scores(second), differences(first, second)
     for name, estimate in difference.items():
         assert estimate.value == pytest.approx(one[name].value - two[name].value, abs=1e-12)
@@ -94,25 +94,23 @@ def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -
     assert difference["nll"].high - difference["nll"].low < 0.3 * (one["nll"].high - one["nll"].low)
     same = differences(first, first)
     assert same["error"].low < 0 < same["error"].high  # never differing on 1,000 examples is no proof of equality
-    with pytest.raises(BadArgument, match="have other labels"):
-        differences(first, Predictions(said, (labels + 1) % 4))
+    with pytest.raises(BadArgument, match="must have the same labels"):
+        differences(first, Predictions(predicted, (labels + 1) % 4))
 
 
 @pytest.mark.parametrize(
-    ("said", "labels", "words"),
+    ("predicted", "labels", "words"),
     [
-        (np.zeros((3, 2)), np.zeros(3, int), "add up to a probability of 2, not 1: take the log_softmax"),
-        (np.full((3, 2), np.nan), np.zeros(3, int), "not 1"),
-        (np.log(np.full((3, 2), 0.5)), np.array([0, 1, 2]), "between 0 and 1, the classes predicted"),
-        (np.array([[0.0, -np.inf]] * 2), np.array([0, 1]), "example 1 give its label no probability at all"),
-        (np.log(np.full((3, 2), 0.5)), np.array([0, 1]), "do not belong together"),
+        (np.zeros((3, 2)), np.zeros(3, int), "example 0 must sum to a probability of 1, got 2: take the log_softmax"),
+        (np.full((3, 2), np.nan), np.zeros(3, int), "must sum to a probability of 1, got nan"),
+        (np.log(np.full((3, 2), 0.5)), np.array([0, 1, 2]), "between 0 and 1, the predicted classes"),
+        (np.array([[0.0, -np.inf]] * 2), np.array([0, 1]), "example 1 give its label a probability of 0"),
+        (np.log(np.full((3, 2), 0.5)), np.array([0, 1]), "and `labels` .examples., got .3, 2. and .2."),
     ],
 )
-def test_what_are_no_log_probabilities_of_labelled_examples_is_refused(
-    said: np.ndarray, labels: np.ndarray, words: str
-) -> None:
+def test_bad_log_probabilities_and_labels_are_refused(predicted: np.ndarray, labels: np.ndarray, words: str) -> None:
     with pytest.raises(BadArgument, match=words):
-        checked(said, labels)
+        checked(predicted, labels)
 
 
 def confident(generator: np.random.Generator, examples: int, gap: float) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +125,9 @@ def test_the_square_of_the_calibration_error_has_no_bias(gap: float) -> None:
     generator, found = np.random.default_rng(0), []
     places = np.arange(300) * 15 // 300
     for _ in range(1500):
-        said, labels = confident(generator, 300, gap)
-        order = np.argsort(said[:, 0])
-        gaps = np.exp(said[order, 0]) - (labels[order] == 0)
+        predicted, labels = confident(generator, 300, gap)
+        order = np.argsort(predicted[:, 0])
+        gaps = np.exp(predicted[order, 0]) - (labels[order] == 0)
         found.append(squared_gaps(gaps, places)[0].sum() / 300)
     error = np.std(found) / math.sqrt(len(found))
     assert abs(np.mean(found) - gap**2) < 4 * error
@@ -140,8 +138,8 @@ def test_the_square_of_the_calibration_error_has_no_bias(gap: float) -> None:
 def test_the_interval_of_the_calibration_error_covers(gap: float, least: float) -> None:
     generator, covered = np.random.default_rng(1), []
     for _ in range(400):
-        said, labels = confident(generator, 1000, gap)
-        estimate = calibration_error(said, labels, level=0.9)
+        predicted, labels = confident(generator, 1000, gap)
+        estimate = calibration_error(predicted, labels, level=0.9)
         covered.append(estimate.low <= gap <= estimate.high)
     assert np.mean(covered) > least  # 0.9 less three standard errors of 0.015 is 0.855
 
@@ -149,10 +147,10 @@ def test_the_interval_of_the_calibration_error_covers(gap: float, least: float) 
 def test_the_interval_of_a_difference_in_calibration_covers() -> None:
     generator, covered = np.random.default_rng(2), []
     for _ in range(400):
-        said, labels = confident(generator, 1000, 0.1)
-        surer = np.exp(said[:, 0]) - 0.05  # right 0.05 less often than it says, where the first is 0.1 off
+        predicted, labels = confident(generator, 1000, 0.1)
+        surer = np.exp(predicted[:, 0]) - 0.05  # right 0.05 less often than it says, where the first is 0.1 off
         other = np.log(np.stack([surer, 1 - surer], axis=1))
-        estimate = calibration_difference(said, other, labels)
+        estimate = calibration_difference(predicted, other, labels)
         covered.append(estimate.low <= 0.05 <= estimate.high)
     assert np.mean(covered) > 0.85
 
@@ -165,7 +163,7 @@ def certain(generator: np.random.Generator, examples: int) -> tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize("examples", [100, 270])
-def test_scores_cover_where_few_predictions_are_wrong(examples: int) -> None:
+def test_scores_cover_if_few_predictions_are_wrong(examples: int) -> None:
     """Three to eight of them: what they add to a mean is seen too small as often as too large."""
     generator, covered = np.random.default_rng(3), []
     known, _ = certain(generator, 200_000)
@@ -180,20 +178,20 @@ def test_scores_cover_where_few_predictions_are_wrong(examples: int) -> None:
     assert (np.mean(covered, axis=0) > 0.82).all(), np.mean(covered, axis=0)
 
 
-def test_examples_that_are_all_right_leave_room_for_some_that_are_not() -> None:
-    said = np.log(np.stack([np.full(150, 1 - 1e-9), np.full(150, 1e-9)], axis=1))
-    found = scores(Predictions(said, np.zeros(150, int)))
+def test_the_calibration_error_of_perfect_predictions_has_an_upper_end() -> None:
+    predicted = np.log(np.stack([np.full(150, 1 - 1e-9), np.full(150, 1e-9)], axis=1))
+    found = scores(Predictions(predicted, np.zeros(150, int)))
     assert found["calibration_error"].value < 1e-8
     assert 1 <= found["calibration_error"].high / found["error"].high < 1.6
 
 
 def test_a_reliability_diagram_holds_every_example_in_bins_of_equal_numbers() -> None:
-    said, labels = confident(np.random.default_rng(0), 1000, 0.1)
-    parts = reliability(said, labels)
+    predicted, labels = confident(np.random.default_rng(0), 1000, 0.1)
+    parts = reliability(predicted, labels)
     assert sum(part.examples for part in parts) == 1000
     assert {part.examples for part in parts} <= {66, 67}
     assert [part.confidence for part in parts] == sorted(part.confidence for part in parts)
     total = sum(part.examples * part.accuracy.value for part in parts)
     assert total == pytest.approx((labels == 0).sum())
-    with pytest.raises(BadArgument, match="15 bins need at least 45 examples, got 40"):
-        reliability(said[:40], labels[:40])
+    with pytest.raises(BadArgument, match="`bins` is 15, which needs at least 45 examples, got 40"):
+        reliability(predicted[:40], labels[:40])

@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from conftest import CASES, TinyTransformer
 from gradiometer.cli import gradiometer
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadArgument, Interrupted
-from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector, check_cycles
-from gradiometer.exploration.ensembles.swag import WeightMoments
+from gradiometer.errors import BadArgument, Interrupted, RunDamaged
+from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector, checked_cycle
+from gradiometer.exploration.ensembles.swag import SWAG
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import load_latest
@@ -59,9 +59,7 @@ def final_weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("steps", "members"), [(100, 5), (99, 3), (1000, 7), (1_876, 6)])
-def test_the_rate_is_the_papers_at_every_iteration_and_lowest_where_a_snapshot_is_taken(
-    steps: int, members: int
-) -> None:
+def test_the_rate_is_that_of_the_paper_and_lowest_at_each_snapshot(steps: int, members: int) -> None:
     cycle, model = SnapshotCycle(0.2, steps, members), nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler, collector = cycle.scheduler(optimizer), SnapshotCollector(SnapshotCycle(0.2, steps, members))
@@ -85,30 +83,28 @@ def test_the_rate_is_the_papers_at_every_iteration_and_lowest_where_a_snapshot_i
     ("steps", "members", "words"),
     [
         (100, 1, "at least 2, got 1"),
-        (10, 4, "4 cycles of 3 steps do not fit into 10 steps, of which the last would get 1: ask for"),
-        (11, 6, "6 cycles of 2 steps do not fit into 11 steps, of which the last would get 1"),
-        (10, 8, "of which the last would get 0"),
+        (10, 4, "4 cycles of 3 steps do not fit into 10 steps, the last one would have 1: use"),
+        (11, 6, "6 cycles of 2 steps do not fit into 11 steps, the last one would have 1"),
+        (10, 8, "the last one would have 0"),
     ],
 )
-def test_one_model_and_cycles_that_do_not_fit_are_refused(steps: int, members: int, words: str) -> None:
+def test_one_snapshot_and_cycles_that_do_not_fit_are_refused(steps: int, members: int, words: str) -> None:
     with pytest.raises(BadArgument, match=words) as refused:
         SnapshotCollector(SnapshotCycle(0.1, steps, members))
-    if "ask for" in str(refused.value):
-        offered = int(str(refused.value).partition("ask for ")[2].partition(",")[0])
-        check_cycles(SnapshotCycle(0.1, steps, offered))
+    if ": use" in str(refused.value):
+        offered = int(str(refused.value).partition(": use ")[2].partition(",")[0])
+        checked_cycle(SnapshotCycle(0.1, steps, offered))
 
 
 @pytest.mark.parametrize(
     ("steps", "members"), [(steps, members) for steps in (20, 57, 100, 241) for members in range(2, 9)]
 )
-def test_a_cycle_that_is_not_refused_gives_as_many_snapshots_as_asked_for_all_of_them_cooled(
-    steps: int, members: int
-) -> None:
+def test_an_accepted_cycle_gives_all_its_snapshots_at_a_low_rate(steps: int, members: int) -> None:
     cycle = SnapshotCycle(1.0, steps, members)
     taken = [step for step in range(steps) if cycle.takes_snapshot(step)]
     cooled = len(taken) == members and taken[-1] - (members - 1) * cycle.length + 1 >= 0.9 * cycle.length
     try:
-        check_cycles(cycle)
+        checked_cycle(cycle)
     except BadArgument:
         assert not cooled
     else:
@@ -149,35 +145,37 @@ def test_a_change_of_any_byte_or_length_is_refused(tmp_path: Path) -> None:
     for place in [0, 3, 9, 40, *generator.integers(0, len(whole), 60), len(whole) - 1]:
         changed = bytearray(whole)
         changed[place] ^= 0x10
-        with pytest.raises(BadArgument, match=r"is corrupt|is not a whole snapshot"):
+        with pytest.raises(RunDamaged, match=r"is corrupt|is not a complete snapshot"):
             Snapshot.from_bytes(bytes(changed), "`x`")
     for length in (0, 5, 100, len(whole) - 1):
-        with pytest.raises(BadArgument, match="`x` is not a whole snapshot"):
+        with pytest.raises(RunDamaged, match="`x` is not a complete snapshot"):
             Snapshot.from_bytes(whole[:length], "`x`")
     assert Snapshot.from_bytes(whole, "`x`").number == 2
 
 
-def test_another_architecture_is_refused_by_its_first_difference_and_nothing_is_loaded() -> None:
+def test_another_architecture_is_refused_and_nothing_is_loaded() -> None:
     snapshot, wider, deeper = Snapshot.of(mlp(), 1, 5), mlp(17), nn.Sequential(*mlp(), nn.Linear(5, 5))
     before = copy.deepcopy(wider.state_dict())
-    with pytest.raises(BadArgument, match=r"`0\.weight` is float32 of \[16, 8\], the model's is float32 of \[17, 8\]"):
+    with pytest.raises(
+        BadArgument, match=r"it has `0\.weight` float32 of \[17, 8\], the snapshot has `0\.weight` float32 of \[16"
+    ):
         snapshot.load_into(wider)
     assert all(torch.equal(value, wider.state_dict()[name]) for name, value in before.items())
-    with pytest.raises(BadArgument, match=r"only the model has `3\.weight`"):
+    with pytest.raises(BadArgument, match=r"the snapshot has no `3\.weight`"):
         snapshot.load_into(deeper)
     with pytest.raises(BadArgument, match="float64"):
         snapshot.load_into(mlp().double())
 
 
-def test_a_folder_without_snapshots_is_told_how_to_get_some(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="holds no snapshot: train with `--snapshots 5`"):
+def test_the_error_for_a_folder_without_snapshots_names_the_option(tmp_path: Path) -> None:
+    with pytest.raises(BadArgument, match="has no snapshots: train with `--snapshots 5`"):
         load_snapshots(tmp_path)
 
 
 # In the loop
 
 
-def test_a_run_keeps_its_snapshots_the_last_of_which_is_where_it_ended(tmp_path: Path) -> None:
+def test_the_last_snapshot_of_a_run_is_its_final_model(tmp_path: Path) -> None:
     run = train(problem("mlp"), settings(), tmp_path)
     snapshots = load_snapshots(run.path / "snapshots")
     assert [snapshot.step for snapshot in snapshots] == [10, 20, 30]
@@ -241,7 +239,7 @@ def test_a_snapshots_batch_norm_is_estimated_on_all_training_data_at_its_own_wei
         (["--schedule", "cycles"], "as many as `snapshots`: set snapshots"),
     ],
 )
-def test_the_command_line_refuses_what_gives_no_ensemble(tmp_path: Path, flags: list[str], words: str) -> None:
+def test_the_command_line_refuses_settings_without_an_ensemble(tmp_path: Path, flags: list[str], words: str) -> None:
     done = CliRunner().invoke(gradiometer, ["train", "digits", "--out", str(tmp_path), *flags])
     assert isinstance(done.exception, BadArgument)
     assert words in str(done.exception)
@@ -251,50 +249,50 @@ def test_the_command_line_refuses_what_gives_no_ensemble(tmp_path: Path, flags: 
 # SWA and SWAG
 
 
-def test_the_mean_is_torchs_averaged_model_and_the_variance_numpys() -> None:
+def test_the_mean_is_that_of_torch_and_the_variance_that_of_numpy() -> None:
     models = [mlp().requires_grad_(False) for _ in range(6)]
-    moments, peer = WeightMoments(models[0], rank=3), AveragedModel(models[0])
+    swag, peer = SWAG(models[0], rank=3), AveragedModel(models[0])
     for place, model in enumerate(models):
         for parameter in model.parameters():
             parameter.add_(1e3 + torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
-        moments.update(model)
+        swag.update(model)
         peer.update_parameters(model)
     stream = np.stack([nn.utils.parameters_to_vector(model.parameters()).double().numpy() for model in models])
-    np.testing.assert_allclose(moments.mean, stream.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(moments.variance, stream.var(0), rtol=1e-9)  # not of the difference of two squares
-    for ours, theirs in zip(moments.average.parameters(), peer.parameters(), strict=True):
+    np.testing.assert_allclose(swag.mean, stream.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(swag.variance, stream.var(0), rtol=1e-9)  # not of the difference of two squares
+    for ours, theirs in zip(swag.average.parameters(), peer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_draws_have_the_mean_and_the_covariance_of_the_paper() -> None:
     models = [nn.Linear(3, 1, bias=False).requires_grad_(False) for _ in range(5)]
     generator = torch.Generator().manual_seed(0)
-    moments, stream, deviations = WeightMoments(models[0], rank=3), [], []
+    swag, stream, deviations = SWAG(models[0], rank=3), [], []
     for model in models:
         model.weight.copy_(torch.randn(1, 3, generator=generator) * torch.tensor([1.0, 2.0, 0.5]) + 4)
-        moments.update(model)
+        swag.update(model)
         stream.append(model.weight.double().numpy().ravel())
         deviations.append(stream[-1] - np.mean(stream, axis=0))
     kept = np.stack(deviations[-3:])
     covariance = 0.5 * (np.diag(np.var(stream, axis=0)) + kept.T @ kept / 2)
     count = 2_000
-    draws = np.stack([moments.draw(generator).weight.double().numpy().ravel() for _ in range(count)])
+    draws = np.stack([swag.draw(generator).weight.double().numpy().ravel() for _ in range(count)])
     errors = np.sqrt(np.diag(covariance) / count)
     assert (np.abs(draws.mean(0) - np.mean(stream, axis=0)) < 4.5 * errors).all()
     scale = np.sqrt((covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / count)
     assert (np.abs(np.cov(draws, rowvar=False) - covariance) < 4.5 * scale).all()
 
 
-def test_moments_refuse_what_has_no_spread() -> None:
-    moments = WeightMoments(mlp())
-    moments.update(mlp())
-    with pytest.raises(BadArgument, match="at least 2 models in the stream, got 1"):
-        moments.draw(torch.Generator())
-    moments.update(mlp())
+def test_swag_needs_two_models() -> None:
+    swag = SWAG(mlp())
+    swag.update(mlp())
+    with pytest.raises(BadArgument, match="at least 2 models, got 1"):
+        swag.draw(torch.Generator())
+    swag.update(mlp())
     with pytest.raises(BadArgument, match="`scale` must be at least 0 and finite, got nan"):
-        moments.draw(torch.Generator(), scale=math.nan)
+        swag.draw(torch.Generator(), scale=math.nan)
     with pytest.raises(BadArgument, match="`rank` must be at least 2, got 1"):
-        WeightMoments(mlp(), rank=1)
+        SWAG(mlp(), rank=1)
 
 
 def test_files_of_the_run_are_unchanged_by_reading_them(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""Snapshots on disk: written aside and renamed, checked when read."""
+"""Snapshots on disk: each file is complete or absent, and is checked when it is read."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.run.disk import interrupted_by_disk, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
@@ -15,15 +14,16 @@ _NAME = re.compile(r"step_(\d{6,})\.safetensors")
 
 
 def save_snapshot(folder: Path, snapshot: "Snapshot") -> Path:
-    """Write `step_000123.safetensors`: whoever looks sees a whole one or none.
+    """Write `step_000123.safetensors`, so that a reader sees the complete file or none.
 
-    A run that is taken up again writes the same bits over it.
+    A resumed run overwrites it with the same bits.
 
     Args:
-        folder: The snapshots of a run; made where it is missing.
+        folder: The folder for the snapshots of a run. It is created if missing.
+        snapshot: The snapshot.
 
     Raises:
-        Interrupted: The disk is full; what is there already is untouched.
+        Interrupted: The disk is full. Existing files are unchanged.
     """
     path = folder / f"step_{snapshot.step:06d}.safetensors"
     with interrupted_by_disk(path, folder.parent, "the last checkpoint is safe"):
@@ -33,29 +33,27 @@ def save_snapshot(folder: Path, snapshot: "Snapshot") -> Path:
 
 
 def load_snapshots(folder: Path) -> list["Snapshot"]:
-    """All snapshots in a folder, in the order they were taken.
+    """All snapshots in a folder, in the order in which they were taken.
 
     Raises:
-        BadArgument: One of them is torn or changed, or there is none.
+        BadArgument: There are none.
+        RunDamaged: A snapshot is incomplete, changed or unreadable.
     """
-    found = list(_read(folder))
-    if not found:
-        raise BadArgument(f"`{folder}` holds no snapshot: train with `--snapshots 5`, for example.")
-    return found
-
-
-def snapshot_paths(folder: Path) -> list[Path]:
-    """The files, in the order of their steps."""
-    numbered = [(int(name[1]), path) for path in folder.glob("step_*") if (name := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered)]
-
-
-def _read(folder: Path) -> Iterator["Snapshot"]:
     from gradiometer.exploration.ensembles.snapshots import Snapshot  # noqa: PLC0415 (imports torch)
 
+    found = []
     for path in snapshot_paths(folder):
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise BadArgument(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
-        yield Snapshot.from_bytes(content, f"`{path}`")
+            raise RunDamaged(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        found.append(Snapshot.from_bytes(content, f"`{path}`"))
+    if not found:
+        raise BadArgument(f"`{folder}` has no snapshots: train with `--snapshots 5`, for example.")
+    return found
+
+
+def snapshot_paths(folder: Path) -> list[Path]:
+    """The snapshot files in a folder, in the order of their steps."""
+    numbered = [(int(name[1]), path) for path in folder.glob("step_*") if (name := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]

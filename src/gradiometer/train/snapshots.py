@@ -1,4 +1,4 @@
-"""The snapshots of a training: where its cycles end, with BatchNorm's statistics of their own, into its run folder."""
+"""The snapshots of a training run, taken at the end of each cycle, each with its own BatchNorm statistics."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +18,7 @@ from gradiometer.train.training import Training
 
 
 def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | None:
-    """What takes this training's snapshots, or None where none are asked for."""
+    """The collector that writes this training's snapshots into its run folder, or None without snapshots."""
     if training.cycle is None:
         return None
     prepare = None
@@ -29,8 +29,8 @@ def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | N
 
 
 def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
-    """BatchNorm's statistics over all training data, in batches of equal size drawn once at random."""
-    with user_code("loss", "while BatchNorm's statistics were estimated anew"):
+    """Re-estimate BatchNorm's statistics on all training data, in random batches of equal size."""
+    with user_code("loss", "while BatchNorm's statistics were re-estimated"):
         refresh_batch_norm(model, _shuffled(data, size), problem.loss)
 
 

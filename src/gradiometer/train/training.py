@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
@@ -94,8 +95,8 @@ class Training:
             nesterov=configuration.nesterov,
             weight_decay=configuration.weight_decay,
         )
-        snapshots = configuration.snapshots
-        self.cycle = checked_cycle(configuration.learning_rate, self.steps, snapshots) if snapshots else None
+        cycle = SnapshotCycle(configuration.learning_rate, self.steps, max(configuration.snapshots, 1))
+        self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         _check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling = self._cooling()

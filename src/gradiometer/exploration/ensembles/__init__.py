@@ -1,4 +1,4 @@
-"""Ensembles: snapshots, their scores, how different they are, and how many runs they are worth."""
+"""Ensembles: snapshots, their scores, their differences, and the number of runs they are equivalent to."""
 
 import lazy_loader
 

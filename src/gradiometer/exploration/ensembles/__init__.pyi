@@ -1,6 +1,6 @@
-from .barrier import Segment as Segment
 from .barrier import between as between
-from .barrier import segment as segment
+from .barrier import linear_path as linear_path
+from .calibration import ReliabilityBin as ReliabilityBin
 from .calibration import calibration_difference as calibration_difference
 from .calibration import calibration_error as calibration_error
 from .calibration import reliability as reliability
@@ -8,9 +8,12 @@ from .deep_ensemble_equivalent import deep_ensemble_equivalent as deep_ensemble_
 from .diversity import correlations as correlations
 from .diversity import disagreement as disagreement
 from .ensemble import Ensemble as Ensemble
+from .ensemble_report import Baseline as Baseline
 from .ensemble_report import EnsembleReport as EnsembleReport
+from .ensemble_report import EnsembleSize as EnsembleSize
+from .ensemble_report import LinearPath as LinearPath
 from .ensemble_size import chosen_count as chosen_count
-from .ensemble_size import growing as growing
+from .ensemble_size import ensemble_sizes as ensemble_sizes
 from .ensemble_size import validation_mask as validation_mask
 from .export import export as export
 from .scores import LogProbabilities as LogProbabilities
@@ -22,4 +25,4 @@ from .scores import fitted_temperature as fitted_temperature
 from .scores import scores as scores
 from .snapshots import Snapshot as Snapshot
 from .snapshots import SnapshotCollector as SnapshotCollector
-from .swag import WeightMoments as WeightMoments
+from .swag import SWAG as SWAG

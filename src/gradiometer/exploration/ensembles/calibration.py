@@ -1,4 +1,4 @@
-"""Whether confidence is deserved: the calibration error without its bias, and the reliability diagram."""
+"""Calibration of a classifier: the calibration error without bias, and the reliability diagram."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.proportions import proportion
 
 BINS = 15
-"""Of equal numbers of examples."""
+"""Number of bins, of equal numbers of examples."""
 
 FEWEST_IN_BIN = 3
-"""One is left out at a time, and the rest must still have a spread."""
+"""The jackknife leaves one example out, and the rest must still have a variance."""
 
 _Samples = Float[np.ndarray, " examples"]
 _LogProbabilities = Float[np.ndarray, "examples classes"]
@@ -24,12 +24,12 @@ _Labels = Integer[np.ndarray, " examples"]
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Examples of like confidence.
+    """Examples of similar confidence.
 
     Args:
         confidence: The mean probability of the predicted class.
-        accuracy: How often it was the label, with Wilson's interval.
-        examples: How many they are.
+        accuracy: The share of correct predictions, with Wilson's interval.
+        examples: Number of examples.
     """
 
     confidence: float
@@ -40,35 +40,43 @@ class ReliabilityBin:
 def reliability(
     log_probabilities: _LogProbabilities, labels: _Labels, *, bins: int = BINS, level: float = 0.9
 ) -> list[ReliabilityBin]:
-    """The reliability diagram, least confident bin first: calibrated where accuracy is confidence.
+    """The reliability diagram, least confident bin first. Calibrated predictions have accuracy = confidence.
 
     Source: Niculescu-Mizil & Caruana (2005), Predicting Good Probabilities with Supervised Learning.
     """
-    confidence, found = _confidence(log_probabilities, labels)
+    confidence, correct = _confidence(log_probabilities, labels)
     places = _places(confidence, bins)
     return [
         ReliabilityBin(
-            float(confidence[places == place].mean()),
-            proportion(int(found[places == place].sum()), int((places == place).sum()), level),
-            int((places == place).sum()),
+            float(confidence[inside].mean()),
+            proportion(int(correct[inside].sum()), int(inside.sum()), level),
+            int(inside.sum()),
         )
-        for place in range(places.max() + 1)
+        for inside in (places == place for place in range(bins))
     ]
 
 
 def calibration_error(
     log_probabilities: _LogProbabilities, labels: _Labels, *, bins: int = BINS, level: float = 0.9
 ) -> Estimate:
-    """The root mean square of confidence less accuracy over bins of the predicted class: debiased ECE, in ℓ₂.
+    """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE, in ℓ₂.
 
-    In a bin of n examples with gaps e = confidence − found, ((Σe)² − Σe²)/(n (n − 1)) has no bias for the square of the
-    mean gap; the plain estimate exceeds it by the variance of e over n, and calls every small test set uncalibrated.
-    The interval is the jackknife's, of the square, and its root: about twice too wide where nothing is uncalibrated.
-    Where few predictions are wrong it knows little of how many could have been: its upper end is at least that of bins
-    with as many more mistakes as Wilson's interval takes for possible. Simulated at nominal 90 %, with 2 to 34 % wrong,
-    100 to 3,000 examples and confidence that is deserved or far from it, it covers in 89 to 100 %; where two to five
-    predictions are wrong at all and confidence is far from deserved, in 83 % (the jackknife's alone: in 57 %).
-    Bins hide what cancels within them, so that this is a lower limit of the error of single predictions.
+    In a bin of n examples with gaps e = confidence − correct, ((Σe)² − Σe²)/(n (n − 1)) is an unbiased estimate of the
+    squared mean gap. The plain estimate exceeds it by the variance of e over n, so that every small test set looks
+    uncalibrated. The interval is the root of the jackknife's interval of the square. For calibrated predictions it is
+    about twice too wide. If few predictions are wrong, the jackknife cannot see how many more could have been, so the
+    upper end is at least that of bins with as many more mistakes as Wilson's interval allows. Simulated at nominal
+    90 %, with 2 to 34 % wrong, 100 to 3,000 examples, calibrated or far from it, it covers in 89 to 100 %. With only
+    two to five wrong predictions that are far from calibrated, it covers in 83 % (the jackknife alone in 57 %). Errors
+    that cancel within a bin are not seen, so this is a lower limit of the error of single predictions.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.ensembles.calibration import calibration_error
+        >>> confidence = np.full(1000, 0.9)
+        >>> labels = (np.arange(1000) % 10 >= 7).astype(int)  # 70 % are of class 0
+        >>> print(calibration_error(np.log(np.stack([confidence, 1 - confidence], axis=1)), labels))
+        0.193 [0.167, 0.225]
 
     Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2; the added mistakes: Agresti & Coull
         (1998), Approximate Is Better than "Exact" for Interval Estimation of Binomial Proportions.
@@ -82,11 +90,11 @@ def calibration_error(
 def calibration_difference(
     first: _LogProbabilities, second: _LogProbabilities, labels: _Labels, *, bins: int = BINS, level: float = 0.9
 ) -> Estimate:
-    """`calibration_error` of the first less that of the second, paired over the same examples.
+    """`calibration_error` of the first predictions less that of the second, paired over the same examples.
 
-    The two intervals are joined with the correlation of their jackknife samples, once with each of the two upper ends
-    that `calibration_error` has, and what reaches further counts. Simulated at nominal 90 %, with 2 to 18 % wrong, it
-    covers in 88 to 100 %, and in 82 to 85 % where two to five predictions are wrong at all.
+    The two intervals are combined with the correlation of their jackknife samples, once with each of the two upper ends
+    of `calibration_error`; the wider result is returned. Simulated at nominal 90 %, with 2 to 18 % wrong, it covers in
+    88 to 100 %, and in 82 to 85 % if only two to five predictions are wrong.
 
     Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures; with a correlation:
     Zou (2007), Toward Using Confidence Intervals to Compare Correlations, eq. 15.
@@ -94,7 +102,8 @@ def calibration_difference(
     quantile = _quantile(level)
     ours, one, low, highs = _ends(first, labels, bins, quantile)
     theirs, other, other_low, other_highs = _ends(second, labels, bins, quantile)
-    correlation = _correlation(ours, theirs)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = float(np.nan_to_num(np.corrcoef(ours, theirs)[0, 1]))  # 0 if one is constant
 
     def distance(down: float, up: float) -> float:
         return math.sqrt(max(down**2 + up**2 - 2 * correlation * down * up, 0.0))
@@ -105,7 +114,7 @@ def calibration_difference(
         value - max(distance(one - low, high - other) for high in other_highs),
         value + max(distance(high - one, other - other_low) for high in highs),
         level=level,
-        method=f"jackknife, joined; {bins} bins of equal numbers",
+        method=f"jackknife, combined; {bins} bins of equal numbers",
         samples=len(labels),
     )
 
@@ -113,11 +122,11 @@ def calibration_difference(
 def squared_gaps(
     gaps: _Samples, places: Integer[np.ndarray, " examples"]
 ) -> tuple[Float[np.ndarray, " bins"], _Samples]:
-    """What each bin adds to n times the squared error, and what it would add without each of its examples.
+    """The share of each bin in n times the squared error, and the same without each of its examples.
 
     Args:
-        gaps: Confidence less found.
-        places: The bin of each example, from 0, each with at least 3.
+        gaps: Confidence less correct, for each example.
+        places: The bin of each example, from 0. Every bin has at least 3 examples.
     """
     count = np.bincount(places).astype(np.float64)
     total, squares = np.bincount(places, gaps), np.bincount(places, gaps**2)
@@ -129,24 +138,24 @@ def squared_gaps(
 def _ends(
     log_probabilities: _LogProbabilities, labels: _Labels, bins: int, quantile: float
 ) -> tuple[_Samples, float, float, tuple[float, float]]:
-    """Pseudo-values of the squared error, whose mean estimates it; its root, a lower end of that and two upper ones."""
-    confidence, found = _confidence(log_probabilities, labels)
+    """Pseudo-values of the squared error, whose mean estimates it; its root, the root's lower end, two upper ends."""
+    confidence, correct = _confidence(log_probabilities, labels)
     places = _places(confidence, bins)
-    whole, without = squared_gaps(confidence - found, places)
+    whole, without = squared_gaps(confidence - correct, places)
     samples = whole[places] - without
     value, margin = float(samples.mean()), quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
-    high = max(value + margin, margin)  # never empty below zero
-    more = max(high, _with_more_mistakes(confidence, found, places, quantile))
+    high = max(value + margin, margin)  # the interval must reach above zero
+    more = max(high, _with_more_mistakes(confidence, correct, places, quantile))
     return samples, math.sqrt(max(value, 0.0)), math.sqrt(max(value - margin, 0.0)), (math.sqrt(high), math.sqrt(more))
 
 
 def _with_more_mistakes(
-    confidence: _Samples, found: _Samples, places: Integer[np.ndarray, " examples"], quantile: float
+    confidence: _Samples, correct: _Samples, places: Integer[np.ndarray, " examples"], quantile: float
 ) -> float:
     """Upper end of the squared error with z²/2 more mistakes among z² more examples, spread evenly over the bins."""
     count = np.bincount(places).astype(np.float64)
-    share, more = count / len(found), quantile**2 / len(found)
-    wrong = (np.bincount(places, 1 - found) / count + more / 2) / (1 + more)
+    share, more = count / len(correct), quantile**2 / len(correct)
+    wrong = (np.bincount(places, 1 - correct) / count + more / 2) / (1 + more)
     gap, variance = wrong - np.bincount(places, 1 - confidence) / count, wrong * (1 - wrong)
     spread = 4 * gap**2 * variance / count + 2 * variance**2 / (count * (count - 1))
     return float(share @ gap**2) + quantile * math.sqrt(float(share**2 @ spread))
@@ -164,17 +173,11 @@ def _places(confidence: _Samples, bins: int) -> Integer[np.ndarray, " examples"]
         raise BadArgument(f"`bins` must be at least 1, got {bins}.")
     if not len(confidence) >= FEWEST_IN_BIN * bins:
         raise BadArgument(
-            f"`bins`: {bins} bins need at least {FEWEST_IN_BIN * bins} examples, got {len(confidence)}: ask for fewer."
+            f"`bins` is {bins}, which needs at least {FEWEST_IN_BIN * bins} examples, got {len(confidence)}: use fewer."
         )
     places = np.empty(len(confidence), dtype=np.int64)
     places[np.argsort(confidence, kind="stable")] = np.arange(len(confidence)) * bins // len(confidence)
     return places
-
-
-def _correlation(first: _Samples, second: _Samples) -> float:
-    one, other = first - first.mean(), second - second.mean()
-    size = math.sqrt(float((one**2).sum()) * float((other**2).sum()))
-    return float(one @ other) / size if size > 0 else 0.0
 
 
 def _quantile(level: float) -> float:

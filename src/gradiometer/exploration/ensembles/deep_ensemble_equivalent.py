@@ -1,4 +1,4 @@
-"""How many independent runs an ensemble is worth."""
+"""Deep-ensemble equivalent: the number of independent runs that an ensemble is as good as."""
 
 import itertools
 import math
@@ -23,38 +23,50 @@ def deep_ensemble_equivalent(
     level: float = 0.9,
     seed: int = 0,
 ) -> Estimate:
-    """The number of independent runs whose ensemble has the same calibrated log-loss, between whole ones by a line.
+    """The number of independent runs whose ensemble has the same calibrated log-loss, linear between whole numbers.
 
-    The loss of k runs is the average over all choices of k from those given. At least 1 by definition; better than all
-    of them together is ∞, "more than there are". The interval is the bootstrap's over the scored examples, for these
-    runs and these temperatures: of few runs, other runs would differ by more. Simulated at nominal 90 %, with a
-    quarter of 360 and of 2,000 examples for the temperatures, it covers in 80 to 88 % and in 84 to 92 %.
+    The loss of k runs is the average over all choices of k of the given runs. The result is at least 1 by definition,
+    and ∞ if the ensemble is better than all of them together. The interval is the bootstrap's over the scored examples,
+    for these runs and these temperatures. With few runs, other runs would differ by more. Simulated at nominal 90 %,
+    with a quarter of 360 and of 2,000 examples for the temperatures, it covers in 80 to 88 % and in 84 to 92 %.
 
     Args:
-        ensemble: What is to be valued.
-        runs: Log-probabilities of independent full runs, on all held-out examples; at least 2.
-        labels: Of all held-out examples.
-        validation: Which of them fit temperatures; the rest are scored.
+        ensemble: The predictions of the ensemble.
+        runs: Log-probabilities of at least 2 independent full runs, on all held-out examples.
+        labels: Labels of all held-out examples.
+        validation: True for the examples that fit temperatures; the others are scored.
         level: Confidence level, between 0 and 1.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.special import log_softmax
+        >>> from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
+        >>> from gradiometer.exploration.ensembles.ensemble_size import validation_mask
+        >>> from gradiometer.exploration.ensembles.scores import Predictions, averaged
+        >>> draws = np.random.default_rng(0)
+        >>> labels, validation = draws.integers(0, 3, 300), validation_mask(300)
+        >>> runs = list(log_softmax(np.eye(3)[labels] + draws.standard_normal((5, 300, 3)), axis=2))
+        >>> ensemble = Predictions.split(averaged(runs[:2]), labels, validation)
+        >>> print(deep_ensemble_equivalent(ensemble, runs[2:], labels, validation))
+        1.62 [1.07, 2.32] runs
 
     Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning,
     section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
     if not len(runs) >= 2:
-        raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run is no curve to read from.")
+        raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
     curve = np.stack([_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)])
     own = ensemble.losses["calibrated_nll"]
     if len(own) != curve.shape[1]:
-        raise BadArgument(f"`ensemble` is of {len(own)} examples, `runs` of {curve.shape[1]}: the same are needed.")
-    examples = len(own)
-    draws = np.random.default_rng(seed)
+        raise BadArgument(f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}.")
+    examples, draws = len(own), np.random.default_rng(seed)
     resampled = []
     for _ in range(RESAMPLES):
         weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
-        resampled.append(_place(float(own @ weights), curve @ weights))
-    low, high = (float(np.quantile(resampled, q, method="inverted_cdf")) for q in ((1 - level) / 2, (1 + level) / 2))
-    value = _place(float(own.sum()), curve.sum(axis=1))
+        resampled.append(_crossing(float(own @ weights), curve @ weights))
+    low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf").tolist()
+    value = _crossing(float(own.sum()), curve.sum(axis=1))
     return Estimate.interval(
         value,
         min(low, value),
@@ -69,7 +81,7 @@ def deep_ensemble_equivalent(
 def _losses(
     runs: Sequence[LogProbabilities], count: int, labels: Labels, validation: Bool[np.ndarray, " examples"]
 ) -> Float[np.ndarray, " scored"]:
-    """Calibrated log-loss of each scored example, averaged over all ensembles of so many of the runs."""
+    """Calibrated log-loss of each scored example, averaged over all ensembles of `count` runs."""
     chosen = [
         Predictions.split(averaged(group), labels, validation).losses["calibrated_nll"]
         for group in itertools.combinations(runs, count)
@@ -78,8 +90,8 @@ def _losses(
     return average
 
 
-def _place(loss: float, curve: Float[np.ndarray, " runs"]) -> float:
-    """Where on a curve over 1, 2, … runs the loss is first reached."""
+def _crossing(loss: float, curve: Float[np.ndarray, " runs"]) -> float:
+    """The first place on a curve over 1, 2, … runs that is as low as the loss."""
     if loss >= curve[0]:
         return 1.0
     for count in range(1, len(curve)):

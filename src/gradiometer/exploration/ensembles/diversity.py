@@ -1,4 +1,4 @@
-"""How different the members of an ensemble are: disagreement over error, and the correlation of what they say."""
+"""The diversity of an ensemble: disagreement of its members over their error, and correlation of their outputs."""
 
 import itertools
 import math
@@ -18,10 +18,19 @@ _LogProbabilities = Float[np.ndarray, "examples classes"]
 def disagreement(
     members: Sequence[_LogProbabilities], labels: Integer[np.ndarray, " examples"], *, level: float = 0.9
 ) -> Estimate:
-    """How often two members predict another class, over how often one is wrong; averages over pairs and over members.
+    """How often two members predict different classes, over how often one is wrong: means over pairs and members.
 
-    Members whose mistakes are independent and never the same have nearly 2; copies have 0. Fieller's interval, over
-    the examples.
+    Near 2 if the members' mistakes are independent and never the same, 0 for copies. Fieller's interval over the
+    examples.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.ensembles.diversity import disagreement
+        >>> labels = np.zeros(100, int)
+        >>> members = [np.log(np.tile([0.8, 0.2], (100, 1))) for _ in range(2)]
+        >>> members[0][:10] = members[1][8:18] = np.log([0.2, 0.8])  # two mistakes in common
+        >>> print(disagreement(members, labels))
+        1.60 [1.22, 2.09]
 
     Source: Fort, Hu & Lakshminarayanan (2019), Deep Ensembles: A Loss Landscape Perspective, section 4.
     """
@@ -32,56 +41,53 @@ def disagreement(
     return ratio_of_means(differ, wrong, level=level, batches=len(labels))
 
 
-def correlations(members: Sequence[_LogProbabilities], *, level: float = 0.9) -> dict[tuple[int, int], Estimate]:
-    """Pearson's correlation of the members' probabilities, over all examples and classes, for every pair from 0.
+def correlations(members: Sequence[_LogProbabilities], *, level: float = 0.9) -> dict[str, Estimate]:
+    """Pearson's correlation of the members' probabilities, over all examples and classes, for every pair.
 
-    The interval is the jackknife's over examples, on Fisher's scale: the classes of one example are not independent.
+    The interval is the jackknife's over examples, on Fisher's scale, since the classes of one example are not
+    independent.
+
+    Returns:
+        The correlations by the numbers of the members, from 1: "1-2", "1-3", ….
 
     Source: Huang et al. (2017), Snapshot Ensembles, figure 6; the jackknife: Efron & Tibshirani (1993), chapter 11.
     """
     _need_two(members)
-    probabilities = [np.exp(member).astype(np.float64) for member in members]
-    quantile = float(ndtri((1 + level) / 2))
-    found = {}
-    for one, other in itertools.combinations(range(len(members)), 2):
-        whole, without = _correlation(probabilities[one], probabilities[other])
-        found[one, other] = _on_fishers_scale(whole, without, quantile, level)
-    return found
+    numbered = enumerate((np.exp(member).astype(np.float64) for member in members), start=1)
+    return {
+        f"{one}-{other}": _correlation(first, second, level)
+        for (one, first), (other, second) in itertools.combinations(numbered, 2)
+    }
 
 
 def _correlation(
-    first: Float[np.ndarray, "examples classes"], second: Float[np.ndarray, "examples classes"]
-) -> tuple[float, Float[np.ndarray, " examples"]]:
-    """Over all examples, and without each of them."""
+    first: Float[np.ndarray, "examples classes"], second: Float[np.ndarray, "examples classes"], level: float
+) -> Estimate:
     classes, examples = first.shape[1], len(first)
     x, y = first - 1 / classes, second - 1 / classes  # the mean of probabilities is exactly this
     products = np.stack([(x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1)])
     total = products.sum(axis=1)
-    xy, xx, yy = total[:, None] - products
+    xy, xx, yy = np.column_stack([total, total[:, None] - products])  # over all examples, then without each of them
     with np.errstate(invalid="ignore", divide="ignore"):
-        without = xy / np.sqrt(xx * yy)
-        whole = float(total[0] / math.sqrt(total[1] * total[2])) if total[1] * total[2] > 0 else math.nan
-    if not (math.isfinite(whole) and np.isfinite(without).all() and examples >= 4):
-        raise BadArgument("`members`: the predictions of one never vary, so that there is no correlation to speak of.")
-    return whole, without
-
-
-def _on_fishers_scale(whole: float, without: Float[np.ndarray, " examples"], quantile: float, level: float) -> Estimate:
-    count = len(without)
+        found = xy / np.sqrt(xx * yy)
+    if not (np.isfinite(found).all() and examples >= 4):
+        raise BadArgument("`members` must vary in their predictions, and one is constant: it has no correlation.")
+    whole, without = float(found[0]), found[1:]
     if not abs(whole) < 1 - 1e-12:  # one member is a copy of the other
         return Estimate.exact(float(round(whole)))
     center, parts = math.atanh(whole), np.arctanh(np.clip(without, -1 + 1e-15, 1 - 1e-15))
-    error = math.sqrt((count - 1) / count * float(((parts - parts.mean()) ** 2).sum()))
+    error = math.sqrt((examples - 1) / examples * float(((parts - parts.mean()) ** 2).sum()))
+    margin = float(ndtri((1 + level) / 2)) * error
     return Estimate.interval(
         whole,
-        math.tanh(center - quantile * error),
-        math.tanh(center + quantile * error),
+        math.tanh(center - margin),
+        math.tanh(center + margin),
         level=level,
         method="jackknife over examples, Fisher's scale",
-        samples=count,
+        samples=examples,
     )
 
 
 def _need_two(members: Sequence[_LogProbabilities]) -> None:
     if not len(members) >= 2:
-        raise BadArgument(f"`members` must be at least 2, got {len(members)}: one model has nobody to differ from.")
+        raise BadArgument(f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from.")

@@ -1,23 +1,30 @@
-"""What the snapshots of a run are worth together, in numbers and in words: kept in the run, and read without torch."""
+"""The report on a run's snapshots as an ensemble, in numbers and sentences: kept in the run, and read without torch."""
 
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gradiometer.exploration.ensembles.calibration import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 NO_POSTERIOR = (
-    "A cheap ensemble, not a posterior: the members are few, stand where the schedule put them, and their spread is "
-    "no credible interval."
+    "This is a cheap ensemble, not a posterior: it has few members, the schedule decided where they are, and their "
+    "spread is not a credible interval."
 )
 
 
 @dataclass(frozen=True)
-class Growth:
-    """The last m snapshots averaged: their scores, and these less those of the last m − 1, paired."""
+class EnsembleSize:
+    """The ensemble of the last m members.
+
+    Args:
+        members: m.
+        scores: Every score, with its interval.
+        added: Its scores less those of the last m − 1 members, paired by example; empty if m is 1.
+    """
 
     members: int
     scores: dict[str, Estimate]
@@ -25,8 +32,8 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Another predictor: its scores, and the ensemble's less its, paired."""
+class Baseline:
+    """Another predictor: its scores, and the ensemble's scores less these, paired by example."""
 
     name: str
     scores: dict[str, Estimate]
@@ -34,48 +41,37 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """How alike the outputs of two snapshots are, by their numbers from 1."""
+class LinearPath:
+    """The error along the straight line through weight space from one model to another.
 
-    snapshots: tuple[int, int]
-    correlation: Estimate
+    Args:
+        shares: λ, from 0 at the first model to 1 at the last.
+        errors: The error at each λ.
+        barrier: The largest excess of the error over the straight line between the errors of the two ends.
+    """
 
-
-@dataclass(frozen=True)
-class Way:
-    """The straight way from a snapshot to the last one: the errors at each share of it, and the barrier."""
-
-    snapshot: int
-    barrier: Estimate
     shares: tuple[float, ...]
     errors: tuple[Estimate, ...]
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """A bin of the reliability diagram: the mean confidence, and how often it was right."""
-
-    confidence: float
-    accuracy: Estimate
-    examples: int
+    barrier: Estimate
 
 
 @dataclass(frozen=True)
 class EnsembleReport(Artifact):
-    """What the snapshots of a run are worth together.
+    """The scores of a run's snapshots, averaged.
 
     Args:
-        snapshots: M, how many there are.
-        chosen: m, how many of the last ones validation examples call for.
-        temperature: τ of their average, from the validation examples.
-        scored, validation: How many test examples are scored, and how many chose m and τ.
-        growing: For m = 1, 2, …, M.
-        against: The last snapshot, the average of the weights, and other runs.
-        disagreement_over_error: How often two snapshots predict another class, over how often one is wrong.
-        correlations: Of the outputs, for every pair.
-        barriers: From each snapshot to the last; empty where they were not looked for.
-        reliability: The chosen ensemble's, uncalibrated, least confident first.
-        deep_ensemble_equivalent: How many of the other runs it is worth; None where fewer than two were given.
+        snapshots: M, the number of snapshots.
+        chosen: m, the number of last snapshots that predict best on the validation examples.
+        temperature: τ of their average, fitted on the validation examples.
+        scored: Number of test examples that are scored.
+        validation: Number of test examples that chose m and τ.
+        sizes: The ensembles of the last m = 1, 2, …, M snapshots.
+        baselines: The last snapshot, the average of the weights, and other runs.
+        disagreement_over_error: How often two snapshots predict different classes, over how often one is wrong.
+        correlations: Correlation of the outputs of every two snapshots, by their numbers, such as "1-2".
+        paths: The path from each earlier snapshot, in order, to the last one; empty if not computed.
+        reliability: The reliability diagram of the chosen ensemble, uncalibrated, least confident bin first.
+        deep_ensemble_equivalent: The number of other runs whose ensemble is as good; None if fewer than two were given.
     """
 
     files: ClassVar[str] = "ensemble.json"
@@ -85,101 +81,95 @@ class EnsembleReport(Artifact):
     temperature: float
     scored: int
     validation: int
-    growing: tuple[Growth, ...]
-    against: tuple[Rival, ...]
+    sizes: tuple[EnsembleSize, ...]
+    baselines: tuple[Baseline, ...]
     disagreement_over_error: Estimate
-    correlations: tuple[Pair, ...]
-    barriers: tuple[Way, ...]
-    reliability: tuple[Confidence, ...]
+    correlations: dict[str, Estimate]
+    paths: tuple[LinearPath, ...]
+    reliability: tuple[ReliabilityBin, ...]
     deep_ensemble_equivalent: Estimate | None = None
 
     @property
     def scores(self) -> dict[str, Estimate]:
-        """Of the ensemble that validation examples call for."""
-        return self.growing[self.chosen - 1].scores
-
-    @property
-    def sentences(self) -> list[str]:
-        """What the numbers say, one thing at a time."""
-        said = [self._against_the_last(), added_sentence(self.growing[self.chosen - 1])]
-        if self.chosen < self.snapshots:
-            said.append(
-                f"Of {self.snapshots} snapshots the last {self.chosen} are taken, as {self.validation:,} validation "
-                "examples ask: the earlier ones did not help there."
-            )
-        if self.barriers:
-            said.append(self._basin())
-        if self.deep_ensemble_equivalent is not None:
-            said.append(_equivalent(self.deep_ensemble_equivalent))
-        return [*said, NO_POSTERIOR]
+        """The scores of the chosen ensemble."""
+        return self.sizes[self.chosen - 1].scores
 
     @property
     def gain(self) -> Estimate:
-        """The calibrated log-loss that the ensemble saves against the last snapshot alone."""
-        return negative(self.against[0].difference["calibrated_nll"])
+        """Calibrated log-loss of the last snapshot less that of the ensemble, paired by example."""
+        return negative(self.baselines[0].difference["calibrated_nll"])
+
+    @property
+    def sentences(self) -> list[str]:
+        """The results in words, one sentence each."""
+        sentences = [self._against_the_last(), self._last_member()]
+        if self.chosen < self.snapshots:
+            sentences.append(
+                f"Only the last {self.chosen} of {self.snapshots} snapshots are averaged: on {self.validation:,} "
+                "validation examples the earlier ones did not help."
+            )
+        if self.paths:
+            sentences.append(self._basin())
+        if self.deep_ensemble_equivalent is not None:
+            value, low, high = (
+                "more than were given" if number == math.inf else f"{number:.2g}"
+                for number in (getattr(self.deep_ensemble_equivalent, name) for name in ("value", "low", "high"))
+            )
+            sentences.append(f"Number of other runs whose average has the same log-loss: {value} [{low}, {high}].")
+        return [*sentences, NO_POSTERIOR]
 
     def finding(self, run: str) -> Finding:
-        """Whether there is an ensemble in this run.
+        """The comparison with the last snapshot as a finding.
 
         Args:
-            run: Its folder, as it is named in a command.
+            run: The run's folder, as a command names it.
         """
         state = State.OK if self.gain.low > 0 else State.LOOK if self.gain.high < 0 else State.CANNOT_TELL
-        basin = f" {self._basin()}" if self.barriers else ""
         return Finding(
             "ensemble",
             Issue.EXPLORATION,
             state,
             seen=self._against_the_last(),
-            means=f"{added_sentence(self.growing[self.chosen - 1])}{basin}",
+            means=" ".join([self._last_member(), *([self._basin()] if self.paths else [])]),
             advice=f"gradiometer ensemble {run} --export ensemble.pt2" if state is State.OK else "",
             caveat=f"{NO_POSTERIOR} The intervals are over {self.scored:,} test examples, for this one run.",
             estimates=("gain",),
         )
 
     def _against_the_last(self) -> str:
-        gain, error = self.gain, negative(self.against[0].difference["error"])
-        if gain.low > 0:
-            verdict = f"is better than the last of them alone: by {gain} of calibrated log-loss"
-        elif gain.high < 0:
-            verdict = f"is worse than the last of them alone: by {negative(gain)} of calibrated log-loss"
-        else:
-            verdict = f"cannot be told from the last of them alone: it saves {gain} of calibrated log-loss"
-        lower = error.value >= 0
-        doubt = "" if error.low > 0 or error.high < 0 else ", which cannot be told from nothing"
-        errs = f"its error is {'lower' if lower else 'higher'} by {error if lower else negative(error)}{doubt}"
-        return f"The ensemble of {self.chosen} snapshots {verdict}; {errs}."
+        gain, error = self.gain, negative(self.baselines[0].difference["error"])
+        verdict = "predicts better than" if gain.low > 0 else "shows no clear difference from"
+        return (
+            f"The average of {self.chosen} snapshots {'predicts worse than' if gain.high < 0 else verdict} the last "
+            f"snapshot alone: its calibrated log-loss is {_lower_by(gain)}, and its error is {_lower_by(error)}."
+        )
+
+    def _last_member(self) -> str:
+        gain = negative(self.sizes[self.chosen - 1].added["calibrated_nll"])
+        name = ORDINALS[self.chosen - 1] if self.chosen <= len(ORDINALS) else f"{self.chosen}th"
+        article = "an" if name.startswith("e") else "a"
+        return f"With {article} {name} member the calibrated log-loss is {_lower_by(gain)}."
 
     def _basin(self) -> str:
-        """Whether there is a hill on the way from the snapshots to the last one."""
-        highest = max(self.barriers, key=lambda way: way.barrier.value)
-        barrier, error = highest.barrier, self.growing[0].scores["error"].value
-        words = f"the highest barrier to the last one is {barrier} of error, from snapshot {highest.snapshot}"
-        against = f"against an error of {error:.3g}"
-        if all(way.barrier.high < error / 2 for way in self.barriers):
-            return f"The snapshots did not leave one basin: {words}, {against}."
-        if barrier.low > error / 2:
-            return f"The snapshots lie in different basins: {words}, {against}."
-        return f"Whether the snapshots share a basin cannot be told: {words}, {against}."
-
-
-def added_sentence(size: Growth) -> str:
-    """What the last member taken adds, in calibrated log-loss."""
-    gain = negative(size.added["calibrated_nll"])
-    name = ORDINALS[size.members - 1] if size.members <= len(ORDINALS) else f"{size.members}th"
-    verdict = "" if gain.low > 0 or gain.high < 0 else ", which cannot be told from nothing"
-    article = "An" if name.startswith("e") else "A"
-    return f"{article} {name} member adds {gain} of calibrated log-loss{verdict}."
+        number, path = max(enumerate(self.paths, start=1), key=lambda numbered: numbered[1].barrier.value)
+        barrier, error = path.barrier, self.sizes[0].scores["error"].value
+        if all(each.barrier.high < error / 2 for each in self.paths):
+            verdict = "The snapshots lie in one basin"
+        elif barrier.low > error / 2:
+            verdict = "The snapshots lie in different basins"
+        else:
+            verdict = "It is unclear if the snapshots lie in one basin"
+        return (
+            f"{verdict}: the highest error barrier to the last snapshot is {barrier}, from snapshot {number}, and its "
+            f"error is {error:.3g}."
+        )
 
 
 def negative(estimate: Estimate) -> Estimate:
-    """The same with its sign turned: what is gained where less is better."""
+    """The estimate with the opposite sign."""
     return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)
 
 
-def _equivalent(worth: Estimate) -> str:
-    value, low, high = (
-        "more than were given" if number == math.inf else f"{number:.2g}"
-        for number in (worth.value, worth.low, worth.high)
-    )
-    return f"In calibrated log-loss it is worth this many of the other runs together: {value} [{low}, {high}]."
+def _lower_by(gain: Estimate) -> str:
+    words = f"lower by {gain}" if gain.value >= 0 else f"higher by {negative(gain)}"
+    return words if gain.low > 0 or gain.high < 0 else f"{words} (no clear difference)"

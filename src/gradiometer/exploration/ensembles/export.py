@@ -1,8 +1,10 @@
-"""An ensemble in a file that needs none of its code: torch's exported program, or ONNX."""
+"""Export of an ensemble to a file that runs without this library: torch's exported program, or ONNX."""
 
 import copy
 import importlib.util
+import io
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +12,58 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, StorageFailed, Unsupported
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-5
-"""Largest difference of a probability between the exported program and the model it was made from."""
+"""Largest difference of a probability between the exported program and the model."""
 
 
 def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
-    """Write the model for inputs of this shape and any number of examples; the program is checked against the model.
+    """Write a model to a file, for inputs of this shape and any number of examples.
+
+    The exported program is first compared with the model.
 
     Args:
-        model: From one tensor of inputs to a tensor, such as an `Ensemble`. It is copied, and exported in eval mode.
-        inputs: A few examples, at least 2, of the shape it will be given.
+        model: A model from one tensor to another, such as an `Ensemble`. It is copied, and exported in eval mode.
+        inputs: At least 2 examples of inputs.
         path: `.pt2`, read with `torch.export.load(path).module()`, or `.onnx`, which needs `onnx` and `onnxscript`.
 
     Raises:
-        BadArgument: The file is of another kind, a package is missing, or the program does not do what the model does.
+        BadArgument: The suffix or the folder is wrong, a package is missing, or there are too few inputs.
+        Unsupported: torch cannot export the model, or the exported program computes something else.
+        StorageFailed: The file cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from gradiometer.exploration.ensembles.export import export
+        >>> path = export(torch.nn.Linear(3, 2), torch.zeros(2, 3), Path("model.pt2"))
+        >>> torch.export.load(path).module()(torch.zeros(7, 3)).shape
+        torch.Size([7, 2])
     """
     check_file(path)
     if not len(inputs) >= 2:
         raise BadArgument(
-            f"`inputs` must be at least 2 examples, got {len(inputs)}: of one, any number cannot be told."
+            f"`inputs` must be at least 2 examples, got {len(inputs)}: one does not show that their number is free."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations
-        program = _program(model, inputs)
-        if path.suffix == ".pt2":
-            torch.export.save(program, path)
-        else:
-            _onnx(program, path)
+        program, content = _program(model, inputs), io.BytesIO()
+        (_save_onnx if path.suffix == ".onnx" else torch.export.save)(program, content)
+    try:
+        path.write_bytes(content.getvalue())
+    except OSError as error:
+        raise StorageFailed(f"`{path}` could not be written: {(error.strerror or str(error)).lower()}.") from error
     return path
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that cannot be written, before anything is computed for it."""
+    """Check the suffix, the folder and the packages, before anything is computed."""
     if path.suffix not in SUFFIXES:
         raise BadArgument(f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.")
     if not path.parent.is_dir():
-        raise BadArgument(f"`export` {path}: the folder {path.parent} does not exist.")
+        raise BadArgument(f"`export` {path}: the folder {path.parent} does not exist, make it first.")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise BadArgument(f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`.")
@@ -56,29 +71,30 @@ def check_file(path: Path) -> None:
 
 def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
     exported = copy.deepcopy(model).eval().requires_grad_(False)
+    any_number: Any = ({0: Dim("examples")},)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature(exported.forward).parameters.values()):
+        any_number = (any_number,)
     try:
-        program = torch.export.export(exported, (inputs,), dynamic_shapes=(({0: Dim("examples")},),), strict=False)
+        program = torch.export.export(exported, (inputs,), dynamic_shapes=any_number, strict=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise BadArgument(
-            f"`export`: torch.export cannot follow the model for any number of examples ({reason})."
-        ) from error
+        raise Unsupported(f"torch.export cannot export this model for any number of examples ({reason}).") from error
     with torch.no_grad():
         for count in {1, len(inputs)}:
             given, wanted = program.module()(inputs[:count]), exported(inputs[:count])
             difference = float((given - wanted).abs().max())
             if not difference <= TOLERANCE:
-                raise BadArgument(
-                    f"`export`: the program differs from the model by {difference:.2g}: it is not written."
+                raise Unsupported(
+                    f"The exported program differs from the model by {difference:.2g}: it is not written."
                 )
     return program
 
 
-def _onnx(program: ExportedProgram, path: Path) -> None:
+def _save_onnx(program: ExportedProgram, file: io.BytesIO) -> None:
     import onnx  # noqa: PLC0415 (an extra)
 
     made: Any = torch.onnx.export(
         program, (), input_names=["inputs"], output_names=["probabilities"], dynamo=True, verbose=False
     )
-    made.save(str(path), external_data=False)
-    onnx.checker.check_model(onnx.load(str(path)))
+    onnx.checker.check_model(made.model_proto)
+    file.write(made.model_proto.SerializeToString())

@@ -1,4 +1,4 @@
-"""How good predictions are: error, log-loss, calibrated log-loss, Brier score and calibration, alone and in pairs."""
+"""Scores of predictions and their paired differences: error, log-loss, Brier score and calibration error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from gradiometer.measurement.uncertainty.proportions import difference_of_propor
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
 COLDEST, HOTTEST = 0.02, 50.0
-"""Temperatures looked at; where every label is found the fit runs into the lower end."""
+"""Range of the temperature. If every prediction is correct, the fit ends at the lower end."""
 
 LogProbabilities = Float[np.ndarray, "examples classes"]
 Labels = Integer[np.ndarray, " examples"]
@@ -25,12 +25,22 @@ Labels = Integer[np.ndarray, " examples"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted for labelled examples, and the temperature that others called for.
+    """Predictions for labelled examples, and a temperature fitted on other examples.
 
     Args:
         log_probabilities: log p(class | x) of the examples that are scored.
         labels: Their classes, from 0.
-        temperature: Fitted on examples that are not among them.
+        temperature: τ, fitted on other examples than these.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.ensembles.scores import Predictions, scores
+        >>> labels = np.array([0, 1] * 50)
+        >>> probabilities = np.where(np.eye(2)[labels] == 1, 0.8, 0.2)
+        >>> probabilities[:10] = probabilities[:10, ::-1]  # ten mistakes
+        >>> found = scores(Predictions(np.log(probabilities), labels))
+        >>> print(found["error"], "and", found["nll"])
+        0.100 [0.0607, 0.160] and 0.362 [0.302, 0.447] nats
     """
 
     log_probabilities: LogProbabilities
@@ -41,10 +51,10 @@ class Predictions:
     def split(
         cls, log_probabilities: LogProbabilities, labels: Labels, validation: Bool[np.ndarray, " examples"]
     ) -> "Predictions":
-        """The temperature from the validation examples, the scores from the rest.
+        """Fit the temperature on the validation examples, and keep the other examples for the scores.
 
         Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning,
-        section 3: comparisons of log-losses without it rank methods wrongly.
+        section 3: without this, comparisons of log-losses rank methods wrongly.
         """
         checked(log_probabilities, labels)
         temperature = fitted_temperature(log_probabilities[validation], labels[validation])
@@ -54,14 +64,14 @@ class Predictions:
         checked(self.log_probabilities, self.labels)
 
     @cached_property
-    def found(self) -> Bool[np.ndarray, " examples"]:
-        """Whether the likeliest class is the label."""
-        right: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
-        return right
+    def correct(self) -> Bool[np.ndarray, " examples"]:
+        """True for each example whose most likely class is its label."""
+        correct: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
+        return correct
 
     @cached_property
     def losses(self) -> Mapping[str, Float[np.ndarray, " examples"]]:
-        """Of every example: nll and calibrated_nll in nats, and the Brier score, Σ over classes of (p − truth)²."""
+        """For every example: nll and calibrated_nll in nats, and the Brier score, Σ over classes of (p − truth)²."""
         truth = np.eye(self.log_probabilities.shape[1])[self.labels]
         return {
             "nll": log_losses(self.log_probabilities, self.labels),
@@ -71,12 +81,12 @@ class Predictions:
 
 
 UNITS: Mapping[str, str] = {"error": "", "nll": "nats", "calibrated_nll": "nats", "brier": "", "calibration_error": ""}
-"""The scores and their units; of all of them less is better."""
+"""The scores and their units. Lower is better for all."""
 
 
 def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
     """Every score, with its interval over the examples."""
-    wrong = ~predictions.found
+    wrong = ~predictions.correct
     found: dict[str, Estimate] = {"error": proportion(int(wrong.sum()), len(wrong), level)}
     for name, losses in predictions.losses.items():
         found[name] = skewed_mean(losses, level=level, unit=UNITS[name])
@@ -85,21 +95,20 @@ def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
 
 
 def differences(first: Predictions, second: Predictions, level: float = 0.9) -> dict[str, Estimate]:
-    """Every score of the first less that of the second, paired over the same examples: below zero, the first is better.
+    """Every score of the first less that of the second, paired by example. Below zero, the first is better.
 
-    What is hard for both cancels, so that the interval is far narrower than those of the two scores. It speaks of other
-    examples of the same kind, for these two predictors; another training run of either would differ by more.
+    Examples that are hard for both cancel, so the interval is far narrower than those of the two scores. It is valid
+    for other examples of the same kind and these two predictors. Other training runs would differ by more.
 
     Raises:
-        BadArgument: They are not of the same examples.
+        BadArgument: The two are not for the same examples.
     """
     if not np.array_equal(first.labels, second.labels):
-        raise BadArgument("`first` and `second` have other labels: a paired difference is of the same examples.")
+        raise BadArgument("`first` and `second` must have the same labels: pair the same examples.")
     count = len(first.labels)
-    found = {"error": difference_of_proportions(~first.found, ~second.found, level=level)}
+    found = {"error": difference_of_proportions(~first.correct, ~second.correct, level=level)}
     for name, losses in first.losses.items():
-        other = second.losses[name]
-        found[name] = difference_of_means(losses, other, level=level, unit=UNITS[name], batches=count)
+        found[name] = difference_of_means(losses, second.losses[name], level=level, unit=UNITS[name], batches=count)
     found["calibration_error"] = calibration_difference(
         first.log_probabilities, second.log_probabilities, first.labels, level=level
     )
@@ -108,21 +117,19 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
 
 def averaged(members: Sequence[LogProbabilities], weights: Sequence[float] | None = None) -> LogProbabilities:
     """The logarithm of the mean of the members' probabilities."""
-    shares = None if weights is None else np.asarray(weights)[:, None, None] / np.sum(weights)
-    stacked = np.stack(list(members))
-    scale = 1 / len(stacked) if shares is None else shares
-    found: np.ndarray = logsumexp(stacked, axis=0, b=scale)
-    return found
+    shares = np.ones(len(members)) if weights is None else np.asarray(weights)
+    mean: np.ndarray = logsumexp(np.stack(members), axis=0, b=(shares / shares.sum())[:, None, None])
+    return mean
 
 
 def at_temperature(log_probabilities: LogProbabilities, temperature: float) -> LogProbabilities:
-    """p^(1/τ), scaled to a sum of 1."""
+    """log p^(1/τ), normalised."""
     found: np.ndarray = log_softmax(log_probabilities / temperature, axis=1)
     return found
 
 
 def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> float:
-    """τ with the smallest mean log-loss of p^(1/τ). The loss is convex in 1/τ, so there is one.
+    """The τ with the smallest mean log-loss of p^(1/τ). It is unique, since the loss is convex in 1/τ.
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, section 4.2.
     """
@@ -142,23 +149,23 @@ def log_losses(log_probabilities: LogProbabilities, labels: Labels) -> Float[np.
 
 
 def checked(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Refuse what are not logarithms of probabilities of labelled examples."""
+    """Check log-probabilities [examples, classes] and their labels [examples]."""
     if log_probabilities.ndim != 2 or len(log_probabilities) != len(labels) or not len(labels) >= 1:
         raise BadArgument(
-            f"`log_probabilities` of shape {list(log_probabilities.shape)} and {len(labels)} `labels` do not belong "
-            "together: [examples, classes] and [examples] were expected."
+            "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
+            f"{list(log_probabilities.shape)} and {list(labels.shape)}."
         )
     totals = np.exp(log_probabilities).sum(axis=1)
-    if not (np.abs(totals - 1) < 1e-4).all():
-        worst = int(np.argmax(~(np.abs(totals - 1) < 1e-4)))
+    if not (good := np.abs(totals - 1) < 1e-4).all():
+        first = int(np.argmin(good))
         raise BadArgument(
-            f"`log_probabilities` of example {worst} add up to a probability of {totals[worst]:.4g}, not 1: take the "
+            f"`log_probabilities` of example {first} must sum to a probability of 1, got {totals[first]:.4g}: take the "
             "log_softmax of the logits."
         )
     if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
-        raise BadArgument(f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the classes predicted.")
+        raise BadArgument(f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes.")
     if not np.isfinite(losses := log_losses(log_probabilities, labels)).all():
         raise BadArgument(
-            f"`log_probabilities` of example {int(np.argmax(~np.isfinite(losses)))} give its label no probability at "
-            "all, an infinite log-loss: take the log_softmax of the logits, not the logarithm of the softmax."
+            f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label a probability of 0 "
+            "and so an infinite log-loss: take the log_softmax of the logits, not the logarithm of the softmax."
         )

@@ -1,4 +1,4 @@
-"""SWA and SWAG: the mean of a stream of weights, their spread, and models drawn from it."""
+"""SWA and SWAG: the mean of the weights of several models, their variance, and models drawn from this Gaussian."""
 
 import copy
 import math
@@ -12,19 +12,30 @@ from torch.optim.swa_utils import AveragedModel
 from gradiometer.errors import BadArgument
 
 
-class WeightMoments:
+class SWAG:
     """Mean, variance and last deviations of the weights of a stream of models, in one pass.
 
-    The mean is stochastic weight averaging (torch's own `AveragedModel`); mean, diagonal variance and the deviations
-    are the Gaussian of SWAG. Fed with the snapshots of a run they cost no training. BatchNorm's statistics are those of
-    the first model: re-estimate them with `refresh_batch_norm` before the average or a draw is used.
+    The mean is stochastic weight averaging (torch's `AveragedModel`). Mean, diagonal variance and deviations are the
+    Gaussian of SWAG. With the snapshots of a run they cost no training. BatchNorm's statistics are those of the first
+    model: re-estimate them with `refresh_batch_norm` before you use the average or a drawn model.
 
-    A description of one basin: the average of models from different basins is a point on the hill between them, and
-    the Gaussian knows nothing of the posterior outside of what SGD visited.
+    This describes one basin. The average of models from different basins lies on the barrier between them, and the
+    Gaussian does not cover the posterior outside of the region that SGD visited.
 
     Args:
-        model: Of the architecture of the stream; it is not changed.
-        rank: How many of the last deviations are kept.
+        model: A model of the stream's architecture. It is not changed.
+        rank: Number of last deviations that are kept.
+
+    Example:
+        >>> import torch
+        >>> from gradiometer.exploration.ensembles.swag import SWAG
+        >>> swag = SWAG(torch.nn.Linear(1, 1, bias=False))
+        >>> for weight in (1.0, 2.0, 3.0):
+        ...     model = torch.nn.Linear(1, 1, bias=False)
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     swag.update(model)
+        >>> swag.mean.tolist(), swag.variance.tolist()
+        ([2.0], [0.6666666666666666])
 
     Source: Izmailov et al. (2018), Averaging Weights Leads to Wider Optima; Maddox et al. (2019), A Simple Baseline for
     Bayesian Uncertainty in Deep Learning, algorithm 1.
@@ -32,7 +43,7 @@ class WeightMoments:
 
     def __init__(self, model: nn.Module, rank: int = 20) -> None:
         if not rank >= 2:
-            raise BadArgument(f"`rank` must be at least 2, got {rank}: one deviation has no spread.")
+            raise BadArgument(f"`rank` must be at least 2, got {rank}: one deviation has no variance.")
         self.average = AveragedModel(model)
         self.models = 0
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -41,7 +52,7 @@ class WeightMoments:
         self._deviations: deque[Tensor] = deque(maxlen=rank)
 
     def update(self, model: nn.Module) -> None:
-        """Take in one more model."""
+        """Add one more model."""
         self.average.update_parameters(model)
         self.models += 1
         weights = _weights(model)
@@ -52,26 +63,26 @@ class WeightMoments:
 
     @property
     def mean(self) -> Float[Tensor, " params"]:
-        """The average of the weights."""
+        """Mean of each weight."""
         return self._mean.clone()
 
     @property
     def variance(self) -> Float[Tensor, " params"]:
-        """Of each weight over the stream, as SWAG has it: divided by the number of models."""
+        """Variance of each weight, divided by the number of models as in SWAG."""
         return self._squares / max(self.models, 1)
 
     def draw(self, generator: torch.Generator, scale: float = 1.0) -> nn.Module:
-        """A model drawn from the Gaussian: θ̄ + √scale (Σ_diag^½ z₁ + D z₂/√(K − 1))/√2.
+        """Draw a model from the Gaussian: θ̄ + √scale (Σ_diag^½ z₁ + D z₂/√(K − 1))/√2.
 
         Args:
-            generator: Of the random numbers z₁ and z₂.
-            scale: Of the covariance; 0 gives the average.
+            generator: Generator of the random numbers z₁ and z₂.
+            scale: Factor of the covariance; 0 gives the average.
 
         Raises:
-            BadArgument: Fewer than two models have been taken in.
+            BadArgument: There were fewer than two models.
         """
         if not self.models >= 2:
-            raise BadArgument(f"`draw` needs at least 2 models in the stream, got {self.models}.")
+            raise BadArgument(f"`draw` needs at least 2 models, got {self.models}: call `update` with more.")
         if not 0 <= scale < math.inf:
             raise BadArgument(f"`scale` must be at least 0 and finite, got {scale}.")
         deviations = torch.stack(list(self._deviations))
@@ -81,16 +92,13 @@ class WeightMoments:
         if len(deviations) > 1:
             noise += low_rank @ deviations / math.sqrt(len(deviations) - 1)
         drawn = copy.deepcopy(self.average.module)
-        _put(drawn, self._mean + math.sqrt(scale / 2) * noise)
+        parameters = list(drawn.parameters())
+        weights = (self._mean + math.sqrt(scale / 2) * noise).split([p.numel() for p in parameters])
+        with torch.no_grad():
+            for parameter, values in zip(parameters, weights, strict=True):
+                parameter.copy_(values.reshape(parameter.shape))
         return drawn
 
 
 def _weights(model: nn.Module) -> Float[Tensor, " params"]:
     return torch.cat([parameter.detach().reshape(-1).double().cpu() for parameter in model.parameters()])
-
-
-def _put(model: nn.Module, weights: Float[Tensor, " params"]) -> None:
-    parameters = list(model.parameters())
-    with torch.no_grad():
-        for parameter, values in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
-            parameter.copy_(values.reshape(parameter.shape))

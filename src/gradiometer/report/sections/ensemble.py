@@ -21,97 +21,99 @@ SCORES = {
     "brier": "Brier score",
     "calibration_error": "calibration error, debiased",
 }
-"""The scores as they are written on paper, in the order of the table."""
+"""The names of the scores for readers, in the order of the table."""
 
 
 def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
-    """Issue 4: what the last m snapshots give, whether their confidence is deserved, and all scores."""
+    """Issue 4: the log-loss of the last m snapshots, their calibration, and all scores."""
     reports = load_artifacts(run, EnsembleReport)
-    lead = "Do the models along the way give more together than the last of them alone?"
+    lead = "Do the snapshots together predict better than the last one alone?"
     if not reports:
         taken = sum(event["event"] == "snapshot" for event in run.events)
         command = f"`gradiometer ensemble {shlex.quote(str(run.path))}`"
-        told = f"{taken} snapshots are kept: {command} scores them." if taken else "No snapshot has been kept."
-        return Section("ensemble", "Ensemble", f"{lead} {told}", ())
-    (worth,) = reports
-    finding = worth.finding(shlex.quote(str(run.path)))
-    answer = Answer(finding, {"gain": worth.gain, "no gain": Estimate.exact(0.0)})
+        state = f"The run has {taken} snapshots: {command} scores them." if taken else "The run has no snapshots."
+        return Section("ensemble", "Ensemble", f"{lead} {state}", ())
+    (report,) = reports
+    finding = report.finding(shlex.quote(str(run.path)))
+    answer = Answer(finding, {"gain": report.gain, "no gain": Estimate.exact(0.0)})
     return Section(
         "ensemble",
         "Ensemble",
         lead,
-        (growing_figure(worth), reliability_figure(worth)),
-        _table(worth),
+        (size_figure(report), reliability_figure(report)),
+        _table(report),
         (answer,),
-        heading="Scores, and what they differ by",
+        heading="Scores and differences",
     )
 
 
-def growing_figure(worth: EnsembleReport) -> Figure:
+def size_figure(report: EnsembleReport) -> Figure:
     """The calibrated log-loss of the last m snapshots averaged."""
-    sizes = [(size.members, size.scores["calibrated_nll"]) for size in worth.growing]
+    sizes = [(size.members, size.scores["calibrated_nll"]) for size in report.sizes]
     base = alt.Chart(alt.Data(values=[{"m": m, **plain_row(estimate)} for m, estimate in sizes]))
     base = base.encode(
-        x=alt.X("m:O", axis=alt.Axis(title="m, the last snapshots averaged", labelAngle=0)), tooltip=tooltip("m:O")
+        x=alt.X("m:O", axis=alt.Axis(title="m, number of last snapshots", labelAngle=0)),
+        tooltip=tooltip("m:O"),
     )
-    added = ["", *(_interval(size.added["calibrated_nll"]) for size in worth.growing[1:])]
+    added = ["", *(_interval(size.added["calibrated_nll"]) for size in report.sizes[1:])]
     rows = tuple((f"{m}", *cells(estimate), more) for (m, estimate), more in zip(sizes, added, strict=True))
     return Figure(
-        name="growing",
-        title="The ensemble as it grows",
+        name="ensemble_size",
+        title="Size of the ensemble",
         chart=layered(bars(base, linear_y("log-loss, calibrated, nats"))).properties(width=WIDTH, height=HEIGHT),
         summary=(
             f"The calibrated log-loss is {sizes[0][1]} for the last snapshot alone and {sizes[-1][1]} for all "
-            f"{worth.snapshots}; validation examples call for the last {worth.chosen}."
+            f"{report.snapshots}; the last {report.chosen} are best on the validation examples."
         ),
         table=Numbers(("m", "log-loss, calibrated", "interval", "change by the m-th, paired"), rows),
         note=(
-            "The bars are over test examples and move together from m to m; the change by each member, paired by "
-            "example, is far better known and stands in the table."
+            "The intervals are over test examples, and move together from m to m. The change by each member, paired by "
+            "example, is known far better: see the table."
         ),
     )
 
 
-def reliability_figure(worth: EnsembleReport) -> Figure:
-    """How often the ensemble is right, against how sure it is."""
-    rows = [{"confidence": part.confidence, **plain_row(part.accuracy)} for part in worth.reliability]
+def reliability_figure(report: EnsembleReport) -> Figure:
+    """The accuracy of the ensemble against its confidence."""
+    rows = [{"confidence": part.confidence, **plain_row(part.accuracy)} for part in report.reliability]
     base = alt.Chart(alt.Data(values=rows))
     x = alt.X("confidence:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="confidence", format="~%"))
     base = base.encode(x=x, tooltip=[alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")])
-    ends = [worth.reliability[0].confidence, worth.reliability[-1].confidence]
+    ends = [report.reliability[0].confidence, report.reliability[-1].confidence]
     diagonal = alt.Chart(alt.Data(values=[{"confidence": end, "value": end} for end in ends]))
-    whole = alt.Scale(zero=False, domainMax=1.02)  # a point at 100 % is a whole one
-    y = linear_y("share classified rightly", "~%", whole)
+    whole = alt.Scale(zero=False, domainMax=1.02)  # so that a point at 100 % is not cut off
+    y = linear_y("accuracy", "~%", whole)
     line = diagonal.mark_line(strokeDash=[4, 4], opacity=0.6).encode(x=x, y=y("value"))
-    surest = worth.reliability[-1]
+    most_confident = report.reliability[-1]
+    accuracy = most_confident.accuracy
     return Figure(
         name="reliability",
-        title="Is its confidence deserved?",
+        title="Calibration of the ensemble",
         chart=layered(line, bars(base, y), points(base, y)).properties(width=WIDTH, height=HEIGHT),
         summary=(
-            f"The calibration error is {worth.scores['calibration_error']}; where the ensemble is surest, at "
-            f"{surest.confidence:.1%}, it is right "
-            f"about {surest.accuracy.value:.0%} [{surest.accuracy.low:.0%}, {surest.accuracy.high:.0%}] of the time."
+            f"The calibration error is {report.scores['calibration_error']}. In the bin with the highest confidence, "
+            f"{most_confident.confidence:.1%}, the accuracy is "
+            f"{accuracy.value:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}]."
         ),
         table=Numbers(
             ("confidence", "accuracy", "interval", "examples"),
             tuple(
-                (f"{part.confidence:.4f}", *cells(part.accuracy), f"{part.examples:,}") for part in worth.reliability
+                (f"{part.confidence:.4f}", *cells(part.accuracy), f"{part.examples:,}") for part in report.reliability
             ),
         ),
-        note=f"Before calibration; dividing the logarithms by τ = {worth.temperature:.3g} calibrates. On the dashed "
-        "line confidence is deserved; below it there is too much of it.",
+        note=f"Before calibration, which divides the log-probabilities by τ = {report.temperature:.3g}. On the dashed "
+        "line the confidence is right; below it the confidence is too high.",
     )
 
 
-def _table(worth: EnsembleReport) -> Numbers:
-    """Every score of the ensemble, and what it differs by from each rival."""
-    rows = [(words, "the ensemble", *cells(worth.scores[name])) for name, words in SCORES.items()]
-    for rival in worth.against:
-        rows += [(words, f"less {rival.name}", *cells(rival.difference[name])) for name, words in SCORES.items()]
-    rows.append(("disagreement over error", "the snapshots", *cells(worth.disagreement_over_error)))
-    for way in worth.barriers:
-        rows.append(("barrier of error", f"from {way.snapshot} to {worth.snapshots}", *cells(way.barrier)))
+def _table(report: EnsembleReport) -> Numbers:
+    """Every score of the ensemble, and its difference from each baseline."""
+    rows = [(words, "the ensemble", *cells(report.scores[name])) for name, words in SCORES.items()]
+    for baseline in report.baselines:
+        rows += [(words, f"less {baseline.name}", *cells(baseline.difference[name])) for name, words in SCORES.items()]
+    rows.append(("disagreement over error", "the snapshots", *cells(report.disagreement_over_error)))
+    for number, path in enumerate(report.paths, start=1):
+        rows.append(("error barrier", f"from {number} to {report.snapshots}", *cells(path.barrier)))
     return Numbers(("quantity", "of", "estimate", "interval"), tuple(rows))
 
 

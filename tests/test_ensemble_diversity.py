@@ -1,4 +1,4 @@
-"""How unlike members are, what lies between them, what each adds, and how many runs an ensemble is worth."""
+"""Diversity of the members, error barriers between them, the gain from each, and the deep-ensemble equivalent."""
 
 import copy
 import itertools
@@ -12,10 +12,10 @@ from torch import nn
 
 from gradiometer.convergence.averaging import refresh_batch_norm
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.barrier import between, segment
+from gradiometer.exploration.ensembles.barrier import between, linear_path
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
-from gradiometer.exploration.ensembles.ensemble_size import chosen_count, growing, validation_mask
+from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
 from gradiometer.exploration.ensembles.scores import (
     Predictions,
     averaged,
@@ -42,18 +42,19 @@ def test_correlations_are_numpys_over_all_outputs_and_their_jackknife_is_the_pla
     parts = [made_up(seed, examples=60)[0] for seed in range(2)]
     parts.append(log_softmax(parts[0] + 0.5 * parts[1], axis=1))
     found = correlations(parts)
-    for (one, other), estimate in found.items():
-        flat = np.exp(parts[one]).ravel(), np.exp(parts[other]).ravel()
+    assert list(found) == ["1-2", "1-3", "2-3"]
+    for pair, estimate in found.items():
+        flat = [np.exp(parts[int(number) - 1]).ravel() for number in pair.split("-")]
         assert estimate.value == pytest.approx(np.corrcoef(*flat)[0, 1])
     first, last = np.exp(parts[0]), np.exp(parts[2])
     kept = [np.delete(np.arange(60), place) for place in range(60)]
     left_out = np.arctanh([np.corrcoef(first[k].ravel(), last[k].ravel())[0, 1] for k in kept])
     error = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
-    assert math.atanh(found[0, 2].high) - math.atanh(found[0, 2].value) == pytest.approx(1.6448536 * error, rel=1e-6)
-    assert correlations([parts[0], parts[0]])[0, 1].value == 1
+    assert math.atanh(found["1-3"].high) - math.atanh(found["1-3"].value) == pytest.approx(1.6448536 * error, rel=1e-6)
+    assert correlations([parts[0], parts[0]])["1-2"].value == 1
 
 
-def test_a_copy_has_no_barrier_and_a_permuted_network_has_one_although_it_is_the_same_function() -> None:
+def test_a_copy_has_no_barrier_and_a_permuted_network_has_one() -> None:
     torch.manual_seed(0)
     problem = load("mlp")
     model = problem.model()
@@ -74,7 +75,7 @@ def test_a_copy_has_no_barrier_and_a_permuted_network_has_one_although_it_is_the
         return log_probabilities(problem, model, device).argmax(1) != labels
 
     np.testing.assert_array_equal(wrong(model), wrong(permuted))
-    flat, hill = segment(model, copy.deepcopy(model), wrong), segment(model, permuted, wrong)
+    flat, hill = linear_path(model, copy.deepcopy(model), wrong), linear_path(model, permuted, wrong)
     assert flat.barrier.value == 0
     assert flat.barrier.low < 0 < flat.barrier.high < 0.05
     assert hill.barrier.low > 0.005
@@ -83,7 +84,7 @@ def test_a_copy_has_no_barrier_and_a_permuted_network_has_one_although_it_is_the
     assert hill.shares[5] == 0.5
 
 
-def test_between_two_models_batch_norm_is_estimated_anew_and_the_ends_are_left_alone() -> None:
+def test_between_two_models_batch_norm_is_re_estimated_and_the_ends_do_not_change() -> None:
     torch.manual_seed(0)
     first, last = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
     inputs, seen = torch.randn(50, 3), []
@@ -93,7 +94,9 @@ def test_between_two_models_batch_norm_is_estimated_anew_and_the_ends_are_left_a
         return np.zeros(50, dtype=bool)
 
     before = [copy.deepcopy(model.state_dict()) for model in (first, last)]
-    segment(first, last, wrong, points=3, refresh=lambda m: refresh_batch_norm(m, [inputs], lambda m, batch: m(batch)))
+    linear_path(
+        first, last, wrong, points=3, refresh=lambda m: refresh_batch_norm(m, [inputs], lambda m, batch: m(batch))
+    )
     weight = 0.75 * first[0].weight + 0.25 * last[0].weight
     torch.testing.assert_close(seen[1][0].weight, weight)
     torch.testing.assert_close(seen[1][1].running_mean, seen[1][0](inputs).mean(0))
@@ -101,21 +104,21 @@ def test_between_two_models_batch_norm_is_estimated_anew_and_the_ends_are_left_a
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
     assert between(first, last, 0.5)[1].num_batches_tracked == first[1].num_batches_tracked
     with pytest.raises(BadArgument, match="`points` must be at least 1, got 0"):
-        segment(first, last, wrong, points=0)
+        linear_path(first, last, wrong, points=0)
 
 
 def noisy(seed: int, noise: float, examples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """The truth's log-probabilities with noise of a member's own, and labels drawn from the truth."""
+    """The truth's log-probabilities with independent noise for each member, and labels drawn from the truth."""
     truth, labels = made_up(0, examples=examples)
     draws = np.random.default_rng(seed + 1)
     return log_softmax(truth + noise * draws.standard_normal(truth.shape), axis=1), labels
 
 
-def test_members_with_noise_of_their_own_each_add_something_less_every_time() -> None:
+def test_each_member_with_independent_noise_adds_less_than_the_one_before() -> None:
     members, labels = [noisy(seed, 1.0)[0] for seed in range(4)], noisy(0, 1.0)[1]
-    sizes = growing(members, labels, validation_mask(len(labels)))
+    sizes = ensemble_sizes(members, labels, validation_mask(len(labels)))
     added = [size.added["calibrated_nll"] for size in sizes[1:]]
-    assert [size.count for size in sizes] == [1, 2, 3, 4]
+    assert [size.members for size in sizes] == [1, 2, 3, 4]
     assert sizes[0].added == {}
     assert all(estimate.high < 0 for estimate in added)
     assert [estimate.value for estimate in added] == sorted(estimate.value for estimate in added)
@@ -130,26 +133,26 @@ def test_an_early_member_that_hurts_is_left_out() -> None:
         chosen_count(members[:1], labels)
 
 
-def test_an_ensemble_is_worth_as_many_runs_as_reach_its_loss() -> None:
+def test_the_deep_ensemble_equivalent_is_the_number_of_runs_with_the_same_loss() -> None:
     runs, labels = [noisy(seed, 1.0)[0] for seed in range(4)], noisy(0, 1.0)[1]
     validation = validation_mask(len(labels))
 
-    def worth(said: np.ndarray) -> tuple[float, float, float]:
-        predictions = Predictions.split(said, labels, validation)
+    def equivalent(found: np.ndarray) -> tuple[float, float, float]:
+        predictions = Predictions.split(found, labels, validation)
         estimate = deep_ensemble_equivalent(predictions, runs, labels, validation)
         return estimate.low, estimate.value, estimate.high
 
-    two = worth(averaged([noisy(20, 1.0)[0], noisy(21, 1.0)[0]]))
+    two = equivalent(averaged([noisy(20, 1.0)[0], noisy(21, 1.0)[0]]))
     assert two[0] < 2 < two[2]
     assert 1 < two[0] < two[2] < 4
-    assert worth(noisy(22, 3.0)[0]) == (1, 1, 1)
-    assert worth(noisy(23, 0.0)[0])[1] == math.inf
+    assert equivalent(noisy(22, 3.0)[0]) == (1, 1, 1)
+    assert equivalent(noisy(23, 0.0)[0])[1] == math.inf
     with pytest.raises(BadArgument, match="`runs` must be at least 2, got 1"):
         deep_ensemble_equivalent(Predictions(runs[0], labels), runs[:1], labels, validation)
 
 
 def drawn(generator: np.random.Generator, examples: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Examples of a population, and what six members, each a fixed function of the example, say of them."""
+    """Examples of a population, and the predictions of six members, each a fixed function of the example."""
     truth = 1.5 * generator.standard_normal((examples, 4))
     chances = np.exp(log_softmax(truth, axis=1))
     labels = (chances.cumsum(1) < generator.random((examples, 1))).sum(1).clip(max=3)
@@ -169,7 +172,7 @@ def test_the_intervals_of_disagreement_correlation_and_equivalent_cover() -> Non
         three = Predictions.split(averaged([members[0], members[0], members[1]]), labels, validation)
         return [
             disagreement(members[:3], labels),
-            correlations(members[:2])[0, 1],
+            correlations(members[:2])["1-2"],
             deep_ensemble_equivalent(two, members[2:], labels, validation),
             deep_ensemble_equivalent(three, members[2:], labels, validation),
         ]
