@@ -23,7 +23,7 @@ class Order:
         seed: The same seed gives the same order on any machine.
 
     Example:
-        >>> from gradiometer.measurement.order import Order
+        >>> from gradiometer.measurement import Order
         >>> from gradiometer import Draw
         >>> order = Order(Draw.RESHUFFLED, examples=5, batch_size=2)
         >>> [order.batch(step).tolist() for step in range(order.steps_per_epoch)]

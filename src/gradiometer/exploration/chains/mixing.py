@@ -85,7 +85,7 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.chains.mixing import mixing
+        >>> from gradiometer.exploration.chains import mixing
         >>> draws = np.random.default_rng(0).standard_normal((500, 4))
         >>> for found in mixing({"loss": draws, "apart": draws + [0, 0, 0, 1]}):
         ...     print(found.name, found.mixed, found.rhat)

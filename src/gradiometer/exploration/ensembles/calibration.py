@@ -72,7 +72,7 @@ def calibration_error(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.ensembles.calibration import calibration_error
+        >>> from gradiometer.exploration.ensembles import calibration_error
         >>> confidence = np.full(1000, 0.9)
         >>> labels = (np.arange(1000) % 10 >= 7).astype(int)  # 70 % are of class 0
         >>> print(calibration_error(np.log(np.stack([confidence, 1 - confidence], axis=1)), labels))

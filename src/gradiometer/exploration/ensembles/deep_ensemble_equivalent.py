@@ -41,9 +41,8 @@ def deep_ensemble_equivalent(
     Example:
         >>> import numpy as np
         >>> from scipy.special import log_softmax
-        >>> from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
-        >>> from gradiometer.exploration.ensembles.ensemble_size import validation_mask
-        >>> from gradiometer.exploration.ensembles.scores import Predictions, averaged
+        >>> from gradiometer.exploration.ensembles import Predictions, averaged, validation_mask
+        >>> from gradiometer.exploration.ensembles import deep_ensemble_equivalent
         >>> draws = np.random.default_rng(0)
         >>> labels, validation = draws.integers(0, 3, 300), validation_mask(300)
         >>> runs = list(log_softmax(np.eye(3)[labels] + draws.standard_normal((5, 300, 3)), axis=2))

@@ -25,7 +25,7 @@ def disagreement(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.ensembles.diversity import disagreement
+        >>> from gradiometer.exploration.ensembles import disagreement
         >>> labels = np.zeros(100, int)
         >>> members = [np.log(np.tile([0.8, 0.2], (100, 1))) for _ in range(2)]
         >>> members[0][:10] = members[1][8:18] = np.log([0.2, 0.8])  # two mistakes in common

@@ -61,7 +61,7 @@ def validation_mask(examples: int, seed: int = 0, share: float = VALIDATION) -> 
     """True for the held-out examples used for validation. Depends only on their number and the seed.
 
     Example:
-        >>> from gradiometer.exploration.ensembles.ensemble_size import validation_mask
+        >>> from gradiometer.exploration.ensembles import validation_mask
         >>> validation_mask(8).nonzero()[0].tolist()
         [2, 4]
     """

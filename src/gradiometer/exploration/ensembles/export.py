@@ -37,7 +37,7 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
     Example:
         >>> from pathlib import Path
         >>> import torch
-        >>> from gradiometer.exploration.ensembles.export import export
+        >>> from gradiometer.exploration.ensembles import export
         >>> path = export(torch.nn.Linear(3, 2), torch.zeros(2, 3), Path("model.pt2"))
         >>> torch.export.load(path).module()(torch.zeros(7, 3)).shape
         torch.Size([7, 2])

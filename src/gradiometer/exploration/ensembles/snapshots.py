@@ -152,7 +152,7 @@ class SnapshotCollector:
     Example:
         >>> import torch
         >>> from gradiometer import SnapshotCollector
-        >>> from gradiometer.convergence.schedules.cycles import SnapshotCycle
+        >>> from gradiometer.convergence.schedules import SnapshotCycle
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> cycle = SnapshotCycle(0.1, steps=30, snapshots=3)

@@ -28,7 +28,7 @@ class SWAG:
 
     Example:
         >>> import torch
-        >>> from gradiometer.exploration.ensembles.swag import SWAG
+        >>> from gradiometer.exploration.ensembles import SWAG
         >>> swag = SWAG(torch.nn.Linear(1, 1, bias=False))
         >>> for weight in (1.0, 2.0, 3.0):
         ...     model = torch.nn.Linear(1, 1, bias=False)
