@@ -139,9 +139,9 @@ def test_a_survey_that_is_torn_is_left_out(trained: Run) -> None:
     [
         (
             ("digits", "--examples", "2000"),
-            "`--examples` must lie between 1 and the 1,437 training examples, got 2,000",
+            "`examples` must lie between 1 and the 1,437 training examples, got 2,000",
         ),
-        (("digits", "--examples", "0"), "`--examples` must lie between 1 and the 1,437"),
+        (("digits", "--examples", "0"), "`examples` must lie between 1 and the 1,437"),
         (("nonesuch",), "`problem` 'nonesuch' is unknown"),
         (("digits", "--lr", "nan"), "`learning_rate` must be positive and finite, got nan"),
         (("digits", "--png", "/nonesuch/x.png"), "the folder /nonesuch does not exist"),
@@ -153,7 +153,7 @@ def test_what_cannot_be_surveyed_is_refused_by_name(arguments: tuple[str, ...], 
 
 
 def test_settings_of_a_problem_are_refused_for_a_run(trained: Run) -> None:
-    with pytest.raises(BadArgument, match=r"`--lr` is for a problem: the run .* has its own"):
+    with pytest.raises(BadArgument, match=r"`--lr` is only for a problem: leave it out, the run .* has its own value"):
         run_verb(str(trained.path), "--lr", "0.1")
 
 

@@ -11,7 +11,7 @@ import torch
 from conftest import CASES, Case
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.gram import NoiseMoments
-from gradiometer.estimation.inner_products import inner_products
+from gradiometer.estimation.micro_batches import inner_products
 from gradiometer.estimation.noise import GradientNoise, cosine
 from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.measurement.finding import State
@@ -174,7 +174,7 @@ def test_what_has_no_shape_to_see_is_refused() -> None:
 
 
 def test_a_model_too_large_for_so_many_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.estimation.inner_products.MOST_NUMBERS", 1000)
+    monkeypatch.setattr("gradiometer.estimation.micro_batches.MOST_NUMBERS", 1000)
     with pytest.raises(BadArgument, match="that many gradients are more than 1,000 numbers; use fewer parts"):
         NoiseShape(8).measure(_step(CASES["mlp"]()))
 

@@ -93,7 +93,7 @@ def test_a_loss_without_draws_has_all_its_noise_from_the_data_and_costs_nothing_
 ) -> None:
     objective = dropped_out()
     objective.model.eval()
-    monkeypatch.setattr("gradiometer.estimation.repeated.noise_of_draws", None)  # calling it would fail
+    monkeypatch.setattr("gradiometer.estimation.micro_batches.noise_of_draws", None)  # calling it would fail
     estimates = NoiseSources().estimate(series_of(NoiseSources(), objective, (EXAMPLES, TARGETS), 20, 6))
     assert estimates["drawn_share"].high == estimates["noise_of_draws"].value == 0
     assert estimates["noise_of_data"].value > 0

@@ -1,8 +1,8 @@
-"""`gradiometer batch`: what another batch size would buy."""
+"""`gradiometer batch`: updates, examples and time at other batch sizes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,202 +13,68 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gradiometer.estimation.batch_table import BatchRow, BatchTable
-    from gradiometer.estimation.step_time import StepTimes
-    from gradiometer.measurement.estimate import Estimate, Estimates
-    from gradiometer.measurement.finding import Finding
-    from gradiometer.run.configuration import Configuration
-    from gradiometer.train.training import Training
+    from gradiometer.measurement.estimate import Estimate
+    from gradiometer.train.batch_comparison import BatchComparison
 
-MEASURED = 200
-"""Steps measured at the end of a brief training."""
+Over = Literal["run", "now"]
 
-CAVEAT = (
-    "A model of SGD, whose rate is taken to be right at the present batch: its factors are for a first try. The noise "
-    "scale usually grows as the loss falls."
-)
 LEFT_OUT = (
     *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_endpoint", "every"),
     *("checkpoint_seconds", "keep_checkpoints"),
 )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What is known of the noise of a training, and how it was trained.
-
-    Args:
-        subject: The run or the problem, in words.
-        configuration: How it is trained.
-        windows: The noise scale in windows of equal length, oldest first.
-        finding: The present batch against the noise scale of the last of them.
-    """
-
-    subject: str
-    configuration: "Configuration"
-    windows: "Sequence[Estimate]"
-    finding: "Finding"
-
-
 @click.command(epilog="Example: gradiometer batch digits --model cnn --lr 0.1 --steps 600")
 @click.argument("target", metavar="RUN-OR-PROBLEM")
-@click.option("--steps", type=click.IntRange(min=MEASURED), default=600, show_default=True,
-              help="Of a problem: steps to train first; the last 200 are measured.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=200), default=600, show_default=True,
+              help="Steps to train a problem; the noise is measured in the last 200.")  # fmt: skip
 @click.option("--over", type=click.Choice(["run", "now"]), default="run", show_default=True,
-              help="Of a run: its whole path, for another such run; or its latest window, to go on.")  # fmt: skip
+              help="The whole run, to plan another like it, or its latest window, to continue it.")  # fmt: skip
 @click.option("--measure-time/--no-measure-time", default=True, show_default=True,
-              help="Time a step at every batch size, on this machine.")  # fmt: skip
+              help="Measure the time of a step at every batch size on this machine.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
-              help="How long to time steps, about.")  # fmt: skip
+              help="About how long to measure step times.")  # fmt: skip
 @configuration_options(*LEFT_OUT)
 @json_option
-def batch(target: str, steps: int, over: str, measure_time: bool, seconds: float, as_json: bool, **flags: Any) -> None:
-    """What would another batch size buy? Updates, examples and time to the same loss, against the present batch.
+def batch(target: str, steps: int, over: Over, measure_time: bool, seconds: float, as_json: bool, **flags: Any) -> None:
+    """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
 
-    RUN-OR-PROBLEM is the folder of a run, whose readings tell its noise scale, or a problem (digits, fashion-mnist,
-    module:function), which is trained briefly first. The flags of a training are a problem's; a run has its own.
+    RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
+    module:function), which is trained briefly first. Training flags apply only to a problem; a run keeps its own.
     """
-    from gradiometer.estimation.batch_table import BatchTable, batch_sizes
-
-    measured = _of_run(target, over, flags) if is_run(target) else _of_problem(target, steps, flags)
-    configuration = measured.configuration
-    training = _training(configuration) if measure_time else None
-    sizes = batch_sizes(configuration.batch_size, None if training is None else len(training.data))
-    times = None if training is None else _times(training, sizes, seconds)
-    table = BatchTable.of(
-        measured.windows,
-        sizes,
-        present=configuration.batch_size,
-        learning_rate=configuration.learning_rate,
-        relative_times=None if times is None else times.relative,
-    )
-    (_print_json if as_json else _tell)(measured, table, times)
-
-
-def _of_run(target: str, over: str, flags: dict[str, Any]) -> Measured:
-    """The noise scale along a run, or now, from its readings."""
-    from gradiometer.diagnosis import latest_window, windows
     from gradiometer.errors import BadArgument
-    from gradiometer.estimation.noise import GradientNoise
-    from gradiometer.run.reader import Run
+    from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
 
-    given = [name for name, value in flags.items() if value is not None and name != "level"]
-    if given:
-        raise BadArgument(f"`--{given[0].replace('_', '-')}` is the run's own: leave it out, or name a problem.")
-    run = Run.open(target)
-    series = run.series(GradientNoise.name)
-    if series is None:
-        raise BadArgument(f"`{target}` has no readings of the noise: train with a `--budget` above 0.")
-    level = run.configuration.level if flags["level"] is None else flags["level"]
-    if not 0 < level < 1:
-        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
-    latest = GradientNoise().estimate(latest_window(series), level)
-    path = [GradientNoise().estimate(window, level)["noise_scale"] for window in windows(series)]
-    scales = path if over == "run" else [latest["noise_scale"]]
-    return Measured(run.name, run.configuration, scales, _finding(latest))
+    budget = seconds if measure_time else None
+    if is_run(target):
+        level = flags.pop("level")
+        if given := [name for name, value in flags.items() if value is not None]:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise BadArgument(f"`{flag}` cannot be changed for a run: leave it out, or give a problem instead.")
+        found = compare_for_run(Path(target), over=over, level=level, seconds=budget)
+    else:
+        found = compare_for_problem(configuration_from(None, {"problem": target, **flags}), steps=steps, seconds=budget)
+    if as_json:
+        from gradiometer.cli.outcome import print_json
 
-
-def _of_problem(target: str, steps: int, flags: dict[str, Any]) -> Measured:
-    """The noise scale at the end of a brief training."""
-    from gradiometer.estimation.noise import GradientNoise
-    from gradiometer.measurement.reading import Reading, Series
-
-    configuration = configuration_from(None, {"problem": target, **flags})
-    training, gauge = _training(configuration), GradientNoise(configuration.parts or None)
-    readings = []
-    for left in range(steps, 0, -1):
-        examples = training.batch()
-        loss, spread = training.backward(examples, measured=left <= MEASURED)
-        _refuse_divergence(training.divergence(loss), training.step, configuration.learning_rate)
-        step = training.caught(examples, spread)
-        if left <= MEASURED and step.batch_size > 1:
-            moments = gauge.measure(step)
-            readings.append(Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments))
-        training.update()
-    latest = gauge.estimate(Series.of(readings, training.sampling, training.objective.layers), configuration.level)
-    subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
-    return Measured(subject, configuration, [latest["noise_scale"]], _finding(latest))
+        print_json(found.to_dict())
+    else:
+        _print(found)
 
 
-def _finding(latest: "Estimates") -> "Finding":
-    from gradiometer.estimation.batch_advice import interpret_batch_size
-    from gradiometer.estimation.noise import GradientNoise
-
-    return interpret_batch_size(GradientNoise.name, latest["batch_size"], latest["noise_scale"])
-
-
-def _training(configuration: "Configuration") -> "Training":
-    """A training of it from its start, on the threads it asks for."""
-    import torch
-
-    from gradiometer.problems.registry import load
-    from gradiometer.run.budget import Budget
-    from gradiometer.train.training import Training
-
-    torch.set_num_threads(configuration.threads)
-    problem = load(
-        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
-    )
-    return Training(problem, configuration, Budget(configuration.budget))
-
-
-def _refuse_divergence(reason: str | None, step: int, learning_rate: float) -> None:
-    from gradiometer.errors import Diverged
-
-    if reason is not None:
-        raise Diverged(
-            f"training diverged at step {step:,} with learning rate {learning_rate:g}: {reason}; try a smaller --lr"
-        )
-
-
-def _times(training: "Training", sizes: Sequence[int], seconds: float) -> "StepTimes":
-    """Steps of every size on random examples, from taking the batch to the update, which moves nothing: η is zero."""
-    import torch
-
-    from gradiometer.estimation.step_time import step_times
-
-    generator = torch.Generator().manual_seed(training.configuration.seed)
-    for group in training.optimizer.param_groups:
-        group["lr"] = 0.0
-
-    def step(size: int) -> None:
-        chosen = torch.randint(len(training.data), (size,), generator=generator)
-        training.backward(training.data.batch(chosen), measured=False)
-        training.optimizer.step()
-
-    configuration = training.configuration
-    return step_times(step, sizes, configuration.batch_size, seconds=seconds, level=configuration.level)
-
-
-def _print_json(measured: Measured, table: "BatchTable", times: "StepTimes | None") -> None:
-    from gradiometer.cli.outcome import print_json
-
-    seconds = {} if times is None else {str(size): estimate.to_dict() for size, estimate in times.seconds.items()}
-    print_json(
-        {
-            "subject": measured.subject,
-            "batch_size": table.present,
-            "learning_rate": measured.configuration.learning_rate,
-            "noise_scale": [scale.to_dict() for scale in measured.windows],
-            "finding": measured.finding.to_dict(),
-            **table.to_dict(),
-            "step_seconds": seconds,
-            "caveat": CAVEAT,
-        }
-    )
-
-
-def _tell(measured: Measured, table: "BatchTable", times: "StepTimes | None") -> None:
-    """The sentence, the table, and what is fastest and cheapest."""
+def _print(found: "BatchComparison") -> None:
+    """Print the finding, the table, and the fastest and the cheapest batch sizes."""
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled
+    from gradiometer.train.batch_comparison import CAVEAT
 
-    click.echo(f"{measured.subject}, B = {table.present:,}, η = {measured.configuration.learning_rate:g}\n")
-    click.echo(filled(f"{measured.finding.seen} {measured.finding.means}") + "\n")
-    path = f", over the {len(measured.windows)} windows of its path" if len(measured.windows) > 1 else ""
-    click.echo(f"To the same loss, against the present batch{path}:\n")
-    Console().print(_table(table))
-    click.echo("\n" + "\n".join(filled(line) for line in [*_choices(table, times), f"mind: {CAVEAT}"]))
+    click.echo(f"{found.subject}, B = {found.table.present:,}, η = {found.learning_rate:g}\n")
+    click.echo(filled(f"{found.finding.seen} {found.finding.means}") + "\n")
+    path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
+    click.echo(f"To the same loss, relative to the present batch{path}:\n")
+    Console().print(_table(found.table))
+    click.echo("\n" + "\n".join(filled(line) for line in [*_choices(found.table), f"mind: {CAVEAT}"]))
 
 
 def _table(table: "BatchTable") -> "Table":
@@ -235,20 +101,18 @@ def _cell(estimate: "Estimate") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _choices(table: "BatchTable", times: "StepTimes | None") -> list[str]:
-    """Which batch is fastest, and which is cheapest, in sentences."""
+def _choices(table: "BatchTable") -> list[str]:
+    """Sentences that name the fastest and the cheapest batch sizes."""
     sentences = []
     if table.fastest:
         first, *others = table.fastest
-        time = (
-            "the present one"
-            if first.time is None or first.time.method == "exact"
-            else f"{_cell(first.time)} of the time"
-        )
+        time = "the present one"
+        if first.time is not None and first.batch_size != table.present:
+            time = f"{_cell(first.time)} of the time"
         if table.present in [row.batch_size for row in others]:
-            sentences.append("No batch is told to be faster here than the present one.")
+            sentences.append("No other batch size is clearly faster on this machine.")
         else:
-            sentences.append(f"Fastest here: B = {first.batch_size:,} ({time}){_also(others, 'not told from it')}.")
+            sentences.append(f"Fastest here: B = {first.batch_size:,} ({time}){_also(others, 'possibly as fast')}.")
     first, *others = table.cheapest
     sentences.append(f"Fewest examples: B = {first.batch_size:,}{_also(others, 'at most a tenth more')}.")
     return sentences

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.place import restored, started_again
+from gradiometer.cli.place import keep, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
     from gradiometer.convergence.certificate.certificate import Certificate
@@ -40,6 +40,8 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
     Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
     largest. The certificate is saved in the run and shown on its page.
     """
+    from gradiometer.run.reader import Run
+
     certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
     finding = certificate.finding()
     if as_json:
@@ -52,13 +54,13 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
             "estimates": {name: estimate.to_dict() for name, estimate in certificate.estimates.items()},
             "finding": finding.to_dict(),
         }
-        print_json(result | {"page": _saved(run, certificate)})
+        print_json(result | {"page": keep(Run.open(run), certificate)})
         return
     from gradiometer.cli.outcome import tell_finding
 
     _show(certificate)
     tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
-    click.echo(f"\npage  {_saved(run, certificate)}")
+    click.echo(f"\npage  {keep(Run.open(run), certificate)}")
 
 
 def _certified(
@@ -69,29 +71,17 @@ def _certified(
     from gradiometer.convergence.certificate.certificate import check_shares
 
     check_shares(tolerance, level)
-    training, run = started_again(path)
+    training, run = training_at_start(path)
     settings = run.configuration
     gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.weight_decay}
     objective, data = training.objective, training.data
     training.model.train(mode == "train")
     start, _ = measuring.gradient_squared(objective, data, seed=seed, **gradient)
-    restored(training, path)
+    load_last_checkpoint(training, path)
     training.model.train(mode == "train")
     return measuring.certify(
         objective, data, start, examples=examples, tolerance=tolerance, step=training.step, seed=seed + 1, **gradient
     )
-
-
-def _saved(path: Path, certificate: "Certificate") -> str:
-    """Save the certificate in the run and rewrite its page. Returns the path of the page."""
-    from gradiometer.diagnosis import diagnose
-    from gradiometer.report.page.page import write_page
-    from gradiometer.run.artifacts import save_artifact
-    from gradiometer.run.reader import Run
-
-    run = Run.open(path)
-    save_artifact(run, certificate)
-    return str(write_page(run, diagnose(run)))
 
 
 def _show(certificate: "Certificate") -> None:

@@ -1,33 +1,25 @@
-"""A point of training that verbs look at: the training that stands there, and the run it belongs to."""
+"""The training of a run for commands that measure it: at its start, or at its last checkpoint."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from gradiometer.measurement.artifact import Artifact
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
 
 
-@dataclass(frozen=True)
-class Place:
-    """A point of training: a training that stands there, and its run, if it has one."""
-
-    training: "Training"
-    run: "Run | None" = None
-
-
 def is_run(target: str) -> bool:
-    """Whether a folder is meant: one that is there, or a path to one."""
+    """True if a command's target is a folder or the path of one, not the name of a problem."""
     from gradiometer.problems.registry import NAMES
 
     return target not in NAMES and ":" not in target and (Path(target).is_dir() or len(Path(target).parts) > 1)
 
 
-def started_again(path: Path) -> "tuple[Training, Run]":
-    """The training of a run as it stood before its first step, and the run."""
+def training_at_start(path: Path) -> "tuple[Training, Run]":
+    """The training of a run before its first step, and the run."""
     from gradiometer.run.budget import Budget
     from gradiometer.run.reader import Run
     from gradiometer.train.loop import problem_of
@@ -37,8 +29,8 @@ def started_again(path: Path) -> "tuple[Training, Run]":
     return Training(problem_of(run), run.configuration, Budget(0.0)), run
 
 
-def restored(training: "Training", path: Path) -> None:
-    """Put a training where the last whole checkpoint of its run stands."""
+def load_last_checkpoint(training: "Training", path: Path) -> None:
+    """Load the last complete checkpoint of a run into its training."""
     from gradiometer.errors import BadArgument
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
@@ -48,5 +40,15 @@ def restored(training: "Training", path: Path) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None:
-        raise BadArgument(f"`{path}` has no checkpoint: there is no model to look at.")
+        raise BadArgument(f"`{path}` has no checkpoint, so there is no model to measure.")
     restore(training, checkpoint.tensors, checkpoint.state)
+
+
+def keep(run: "Run", artifact: "Artifact") -> Path:
+    """Write an artifact into a run, and update the run's page. Returns the path of the page."""
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.report.page.page import write_page
+    from gradiometer.run.artifacts import save_artifact
+
+    save_artifact(run, artifact)
+    return write_page(run, diagnose(run))

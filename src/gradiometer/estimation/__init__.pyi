@@ -8,7 +8,7 @@ from .example_norms import noisiest as noisiest
 from .example_norms import squared_norms as squared_norms
 from .gram import NoiseMoments as NoiseMoments
 from .heavy_examples import HeavyExamples as HeavyExamples
-from .inner_products import inner_products as inner_products
+from .micro_batches import inner_products as inner_products
 from .noise import GradientNoise as GradientNoise
 from .noise import cosine as cosine
 from .noise import noise_moments as noise_moments

@@ -71,7 +71,7 @@ class NoiseShape(Gauge):
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The moments of g and Σ from the inner products of micro-batch gradients."""
-        from gradiometer.estimation.inner_products import inner_products  # noqa: PLC0415 (it needs torch)
+        from gradiometer.estimation.micro_batches import inner_products  # noqa: PLC0415 (it needs torch)
 
         count = step.batch_size if self.parts is None else self.parts
         return asdict(NoiseMoments.of(*inner_products(step, count)))

@@ -49,7 +49,7 @@ class NoiseSources(Gauge):
         variance, _ = noise_moments(step.spread(2))
         drawn = np.zeros_like(variance)
         if step.objective.traits(step.batch, seed=step.derived_seed("probe")).random:
-            from gradiometer.estimation.repeated import noise_of_draws  # noqa: PLC0415 (it needs torch)
+            from gradiometer.estimation.micro_batches import noise_of_draws  # noqa: PLC0415 (it needs torch)
 
             drawn = noise_of_draws(step)
         return {"gradient_variance": variance.tolist(), "drawn": drawn.tolist()}

@@ -1,4 +1,4 @@
-"""The inner products of the micro-batch gradients of one step."""
+"""Gradients of micro-batches of one step: their inner products, and the noise from random numbers in the model."""
 
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,16 @@ def inner_products(
         ]
         stacked = [torch.stack(gradients) for gradients in zip(*each, strict=True)]
     return _gram(stacked).cpu().numpy(), size
+
+
+def noise_of_draws(step: "gradiometer.measurement.step.TrainingStep") -> Float[np.ndarray, " layers"]:
+    """b‖ĝ′ − ĝ″‖²/2 by layer, of a random half of b examples: unbiased for E tr Cov(g_i | x)."""
+    part = torch.randperm(step.batch_size, generator=step.generator("repeated"), device="cpu").tensor_split(2)[0]
+    batch = take(step.batch, part)
+    first, second = (step.objective.gradient(batch, seed=step.derived_seed(f"draws {time}")) for time in range(2))
+    squares = torch.stack([(a - b).double().square().sum() for a, b in zip(first, second, strict=True)])
+    by_layer: np.ndarray = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
+    return by_layer * len(part) / 2
 
 
 def _gram(stacked: Gradients) -> Float[Tensor, "parts parts"]:
