@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
 
 MultiAverage = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
 """Called by `AveragedModel` with the averages, the newest parameters and the number averaged so far."""
@@ -196,14 +196,11 @@ class _Pooled:
 @contextmanager
 def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]:
     """Put these layers in training mode without running statistics, and everything else in evaluation mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for layer in layers:
-        layer.training, layer.track_running_stats = True, False
-    try:
-        yield
-    finally:
+    with in_eval_mode(model):
         for layer in layers:
-            layer.track_running_stats = True
-        for module, training in modes:
-            module.training = training
+            layer.training, layer.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.track_running_stats = True

@@ -1,4 +1,4 @@
-"""A region of code that leaves every random state as it found it."""
+"""Regions of code that restore every random state, or every module's mode, at their end."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -31,3 +32,16 @@ def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator
         finally:
             random.setstate(state)
             np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def in_eval_mode(*models: nn.Module) -> Iterator[None]:
+    """Run with the models in eval mode, then restore the mode of every module."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

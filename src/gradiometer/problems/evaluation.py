@@ -14,7 +14,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -34,14 +34,8 @@ def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: fl
     """
     if problem.test is None:
         return {}
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), untouched_randomness(0, [device]):
-            losses, correct = _over(problem.test.to(device), problem, model)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
+        losses, correct = _over(problem.test.to(device), problem, model)
     estimates = {"test_loss": _mean_loss(losses, level)}
     if correct is not None:
         estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)

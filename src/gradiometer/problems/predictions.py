@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
 from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -37,19 +37,13 @@ def log_probabilities(
     """
     if problem.test is None:
         raise BadArgument(f"`problem` {problem.name} has no test examples: predictions are scored on held-out ones.")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     parts: list[Tensor] = []
-    try:
-        with torch.no_grad(), untouched_randomness(0, [device]):
-            for batch in problem.test.to(device).batches(AT_ONCE):
-                inputs, labels = _parts(batch)
-                with user_code("model", "on held-out examples"):
-                    logits = model(inputs)
-                parts.append(torch.log_softmax(_logits(logits, labels).double(), dim=1).cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
+        for batch in problem.test.to(device).batches(AT_ONCE):
+            inputs, labels = _parts(batch)
+            with user_code("model", "on held-out examples"):
+                logits = model(inputs)
+            parts.append(torch.log_softmax(_logits(logits, labels).double(), dim=1).cpu())
     found: np.ndarray = torch.cat(parts).numpy()
     if not np.isfinite(found).all():
         raise BadArgument("`model` gives logits that are not finite on held-out examples: it has diverged.")

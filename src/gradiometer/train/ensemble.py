@@ -14,13 +14,13 @@ from torch import nn
 from gradiometer.convergence.averaging import tracked
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
 from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.calibration import BINS, FEWEST_IN_BIN, reliability
+from gradiometer.exploration.ensembles.calibration import BINS, FEWEST_IN_BIN, LogProbabilities, reliability
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
 from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
-from gradiometer.exploration.ensembles.scores import LogProbabilities, Predictions, averaged, differences, scores
+from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, scores
 from gradiometer.exploration.ensembles.swag import SWAG
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.predictions import held_out_labels, log_probabilities

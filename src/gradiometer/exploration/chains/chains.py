@@ -23,7 +23,7 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
 
 Value = TypeVar("Value")
 
@@ -230,17 +230,10 @@ class _Watch:
 
     def look(self, engine: Engine) -> None:
         """One draw of each function."""
-        models = engine.state.models
-        modes = [(module, module.training) for model in models for module in model.modules()]
-        for model in models:
-            model.eval()
-        try:
+        with in_eval_mode(*engine.state.models):
             for name, function in self.functions.items():
                 values = engine.values(function, self.batch).double()
-                self._draws[name].append(values.reshape(len(models), -1).mean(1).cpu().numpy())
-        finally:
-            for module, training in modes:
-                module.training = training
+                self._draws[name].append(values.reshape(len(engine.state), -1).mean(1).cpu().numpy())
 
     def draws(self) -> dict[str, Float[np.ndarray, "draws chains"]]:
         """All draws, by function."""

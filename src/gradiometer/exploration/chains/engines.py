@@ -30,9 +30,9 @@ class Engine(ABC):
         self.state, self.loss, self.data, self.traits = state, loss, data, traits
 
     @classmethod
-    @abstractmethod
     def why_not(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> str | None:
         """Why this engine cannot run these chains, or None."""
+        return None
 
     @abstractmethod
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
@@ -52,11 +52,6 @@ class Sequential(Engine):
     def __init__(self, state: ChainState, loss: Loss, data: Batch, traits: Traits) -> None:
         super().__init__(state, loss, data, traits)
         self.random_states = [torch.Generator().manual_seed(seed).get_state() for seed in state.seeds]
-
-    @classmethod
-    def why_not(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> str | None:
-        """Always None."""
-        return None
 
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
         """Forward, backward and update of each chain in turn."""

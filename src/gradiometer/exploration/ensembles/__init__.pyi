@@ -1,5 +1,6 @@
 from .barrier import between as between
 from .barrier import linear_path as linear_path
+from .calibration import LogProbabilities as LogProbabilities
 from .calibration import ReliabilityBin as ReliabilityBin
 from .calibration import calibration_difference as calibration_difference
 from .calibration import calibration_error as calibration_error
@@ -16,7 +17,6 @@ from .ensemble_size import chosen_count as chosen_count
 from .ensemble_size import ensemble_sizes as ensemble_sizes
 from .ensemble_size import validation_mask as validation_mask
 from .export import export as export
-from .scores import LogProbabilities as LogProbabilities
 from .scores import Predictions as Predictions
 from .scores import at_temperature as at_temperature
 from .scores import averaged as averaged

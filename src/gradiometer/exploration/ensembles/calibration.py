@@ -17,9 +17,9 @@ BINS = 15
 FEWEST_IN_BIN = 3
 """The jackknife leaves one example out, and the rest must still have a variance."""
 
+LogProbabilities = Float[np.ndarray, "examples classes"]
+Labels = Integer[np.ndarray, " examples"]
 _Samples = Float[np.ndarray, " examples"]
-_LogProbabilities = Float[np.ndarray, "examples classes"]
-_Labels = Integer[np.ndarray, " examples"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ReliabilityBin:
 
 
 def reliability(
-    log_probabilities: _LogProbabilities, labels: _Labels, *, bins: int = BINS, level: float = 0.9
+    log_probabilities: LogProbabilities, labels: Labels, *, bins: int = BINS, level: float = 0.9
 ) -> list[ReliabilityBin]:
     """The reliability diagram, least confident bin first. Calibrated predictions have accuracy = confidence.
 
@@ -57,7 +57,7 @@ def reliability(
 
 
 def calibration_error(
-    log_probabilities: _LogProbabilities, labels: _Labels, *, bins: int = BINS, level: float = 0.9
+    log_probabilities: LogProbabilities, labels: Labels, *, bins: int = BINS, level: float = 0.9
 ) -> Estimate:
     """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE, in ℓ₂.
 
@@ -88,7 +88,7 @@ def calibration_error(
 
 
 def calibration_difference(
-    first: _LogProbabilities, second: _LogProbabilities, labels: _Labels, *, bins: int = BINS, level: float = 0.9
+    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, bins: int = BINS, level: float = 0.9
 ) -> Estimate:
     """`calibration_error` of the first predictions less that of the second, paired over the same examples.
 
@@ -136,7 +136,7 @@ def squared_gaps(
 
 
 def _ends(
-    log_probabilities: _LogProbabilities, labels: _Labels, bins: int, quantile: float
+    log_probabilities: LogProbabilities, labels: Labels, bins: int, quantile: float
 ) -> tuple[_Samples, float, float, tuple[float, float]]:
     """Pseudo-values of the squared error, whose mean estimates it; its root, the root's lower end, two upper ends."""
     confidence, correct = _confidence(log_probabilities, labels)
@@ -161,7 +161,7 @@ def _with_more_mistakes(
     return float(share @ gap**2) + quantile * math.sqrt(float(share**2 @ spread))
 
 
-def _confidence(log_probabilities: _LogProbabilities, labels: _Labels) -> tuple[_Samples, _Samples]:
+def _confidence(log_probabilities: LogProbabilities, labels: Labels) -> tuple[_Samples, _Samples]:
     predicted = log_probabilities.argmax(axis=1)
     confidence = np.exp(log_probabilities[np.arange(len(labels)), predicted]).astype(np.float64)
     return confidence, (predicted == labels).astype(np.float64)

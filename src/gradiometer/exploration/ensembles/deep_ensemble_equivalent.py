@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities, Predictions, averaged
+from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
+from gradiometer.exploration.ensembles.scores import Predictions, averaged
 from gradiometer.measurement.estimate import Estimate
 
 RESAMPLES = 1000

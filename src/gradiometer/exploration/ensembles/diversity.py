@@ -5,19 +5,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
+from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
-_LogProbabilities = Float[np.ndarray, "examples classes"]
 
-
-def disagreement(
-    members: Sequence[_LogProbabilities], labels: Integer[np.ndarray, " examples"], *, level: float = 0.9
-) -> Estimate:
+def disagreement(members: Sequence[LogProbabilities], labels: Labels, *, level: float = 0.9) -> Estimate:
     """How often two members predict different classes, over how often one is wrong: means over pairs and members.
 
     Near 2 if the members' mistakes are independent and never the same, 0 for copies. Fieller's interval over the
@@ -41,7 +37,7 @@ def disagreement(
     return ratio_of_means(differ, wrong, level=level, batches=len(labels))
 
 
-def correlations(members: Sequence[_LogProbabilities], *, level: float = 0.9) -> dict[str, Estimate]:
+def correlations(members: Sequence[LogProbabilities], *, level: float = 0.9) -> dict[str, Estimate]:
     """Pearson's correlation of the members' probabilities, over all examples and classes, for every pair.
 
     The interval is the jackknife's over examples, on Fisher's scale, since the classes of one example are not
@@ -60,9 +56,7 @@ def correlations(members: Sequence[_LogProbabilities], *, level: float = 0.9) ->
     }
 
 
-def _correlation(
-    first: Float[np.ndarray, "examples classes"], second: Float[np.ndarray, "examples classes"], level: float
-) -> Estimate:
+def _correlation(first: LogProbabilities, second: LogProbabilities, level: float) -> Estimate:
     classes, examples = first.shape[1], len(first)
     x, y = first - 1 / classes, second - 1 / classes  # the mean of probabilities is exactly this
     products = np.stack([(x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1)])
@@ -88,6 +82,6 @@ def _correlation(
     )
 
 
-def _need_two(members: Sequence[_LogProbabilities]) -> None:
+def _need_two(members: Sequence[LogProbabilities]) -> None:
     if not len(members) >= 2:
         raise BadArgument(f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from.")

@@ -6,16 +6,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from gradiometer.errors import BadArgument
+from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize
-from gradiometer.exploration.ensembles.scores import (
-    Labels,
-    LogProbabilities,
-    Predictions,
-    averaged,
-    differences,
-    fitted_temperature,
-    scores,
-)
+from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, fitted_temperature, scores
 from gradiometer.exploration.ensembles.snapshots import FEWEST
 
 VALIDATION = 0.25

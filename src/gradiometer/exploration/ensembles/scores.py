@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import calibration_difference, calibration_error
+from gradiometer.exploration.ensembles.calibration import (
+    Labels,
+    LogProbabilities,
+    calibration_difference,
+    calibration_error,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
@@ -18,9 +23,6 @@ from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Range of the temperature. If every prediction is correct, the fit ends at the lower end."""
-
-LogProbabilities = Float[np.ndarray, "examples classes"]
-Labels = Integer[np.ndarray, " examples"]
 
 
 @dataclass(frozen=True)
