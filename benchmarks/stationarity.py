@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectors import Detector
+from detectors import Detector, Ours
 from stationarity_rivals import (
     ConfidentFluctuation,
     Distance,
