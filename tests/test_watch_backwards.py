@@ -98,7 +98,7 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
     [
         ("factor", "1024 times as long along it"),  # of a scaler that the watch was not given
         ("hook", "`backward` made another gradient than `loss` has"),
-        ("batch", "give `step` the batch that it is of"),
+        ("batch", "give `step` the batch of that loss"),
     ],
 )
 def test_a_gradient_that_is_not_the_loss_s_is_told_and_not_taken_for_it(tmp_path: Path, spoilt: str, told: str) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import OFF, ShardListener, is_sharded, norms_of_all, not_the_mean
+from gradiometer.integrations.fsdp import ShardListener, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import Listener
+from gradiometer.integrations.watch.loss_check import LossCheck
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
-from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
+from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep
@@ -29,15 +30,6 @@ from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
 Norms = Float[Tensor, " parameters"]
-
-SAME = 1e-3
-"""Two values of a loss that differ by less, relatively, differ by rounding (TF32 included)."""
-
-ALIKE = 0.05
-"""Those that differ by less may differ by a precision (bfloat16); by more, they are of two losses."""
-
-UNLIKE = 0.5
-"""Two gradients whose difference is longer than this share of one differ by more than a precision."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ class Catcher:
             ShardListener(objective, budget) if is_sharded(objective.model) else Listener(objective.parameters, budget)
         )
         self._builder = SpreadBuilder(objective.layer_of)
-        self._compared, self._same_loss = False, True
+        self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._told: set[str] = set()
         self.at_the_door = True
         """Whether nothing was updated yet: what is amiss then is refused; later it is told, and training goes on."""
@@ -190,7 +182,8 @@ class Catcher:
         if self.changed:
             return None
         gradient, made = self._gradient()
-        self._compare_losses(parts, gradient if isinstance(gradient, list) else None)
+        if self._check is not None:
+            self._check(parts[0].batch, parts[0].loss, gradient if isinstance(gradient, list) else None)
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
         return TrainingStep(
@@ -199,7 +192,7 @@ class Catcher:
             index=index,
             learning_rate=learning_rate,
             sampling=self._sampling,
-            gradient=gradient if self._same_loss else None,
+            gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,
             motion=None if motion is None or made is None else partial(motion, made()),
             seed=self._seed,
@@ -289,51 +282,6 @@ class Catcher:
             return None
         return taken if factor * scale == 1 else list(torch._foreach_div(taken, factor * scale))
 
-    def _compare_losses(self, parts: Sequence[Part], made: Gradients | None) -> None:
-        """Once: whether the loss that can be run gives the value that training had, and the gradient that it made."""
-        if self._compared or not self._has_loss:
-            return
-        self._compared = True
-        part, seed, objective = parts[0], self._seed, self._objective
-        trained = float(part.loss)
-        if objective.traits(part.batch, seed=seed).random or not np.isfinite(trained):
-            return
-        if made is None:
-            with torch.no_grad(), objective.untouched_randomness(seed):
-                value = objective.mean_loss(objective.parameters, part.batch).item()
-        else:
-            value, own = objective.loss_and_gradient(part.batch, seed=seed)
-        if (
-            self._accumulation > 1
-            and _near(trained * self._accumulation, value, SAME)
-            and not _near(trained, value, SAME)
-        ):
-            raise BadArgument(
-                f"`loss` of the step is {trained:.4g}, {self._accumulation} times less than the loss that can be run "
-                f"({value:.4g}): give the mean loss of the micro-batch, before it is divided for accumulation."
-            )
-        self._same_loss = _near(trained, value, SAME)
-        if not _near(trained, value, ALIKE):
-            self._warn(
-                f"the loss that measuring runs is {value:.4g} on a batch where training's loss is {trained:.4g}: what "
-                "is measured beside a step is of the former; give `watch` the loss that is trained."
-            )
-        elif made is not None:
-            self._compare_gradients(own, made)
-
-    def _compare_gradients(self, own: Gradients, made: Gradients) -> None:
-        """Where the values are alike: whether the gradients are, too."""
-        length = float(squared_norms(own).sum().sqrt())
-        off = float(squared_norms(torch._foreach_sub(made, own)).sum().sqrt())
-        self._same_loss &= not off > OFF * length
-        if off > UNLIKE * length > 0:
-            factor = float(inner_products(made, own).sum()) / length**2
-            self._warn(
-                f"`backward` made another gradient than `loss` has, {factor:.4g} times as long along it: what is "
-                "measured is of `loss`; give the scaler as `scaler`, call `backward` on the loss without a factor, "
-                "and give `step` the batch that it is of"
-            )
-
     @property
     def _scale(self) -> float:
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())
@@ -360,7 +308,3 @@ def part_of(batch: Batch, loss: Tensor | float) -> Part:
         return Part(batch, batch_size(batch), float(loss))
     value = loss.detach().mean() if loss.dim() else loss.detach()
     return Part(batch, batch_size(batch), value.item() if value.device.type == "cpu" else value)
-
-
-def _near(one: float, other: float, tolerance: float) -> bool:
-    return abs(one - other) <= tolerance * max(abs(one), abs(other))
