@@ -1,10 +1,10 @@
-"""Schedules: the same as their namesakes elsewhere, pure, composable, and written down without loss."""
+"""Schedules: equal to those of other libraries, pure, composable, and stored without loss."""
 
 import json
 import math
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_the_repr_recreates_it(schedule: Schedule) -> None:
     assert Schedule.parse(repr(schedule)) == schedule
 
 
-def test_json_gives_it_back(schedule: Schedule) -> None:
+def test_json_and_pickle_recreate_it(schedule: Schedule) -> None:
     back = Schedule.from_json(schedule.to_json())
     assert back == schedule
     assert hash(back) == hash(schedule)
@@ -96,28 +96,29 @@ def test_it_is_a_finite_rate_at_every_step_up_to_two_to_the_thousand(schedule: S
 
 
 @pytest.mark.parametrize("step", [-1, True, 2**1000 + 1, np.int64(-1)])
-def test_a_step_that_is_none_is_refused(step: Any) -> None:
+def test_an_invalid_step_is_rejected(step: Any) -> None:
     with pytest.raises(BadArgument, match="`step` must lie between 0"):
         Constant(0.1)(step)
 
 
-class Given:
-    """One of torch's schedulers: how to make it, its rates by ours, and its length."""
+class TorchCase(NamedTuple):
+    """Our schedule, a function that makes the same PyTorch scheduler, and the length of the run."""
 
-    def __init__(self, ours: Schedule, theirs: Any, steps: int) -> None:
-        self.ours, self.theirs, self.steps = ours, theirs, steps
+    ours: Schedule
+    theirs: Any
+    steps: int
 
 
 TORCH = {
-    "constant": Given(Constant(0.05).then(5, 0.1), lambda o: peer.ConstantLR(o, 0.5, 5), 20),
-    "step": Given(StepDecay(0.1, 7, 0.5), lambda o: peer.StepLR(o, 7, 0.5), 40),
-    "multi-step": Given(MultiStep(0.1, (3, 9, 9), 0.5), lambda o: peer.MultiStepLR(o, [3, 9, 9], 0.5), 20),
-    "exponential": Given(Exponential(0.1, 0.99), lambda o: peer.ExponentialLR(o, 0.99), 200),
-    "linear": Given(Linear(0.03, 10, 0.1), lambda o: peer.LinearLR(o, 0.3, 1.0, 10), 20),
-    "polynomial": Given(Polynomial(0.1, 30, power=2.0), lambda o: peer.PolynomialLR(o, 30, 2.0), 50),
-    "cosine": Given(Cosine(0.1, 50, 0.01), lambda o: peer.CosineAnnealingLR(o, 50, 0.01), 50),
-    "one-cycle": Given(OneCycle(0.1, 100), lambda o: peer.OneCycleLR(o, 0.1, 100, cycle_momentum=False), 99),
-    "one-cycle in three": Given(
+    "constant": TorchCase(Constant(0.05).then(5, 0.1), lambda o: peer.ConstantLR(o, 0.5, 5), 20),
+    "step": TorchCase(StepDecay(0.1, 7, 0.5), lambda o: peer.StepLR(o, 7, 0.5), 40),
+    "multi-step": TorchCase(MultiStep(0.1, (3, 9, 9), 0.5), lambda o: peer.MultiStepLR(o, [3, 9, 9], 0.5), 20),
+    "exponential": TorchCase(Exponential(0.1, 0.99), lambda o: peer.ExponentialLR(o, 0.99), 200),
+    "linear": TorchCase(Linear(0.03, 10, 0.1), lambda o: peer.LinearLR(o, 0.3, 1.0, 10), 20),
+    "polynomial": TorchCase(Polynomial(0.1, 30, power=2.0), lambda o: peer.PolynomialLR(o, 30, 2.0), 50),
+    "cosine": TorchCase(Cosine(0.1, 50, 0.01), lambda o: peer.CosineAnnealingLR(o, 50, 0.01), 50),
+    "one-cycle": TorchCase(OneCycle(0.1, 100), lambda o: peer.OneCycleLR(o, 0.1, 100, cycle_momentum=False), 99),
+    "one-cycle in three": TorchCase(
         OneCycle(0.1, 100, 0.25, 10.0, 100.0, linear=True, three_phases=True),
         lambda o: peer.OneCycleLR(
             o,
@@ -132,36 +133,36 @@ TORCH = {
         ),
         99,
     ),
-    "triangular": Given(
+    "triangular": TorchCase(
         Triangular(0.01, 0.1, 7, 9), lambda o: peer.CyclicLR(o, 0.01, 0.1, 7, 9, cycle_momentum=False), 90
     ),
-    "triangular2": Given(
+    "triangular2": TorchCase(
         Triangular(0.01, 0.1, 8, shrink=0.5),
         lambda o: peer.CyclicLR(o, 0.01, 0.1, 8, mode="triangular2", cycle_momentum=False),
         90,
     ),
-    "exp_range": Given(
+    "exp_range": TorchCase(
         Triangular(0.01, 0.1, 8, decay=0.99),
         lambda o: peer.CyclicLR(o, 0.01, 0.1, 8, mode="exp_range", gamma=0.99, cycle_momentum=False),
         90,
     ),
-    "restarts": Given(
+    "restarts": TorchCase(
         CosineRestarts(0.1, 10, final=0.01), lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 1, 0.01), 55
     ),
-    "growing restarts": Given(
+    "growing restarts": TorchCase(
         CosineRestarts(0.1, 10, lengthen=3), lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 3), 300
     ),
-    "one after another": Given(
+    "one after another": TorchCase(
         Linear(0.01, 10, 0.1).then(10, Exponential(0.1, 0.9)),
         lambda o: peer.SequentialLR(o, [peer.LinearLR(o, 0.1, 1.0, 10), peer.ExponentialLR(o, 0.9)], [10]),
         40,
     ),
-    "product": Given(
+    "product": TorchCase(
         Constant(0.5).then(5, 1.0) * Exponential(0.1, 0.9),
         lambda o: peer.ChainedScheduler([peer.ConstantLR(o, 0.5, 5), peer.ExponentialLR(o, 0.9)]),
         40,
     ),
-    "lambda": Given(InverseTime(0.1), lambda o: peer.LambdaLR(o, lambda step: 1 / (1 + step)), 40),
+    "lambda": TorchCase(InverseTime(0.1), lambda o: peer.LambdaLR(o, lambda step: 1 / (1 + step)), 40),
 }
 
 
@@ -179,43 +180,43 @@ def followed(optimizer: Optimizer, scheduler: Any, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_it_is_torchs_own_over_a_whole_run(name: str) -> None:
-    given = TORCH[name]
+def test_it_equals_the_torch_scheduler_over_a_whole_run(name: str) -> None:
+    case = TORCH[name]
     reference = optimizer()
-    theirs = followed(reference, given.theirs(reference), given.steps)
-    assert theirs == pytest.approx([given.ours(step) for step in range(given.steps + 1)], abs=1e-12, rel=1e-12)
+    theirs = followed(reference, case.theirs(reference), case.steps)
+    assert theirs == pytest.approx([case.ours(step) for step in range(case.steps + 1)], abs=1e-12, rel=1e-12)
     mine = optimizer()
-    assert theirs == pytest.approx(followed(mine, given.ours.scheduler(mine), given.steps), abs=1e-12, rel=1e-12)
+    assert theirs == pytest.approx(followed(mine, case.ours.scheduler(mine), case.steps), abs=1e-12, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_a_run_resumed_in_the_middle_goes_on_as_torchs_own(name: str) -> None:
-    given, half = TORCH[name], TORCH[name].steps // 2
+def test_a_resumed_run_equals_the_torch_scheduler(name: str) -> None:
+    case, half = TORCH[name], TORCH[name].steps // 2
     reference = optimizer()
-    theirs = followed(reference, given.theirs(reference), given.steps)
+    theirs = followed(reference, case.theirs(reference), case.steps)
     first = optimizer()
-    scheduler = given.ours.scheduler(first)
+    scheduler = case.ours.scheduler(first)
     followed(first, scheduler, half)
     saved = json.loads(json.dumps({"optimizer": first.state_dict(), "scheduler": scheduler.state_dict()}))
     second = optimizer()
-    resumed = given.ours.scheduler(second)
+    resumed = case.ours.scheduler(second)
     second.load_state_dict(saved["optimizer"])
     resumed.load_state_dict(saved["scheduler"])
-    assert followed(second, resumed, given.steps - half) == pytest.approx(theirs[half:], abs=1e-12, rel=1e-12)
+    assert followed(second, resumed, case.steps - half) == pytest.approx(theirs[half:], abs=1e-12, rel=1e-12)
 
 
 @pytest.mark.parametrize("given", PEERS, ids=lambda given: f"{given['peer']}: {given['schedule']}")
-def test_it_is_the_peers_own(given: dict[str, Any]) -> None:
+def test_it_equals_the_schedule_of_another_library(given: dict[str, Any]) -> None:
     schedule = Schedule.parse(given["schedule"])
     assert [schedule(step) for step in range(len(given["rates"]))] == pytest.approx(given["rates"], abs=1e-12)
 
 
-def test_noam_is_the_papers_equation() -> None:
+def test_noam_equals_the_equation_of_the_paper() -> None:
     for step in (1, 7, 400, 4000, 4001, 100_000):
         assert Noam(512, 4000)(step - 1) == pytest.approx(512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-12)
 
 
-def test_the_snapshot_cycle_is_the_papers_equation_and_keeps_one_model_a_cycle() -> None:
+def test_the_snapshot_cycle_equals_the_paper_and_takes_one_snapshot_per_cycle() -> None:
     cycle = SnapshotCycle(0.2, steps=100, snapshots=7)
     for t in range(1, 101):
         paper = 0.2 / 2 * (math.cos(math.pi * ((t - 1) % math.ceil(100 / 7)) / math.ceil(100 / 7)) + 1)
@@ -223,7 +224,7 @@ def test_the_snapshot_cycle_is_the_papers_equation_and_keeps_one_model_a_cycle()
     assert sum(map(cycle.takes_snapshot, range(200))) == 7
 
 
-def test_a_group_of_its_own_rate_keeps_its_ratio_to_the_optimizers() -> None:
+def test_a_group_with_another_rate_keeps_its_ratio() -> None:
     body, head = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
     both = SGD([{"params": [body], "lr": 0.01}, {"params": [head]}], lr=0.1)
     scheduler = Cosine(0.3, steps=10).scheduler(both)
@@ -233,7 +234,7 @@ def test_a_group_of_its_own_rate_keeps_its_ratio_to_the_optimizers() -> None:
     assert both.param_groups[0]["lr"] == pytest.approx(Cosine(0.3, steps=10)(1) / 10, rel=1e-12)
 
 
-def test_an_optimizer_without_a_rate_is_refused() -> None:
+def test_an_optimizer_with_a_rate_of_zero_is_rejected() -> None:
     with pytest.raises(BadArgument, match="`lr` of the optimizer must be positive"):
         Constant(0.1).scheduler(optimizer(0.0))
     assert Constant(0.1).scheduler(optimizer(0.0), reference=1.0).get_last_lr() == [0.0]
@@ -262,7 +263,7 @@ def test_momentum_and_betas_follow_a_schedule_and_resume() -> None:
 
 
 @pytest.mark.parametrize("parameter", ["momentun", "betas", "momentum[0]", ""])
-def test_a_hyper_parameter_that_is_none_is_refused(parameter: str) -> None:
+def test_an_unknown_hyperparameter_is_rejected(parameter: str) -> None:
     with pytest.raises(BadArgument, match="`parameter` must name a number"):
         Constant(0.1).scheduler(optimizer(momentum=0.9), parameter)
 
@@ -310,14 +311,14 @@ def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
         (lambda: Constant(0.1) * -1.0, "`factor` of Scaled must"),
     ],
 )
-def test_what_cannot_be_a_schedule_is_refused_by_name(make: Any, message: str) -> None:
+def test_an_invalid_schedule_raises_and_names_the_setting(make: Any, message: str) -> None:
     with pytest.raises(BadArgument) as refusal:
         make()
     assert message in str(refusal.value)
 
 
 class Rising(Schedule):
-    """A user's own schedule that leaves the rates there are."""
+    """A user-defined schedule with invalid rates."""
 
     def formula(self, step: Any) -> Any:
         return 1 - 0.5 * step if step < 5 else math.nan
@@ -326,7 +327,7 @@ class Rising(Schedule):
         return "Rising()"
 
 
-def test_a_rate_that_is_negative_or_nan_is_refused_with_the_step_named() -> None:
+def test_a_negative_or_nan_rate_raises_and_names_the_step() -> None:
     with pytest.raises(BadArgument, match=r"gives -0.5 at step 3"):
         Rising()(3)
     with pytest.raises(BadArgument, match=r"gives nan at step 5"):
@@ -351,7 +352,7 @@ def test_the_bound_of_a_finite_run_is_the_published_one(shape: Schedule, worst_c
 
 
 def test_the_best_base_rate_makes_the_bound_smallest() -> None:
-    """The bound written out, term by term, at the best base rate and beside it."""
+    """The bound, term by term, at the best base rate and close to it."""
 
     def bound(base: float) -> float:
         rates = [base * Cosine(1.0, 50)(step) for step in range(50)]
@@ -366,14 +367,14 @@ def test_the_best_base_rate_makes_the_bound_smallest() -> None:
     assert bound(over.best_peak * 1.01) > over.bound < bound(over.best_peak / 1.01)
 
 
-def test_a_finite_run_knows_what_is_left_of_it() -> None:
+def test_a_finite_run_has_a_distance_and_a_noise_from_any_step_on() -> None:
     over = horizon(Linear(0.1, 10), 10)
     assert over.reaches_zero and over.distance == pytest.approx(0.55) and over.noise == pytest.approx(0.0385)
     assert left(Linear(0.1, 10), 8, 10) == pytest.approx((0.03, 0.0005))
     assert not horizon(InverseTime(0.1), 1000).reaches_zero
 
 
-def test_a_tuned_rate_carries_over_and_back() -> None:
+def test_a_tuned_rate_transfers_to_another_shape_and_back() -> None:
     linear, constant = Linear(1.0, 1000), Constant(1.0)
     carried = transferred(0.1, constant, linear, 1000)
     assert carried == pytest.approx(0.1 * 0.031497 / 0.010856, rel=1e-3)
@@ -381,7 +382,7 @@ def test_a_tuned_rate_carries_over_and_back() -> None:
 
 
 @pytest.mark.parametrize("ask", [lambda: horizon(Constant(0.0), 10), lambda: horizon(Constant(0.1), 0)])
-def test_a_run_in_which_nothing_happens_is_refused(ask: Any) -> None:
+def test_a_run_without_steps_or_rates_is_rejected(ask: Any) -> None:
     with pytest.raises(BadArgument, match=r"nothing is learned|`steps` must lie"):
         ask()
 

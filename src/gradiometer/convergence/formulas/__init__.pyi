@@ -1,6 +1,6 @@
 from .asymptotics import Asymptotics as Asymptotics
+from .asymptotics import exponential as exponential
+from .asymptotics import larger as larger
+from .asymptotics import logarithm as logarithm
+from .asymptotics import smaller as smaller
 from .expression import Expression as Expression
-from .functions import exponential as exponential
-from .functions import larger as larger
-from .functions import logarithm as logarithm
-from .functions import smaller as smaller

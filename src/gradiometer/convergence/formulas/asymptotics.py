@@ -32,6 +32,8 @@ LARGEST_ANGLE = 1e6
 PI_NUMBER = Number(Fraction(1), ((PI, 1),))
 Real = Union[int, float, Fraction, Number, "Asymptotics"]
 Comparison = Callable[[Any, Any], bool]
+Time = Any
+"""A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only arithmetic on it."""
 
 
 def _reflected(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
@@ -157,14 +159,14 @@ def floor(value: "Real") -> Asymptotics:
     return _by_remainder(Asymptotics.constant(value), at, Bounds.floor)
 
 
-def exp(value: "Real") -> Asymptotics:
-    """e^f."""
-    return Asymptotics.constant(value).each(Bounds.exp)
+def exponential(value: Time) -> Time:
+    """e^x."""
+    return value.each(Bounds.exp) if isinstance(value, Asymptotics) else math.exp(value)
 
 
-def log(value: "Real") -> Asymptotics:
+def logarithm(value: Time) -> Time:
     """The natural logarithm."""
-    return Asymptotics.constant(value).each(Bounds.log)
+    return value.each(Bounds.log) if isinstance(value, Asymptotics) else math.log(value)
 
 
 def cos(value: "Real") -> Asymptotics:
@@ -183,14 +185,18 @@ def sin(value: "Real") -> Asymptotics:
     return cos(Asymptotics.constant(value) - PI_NUMBER * Number(Fraction(1, 2)))
 
 
-def larger(one: "Real", two: "Real") -> Asymptotics:
+def larger(one: Time, two: Time) -> Time:
     """The larger of two at every step."""
-    return _pairwise(maximum, Asymptotics.constant(one), two)
+    return _pairwise(maximum, one, two) if _any_asymptotics(one, two) else max(one, two)
 
 
-def smaller(one: "Real", two: "Real") -> Asymptotics:
+def smaller(one: Time, two: Time) -> Time:
     """The smaller of two at every step."""
-    return _pairwise(minimum, Asymptotics.constant(one), two)
+    return _pairwise(minimum, one, two) if _any_asymptotics(one, two) else min(one, two)
+
+
+def _any_asymptotics(*values: Time) -> bool:
+    return any(isinstance(value, Asymptotics) for value in values)
 
 
 def _truth(branch: Bounds) -> bool | None:

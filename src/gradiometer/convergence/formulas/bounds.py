@@ -228,7 +228,7 @@ def minimum(one: Bounds, two: Bounds) -> Bounds:
 
 
 def hull(parts: tuple[Bounds, ...], share: Fraction) -> Bounds:
-    """Bounds around several, each of which holds at a share of the steps; a share of 0 means that it is not known."""
+    """Bounds around several ones. Each holds at a share of the steps; 0 means that the share is not known."""
     low, high = parts[0].low, parts[0].high
     for part in parts[1:]:
         low, high = -_larger(-low, -part.low), _larger(high, part.high)

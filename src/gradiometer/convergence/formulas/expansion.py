@@ -1,4 +1,4 @@
-"""Asymptotic expansions: what a formula in t becomes for large t, term by term, with a bound on the rest.
+"""Asymptotic expansions: a formula in t for large t, term by term, with a bound on the rest.
 
 The scale is made of t = L₀ and its iterated logarithms L₁ = log t, L₂ = log log t, … A monomial is
 exp(Σ w_k K_k), and each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is exp(−q L₂),

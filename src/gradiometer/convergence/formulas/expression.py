@@ -238,10 +238,6 @@ def _truncated(value: Asymptotics) -> Asymptotics:
     return asymptotics.chosen(positive, asymptotics.floor(value), -asymptotics.floor(-value))
 
 
-def _folded(function: Callable[[Any, Any], Asymptotics]) -> Callable[..., Asymptotics]:
-    return lambda *values: functools.reduce(function, values)
-
-
 NUMBERS = Dialect(
     constant=lambda value: value,
     pi=math.pi,
@@ -249,14 +245,7 @@ NUMBERS = Dialect(
     compared=lambda one, holds, two: int(holds(one, two)),
     chosen=lambda test, one, two: one() if test else two(),
     functions={
-        "log": math.log,
-        "log2": math.log2,
-        "log10": math.log10,
-        "sqrt": math.sqrt,
-        "exp": math.exp,
-        "sin": math.sin,
-        "cos": math.cos,
-        "floor": math.floor,
+        **{name: getattr(math, name) for name in ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor")},
         "int": int,
         "abs": abs,
         "min": min,
@@ -271,17 +260,17 @@ ASYMPTOTICS = Dialect(
     compared=asymptotics.compared,
     chosen=_chosen,
     functions={
-        "log": asymptotics.log,
-        "log2": lambda value: asymptotics.log(value) / Number.of(2).log(),
-        "log10": lambda value: asymptotics.log(value) / Number.of(10).log(),
+        "log": asymptotics.logarithm,
+        "log2": lambda value: asymptotics.logarithm(value) / Number.of(2).log(),
+        "log10": lambda value: asymptotics.logarithm(value) / Number.of(10).log(),
         "sqrt": lambda value: value ** Fraction(1, 2),
-        "exp": asymptotics.exp,
+        "exp": asymptotics.exponential,
         "sin": asymptotics.sin,
         "cos": asymptotics.cos,
         "floor": asymptotics.floor,
         "int": _truncated,
         "abs": abs,
-        "min": _folded(asymptotics.smaller),
-        "max": _folded(asymptotics.larger),
+        "min": lambda *values: functools.reduce(asymptotics.smaller, values),
+        "max": lambda *values: functools.reduce(asymptotics.larger, values),
     },
 )

@@ -17,7 +17,7 @@ LARGEST_BITS = 4096
 Amount = int | float
 """A plain number."""
 Atom = Fraction | str
-"""What a rational is multiplied by: π, or the logarithm of a rational above 1."""
+"""A factor of a rational: π, or the logarithm of a rational above 1."""
 
 
 class Undecided(Exception):

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, larger, smaller
 from gradiometer.convergence.formulas.bounds import NIL, Bounds, Share
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion
-from gradiometer.convergence.formulas.functions import Time, larger, smaller
 from gradiometer.convergence.schedules.cycles import place_in_cycles, shrinking
 from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Lengthening, Rate, Schedule, Shrinking
 

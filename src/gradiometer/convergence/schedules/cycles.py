@@ -5,10 +5,9 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, floor, log
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floor, logarithm
 from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
 from gradiometer.convergence.formulas.expansion import CONSTANT
-from gradiometer.convergence.formulas.functions import Time
 from gradiometer.convergence.formulas.number import Amount, Number
 from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking
 
@@ -230,4 +229,4 @@ def shrinking(step: Asymptotics, first: int, lengthen: Amount, shrink: Amount) -
     if lengthen == 1:
         return Asymptotics.constant(shrink) ** (step // first)
     ratio = Fraction(repr(float(lengthen)))
-    return Asymptotics.constant(shrink) ** floor(log(1 + step * (ratio - 1) / first) / Number(ratio).log())
+    return Asymptotics.constant(shrink) ** floor(logarithm(1 + step * (ratio - 1) / first) / Number(ratio).log())

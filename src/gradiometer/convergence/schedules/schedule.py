@@ -10,8 +10,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics
-from gradiometer.convergence.formulas.functions import Time
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
@@ -54,8 +53,8 @@ class Schedule(ABC):
     Schedules are frozen dataclasses: they are equal if their settings are, their `repr` recreates them, and JSON stores
     them. They can be combined: `+`, `*`, `at_least`, `at_most`, `shifted`, `warmed_up`, `then`, `held`, `repeated`.
 
-    To add one, write `formula`. If it uses only arithmetic, comparisons and `formulas.functions`, the convergence
-    theorem is decided for it; otherwise there is evidence only.
+    To add one, write `formula`. If it uses only arithmetic, comparisons and the functions of `convergence.formulas`,
+    the convergence theorem is decided for it; otherwise there is evidence only.
 
     >>> from gradiometer.convergence.schedules import Cosine
     >>> schedule = Cosine(0.1, steps=100).warmed_up(10)

@@ -5,9 +5,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, smaller
 from gradiometer.convergence.formulas.expression import NUMBERS, Expression
-from gradiometer.convergence.formulas.functions import Time, smaller
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Positive, Rate, Schedule
 
@@ -21,12 +20,7 @@ DECAYS: dict[str, Callable[[Amount], Amount]] = {
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """η = rate.
-
-    >>> from gradiometer.convergence.schedules import Constant
-    >>> Constant(0.1)(1000)
-    0.1
-    """
+    """η = rate."""
 
     rate: Rate
 

@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import linear_regression
@@ -31,7 +31,7 @@ Function = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the blocks suggest.
+    """The conditions as the blocks suggest them.
 
     Args:
         limit_zero, sum_diverges, sum_of_squares_converges: The three conditions; None if the blocks give no clear sign.
@@ -50,18 +50,9 @@ class Evidence:
     negative: int | None = None
 
 
-@dataclass(frozen=True)
-class _Block:
-    """log₂ of the mean, of the mean square, and of the largest value over one dyadic block; −∞ for zero."""
-
-    mean: float
-    square: float
-    largest: float
-
-
 def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
     """Evaluate a function of t = 1, 2, … at steps up to 2^1000 and judge how its dyadic blocks decay."""
-    blocks: list[_Block] = []
+    blocks: list[tuple[float, float, float]] = []
     negative: int | None = None
     generator = random.Random(0)
     deadline = time.monotonic() + seconds
@@ -74,14 +65,15 @@ def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
             blocks.append(_summary([abs(value) for _, value in values]))
     if len(blocks) < FEWEST_BLOCKS:
         return Evidence(None, None, None, len(blocks), negative)
-    means = _sum_converges([k + 1 + block.mean for k, block in enumerate(blocks)])
-    squares = _sum_converges([k + 1 + block.square for k, block in enumerate(blocks)])
-    diverges = None if means is None or negative is not None else not means
-    return Evidence(_vanishes([block.largest for block in blocks]), diverges, squares, len(blocks), negative)
+    means, squares, largest = zip(*blocks, strict=True)
+    converges = _sum_converges([k + 1 + mean for k, mean in enumerate(means)])
+    squares_converge = _sum_converges([k + 1 + square for k, square in enumerate(squares)])
+    diverges = None if converges is None or negative is not None else not converges
+    return Evidence(_vanishes(largest), diverges, squares_converge, len(blocks), negative)
 
 
-class _OutOfTime(Exception):
-    """The function took too long."""
+class _OutOfTime(BaseException):
+    """The function took too long. Not an Exception, so that an `except Exception` in the function cannot catch it."""
 
 
 @contextmanager
@@ -115,17 +107,18 @@ def _evaluated(function: Function, k: int, generator: random.Random) -> list[tup
     return values if all(math.isfinite(value) for _, value in values) else None
 
 
-def _summary(values: list[float]) -> _Block:
+def _summary(values: list[float]) -> tuple[float, float, float]:
+    """log₂ of the mean, of the mean square and of the largest value of a block; −∞ for zero."""
     logs = [math.log2(value) if value >= FLOOR else -math.inf for value in values]
     largest = max(logs)
     if largest == -math.inf:
-        return _Block(-math.inf, -math.inf, -math.inf)
+        return largest, largest, largest
     mean = largest + math.log2(sum(2 ** (value - largest) for value in logs) / len(logs))
     square = 2 * largest + math.log2(sum(4 ** (value - largest) for value in logs) / len(logs))
-    return _Block(mean, square, largest)
+    return mean, square, largest
 
 
-def _vanishes(largest: list[float]) -> bool | None:
+def _vanishes(largest: Sequence[float]) -> bool | None:
     """True if the largest value of a block keeps falling, as a power of t or of log t, or faster."""
     if largest[-1] == -math.inf:
         return True
@@ -154,7 +147,7 @@ def _sum_converges(logs: list[float]) -> bool | None:
     return True if slope < -1.3 else None
 
 
-def _slope(xs: list[float], ys: list[float]) -> float | None:
+def _slope(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     """The least-squares slope over the second half of the blocks with finite values."""
     pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
     pairs = pairs[len(pairs) // 2 :]

@@ -52,7 +52,7 @@ class Verdict:
         sum_of_squares_converges: True if Σ η_t² < ∞.
         theorem: True if all three hold and η_t is not negative.
         why: The reason, in a sentence.
-        evidence: What values at large t suggest if a condition is undecided. It decides nothing.
+        evidence: A hint from values at large t if a condition is undecided. It decides nothing.
     """
 
     expression: str

@@ -1,0 +1,48 @@
+"""Formulas in t: their grammar, and their values in doubles."""
+
+import pytest
+
+from gradiometer.convergence.formulas import Expression
+from gradiometer.convergence.theorem import theorem
+from gradiometer.errors import BadArgument
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1/x", "unknown name x"),
+        ("sine(t)", "did you mean sin?"),
+        ("sqrt(t", "is not a formula"),
+        ("", "is not a formula"),
+        ("t.real", "t.real is not part of a formula"),
+        ("__import__('os').system('true')", "is not part of a formula"),
+        ("(lambda: 1)()", "is not part of a formula"),
+        ("t[0]", "is not part of a formula"),
+        ("[t for t in (1,)]", "is not part of a formula"),
+        ("'t'", "is not a number"),
+        ("True", "is not a number"),
+        ("1j*t", "is not a number"),
+        ("1/t^2", "a power is written **"),
+        ("log(t, 2)", "log takes one number"),
+        ("max(t)", "max takes two numbers or more"),
+        ("9**9**9", "9 ** 9 ** 9 is too large for a double"),
+        ("9**9**9/t", "9 ** 9 ** 9 is too large for a double"),
+        ("1e999/t", "too large for a double"),
+        ("1/0", "has no value"),
+        ("1/(t%2)", "undefined at t = 2 (division by zero)"),
+        ("sqrt(-t)", "undefined at t = 1"),
+        ("(-2)**(t/2)", "undefined at t = 1"),
+        ("-" * 100 + "t", "nested more than"),
+        ("1/t+" * 400 + "1/t", "at most 1000 characters"),
+    ],
+)
+def test_an_invalid_formula_raises_and_names_the_problem(text: str, message: str) -> None:
+    with pytest.raises(BadArgument) as refusal:
+        theorem(text)
+    assert message in str(refusal.value)
+
+
+def test_a_formula_is_evaluated_in_doubles_with_whole_steps() -> None:
+    assert Expression("1/t**2")(2**1000) == 0.0
+    assert Expression("t % 7")(2**1000) == (2**1000) % 7
+    assert Expression("3 if t > 2 else log2(t)")(2) == 1.0
