@@ -1,4 +1,4 @@
-"""The lecture: predicted before it is measured, and a miss is a miss."""
+"""The lecture: experiments are predicted before they are measured, and a wrong prediction is shown as such."""
 
 import json
 import re
@@ -28,8 +28,8 @@ def experiment(**changes: object) -> Experiment:
         quantity="q",
         dial="d",
         points=(1, 2),
-        predict=lambda: [Estimate.exact(1.0), Estimate.exact(2.0)],
-        measure=lambda: [within(0.9, 1.1), within(1.9, 2.1)],
+        predict=lambda point: point,
+        measure=lambda point: within(point - 0.1, point + 0.1),
         says="One, then two.",
     )
     return replace(usual, **changes)
@@ -45,7 +45,9 @@ def test_an_experiment_that_comes_out_as_predicted_held() -> None:
 
 
 def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
-    outcome = measured(predicted(experiment(measure=lambda: [within(0.9, 1.1), within(2.01, 2.1)])))
+    outcome = measured(
+        predicted(experiment(measure=lambda point: within(0.9, 1.1) if point == 1 else within(2.01, 2.1)))
+    )
     assert outcome.points_held == (True, False)
     assert not outcome.held
 
@@ -55,8 +57,8 @@ def test_nothing_holds_before_it_is_measured() -> None:
 
 
 def test_if_the_claim_fails_the_measurement_must_exclude_it() -> None:
-    assert measured(predicted(experiment(claimed=(5.0, 6.0)))).held
-    assert not measured(predicted(experiment(claimed=(5.0, 2.05)))).held
+    assert measured(predicted(experiment(claim=lambda point: point + 4))).held
+    assert not measured(predicted(experiment(claim=lambda point: {1: 5.0, 2: 2.05}[point]))).held
 
 
 def test_an_unknown_measurement_meets_no_prediction() -> None:
@@ -66,21 +68,22 @@ def test_an_unknown_measurement_meets_no_prediction() -> None:
 def test_all_predictions_are_made_before_the_first_measurement() -> None:
     order: list[str] = []
 
-    def noted(word: str, estimates: list[Estimate]) -> list[Estimate]:
+    def noted(word: str, estimate: Estimate) -> Estimate:
         order.append(word)
-        return estimates
+        return estimate
 
     one = experiment(
-        predict=lambda: noted("predict", [Estimate.exact(1.0)] * 2),
-        measure=lambda: noted("measure", [within(0.5, 1.5)] * 2),
+        points=(1,),
+        predict=lambda point: noted("predict", Estimate.exact(point)),
+        measure=lambda _: noted("measure", within(0.5, 1.5)),
     )
     list(run(replace(STATEMENTS["S6"], experiments=lambda: (one, replace(one, name="again")))))
     assert order == ["predict", "predict", "measure", "measure"]
 
 
-def test_a_wrong_number_of_estimates_raises() -> None:
-    with pytest.raises(BadArgument, match="`measure` of test gave 1 estimates for 2 points"):
-        measured(predicted(experiment(measure=lambda: [within(0.0, 1.0)])))
+def test_a_dial_without_positions_raises() -> None:
+    with pytest.raises(BadArgument, match="`points` of test must have at least one position"):
+        experiment(points=())
 
 
 def test_every_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails() -> None:
@@ -96,7 +99,7 @@ def test_the_names_of_a_statements_experiments_are_unique() -> None:
 
 
 def test_an_unknown_statement_raises_and_is_named() -> None:
-    with pytest.raises(BadArgument, match="There is no statement 'S13': the lecture has S1, S2"):
+    with pytest.raises(BadArgument, match=r"Unknown statement 'S13' in `statements`\. Available: S1, S2"):
         chosen(("S1", "S13"))
 
 
@@ -151,7 +154,7 @@ def test_a_statement_that_did_not_hold_is_shown_as_such(shown: Result, tmp_path:
 
 def test_a_file_instead_of_a_folder_raises(shown: Result, tmp_path: Path) -> None:
     (tmp_path / "site").write_text("mine")
-    with pytest.raises(BadArgument, match="is a file: name a folder"):
+    with pytest.raises(BadArgument, match="`--out` must be a folder, got the file"):
         write_site([shown], tmp_path / "site")
 
 

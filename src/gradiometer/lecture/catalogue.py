@@ -1,4 +1,4 @@
-"""Every statement of the lecture, in its order."""
+"""Every statement of the lecture, in order."""
 
 from gradiometer.errors import BadArgument
 from gradiometer.lecture.s01 import S1
@@ -22,9 +22,9 @@ STATEMENTS: dict[str, Statement] = {
 
 
 def chosen(names: tuple[str, ...]) -> list[Statement]:
-    """The statements of these names, in the lecture's order; all of them where none is named."""
+    """The statements with these names, in the lecture's order; all if no name is given."""
     asked = [name.strip().upper() for name in names]
     for given, name in zip(names, asked, strict=True):
         if name not in STATEMENTS:
-            raise BadArgument(f"There is no statement {given!r}: the lecture has {', '.join(STATEMENTS)}.")
+            raise BadArgument(f"Unknown statement {given!r} in `statements`. Available: {', '.join(STATEMENTS)}.")
     return [statement for name, statement in STATEMENTS.items() if not asked or name in asked]

@@ -1,4 +1,4 @@
-"""The picture of an experiment: the prediction as diamonds on a dashed line, the measurement as points with bars."""
+"""The pictures of the lecture. The prediction is diamonds on a dashed line, the measurement is points with bars."""
 
 import json
 import math
@@ -27,7 +27,7 @@ from gradiometer.report.charts.marks import (
 from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 
 WIDTH, HEIGHT = 430, 250
-"""Small enough to be read on a telephone, where a picture is as wide as the screen."""
+"""Small enough to read on a telephone, on which a picture is as wide as the screen."""
 
 PREDICTED, MEASURED = "predicted", "measured"
 SERIES = named_series((MEASURED, PREDICTED))
@@ -36,21 +36,21 @@ Horizontal = Callable[[str], alt.X]
 
 
 def svg(outcome: Outcome, *, with_measurement: bool = True) -> str:
-    """The picture as SVG in the page's own colours: it follows the reader into the dark and onto paper."""
+    """The picture as SVG in the page's own colours, so that it fits dark mode and print."""
     spec = chart(outcome, with_measurement=with_measurement).to_dict() | {"config": config(PAGE, PAGE_FONT)}
     drawn: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version())
-    # Several pictures share a page: what one of them clips with is known by a name of its own.
+    # Several pictures share a page: the ids of their clips and gradients must differ.
     place = f"{outcome.experiment.name}-{'both' if with_measurement else 'predicted'}-"
     return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{place}\2", drawn)
 
 
 def chart(outcome: Outcome, *, with_measurement: bool = True) -> alt.LayerChart:
-    """Prediction and measurement along the dial; the claim, where it fails, as a dotted line.
+    """Prediction and measurement along the dial; a claim that fails is a dotted line.
 
-    The axes hold both, so that the picture of the prediction alone can lie beside it.
+    The axes fit both, also if the prediction is drawn alone, so that the two pictures match.
     """
     experiment = outcome.experiment
-    claimed = experiment.claimed or ()
+    claimed = experiment.claimed
     drawn = [*outcome.predicted, *outcome.measured]
     if experiment.log:
         vertical = LogAxis.holding(drawn, also=claimed)
@@ -112,7 +112,7 @@ def _linear(estimates: Sequence[Estimate], title: str) -> Vertical:
 def _claimed(experiment: Experiment) -> alt.Chart:
     rows = [
         {"dial": point, "claimed": value}
-        for point, value in zip(experiment.points, experiment.claimed or (), strict=True)
+        for point, value in zip(experiment.points, experiment.claimed, strict=True)
         if value > 0 or not experiment.log
     ]
     dots = alt.OverlayMarkDef(filled=False, size=24)

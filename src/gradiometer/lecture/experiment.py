@@ -1,43 +1,52 @@
-"""What a statement is put to: an experiment whose prediction is drawn before its measurement."""
+"""An experiment of a statement: a quantity along a dial, predicted at every position before it is measured."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
+from typing import Any, SupportsFloat
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import mean
 
 LEVEL = 0.999
-"""Of the intervals of the lecture: more than a hundred are compared, and none should miss by chance."""
+"""Confidence level of the lecture's intervals: more than a hundred are compared, and none should miss by chance."""
+
+AtPoint = Callable[[Any], Estimate | SupportsFloat]
+"""Gives a number for a position of the dial; a plain float is exact."""
 
 
 class Setting(StrEnum):
-    """What an experiment is made on, and what for."""
+    """The kind of problem that an experiment uses."""
 
     KNOWN = "a known answer"
     """A problem small enough to have a closed form."""
     REAL = "a real network, real data"
     FAILS = "where it fails"
-    """A setting outside of the claim: something else is predicted there, and why."""
+    """A case that the claim does not cover: the prediction differs from the claim, and says why."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A quantity along a dial: what is predicted at each of its points, and what is measured there.
+    """A quantity along a dial, with its prediction and its measurement at each position.
 
     Args:
         name: Unique within its statement: its place on the page, and its picture's file name.
-        setting: What it is made on.
-        where: The problem, in words: "the one-dimensional example".
-        quantity: What is predicted and measured, with its symbol.
-        dial: What is turned, with its symbol.
+        setting: The kind of problem.
+        where: The problem in a few words, such as "the one-dimensional example".
+        quantity: The predicted and measured quantity, with its symbol.
+        dial: The quantity that varies, with its symbol.
         points: The dial's positions, in increasing order.
-        predict: The prediction at each point: exact, or an interval where it rests on measured numbers or is a bound.
-        measure: The measurement at each point.
-        says: The prediction in a sentence; where the claim fails, why.
-        claimed: What the claim would say at each point, where it fails: the measurement has to exclude it.
-        log_dial: Whether the dial is drawn on a logarithmic axis.
-        log: Whether the quantity is.
+        predict: The prediction at a position: exact, or an interval if it uses measured numbers or is a bound.
+        measure: The measurement at a position.
+        says: The prediction in a sentence; if the claim fails, why.
+        claim: What the claim would predict at a position, if it fails: the measurement must exclude it.
+        log_dial: Draw the dial on a logarithmic axis.
+        log: Draw the quantity on a logarithmic axis.
     """
 
     name: str
@@ -46,16 +55,21 @@ class Experiment:
     quantity: str
     dial: str
     points: Sequence[float] | Sequence[int]
-    predict: Callable[[], Sequence[Estimate]]
-    measure: Callable[[], Sequence[Estimate]]
+    predict: AtPoint
+    measure: AtPoint
     says: str
-    claimed: Sequence[float] | None = None
+    claim: Callable[[Any], float] | None = None
     log_dial: bool = True
     log: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.points) >= 1:
-            raise BadArgument(f"`points` of {self.name} is empty: a dial has at least one position.")
+            raise BadArgument(f"`points` of {self.name} must have at least one position, got none.")
+
+    @cached_property
+    def claimed(self) -> tuple[float, ...]:
+        """What the claim would predict at each position; empty if it does not fail."""
+        return () if self.claim is None else tuple(float(self.claim(point)) for point in self.points)
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class Outcome:
 
     @property
     def points_held(self) -> tuple[bool, ...]:
-        """Per point: the interval measured meets what was predicted and, where the claim fails, excludes the claim."""
+        """Per position: True if the measured interval meets the prediction and excludes a claim that fails."""
         claimed: Sequence[float | None] = self.experiment.claimed or [None] * len(self.predicted)
         return tuple(
             meets(ours, theirs) and (claim is None or not bool(theirs.low <= claim <= theirs.high))
@@ -77,33 +91,35 @@ class Outcome:
 
     @property
     def held(self) -> bool:
-        """Whether every point held; nothing holds before it is measured."""
+        """True if every position held; False before the measurement."""
         return bool(self.measured) and all(self.points_held)
 
 
 def predicted(experiment: Experiment) -> Outcome:
     """The experiment with its prediction only."""
-    return Outcome(experiment, _checked(experiment, "predict", experiment.predict()))
+    return Outcome(experiment, _along(experiment, experiment.predict))
 
 
 def measured(outcome: Outcome) -> Outcome:
     """The same with its measurement."""
-    experiment = outcome.experiment
-    return Outcome(experiment, outcome.predicted, _checked(experiment, "measure", experiment.measure()))
+    return replace(outcome, measured=_along(outcome.experiment, outcome.experiment.measure))
 
 
 def meets(predicted: Estimate, measured: Estimate) -> bool:
-    """Whether the two intervals have a number in common; what tells nothing meets nothing.
+    """True if the two intervals have a number in common; an unbounded measurement meets nothing.
 
-    Exact numbers on both sides are compared to nine digits, since they are computed in different ways.
+    Two exact numbers are compared to nine digits, because they are computed in different ways.
     """
     slack = 1e-9 * abs(predicted.value) if predicted.method == measured.method == "exact" else 0.0
     return bool(measured.tells and predicted.low - slack <= measured.high and measured.low <= predicted.high + slack)
 
 
-def _checked(experiment: Experiment, which: str, estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
-    if len(estimates) != len(experiment.points):
-        raise BadArgument(
-            f"`{which}` of {experiment.name} gave {len(estimates)} estimates for {len(experiment.points)} points."
-        )
-    return tuple(estimates)
+def averaged(values: ArrayLike) -> Estimate:
+    """The mean of independent values, at the lecture's level."""
+    independent = np.asarray(values, dtype=np.float64)
+    return mean(independent, level=LEVEL, batches=len(independent))
+
+
+def _along(experiment: Experiment, number: AtPoint) -> tuple[Estimate, ...]:
+    found = (number(point) for point in experiment.points)
+    return tuple(each if isinstance(each, Estimate) else Estimate.exact(float(each)) for each in found)

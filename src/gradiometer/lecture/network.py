@@ -1,27 +1,33 @@
 """The real network of the lecture: the digits' MLP some steps into training, with every example's gradient known."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from gradiometer.lecture.experiment import LEVEL
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
+from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import load
 
+MLP = "the digits' MLP, 64-64-10"
 STEPS = 100
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network held still, and its training set.
+    """A network with fixed parameters, and its training set.
 
     Args:
         objective: The model, 64-64-10 with ReLU, and the cross-entropy.
@@ -49,7 +55,7 @@ class Network:
 
     @cached_property
     def gradient_variance(self) -> float:
-        """Tr Σ, with N in the denominator: of the gradient of an example drawn from the training set."""
+        """Tr Σ, with N in the denominator: for the gradient of an example drawn from the training set."""
         return float((self.per_example - self.gradient).square().sum(dim=1).mean())
 
     def loss(self, weights: Sequence[Tensor]) -> float:
@@ -65,13 +71,57 @@ class Network:
         return self.loss(middle) - (self.loss(one) + self.loss(other)) / 2
 
     def batches(self, size: int, count: int, seed: int = 0) -> list[Int[Tensor, " chosen"]]:
-        """Batches drawn without replacement, each anew."""
+        """Independent batches, each drawn without replacement."""
         generator = torch.Generator().manual_seed(seed)
         return [torch.randperm(len(self.train), generator=generator)[:size] for _ in range(count)]
 
     def batch_gradient(self, chosen: Int[Tensor, " chosen"]) -> Float[Tensor, " params"]:
         """ĝ of one batch, by torch's own backward."""
         return flat(self.objective.gradient(self.train.batch(chosen))).double()
+
+    def sgd(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, size: int, count: int, seed: int
+    ) -> Iterator[int]:
+        """Train a model on batches of the training set. Yields the number of steps after each."""
+        for step, chosen in enumerate(self.batches(size, count, seed), start=1):
+            optimizer.zero_grad()
+            self.objective.loss(model, self.train.batch(chosen)).mean().backward()
+            optimizer.step()
+            yield step
+
+    def moves(
+        self, size: int, count: int, seed: int, learning_rate: float, momentum: float = 0.0
+    ) -> Iterator[Float[Tensor, " params"]]:
+        """The moves that steps of torch's SGD make from here: the model is put back after every step."""
+        model = copy.deepcopy(self.objective.model)
+        start = flat(model.parameters()).detach()
+        optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
+        for _ in self.sgd(model, optimizer, size, count, seed):
+            yield (flat(model.parameters()).detach() - start).double()
+            nn.utils.vector_to_parameters(start.clone(), model.parameters())
+
+    def measured(
+        self,
+        gauge: Gauge,
+        size: int,
+        count: int,
+        seed: int,
+        learning_rate: float,
+        probe: Callable[[], Batch] | None = None,
+    ) -> Estimates:
+        """The estimates of one of the library's gauges, over steps that all begin here."""
+        readings, sampling = [], Sampling(Draw.RESHUFFLED, len(self.train))
+        for index, chosen in enumerate(self.batches(size, count, seed)):
+            step = TrainingStep(
+                self.objective,
+                self.train.batch(chosen),
+                index=index,
+                learning_rate=learning_rate,
+                sampling=sampling,
+                probe=probe,
+            )
+            readings.append(Reading(gauge.name, index, size, learning_rate, gauge.measure(step)))
+        return gauge.estimate(Series.of(readings, sampling, self.objective.layers), LEVEL)
 
 
 @cache
@@ -81,14 +131,11 @@ def digits_network(steps: int = STEPS) -> Network:
     problem = load("mlp")
     model = problem.model()
     network = Network(Objective(model, problem.loss), problem.train)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for chosen in network.batches(32, steps, seed=1):
-        optimizer.zero_grad()
-        problem.loss(model, problem.train.batch(chosen)).mean().backward()
-        optimizer.step()
+    for _ in network.sgd(model, torch.optim.SGD(model.parameters(), lr=0.1), 32, steps, seed=1):
+        pass
     return network
 
 
-def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
-    """Positions of a dial, evenly spaced on a logarithmic axis."""
-    return tuple(float(value) for value in np.geomspace(low, high, count))
+def spaced_steps(last: int, count: int) -> tuple[int, ...]:
+    """Steps from 1 to the last, evenly spaced on a logarithmic axis."""
+    return tuple(int(step) for step in np.geomspace(1, last, count))

@@ -1,4 +1,4 @@
-"""Softmax regressions on the digits, many runs at once: real data whose minimum, curvature and noise are exact."""
+"""Softmax regressions on the digits, many runs at once: real data with exactly known minimum, curvature and noise."""
 
 from functools import cached_property
 
@@ -12,15 +12,15 @@ from gradiometer.lecture.network import digits_network
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 RUNS, SIZE, DECAY = 64, 8, 0.1
-"""Independent runs, at B = 8, with a weight decay that makes the loss strongly convex."""
+"""Independent runs, their batch size, and a weight decay that makes the loss strongly convex."""
 CLASSES = 10
 
 
 class Regressions:
-    """Softmax regressions on the digits, all at once: one model of 650 parameters, its runs as one tensor.
+    """Softmax regressions on the digits: one model of 650 parameters, with all runs in one tensor.
 
     Args:
-        seed: Of the batches.
+        seed: Seed of the batches.
         batch_size: B.
         start: Standard deviation of the weights at the start, drawn per run.
     """
@@ -36,16 +36,16 @@ class Regressions:
 
     @property
     def positions(self) -> Float[np.ndarray, "runs params"]:
-        """Where every run is."""
+        """The parameters of every run."""
         found: np.ndarray = self.weights.flatten(1).numpy()
         return found
 
     def put(self, position: Float[np.ndarray, " params"]) -> None:
-        """All runs at one point."""
+        """Put all runs at one point."""
         self.weights = torch.from_numpy(position).reshape(1, -1, CLASSES).repeat(RUNS, 1, 1)
 
     def train(self, schedule: Schedule, steps: int) -> Float[Tensor, "runs inputs classes"]:
-        """Steps of SGD on batches of independent draws; the mean of the iterates."""
+        """Steps of SGD on batches of independent draws. Returns the mean of the iterates."""
         total = torch.zeros_like(self.weights)
         for step in range(steps):
             chosen = torch.randint(len(self.labels), (RUNS, self.batch_size), generator=self.generator)
@@ -56,14 +56,14 @@ class Regressions:
     def gradient(
         self, weights: Float[Tensor, "runs inputs classes"], chosen: Int[Tensor, "runs examples"]
     ) -> Float[Tensor, "runs inputs classes"]:
-        """ĝ of every run on its own batch, the weight decay in it."""
+        """ĝ of every run on its own batch, including weight decay."""
         inputs = self.inputs[chosen]
         errors = torch.softmax(inputs @ weights, dim=-1)
         errors.scatter_add_(2, self.labels[chosen][..., None], -torch.ones_like(errors[..., :1]))
         return inputs.mT @ errors / chosen.shape[1] + DECAY * weights
 
     def losses(self, weights: Float[Tensor, "runs inputs classes"]) -> Float[np.ndarray, " runs"]:
-        """L_Train of every run, the weight decay in it."""
+        """L_Train of every run, including weight decay."""
         scores = torch.log_softmax(self.inputs @ weights, dim=-1)
         entropy = -scores[:, torch.arange(len(self.labels)), self.labels].mean(dim=1)
         values: np.ndarray = (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
@@ -71,7 +71,7 @@ class Regressions:
 
     @cached_property
     def at_the_minimum(self) -> Quadratic:
-        """The quadratic the loss is near its minimum: H and Σ there, exactly."""
+        """The quadratic that the loss is near its minimum, with the exact H and Σ there."""
         everything = torch.arange(len(self.labels)).expand(1, -1)
         weights = torch.zeros_like(self.weights[:1])
         for _ in range(12):  # Newton's method: the residual falls to rounding in about eight
@@ -84,7 +84,7 @@ class Regressions:
         return Quadratic(self._hessian(weights[0]).numpy(), noise.numpy(), weights.flatten().numpy())
 
     def _hessian(self, weights: Float[Tensor, "inputs classes"]) -> Float[Tensor, "params params"]:
-        """Mean of (diag p − p pᵀ) ⊗ x xᵀ, and the decay."""
+        """Mean of (diag p − p pᵀ) ⊗ x xᵀ, plus the decay."""
         shares = torch.softmax(self.inputs @ weights, dim=-1)
         size = weights.numel()
         between = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None, :]

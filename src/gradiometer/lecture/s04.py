@@ -7,37 +7,40 @@ import torch
 from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant, Linear
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
-from gradiometer.lecture.network import geometric
-from gradiometer.lecture.regressions import RUNS, Regressions
+from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.network import spaced_steps
+from gradiometer.lecture.regressions import Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 
 EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 4000
-TIMES = tuple(int(time) for time in geometric(1.0, 1000.0, 7))
+TIMES = spaced_steps(1000, 7)
 RATE = 0.5
 
 RATES = (0.05, 0.1, 0.2)
 WARM, TAIL, COOLING = 600, 600, 800
-"""Steps to forget the start, steps averaged, and steps of a linear way to zero."""
+"""Steps to forget the start, steps averaged, and steps in which the rate goes linearly to zero."""
 SLOPES, LATE = np.array([0.5, 1.5]), (4, 6)
-"""Curvatures of the two examples that agree on where the minimum is."""
+"""Curvatures of two examples with the same minimum."""
 
 
-def _chains(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, "times chains"]:
-    return EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=2.0, seed=seed)
+def _expected(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " times"]:
+    """E ½(β − E y)², the excess loss, after every step."""
+    means, variances = EXAMPLE.law(rates, BATCH, start=2.0)
+    excess: np.ndarray = (means**2 + variances) / 2
+    return excess
 
 
-def _excess(positions: Float[np.ndarray, " chains"]) -> Estimate:
-    """Mean of ½(β − E y)², what the loss is above its floor."""
-    return mean(positions**2 / 2, level=LEVEL, batches=len(positions))
+def _excess(rates: Float[np.ndarray, " steps"], time: int, seed: int) -> Estimate:
+    """The same, from simulated runs, at one time."""
+    chains = EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=2.0, seed=seed)
+    return averaged(chains[time] ** 2 / 2)
 
 
 @cache
 def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estimate]:
-    """Runs that have settled at a constant rate: their loss, and what averaging their iterates gains."""
+    """Runs that have settled at a constant rate: their losses, and how much averaging their iterates gains."""
     runs = Regressions(seed=int(1000 * rate))
     runs.train(Constant(rate), WARM)
     looks = []
@@ -46,47 +49,40 @@ def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estima
         looks.append((runs.losses(runs.weights), part))
     hot = np.mean([loss for loss, _ in looks], axis=0)
     cold = runs.losses(torch.stack([part for _, part in looks]).mean(dim=0))
-    return runs, hot, mean(hot - cold, level=LEVEL, batches=RUNS)
+    return runs, hot, averaged(hot - cold)
 
 
 def _gain(rate: float) -> Estimate:
-    """What the loss loses when the same runs then go linearly to zero."""
+    """By how much the loss falls when the rate of the same runs then goes linearly to zero."""
     runs, hot, _ = _floor(rate)
     runs.train(Linear(rate, steps=COOLING), COOLING)
-    return mean(hot - runs.losses(runs.weights), level=LEVEL, batches=RUNS)
+    return averaged(hot - runs.losses(runs.weights))
 
 
-def _agreeing(seed: int) -> Float[np.ndarray, "times chains"]:
-    """β of runs on two examples ½aβ² of different curvature and the same minimum, at B = 1."""
-    drawn = np.random.default_rng(seed).integers(2, size=(LATE[-1], 40 * CHAINS))
-    return np.cumprod(np.vstack([np.ones(40 * CHAINS), 1 - RATE * SLOPES[drawn]]), axis=0)
+def _agreeing(time: int) -> Estimate:
+    """E β² on two examples ½aβ² of different curvature and the same minimum, at B = 1."""
+    drawn = np.random.default_rng(3).integers(2, size=(LATE[-1], 40 * CHAINS))
+    return averaged(np.prod(1 - RATE * SLOPES[drawn[:time]], axis=0) ** 2)
 
 
 def _experiments() -> tuple[Experiment, ...]:
     constant, decaying = np.full(TIMES[-1], RATE), 1 / np.arange(1, TIMES[-1] + 1)
-    known = partial(
-        Experiment, setting=Setting.KNOWN, quantity="excess loss", dial="step, t", points=TIMES,
-    )  # fmt: skip
-
-    def exact(rates: Float[np.ndarray, " steps"]) -> list[Estimate]:
-        means, variances = EXAMPLE.law(rates, BATCH, start=2.0)
-        return [Estimate.exact(float(means[time] ** 2 + variances[time]) / 2) for time in TIMES]
-
+    known = partial(Experiment, setting=Setting.KNOWN, quantity="excess loss", dial="step, t", points=TIMES)
     shrinks = float(np.mean((1 - RATE * SLOPES) ** 2))
     return (
         known(
             name="constant",
             where="the one-dimensional example at η = 0.5",
-            predict=lambda: exact(constant),
-            measure=lambda: [_excess(_chains(constant, 1)[time]) for time in TIMES],
+            predict=lambda time: _expected(constant)[time],
+            measure=lambda time: _excess(constant, time, 1),
             says="At a constant rate the loss stays ½·ησ²/(B(2 − η)) above its floor.",
         ),
         known(
             name="decaying",
             where="the one-dimensional example at η = 1/t",
-            predict=lambda: exact(decaying),
-            measure=lambda: [_excess(_chains(decaying, 2)[time]) for time in TIMES],
-            says="At a rate that goes to zero the spread goes with it, here as 1/t.",
+            predict=lambda time: _expected(decaying)[time],
+            measure=lambda time: _excess(decaying, time, 2),
+            says="If the rate goes to zero the spread does too, here as 1/t.",
         ),
         Experiment(
             name="digits",
@@ -95,9 +91,9 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="loss gained by going to zero",
             dial="learning rate before, η",
             points=RATES,
-            predict=lambda: [_floor(rate)[2] for rate in RATES],
-            measure=lambda: [_gain(rate) for rate in RATES],
-            says="As much as averaging gains before the cut: L at the iterates less L at their mean.",
+            predict=lambda rate: _floor(rate)[2],
+            measure=_gain,
+            says="As much as averaging gains before the cut: mean L of the iterates less L at their mean.",
         ),
         Experiment(
             name="agreeing",
@@ -106,11 +102,11 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E β²",
             dial="step, t",
             points=LATE,
-            predict=lambda: [Estimate.exact(shrinks**time) for time in LATE],
-            measure=lambda: [mean(_agreeing(3)[time] ** 2, level=LEVEL, batches=40 * CHAINS) for time in LATE],
-            claimed=tuple(RATE * float(SLOPES.var()) / (2 - RATE) for _ in LATE),
-            says="Where all examples agree on the minimum there is no noise at it: a constant rate gets there, "
-            "geometrically. A network that learns its training set by heart comes close to this.",
+            predict=lambda time: shrinks**time,
+            measure=_agreeing,
+            claim=lambda _: RATE * float(SLOPES.var()) / (2 - RATE),
+            says="If all examples have the same minimum, there is no noise at it: a constant rate reaches it, at a "
+            "geometric speed. A network that fits its training set exactly comes close to this.",
         ),
     )
 
@@ -120,6 +116,6 @@ S4 = Statement(
     title="Convergence",
     claim="To reach a local optimum the learning rate must go gradually to zero.",
     experiments=_experiments,
-    limits="Only the noise at the optimum keeps the iterates apart. Where every example's gradient is zero there (a "
-    "network that fits its training set exactly) a constant rate below the edge converges as well.",
+    limits="Only noise at the optimum keeps the iterates apart. If every example's gradient is zero there (a network "
+    "that fits its training set exactly), a constant rate below the edge of stability converges too.",
 )

@@ -1,4 +1,4 @@
-"""S5: exploration: deep losses are not convex, one has to search, and SGD can."""
+"""S5: exploration: deep losses are not convex, so one has to search, and SGD can."""
 
 from functools import cache, partial
 
@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Linear
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
-from gradiometer.lecture.network import digits_network
+from gradiometer.lecture.experiment import LEVEL, Experiment, Setting, averaged
+from gradiometer.lecture.network import MLP, digits_network
 from gradiometer.lecture.regressions import RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.double_well import DoubleWell
 from gradiometer.problems.images.digits import load
 
@@ -27,37 +26,34 @@ SPREADS = (0.1, 1.0, 3.0)
 
 
 def _crossing(batch_size: int) -> Estimate:
-    """Mean steps from one minimum to the other, seen in walkers watched for many crossings or many walkers."""
+    """Mean steps from one minimum to the other, over many walkers, each long enough for many crossings."""
     steps = int(min(CROSSINGS * WELL.exact_steps(RATE, batch_size), 60_000))
     return WELL.crossing_steps(RATE, batch_size, walkers=WALKERS, steps=steps, level=LEVEL, seed=batch_size)
 
 
 @cache
-def _trained(seed: int) -> list[list[torch.Tensor]]:
-    """A network of its own start and batches, kept after so many steps each."""
-    torch.manual_seed(seed)
-    problem, network, kept = load("mlp"), digits_network(), []
-    model = problem.model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step, chosen in enumerate(network.batches(32, STEPS[-1], seed=100 + seed), start=1):
-        optimizer.zero_grad()
-        problem.loss(model, network.train.batch(chosen)).mean().backward()
-        optimizer.step()
-        if step in STEPS:
-            kept.append([parameter.detach().clone() for parameter in model.parameters()])
-    return kept
-
-
-def _barrier(place: int) -> Estimate:
-    """L halfway between two runs less the mean of L at both, over independent pairs."""
+def _trained(seed: int) -> dict[int, list[torch.Tensor]]:
+    """The weights of a network with its own start and batches, after each of `STEPS`."""
     network = digits_network()
-    found = [network.barrier(*(_trained(2 * pair + k)[place] for k in (0, 1))) for pair in range(PAIRS)]
-    return mean(np.array(found), level=LEVEL, batches=PAIRS)
+    torch.manual_seed(seed)
+    model = load("mlp").model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {
+        step: [parameter.detach().clone() for parameter in model.parameters()]
+        for step in network.sgd(model, optimizer, 32, STEPS[-1], seed=100 + seed)
+        if step in STEPS
+    }
+
+
+def _barrier(step: int) -> Estimate:
+    """L halfway between two runs less the mean of L at both, over independent pairs."""
+    pairs = [(_trained(2 * pair)[step], _trained(2 * pair + 1)[step]) for pair in range(PAIRS)]
+    return averaged([digits_network().barrier(one, other) for one, other in pairs])
 
 
 @cache
 def _apart(spread: float) -> Float[np.ndarray, " pairs"]:
-    """The same for convex regressions from random starts, after a run that goes to zero."""
+    """The same for convex regressions from random starts, after a run whose rate goes to zero."""
     runs = Regressions(seed=int(10 * spread), start=spread)
     runs.train(Linear(0.2, steps=100), 100)
     one, other = runs.weights[::2], runs.weights[1::2]
@@ -76,25 +72,23 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="steps from one minimum to the other",
             dial="batch size, B",
             points=BATCHES,
-            predict=lambda: [Estimate.exact(WELL.exact_steps(RATE, batch)) for batch in BATCHES],
-            measure=lambda: [_crossing(batch) for batch in BATCHES],
-            says="The noise of batches carries SGD over a barrier: in a time exponential in B, here from the exact law "
-            "of a first passage.",
+            predict=lambda size: WELL.exact_steps(RATE, size),
+            measure=_crossing,
+            says="The noise of batches carries SGD over a barrier. The time grows exponentially with B; here it comes "
+            "from the exact law of a first passage.",
             log_dial=False,
         ),
         middle(
             name="digits",
             setting=Setting.REAL,
-            where="the digits' MLP, 64-64-10, pairs of runs from their own starts",
+            where=f"{MLP}, pairs of runs from different starts",
             dial="step, t",
             points=STEPS,
-            predict=lambda: [
-                Estimate.bound(np.inf, low=0.0, high=np.inf, method="not convex", samples=PAIRS) for _ in STEPS
-            ],
-            measure=lambda: [_barrier(place) for place in range(len(STEPS))],
-            claimed=tuple(0.0 for _ in STEPS),
-            says="Above zero: two runs end in places with a barrier between them, which no convex loss has (dotted: "
-            "the most that one has).",
+            predict=lambda _: Estimate.bound(np.inf, low=0.0, high=np.inf, method="not convex", samples=PAIRS),
+            measure=_barrier,
+            claim=lambda _: 0.0,
+            says="Above zero: two runs end in places with a barrier between them. A convex loss has none (dotted: the "
+            "most that it can have).",
         ),
         middle(
             name="convex",
@@ -102,11 +96,9 @@ def _experiments() -> tuple[Experiment, ...]:
             where="softmax regression with weight decay, from random starts",
             dial="spread of the starts",
             points=SPREADS,
-            predict=lambda: [
-                Estimate.bound(-np.inf, low=-np.inf, high=0.0, method="convex", samples=RUNS // 2) for _ in SPREADS
-            ],
-            measure=lambda: [mean(_apart(spread), level=LEVEL, batches=RUNS // 2) for spread in SPREADS],
-            says="A convex loss has no barrier, from anywhere: there is nothing to search.",
+            predict=lambda _: Estimate.bound(-np.inf, low=-np.inf, high=0.0, method="convex", samples=RUNS // 2),
+            measure=lambda spread: averaged(_apart(spread)),
+            says="A convex loss has no barrier, from any start: there is nothing to search for.",
         ),
     )
 
@@ -116,6 +108,6 @@ S5 = Statement(
     title="Exploration",
     claim="Deep losses are not convex: one has to search, and SGD can, as its noise carries it over barriers.",
     experiments=_experiments,
-    limits="That there is a barrier on the straight line between two networks does not say that there is one on every "
-    "way between them. At the temperatures that training runs at, SGD hardly ever crosses one.",
+    limits="A barrier on the straight line between two networks does not mean that every path between them has one. At "
+    "the temperatures that training uses, SGD hardly ever crosses a barrier.",
 )

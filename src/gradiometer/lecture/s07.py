@@ -11,13 +11,12 @@ from torch import nn
 from gradiometer.convergence.schedules.shapes import InversePower
 from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
-from gradiometer.lecture.network import digits_network, geometric
+from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.network import digits_network, spaced_steps
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 
@@ -26,7 +25,7 @@ START = np.array([2.0, -1.0, 1.0])
 ADMITTED = InversePower(0.5, time_constant=10.0)
 """η_t = 0.5/(1 + t/10): the theorem's three conditions hold."""
 CHAINS = 2000
-TIMES = tuple(int(time) for time in geometric(1.0, 2000.0, 7))
+TIMES = spaced_steps(2000, 7)
 
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
 NETWORK_TIMES, NETWORK_BATCH, LOOKS = (100, 400, 1600), 32, 60
@@ -34,37 +33,36 @@ EXAMPLE = OneDimensional(variance=4.0)
 STALLS, ROOT = "1/(t + 1)**2", "0.5/sqrt(t)"
 
 
-def _squared_gradients() -> Float[np.ndarray, " steps"]:
+def _squared_gradients() -> Float[np.ndarray, " times"]:
     """E‖g(Φ_t)‖² on the quadratic, exactly: its axes are its modes, and each is a recursion of two numbers."""
-    mean_, variance, found = START.copy(), np.zeros(3), [float((CURVATURE**2 * START**2).sum())]
+    means, variance, found = START.copy(), np.zeros(3), [float((CURVATURE**2 * START**2).sum())]
     for step in range(TIMES[-1]):
         rate = ADMITTED(step)
-        mean_ = (1 - rate * CURVATURE) * mean_
+        means = (1 - rate * CURVATURE) * means
         variance = (1 - rate * CURVATURE) ** 2 * variance + rate**2 * NOISE / BATCH
-        found.append(float((CURVATURE**2 * (mean_**2 + variance)).sum()))
+        found.append(float((CURVATURE**2 * (means**2 + variance)).sum()))
     return np.array(found)
 
 
 @cache
-def _seen_squared_gradients() -> Float[np.ndarray, "times chains"]:
-    rates = [ADMITTED(step) for step in range(TIMES[-1])]
-    quadratic = Quadratic(CURVATURE, NOISE)
+def _measured_squared_gradients() -> Float[np.ndarray, "times chains"]:
+    rates, quadratic = [ADMITTED(step) for step in range(TIMES[-1])], Quadratic(CURVATURE, NOISE)
     chains = quadratic.simulate(rates, chains=CHAINS, batch_size=BATCH, start=START, seed=7)[list(TIMES)]
     squares: np.ndarray = ((chains * CURVATURE) ** 2).sum(axis=2)
     return squares
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a run of a real network met: the theorem's ingredients, and ‖∇L‖² where it was looked at.
+class Trained:
+    """The quantities in the theorem's proof, from a run of a real network.
 
     Args:
         first_loss: L of the training set at the start.
-        step_sizes: η_t, and
+        step_sizes: η_t.
         squares: ‖ĝ_t‖² of every step.
-        looks: Steps at which the full gradient was taken, and
-        gradients: its ‖∇L‖² there.
-        sharpness: The largest λ_max met at six of them.
+        looks: Steps at which the full gradient was computed.
+        gradients: ‖∇L‖² at these.
+        sharpness: The largest λ_max of six looks.
     """
 
     first_loss: float
@@ -74,30 +72,31 @@ class Course:
     gradients: Float[np.ndarray, " looks"]
     sharpness: float
 
-    def bound(self, steps: int) -> float:
+    def bound(self, steps: int) -> Estimate:
         """(L_0 + ½ λ Σ η²‖ĝ‖²)/Σ η, above the η-weighted mean of ‖∇L‖² by the descent lemma (L ≥ 0)."""
         rates = self.step_sizes[:steps]
         noise = 0.5 * self.sharpness * float((rates**2 * self.squares[:steps]).sum())
-        return (self.first_loss + noise) / float(rates.sum())
+        bound = (self.first_loss + noise) / float(rates.sum())
+        return Estimate.bound(bound, low=0.0, high=bound, method="descent lemma", samples=steps)
 
-    def weighted(self, steps: int) -> Estimate:
+    def weighted(self, steps: int) -> float:
         """The η-weighted mean of ‖∇L‖², from the looks, each for the steps around it."""
         ends = np.searchsorted(self.looks, steps)
         looks = np.array(self.looks[:ends])
         shares = np.array([part.sum() for part in np.split(self.step_sizes[:steps], (looks[1:] + looks[:-1] + 1) // 2)])
-        return Estimate.exact(float((shares * self.gradients[:ends]).sum() / shares.sum()))
+        return float((shares * self.gradients[:ends]).sum() / shares.sum())
 
 
 @cache
-def _course() -> Course:
-    """A tanh network (the theorem asks for a smooth loss) on the digits, from its start."""
-    torch.manual_seed(1)
+def _trained() -> Trained:
+    """A tanh network (the theorem needs a smooth loss) on the digits, from its start."""
     network = digits_network()
+    torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     objective = Objective(model, network.objective.loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=NETWORK_RATE(0))
     scheduler = NETWORK_RATE.scheduler(optimizer)
-    looks = sorted({int(step) for step in geometric(1.0, float(NETWORK_TIMES[-1]), LOOKS)} | {0})
+    looks = sorted({0, *spaced_steps(NETWORK_TIMES[-1], LOOKS)})
     squares, rates, gradients, sharpness, first_loss = [], [], [], [], 0.0
     for step, chosen in enumerate(network.batches(NETWORK_BATCH, NETWORK_TIMES[-1], seed=8)):
         if step in looks:
@@ -112,24 +111,15 @@ def _course() -> Course:
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return Course(first_loss, np.array(rates), np.array(squares), tuple(looks), np.array(gradients), max(sharpness))
-
-
-def _at_most(bound: float, steps: int) -> Estimate:
-    return Estimate.bound(bound, low=0.0, high=bound, method="descent lemma", samples=steps)
-
-
-def _chains(formula: str, steps: int, start: float, seed: int) -> Float[np.ndarray, "times chains"]:
-    rates = _rates(formula, steps)
-    return EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=start, seed=seed)
+    return Trained(first_loss, np.array(rates), np.array(squares), tuple(looks), np.array(gradients), max(sharpness))
 
 
 def _rates(formula: str, steps: int) -> Float[np.ndarray, " steps"]:
     return np.array([read(formula)(step) for step in range(steps)])
 
 
-def _across(values: Float[np.ndarray, " chains"]) -> Estimate:
-    return mean(values, level=LEVEL, batches=len(values))
+def _chains(formula: str, steps: int, start: float, seed: int) -> Float[np.ndarray, "times chains"]:
+    return EXAMPLE.simulate(_rates(formula, steps), chains=CHAINS, batch_size=BATCH, start=start, seed=seed)
 
 
 def _experiments() -> tuple[Experiment, ...]:
@@ -144,9 +134,9 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E‖∇L(Φ_t)‖²",
             dial="step, t",
             points=TIMES,
-            predict=lambda: [Estimate.exact(exact[time]) for time in TIMES],
-            measure=lambda: [_across(squares) for squares in _seen_squared_gradients()],
-            says=f"{theorem(ADMITTED).why} So the gradient goes to zero; here as fast as the exact recursion says.",
+            predict=lambda time: exact[time],
+            measure=lambda time: averaged(_measured_squared_gradients()[TIMES.index(time)]),
+            says=f"{theorem(ADMITTED).why} So the gradient goes to zero, here as fast as the exact recursion says.",
         ),
         Experiment(
             name="digits",
@@ -155,20 +145,20 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="‖∇L_Train‖², mean weighted by η_t",
             dial="steps",
             points=NETWORK_TIMES,
-            predict=lambda: [_at_most(_course().bound(steps), steps) for steps in NETWORK_TIMES],
-            measure=lambda: [_course().weighted(steps) for steps in NETWORK_TIMES],
-            says="At most (L_0 + ½ λ Σ η²‖ĝ‖²)/Σ η, the theorem's own proof, with λ the largest sharpness met: as Σ η "
-            "grows without end and Σ η² does not, it goes to zero.",
+            predict=lambda steps: _trained().bound(steps),
+            measure=lambda steps: _trained().weighted(steps),
+            says="At most (L_0 + ½ λ Σ η²‖ĝ‖²)/Σ η, from the theorem's own proof, with λ the largest sharpness found. "
+            "Σ η grows without end and Σ η² does not, so the bound goes to zero.",
         ),
         fails(
             name="stalls",
             where="the one-dimensional example at η_t = 1/(t + 1)², from β = 1",
             quantity="mean distance from the minimum",
             points=(10, 100, 1000),
-            predict=lambda: [Estimate.exact((time + 2) / (2 * (time + 1))) for time in (10, 100, 1000)],
-            measure=lambda: [_across(_chains(STALLS, 1000, 1.0, 9)[time]) for time in (10, 100, 1000)],
-            claimed=(0.0, 0.0, 0.0),
-            says=f"{theorem(STALLS).why} Half of the way is never made.",
+            predict=lambda time: (time + 2) / (2 * (time + 1)),
+            measure=lambda time: averaged(_chains(STALLS, 1000, 1.0, 9)[time]),
+            claim=lambda _: 0.0,
+            says=f"{theorem(STALLS).why} Half of the way always remains.",
             log=False,
         ),
         fails(
@@ -176,9 +166,9 @@ def _experiments() -> tuple[Experiment, ...]:
             where="the one-dimensional example at η_t = 0.5/√t",
             quantity="variance of β",
             points=TIMES,
-            predict=lambda: [Estimate.exact(float(root[time])) for time in TIMES],
-            measure=lambda: [_across(_chains(ROOT, TIMES[-1], 0.0, 11)[time] ** 2) for time in TIMES],
-            says=f"{theorem(ROOT).why} And yet it converges: the conditions are sufficient, not necessary.",
+            predict=lambda time: root[time],
+            measure=lambda time: averaged(_chains(ROOT, TIMES[-1], 0.0, 11)[time] ** 2),
+            says=f"{theorem(ROOT).why} But it converges all the same: the conditions are sufficient, not necessary.",
         ),
     )
 
@@ -189,7 +179,7 @@ S7 = Statement(
     claim="If η_t goes to zero, its sum is infinite and the sum of its squares is finite, the training loss converges "
     "and its gradient goes to zero.",
     experiments=_experiments,
-    limits="It asks for a smooth loss that is bounded below, and for noise that grows no faster than the gradient. It "
-    "says nothing of a finite run, for which 1/t has the worst bound of the usual shapes, and its conditions are "
-    "sufficient, not necessary.",
+    limits="The loss must be smooth and bounded below, and its noise must grow no faster than the gradient. The "
+    "theorem says nothing about a finite run, for which 1/t has the worst bound of the usual shapes. Its conditions "
+    "are sufficient, not necessary.",
 )

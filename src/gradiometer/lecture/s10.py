@@ -3,15 +3,13 @@
 from functools import cache, partial
 
 import numpy as np
-from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_covariance
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
+from gradiometer.lecture.experiment import Experiment, Setting, averaged
 from gradiometer.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])
@@ -20,22 +18,17 @@ RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 REAL_RATES = (0.02, 0.05, 0.1)
 LOOKS, FORGOTTEN, APART = 12, 30.0, 2.0
-"""Looks at every run, after η·steps of so much, and so far apart: the flattest curvature is 0.1."""
+"""Looks at every run, η·steps before the first, and η·steps between them: the flattest curvature is 0.1."""
 
-EXAMPLES, EPOCHS, FLAT_RATES = 200, 2000, (0.05, 0.02, 0.005)
-
-
-def _spread(positions: Float[np.ndarray, "chains params"], around: Float[np.ndarray, " params"]) -> Estimate:
-    """tr S, the mean squared distance from the minimum."""
-    squares = ((positions - around) ** 2).sum(axis=1)
-    return mean(squares, level=LEVEL, batches=len(squares))
+EXAMPLES, EPOCHS, FLAT_RATES = 200, 2000, (0.005, 0.02, 0.05)
 
 
 def _simulated(rate: float, start: float) -> Estimate:
+    """tr S, the mean squared distance from the minimum."""
     seed = int(100 * rate) + int(start)
     begin = [start, -start]
     chains = QUADRATIC.simulate([rate] * STEPS, chains=CHAINS, batch_size=BATCH, start=begin, seed=seed)
-    return _spread(chains[-1], QUADRATIC.minimum)
+    return averaged(((chains[-1] - QUADRATIC.minimum) ** 2).sum(axis=1))
 
 
 @cache
@@ -44,7 +37,7 @@ def _minimum() -> Quadratic:
 
 
 def _on_digits(rate: float) -> Estimate:
-    """tr S of the regressions: the mean over looks of every run, the runs apart from each other."""
+    """tr S of the regressions: the mean over looks at every run; the runs are independent."""
     runs, minimum = Regressions(seed=int(1000 * rate)), _minimum().minimum
     runs.put(minimum)
     runs.train(Constant(rate), int(FORGOTTEN / rate))
@@ -52,7 +45,7 @@ def _on_digits(rate: float) -> Estimate:
     for _ in range(LOOKS):
         runs.train(Constant(rate), int(APART / rate))
         looks += ((runs.positions - minimum) ** 2).sum(axis=1) / LOOKS
-    return mean(looks, level=LEVEL, batches=RUNS)
+    return averaged(looks)
 
 
 def _reshuffled(rate: float) -> Estimate:
@@ -65,45 +58,42 @@ def _reshuffled(rate: float) -> Estimate:
         order = generator.permuted(np.tile(values, (EPOCHS, 1)), axis=1)
         for step in range(EXAMPLES):
             position += rate * (order[:, step] - position)
-    return mean(position**2, level=LEVEL, batches=EPOCHS)
+    return averaged(position**2)
 
 
-def _cold(rate: float) -> Estimate:
+def _cold(rate: float) -> float:
     law = reshuffled_covariance([[1.0]], [[1.0]], Rule(rate, batch_size=1), EXAMPLES, batches=0)
-    return Estimate.exact(float(np.trace(law)))
+    return float(np.trace(law))
 
 
 def _experiments() -> tuple[Experiment, ...]:
+    spread = partial(Experiment, quantity="spread of the iterates, tr S", dial="learning rate, η")
     known = partial(
-        Experiment, setting=Setting.KNOWN, where="a quadratic of two parameters, correlated noise, B = 4",
-        quantity="spread of the iterates, tr S", dial="learning rate, η", points=RATES,
-    )  # fmt: skip
-    exact = [float(np.trace(QUADRATIC.stationary_covariance(rate, BATCH))) for rate in RATES]
+        spread,
+        setting=Setting.KNOWN,
+        where="a quadratic of two parameters, correlated noise, B = 4",
+        points=RATES,
+        predict=lambda rate: float(np.trace(QUADRATIC.stationary_covariance(rate, BATCH))),
+    )
     return (
         known(
             name="from_here",
-            predict=lambda: [Estimate.exact(value) for value in exact],
-            measure=lambda: [_simulated(rate, 0.0) for rate in RATES],
-            says="S solves S = (I − ηH) S (I − ηH) + η² Σ/B, exactly and at any η that is stable.",
+            measure=lambda rate: _simulated(rate, 0.0),
+            says="S solves S = (I − ηH) S (I − ηH) + η² Σ/B, exactly and for every stable η.",
         ),
         known(
             name="from_far_away",
-            predict=lambda: [Estimate.exact(value) for value in exact],
-            measure=lambda: [_simulated(rate, 3.0) for rate in RATES],
+            measure=lambda rate: _simulated(rate, 3.0),
             says="The same from another start: a Markov chain forgets where it began.",
         ),
-        Experiment(
+        spread(
             name="digits",
             setting=Setting.REAL,
             where="softmax regression on the digits, 650 parameters, 64 runs at B = 8",
-            quantity="spread of the iterates, tr S",
-            dial="learning rate, η",
             points=REAL_RATES,
-            predict=lambda: [
-                Estimate.exact(float(np.trace(_minimum().stationary_covariance(rate, SIZE)))) for rate in REAL_RATES
-            ],
-            measure=lambda: [_on_digits(rate) for rate in REAL_RATES],
-            says="The same law, with H and Σ at the minimum: at small η the runs stay where the loss is a quadratic.",
+            predict=lambda rate: float(np.trace(_minimum().stationary_covariance(rate, SIZE))),
+            measure=_on_digits,
+            says="The same law, with H and Σ at the minimum: at small η the runs stay where the loss is quadratic.",
         ),
         Experiment(
             name="reshuffled",
@@ -111,12 +101,12 @@ def _experiments() -> tuple[Experiment, ...]:
             where="the one-dimensional example on 200 values of y, reshuffled every epoch, B = 1",
             quantity="variance of β at the end of an epoch",
             dial="learning rate, η",
-            points=tuple(sorted(FLAT_RATES)),
-            predict=lambda: [_cold(rate) for rate in sorted(FLAT_RATES)],
-            measure=lambda: [_reshuffled(rate) for rate in sorted(FLAT_RATES)],
-            claimed=tuple(rate / (2 - rate) for rate in sorted(FLAT_RATES)),
-            says="Batches of an epoch are not independent: what one of them takes from the mean another gives back. It "
-            "is colder than the law of independent draws, by 13 at η = 0.005.",
+            points=FLAT_RATES,
+            predict=_cold,
+            measure=_reshuffled,
+            claim=lambda rate: rate / (2 - rate),
+            says="The batches of an epoch are not independent: if one is above the mean, the others are below it. The "
+            "variance is smaller than for independent draws, by a factor of 13 at η = 0.005.",
         ),
     )
 
@@ -127,6 +117,6 @@ S10 = Statement(
     claim="At a constant learning rate the iterates of SGD are a Markov chain with a stationary law.",
     experiments=_experiments,
     limits="The law is exact for a quadratic with noise that does not depend on Φ, and for batches of independent "
-    "draws. A data loader that shuffles every epoch gives less noise in flat directions; a deep network may take "
+    "draws. A data loader that shuffles every epoch gives less noise in flat directions. A deep network may need "
     "longer than any run to forget its start.",
 )

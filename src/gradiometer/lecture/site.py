@@ -1,6 +1,6 @@
-"""The lecture as a site: a page a statement, and an index with the table of predictions against measurements.
+"""The lecture as a site: one page per statement, and an index with a table of predictions and measurements.
 
-The pages are plain files that ask nothing of any network: pictures are SVG, simulations a few lines of script.
+The pages are plain files that need no network: pictures are SVG, simulations are short scripts.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ REPORT = files("gradiometer.report") / "templates"
 
 
 def write_site(results: Sequence[Result], folder: Path) -> Path:
-    """Write a page for every statement and the index.
+    """Write a page for every statement, and the index.
 
     Args:
         results: Statements with their outcomes, in the lecture's order.
-        folder: Where the site goes; made if it is not there.
+        folder: Folder of the site; created if it does not exist.
 
     Returns:
         The index page.
     """
     if folder.exists() and not folder.is_dir():
-        raise BadArgument(f"`--out` {folder} is a file: name a folder, or one that is yet to be made.")
+        raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     for place, shown in enumerate(results):
         neighbours = {
@@ -73,7 +73,7 @@ def _write(path: Path, template: str, **parts: Any) -> None:
 
 
 def _parts(shown: Result) -> dict[str, Any]:
-    """What the page of a statement is made of."""
+    """The parts of a statement's page."""
     name = page_name(shown).removesuffix(".html")
     simulation = shown.statement.interactive
     scripts = ["simulation.js", "dials.js"] if simulation else []
@@ -98,12 +98,12 @@ def _figure(outcome: Outcome) -> dict[str, Any]:
 
 
 def _heading(where: str) -> str:
-    """Where it is made, beginning with a capital if it begins with a word."""
+    """The problem, with a capital letter if it begins with a word."""
     return where[0].upper() + where[1:] if where[0].isascii() else where
 
 
 def _summary(outcome: Outcome) -> str:
-    """The picture in words, its last point's numbers."""
+    """A sentence for screen readers, with the numbers at the last position."""
     experiment = outcome.experiment
     ours, theirs = outcome.predicted[-1], outcome.measured[-1]
     where = f"{experiment.dial} {number(float(experiment.points[-1]))}"
@@ -112,21 +112,15 @@ def _summary(outcome: Outcome) -> str:
 
 
 def prediction(estimate: Estimate) -> str:
-    """A prediction in words; of a bound, its finite side."""
+    """A prediction as one number, or as an interval if its ends differ."""
     return number(estimate.low) if number(estimate.low) == number(estimate.high) else interval(estimate)
 
 
 def _table(outcome: Outcome) -> Numbers:
     experiment = outcome.experiment
     claimed = experiment.claimed
-    columns = (
-        experiment.dial,
-        "predicted",
-        "measured",
-        "interval",
-        *(["the claim"] if claimed else []),
-        "as predicted",
-    )
+    refuted = ["the claim"] if claimed else []
+    columns = (experiment.dial, "predicted", "measured", "interval", *refuted, "as predicted")
     rows = []
     for place, (point, ours, theirs, held) in enumerate(
         zip(experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True)
@@ -138,7 +132,7 @@ def _table(outcome: Outcome) -> Numbers:
 
 
 def _line(shown: Result) -> dict[str, Any]:
-    """The statement's line in the table of the index."""
+    """The statement's row in the table of the index."""
     ours, theirs = shown.headline
     return {
         "shown": shown,

@@ -15,11 +15,11 @@ class Statement:
 
     Args:
         name: "S1" to "S12".
-        title: In a few words.
+        title: A few words.
         claim: The statement in our words.
-        experiments: Makes the experiments: on a known answer, on a real network, and where the claim fails.
-        limits: Where it fails, and why.
-        interactive: Name of the simulation its page carries, where a slider teaches more than a picture.
+        experiments: Makes the experiments: with a known answer, on a real network, and in a case in which it fails.
+        limits: When it fails, and why.
+        interactive: Name of the simulation on its page, if it has one.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """Whether all of its experiments came out as predicted, those where the claim fails included."""
+        """True if all experiments came out as predicted, including those in which the claim fails."""
         return bool(self.outcomes) and all(outcome.held for outcome in self.outcomes)
 
     @property
@@ -53,7 +53,7 @@ class Result:
         return self.real.predicted[-1], self.real.measured[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The statement's line in the table of `--json`, and every experiment's numbers."""
+        """The statement as `--json` prints it: its headline, and the numbers of every experiment."""
         ours, theirs = self.headline
         return {
             "statement": self.statement.name,
@@ -68,7 +68,7 @@ class Result:
 
 
 def run(statement: Statement) -> Iterator[Outcome]:
-    """Every prediction of a statement first; then each with its measurement, as it is made."""
+    """First all predictions of a statement, then each one with its measurement."""
     outcomes = [predicted(experiment) for experiment in statement.experiments()]
     yield from outcomes
     for outcome in outcomes:
@@ -76,12 +76,12 @@ def run(statement: Statement) -> Iterator[Outcome]:
 
 
 def result(statement: Statement) -> Result:
-    """Predict, then measure, all of a statement."""
+    """Predict and then measure all experiments of a statement."""
     return Result(statement, tuple(outcome for outcome in run(statement) if outcome.measured))
 
 
 def _middle(estimate: Estimate) -> float:
-    """The prediction as one number: of a bound, its finite end."""
+    """The prediction as one number; for a bound, its finite end."""
     if math.isfinite(estimate.value):
         return estimate.value
     return estimate.low if math.isfinite(estimate.low) else estimate.high
@@ -98,6 +98,6 @@ def _numbers(outcome: Outcome) -> dict[str, Any]:
         "points": list(experiment.points),
         "predicted": [estimate.to_dict() for estimate in outcome.predicted],
         "measured": [estimate.to_dict() for estimate in outcome.measured],
-        "claimed": None if experiment.claimed is None else list(experiment.claimed),
+        "claimed": list(experiment.claimed) or None,
         "held": outcome.held,
     }
