@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs")).path)
 
 
-def test_of_a_run_every_batch_has_its_factors_with_intervals(run: str) -> None:
+def test_every_batch_size_of_a_run_has_factors_with_intervals(run: str) -> None:
     told = json.loads(called(run, "--json", *QUICK).stdout)
     assert [row["batch_size"] for row in told["rows"]] == [2, 4, 8, 16, 32, 64, 128, 256, 512]
     assert told["batch_size"] == 32 and told["learning_rate"] == 0.2 and len(told["noise_scale"]) == 9
@@ -44,7 +44,7 @@ def test_of_a_run_every_batch_has_its_factors_with_intervals(run: str) -> None:
     assert told["fastest"] and told["cheapest"][0] == 2
 
 
-def test_the_words_hold_the_table_and_the_choices(run: str) -> None:
+def test_the_output_has_the_table_and_the_choices(run: str) -> None:
     """How fast this machine is decides only what is said of the fastest batch."""
     out = called(run, *QUICK).stdout
     assert "To the same loss, relative to the present batch" in out
@@ -92,7 +92,7 @@ def test_no_cell_of_the_table_is_cut_off_at_80_columns() -> None:
     assert "[1,200, 120,000]" in drawn.getvalue() and "…" not in drawn.getvalue()
 
 
-def test_without_measuring_time_no_problem_is_loaded_and_nothing_is_said_of_time(
+def test_without_measuring_time_no_problem_is_loaded_and_no_time_is_printed(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gradiometer.train.brief.load", None)  # calling it would fail
@@ -102,7 +102,7 @@ def test_without_measuring_time_no_problem_is_loaded_and_nothing_is_said_of_time
     assert "Fastest" not in called(run, "--no-measure-time").stdout
 
 
-def test_the_path_and_the_latest_window_differ_where_the_noise_scale_grew(run: str) -> None:
+def test_the_whole_run_and_the_latest_window_differ_if_the_noise_scale_grew(run: str) -> None:
     path, now = (
         json.loads(called(run, "--json", "--no-measure-time", "--over", over).stdout) for over in ("run", "now")
     )
@@ -110,7 +110,7 @@ def test_the_path_and_the_latest_window_differ_where_the_noise_scale_grew(run: s
     assert now["rows"][-1]["updates"]["value"] != path["rows"][-1]["updates"]["value"]
 
 
-def test_of_a_problem_it_trains_briefly_and_measures_at_the_end() -> None:
+def test_a_problem_is_trained_briefly_and_measured_at_the_end() -> None:
     arguments = ("digits", "--steps", "220", "--lr", "0.2", "--accumulation", "2", "--json", *QUICK)
     told = json.loads(called(*arguments).stdout)
     assert told["subject"] == "digits (mlp) after 220 steps"
@@ -118,12 +118,12 @@ def test_of_a_problem_it_trains_briefly_and_measures_at_the_end() -> None:
     assert json.loads(called(*arguments).stdout)["rows"][0]["updates"] == told["rows"][0]["updates"]
 
 
-def test_a_level_of_ones_own_is_that_of_every_interval(run: str) -> None:
+def test_a_given_level_is_that_of_every_interval(run: str) -> None:
     told = json.loads(called(run, "--json", "--level", "0.8", "--no-measure-time").stdout)
     assert {estimate["level"] for estimate in told["noise_scale"]} == {0.8}
 
 
-def test_what_makes_no_sense_is_refused_by_name(run: str, tmp_path: Path) -> None:
+def test_wrong_arguments_of_the_batch_verb_are_refused(run: str, tmp_path: Path) -> None:
     with pytest.raises(
         BadArgument, match="`--batch-size` cannot be changed for a run: leave it out, or give a problem instead"
     ):
@@ -145,6 +145,6 @@ def test_a_run_without_readings_is_refused(tmp_path: Path) -> None:
         called(str(path))
 
 
-def test_a_brief_training_that_diverges_says_so() -> None:
+def test_a_brief_training_that_diverges_raises() -> None:
     with pytest.raises(Diverged, match=r"diverged at step .* with learning rate 10000: .*; try a smaller --lr"):
         called("digits", "--steps", "200", "--lr", "1e4")

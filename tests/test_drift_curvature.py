@@ -43,7 +43,7 @@ def materialised(objective: Objective, batch: object) -> Tensor:
 # Networks
 
 
-def test_the_parts_of_a_curvature_are_a_mean_that_gives_its_products(case: Case) -> None:
+def test_products_of_a_curvature_are_the_weighted_mean_over_its_parts(case: Case) -> None:
     curvature = Curvature(case.objective, [case.batch, case.batch])
     vector = torch.randn(1, curvature.dimension)
     total = sum(share * part.products(vector) for share, part in curvature.parts())
@@ -51,7 +51,7 @@ def test_the_parts_of_a_curvature_are_a_mean_that_gives_its_products(case: Case)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("dropout", "weighted_mean")])
-def test_products_are_those_of_the_materialised_hessian(name: str) -> None:
+def test_products_equal_those_of_the_full_hessian(name: str) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
     if name == "cnn_with_batch_norm_and_dropout":
@@ -72,7 +72,7 @@ def test_products_are_those_of_the_materialised_hessian(name: str) -> None:
         assert estimate.low <= value <= estimate.high
 
 
-def test_the_hessian_over_many_examples_is_the_mean_over_its_parts_kept_or_not() -> None:
+def test_the_hessian_over_many_examples_is_the_mean_over_parts_kept_or_not() -> None:
     torch.manual_seed(0)
     objective, batch = in_double(CASES["mlp"]())
     exact = materialised(objective, batch)
@@ -107,7 +107,7 @@ def test_curvature_leaves_the_model_as_it_was(case: Case) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_attention_through_the_default_fused_kernel_has_its_second_derivative(training: bool) -> None:
+def test_attention_with_the_default_fused_kernel_has_a_second_derivative(training: bool) -> None:
     torch.manual_seed(0)
     model, tokens = TinyTransformer().train(training), torch.randint(17, (4, 9))
 
@@ -121,7 +121,7 @@ def test_attention_through_the_default_fused_kernel_has_its_second_derivative(tr
     assert Curvature(Objective(model, loss), [tokens]).eigenvalues().converged
 
 
-def test_a_compiled_model_is_measured_as_the_module_it_was_made_of() -> None:
+def test_a_compiled_model_has_the_hessian_of_its_module() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5))
     batch, criterion = (torch.randn(12, 8), torch.randint(5, (12,))), nn.CrossEntropyLoss()
@@ -157,7 +157,7 @@ def test_a_checkpointed_module_has_the_same_hessian() -> None:
     torch.testing.assert_close(found.products(vector), plain.products(vector))
 
 
-def test_a_recurrent_network_has_its_hessian() -> None:
+def test_products_of_a_recurrent_network_equal_those_of_its_hessian() -> None:
     torch.manual_seed(0)
 
     class Recurrent(nn.Module):
@@ -184,7 +184,7 @@ def test_a_loss_linear_in_the_parameters_has_no_curvature() -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn_with_batch_norm", "tiny_transformer"])
-def test_eigenvalues_and_trace_are_those_of_curvlinops(name: str) -> None:
+def test_eigenvalues_and_products_equal_those_of_curvlinops(name: str) -> None:
     curvlinops = pytest.importorskip("curvlinops")
     from scipy.sparse.linalg import eigsh
 
@@ -278,6 +278,6 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
         ),
     ],
 )
-def test_what_has_no_curvature_is_refused_by_name(build, error: type, message: str) -> None:
+def test_a_loss_without_curvature_is_refused_with_a_reason(build, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         build()

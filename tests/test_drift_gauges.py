@@ -121,7 +121,7 @@ def test_step_drift_is_unbiased(probe: bool) -> None:
     assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(300)  # so that a mistake would show
 
 
-def test_the_change_predicted_and_seen_are_unbiased() -> None:
+def test_predicted_and_measured_loss_change_are_unbiased() -> None:
     found = series(LossChange(), 300)
     size = BATCH
     exact = {
@@ -133,7 +133,7 @@ def test_the_change_predicted_and_seen_are_unbiased() -> None:
         assert unbiased(found.moments[name], value), name
 
 
-def test_batch_sharpness_is_of_the_batch_and_its_own_hessian() -> None:
+def test_batch_sharpness_uses_the_hessian_of_its_own_batch() -> None:
     draw = torch.Generator().manual_seed(5)
     _, index = SMALL.batch(draw)
     step = SMALL.step(5)
@@ -143,7 +143,7 @@ def test_batch_sharpness_is_of_the_batch_and_its_own_hessian() -> None:
     assert moments["norm_squared"] == pytest.approx(float(gradient @ gradient))
 
 
-def test_batch_sharpness_takes_gradient_and_hessian_of_the_same_draws() -> None:
+def test_batch_sharpness_uses_the_same_random_numbers_for_gradient_and_hessian() -> None:
     torch.manual_seed(0)
     case = CASES["dropout"]()
     step = TrainingStep(case.objective, case.batch, index=0, learning_rate=0.1, sampling=SAMPLING, gradient=[None] * 4)
@@ -155,7 +155,7 @@ def test_batch_sharpness_takes_gradient_and_hessian_of_the_same_draws() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gauge", [CurvatureAlongGradient(), LossChange(), StepDrift()], ids=lambda gauge: gauge.name)
-def test_intervals_cover_as_often_as_they_say(gauge: Gauge) -> None:
+def test_intervals_of_drift_cover_at_their_level(gauge: Gauge) -> None:
     curvature, noise = float(GRADIENT @ CURVATURE @ GRADIENT), float((CURVATURE * NOISE).sum())
     squared = float(GRADIENT @ GRADIENT)
 
@@ -195,7 +195,7 @@ def test_a_gauge_is_recreated_by_its_repr_and_measures_the_same_again(gauge: Gau
 
 
 @pytest.mark.parametrize("gauge", GAUGES, ids=lambda gauge: gauge.name)
-def test_every_finding_is_a_sentence_with_its_numbers(gauge: Gauge) -> None:
+def test_every_finding_is_a_sentence_without_nan(gauge: Gauge) -> None:
     for count in (2, 60):
         found = gauge.estimate(series(gauge, count))
         finding = gauge.interpret(found)
@@ -204,7 +204,7 @@ def test_every_finding_is_a_sentence_with_its_numbers(gauge: Gauge) -> None:
         assert (finding.state is State.CANNOT_TELL) or count == 60
 
 
-def test_dropout_in_the_same_draws_cancels_from_a_step_of_no_length() -> None:
+def test_dropout_cancels_for_a_step_of_no_length() -> None:
     torch.manual_seed(0)
     case = CASES["dropout"]()
     step = TrainingStep(case.objective, case.batch, index=0, learning_rate=1e-12, sampling=SAMPLING)
@@ -212,7 +212,7 @@ def test_dropout_in_the_same_draws_cancels_from_a_step_of_no_length() -> None:
     assert LossChange().measure(step)["seen"] == pytest.approx(0, abs=1e-6)
 
 
-def test_drift_over_a_horizon_is_that_of_the_gradient_and_not_of_its_noise() -> None:
+def test_drift_over_a_horizon_does_not_include_noise() -> None:
     small, draw = Small(), torch.Generator().manual_seed(1)
     covered, values = [], []
     with torch.no_grad():
@@ -238,7 +238,7 @@ def _move(small: Small, to: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("kind", [Momentum(), Momentum(0.5), Momentum(0.9), Momentum(0.9, nesterov=True)])
-def test_the_edge_is_where_steps_of_torch_on_a_quadratic_stop_shrinking(kind: Momentum) -> None:
+def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: Momentum) -> None:
     limit = stability_limit(0.1, kind, weight_decay=0.2)
     for curvature, stable in ((0.98 * limit, True), (1.02 * limit, False)):
         point = nn.Parameter(torch.ones((), dtype=torch.float64))
@@ -252,7 +252,7 @@ def test_the_edge_is_where_steps_of_torch_on_a_quadratic_stop_shrinking(kind: Mo
         assert (point.abs().item() < 1e-6) == stable
 
 
-def test_the_edge_warns_before_training_and_never_refuses() -> None:
+def test_a_rate_above_the_edge_gives_a_warning() -> None:
     matrix = torch.diag(torch.tensor([1.0, 50.0], dtype=torch.float64))
     model = nn.Linear(2, 1, bias=False).double()
 
@@ -271,7 +271,7 @@ def test_the_edge_warns_before_training_and_never_refuses() -> None:
 @pytest.mark.parametrize(
     ("value", "state"), [(5.0, State.OK), (20.0, State.LOOK), (60.0, State.ACT)], ids=["below", "at", "beyond"]
 )
-def test_the_sentence_about_the_learning_rate(value: float, state: State) -> None:
+def test_the_finding_about_the_learning_rate_has_three_states(value: float, state: State) -> None:
     sharpness = Estimate.bound(value, low=value - 0.1, high=value + 0.1, method="Lanczos, residual", samples=9)
     finding = edge_sentence(sharpness, 0.1)
     assert finding.state is state and "2/η = 20.0" in finding.seen
@@ -307,12 +307,12 @@ def _estimates(share: float, width: float, momentum: float = 0.0) -> tuple[Batch
         (1.8, 0.1, 0.9, State.ACT),
     ],
 )
-def test_batch_sharpness_is_judged_against_its_edge(share: float, width: float, momentum: float, state: State) -> None:
+def test_the_state_follows_the_share_of_the_edge(share: float, width: float, momentum: float, state: State) -> None:
     gauge, estimates = _estimates(share, width, momentum)
     assert gauge.interpret(estimates).state is state
 
 
-def test_estimates_of_drift_are_made_without_torch() -> None:
+def test_estimates_of_drift_need_no_torch() -> None:
     script = """
 import sys
 sys.modules["torch"] = None
@@ -338,6 +338,6 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
         (lambda: Anchor(SMALL.objective, SMALL.step(0).batch, pairs=2), "`pairs` must be at least 4, got 2"),
     ],
 )
-def test_what_has_no_drift_is_refused_by_name(build, message: str) -> None:
+def test_settings_and_steps_without_drift_are_refused(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()

@@ -63,7 +63,7 @@ def test_a_survey_holds_the_known_curvatures_of_a_quadratic() -> None:
     assert KNOWN.negative_share.value < 0.05
 
 
-def test_a_survey_comes_back_from_a_run_as_it_was(trained: Run) -> None:
+def test_a_saved_survey_is_loaded_unchanged(trained: Run) -> None:
     save_artifact(trained, replace(KNOWN, step=7))
     (again,) = [kept for kept in load_artifacts(trained, Survey) if kept.step == 7]
     (trained.path / "curvature" / "step_000007.json").unlink()
@@ -92,7 +92,7 @@ def test_the_verb_prints_one_json_object_with_every_number() -> None:
     assert again == found
 
 
-def test_the_verb_surveys_a_run_where_it_stands_and_keeps_the_survey(trained: Run) -> None:
+def test_the_verb_surveys_the_last_checkpoint_and_saves_the_survey(trained: Run) -> None:
     found = json.loads(run_verb(str(trained.path), "--examples", "100", "--json").output)
     assert found["step"] == trained.steps and Path(found["page"]).is_file()
     (kept,) = load_artifacts(trained, Survey)
@@ -116,19 +116,19 @@ def test_the_section_shows_sharpness_its_edge_and_the_density(trained: Run, tmp_
         assert save_png(figure.chart, tmp_path / f"{figure.name}.png", figure.title).stat().st_size > 5000
 
 
-def test_the_section_of_a_run_without_drift_says_how_to_get_some(tmp_path: Path) -> None:
+def test_the_section_of_a_run_without_drift_names_the_command(tmp_path: Path) -> None:
     configuration = Configuration(problem="digits", model="mlp", epochs=1, batch_size=500, budget=0.0)
     run = train(load("digits", model="mlp"), configuration, tmp_path)
     section = drift_section(run, diagnose(run))
     assert not section.figures and "gradiometer sharpness" in section.lead
 
 
-def test_a_density_is_drawn_where_there_is_no_edge() -> None:
+def test_a_density_is_drawn_without_an_edge() -> None:
     figure = density_figure(KNOWN, None)
     assert figure.summary.startswith("Of the full loss") and len(figure.table.rows) == 50
 
 
-def test_a_survey_that_is_torn_is_left_out(trained: Run) -> None:
+def test_an_incomplete_survey_file_is_left_out(trained: Run) -> None:
     run = _with_surveys(trained)
     (run.path / "curvature" / "step_000001.json").write_text('{"step": 1, "lar')
     assert all(each.step != 1 for each in load_artifacts(run, Survey))
@@ -147,7 +147,7 @@ def test_a_survey_that_is_torn_is_left_out(trained: Run) -> None:
         (("digits", "--png", "/nonesuch/x.png"), "the folder /nonesuch does not exist"),
     ],
 )
-def test_what_cannot_be_surveyed_is_refused_by_name(arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_arguments_of_the_verb_are_refused(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         run_verb(*arguments)
 
@@ -166,7 +166,7 @@ def _with_surveys(run: Run) -> Run:
     return run
 
 
-def test_the_edge_is_drawn_as_the_learning_rate_goes(tmp_path: Path) -> None:
+def test_the_edge_is_drawn_for_a_changing_learning_rate(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, schedule="cosine")
     history = {"batch_sharpness": ((600, _around(9.0)),), "edge": ((600, Estimate.exact(40.0)),)}
     figure = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history)).figures[0]

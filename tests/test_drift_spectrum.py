@@ -58,7 +58,7 @@ def test_every_eigenvalue_lies_within_its_stated_residual(name: str) -> None:
         assert estimate.low <= value <= estimate.high
 
 
-def test_the_residual_stated_is_that_of_the_vectors_given() -> None:
+def test_the_stated_residual_is_that_of_the_returned_vectors() -> None:
     matrix, operator = rotated(network_spectrum())
     found = eigenvalues(operator, largest=3, smallest=1, tolerance=1e-2, generator=generator())
     for estimate, vector in zip((*found.largest, *found.smallest), found.vectors.numpy(), strict=True):
@@ -67,7 +67,7 @@ def test_the_residual_stated_is_that_of_the_vectors_given() -> None:
         assert np.linalg.norm(vector) == pytest.approx(1)
 
 
-def test_bounds_stay_honest_where_the_products_run_out() -> None:
+def test_bounds_hold_if_the_products_run_out() -> None:
     spectrum = np.linspace(0, 1, 200)
     found = eigenvalues(rotated(spectrum)[1], largest=3, tolerance=1e-6, most_products=12, generator=generator())
     assert not found.converged and found.products == 12
@@ -102,7 +102,7 @@ def test_a_warm_start_that_lacks_the_top_direction_still_finds_it() -> None:
 # Trace
 
 
-def test_trace_is_covered_as_often_as_it_says() -> None:
+def test_intervals_of_the_trace_cover_at_their_level() -> None:
     _, operator = rotated(network_spectrum())
     top = eigenvalues(operator, largest=8, generator=generator())
     exact = network_spectrum().sum()
@@ -117,7 +117,7 @@ def test_trace_is_covered_as_often_as_it_says() -> None:
         assert 0.87 <= covered <= 0.93, name
 
 
-def test_a_trace_that_knows_the_large_curvatures_is_sharper() -> None:
+def test_a_trace_with_known_large_curvatures_is_more_precise() -> None:
     _, operator = rotated(network_spectrum())
     top = eigenvalues(operator, largest=8, generator=generator())
     plain = trace(operator, probes=24, generator=generator(1))
@@ -148,7 +148,7 @@ class MeanOfParts:
         return zip(self.shares, self.operators, strict=True)
 
 
-def test_a_trace_asked_of_the_parts_is_covered_and_sharper() -> None:
+def test_a_trace_over_parts_covers_and_is_more_precise() -> None:
     spectra = [network_spectrum() * factor for factor in (0.5, 1.0, 2.0, 0.7, 1.2)]
     operator = MeanOfParts(spectra, [0.3, 0.3, 0.1, 0.2, 0.1])
     exact, draw = float(np.trace(operator.matrix)), generator(6)
@@ -188,7 +188,7 @@ def test_share_of_directions_below_zero() -> None:
     assert share.low <= 0.25 <= share.high and share.high - share.low < 0.1
 
 
-def test_flat_directions_are_not_counted_among_those_that_curve_down() -> None:
+def test_flat_directions_do_not_count_as_negative() -> None:
     """Nine in ten directions are flat: smoothed by the width one in forty of them would lie two widths below zero."""
     flat, top = np.zeros(90), np.linspace(2, 10, 10)
     for negative in (0, 8):
@@ -198,7 +198,7 @@ def test_flat_directions_are_not_counted_among_those_that_curve_down() -> None:
         assert share.low <= negative / 100 <= share.high and share.high < 0.12
 
 
-def test_quadrature_is_exact_for_the_moments_of_each_probe() -> None:
+def test_the_quadrature_is_exact_for_moments_of_each_probe() -> None:
     matrix, operator = rotated(SPECTRA["geometric"])
     starts = torch.randn(3, 100, dtype=torch.float64, generator=generator())
     nodes, vectors = np.linalg.eigh(tridiagonal(operator, starts, 6))
@@ -248,6 +248,6 @@ def test_density_of_a_hessian_of_low_rank_keeps_its_weights() -> None:
         ),
     ],
 )
-def test_what_cannot_be_asked_of_an_operator_is_refused_by_name(build, message: str) -> None:
+def test_wrong_arguments_of_operators_are_refused(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()

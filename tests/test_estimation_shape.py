@@ -43,7 +43,7 @@ def true_moments(mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_over_all_batches_every_moment_is_exact(size: int) -> None:
+def test_means_of_all_moments_over_all_batches_are_exact(size: int) -> None:
     """Four micro-batches of one example over all 4⁴ batches; of two over 4⁸ would be many: there over all pairs."""
     pool = GRADIENTS if size == 1 else np.array([(a + b) / 2 for a in GRADIENTS[:2] for b in GRADIENTS[:2]])
     population = GRADIENTS if size == 1 else GRADIENTS[:2]
@@ -54,7 +54,7 @@ def test_over_all_batches_every_moment_is_exact(size: int) -> None:
         assert np.mean([moments[name] for moments in seen]) == pytest.approx(truth, rel=1e-10, abs=1e-12), name
 
 
-def test_inner_products_are_those_of_the_gradients_of_equal_parts(case: Case) -> None:
+def test_inner_products_of_equal_parts_average_to_the_squared_gradient_norm(case: Case) -> None:
     case.model.eval()
     step = _step(case)
     gram, size = inner_products(step, 4)
@@ -64,7 +64,7 @@ def test_inner_products_are_those_of_the_gradients_of_equal_parts(case: Case) ->
         assert gram.mean() == pytest.approx(norm, rel=1e-4)
 
 
-def test_one_part_an_example_and_equal_parts_tell_the_same_noise() -> None:
+def test_parts_of_one_example_have_the_per_example_gradient_norms() -> None:
     torch.manual_seed(0)
     case = CASES["mlp"]()
     each, size = inner_products(_step(case), 12)
@@ -102,7 +102,7 @@ def readings_of(quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseS
     return Series.of(readings, FRESH, objective.layers)
 
 
-def test_on_the_quadratic_dimension_and_tests_are_the_closed_forms(quadratic: Quadratic) -> None:
+def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: Quadratic) -> None:
     batch_size, gauge = 16, NoiseShape(8)
     series = readings_of(quadratic, 250, batch_size, gauge)
     gradient = quadratic.gradient(quadratic.minimum + 0.5)
@@ -126,7 +126,7 @@ def test_on_the_quadratic_dimension_and_tests_are_the_closed_forms(quadratic: Qu
     assert seen.startswith("The gradient noise has about 3.") and "times as long as the gradient" in means
 
 
-def test_on_the_quadratic_the_cosine_is_that_of_batches_with_the_gradient(quadratic: Quadratic) -> None:
+def test_the_cosine_equals_that_of_batches_with_the_gradient_on_the_quadratic(quadratic: Quadratic) -> None:
     """In six directions 1/√(1 + tr Σ/(B‖g‖²)) is within 5 % of the mean cosine."""
     estimate = GradientNoise().estimate(readings_of(quadratic, 300, 4, GradientNoise()))["cosine"]
     gradient = quadratic.gradient(quadratic.minimum + 0.5)
@@ -138,12 +138,12 @@ def test_on_the_quadratic_the_cosine_is_that_of_batches_with_the_gradient(quadra
     assert estimate.low <= formula <= estimate.high and estimate.high - estimate.low < 0.1
 
 
-def test_the_cosine_goes_from_none_to_all() -> None:
+def test_the_cosine_lies_between_zero_and_one() -> None:
     assert (cosine(-0.1), cosine(0.0), cosine(math.inf)) == (0, 0, 1)
     assert cosine(1.0) == pytest.approx(math.sqrt(0.5))
 
 
-def test_nine_in_ten_intervals_hold_the_effective_dimension(quadratic: Quadratic) -> None:
+def test_intervals_of_the_effective_dimension_cover_at_their_level(quadratic: Quadratic) -> None:
     generator, root = np.random.default_rng(0), np.linalg.cholesky(quadratic.noise)
     truth, held, windows = quadratic.gradient_variance**2 / float(np.sum(quadratic.noise**2)), 0, 200
     for _ in range(windows):
@@ -160,7 +160,7 @@ def test_repr_recreates_the_gauge(gauge: NoiseShape) -> None:
     assert eval(repr(gauge)) == gauge
 
 
-def test_what_has_no_shape_to_see_is_refused() -> None:
+def test_too_few_parts_or_examples_for_the_shape_are_refused() -> None:
     with pytest.raises(BadArgument, match="`parts` must be at least 4, got 3: the square of the noise needs"):
         NoiseShape(3)
     with pytest.raises(
@@ -173,13 +173,13 @@ def test_what_has_no_shape_to_see_is_refused() -> None:
         NoiseMoments.of(np.eye(3), 1)
 
 
-def test_a_model_too_large_for_so_many_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_that_need_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.estimation.micro_batches.MOST_NUMBERS", 1000)
     with pytest.raises(BadArgument, match="that many gradients are more than 1,000 numbers; use fewer parts"):
         NoiseShape(8).measure(_step(CASES["mlp"]()))
 
 
-def test_a_shape_that_is_not_known_yet_says_nothing() -> None:
+def test_an_unknown_shape_gives_no_finding_or_cannot_tell() -> None:
     moments = asdict(NoiseMoments(1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 0.5))
     readings = [Reading("noise_shape", place, 8, 0.1, moments) for place in range(2)]
     assert NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH))) is None

@@ -60,7 +60,7 @@ def series_of(gauge, objective: Objective, data: Batch, steps: int, size: int) -
     return Series.of(readings, FRESH, objective.layers)
 
 
-def test_the_part_that_dropout_draws_is_that_of_all_masks_written_out() -> None:
+def test_the_noise_from_dropout_equals_that_over_all_masks() -> None:
     whole, drawn = by_hand()
     series = series_of(NoiseSources(), dropped_out(), (EXAMPLES, TARGETS), 500, 6)
     for name, truth in (("gradient_variance", whole), ("drawn", drawn)):
@@ -73,7 +73,7 @@ def test_the_part_that_dropout_draws_is_that_of_all_masks_written_out() -> None:
 
 
 @pytest.mark.parametrize(("drawn", "state"), [(0.7, State.LOOK), (0.3, State.OK)])
-def test_most_of_the_noise_being_drawn_is_said_and_what_would_help(drawn: float, state: State) -> None:
+def test_the_finding_gives_the_share_of_random_numbers_and_advice_if_it_is_large(drawn: float, state: State) -> None:
     noise = np.random.default_rng(0).gamma(20, 1 / 20, (200, 2, 1))
     readings = [
         Reading("noise_sources", step, 32, 0.1, {"gradient_variance": list(whole), "drawn": list(drawn * part)})
@@ -88,7 +88,7 @@ def test_most_of_the_noise_being_drawn_is_said_and_what_would_help(drawn: float,
     assert ("Less Dropout" in finding.advice) == (state is State.LOOK)
 
 
-def test_a_loss_without_draws_has_all_its_noise_from_the_data_and_costs_nothing_more(
+def test_a_loss_without_random_numbers_has_only_noise_from_data_at_no_extra_cost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     objective = dropped_out()
@@ -100,7 +100,7 @@ def test_a_loss_without_draws_has_all_its_noise_from_the_data_and_costs_nothing_
     assert NoiseSources().interpret(estimates) is None
 
 
-def test_draws_are_told_layer_by_layer() -> None:
+def test_noise_from_random_numbers_is_given_by_layer() -> None:
     torch.manual_seed(0)
     case = CASES["dropout"]()
     case.model[3] = nn.Linear(16, 5)
@@ -109,7 +109,7 @@ def test_draws_are_told_layer_by_layer() -> None:
     assert all(0 < share.value < 1 for share in shares)
 
 
-def test_shares_of_the_layers_add_up_to_the_whole(case: Case) -> None:
+def test_noise_shares_of_the_layers_sum_to_one(case: Case) -> None:
     series = series_of(GradientNoise(), case.objective, case.batch, 12, 12)
     estimates = GradientNoise().estimate(series)
     shares = [estimates[f"noise_share/{layer}"].value for layer in series.layers if len(series.layers) > 1]
@@ -178,7 +178,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_norms_of_examples_are_those_of_their_gradients_one_by_one(name: str) -> None:
+def test_squared_norms_equal_those_of_separate_gradients(name: str) -> None:
     objective = Objective(*NETWORKS[name])
     batch = torch.randn(12, 8, dtype=torch.float64, generator=torch.manual_seed(1)), torch.arange(12) % 5
     each = [objective.gradient(take(batch, torch.tensor([place]))) for place in range(12)]
@@ -186,7 +186,7 @@ def test_the_norms_of_examples_are_those_of_their_gradients_one_by_one(name: str
     torch.testing.assert_close(squared_norms(objective, batch), expected)
 
 
-def test_a_model_of_linear_layers_needs_no_gradient_of_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_linear_layers_needs_no_per_example_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Objective, "per_example_gradients", None)  # calling it would fail
     case = CASES["frozen_first_layer"]()
     assert squared_norms(case.objective, case.batch).shape == (12,)
@@ -207,7 +207,7 @@ def test_an_example_with_a_wrong_label_is_among_the_noisiest() -> None:
         noisiest(Objective(model, CROSS_ENTROPY), (features, labels), 0)
 
 
-def test_a_tenth_of_thirty_two_is_three_and_a_fifth() -> None:
+def test_the_top_tenth_of_32_counts_three_and_a_fifth() -> None:
     moments = norm_moments(np.arange(32.0))
     assert moments["top_tenth"] * 32 == pytest.approx(31 + 30 + 29 + 0.2 * 28)
     assert moments["mean"] == pytest.approx(15.5)
@@ -215,7 +215,7 @@ def test_a_tenth_of_thirty_two_is_three_and_a_fifth() -> None:
         norm_moments(np.ones(1))
 
 
-def test_the_variation_of_squared_gaussians_is_two_and_few_large_ones_are_found() -> None:
+def test_the_variation_of_squared_gaussians_is_two_and_a_few_large_norms_are_found() -> None:
     generator = np.random.default_rng(0)
     even = _windows(np.square(generator.standard_normal((200, 32))))
     estimate = HeavyExamples().estimate(even)["norm_variation"]
@@ -226,7 +226,7 @@ def test_the_variation_of_squared_gaussians_is_two_and_few_large_ones_are_found(
     assert finding.state is State.LOOK and "noisiest(objective, batch, 10)" in finding.advice
 
 
-def test_of_the_variation_of_long_tailed_norms_the_lower_end_holds_and_no_upper_one_is_given() -> None:
+def test_the_variation_of_long_tailed_norms_has_only_a_lower_bound_that_holds() -> None:
     """Of lognormal norms, e^{9/4} − 1 = 8.5: what the longest ones add is rarely seen."""
     generator, held = np.random.default_rng(1), 0
     for _ in range(100):
@@ -237,7 +237,7 @@ def test_of_the_variation_of_long_tailed_norms_the_lower_end_holds_and_no_upper_
     assert "their variation is at least" in HeavyExamples().interpret(HeavyExamples().estimate(windows)).seen
 
 
-def test_few_readings_of_norms_say_nothing() -> None:
+def test_few_readings_of_norms_give_no_finding() -> None:
     assert HeavyExamples().interpret(HeavyExamples().estimate(_windows(np.ones((2, 32))))) is None
 
 

@@ -50,7 +50,7 @@ def linear(overhead: float) -> dict[int, Estimate]:
     }
 
 
-def test_factors_are_those_of_the_model_against_the_present_batch() -> None:
+def test_factors_equal_the_model_relative_to_the_present_batch() -> None:
     for row in table(scale(96, 80, 120)).rows:
         updates = updates_factor(row.batch_size, 96) / updates_factor(32, 96)
         examples = (1 + row.batch_size / 96) / (1 + 32 / 96)
@@ -67,20 +67,20 @@ def test_the_present_batch_is_exact() -> None:
     assert row.learning_rate.value == row.learning_rate.low == row.learning_rate.high == 0.1
 
 
-def test_a_noise_scale_without_an_upper_end_still_bounds_the_factor() -> None:
+def test_an_unbounded_noise_scale_still_bounds_the_factor() -> None:
     factor = relative_updates([scale(math.inf, 64, math.inf)], 32, 128)
     assert factor.value == factor.low == 0.25  # the linear rule: four times the batch, a quarter of the updates
     assert factor.high == pytest.approx(1.5 / 3)
 
 
-def test_a_noise_scale_that_is_not_known_leaves_the_factor_between_its_bounds() -> None:
+def test_an_unknown_noise_scale_leaves_the_factor_between_its_bounds() -> None:
     unknown = Estimate.unknown(level=0.9, method="too few readings", samples=2, unit="examples", needed=2)
     factor = relative_updates([unknown], 32, 128)
     assert (factor.low, factor.high) == (0.25, 1.0)
     assert math.isnan(factor.value) or factor.low <= factor.value <= factor.high
 
 
-def test_along_a_run_the_factor_is_the_mean_over_its_windows() -> None:
+def test_the_factor_of_a_run_is_the_mean_over_its_windows() -> None:
     """Not the factor of the mean noise scale: B = 32 of 10 and 1,000 is 1.0 and 0.5, not nearly 0.5 twice."""
     windows = [scale(10, 9, 11), scale(1000, 900, 1100)]
     expected = np.mean([updates_factor(64, noise) / updates_factor(32, noise) for noise in (10, 1000)])
@@ -89,14 +89,14 @@ def test_along_a_run_the_factor_is_the_mean_over_its_windows() -> None:
     assert factor.samples == 400 and factor.method == "mean of 2 windows, Fieller"
 
 
-def test_steps_of_a_run_at_its_present_batch_that_count_as_more_at_another_add_up() -> None:
+def test_the_factor_of_a_run_equals_an_integral_done_by_hand() -> None:
     """An integral done by hand: 300 steps at B = 16 through B_noise = 16, 48 and 112, at B = 64."""
     counted = sum(100 / (1 + noise / 16) * (1 + noise / 64) for noise in (16, 48, 112))
     factor = relative_updates([scale(noise, noise, noise) for noise in (16, 48, 112)], 16, 64)
     assert 300 * factor.value == pytest.approx(counted)
 
 
-def test_nine_in_ten_intervals_hold_the_factor_along_a_path() -> None:
+def test_intervals_of_the_factor_along_a_path_cover_at_their_level() -> None:
     """Six windows of readings of half-batches, in each of which B_noise is another one."""
     generator, truths = np.random.default_rng(0), np.array([20.0, 30.0, 50.0, 80.0, 120.0, 200.0])
     truth, held, runs = np.mean(updates_factor(64, truths) / updates_factor(32, truths)), 0, 150
@@ -115,27 +115,27 @@ def test_nine_in_ten_intervals_hold_the_factor_along_a_path() -> None:
     assert abs(held / runs - 0.9) < 4 * math.sqrt(0.9 * 0.1 / runs)
 
 
-def test_where_a_step_costs_mostly_overhead_a_larger_batch_is_faster() -> None:
+def test_a_larger_batch_is_faster_if_a_step_is_mostly_overhead() -> None:
     fast = table(scale(96, 80, 120), linear(overhead=300)).fastest
     assert fast[0].batch_size == 128
     slow = table(scale(4, 3, 5), linear(overhead=0)).fastest
     assert slow[0].batch_size == 8
 
 
-def test_batches_whose_time_cannot_be_told_from_the_fastest_are_named() -> None:
+def test_batches_whose_time_overlaps_with_the_fastest_are_listed() -> None:
     rows = table(scale(96, 10, 900), linear(overhead=60)).fastest
     assert len(rows) > 1 and all(row.time.low <= rows[0].time.high for row in rows)
     assert table(scale(96, 80, 120)).fastest == ()
 
 
-def test_the_time_is_updates_times_step_time_with_both_their_errors() -> None:
+def test_time_is_updates_times_step_time_and_has_both_errors() -> None:
     row = table(scale(96, 80, 120), linear(overhead=0)).rows[-1]
     assert row.time.value == pytest.approx(row.updates.value * 4)
     spread = math.hypot(math.log(row.updates.high / row.updates.value), math.log(1.05))
     assert row.time.high == pytest.approx(row.time.value * math.exp(spread))
 
 
-def test_the_smallest_batch_needs_the_fewest_examples_and_others_hardly_more() -> None:
+def test_the_smallest_batch_and_those_within_a_tenth_are_cheapest() -> None:
     assert [row.batch_size for row in table(scale(1000, 900, 1100)).cheapest] == [8, 16, 32, 64]
     assert [row.batch_size for row in table(scale(4, 3, 5)).cheapest] == [8]
 
@@ -177,7 +177,7 @@ class Clock:
         self.steps += 1
 
 
-def test_what_slows_whole_rounds_does_not_touch_the_ratio_of_times() -> None:
+def test_slow_rounds_do_not_change_the_ratio_of_times() -> None:
     clock = Clock(lambda round_: 1 + 3 * (round_ % 2))
     times = step_times(clock.step, (8, 32, 128), 32, seconds=1.0, clock=clock)
     assert times.relative[128].value == pytest.approx(138 / 42)
@@ -186,14 +186,14 @@ def test_what_slows_whole_rounds_does_not_touch_the_ratio_of_times() -> None:
     assert times.seconds[8].low == pytest.approx(0.018) and times.seconds[8].high == pytest.approx(0.072)
 
 
-def test_a_few_interrupted_steps_do_not_drag_the_median_along() -> None:
+def test_a_few_interrupted_steps_do_not_change_the_median() -> None:
     clock = Clock(lambda round_: 50.0 if round_ in (3, 7) else 1.0)
     times = step_times(clock.step, (8, 32, 128), 32, seconds=5.0, clock=clock)
     assert times.seconds[32].value == pytest.approx(0.042)
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(1e-3, FEWEST_ROUNDS), (1e3, MOST_ROUNDS)])
-def test_there_are_as_many_rounds_as_there_is_time_for_within_bounds(seconds: float, rounds: int) -> None:
+def test_the_number_of_rounds_follows_the_time_within_bounds(seconds: float, rounds: int) -> None:
     clock = Clock(lambda round_: 1.0)
     assert step_times(clock.step, (8, 32, 128), 32, seconds=seconds, clock=clock).seconds[8].samples == rounds
     assert clock.steps == 3 * (rounds + 1)  # the first is thrown away

@@ -63,7 +63,7 @@ def trace_of_covariance(gradients: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None), (4, 3)])
-def test_over_all_batches_with_replacement_the_means_are_exact(
+def test_means_over_all_batches_with_replacement_are_exact(
     objective: Objective, per_example: np.ndarray, size: int, parts: int | None
 ) -> None:
     """Among them batches that do not divide evenly, of 1 + 2 and of 1 + 1 + 2 examples."""
@@ -78,7 +78,7 @@ def test_over_all_batches_with_replacement_the_means_are_exact(
 
 
 @pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None)])
-def test_over_all_batches_without_replacement_the_means_are_those_of_the_training_set(
+def test_means_over_all_batches_without_replacement_equal_those_of_the_training_set(
     objective: Objective, per_example: np.ndarray, size: int, parts: int | None
 ) -> None:
     sampling = Sampling(Draw.RESHUFFLED, 4)
@@ -93,7 +93,7 @@ def test_over_all_batches_without_replacement_the_means_are_those_of_the_trainin
     assert estimates["signal_to_noise"].value == pytest.approx(signal / error, rel=1e-12)
 
 
-def test_over_all_training_sets_from_a_population_the_means_are_those_of_the_population(
+def test_means_over_all_training_sets_equal_those_of_the_population(
     objective: Objective, per_example: np.ndarray
 ) -> None:
     """The population is the first three examples; training sets are all triples of them, batches all pairs."""
@@ -106,7 +106,7 @@ def test_over_all_training_sets_from_a_population_the_means_are_those_of_the_pop
     assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
 
 
-def test_the_two_targets_differ_by_the_training_set_that_was_drawn(
+def test_train_and_population_estimates_differ_by_the_variance_over_the_examples(
     objective: Objective, per_example: np.ndarray
 ) -> None:
     sampling = Sampling(Draw.RESHUFFLED, 4)
@@ -116,7 +116,7 @@ def test_the_two_targets_differ_by_the_training_set_that_was_drawn(
     assert excess == pytest.approx(population["gradient_variance"].value / 4)
 
 
-def test_micro_batches_of_a_last_batch_of_29_are_unbiased() -> None:
+def test_moments_of_unequal_micro_batches_are_unbiased() -> None:
     """By algebra, not by chance: the noise formulas are linear in E‖ĝ_j‖² = ‖g‖² + tr Σ / b_j."""
     trace, signal, sizes = 7.0, 3.0, np.array([14, 15])
     expected = Spread(sizes, (signal + trace / sizes)[:, None], np.array([signal + trace / 29]))
@@ -125,7 +125,7 @@ def test_micro_batches_of_a_last_batch_of_29_are_unbiased() -> None:
     assert seen[1].item() == pytest.approx(signal)
 
 
-def test_a_window_of_batches_of_two_sizes_averages_their_noise() -> None:
+def test_noise_is_averaged_over_batches_of_two_sizes() -> None:
     sizes = [32, 32, 32, 29] * 10
     readings = [
         Reading("noise", i, size, 0.1, {"gradient_variance": [8.0], "gradient_norm_squared": [2.0]})
@@ -136,7 +136,7 @@ def test_a_window_of_batches_of_two_sizes_averages_their_noise() -> None:
     assert estimates["signal_to_noise"].value == pytest.approx(2 / np.mean([8 / size for size in sizes]))
 
 
-def test_whole_moments_are_the_sum_over_layers(case: Case) -> None:
+def test_total_moments_are_the_sum_over_layers(case: Case) -> None:
     gauge, sampling = GradientNoise(), Sampling(Draw.FRESH)
     readings = [Reading("noise", i, 12, 0.1, gauge.measure(_step(case, index=i, sampling=sampling))) for i in range(8)]
     series = Series.of(readings, sampling, case.objective.layers)
@@ -149,7 +149,7 @@ def test_whole_moments_are_the_sum_over_layers(case: Case) -> None:
     assert by_layer == (list(series.layers) if len(series.layers) > 1 else [])
 
 
-def test_estimates_of_a_layer_are_those_of_a_model_with_that_layer_alone() -> None:
+def test_estimates_of_a_layer_equal_those_of_a_model_with_only_that_layer() -> None:
     generator = np.random.default_rng(0)
     moments = {
         "gradient_variance": generator.chisquare(5, (60, 2)),
@@ -167,17 +167,17 @@ def test_repr_recreates_the_gauge(gauge: GradientNoise) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 0, math.nan])
-def test_one_gradient_a_step_is_refused(parts: int) -> None:
+def test_a_single_part_is_refused(parts: int) -> None:
     with pytest.raises(BadArgument, match=r"`parts` must be at least 2, got .*: one gradient per step shows no spread"):
         _unchecked(GradientNoise, parts=parts)
 
 
-def test_a_gradient_of_neither_train_nor_population_is_refused() -> None:
+def test_an_unknown_gradient_of_is_refused() -> None:
     with pytest.raises(BadArgument, match="`gradient_of` must be 'train' or 'population', got 'test'"):
         _unchecked(GradientNoise, gradient_of="test")
 
 
-def test_a_training_set_of_unknown_size_is_refused_where_it_matters() -> None:
+def test_a_training_set_of_unknown_size_is_refused_without_replacement() -> None:
     series = _series(
         {"gradient_variance": np.ones((9, 1)), "gradient_norm_squared": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED)
     )
@@ -209,7 +209,7 @@ def test_the_whole_training_set_as_one_batch_has_no_noise() -> None:
     assert estimates["gradient_variance"].value == pytest.approx(4 * 31 / 32)
 
 
-def test_few_readings_give_an_answer_that_says_so() -> None:
+def test_two_readings_give_no_noise_scale() -> None:
     estimates = GradientNoise().estimate(
         _series({"gradient_variance": np.ones((2, 1)), "gradient_norm_squared": np.ones((2, 1))})
     )
@@ -255,7 +255,7 @@ def test_a_batch_near_the_noise_scale() -> None:
     )
 
 
-def test_a_noise_scale_that_is_not_bounded_says_at_least_and_how_many_steps_would_tell() -> None:
+def test_an_unbounded_noise_scale_is_reported_with_its_lower_bound_and_the_steps_needed() -> None:
     state, words = finding_at(32, 2000, 900, math.inf, needed=1234)
     assert state is State.LOOK
     assert words.startswith(
@@ -267,7 +267,7 @@ def test_a_noise_scale_that_is_not_bounded_says_at_least_and_how_many_steps_woul
     assert "the noise scale is at least 900; an upper bound needs about 1,200 more steps at B = 1,024." in words
 
 
-def test_an_interval_too_loose_to_compare_with_the_batch_cannot_tell() -> None:
+def test_a_wide_interval_around_the_batch_size_gives_cannot_tell() -> None:
     state, words = finding_at(32, 64, 6, 300)
     assert state is State.CANNOT_TELL
     assert words.startswith(
@@ -291,7 +291,7 @@ def test_a_batch_is_near_a_noise_scale_that_is_surely_within_a_factor_of_four(
     assert finding_at(64, math.sqrt(low * high), low, high)[0] is state
 
 
-def test_nothing_known_cannot_tell_and_names_the_steps_that_would() -> None:
+def test_an_unknown_noise_scale_is_reported_with_the_steps_needed() -> None:
     state, words = finding_at(32, math.nan, -math.inf, math.inf, needed=7)
     assert state is State.CANNOT_TELL
     assert words.startswith(
@@ -304,12 +304,12 @@ def test_nothing_known_cannot_tell_and_names_the_steps_that_would() -> None:
 
 
 @pytest.mark.parametrize("scale", [(450, 364, 589), (64, 30, 120), (5, 4, 6), (0, 0, 9), (math.inf, 50, math.inf)])
-def test_no_sentence_promises_too_much_or_prints_a_number_that_is_none(scale: tuple[float, float, float]) -> None:
+def test_no_finding_promises_too_much_or_prints_nan_or_inf(scale: tuple[float, float, float]) -> None:
     words = finding_at(32, *scale)[1]
     assert not re.search(r"optimal|best|guaranteed|nan|\binf\b", words)
 
 
-def test_a_batch_at_the_noise_scale_takes_twice_the_updates_and_twice_the_examples() -> None:
+def test_a_batch_at_the_noise_scale_needs_twice_the_updates_and_twice_the_examples() -> None:
     assert updates_factor(100.0, 100.0) == examples_factor(100.0, 100.0) == 2
     assert updates_factor(25.0, 100.0) == 5
     assert examples_factor(25.0, 100.0) == 1.25

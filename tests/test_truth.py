@@ -29,7 +29,7 @@ def assert_passed(made: list[Check]) -> None:
 
 
 @PROBLEMS
-def test_gradients_written_out_by_hand_are_those_of_autograd(known: Known) -> None:
+def test_gradients_by_hand_equal_those_of_autograd(known: Known) -> None:
     objective = known.objective()
     for example, gradient in enumerate(known.per_example):
         parts = objective.gradient(known.batch(torch.tensor([example])))
@@ -52,7 +52,7 @@ def test_the_noise_along_a_chain_is_exact_at_every_point(known: Known) -> None:
         assert trace[place].item() == pytest.approx(gradient_variance(each))
 
 
-def test_a_descent_by_hand_is_a_descent_of_the_model() -> None:
+def test_steps_by_hand_equal_steps_of_the_model() -> None:
     objective, everything = MLP.objective(), MLP.batch(torch.arange(len(MLP.examples)))
     points, none = MLP.point[None].clone(), torch.empty(1, 0, len(MLP.examples), dtype=torch.float64)
     for _ in range(20):
@@ -63,7 +63,7 @@ def test_a_descent_by_hand_is_a_descent_of_the_model() -> None:
     assert model.norm().item() == pytest.approx(points.norm().item(), rel=1e-10)
 
 
-def test_chains_on_the_quadratic_pass_through_its_stationary_law() -> None:
+def test_chains_on_the_quadratic_have_its_stationary_noise_scale() -> None:
     windows = stationary_windows(QUADRATIC, 4, 1.5, 300, 100, burn_in=100)
     seen = windows.gradient_variance.mean(axis=1) - windows.noise_scale * windows.gradient_norm_squared.mean(axis=1)
     assert abs(seen.mean()) < 4 * seen.std() / np.sqrt(len(seen))
@@ -74,11 +74,11 @@ def test_chains_on_the_quadratic_pass_through_its_stationary_law() -> None:
     [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, parts=None)],
     ids=["MLP at 2", "logistic regression at 32 without replacement", "quadratic at 4, per example"],
 )
-def test_noise_and_signal_are_unbiased(bench: Bench) -> None:
+def test_gradient_variance_and_norm_are_unbiased(bench: Bench) -> None:
     assert_passed(list(bench.checks(400)))
 
 
-def test_a_signal_without_its_correction_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_correction_of_the_norm_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def uncorrected(spread: Spread) -> tuple[np.ndarray, np.ndarray]:
         return noise_moments(spread)[0], spread.mean_squared_norm
 
@@ -88,31 +88,31 @@ def test_a_signal_without_its_correction_would_be_found_out(monkeypatch: pytest.
     assert failed == ["‖g‖²"]
 
 
-def test_noise_of_batches_without_replacement_is_told_from_noise_with_it() -> None:
+def test_noise_without_replacement_is_smaller_than_with_it() -> None:
     each, error = LOGISTIC.per_example, next(iter(Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED).checks(200)))
     assert error.passed
     assert error.high < gradient_variance(each) / 32
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])
-def test_nine_in_ten_intervals_hold_the_noise_scale_of_independent_readings(batch_size: int) -> None:
+def test_intervals_of_the_noise_scale_cover_for_independent_readings(batch_size: int) -> None:
     assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))
 
 
-def test_nine_in_ten_intervals_hold_the_noise_scale_along_sgd() -> None:
+def test_intervals_of_the_noise_scale_cover_along_sgd() -> None:
     assert_passed(stationary_coverage(QUADRATIC, 4, 1000))
 
 
-def test_intervals_that_cannot_tell_err_on_the_safe_side() -> None:
+def test_unbounded_intervals_cover_at_least_at_their_level() -> None:
     assert_passed(undecided_coverage(500))
 
 
-def test_intervals_a_third_too_narrow_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_a_third_too_narrow_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LEVEL", 0.73)
     assert not independent_coverage(QUADRATIC, 4, 500)[0].passed
 
 
-def test_noise_lies_in_several_directions_and_is_neither_all_nor_nothing() -> None:
+def test_noise_of_the_known_problems_has_several_directions_and_a_moderate_size() -> None:
     for known in (QUADRATIC, LOGISTIC, MLP):
         centred = known.per_example - known.per_example.mean(0)
         levels = torch.linalg.svdvals(centred).square()
@@ -127,7 +127,7 @@ def test_every_check_of_the_full_selftest_passes() -> None:
 
 
 @pytest.mark.slow
-def test_readings_of_examples_learnt_by_heart_are_covered_less_often_until_there_are_more() -> None:
+def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> None:
     """What the selftest leaves out on purpose: at B = 2 and little weight decay single readings are skewed by 10."""
     learnt = known_network("logistic regression", hidden=(), weight_decay=0.1)
     short, long = (stationary_windows(learnt, 2, 1.0, 1000, steps, burn_in=200) for steps in (200, 1600))
@@ -147,7 +147,7 @@ def test_the_exit_code_says_whether_all_checks_passed(
     assert selftest.main(["--json"], standalone_mode=False) == code
 
 
-def test_the_table_says_in_a_word_and_a_sign_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: [PASSED, FAILED])
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
@@ -164,7 +164,7 @@ def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch)
     assert printed["checks"][1]["measured"] == "inf"
 
 
-def test_progress_is_told_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_unbiased", lambda steps, full=False: [lambda: [PASSED]])
     monkeypatch.setattr(checks, "_covered", lambda windows: [lambda: [FAILED]])
     told = []
@@ -172,6 +172,6 @@ def test_progress_is_told_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == [(1, 2), (2, 2)]
 
 
-def test_the_quadratic_knows_its_own_training_set() -> None:
+def test_the_quadratic_has_the_noise_of_its_training_set() -> None:
     assert isinstance(QUADRATIC, KnownQuadratic)
     assert QUADRATIC.quadratic.gradient_variance == pytest.approx(gradient_variance(QUADRATIC.per_example))

@@ -36,9 +36,9 @@ class LossChange(Gauge):
     issue: ClassVar[Issue] = Issue.DRIFT
     unit: ClassVar[str] = "loss"
     labels: ClassVar[Mapping[str, str]] = {
-        "curvature_share": "share of the slope's gain that curvature takes back",
+        "curvature_share": "share of the slope's gain that curvature undoes",
         "predicted_change": "loss change of a step, predicted",
-        "seen_change": "loss change of a step, seen",
+        "seen_change": "loss change of a step, measured",
     }
     one_in: ClassVar[int] = 16
 

@@ -119,7 +119,7 @@ def survey(
     Example:
         >>> import torch
         >>> from gradiometer import Objective
-        >>> from gradiometer.drift.curvature import Curvature
+        >>> from gradiometer.drift import Curvature
         >>> from gradiometer.problems import load
         >>> problem = load("digits")
         >>> objective = Objective(problem.model(), problem.loss)

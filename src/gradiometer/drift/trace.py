@@ -54,8 +54,7 @@ def trace(
     Krylov-Aware Stochastic Trace Estimation.
 
     Example:
-        >>> from gradiometer.drift.eigenvalues import eigenvalues
-        >>> from gradiometer.drift.operator import Product
+        >>> from gradiometer.drift import Product, eigenvalues
         >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
         >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(20))
         >>> generator = torch.Generator().manual_seed(0)

@@ -38,9 +38,9 @@ class NoiseSources(Gauge):
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "(loss / parameter)²"
     labels: ClassVar[Mapping[str, str]] = {
-        "noise_of_data": "noise of the data",
-        "noise_of_draws": "noise the model draws",
-        "drawn_share": "share of the noise the model draws",
+        "noise_of_data": "noise from the data",
+        "noise_of_draws": "noise from random numbers in the model",
+        "drawn_share": "share of the noise from random numbers",
     }
     one_in: ClassVar[int] = 16
 
