@@ -66,14 +66,14 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(span: float) -> None:
 
 def test_windows_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
-    noise_scale, signal_and_noise, _, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
+    noise_scale, noise_and_gradient, _, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
     assert "3 of 20 (▲) have no upper end" in noise_scale.summary
-    assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 windows." in signal_and_noise.summary
+    assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 windows." in noise_and_gradient.summary
     assert "1 of 5 (▶) has no upper end" in by_layer.summary
     assert noise_scale.table.rows[-1][2] == "[695, ∞)"
     first = {name: points[-1:] for name, points in diagnosis_of().history.items()}
     alone = estimation_section(run, replace(diagnosis_of(), history=first)).figures[0]
-    assert "It (▲) has no upper end: the signal is not distinguishable from zero there." in alone.summary
+    assert "It (▲) has no upper end: the gradient is not distinguishable from zero there." in alone.summary
     assert "no upper end" not in estimation_section(run, diagnosis_of(unbounded=0)).figures[0].summary
 
 
@@ -165,7 +165,7 @@ def test_what_another_batch_buys_is_not_drawn_before_anything_is_known(tmp_path:
     history = dict.fromkeys(("noise_scale", "gradient_variance", "gradient_norm_squared"), ((10, NOTHING_KNOWN),))
     found = replace(diagnosis_of(), history=history)
     names = [figure.name for figure in estimation_section(run_in(tmp_path, steps=100), found).figures]
-    assert names == ["noise-scale", "signal-and-noise", "noise-by-layer"]
+    assert names == ["noise-scale", "noise-and-gradient", "noise-by-layer"]
 
 
 def test_the_one_layer_with_both_ends_is_not_the_smallest_and_the_largest(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_every_chart_is_written_as_a_picture(run: Run, tmp_path: Path) -> None:
         "loss",
         "accuracy",
         "noise-scale",
-        "signal-and-noise",
+        "noise-and-gradient",
         "what-a-batch-buys",
         "noise-by-layer",
         "learning-rate",

@@ -91,10 +91,10 @@ def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[Che
 
 
 def undecided_coverage(windows: int) -> list[Check]:
-    """Where most windows cannot tell the signal from zero and say "at least L", they err on the safe side."""
+    """If most windows give only a lower bound, since ‖g‖² may be zero, they cover more often than the level."""
     quadratic = known_problems()[0]
     made = stationary_windows(quadratic, 2, 0.2, windows, 100, burn_in=200)
-    return [_coverage(quadratic, 2, "along SGD, η = 0.2, signal undecided", made, band=(BAND[0], 1.0))]
+    return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]
 
 
 def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND) -> Check:

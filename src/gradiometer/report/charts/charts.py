@@ -93,7 +93,7 @@ def noise_scale_chart(windows: Windows, batch_size: float) -> alt.LayerChart:
     )
 
 
-def signal_and_noise_chart(variance: Windows, norm_squared: Windows, unit: str) -> alt.LayerChart:
+def noise_and_gradient_chart(variance: Windows, norm_squared: Windows, unit: str) -> alt.LayerChart:
     """tr Σ and ‖g‖² along the run on one logarithmic axis: their distance is the noise scale."""
     axis = LogAxis.holding(estimate for _, estimate in (*variance, *norm_squared))
     y, series = log_y(axis, unit), named_series(names := ("tr Σ, gradient variance", "‖g‖², squared gradient norm"))

@@ -1,4 +1,4 @@
-"""The section of issue 1, estimation: noise scale, noise and signal, what a batch buys, and where the noise sits."""
+"""The section of issue 1, estimation: noise scale, noise and gradient, what a batch buys, and where the noise sits."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Issue
 from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, LogAxis
 from gradiometer.report.charts.batch_chart import batch_chart
-from gradiometer.report.charts.charts import layers_chart, noise_scale_chart, signal_and_noise_chart
+from gradiometer.report.charts.charts import layers_chart, noise_and_gradient_chart, noise_scale_chart
 from gradiometer.report.charts.interval_strip import number
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, numbers_of, quantity_table
@@ -21,7 +21,7 @@ MOST_LAYERS = 40
 
 
 def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
-    """Issue 1: noise scale, noise and signal along the run, and by layer."""
+    """Issue 1: noise scale, noise and gradient along the run, and by layer."""
     history, latest = diagnosis.history, diagnosis.estimates
     lead = "How accurate is ĝ, the gradient of one batch, as an estimate of the gradient g?"
     table = quantity_table(labels_of(diagnosis.gauges, Issue.ESTIMATION), latest)
@@ -31,9 +31,9 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     windows = history.get("noise_scale", ())
     if windows:
         figures.append(_noise_scale_figure(windows, latest["batch_size"].value))
-    variance, signal = history.get("gradient_variance", ()), history.get("gradient_norm_squared", ())
-    if variance and signal:
-        figures.append(_signal_and_noise_figure(variance, signal))
+    variance, norm_squared = history.get("gradient_variance", ()), history.get("gradient_norm_squared", ())
+    if variance and norm_squared:
+        figures.append(_noise_and_gradient_figure(variance, norm_squared))
     if any(math.isfinite(scale.low) for _, scale in windows):
         present = round(latest["batch_size"].value)
         figures.append(_batch_figure([scale for _, scale in windows], present, run))
@@ -59,19 +59,20 @@ def _noise_scale_figure(windows: Windows, batch_size: float) -> Figure:
     )
 
 
-def _signal_and_noise_figure(variance: Windows, signal: Windows) -> Figure:
-    summary = f"The noise, tr Σ, {course(variance)}. The signal, ‖g‖², {course(signal)}."
-    below = sum(not estimate.low > 0 for _, estimate in signal)
+def _noise_and_gradient_figure(variance: Windows, norm_squared: Windows) -> Figure:
+    summary = f"The noise, tr Σ, {course(variance)}. The squared gradient norm, ‖g‖², {course(norm_squared)}."
+    below = sum(not estimate.low > 0 for _, estimate in norm_squared)
     if below:
-        where = "" if len(signal) == 1 else f" in {below} of {len(signal)} windows"
+        where = "" if len(norm_squared) == 1 else f" in {below} of {len(norm_squared)} windows"
         summary += f" The interval of ‖g‖² reaches zero (▼){where}."
     rows = [
-        (f"{step:,}", *cells(noise), *cells(norm)) for (step, noise), (_, norm) in zip(variance, signal, strict=True)
+        (f"{step:,}", *cells(noise), *cells(norm))
+        for (step, noise), (_, norm) in zip(variance, norm_squared, strict=True)
     ]
     return Figure(
-        name="signal-and-noise",
-        title="Noise and signal",
-        chart=signal_and_noise_chart(variance, signal, variance[0][1].unit),
+        name="noise-and-gradient",
+        title="Noise and gradient",
+        chart=noise_and_gradient_chart(variance, norm_squared, variance[0][1].unit),
         summary=summary,
         table=Numbers(("window ends at step", "tr Σ", "interval", "‖g‖²", "interval"), tuple(rows)),
         note="On this axis the distance between the two is the noise scale.",
@@ -149,7 +150,7 @@ def _open_sentences(estimates: Iterable[Estimate], arrow: str) -> list[str]:
     if above := found.count(OPEN_ABOVE):
         have = "has" if above == 1 else "have"
         who = _some(above, len(found))
-        sentences.append(f"{who} ({arrow}) {have} no upper end: the signal is not distinguishable from zero there.")
+        sentences.append(f"{who} ({arrow}) {have} no upper end: the gradient is not distinguishable from zero there.")
     if unknown := found.count(UNKNOWN):
         sentences.append(f"{_some(unknown, len(found))} (?) cannot be told at all yet.")
     return sentences
