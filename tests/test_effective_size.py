@@ -40,7 +40,7 @@ def exact_bulk(draws: int, chains: int, memory: float) -> float:
 
 
 def exact_tail(draws: int, chains: int, memory: float) -> float:
-    """Of I(x ≤ q): its covariance at lag k is ∫₀^{ρᵏ} φ₂(q, q; r) dr, the derivative of the bivariate Gaussian's law."""
+    """For I(x ≤ q), whose covariance at lag k is ∫₀^{ρᵏ} φ₂(q, q; r) dr, the derivative of the bivariate Gaussian's law."""
     place = float(ndtri(0.05))
 
     def covariance(correlation: float) -> float:
@@ -54,7 +54,7 @@ def exact_tail(draws: int, chains: int, memory: float) -> float:
 @pytest.mark.parametrize(
     ("size", "method"), [(bulk_size, {"method": "bulk"}), (tail_size, {"method": "tail", "prob": (0.05, 0.95)})]
 )
-def test_values_are_arviz_s(size: Callable[..., Estimate], method: dict[str, object]) -> None:
+def test_values_are_those_of_arviz(size: Callable[..., Estimate], method: dict[str, object]) -> None:
     for draws, chains, seed in ((101, 3, 0), (20, 2, 1), (400, 7, 2)):
         values = chains_of(draws, chains, 0.5, seed)
         found = size(values)
@@ -69,7 +69,7 @@ def coverage(
     runs: int,
     bias: float = 0.06,
 ) -> np.ndarray:
-    """Of sizes whose logarithm is right on average up to `bias`, the share of intervals that hold the exact one."""
+    """Share of intervals that contain the exact size. The mean error of the log size must be below `bias`."""
     covered = []
     for setting in settings:
         truth = exact(*setting)
@@ -95,7 +95,7 @@ def test_the_intervals_cover_at_every_setting() -> None:
         assert 0.87 <= covered.mean() <= 0.95, covered
 
 
-def test_more_is_covered_at_a_higher_level() -> None:
+def test_the_interval_is_wider_at_a_higher_level() -> None:
     values = chains_of(200, 4, 0.5, seed=3)
     narrow, wide = bulk_size(values, 0.5), bulk_size(values, 0.99)
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high

@@ -38,7 +38,7 @@ def test_disagreement_is_that_of_pairs_over_the_error_of_members() -> None:
         disagreement(parts[:1], labels)
 
 
-def test_correlations_are_numpys_over_all_outputs_and_their_jackknife_is_the_plain_one() -> None:
+def test_correlations_are_those_of_numpy_and_their_interval_is_the_jackknife() -> None:
     parts = [made_up(seed, examples=60)[0] for seed in range(2)]
     parts.append(log_softmax(parts[0] + 0.5 * parts[1], axis=1))
     found = correlations(parts)

@@ -21,7 +21,7 @@ from gradiometer.exploration.ensembles.scores import (
     Predictions,
     at_temperature,
     averaged,
-    checked,
+    check_predictions,
     differences,
     fitted_temperature,
     scores,
@@ -55,7 +55,7 @@ def test_the_debiased_calibration_error_of_equal_bins_is_that_of_torchmetrics() 
     assert math.sqrt(whole.sum() / 600) == pytest.approx(float(peer))
 
 
-def test_the_fitted_temperature_is_where_the_slope_of_the_log_loss_is_zero_and_undoes_overconfidence() -> None:
+def test_the_slope_of_the_log_loss_is_zero_at_the_fitted_temperature() -> None:
     predicted, labels = made_up(1, examples=20_000, sharpness=2.0)
     temperature = fitted_temperature(predicted, labels)
     assert temperature == pytest.approx(2.0, abs=0.1)  # 20,000 examples: a standard error of about 0.02
@@ -75,7 +75,7 @@ def test_the_temperature_comes_from_other_examples_than_those_scored() -> None:
     assert not np.array_equal(first.losses["calibrated_nll"], second.losses["calibrated_nll"])
 
 
-def test_the_average_of_log_probabilities_is_of_probabilities() -> None:
+def test_averages_are_those_of_probabilities() -> None:
     parts = [made_up(seed)[0] for seed in range(3)]
     np.testing.assert_allclose(np.exp(averaged(parts)), np.mean(np.exp(parts), axis=0))
     weighted = np.average(np.exp(parts), axis=0, weights=[1, 2, 5])
@@ -83,7 +83,7 @@ def test_the_average_of_log_probabilities_is_of_probabilities() -> None:
     np.testing.assert_allclose(np.exp(at_temperature(parts[0], 2.0)).sum(1), 1)
 
 
-def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -> None:
+def test_a_paired_difference_is_far_narrower_than_the_scores() -> None:
     predicted, labels = made_up(3, examples=1000)
     other = log_softmax(predicted + 0.1 * np.random.default_rng(0).standard_normal(predicted.shape), axis=1)
     first, second = Predictions(predicted, labels), Predictions(other, labels)
@@ -110,7 +110,7 @@ def test_a_paired_difference_is_of_the_scores_and_far_narrower_than_they_are() -
 )
 def test_bad_log_probabilities_and_labels_are_refused(predicted: np.ndarray, labels: np.ndarray, words: str) -> None:
     with pytest.raises(BadArgument, match=words):
-        checked(predicted, labels)
+        check_predictions(predicted, labels)
 
 
 def confident(generator: np.random.Generator, examples: int, gap: float) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +164,7 @@ def certain(generator: np.random.Generator, examples: int) -> tuple[np.ndarray, 
 
 @pytest.mark.parametrize("examples", [100, 270])
 def test_scores_cover_if_few_predictions_are_wrong(examples: int) -> None:
-    """Three to eight of them: what they add to a mean is seen too small as often as too large."""
+    """Three to eight are wrong, and the mean of their losses is too small as often as too large."""
     generator, covered = np.random.default_rng(3), []
     known, _ = certain(generator, 200_000)
     nll = -(known @ [0.97, 0.03]).mean()

@@ -1,4 +1,4 @@
-"""Whether chains have mixed: known chains, the mean's interval, the pictures, and the verb that draws them."""
+"""Mixing of known chains, the interval of the mean, the pictures, and the verb that draws them."""
 
 from pathlib import Path
 
@@ -41,8 +41,8 @@ def test_chains_of_two_laws_have_not_mixed() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.3])
-def test_the_interval_of_the_mean_covers_whether_chains_have_mixed_or_not(apart: float) -> None:
-    """It is the mean over ever more chains, whose levels scatter by `apart` about zero."""
+def test_the_interval_of_the_mean_covers_for_mixed_and_unmixed_chains(apart: float) -> None:
+    """The interval is for the mean over infinitely many chains, whose levels scatter by `apart` about zero."""
     runs, covered = 200, 0
     for seed in range(runs):
         levels = apart * np.random.default_rng(10_000 + seed).standard_normal(6)

@@ -36,7 +36,7 @@ def chains_of(draws: int, chains: int, memory: float, spread: float, seed: int) 
 
 
 def rhat_of_many_chains(draws: int, memory: float, spread: float) -> float:
-    """Exactly: among ever more chains the draws are Gaussian, so that their normal scores are they themselves."""
+    """The exact value: over infinitely many chains the draws are Gaussian, and so equal to their normal scores."""
     size = draws // 2
     factor = (1 + memory) / (1 - memory) - 2 * memory * (1 - memory**size) / (size * (1 - memory) ** 2)
     of_mean = factor / size
@@ -54,7 +54,7 @@ def test_r_hat_of_many_chains_is_the_closed_form(setting: tuple[int, float, floa
 
 
 @pytest.mark.parametrize("of", [lambda x: x, np.square, np.round, lambda x: (x > 1).astype(float)])
-def test_r_hat_is_arviz_s(of: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_r_hat_is_that_of_arviz(of: Callable[[np.ndarray], np.ndarray]) -> None:
     for draws, chains, seed in ((101, 3, 0), (20, 2, 1), (400, 7, 2)):
         values = of(chains_of(draws, chains, 0.5, 0.2, seed))
         assert rank_rhat(values).value == pytest.approx(float(array_stats.rhat(values.T, method="rank")), rel=1e-12)
@@ -78,20 +78,20 @@ def test_the_interval_of_r_hat_covers() -> None:
 
 @pytest.mark.slow
 def test_the_interval_of_r_hat_covers_at_every_setting() -> None:
-    """On average over settings between 87 and 93 %, where 90 is said, and nowhere below 83 or above 98."""
+    """On average over settings between 87 and 93 %, at nominal 90 %, and nowhere below 83 or above 98."""
     runs = 400
     covered = coverage(SETTINGS, runs)
     assert 0.87 <= covered.mean() <= 0.93, covered
     assert covered.min() >= 0.87 - 3 * math.sqrt(0.09 / runs) and covered.max() <= 0.98, covered
 
 
-def test_more_is_covered_at_a_higher_level_and_two_chains_are_bounded() -> None:
+def test_the_interval_is_wider_at_a_higher_level_and_bounded_for_two_chains() -> None:
     values = chains_of(200, 2, 0.5, 0.0, seed=3)
     narrow, wide = rank_rhat(values, 0.5), rank_rhat(values, 0.99)
     assert 0.99 < wide.low < narrow.low < narrow.value < narrow.high < wide.high < math.inf
 
 
-def test_chains_that_stand_still() -> None:
+def test_chains_that_never_vary() -> None:
     apart = rank_rhat(np.repeat([[0.0, 0.0, 0.0, 1.0]], 50, axis=0))
     assert (apart.value, apart.low, apart.high) == (math.inf, 1.0, math.inf)
     coin = rank_rhat(np.random.default_rng(0).integers(0, 2, (50, 3)).astype(float))  # folded it never varies

@@ -1,4 +1,4 @@
-"""Snapshots: taken where the schedule has cooled, stored once, checked when read, the same after every interruption."""
+"""Snapshots: taken at the end of a cycle, stored once, checked when read, the same after every interruption."""
 
 import copy
 import hashlib
@@ -210,7 +210,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_snapshots_bit_for_bit(
     assert all(torch.equal(value, final_weights(run)[name]) for name, value in final_weights(whole).items())
 
 
-def test_taking_snapshots_of_a_model_with_batch_norm_and_dropout_leaves_training_as_it_was(tmp_path: Path) -> None:
+def test_taking_snapshots_does_not_change_training_with_batch_norm_and_dropout(tmp_path: Path) -> None:
     schedule = "SnapshotCycle(0.05, steps=30, snapshots=3)"
     plain = train(problem(), settings(snapshots=0, schedule=schedule), tmp_path)
     watched = train(problem(), settings(), tmp_path)

@@ -58,12 +58,12 @@ class Predictions:
         Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning,
         section 3: without this, comparisons of log-losses rank methods wrongly.
         """
-        checked(log_probabilities, labels)
+        check_predictions(log_probabilities, labels)
         temperature = fitted_temperature(log_probabilities[validation], labels[validation])
         return cls(log_probabilities[~validation], labels[~validation], temperature)
 
     def __post_init__(self) -> None:
-        checked(self.log_probabilities, self.labels)
+        check_predictions(self.log_probabilities, self.labels)
 
     @cached_property
     def correct(self) -> Bool[np.ndarray, " examples"]:
@@ -135,7 +135,7 @@ def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> f
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, section 4.2.
     """
-    checked(log_probabilities, labels)
+    check_predictions(log_probabilities, labels)
 
     def loss(log_temperature: float) -> float:
         return float(log_losses(at_temperature(log_probabilities, np.exp(log_temperature)), labels).mean())
@@ -150,7 +150,7 @@ def log_losses(log_probabilities: LogProbabilities, labels: Labels) -> Float[np.
     return found
 
 
-def checked(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
+def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Check log-probabilities [examples, classes] and their labels [examples]."""
     if log_probabilities.ndim != 2 or len(log_probabilities) != len(labels) or not len(labels) >= 1:
         raise BadArgument(
