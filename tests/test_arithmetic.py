@@ -8,7 +8,7 @@ import pytest
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import average, product, transformed
-from gradiometer.measurement.uncertainty.median import median
+from gradiometer.measurement.uncertainty.medians import median
 
 Z = 1.6448536269514722
 """The normal distribution's 95 % quantile: intervals at 90 %."""

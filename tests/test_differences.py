@@ -87,7 +87,7 @@ def test_nonsense_is_refused_by_name() -> None:
         (lambda: mean_over_pairs([0.1]), "`differences` must hold at least 2 values, got 1: add runs"),
         (lambda: mean_over_pairs([0.1, math.nan]), "`differences` must be finite"),
         (lambda: mean_over_pairs([0.1, 0.2], level=math.nan), "`level` must lie between 0 and 1, got nan"),
-        (lambda: difference_over_runs([1.0], [2.0]), "one run each: there is no spread between seeds"),
+        (lambda: difference_over_runs([1.0], [2.0]), "one run each, which shows no spread between seeds"),
         (lambda: pairs_needed(1.0, 1.0, freedom=0), "`freedom` must be at least 1, got 0"),
         (
             lambda: difference_of_estimates(interval(1.0, 0.0, 2.0), interval(1.0, 0.0, 2.0, level=0.8)),

@@ -19,7 +19,7 @@ from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.readers import read_log
 from gradiometer.logs.verdicts import log_findings
 from gradiometer.measurement.finding import Finding, State
-from gradiometer.measurement.uncertainty.slope import slope
+from gradiometer.measurement.uncertainty.slopes import slope
 
 LOGS = Path(__file__).parent / "logs"
 

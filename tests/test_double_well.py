@@ -121,7 +121,7 @@ def test_the_double_well_is_a_problem_by_name_whose_gradient_is_the_one_written_
         (lambda: passage_steps(abs, 0.1, 1.0, start=2.0, end=1.0, lowest=-1.0), "`lowest` < `start` < `end` must hold"),
         (lambda: barrier_seen([1.0, -1.0], []), "`temperatures` must be positive and finite, got -1.0"),
         (lambda: barrier_seen([1.0], [Estimate.exact(-1.0)]), "`times` must be positive with finite intervals"),
-        (lambda: weighted_slope([1.0, 1.0], [Estimate.exact(1.0)] * 2), "at two places at least"),
+        (lambda: weighted_slope([1.0, 1.0], [Estimate.exact(1.0)] * 2), "at least two different places"),
         (lambda: weighted_slope([1.0, 2.0], [Estimate.exact(1.0)] * 2), "intervals of finite width, got 0"),
     ],
 )

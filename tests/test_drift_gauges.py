@@ -329,8 +329,11 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
         (lambda: Momentum(float("nan")), "`momentum` must be at least 0 and below 1, got nan"),
         (lambda: stability_limit(float("nan")), "`learning_rate` must be positive, got nan"),
         (lambda: stability_limit(0.1, weight_decay=-1.0), "`weight_decay` must be at least 0"),
-        (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=1)), "nothing judges its step: give a `probe`"),
-        (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=2)), "leaves 1 example to be halved"),
+        (
+            lambda: StepDrift().measure(SMALL.step(0, probe=False, size=1)),
+            "no other half can judge its step: pass a `probe`",
+        ),
+        (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=2)), "leaves only 1 example to split in halves"),
         (
             lambda: Anchor(SMALL.objective, SMALL.step(0).batch),
             "`probe` must have at least 16 examples for 8 pairs, got 6",

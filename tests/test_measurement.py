@@ -181,20 +181,17 @@ def test_a_training_step_works_from_the_gradient_training_has() -> None:
             "does not depend on any trainable parameter",
         ),
         (
-            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).mean()).losses(
-                list(nn.Linear(2, 1).parameters()), torch.ones(4, 2)
-            ),
-            UserCodeFailed,
-            r"`loss` returned shape \[\], one value per example was expected, \[4\]: build it with reduction='none'",
-        ),
-        (
             lambda: batch_size((torch.ones(3), torch.ones(4))),
             BadArgument,
-            r"`batch\[1\]` holds 4 examples where `batch\[0\]` holds 3",
+            r"`batch\[1\]` holds 4 examples and `batch\[0\]` holds 3",
         ),
         (lambda: batch_size({"x": 1}), BadArgument, "`batch` holds no tensor with a first axis"),
-        (lambda: step_of(CASES["mlp"]()).spread(1), BadArgument, "no spread within a step to see"),
-        (lambda: step_of(CASES["mlp"]()).spread(13), BadArgument, "`parts` is 13 for a batch of 12"),
+        (
+            lambda: step_of(CASES["mlp"]()).spread(1),
+            BadArgument,
+            "`parts` must be at least 2, and at most the batch size 12, got 1",
+        ),
+        (lambda: step_of(CASES["mlp"]()).spread(13), BadArgument, "at most the batch size 12, got 13"),
         (lambda: Sampling(Draw.FRESH, 0), BadArgument, "`examples` must be at least 1, got 0"),
     ],
 )

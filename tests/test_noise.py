@@ -195,7 +195,7 @@ def test_a_batch_of_one_is_refused() -> None:
         learning_rate=0.1,
         sampling=Sampling(Draw.FRESH),
     )
-    with pytest.raises(BadArgument, match="no spread within a step to see"):
+    with pytest.raises(BadArgument, match="the spread within a step needs two parts"):
         GradientNoise().measure(step)
 
 

@@ -127,7 +127,7 @@ def test_a_problem_fingerprint_covers_training_and_test_data() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((torch.zeros(10, 3), torch.zeros(9)), r"`train\[1\]` holds 9 examples where `train\[0\]` holds 10"),
+        ((torch.zeros(10, 3), torch.zeros(9)), r"`train\[1\]` holds 9 examples and `train\[0\]` holds 10"),
         ({"x": torch.zeros(4), "y": [torch.zeros(5)]}, r"`train\['y'\]\[0\]` holds 5 .* `train\['x'\]` holds 4"),
         ((torch.zeros(10), np.zeros(10)), r"`train\[1\]` is a NumPy array.*torch.from_numpy"),
         ((torch.tensor(1.0), "words"), "`train` holds no tensor with a first axis"),

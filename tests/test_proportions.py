@@ -65,11 +65,11 @@ def test_the_interval_covers_counted_over_all_outcomes(p: float, q: float) -> No
 
 def test_what_is_no_pair_of_truth_values_is_refused() -> None:
     yes = np.ones(3, dtype=bool)
-    with pytest.raises(BadArgument, match="must be truth values, got float64 and bool"):
+    with pytest.raises(BadArgument, match="must be boolean, got float64 and bool"):
         difference_of_proportions(np.ones(3), yes)
-    with pytest.raises(BadArgument, match="of the same trials, at least one, got 3 and 2"):
+    with pytest.raises(BadArgument, match="must have the same trials, at least one, got 3 and 2"):
         difference_of_proportions(yes, yes[:2])
-    with pytest.raises(BadArgument, match="of the same trials, at least one, got 0 and 0"):
+    with pytest.raises(BadArgument, match="must have the same trials, at least one, got 0 and 0"):
         difference_of_proportions(yes[:0], yes[:0])
     with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
         difference_of_proportions(yes, yes, level=math.nan)

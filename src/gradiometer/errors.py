@@ -27,7 +27,7 @@ class BadArgument(GradiometerError, ValueError):
     """An argument, an option or a file cannot be used. The message says what was given and what to do instead.
 
     Attributes:
-        argument: Name of the argument; empty where the message names none.
+        argument: Name of the argument; empty if the message names none.
 
     >>> BadArgument("`parts` must be at least 2, got 1.").argument
     'parts'
@@ -61,7 +61,7 @@ class RunNotFound(GradiometerError):
 
 
 class RunDamaged(GradiometerError):
-    """A run, a checkpoint or an artifact is there and cannot be read."""
+    """A run, a checkpoint or an artifact exists but cannot be read."""
 
     exit_code: ClassVar[int] = 2
 

@@ -5,7 +5,7 @@ import numpy as np
 from gradiometer.logs.log import Log
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.uncertainty.slope import slope
+from gradiometer.measurement.uncertainty.slopes import slope
 
 GAUGE = "log_plateau"
 

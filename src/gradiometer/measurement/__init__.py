@@ -1,4 +1,4 @@
-"""What a measurement is: an objective, a step of training, a gauge, its readings, and their uncertainty."""
+"""The parts of a measurement: objective, training step, gauge, readings, estimates with intervals, findings."""
 
 import lazy_loader
 

@@ -29,3 +29,9 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise BadArgument(f"`{name}` must be a whole number, got {value!r}.")
     if not value >= least:
         raise BadArgument(f"`{name}` must be at least {least}, got {value}.")
+
+
+def check_level(level: float, name: str = "level") -> None:
+    """Raise unless `level` is a confidence level."""
+    if not 0 < level < 1:
+        raise BadArgument(f"`{name}` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")

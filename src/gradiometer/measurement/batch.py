@@ -1,4 +1,4 @@
-"""Batches of any structure: a tensor, or tuples, lists and dictionaries of them, nested."""
+"""Batches of any structure: a tensor, or nested tuples, lists and dictionaries of tensors."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -11,54 +11,60 @@ from torch import Tensor
 from gradiometer.errors import BadArgument
 
 Batch = Any
-"""A tree of tuples, lists and mappings. Every tensor with a first axis holds one entry an example there;
-tensors of no axis, numbers, strings and None are the same for all examples."""
+"""A tree of tuples, lists and mappings. The first axis of every tensor is the example. Tensors without an axis,
+numbers, strings and None are shared by all examples."""
 
 
 def batch_size(batch: Batch, name: str = "batch") -> int:
-    """B, the common first axis of the tensors in a batch, which a refusal calls by this name.
+    """B, the length of the common first axis of the tensors in a batch.
+
+    Args:
+        batch: The examples.
+        name: Name of the batch in error messages.
 
     Raises:
-        BadArgument: There is no tensor with a first axis, or two of them differ in it.
+        BadArgument: There is no tensor with a first axis, or two tensors differ in its length.
+
+    >>> import torch
+    >>> from gradiometer.measurement.batch import batch_size
+    >>> batch_size({"pixels": torch.zeros(8, 3), "label": torch.zeros(8), "scale": 2.0})
+    8
     """
     sizes = {path: tensor.shape[0] for path, tensor in _tensors(batch, name) if tensor.dim()}
     if not sizes:
-        raise BadArgument(
-            f"`{name}` holds no tensor with a first axis, so its examples cannot be told apart: "
-            "give tensors whose first axis is the example."
-        )
+        raise BadArgument(f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the example.")
     (first, size), *others = sizes.items()
     for path, other in others:
         if other != size:
             raise BadArgument(
-                f"`{path}` holds {other} examples where `{first}` holds {size}: "
-                "the first axis of every tensor is the example."
+                f"`{path}` holds {other} examples and `{first}` holds {size}: "
+                "the first axis of every tensor must be the example."
             )
     return size
 
 
 def take(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
-    """The examples at the given positions, in the batch's own structure."""
+    """The examples at these positions, in the structure of the batch."""
     return mapped(batch, lambda tensor: tensor.index_select(0, index.to(tensor.device)) if tensor.dim() else tensor)
 
 
 def chunks(batch: Batch, count: int) -> list[Batch]:
-    """The batch cut into `count` runs of neighbouring examples whose sizes differ by at most one."""
+    """The batch cut into `count` chunks of consecutive examples. Their sizes differ by at most one."""
     size = batch_size(batch)
     bounds = [size * part // count for part in range(count + 1)]
     return [span(batch, start, stop) for start, stop in pairwise(bounds)]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Batches of one structure as one, their examples one after another; what is no example's is the first one's.
+    """One batch with the examples of all these batches. Values shared by all examples come from the first batch.
 
     Raises:
-        BadArgument: They do not fit together: another structure, or examples of another shape.
+        BadArgument: The batches differ in structure, or their examples in shape.
     """
     leaves = [[tensor for _, tensor in _tensors(batch, "batch")] for batch in batches]
     shapes = [[tuple(tensor.shape[1:]) for tensor in of_one] for of_one in leaves]
     if any(shape != shapes[0] for shape in shapes):
-        raise BadArgument("`batches` do not fit together: their examples are of unlike shapes.")
+        raise BadArgument("`batches` cannot be joined: their examples differ in shape.")
     columns = iter(zip(*leaves, strict=True))
 
     def column(_: Tensor) -> Tensor:
@@ -74,18 +80,18 @@ def span(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def example_axes(batch: Batch) -> Any:
-    """The batch's structure with 0 for what holds one entry an example and None for the rest, as `vmap` wants it."""
+    """The structure of the batch with 0 for every tensor of examples and None for the rest: `in_dims` of `vmap`."""
     return mapped(batch, lambda tensor: 0 if tensor.dim() else None, rest=lambda _: None)
 
 
 def as_batch_of_one(example: Batch, batch: Batch) -> Batch:
-    """One example with its first axis put back; what the examples of `batch` share stays as it is."""
+    """One example, as `vmap` passes it, with its first axis back. Values shared by the examples stay as they are."""
     alone = iter([tensor.dim() > 0 for _, tensor in _tensors(batch, "batch")])
     return mapped(example, lambda tensor: tensor.unsqueeze(0) if next(alone) else tensor)
 
 
 def mapped(batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], Any] = lambda leaf: leaf) -> Batch:
-    """The same structure with every tensor changed, and every other leaf by `rest`."""
+    """The same structure with `change` applied to every tensor, and `rest` to every other leaf."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
@@ -98,7 +104,7 @@ def mapped(batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], 
 
 
 def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:
-    """Every leaf of the tree, with a name for where it lies."""
+    """Every leaf of the tree, with its path such as `batch['x'][0]`."""
     if isinstance(batch, Mapping):
         for key, value in batch.items():
             yield from leaves(value, f"{path}[{key!r}]")
@@ -110,4 +116,4 @@ def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _tensors(batch: Batch, path: str) -> Iterator[tuple[str, Tensor]]:
-    return ((where, leaf) for where, leaf in leaves(batch, path) if isinstance(leaf, Tensor))
+    return ((name, leaf) for name, leaf in leaves(batch, path) if isinstance(leaf, Tensor))

@@ -1,4 +1,4 @@
-"""A number with its interval, and how numbers are written for people."""
+"""A number with its interval, and numbers as text."""
 
 import math
 from collections.abc import Mapping
@@ -10,19 +10,26 @@ from gradiometer.errors import BadArgument
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval. There is no way to make one without.
-
-    Made by `Estimate.interval`, `Estimate.exact` or `Estimate.bound`.
+    """A number with its interval. Make it by `Estimate.interval`, `Estimate.exact` or `Estimate.bound`.
 
     Attributes:
-        value: The point estimate; NaN where there is none to give.
-        low, high: Ends of the interval; an end may be infinite, and that is an answer.
+        value: The point estimate; NaN if unknown.
+        low, high: Ends of the interval. An end may be infinite.
         level: Confidence level of the interval, between 0 and 1; 1 for an exact value or a proven bound.
-        method: How the interval was made, in the field's words.
-        samples: Number of readings it rests on.
+        method: Name of the method that made the interval.
+        samples: Number of readings behind the estimate.
         unit: Unit of value, low and high; empty for a pure number.
-        needed: Where the data cannot tell yet, about how many more training steps would; None where
-            they can, and where no number can be given.
+        needed: If the interval is not finite yet, about how many more training steps would make it finite; None if
+            that is not known.
+
+    >>> from gradiometer import Estimate
+    >>> scale = Estimate.interval(181.3, 140.2, 260.0, level=0.9, method="Fieller", samples=40, unit="examples")
+    >>> print(scale)
+    181 [140, 260] examples
+    >>> print(Estimate.interval(50.0, 21.0, float("inf"), level=0.9, method="Fieller", samples=5))
+    at least 21.0 (90%)
+    >>> print(Estimate.exact(0.1))
+    0.100
     """
 
     value: float
@@ -53,7 +60,7 @@ class Estimate:
         unit: str = "",
         needed: int | None = None,
     ) -> "Estimate":
-        """A point estimate within a confidence interval."""
+        """A point estimate with a confidence interval."""
         if not level < 1:
             raise BadArgument(f"`level` of a confidence interval must be below 1, got {level}.")
         return cls(value, low, high, level, method, samples, unit, needed)
@@ -61,37 +68,30 @@ class Estimate:
     @classmethod
     def exact(cls, value: float, *, unit: str = "") -> "Estimate":
         """A number known exactly: a setting, a count, a closed form."""
-        value = float(value)  # of numpy's numbers the comparisons are numpy's too
+        value = float(value)  # a numpy number would make the fields and their comparisons numpy's
         return cls(value, value, value, 1.0, "exact", 0, unit)
 
     @classmethod
     def bound(cls, value: float, *, low: float, high: float, method: str, samples: int, unit: str = "") -> "Estimate":
-        """A number between proven bounds: they hold always, not at a level."""
+        """A number between proven bounds, which hold with certainty."""
         return cls(value, low, high, 1.0, method, samples, unit)
 
     @classmethod
     def unknown(
         cls, *, level: float, method: str, samples: int, unit: str = "", needed: int | None = None
     ) -> "Estimate":
-        """Nothing can be said yet: the interval is the whole line."""
+        """No estimate yet: the value is NaN and the interval is the whole line."""
         return cls.interval(
-            math.nan,
-            -math.inf,
-            math.inf,
-            level=level,
-            method=method,
-            samples=samples,
-            unit=unit,
-            needed=needed,
+            math.nan, -math.inf, math.inf, level=level, method=method, samples=samples, unit=unit, needed=needed
         )
 
     @property
     def tells(self) -> bool:
-        """Whether both ends are finite."""
+        """True if both ends are finite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as they are written in a run and printed by `--json`."""
+        """The fields by name, as in a run's files and in `--json`."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -106,15 +106,15 @@ class Estimate:
 
 
 Estimates = Mapping[str, Estimate]
-"""Estimates by name. One of a single layer is named `quantity/layer`."""
+"""Estimates by name. The estimate of a single layer is named `quantity/layer`."""
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number in few digits, the way a person writes it: 450, 0.0123, 1,200, 3.4e-07, inf.
+    """A number with this many significant digits.
 
-    Args:
-        value: Any float.
-        digits: Significant digits, at least 1.
+    >>> from gradiometer.measurement.estimate import significant
+    >>> [significant(x) for x in (450.0, 0.012345, 1234.5, 3.4e-7, -2.0)]
+    ['450', '0.0123', '1,230', '3.40e-07', '−2.00']
     """
     if math.isnan(value):
         return "unknown"
@@ -127,11 +127,10 @@ def significant(value: float, digits: int = 3) -> str:
         text = f"{value:.{digits - 1}e}"
     else:
         decimals = max(digits - 1 - magnitude, 0)
-        rounded = round(value, digits - 1 - magnitude)
-        text = f"{rounded:,.{decimals}f}"
+        text = f"{round(value, digits - 1 - magnitude):,.{decimals}f}"
     return text.replace("-", "−", 1) if value < 0 else text
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: 1 step, 4,500 steps."""
+    """A number of things, such as "1 step" and "4,500 steps"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,13 +1,13 @@
-"""The sentences that a gauge says about its estimates, and how urgent they are."""
+"""Findings: what a gauge's estimates mean for a person, and how urgent that is."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 
 class Issue(StrEnum):
-    """The four issues of SGD: each gauge belongs to one."""
+    """The four issues of SGD. Each gauge belongs to one."""
 
     ESTIMATION = "estimation"
     DRIFT = "drift"
@@ -36,16 +36,24 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a gauge's estimates say to a person.
+    """What a gauge's estimates mean for a person.
 
     Args:
         gauge: Name of the gauge.
-        issue: Which of the four issues it is about.
-        state: What it asks of the reader.
-        seen: What was seen: one sentence, with its numbers.
+        issue: The issue of SGD that it is about.
+        state: How urgent it is.
+        seen: What was measured: one sentence, with its numbers.
         means: What it would mean.
-        advice: What to try, as a command or a line of code; empty where there is nothing to do.
+        advice: What to try, as a command or a line of code; empty if there is nothing to do.
         caveat: What could make it wrong.
+        estimates: Names of the estimates that the finding rests on.
+
+    >>> from gradiometer import Finding
+    >>> from gradiometer.measurement.finding import Issue, State
+    >>> seen, means = "Noise scale 181 [140, 260].", "B = 48 is 3.8 times below it."
+    >>> finding = Finding("noise", Issue.ESTIMATION, State.LOOK, seen, means, advice="Try B = 96.")
+    >>> print(finding.state.symbol, finding)
+    ◆ Noise scale 181 [140, 260]. B = 48 is 3.8 times below it. Try B = 96.
     """
 
     gauge: str
@@ -55,10 +63,10 @@ class Finding:
     means: str
     advice: str = ""
     caveat: str = ""
-    estimates: Sequence[str] = field(default=())
+    estimates: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as they are written in a run and printed by `--json`."""
+        """The fields by name, as in a run's files and in `--json`."""
         return asdict(self)
 
     def __str__(self) -> str:

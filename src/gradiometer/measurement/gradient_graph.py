@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradiometer.errors import Unsupported, UserCodeFailed
-from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.objective import Gradients, Objective
 
 SMALL = 2**14
@@ -54,7 +54,8 @@ class GradientGraph:
             loss, self._gradient = objective.differentiable_gradient(self._leaves, batch)
         _refuse_once_differentiable(self._gradient)
         self.loss = float(loss.detach())
-        self._batched = _numbers(batch) <= SMALL
+        numbers = sum(leaf.numel() for _, leaf in leaves(batch, "batch") if isinstance(leaf, Tensor))
+        self._batched = numbers <= SMALL
 
     @property
     def gradient(self) -> Float[Tensor, " params"]:
@@ -158,10 +159,3 @@ def _no_second_derivative(reason: str) -> Unsupported:
     return Unsupported(
         f"`loss` has no second derivative ({reason}): build it from operations that can be differentiated twice."
     )
-
-
-def _numbers(batch: Batch) -> int:
-    """How many numbers a batch holds."""
-    counts: list[int] = []
-    mapped(batch, lambda tensor: counts.append(tensor.numel()))
-    return sum(counts)

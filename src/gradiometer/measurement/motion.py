@@ -1,4 +1,4 @@
-"""How training moves: where it stood earlier, and the velocity it arrives with. One step alone does not show it."""
+"""How training moves: its parameters at an earlier step, and its velocity. One step alone does not show them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from gradiometer.measurement.parts import squared_norms
 Tensors = dict[str, Tensor]
 
 ROUNDING = 1e-4
-"""Of a gradient's length: what a factor may be off by, from one parameter to another, and still be one factor."""
+"""Rounding error allowed when all parameters are compared with one factor, as a share of the gradient's norm."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What SGD takes of a step, the moment before it does: s ĝ + λΦ, which is ĝ + (λ/s)Φ at a rate of s η.
+    """The vector that SGD multiplies by its rate: s ĝ + λΦ. This is ĝ + (λ/s)Φ at the rate s η.
 
-    A gradient that is clipped by its norm is a learning rate made smaller for a step: s is below 1.
+    Clipping the gradient by its norm amounts to a smaller learning rate for one step: s is below 1.
 
     Args:
-        gradient: ĝ, as `backward` made it, one tensor a trainable parameter.
-        factor: s, what ĝ was multiplied by between `backward` and the update; 1 where nothing was done to it.
-        weight_decay: λ, one number a trainable parameter; 0 for one that the update leaves out.
+        gradient: ĝ, as `backward` computed it, one tensor per trainable parameter.
+        factor: s, by which ĝ was multiplied between `backward` and the update; usually 1.
+        weight_decay: λ, one number per trainable parameter; 0 for a parameter without a gradient.
     """
 
     gradient: Sequence[Tensor]
@@ -36,7 +36,7 @@ class Update:
     weight_decay: Sequence[float]
 
     def pull(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """ĝ + (λ/s)Φ, one tensor a trainable parameter."""
+        """ĝ + (λ/s)Φ, one tensor per trainable parameter."""
         return [
             gradient + decay / self.factor * parameter.detach() if decay else gradient
             for gradient, parameter, decay in zip(self.gradient, parameters, self.weight_decay, strict=True)
@@ -45,14 +45,14 @@ class Update:
 
 @dataclass(frozen=True)
 class Motion:
-    """Where training stood at an earlier step, and the velocity it arrives with.
+    """The parameters at an earlier step, and the velocity before this step's update.
 
     Args:
-        origin: c, the parameters then, one tensor a trainable parameter.
-        since: The step at which they were.
-        velocity: v, the momentum buffer before this step's update, one tensor a trainable parameter, None for one
-            that is still zero; None where there is no momentum.
-        update: What the optimizer is about to take; left out, ĝ as it is, with the weight decay of the gauge.
+        origin: c, the earlier parameters, one tensor per trainable parameter.
+        since: The step of these parameters.
+        velocity: v, the momentum buffer before this step's update, one tensor per trainable parameter, None for a
+            buffer that does not exist yet; None without momentum.
+        update: The update that the optimizer is about to make; default: ĝ with the weight decay of the gauge.
     """
 
     origin: Sequence[Tensor]
@@ -61,19 +61,19 @@ class Motion:
     update: Update | None = None
 
     def away(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Φ − c, one tensor a trainable parameter."""
+        """Φ − c, one tensor per trainable parameter."""
         here = [parameter.detach() for parameter in parameters]
         return list(torch._foreach_sub(here, list(self.origin)))
 
     def velocity_of(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """v, one tensor a trainable parameter.
+        """v, one tensor per trainable parameter.
 
         Raises:
-            BadArgument: It is not known.
+            BadArgument: The velocity was not given.
         """
         if self.velocity is None:
             raise BadArgument(
-                "`motion` has no velocity, which a gauge of training with momentum needs: give "
+                "`motion` has no velocity, which a gauge needs for training with momentum: pass "
                 "`velocity=velocity_of(optimizer, parameters)`."
             )
         return [
@@ -83,11 +83,17 @@ class Motion:
 
 
 class Origin:
-    """A fixed point to measure from: where training stood at the latest power of two of its steps that was asked for.
+    """Keeps earlier parameters to measure from, for the gauges that look back such as `Temperature`.
 
-    It holds one copy of the parameters. It is renewed at the first step asked for that has more binary digits than the
-    one before, so that at any time it lies within the last half of the run, and the whole run needs log₂ of its
-    steps copies. A run that is resumed goes on from the same point: put `state_dict` into its checkpoint.
+    It holds one copy of the parameters. `motion` renews the copy at the first step with more binary digits than the
+    step of the copy. So the copy is at most about half the run old, and a run of n steps makes log₂ n copies. Put
+    `state_dict` into a checkpoint to resume a run with the same copy.
+
+    >>> import torch
+    >>> from gradiometer import Origin
+    >>> origin = Origin()
+    >>> [origin.motion([torch.tensor([float(step)])], step).since for step in range(9)]
+    [0, 1, 2, 2, 4, 4, 4, 4, 8]
     """
 
     def __init__(self) -> None:
@@ -101,13 +107,13 @@ class Origin:
         velocity: Sequence[Tensor | None] | None = None,
         update: Update | None = None,
     ) -> Motion:
-        """How training moves at this step, from the origin that holds now.
+        """The motion at this step. Call it at every measured step.
 
         Args:
             parameters: Φ, before the update.
             step: The step's number, from 0.
             velocity: v, see `velocity_of`.
-            update: Where something is done to ĝ before it is applied, what.
+            update: The update, if ĝ is changed before it is applied; see `update_of`.
         """
         if not step >= 0:
             raise BadArgument(f"`step` must be at least 0, got {step}.")
@@ -121,32 +127,32 @@ class Origin:
         return {str(place): tensor for place, tensor in enumerate(self.point)}, {"since": self.since}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the origin from a checkpoint."""
         self.since = int(values["since"])
         self.point = [tensors[str(place)] for place in range(len(tensors))]
 
 
 def velocity_of(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """The momentum buffers of `torch.optim.SGD` as they are before its step; None where there is none yet."""
+    """The momentum buffers of `torch.optim.SGD` before its step; None for a buffer that does not exist yet."""
     return [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
 
 
 def update_of(
     optimizer: Optimizer, parameters: Sequence[Tensor], made: Float[Tensor, " parameters"], *, scale: float = 1.0
 ) -> Update:
-    """What `torch.optim.SGD` is about to take, given how long ĝ was when `backward` made it.
+    """The update that `torch.optim.SGD` is about to make, given the norm of ĝ after `backward`.
 
-    Clipping by the norm of the whole gradient is told from clipping by value or by layer by the norms of the
-    parameters' gradients, which only the former shrinks alike.
+    Clipping by the norm of the whole gradient shrinks the gradients of all parameters by one factor. Clipping by
+    value or by layer does not, and is refused.
 
     Args:
-        optimizer: All parameters are its; `.grad` is as it will see it.
-        parameters: Φ, the trainable ones.
-        made: ‖ĝ‖² of every parameter, of the mean loss.
-        scale: What `.grad` is still to be divided by, of a scaler that leaves this to the optimizer.
+        optimizer: The optimizer of all parameters, whose `.grad` are ready for its step.
+        parameters: Φ, the trainable parameters.
+        made: ‖ĝ‖² of every parameter after `backward`, for the mean loss.
+        scale: The factor by which a gradient scaler multiplied `.grad`, if the optimizer divides by it.
 
     Returns:
-        The update, whose `factor` is NaN where a gradient is not finite or nothing is left of it.
+        The update. Its `factor` is NaN if a gradient is not finite or became zero.
 
     Raises:
         Unsupported: `.grad` is not a multiple of what `backward` computed.
@@ -167,14 +173,14 @@ def update_of(
 
 
 def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:
-    """How many times as long gradients are as they were made: by one factor for all parameters, or None.
+    """s, the factor by which the norms of all gradients changed; None if it differs between parameters.
 
     Args:
-        made: ‖·‖² of every parameter's, as they were.
-        taken: As they are now.
+        made: ‖·‖² of every parameter's gradient before.
+        taken: The gradients now.
 
     Returns:
-        s; NaN where a gradient is not finite or nothing is left of it; 1 where none was made.
+        s; NaN if a gradient is not finite or became zero; 1 if all gradients were zero before.
     """
     lengths, before = squared_norms(taken)[0].sqrt(), made.sqrt()
     factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradiometer.errors import Unsupported, UserCodeFailed
-from gradiometer.measurement.batch import Batch, as_batch_of_one, batch_size, example_axes, mapped
+from gradiometer.errors import Unsupported
+from gradiometer.measurement.batch import Batch, as_batch_of_one, example_axes, mapped
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.traits import Traits, probe_traits
 from gradiometer.measurement.untouched import untouched_randomness
@@ -88,20 +88,6 @@ class Objective:
         """A context in which the model can run; every random state is restored at its end."""
         return untouched_randomness(seed, self.devices)
 
-    def losses(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, " examples"]:
-        """The loss of every example at the given parameters.
-
-        Raises:
-            UserCodeFailed: The loss returns a mean instead of one value per example.
-        """
-        value = self._evaluate(parameters, batch)
-        if not value.dim():
-            raise UserCodeFailed(
-                f"`loss` returned shape [], one value per example was expected, [{batch_size(batch)}]: "
-                "build it with reduction='none'."
-            )
-        return value
-
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
         return self._evaluate(parameters, batch).mean()
@@ -116,25 +102,21 @@ class Objective:
         """
         with torch.enable_grad(), self.untouched_randomness(seed):
             leaves = self.leaves() if at is None else [point.detach().requires_grad_() for point in at]
-            return list(self._with_gradient(leaves, batch)[1])
+            return list(self.differentiable_gradient(leaves, batch, create_graph=False)[1])
 
     def loss_and_gradient(self, batch: Batch, *, seed: int = 0) -> tuple[float, Gradients]:
         """The mean loss of a batch, and ĝ. One forward and backward."""
         with torch.enable_grad(), self.untouched_randomness(seed):
-            loss, gradient = self._with_gradient(self.leaves(), batch)
+            loss, gradient = self.differentiable_gradient(self.leaves(), batch, create_graph=False)
         return loss.item(), list(gradient)
 
-    def differentiable_gradient(self, leaves: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The mean loss of a batch and its gradient at these leaves, with the graph of the gradient."""
-        return self._with_gradient(leaves, batch, create_graph=True)
-
-    def _with_gradient(
-        self, leaves: Sequence[Tensor], batch: Batch, *, create_graph: bool = False
+    def differentiable_gradient(
+        self, leaves: Sequence[Tensor], batch: Batch, *, create_graph: bool = True
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The mean loss and its gradient. The backward, too, runs while the leaves replace the model's parameters.
+        """The mean loss of a batch and its gradient at these leaves, with the graph of the gradient.
 
-        Otherwise a checkpointed module, which runs again in the backward, would use the model's own parameters and
-        change the model's own buffers (BatchNorm's statistics).
+        The backward, too, runs while the leaves replace the model's parameters. Otherwise a checkpointed module,
+        which runs again in the backward, would use the model's own parameters and change its own buffers.
         """
 
         def differentiated() -> tuple[Tensor, tuple[Tensor, ...]]:

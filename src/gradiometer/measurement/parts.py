@@ -1,4 +1,4 @@
-"""From the gradients of micro-batches, one at a time, to their spread."""
+"""Builds a `Spread` from the gradients of the parts of a batch, one at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from torch import Tensor
 from gradiometer.measurement.spread import Spread
 
 RUN, LONG = 1024, 2**15
-"""Numbers summed in single precision, and how many a gradient must have for that to pay."""
+"""How many numbers are summed in single precision, and how long a gradient must be before that saves time."""
 
 
 @dataclass
 class SpreadBuilder:
-    """Collects a `Spread` one gradient at a time; keeps numbers only, and leaves them on their device until the end.
+    """Collects a `Spread` one gradient at a time. It keeps only numbers, on their device until the end.
 
     Args:
-        layer_of: Position of each parameter's layer.
+        layer_of: Index of each parameter's layer.
     """
 
     layer_of: Sequence[int]
@@ -27,25 +27,25 @@ class SpreadBuilder:
     squared: list[Float[Tensor, "rows parameters"]] = field(default_factory=list)
 
     def add(self, size: int, gradients: Sequence[Tensor]) -> None:
-        """Take in the gradient of one micro-batch."""
+        """Add the gradient of one part."""
         self.add_norms(size, squared_norms(gradients))
 
     def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
-        """Take in the squared norms of the gradient of one micro-batch."""
+        """Add one part by the squared norms of its gradient."""
         self.sizes.append(size)
         self.squared.append(squared)
 
     def add_each(self, gradients: Sequence[Tensor]) -> None:
-        """Take in the gradients of single examples: each tensor has shape [examples, *parameter]."""
+        """Add the gradients of single examples: each tensor has shape [examples, *parameter]."""
         self.sizes.extend([1] * gradients[0].shape[0])
         self.squared.append(torch.stack([_rows_squared(gradient) for gradient in gradients], dim=1))
 
     def finish(self, mean: Sequence[Tensor]) -> Spread:
-        """The spread, given the mean gradient over all examples taken in."""
+        """The spread, given the mean gradient over all examples added."""
         return self.finish_from(squared_norms(mean))
 
     def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
-        """The same, given the squared norms of the mean gradient."""
+        """The spread, given the squared norms of the mean gradient."""
         squared = torch.cat([*self.squared, mean]).cpu().numpy()
         *parts, whole = [np.bincount(self.layer_of, weights=row) for row in squared]
         return Spread(np.array(self.sizes), np.stack(parts), whole)
@@ -58,14 +58,14 @@ def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
 
 
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " parameters"]:
-    """⟨·, ·⟩ of two lists of one tensor a parameter, summed in double precision, in runs of their own on a CPU."""
+    """⟨·, ·⟩ of two lists of one tensor per parameter, summed in double precision; on a CPU only over long runs."""
     return torch.stack([_inner_product(a, b) for a, b in zip(first, second, strict=True)])
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Float[Tensor, ""]:
     if a.device.type != "cpu" or a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64):
         return (a.double() * b.double()).sum()
-    # BLAS is three times as fast as a sum in double, and errs by 1e-8 of the sum of sizes over so long a run.
+    # BLAS is three times as fast as a sum in double. Over so long a run it errs by 1e-8 of the sum of sizes.
     if a.numel() <= LONG:
         return torch.dot(a.reshape(-1), b.reshape(-1)).double()
     runs = [torch.dot(x, y) for x, y in zip(a.reshape(-1).split(LONG), b.reshape(-1).split(LONG), strict=True)]
@@ -73,10 +73,10 @@ def _inner_product(a: Tensor, b: Tensor) -> Float[Tensor, ""]:
 
 
 def _condensed(gradient: Tensor) -> Tensor:
-    """A shorter tensor of the same norm, if the gradient is long, in single precision and on a CPU; else itself.
+    """A shorter tensor of the same norm, for a long gradient in single precision on a CPU; otherwise the gradient.
 
-    Runs of 1,024 numbers are summed in their own precision, three times as fast as in double. The relative error
-    of the norm stays below 1e-7, that of the gradient's own numbers.
+    Runs of 1,024 numbers are summed in single precision, three times as fast as in double. The relative error of
+    the norm stays below 1e-7, which is the precision of the gradient itself.
     """
     size = gradient.numel()
     if size < LONG or gradient.device.type != "cpu" or gradient.dtype != torch.float32 or not gradient.is_contiguous():

@@ -1,6 +1,6 @@
-"""The numbers that a gauge read at training steps, and how the batches were drawn.
+"""The numbers that a gauge reads off training steps, and how the batches were drawn.
 
-Nothing here needs torch: a run can be read on another machine, a year later.
+This module needs no torch, so that a run can be read on another machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from gradiometer.errors import BadArgument
 
 
 class Draw(StrEnum):
-    """How the examples of a batch were chosen."""
+    """How the examples of a batch are drawn."""
 
     FRESH = "fresh"
     """Never seen before: independent draws from the population."""
     REPLACEMENT = "replacement"
-    """Independent draws from the training set; an example may come twice."""
+    """Independent draws from the training set, with replacement."""
     RESHUFFLED = "reshuffled"
-    """Epochs over the training set in random order: within a batch, no example comes twice."""
+    """Epochs over the training set in random order. Within a batch, no example occurs twice."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,12 @@ class Sampling:
     """How batches are drawn, and from how many examples.
 
     Args:
-        draw: The way examples are chosen.
-        examples: N, the size of the training set; None where it is unknown or there is none (fresh data).
+        draw: How the examples of a batch are drawn.
+        examples: N, the size of the training set; None if it is unknown or the data are fresh.
+
+    >>> from gradiometer import Draw, Sampling
+    >>> Sampling(Draw.RESHUFFLED, 60_000)  # a DataLoader with shuffle=True
+    Sampling(draw=<Draw.RESHUFFLED: 'reshuffled'>, examples=60000)
     """
 
     draw: Draw
@@ -65,10 +69,16 @@ class Series:
         steps: Step of each reading, in increasing order.
         batch_size: B at each reading.
         learning_rate: η at each reading.
-        moments: Every moment, stacked: shape [steps], or [steps, layers] for a moment taken per layer.
+        moments: Every moment, stacked: shape [steps], or [steps, layers] for a moment per layer.
         sampling: How the batches were drawn.
-        layers: Names of the layers, in the order of the moments taken per layer.
-        reached: Step that training had come to when the readings were asked for; 0 where that is not known.
+        layers: Names of the layers, in the order of the moments per layer.
+        reached: Last step of training so far; 0 if that is not known.
+
+    >>> from gradiometer import Draw, Reading, Sampling, Series
+    >>> readings = [Reading("mine", step, 32, 0.1, {"loss": 2.0 - step / 10}) for step in (0, 5, 10)]
+    >>> series = Series.of(readings, Sampling(Draw.FRESH))
+    >>> len(series), series.spacing, series[-2:].moments["loss"].tolist()
+    (3, 5.0, [1.5, 1.0])
     """
 
     gauge: str
@@ -82,7 +92,7 @@ class Series:
 
     @classmethod
     def of(cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()) -> "Series":
-        """Stack readings of one gauge. At least one reading is needed."""
+        """Stack the readings of one gauge, at least one."""
         if not readings:
             raise BadArgument("`readings` is empty: a series needs at least one reading.")
         return cls(
@@ -102,7 +112,7 @@ class Series:
         return len(self.steps)
 
     def __getitem__(self, window: slice) -> "Series":
-        """The readings in a window of positions, not of steps: `series[-200:]` is the last 200."""
+        """The readings at these positions (not steps): `series[-200:]` is the last 200."""
         return replace(
             self,
             steps=self.steps[window],
@@ -113,7 +123,7 @@ class Series:
 
     @property
     def spacing(self) -> float:
-        """Training steps from one reading to the next, on average."""
+        """Training steps from one reading to the next, on average. A single reading counts for all steps so far."""
         if len(self) > 1:
             return float(self.steps[-1] - self.steps[0]) / (len(self) - 1)
-        return float(max(self.steps[-1] + 1, self.reached))  # one reading: all the steps there have been
+        return float(max(self.steps[-1] + 1, self.reached))

@@ -1,4 +1,4 @@
-"""The spread of micro-batch gradients within one step: all the noise formulas need, and nothing model-sized."""
+"""The spread of the gradients of a step's parts: everything the noise formulas need, and no tensor."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class Spread:
-    """Squared norms of the gradients of the disjoint micro-batches of one step, and of their mean.
+    """Squared norms of the gradients of the disjoint parts of one batch, and of their mean.
 
     Args:
-        sizes: b_j, examples in each micro-batch.
-        squared_norms: ‖ĝ_j‖² of each micro-batch, by layer.
+        sizes: b_j, the number of examples in each part.
+        squared_norms: ‖ĝ_j‖² of each part, by layer.
         mean_squared_norm: ‖ĝ‖² of the mean over all examples, by layer.
     """
 

@@ -1,4 +1,4 @@
-"""The training step: caught between `backward` and `optimizer.step`, with its derivatives, lazy and shared."""
+"""The training step between `backward` and `optimizer.step`, with derivatives that all gauges share."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,19 +20,19 @@ from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
 
 PER_EXAMPLE_NUMBERS = 2**25
-"""Most numbers held at once when gradients are taken per example: 128 MiB in single precision."""
+"""Numbers held at once at most when gradients are computed per example: 128 MiB in single precision."""
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Gradients of two disjoint halves of some examples, flat, and how many examples are in each."""
+    """Flat gradients of two disjoint halves of some examples, and the number of examples in each half."""
 
     gradients: Float[Tensor, "2 params"]
     sizes: tuple[int, int]
 
 
 class TrainingStep:
-    """One step of training. What several gauges ask for is computed once, and freed with the step.
+    """One step of training. Quantities that several gauges use are computed once, when first used.
 
     Args:
         objective: The model and its loss.
@@ -40,15 +40,25 @@ class TrainingStep:
         index: The step's number, from 0.
         learning_rate: η at this step.
         sampling: How the batch was drawn.
-        gradient: ĝ as training has it, one tensor a trainable parameter (a `.grad` that is None counts as zero).
-            Left out, it is computed when asked for.
-        spread: The spread of the micro-batches that training accumulated, where it did; then nothing is run
-            again ("shared"). Left out, halves are run beside the step ("apart").
-        probe: Draws other examples, independent of the batch and in random order, that judge the step; called
-            once, if at all. Left out, one half of the batch judges a step that is made by the other.
-        motion: Where training stood earlier, and its velocity, for the gauges that look back (see `Origin`); or what
-            tells it when asked.
-        seed: Of the random numbers that measuring draws; training's own are left alone.
+        gradient: ĝ of training, one tensor per trainable parameter (a `.grad` that is None counts as zero), or a
+            function that returns it. Default: it is computed when first used.
+        spread: The spread of the micro-batches, if training accumulates gradients; then nothing is run again
+            ("shared"). Default: parts of the batch are run again ("apart").
+        probe: Draws other examples, independent of the batch and in random order, on which the step is judged.
+            Called once at most. Default: one half of the batch makes the step, and the other half judges it.
+        motion: Earlier parameters and the velocity, for the gauges that look back (see `Origin`), or a function that
+            returns them.
+        seed: Seed of the random numbers that measuring draws. Training's own random numbers stay unchanged.
+
+    >>> import torch
+    >>> from gradiometer import Draw, Objective, Sampling, TrainingStep
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.ones_(model.weight)
+    >>> objective = Objective(model, lambda model, batch: 0.5 * model(batch).square().flatten())
+    >>> batch = torch.tensor([[1.0], [2.0], [3.0]])  # the gradient of ½ (w x)² at w = 1 is x²
+    >>> step = TrainingStep(objective, batch, index=0, learning_rate=0.1, sampling=Sampling(Draw.FRESH))
+    >>> step.gradient[0], step.spread(None).squared_norms.ravel()
+    (tensor([[4.6667]]), array([ 1., 16., 81.]))
     """
 
     def __init__(
@@ -79,12 +89,12 @@ class TrainingStep:
 
     @cached_property
     def batch_size(self) -> int:
-        """B, the number of examples that training's gradient is the mean over: also those of other processes."""
+        """B, the number of examples in training's gradient, including those of other processes."""
         return batch_size(self.batch) if self._shared is None else int(self._shared.sizes.sum())
 
     @cached_property
     def gradient(self) -> Gradients:
-        """ĝ, the batch gradient, one tensor a trainable parameter."""
+        """ĝ, the batch gradient, one tensor per trainable parameter."""
         given = self._gradient() if callable(self._gradient) else self._gradient
         if given is None:
             return self.objective.gradient(self.batch, seed=self.derived_seed("gradient"))
@@ -95,93 +105,95 @@ class TrainingStep:
 
     @cached_property
     def motion(self) -> Motion:
-        """Where training stood earlier, and the velocity it arrives with.
+        """Earlier parameters, and the velocity.
 
         Raises:
-            BadArgument: The step does not know.
+            BadArgument: No motion was given.
         """
         if self._motion is None:
             raise BadArgument(
-                "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, and give the step "
-                "`motion=origin.motion(parameters, index)`."
+                "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, and pass "
+                "`motion=origin.motion(parameters, index)` to the step."
             )
         return self._motion if isinstance(self._motion, Motion) else self._motion()
 
     def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
-        """The inner product of two lists of one tensor a parameter, by layer, summed in double precision."""
+        """The inner product of two lists of one tensor per parameter, by layer, summed in double precision."""
         products = squared_norms(first)[0] if first is second else inner_products(first, second)
         by_layer: np.ndarray = np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
         return by_layer
 
     @cached_property
     def graph(self) -> GradientGraph:
-        """The gradient of the batch with its graph kept, for products with the Hessian of this very batch."""
+        """The gradient of the batch with its graph, for products with the Hessian of this batch."""
         return GradientGraph(self.objective, self.batch, seed=self.derived_seed("graph"))
 
     @cached_property
     def acting(self) -> Batch:
-        """The examples whose gradient makes the step that is judged: the batch, or a random half of it."""
-        return self.batch if self._probe is not None else self._dealt[0]
+        """The examples whose gradient makes the step to judge: the batch, or a random half of it."""
+        return self.batch if self._probe is not None else self._random_halves[0]
 
     @cached_property
     def judging(self) -> Batch:
-        """The examples that judge the step, independent of those that make it: the probe, or the other half."""
-        return self._probe() if self._probe is not None else self._dealt[1]
+        """The examples that judge the step, independent of `acting`: the probe, or the other half."""
+        return self._probe() if self._probe is not None else self._random_halves[1]
 
     @cached_property
     def acting_gradient(self) -> Gradients:
-        """The gradient that makes the step, one tensor a trainable parameter."""
+        """The gradient of `acting`, one tensor per trainable parameter."""
         if self._probe is not None:
             return self.gradient
         return self.objective.gradient(self.acting, seed=self.derived_seed("acting"))
 
     @property
     def acting_size(self) -> int:
-        """How many examples make the step that is judged."""
+        """The number of examples in `acting`."""
         return batch_size(self.acting)
 
     @cached_property
     def acting_direction(self) -> Float[Tensor, " params"]:
-        """The gradient that makes the step, flat."""
+        """The gradient of `acting`, flat."""
         return flat(self.acting_gradient)
 
     @cached_property
     def acting_halves(self) -> Halves:
-        """Gradients of two random halves of the examples that make the step."""
+        """Gradients of two random halves of `acting`."""
         return self._halves(self.acting, "acting halves")
 
     @cached_property
     def judging_halves(self) -> Halves:
-        """Gradients of two random halves of the judging examples, where the step starts."""
+        """Gradients of two random halves of `judging`, before the step."""
         return self._halves(self.judging, "judging halves")
 
     @cached_property
     def judging_halves_after(self) -> Halves:
-        """Gradients of the same halves, with the same draws, where the plain step −ηĝ ends."""
+        """Gradients of the same halves, with the same random numbers, after the plain step −ηĝ."""
         return self._halves(self.judging, "judging halves", at=self._after)
 
     @cached_property
     def judging_loss_after(self) -> float:
-        """The loss of the judging examples where the plain step ends; before it: `judging_graph.loss`."""
+        """The loss of `judging` after the plain step. The loss before it is `judging_graph.loss`."""
         seed, objective = self.derived_seed("judging"), self.objective
         with torch.no_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
             return objective.mean_loss(self._after, self.judging).item()
 
     @cached_property
     def judging_graph(self) -> GradientGraph:
-        """The gradient of the judging examples with its graph kept."""
+        """The gradient of `judging` with its graph."""
         return GradientGraph(self.objective, self.judging, seed=self.derived_seed("judging"))
 
     @cached_property
     def _after(self) -> Gradients:
-        """Φ − ηĝ, one tensor a trainable parameter."""
+        """Φ − ηĝ, one tensor per trainable parameter."""
         here = [parameter.detach() for parameter in self.objective.parameters]
         return list(torch._foreach_add(here, self.acting_gradient, alpha=-self.learning_rate))
 
     def _halves(self, batch: Batch, purpose: str, at: Sequence[Tensor] | None = None) -> Halves:
         size = batch_size(batch)
         if not size >= 2:
-            raise BadArgument(f"`batch` leaves {size} example to be halved: at least 4 are needed, or a `probe` of 2.")
+            raise BadArgument(
+                f"`batch` leaves only {size} example to split in halves: use at least 4, or a `probe` of 2."
+            )
         parts = torch.randperm(size, generator=self.generator(purpose), device="cpu").tensor_split(2)
         gradients = [
             flat(self.objective.gradient(take(batch, part), at=at, seed=self.derived_seed(f"{purpose} {place}")))
@@ -190,33 +202,33 @@ class TrainingStep:
         return Halves(torch.stack(gradients), (len(parts[0]), len(parts[1])))
 
     @cached_property
-    def _dealt(self) -> list[Batch]:
+    def _random_halves(self) -> list[Batch]:
         if not (size := batch_size(self.batch)) >= 2:
-            raise BadArgument("a batch of 1 cannot be halved, so nothing judges its step: give a `probe`.")
+            raise BadArgument("`batch` has 1 example, so no other half can judge its step: pass a `probe`.")
         order = torch.randperm(size, generator=self.generator("judge"), device="cpu")
         return [take(self.batch, part) for part in order.tensor_split(2)]
 
     def derived_seed(self, purpose: str) -> int:
-        """A seed of its own for every run, step and purpose."""
+        """A seed that differs between runs, steps and purposes."""
         return zlib.crc32(f"{self.seed}/{self.index}/{purpose}".encode())
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator on the CPU, of its own for every run, step and purpose."""
+        """A generator on the CPU with `derived_seed(purpose)`."""
         return torch.Generator().manual_seed(self.derived_seed(purpose))
 
     def spread(self, parts: int | None = 2) -> Spread:
-        """The spread of micro-batch gradients at this step.
+        """The spread of the gradients of parts of this batch.
 
-        Where training accumulated micro-batches it is theirs. Otherwise the batch is dealt out at random into
-        `parts` parts, and their gradients are run beside the step; where the loss is a fixed function of
-        the batch the last one is had from ĝ by subtraction.
+        If training accumulates micro-batches, these are the parts. Otherwise the batch is split at random into
+        `parts` parts, and the gradient of each is computed. If the loss is a fixed function of the batch, the last
+        gradient follows from ĝ by subtraction.
 
         Args:
-            parts: k, at least 2; None for one an example. A coupled loss has no gradient of an example:
-                its micro-batches hold at least two.
+            parts: k, at least 2; None for one part per example. The parts of a coupled loss hold at least two
+                examples, since it has no gradient of a single example.
 
         Raises:
-            BadArgument: The batch has fewer examples than micro-batches, or there is but one micro-batch.
+            BadArgument: `parts` is below 2 or above the number of examples.
         """
         if self._shared is not None:
             return self._shared
@@ -228,11 +240,11 @@ class TrainingStep:
     def _run_apart(self, count: int) -> Spread:
         if not 2 <= count <= self.batch_size:
             raise BadArgument(
-                f"`parts` is {count} for a batch of {self.batch_size}: there is no spread within a step to "
-                "see with fewer than two micro-batches of at least one example each."
+                f"`parts` must be at least 2, and at most the batch size {self.batch_size}, got {count}: "
+                "the spread within a step needs two parts of at least one example each."
             )
         traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))
-        if traits.coupled:  # batch statistics of one example are none
+        if traits.coupled:  # there are no batch statistics of one example
             count = max(min(count, self.batch_size // 2), 2)
         elif count == self.batch_size > 2:
             return self._per_example()
@@ -240,19 +252,19 @@ class TrainingStep:
         return self._with_last_by_subtraction(parts) if traits.fixed else self._all_run(parts)
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
-        """k − 1 gradients are run; Σ b_j ĝ_j = B ĝ gives the last."""
+        """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last."""
         builder, rest, left = SpreadBuilder(self.objective.layer_of), self.gradient, self.batch_size
         for position, part in enumerate(parts[:-1]):
             gradients = self._part_gradient(part, position)
             builder.add(len(part), gradients)
             left -= len(part)
-            # The mean over what is left: (left + b) rest − b ĝ_j, over left.
+            # The mean over the remaining examples: ((left + b) rest − b ĝ_j) / left.
             rest = list(torch._foreach_lerp(rest, gradients, -len(part) / left))
         builder.add(left, rest)
         return builder.finish(self.gradient)
 
     def _all_run(self, parts: Sequence[Tensor]) -> Spread:
-        """Every part is run, with draws and batch statistics of its own; ĝ is their mean."""
+        """Compute every gradient, each with its own random numbers and batch statistics; ĝ is their mean."""
         builder = SpreadBuilder(self.objective.layer_of)
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         for position, part in enumerate(parts):
@@ -262,7 +274,7 @@ class TrainingStep:
         return builder.finish(mean)
 
     def _per_example(self) -> Spread:
-        """Every example's gradient by vmap, a few at a time; ĝ is their mean."""
+        """Compute the gradient of every example by vmap, a few at a time; ĝ is their mean."""
         builder = SpreadBuilder(self.objective.layer_of)
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)

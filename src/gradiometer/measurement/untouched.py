@@ -1,4 +1,4 @@
-"""Regions of code that restore every random state, or every module's mode, at their end."""
+"""Contexts that restore every random state, or every module's mode, at their end."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ from torch import nn
 
 @contextmanager
 def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
-    """Run with generators seeded by `seed`; on the way out put back what was there.
+    """Seed the random generators with `seed` inside, and restore their states at the end.
 
-    Covers torch's generator on the CPU and on the given devices, Python's and NumPy's global ones. Only
-    those are reseeded, so a generator of a device that is not named here is not reset behind its owner's back.
+    Covers torch's generators on the CPU and on the given devices, and the global generators of Python and NumPy.
+    Generators of other devices are not seeded.
     """
-    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global one is what models use)
+    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (models use the global one)
     accelerators = {device for device in devices if device.type != "cpu"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))

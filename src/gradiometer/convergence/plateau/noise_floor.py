@@ -16,7 +16,7 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.measurement.uncertainty.slope import slope
+from gradiometer.measurement.uncertainty.slopes import slope
 
 CUT = 0.1
 """A cut multiplies the learning rate by this."""

@@ -1,4 +1,4 @@
-"""Intervals of means, ratios, differences and slopes: made here once, for all gauges."""
+"""Intervals of means, ratios, differences, proportions, medians and slopes, for all gauges."""
 
 import lazy_loader
 

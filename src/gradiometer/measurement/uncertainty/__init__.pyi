@@ -4,7 +4,6 @@ from .arithmetic import product as product
 from .arithmetic import ratio_of_estimates as ratio_of_estimates
 from .arithmetic import transformed as transformed
 from .arithmetic import weighted_slope as weighted_slope
-from .batch_means import batch_means as batch_means
 from .differences import difference_over_runs as difference_over_runs
 from .differences import mean_over_pairs as mean_over_pairs
 from .differences import pairs_needed as pairs_needed
@@ -14,8 +13,8 @@ from .fieller import steps_to_bound as steps_to_bound
 from .means import difference_of_means as difference_of_means
 from .means import mean as mean
 from .means import ratio_of_means as ratio_of_means
-from .median import median as median
+from .medians import median as median
 from .proportions import difference_of_proportions as difference_of_proportions
 from .proportions import proportion as proportion
 from .skewed import skewed_mean as skewed_mean
-from .slope import slope as slope
+from .slopes import slope as slope

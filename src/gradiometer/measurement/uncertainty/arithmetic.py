@@ -1,7 +1,8 @@
-"""Intervals carried through a calculation: of a monotone function, a product, an average, a line through estimates.
+"""Arithmetic with estimates: functions, differences, ratios, products, averages and slopes, with intervals.
 
-Estimates that are put together are taken to be independent: their ends are not added up, which would be right only
-if all of them erred the same way at once, but their distances to their ends are, as squares.
+The estimates are taken to be independent. Then the distances from the values to the ends of their intervals add as
+squares (the method of variance estimates recovery, MOVER). Adding the ends themselves would be right only if all
+estimates erred the same way at once.
 """
 
 import math
@@ -14,27 +15,31 @@ from gradiometer.measurement.estimate import Estimate
 def transformed(
     estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = ""
 ) -> Estimate:
-    """A monotone function of an estimate: its interval is the function of the ends, exactly as sure as they are.
+    """A monotone function of an estimate. Its interval ends are the function of the ends, at the same level.
 
     Args:
-        estimate: The estimate; its ends may be infinite where the function has a limit there.
-        function: Rising or falling over the whole interval.
-        method: How the result was made; left out, as the estimate was.
+        estimate: The estimate. An end may be infinite if the function has a limit there.
+        function: Increasing or decreasing over the whole interval.
+        method: Name of the method; default: that of the estimate.
         unit: Unit of the result.
+
+    >>> import math
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.measurement.uncertainty.arithmetic import transformed
+    >>> print(transformed(Estimate.interval(4.0, 1.0, 9.0, level=0.9, method="Student", samples=8), math.sqrt))
+    2.00 [1.00, 3.00]
     """
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
-    return _like([estimate], value, low, high, method or estimate.method, unit)
+    return _combined([estimate], value, low, high, method or estimate.method, unit)
 
 
 def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
-    """The mean of independent estimates: their distances to their ends add as squares.
+    """The mean of independent estimates, such as those of windows along a run.
 
-    Over windows along a run it is the mean over the run. One that has no value of its own counts as the middle of
-    its interval, if that has one.
+    An estimate whose value is NaN counts as the middle of its interval.
 
-    Source: the method of variance estimates recovery, Zou & Donner (2008), Construction of Confidence Limits about
-        Effect Measures, section 2.
+    Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures, section 2.
     """
     if not estimates:
         raise BadArgument("`estimates` is empty: at least one is needed to average.")
@@ -42,15 +47,16 @@ def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
     below = math.hypot(*(value - estimate.low for value, estimate in zip(values, estimates, strict=True)))
     above = math.hypot(*(estimate.high - value for value, estimate in zip(values, estimates, strict=True)))
     count, value = len(estimates), math.fsum(values) / len(estimates)
-    method = estimates[0].method if count == 1 else f"mean of {count} windows, {_kind(estimates[0].method)}"
-    return _like(estimates, value, value - below / count, value + above / count, method, unit)
+    kind = estimates[0].method.partition(",")[0]
+    method = estimates[0].method if count == 1 else f"mean of {count} windows, {kind}"
+    return _combined(estimates, value, value - below / count, value + above / count, method, unit)
 
 
 def product(*estimates: Estimate, unit: str = "") -> Estimate:
-    """The product of independent positive estimates, as `average` on a logarithmic scale.
+    """The product of independent positive estimates, by their logarithms.
 
     Raises:
-        BadArgument: One of them reaches below zero.
+        BadArgument: An interval reaches below zero.
 
     Source: Zou & Donner (2008), section 2, of the logarithms.
     """
@@ -62,25 +68,24 @@ def product(*estimates: Estimate, unit: str = "") -> Estimate:
     above = math.hypot(*(_log_ratio(estimate.high, estimate.value) for estimate in estimates))
     method = " × ".join(dict.fromkeys(e.method for e in estimates if e.method != "exact")) or "exact"
     if math.isnan(value):
-        return _like(estimates, value, 0.0, math.inf, method, unit)
-    return _like(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
+        return _combined(estimates, value, 0.0, math.inf, method, unit)
+    return _combined(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
 
 
 def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
     """The slope of the straight line through independent estimates, each weighted by its width.
 
-    A weighted sum of them: their distances to their ends, times their weights, add as squares.
-
     Args:
-        places: Where on the horizontal axis each estimate stands, at least two of them different.
-        estimates: Of finite width each, at one level.
+        places: Position of each estimate on the horizontal axis, at least two of them different.
+        estimates: Intervals of finite width, all at one level.
         unit: Unit of the slope.
 
     Source: weighted least squares; the interval: Zou & Donner (2008), section 2.
     """
     if not (len(places) == len(estimates) >= 2 and len(set(places)) >= 2):
         raise BadArgument(
-            f"`places` and `estimates` must be as many, at two places at least, got {len(places)} and {len(estimates)}."
+            "`places` and `estimates` must have one length and at least two different places, "
+            f"got {len(places)} and {len(estimates)}."
         )
     widths = [estimate.high - estimate.low for estimate in estimates]
     for width in widths:
@@ -97,78 +102,83 @@ def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate], *, un
         below.append(sides[0] if share > 0 else sides[1])
         above.append(sides[1] if share > 0 else sides[0])
     method = f"weighted line through {len(estimates)} points"
-    return _like(estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit)
+    return _combined(estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit)
 
 
 def difference_of_estimates(first: Estimate, second: Estimate) -> Estimate:
-    """`first` less `second`, from two independent estimates, their intervals not being symmetric.
+    """`first` minus `second`, from two independent estimates.
 
-    The distances of each end from its estimate are added in quadrature. Estimates on the same test examples are
-    not independent but mostly go together, and then the interval is wider than it need be, not narrower.
+    Two estimates on the same test examples are usually positively correlated. Then the interval is too wide rather
+    than too narrow.
 
-    Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures, eq. 7 (MOVER).
+    Source: Zou & Donner (2008), eq. 7.
+
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates
+    >>> first = Estimate.interval(5.0, 2.0, 8.0, level=0.9, method="Student", samples=30)
+    >>> second = Estimate.interval(1.0, -3.0, 5.0, level=0.9, method="Student", samples=30)
+    >>> print(difference_of_estimates(first, second))
+    4.00 [−1.00, 9.00]
     """
-    if not first.level == second.level:
-        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
+    samples = _common_samples(first, second)
     value = first.value - second.value
-    samples = min(first.samples, second.samples)
     if not (first.tells and second.tells and math.isfinite(value)):
         return Estimate.unknown(level=first.level, method="one of the two is open", samples=samples, unit=first.unit)
-    down = math.hypot(first.value - first.low, second.high - second.value)
-    up = math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate.interval(
-        value, value - down, value + up, level=first.level, method="MOVER", samples=samples, unit=first.unit
-    )
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate.interval(value, low, high, level=first.level, method="MOVER", samples=samples, unit=first.unit)
 
 
 def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
-    """`first` over `second`, both positive, in logarithms as `difference_of_estimates`; an open end leaves it open.
+    """`first` over `second`, both positive: `difference_of_estimates` of their logarithms. An end may stay open.
 
     Source: Zou & Donner (2008), section 3.
     """
-    if not first.level == second.level:
-        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
-    samples = min(first.samples, second.samples)
+    samples = _common_samples(first, second)
     logs = [[_log(end) for end in (each.value, each.low, each.high)] for each in (first, second)]
     (one, one_low, one_high), (two, two_low, two_high) = logs
     if not (math.isfinite(one) and math.isfinite(two)):
         return Estimate.unknown(level=first.level, method="one of the two is not known", samples=samples)
-    low = one - two - math.hypot(one - one_low, two_high - two)
+    low = math.exp(one - two - math.hypot(one - one_low, two_high - two))
     high = one - two + math.hypot(one_high - one, two - two_low)
-    return Estimate.interval(
-        math.exp(one - two), math.exp(low), _exp(high), level=first.level, method="MOVER of logarithms", samples=samples
-    )
+    high = math.exp(high) if high < 700 else math.inf
+    method = "MOVER of logarithms"
+    return Estimate.interval(math.exp(one - two), low, high, level=first.level, method=method, samples=samples)
 
 
-def _like(estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str) -> Estimate:
-    """A result at the level of what it was made of."""
-    levels = {estimate.level for estimate in estimates if estimate.level < 1}
+def _combined(estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str) -> Estimate:
+    """A result at the common level of the estimates; exact if all of them are."""
+    uncertain = [estimate for estimate in estimates if estimate.level < 1]
+    levels = {estimate.level for estimate in uncertain}
     if len(levels) > 1:
         raise BadArgument(
             f"`estimates` must be at one level, got {', '.join(f'{level:.0%}' for level in sorted(levels))}."
         )
     if not levels:
         return Estimate.exact(value, unit=unit)
-    samples = [estimate.samples for estimate in estimates if estimate.level < 1]
-    needed = [estimate.needed for estimate in estimates if estimate.needed is not None]
+    if not math.isnan(value):
+        low, high = min(low, value), max(high, value)
+    samples = [estimate.samples for estimate in uncertain]
     return Estimate.interval(
         value,
-        min(low, value) if not math.isnan(value) else low,
-        max(high, value) if not math.isnan(value) else high,
+        low,
+        high,
         level=levels.pop(),
         method=method,
         samples=sum(samples) if len(set(map(id, estimates))) > 1 else samples[0],
         unit=unit,
-        needed=max(needed, default=None),
+        needed=max((estimate.needed for estimate in estimates if estimate.needed is not None), default=None),
     )
+
+
+def _common_samples(first: Estimate, second: Estimate) -> int:
+    if not first.level == second.level:
+        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
+    return min(first.samples, second.samples)
 
 
 def _middle(estimate: Estimate) -> float:
     return (estimate.low + estimate.high) / 2 if math.isnan(estimate.value) else estimate.value
-
-
-def _kind(method: str) -> str:
-    return method.partition(",")[0]
 
 
 def _log_ratio(larger: float, smaller: float) -> float:
@@ -179,7 +189,3 @@ def _log_ratio(larger: float, smaller: float) -> float:
 
 def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -1,4 +1,4 @@
-"""Fieller's confidence set of a ratio of two means, in all its shapes, and the interval that holds it."""
+"""Fieller's confidence set of a ratio of two means, in all its shapes, and the interval that contains it."""
 
 import math
 
@@ -12,24 +12,31 @@ WHOLE_LINE: Interval = (-math.inf, math.inf)
 def fieller_set(
     means: Float[np.ndarray, "2"], covariance: Float[np.ndarray, "2 2"], quantile: float
 ) -> tuple[Interval, ...]:
-    """All ratios r that the two means (n, d) do not contradict: (n − r·d)² ≤ t² Var(n − r·d).
+    """All ratios r compatible with the two means (n, d): (n − r·d)² ≤ t² Var(n − r·d).
 
-    One bounded interval where d differs from zero, |d| > t·se(d). Otherwise the whole line, or the line without
-    a piece in its middle, which is two half-lines; one half-line where |d| = t·se(d) exactly. Nothing where d is
-    zero and never varies and n is not zero.
+    One bounded interval if d differs significantly from zero, |d| > t·se(d). Otherwise the whole line, or two
+    half-lines; one half-line if |d| = t·se(d) exactly. Empty if d is zero and never varies and n is not zero.
 
     Args:
-        means: The numerator's and the denominator's.
-        covariance: Of these two means.
-        quantile: t, Student's or the normal one.
+        means: Means of the numerator and the denominator.
+        covariance: Covariance of these two means.
+        quantile: t, of Student's or the normal distribution.
 
     Returns:
         Disjoint intervals in increasing order, ends included.
 
     Source: Fieller (1954), Some Problems in Interval Estimation; the shapes: Franz (2007), Ratios: A Short Guide to
     Confidence Limits and Proper Use.
+
+    >>> import numpy as np
+    >>> from gradiometer.measurement.uncertainty.fieller import fieller_set
+    >>> [(low, high)] = fieller_set(np.array([6.0, 2.0]), np.diag([1.0, 0.01]), quantile=2.0)
+    >>> round(low, 2), round(high, 2)
+    (1.98, 4.08)
+    >>> fieller_set(np.array([0.0, 1.0]), np.eye(2), quantile=2.0)  # the denominator may be zero
+    ((-inf, inf),)
     """
-    # In units of their own size the squares and products of tiny or huge moments stay within the doubles.
+    # Scaled by their size, the squares and products of tiny or huge moments do not overflow.
     size = np.abs(means) + quantile * np.sqrt(np.diag(covariance))
     size = np.where(size > 0, size, 1.0)
     n, d = means / size
@@ -44,11 +51,11 @@ def fieller_set(
 def ratio_interval(
     means: Float[np.ndarray, "2"], covariance: Float[np.ndarray, "2 2"], quantile: float, nonnegative: bool
 ) -> tuple[float, float, float]:
-    """The ratio of two means, and the ends of the shortest interval that holds its Fieller set.
+    """The ratio of two means, and the ends of the shortest interval that contains its Fieller set.
 
-    Where `nonnegative`, a mean below zero is moved to zero, the nearest it can be, and the interval holds the sets
-    of both, from zero on. An empty set (a denominator that is zero at every reading) rules nothing out.
-    Arguments as in `fieller_set`.
+    With `nonnegative`, a mean below zero is replaced by zero, and the interval contains the sets before and after,
+    from zero on. An empty set (a denominator that is zero at every reading) counts as the whole line. Arguments as
+    in `fieller_set`.
     """
     parts = fieller_set(means, covariance, quantile)
     lowest = 0.0 if nonnegative else -math.inf
@@ -65,12 +72,12 @@ def ratio_interval(
 
 
 def steps_to_bound(denominator: float, margin: float, steps: float) -> int | None:
-    """Further steps until t·se equals the denominator's mean, if that stays and se falls as 1/√steps.
+    """Further steps until t·se equals the denominator's mean, if the mean stays and se falls as 1/√steps.
 
     Args:
-        denominator: Its mean; there is no answer where it is not above zero.
+        denominator: The mean. The result is None if it is not above zero.
         margin: t·se(denominator) now.
-        steps: Training steps that were behind it.
+        steps: Number of training steps so far.
     """
     if not denominator > 0:
         return None
@@ -80,7 +87,7 @@ def steps_to_bound(denominator: float, margin: float, steps: float) -> int | Non
 
 
 def _quadratic_at_most_zero(a: float, b: float, c: float) -> tuple[Interval, ...]:
-    """All r with a·r² − 2b·r + c ≤ 0, for an a > 0 only where there are any: less than none is rounding."""
+    """All r with a·r² − 2b·r + c ≤ 0. With a > 0 a solution exists, and a negative discriminant is rounding."""
     if a == 0:
         if b == 0:
             return (WHOLE_LINE,) if c <= 0 else ()
@@ -88,7 +95,7 @@ def _quadratic_at_most_zero(a: float, b: float, c: float) -> tuple[Interval, ...
     discriminant = b * b - a * c
     if a < 0 and discriminant <= 0:
         return (WHOLE_LINE,)
-    # One root by addition without cancellation, the other from the product of the two, c/a.
+    # One root by an addition without cancellation, the other from the product of the roots, c/a.
     larger = b + math.copysign(math.sqrt(max(discriminant, 0.0)), b)
     low, high = sorted((larger / a, c / larger)) if larger != 0 else (0.0, 0.0)
     return ((low, high),) if a > 0 else ((-math.inf, low), (high, math.inf))

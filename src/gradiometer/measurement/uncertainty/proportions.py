@@ -8,15 +8,16 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 
-BESIDE = 1e-10
+STEP = 1e-10
 
 
 def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
-    """The share of successes in independent trials, such as an accuracy over test examples: Wilson's interval.
+    """The share of successes in independent trials, such as an accuracy on test examples, with Wilson's interval.
 
-    It stays within [0, 1], and keeps a width at 0 and at 1, where the plain standard error is zero.
+    The interval stays within [0, 1]. It has a width also at 0 and at 1, where the plain standard error is zero.
 
     Args:
         successes: Between 0 and `trials`.
@@ -24,9 +25,14 @@ def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
         level: Confidence level, between 0 and 1.
 
     Source: Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference.
+
+    >>> from gradiometer.measurement.uncertainty.proportions import proportion
+    >>> print(proportion(95, 100))
+    0.950 [0.901, 0.975]
+    >>> print(proportion(100, 100))
+    1.00 [0.974, 1.00]
     """
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    check_level(level)
     if not trials >= 1:
         raise BadArgument(f"`trials` must be at least 1, got {trials}.")
     if not 0 <= successes <= trials:
@@ -35,41 +41,40 @@ def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
     shrinkage = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrinkage
     margin = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / shrinkage
-    low, high = max(middle - margin, 0.0), min(middle + margin, 1.0)
-    return Estimate.interval(
-        share,
-        min(low, share),  # at 0 and 1 the end is the share itself, up to rounding
-        max(high, share),
-        level=level,
-        method="Wilson score",
-        samples=trials,
-    )
+    # At 0 and 1 the end is the share itself, up to rounding.
+    low, high = min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
+    return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
 
 
 def difference_of_proportions(
     first: Shaped[np.ndarray, " trials"], second: Shaped[np.ndarray, " others"], *, level: float = 0.9
 ) -> Estimate:
-    """Share of the first less share of the second, paired: both seen on the same independent trials.
+    """Share of the first minus share of the second, on the same independent trials, with Tango's score interval.
 
-    Tango's score interval. Only the trials on which the two differ tell; where they are few, or all on one side, a
-    difference of means would be far too sure of itself, and where there is none it would have no width.
+    Only the trials on which the two differ carry information. If they are few or all on one side, the interval of a
+    difference of means would be far too narrow, and without such trials it would have no width.
 
     Args:
-        first, second: What happened in each trial.
+        first, second: Success in each trial, as booleans.
         level: Confidence level, between 0 and 1.
 
     Source: Tango (1998), Equivalence Test and Confidence Interval for the Difference in Proportions for the
     Paired-Sample Design, eqs. 7 and 8.
+
+    >>> import numpy as np
+    >>> from gradiometer.measurement.uncertainty.proportions import difference_of_proportions
+    >>> right = np.arange(200) < 180
+    >>> print(difference_of_proportions(right, right & (np.arange(200) >= 6)))  # the second fails on 6 more
+    0.0300 [0.0156, 0.0570]
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.dtype != bool or second.dtype != bool:
-        raise BadArgument(f"`first` and `second` must be truth values, got {first.dtype} and {second.dtype}.")
+        raise BadArgument(f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}.")
     if len(first) != len(second) or not len(first) >= 1:
         raise BadArgument(
-            f"`first` and `second` must be of the same trials, at least one, got {len(first)} and {len(second)}."
+            f"`first` and `second` must have the same trials, at least one, got {len(first)} and {len(second)}."
         )
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    check_level(level)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))
     return Estimate.interval(
@@ -78,7 +83,7 @@ def difference_of_proportions(
 
 
 def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
-    """The two differences that the score test just does not reject; b and c count the trials that differ."""
+    """The smallest and largest difference that the score test does not reject; b and c count the trials that differ."""
     value = (b - c) / n
 
     def excess(difference: float) -> float:
@@ -87,14 +92,14 @@ def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
     def lack(difference: float) -> float:
         return (b - c - n * difference) + z * _spread(difference, b, c, n)
 
-    # Where the two never differ the value itself is a root as well, and not the one that is looked for.
-    low = -1.0 if c == n else brentq(excess, -1.0, value - BESIDE)
-    high = 1.0 if b == n else brentq(lack, value + BESIDE, 1.0)
+    # If the two never differ, the value itself is also a root, but not the wanted one.
+    low = -1.0 if c == n else brentq(excess, -1.0, value - STEP)
+    high = 1.0 if b == n else brentq(lack, value + STEP, 1.0)
     return min(float(low), value), max(float(high), value)
 
 
 def _spread(difference: float, b: int, c: int, n: int) -> float:
-    """Standard deviation of b − c − n·difference where that is the true difference, at the likeliest nuisance."""
+    """Standard deviation of b − c − n·difference if that is the true difference, at the likeliest nuisance."""
     linear = -b - c + (2 * n - b + c) * difference
     constant = -c * difference * (1 - difference)
     only_second = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)

@@ -1,4 +1,4 @@
-"""The mean of independent values most of which are small and a few large, such as losses over test examples."""
+"""The mean of independent, strongly skewed values, such as the losses of test examples."""
 
 import math
 
@@ -13,18 +13,14 @@ METHOD = "Student, skewness removed"
 
 
 def skewed_mean(samples: Float[np.ndarray, " examples"], *, level: float = 0.9, unit: str = "") -> Estimate:
-    """The mean, with Student's interval after the transformation that removes the skewness of his ratio.
+    """The mean, with Student's interval after a transformation that removes the skewness of Student's ratio.
 
-    Of a network that gets few test examples wrong these make most of the loss. By chance too few of them are seen as
-    often as too many, and the spread is then too small as well: the plain interval ends too low. Simulated at nominal
-    90 %, with losses of which 2 % are not zero but exponential above 1, it covers in 84, 94 and 91 % with 100, 270 and
-    1,000 examples, where the plain one covers in 76, 85 and 89 %; of Gaussian, exponential and lognormal values in 87
-    to 91 % from 30 on. Not for differences, whose tails are long on both sides: there the skewness seen is chance.
-
-    Args:
-        samples: Independent, in any order, at least 4.
-        level: Confidence level, between 0 and 1.
-        unit: Unit of the samples.
+    The few test examples that a network gets wrong make most of its loss. A sample with too few of them has too
+    small a mean and too small a spread, so the plain interval ends too low. Simulated at nominal 90 %, with losses of
+    which 2 % are not zero but exponential above 1, this interval covers in 84, 94 and 91 % with 100, 270 and 1,000
+    examples, and the plain one in 76, 85 and 89 %. For Gaussian, exponential and lognormal values it covers in 87 to
+    91 % from 30 samples on. Do not use it for differences: their tails are long on both sides, and their sample
+    skewness is chance.
 
     Source: Hall (1992), On the Removal of Skewness by Transformation, eq. 2.4, and its inverse.
     """
@@ -42,7 +38,7 @@ def skewed_mean(samples: Float[np.ndarray, " examples"], *, level: float = 0.9, 
 
 
 def _untransformed(ratio: float, skewness: float) -> float:
-    """Student's ratio t of which this is the transform t + at²/3 + a²t³/27 + a/6, with a the skewness over √n."""
+    """The t whose transform t + at²/3 + a²t³/27 + a/6 is this ratio; a is the skewness over √n."""
     if abs(skewness) < 1e-6:
         return ratio
     return 3 / skewness * (float(np.cbrt(1 + skewness * (ratio - skewness / 6))) - 1)
