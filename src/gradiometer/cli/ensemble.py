@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option
+from gradiometer.cli.place import keep
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -53,9 +54,6 @@ def ensemble(
         check_file(export)
     if not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
-    from gradiometer.diagnosis import diagnose
-    from gradiometer.report.page.page import write_page
-    from gradiometer.run.artifacts import save_artifact
     from gradiometer.train.ensemble import evaluate_ensemble, example_inputs
 
     found = evaluate_ensemble(run, against, points=points, level=level)
@@ -64,8 +62,7 @@ def ensemble(
         from gradiometer.exploration.ensembles.export import export as write
 
         write(found.ensemble, example_inputs(found), export)
-    save_artifact(found.run, report)
-    page = write_page(found.run, diagnose(found.run))
+    page = keep(found.run, report)
     if as_json:
         from gradiometer.cli.outcome import print_json
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.place import is_run
+from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,27 +128,12 @@ def _started(name: str, settings: dict[str, Any]) -> Place:
 
 
 def _resumed(path: Path) -> Place:
-    from gradiometer.errors import BadArgument
-    from gradiometer.run.budget import Budget
-    from gradiometer.run.checkpoints import load_latest
-    from gradiometer.run.folder import RunFolder
-    from gradiometer.run.reader import Run
-    from gradiometer.train.loop import problem_of
-    from gradiometer.train.state import restore
-    from gradiometer.train.training import Training
-
-    run = Run.open(path)
-    checkpoint, warnings = load_latest(RunFolder.open(path))
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if checkpoint is None:
-        raise BadArgument(f"`{path}` has no checkpoint: there is no model to start from.")
-    problem, configuration = problem_of(run), run.configuration
-    training = Training(problem, configuration, Budget(0.0))
-    restore(training, checkpoint.tensors, checkpoint.state)
+    training, run = training_at_start(path)
+    load_last_checkpoint(training, path)
+    configuration = run.configuration
     rate = training.learning_rate if training.learning_rate > 0 else configuration.learning_rate
     words = f"{run.name} from step {training.step:,}"
-    return Place(problem, training.model, configuration.weight_decay, rate, configuration.batch_size, words)
+    return Place(training.problem, training.model, configuration.weight_decay, rate, configuration.batch_size, words)
 
 
 def _start(place: Place, seed: int) -> Place:

@@ -42,11 +42,6 @@ class Product:
     Args:
         products: Computes H v for every row v, [probes, params] to [probes, params].
         like: A vector, [params], with the length, type and device of the operator.
-
-    Example:
-        >>> operator = Product(lambda vectors: 2 * vectors, like=torch.zeros(3))
-        >>> operator.products(torch.ones(1, 3))
-        tensor([[2., 2., 2.]])
     """
 
     products: Callable[[Tensor], Tensor]

@@ -47,11 +47,6 @@ def step_times(
         seconds: About how long to measure.
         level: Confidence level, between 0 and 1.
         clock: Seconds from any origin, never going back.
-
-    Example:
-        >>> times = step_times(lambda size: sum(range(100_000 * size)), [1, 16], present=1, seconds=0.01)
-        >>> times.relative[16].value > 1
-        True
     """
     if present not in sizes:
         raise BadArgument(f"`sizes` must include the present batch size {present}, got {', '.join(map(str, sizes))}.")
