@@ -10,8 +10,8 @@ from gradiometer.errors import BadArgument
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1/x", "unknown name x"),
-        ("sine(t)", "did you mean sin?"),
+        ("1/x", "unknown name x. The grammar"),
+        ("sine(t)", "unknown name sine. Did you mean sin? The grammar is"),
         ("sqrt(t", "is not a formula"),
         ("", "is not a formula"),
         ("t.real", "t.real is not part of a formula"),

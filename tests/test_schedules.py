@@ -297,8 +297,11 @@ def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
         (lambda: CosineRestarts(0.1, 10, shrink=2.0), "`shrink` of CosineRestarts must be at most 1"),
         (lambda: WarmupStableDecay(0.1, 1, 1, 1, shape="cubic"), "`shape` of WarmupStableDecay must be one of"),
         (lambda: MultiStep(0.1, (-1,)), "`milestones` of MultiStep must"),
-        (lambda: Schedule.parse("Cosin(0.1, steps=10)"), "did you mean Cosine?"),
-        (lambda: Schedule.parse("Cosine(0.1, step=10)"), "`step` is not a setting of Cosine, did you mean steps?"),
+        (lambda: Schedule.parse("Cosin(0.1, steps=10)"), "is not known. Did you mean Cosine?"),
+        (
+            lambda: Schedule.parse("Cosine(0.1, step=10)"),
+            "`step` is not a setting of Cosine. Did you mean steps? Its settings are",
+        ),
         (lambda: Schedule.parse("Cosine(0.1)"), "`Cosine` does not accept these settings"),
         (lambda: Schedule.parse("Cosine(0.1, steps=10).formula(3)"), "is not part of a schedule"),
         (lambda: Schedule.parse("__import__('os')"), "'__import__' is not known"),

@@ -136,13 +136,13 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
         case ast.Constant(value=float() as number) if not math.isfinite(number):
             _refuse(text, "a constant is too large for a double")
         case ast.Name(id=name) if name not in ("t", "pi"):
-            _refuse(text, f"unknown name {name}{nearest(name, ('t', 'pi', *FUNCTIONS))}")
+            _refuse(text, f"unknown name {name}", nearest(name, ("pi", *FUNCTIONS)))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
             several = name in ("min", "max")
             if not (len(arguments) >= 2 if several else len(arguments) == 1):
                 _refuse(text, f"{name} takes {'two numbers or more' if several else 'one number'}")
         case ast.Call(func=ast.Name(id=name), keywords=[]):
-            _refuse(text, f"unknown name {name}{nearest(name, (*FUNCTIONS, 't', 'pi'))}")
+            _refuse(text, f"unknown name {name}", nearest(name, FUNCTIONS))
         case ast.BinOp(op=ast.BitXor()):
             _refuse(text, "a power is written **, not ^")
         case ast.BinOp(op=ast.Pow()) | ast.Constant() | ast.Name() | ast.IfExp():
@@ -161,15 +161,17 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
             _check(child, text, depth + 1)
 
 
-def _refuse(text: str, reason: str) -> None:
-    raise BadArgument(f"`expression` {text!r}: {reason}; the grammar is numbers, t, pi, + - * / // % **, "
-                   f"comparisons, `a if c else b` and {', '.join(FUNCTIONS)}.")  # fmt: skip
+def _refuse(text: str, reason: str, hint: str = "") -> None:
+    raise BadArgument(
+        f"`expression` {text!r}: {reason}.{hint} The grammar is numbers, t, pi, + - * / // % **, comparisons, "
+        f"`a if c else b` and {', '.join(FUNCTIONS)}."
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known name that is most similar, if there is one."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]}?" if near else ""
+    """A sentence for an error message with the most similar name, if there is one."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 @functools.lru_cache(maxsize=256)

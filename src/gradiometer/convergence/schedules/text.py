@@ -40,12 +40,12 @@ def built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sche
     """A schedule from its class name and settings."""
     kind = Schedule.kinds.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise BadArgument(f"`schedule` {name!r} is not known{nearest(str(name), list(Schedule.kinds))}.")
+        raise BadArgument(f"`schedule` {name!r} is not known.{nearest(str(name), Schedule.kinds)}")
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for setting in settings:
         if setting not in known:
             raise BadArgument(
-                f"`{setting}` is not a setting of {name}{nearest(setting, known)}; its settings are {', '.join(known)}."
+                f"`{setting}` is not a setting of {name}.{nearest(setting, known)} Its settings are {', '.join(known)}."
             )
     try:
         return kind(*(_tuples(value) for value in values), **{key: _tuples(value) for key, value in settings.items()})
