@@ -99,8 +99,8 @@ def _print(verdicts: "list[Verdict]", runs: "list[tuple[Horizon, float | None]]"
                 )
     if runs:
         console.print(
-            "\nThe worst case is over convex losses, with a distance D to the minimum and gradients up to G (Defazio et al. "
-            "2023). It ranks shapes and predicts no loss."
+            "\nThe worst case is over convex losses, with a distance D to the minimum and gradients up to G "
+            "(Defazio et al. 2023). It ranks shapes and predicts no loss."
         )
 
 
