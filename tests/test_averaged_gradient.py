@@ -116,5 +116,5 @@ def test_bad_arguments_raise_and_are_named(known: Known, settings: dict[str, obj
 def test_a_start_without_a_gradient_raises() -> None:
     problem = Quadratic(CURVATURES, NOISE).problem(examples=40, start=np.zeros(4))
     problem.train.data -= problem.train.data.mean(0)
-    with pytest.raises(BadArgument, match="no gradient at the start"):
+    with pytest.raises(BadArgument, match="must have a gradient at the start"):
         Ground.of(Objective(problem.model(), problem.loss), [problem.train.data * 0], lambda _: problem.train.data)

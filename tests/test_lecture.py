@@ -74,7 +74,7 @@ def test_all_predictions_are_made_before_the_first_measurement() -> None:
 
     one = experiment(
         points=(1,),
-        predict=lambda point: noted("predict", Estimate.exact(point)),
+        predict=lambda _: noted("predict", Estimate.exact(1.0)),
         measure=lambda _: noted("measure", within(0.5, 1.5)),
     )
     list(run(replace(STATEMENTS["S6"], experiments=lambda: (one, replace(one, name="again")))))

@@ -1,4 +1,4 @@
-"""The lecture as a browser shows it: its dials move its pictures, and its simulations agree with the library."""
+"""The lecture in a browser: the dials change the pictures, and the simulations agree with the library."""
 
 import math
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def test_every_dial_moves_the_picture_and_the_sentence(page: "sync_api.Page", si
         assert page.locator(".said").inner_text() != before[1]
 
 
-def test_the_measurement_can_be_hidden_until_one_has_guessed(page: "sync_api.Page", site: Path) -> None:
+def test_the_measurement_can_be_hidden(page: "sync_api.Page", site: Path) -> None:
     page.goto((site / "s06.html").as_uri())
     figure = page.locator("figure").first
     assert figure.locator(".both").is_visible()
@@ -67,7 +67,7 @@ def test_the_measurement_can_be_hidden_until_one_has_guessed(page: "sync_api.Pag
     assert figure.locator(".alone").is_visible()
 
 
-def test_the_pages_lead_to_each_other(page: "sync_api.Page", site: Path) -> None:
+def test_the_pages_link_to_each_other(page: "sync_api.Page", site: Path) -> None:
     page.goto((site / "index.html").as_uri())
     page.locator("table a").first.click()
     assert page.url.endswith("s06.html")
@@ -76,7 +76,7 @@ def test_the_pages_lead_to_each_other(page: "sync_api.Page", site: Path) -> None
 
 
 @pytest.mark.parametrize("schedule", ["constant", "inverse", "linear"])
-def test_the_one_dimensional_simulation_follows_the_librarys_law(
+def test_the_one_dimensional_simulation_agrees_with_the_library(
     page: "sync_api.Page", site: Path, schedule: str
 ) -> None:
     page.goto((site / "s06.html").as_uri())
@@ -104,7 +104,7 @@ def test_the_one_dimensional_simulation_follows_the_librarys_law(
     ],
 )
 @pytest.mark.parametrize(("rate", "power"), [(0.8, 1.0), (3.0, 0.0)])
-def test_the_counterexamples_take_the_librarys_steps(
+def test_the_counterexamples_take_the_same_steps_as_the_library(
     page: "sync_api.Page", site: Path, example: str, problem: Arctangent | Saddle | LogCosh, rate: float, power: float
 ) -> None:
     page.goto((site / "s08.html").as_uri())
@@ -117,9 +117,7 @@ def test_the_counterexamples_take_the_librarys_steps(
     assert np.allclose(path, exact, rtol=1e-9, atol=1e-12)
 
 
-def test_the_double_well_is_the_librarys_and_its_runs_spread_as_the_noise_says(
-    page: "sync_api.Page", site: Path
-) -> None:
+def test_the_double_well_and_its_noise_agree_with_the_library(page: "sync_api.Page", site: Path) -> None:
     page.goto((site / "s11.html").as_uri())
     well, places = DoubleWell(), np.linspace(-1.5, 1.5, 13)
     seen = page.evaluate(
@@ -141,13 +139,13 @@ def test_the_double_well_is_the_librarys_and_its_runs_spread_as_the_noise_says(
             "runaway",
             0.0,
             1.0,
-            "It runs to infinity as far as Σ η lets it. The gradient goes to zero, as the theorem says",
+            "x goes to infinity with Σ η. The gradient goes to zero, as the theorem says",
         ),
-        ("runaway", 0.0, 0.0, "though Σ η² is infinite"),
-        ("runaway", 0.0, 1.5, "x stops short of infinity"),
+        ("runaway", 0.0, 0.0, "although Σ η² is infinite"),
+        ("runaway", 0.0, 1.5, "x stays finite"),
         ("saddle", 0.0, 1.0, "ends at the saddle"),
-        ("saddle", -0.5, 1.5, "stops short of the saddle"),
-        ("saddle", 0.5, 0.0, "and y grows"),
+        ("saddle", -0.5, 1.5, "does not reach the saddle"),
+        ("saddle", 0.5, 0.0, "so y grows"),
     ],
 )
 def test_the_sentence_follows_the_dials(

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(file_okay=True, path_type=Path),
-    help="Write the site into this folder: a page a statement, and an index.",
+    help="Write a site into this folder: one page per statement, and an index.",
 )
 @json_option
 def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int:
-    """Put the lecture's statements to the test, one by one; all twelve where none is named.
+    """Test statements of the lecture by experiments; all twelve if none is given.
 
-    Every experiment says what a measurement will give before it is made: on a problem with a known answer, on a real
-    network with real data, and in a setting where the claim fails. Ends with code 0 if all came out as predicted,
-    with 1 otherwise.
+    Every experiment predicts the result of a measurement before it is made: on a problem with a known answer, on a real
+    network with real data, and in a case in which the claim fails. The exit code is 0 if all results are as predicted,
+    and 1 otherwise.
     """
     import torch
     from rich.console import Console
@@ -38,7 +38,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
     asked = chosen(statements)
     torch.set_num_threads(1)  # the networks are small
     console = Console(stderr=as_json, highlight=False)
-    results = [_put_to_the_test(statement, console) for statement in asked]
+    results = [_tested(statement, console) for statement in asked]
     if out is not None:
         click.echo(f"site  {write_site(results, out)}", err=as_json)
     held = sum(result.held for result in results)
@@ -49,11 +49,12 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
     return 0 if held == len(results) else 1
 
 
-def _put_to_the_test(statement: "Statement", console: "Console") -> "Result":
-    """Say the prediction, measure, and say what came out."""
+def _tested(statement: "Statement", console: "Console") -> "Result":
+    """Print the predictions of a statement, then its measurements as they are made."""
     from gradiometer.cli.outcome import filled
+    from gradiometer.lecture.site import prediction
     from gradiometer.lecture.statement import Result, run
-    from gradiometer.report.charts.interval_strip import interval, number
+    from gradiometer.report.charts.interval_strip import number
 
     console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}", soft_wrap=True)
     measured = []
@@ -64,9 +65,8 @@ def _put_to_the_test(statement: "Statement", console: "Console") -> "Result":
             mark = "✓" if outcome.held else "✗"
             says = f"{mark} {experiment.name}: measured {outcome.measured[-1]}"
         else:
-            ours = outcome.predicted[-1]
-            said = number(ours.value) if ours.low == ours.high else interval(ours)
             point = f"{experiment.dial} {number(float(experiment.points[-1]))}"
-            says = f"{experiment.name} ({experiment.where}): {experiment.quantity} at {point}: predicted {said}"
+            says = f"{experiment.name} ({experiment.where}): {experiment.quantity} at {point}: predicted "
+            says += prediction(outcome.predicted[-1])
         console.print(filled(says, indent=2, hanging=2), markup=False, soft_wrap=True)
     return Result(statement, tuple(measured))

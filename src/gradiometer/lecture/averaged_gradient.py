@@ -1,8 +1,8 @@
-"""The physicist's proof: at a small enough η any move rests on so many gradients that their mean is the full gradient.
+"""The physicist's proof: at a small enough η the many gradients of a move average to the full gradient.
 
-To go a distance Δ takes K = ⌈Δ/(η‖g‖)⌉ steps, all at practically the same Φ. Their gradients average to g: the relative
-squared error of the mean is tr Σ/(BK‖g‖²), which goes to zero with η, and what g changes by over the way, which goes to
-zero with Δ. And where Σ η_t = ∞ moves of any length remain possible, however small η_t has become.
+A move of length Δ takes K = ⌈Δ/(η‖g‖)⌉ steps, all at practically the same Φ. Their gradients average to g. The relative
+squared error of the mean has two parts: tr Σ/(BK‖g‖²), which goes to zero with η, and the change of g during the move,
+which goes to zero with Δ. And if Σ η_t = ∞, moves of any length remain possible, however small η_t has become.
 
 Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the classical convergence theorem.
 """
@@ -29,28 +29,28 @@ from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean
 
 BatchDraw = Callable[[torch.Generator], Batch]
-"""Draws a batch: independently each time, so that its mean gradient is g."""
+"""Draws a batch, independently each time, so that its mean gradient is g."""
 
 FEWEST_REPEATS = 4
 KEPT = 20_000
-"""Examples whose graphs are kept for the products."""
+"""Examples whose backward graphs are kept in memory for the products."""
 SHORT = 1e-6
-"""ηλK below which the change of g is linear in it."""
+"""Below this ηλK, the change of g is linear in it."""
 MOST_STEPS = 10_000_000
-"""Where the search for the end of a move is given up."""
+"""Most steps in the search for the end of a move."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What is known of the gradient where all moves start.
+    """The gradient at the point from which all moves start.
 
     Args:
         gradient: g, of all examples.
         norm_squared: ‖g‖².
         noise: tr Σ, the noise of a single example.
         batch_size: B.
-        curvatures: λ of the directions g lies in, and
-        weights: the share of ‖g‖² in each: Lanczos' quadrature from g, so that a function of H acts on g as on them.
+        curvatures: λ of the directions that g lies in, by Lanczos' quadrature from g.
+        weights: The share of ‖g‖² in each.
     """
 
     gradient: Gradients
@@ -77,22 +77,22 @@ class Ground:
         level: float = 0.9,
         seed: int = 0,
     ) -> "Ground":
-        """A full pass for g, a few Hessian products from it, and so many batches for tr Σ = B E‖ĝ − g‖².
+        """Measure g in a full pass, its curvatures by Hessian products, and tr Σ = B E‖ĝ − g‖² on batches.
 
         Args:
             objective: The model and its loss, at the start.
             everything: All training examples, in parts.
             draw: Draws a batch, independently each time.
-            batches: For tr Σ; they are no part of any move.
-            products: With the Hessian.
+            batches: Number of batches for tr Σ; no move uses them.
+            products: Number of Hessian products.
             level: Confidence level of tr Σ.
-            seed: Of what is drawn.
+            seed: Seed of everything random.
         """
         curvature = Curvature(objective, everything, kept=KEPT, seed=seed)
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
         if not norm_squared > 0:
-            raise BadArgument("`objective` has no gradient at the start: there is nothing to move along.")
+            raise BadArgument("`objective` must have a gradient at the start, got zero: there is no direction to move.")
         curvatures, weights = _quadrature(curvature, min(products, curvature.dimension))
         generator, size, squares = torch.Generator().manual_seed(seed), 0, []
         for place in range(batches):
@@ -106,11 +106,15 @@ class Ground:
         parts = [part.view(shape) for part, shape in zip(curvature.gradient.split(sizes), shapes, strict=True)]
         return cls(parts, norm_squared, noise, size, curvatures, weights)
 
+    def noise_of_mean(self, steps: int) -> Estimate:
+        """tr Σ/(BK‖g‖²), the relative squared error of the mean of K batch gradients at one point."""
+        return transformed(self.noise, lambda noise: noise / (self.batch_size * steps * self.norm_squared))
+
     def drift(self, learning_rate: Amount, steps: int) -> float:
         """‖mean of g(Φ_k) − g‖²/‖g‖² over K noiseless steps, to first order of g in Φ: exact on a quadratic.
 
         g(Φ_k) = (I − ηH)^k g, so every direction keeps (1 − (1 − ηλ)^K)/(Kηλ) of its part. About (Δ/2)²‖Hg‖²/‖g‖⁴
-        where Δ is short, at K many steps.
+        for a short move of many steps.
         """
         if steps == 1:
             return 0.0
@@ -123,15 +127,15 @@ class Ground:
 
 @dataclass(frozen=True)
 class Move:
-    """A distance gone at one learning rate, several times over.
+    """A move of one length at one learning rate, repeated several times.
 
     Args:
         learning_rate: η.
         distance: Δ.
         steps: K.
-        seen: ‖mean of ĝ − g‖²/‖g‖², g the full gradient at the start of the move; its mean over the repeats.
+        seen: ‖mean of ĝ − g‖²/‖g‖² as measured, g the full gradient at the start of the move; mean over the repeats.
         noise: tr Σ/(BK‖g‖²), predicted.
-        drift: By how much g itself changes along the way, predicted by `Ground.drift`.
+        drift: The part from the change of g during the move, predicted by `Ground.drift`.
         moved: ‖Φ − Φ₀‖ at the end, mean over the repeats.
     """
 
@@ -145,7 +149,7 @@ class Move:
 
     @property
     def predicted(self) -> float:
-        """Noise and drift together."""
+        """The sum of noise and drift."""
         return self.noise.value + self.drift
 
 
@@ -160,26 +164,28 @@ def moves(
     level: float = 0.9,
     seed: int = 0,
 ) -> list[Move]:
-    """Go the same distance at each learning rate by plain SGD, and hold the mean of its gradients against g.
+    """Make a move of the same length at each learning rate by plain SGD, and compare the mean of its gradients with g.
 
-    Every repeat starts at the model's own parameters, which stay as they are, and draws batches of its own. Costs
-    repeats × Σ K gradients.
+    Every repeat starts at the model's parameters, which do not change, and draws new batches. Costs repeats × Σ K
+    gradients.
 
     Args:
         objective: The model and its loss, at the start of every move.
-        ground: What is known there.
+        ground: The gradient there.
         draw: Draws a batch, independently each time.
-        distance: Δ, in parameter units: far enough to matter and short enough for g to stay. K counts it along g; the
-            noise of the steps leads away from there, the less the smaller η.
+        distance: Δ, in parameter units: long enough to matter, and short enough for g to stay the same. K counts the
+            length along g; the noise of the steps leads away from that line, less at a smaller η.
         learning_rates: η of each move.
-        repeats: How often each is made, at least 4.
-        level: Confidence level of what is seen.
-        seed: Of what is drawn.
+        repeats: Number of repeats of each move, at least 4.
+        level: Confidence level of the measured errors.
+        seed: Seed of everything random.
     """
     if not 0 < distance < math.inf:
         raise BadArgument(f"`distance` must be positive, got {distance}.")
     if not repeats >= FEWEST_REPEATS:
-        raise BadArgument(f"`repeats` must be at least {FEWEST_REPEATS}, got {repeats}: their spread is the interval.")
+        raise BadArgument(
+            f"`repeats` must be at least {FEWEST_REPEATS}, got {repeats}: the interval comes from their spread."
+        )
     for rate in learning_rates:
         if not 0 < rate < math.inf:
             raise BadArgument(f"`learning_rates` must be positive, got {rate}.")
@@ -195,7 +201,7 @@ def moves(
                 distance=float(distance),
                 steps=steps,
                 seen=mean(seen, level=level, batches=repeats),
-                noise=_per(ground.noise, ground.batch_size * steps * ground.norm_squared),
+                noise=ground.noise_of_mean(steps),
                 drift=ground.drift(rate, steps),
                 moved=float(moved.mean()),
             )
@@ -204,26 +210,31 @@ def moves(
 
 
 def steps_of(distance: Amount, learning_rate: Amount, gradient_norm: float) -> int:
-    """K = ⌈Δ/(η‖g‖)⌉; rounding lifts no whole number to the next."""
+    """K = ⌈Δ/(η‖g‖)⌉; a whole number is not rounded up to the next."""
     return max(math.ceil(distance / (learning_rate * gradient_norm) * (1 - 1e-12)), 1)
 
 
 def steps_to_move(
     schedule: Schedule, distance: Amount, gradient_norm: float, start: int = 0, most: int = MOST_STEPS
 ) -> int | None:
-    """How many steps of a schedule go a distance from a step on: the least K with Σ η_t ‖g‖ ≥ Δ.
+    """Number of steps of a schedule for a move of length Δ: the least K with Σ η_t ‖g‖ ≥ Δ.
 
-    Where Σ η_t = ∞ there is such a K from every step on, however small η_t has become there.
+    If Σ η_t = ∞ there is such a K from every step on, however small η_t has become there.
 
     Args:
         schedule: η_t.
         distance: Δ.
         gradient_norm: ‖g‖.
-        start: The step the move begins at.
-        most: Steps after which the search is given up.
+        start: The step at which the move begins.
+        most: The search stops after this many steps.
 
     Returns:
-        K, or None where it was given up, which proves nothing.
+        K, or None if the search stopped, which proves nothing.
+
+    >>> from gradiometer.convergence.schedules import InverseTime
+    >>> from gradiometer.lecture import steps_to_move
+    >>> steps_to_move(InverseTime(1.0, 1.0), distance=0.01, gradient_norm=2.0, start=1_000_000)
+    5013
     """
     if not (distance > 0 and gradient_norm > 0):
         raise BadArgument(f"`distance` and `gradient_norm` must be positive, got {distance} and {gradient_norm}.")
@@ -239,7 +250,7 @@ def steps_to_move(
 
 
 def _quadrature(curvature: Curvature, products: int) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, " basis"]]:
-    """Ritz values from a Krylov space that begins with g, and the share of ‖g‖² along the vector of each."""
+    """Ritz values from the Krylov space of g, and the share of ‖g‖² along the vector of each."""
     g = curvature.gradient / curvature.gradient.norm()
     found = curvature.eigenvalues(largest=1, start=g[None], tolerance=NEVER, most_products=products)
     values, vectors = np.linalg.eigh(found.projected)
@@ -250,7 +261,7 @@ def _quadrature(curvature: Curvature, products: int) -> tuple[Float[np.ndarray, 
 def _gone(
     objective: Objective, ground: Ground, draw: BatchDraw, rate: float, steps: int, generator: torch.Generator
 ) -> tuple[float, float]:
-    """The relative squared error of the mean gradient, and how far it led."""
+    """The relative squared error of the mean gradient of one move, and ‖Φ − Φ₀‖ at its end."""
     start = [parameter.detach() for parameter in objective.parameters]
     point, total = [part.clone() for part in start], [torch.zeros_like(part) for part in start]
     for _ in range(steps):
@@ -266,8 +277,3 @@ def _gone(
 def _squared(parts: Gradients | tuple[torch.Tensor, ...]) -> float:
     norms = torch._foreach_norm(list(parts), dtype=torch.float64)
     return float(torch.stack(norms).square().sum())
-
-
-def _per(estimate: Estimate, number: float) -> Estimate:
-    """An estimate divided by an exact number."""
-    return transformed(estimate, lambda value: value / number)

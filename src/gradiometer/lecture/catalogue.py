@@ -18,7 +18,7 @@ from gradiometer.lecture.statement import Statement
 STATEMENTS: dict[str, Statement] = {
     statement.name: statement for statement in (S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11, S12)
 }
-"""S1 to S12 by name."""
+"""S1 to S12."""
 
 
 def chosen(names: tuple[str, ...]) -> list[Statement]:

@@ -27,7 +27,7 @@ class Setting(StrEnum):
     """A problem small enough to have a closed form."""
     REAL = "a real network, real data"
     FAILS = "where it fails"
-    """A case that the claim does not cover: the prediction differs from the claim, and says why."""
+    """A case that the claim does not cover: the prediction differs from it, and says why."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Experiment:
         predict: The prediction at a position: exact, or an interval if it uses measured numbers or is a bound.
         measure: The measurement at a position.
         says: The prediction in a sentence; if the claim fails, why.
-        claim: What the claim would predict at a position, if it fails: the measurement must exclude it.
+        claim: If the claim fails, its value at a position, which the measurement must exclude.
         log_dial: Draw the dial on a logarithmic axis.
         log: Draw the quantity on a logarithmic axis.
     """
@@ -68,7 +68,7 @@ class Experiment:
 
     @cached_property
     def claimed(self) -> tuple[float, ...]:
-        """What the claim would predict at each position; empty if it does not fail."""
+        """The values of a claim that fails, at each position; empty if it does not fail."""
         return () if self.claim is None else tuple(float(self.claim(point)) for point in self.points)
 
 

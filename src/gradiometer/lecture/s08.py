@@ -1,4 +1,4 @@
-"""S8: the rigor police: what the convergence theorem leaves open, and where each case ends."""
+"""S8: the rigor police: runs that the convergence theorem allows, without a minimum at their end."""
 
 from functools import cache, partial
 
@@ -21,14 +21,14 @@ NOISY, RUNS = Saddle(deviation=(0.5,)), 4000
 CYCLE, CYCLE_RATES, SETTLED = LogCosh(), (2.2, 2.5, 3.0, 4.0), 2000
 
 TWIN_STEPS, ROUNDING = (10, 100, 1000), 1e-5
-"""In single precision: what sums in another order may differ by."""
+"""Largest relative difference between single-precision sums in different orders."""
 
 LEAVES, LEAVING_RATE, KICK = (2, 4, 6), 0.1, 1e-3
 
 
 @cache
 def _runaway() -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " times"]]:
-    """η_t = 1/t, and where x is after each of the times."""
+    """η_t = 1/t, and x after each of `TIMES`."""
     rates = RATE / np.arange(1, TIMES[-1] + 1)
     return rates, RUNAWAY.simulate(rates, kept=TIMES)[:, 0, 0]
 
@@ -78,7 +78,7 @@ def _leaving(time: int) -> Estimate:
 
 
 def _grown(time: int) -> float:
-    """E x² after so many steps, to first order in x: the saddle pushes away, and ηc is added per step."""
+    """E x² at a time, to first order in x: the saddle pushes away, and each step adds (ηc)²."""
     growth = (1 - LEAVING_RATE * NOISY.smallest_curvature) ** 2
     return (LEAVING_RATE * KICK) ** 2 * (growth**time - 1) / (growth - 1)
 
@@ -151,7 +151,7 @@ def _experiments() -> tuple[Experiment, ...]:
 S8 = Statement(
     name="S8",
     title="Rigor police",
-    claim="One can build cases where Φ runs to infinity, ends at a saddle, or in a limit cycle.",
+    claim="One can build cases in which Φ runs to infinity, ends at a saddle, or ends in a limit cycle.",
     experiments=_experiments,
     limits="These cases are constructed: a direction without noise, a symmetry, a rate above the edge, a loss without "
     "a minimum. Noise in all directions leaves a saddle. A network that fits its training set exactly does run to "

@@ -84,7 +84,7 @@ def _experiments() -> tuple[Experiment, ...]:
         known(
             name="from_far_away",
             measure=lambda rate: _simulated(rate, 3.0),
-            says="The same from another start: a Markov chain forgets where it began.",
+            says="The same from another start: a Markov chain forgets its start.",
         ),
         spread(
             name="digits",
@@ -93,7 +93,7 @@ def _experiments() -> tuple[Experiment, ...]:
             points=REAL_RATES,
             predict=lambda rate: float(np.trace(_minimum().stationary_covariance(rate, SIZE))),
             measure=_on_digits,
-            says="The same law, with H and Σ at the minimum: at small η the runs stay where the loss is quadratic.",
+            says="The same law, with H and Σ at the minimum: at small η the loss near the runs is quadratic.",
         ),
         Experiment(
             name="reshuffled",

@@ -98,7 +98,7 @@ def _figure(outcome: Outcome) -> dict[str, Any]:
 
 
 def _heading(where: str) -> str:
-    """The problem, with a capital letter if it begins with a word."""
+    """The problem, with a capital first letter."""
     return where[0].upper() + where[1:] if where[0].isascii() else where
 
 

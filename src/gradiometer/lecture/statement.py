@@ -1,4 +1,4 @@
-"""A statement of the lecture: its claim, its experiments, and whether it held."""
+"""A statement of the lecture: its claim, its experiments, and their result."""
 
 import math
 from collections.abc import Callable, Iterator

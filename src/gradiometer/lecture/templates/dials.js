@@ -69,11 +69,11 @@ const shown = {
     const error = Math.sqrt(average(squares.map((square) => (square - seen) ** 2)) / squares.length);
     const exact = law[law.length - 1].variance;
     const fate = dials.schedule === "constant" && dials.rate >= 2
-      ? "Beyond η = 2 there is no stationary law: the spread grows for ever."
+      ? "Beyond η = 2 there is no stationary law: the spread grows without end."
       : dials.schedule === "constant"
         ? `At a constant rate it stays at ησ²/(B(2 − η)) = ${short((dials.rate * 4) / (dials.batch * (2 - dials.rate)))}.`
-        : dials.schedule === "inverse" ? "At 1/t, β is the mean of all y so far: its variance is σ²/(Bt)." : "Towards zero, the spread goes with the rate.";
-    return `Variance of β at the end: predicted ${short(exact)}, seen ${short(seen)} [${short(seen - 1.96 * error)}, ${short(seen + 1.96 * error)}] over 400 runs. ${fate}`;
+        : dials.schedule === "inverse" ? "At 1/t, β is the mean of all y so far: its variance is σ²/(Bt)." : "As the rate goes to zero, the spread does too.";
+    return `Variance of β at the end: predicted ${short(exact)}, measured ${short(seen)} [${short(seen - 1.96 * error)}, ${short(seen + 1.96 * error)}] over 400 runs. ${fate}`;
   },
   counterexamples(svg, dials) {
     const { path, travelled } = simulations.counterexample(dials);
@@ -83,25 +83,25 @@ const shown = {
     draw(svg, { x: [0, values.length - 1], y: [low, high], labels: [axis ? "y (x stays at 0)" : "x"] }, [{ kind: "path only", points: along(values) }]);
     if (dials.example === "runaway") {
       const fate = dials.power > 1
-        ? "Over a run without end Σ η is finite: x stops short of infinity, the gradient short of zero, and the theorem does not apply."
-        : `It runs to infinity as far as Σ η lets it. The gradient goes to zero, ${dials.power > 0.5 ? "as the theorem says" : "though Σ η² is infinite and the theorem does not apply"}; Φ does not converge.`;
-      return `x is at ${short(last)}; x + x³/3 = ${short(last + last ** 3 / 3)} against Σ η = ${short(travelled)}. ${fate}`;
+        ? "Σ η stays finite even in an endless run: x stays finite, the gradient does not reach zero, and the theorem does not apply."
+        : `x goes to infinity with Σ η. The gradient goes to zero, ${dials.power > 0.5 ? "as the theorem says" : "although Σ η² is infinite and the theorem does not apply"}; Φ does not converge.`;
+      return `x is at ${short(last)}; x + x³/3 = ${short(last + last ** 3 / 3)} and Σ η = ${short(travelled)}. ${fate}`;
     }
     if (dials.example === "saddle") {
       const exactly = dials.power === 1 && Math.abs(dials.rate - 1) < 1e-9 ? " At η_t = 1/(t + 1) y jumps to 0 in the first step." : "";
       const fate = !(Math.abs(last) <= 1)
-        ? "along y the rate is beyond the edge 2, and y grows"
+        ? "the rate is above 2, the edge of stability along y, so y grows"
         : dials.power > 1 && Math.abs(last) > 0.01
-          ? "Σ η is finite, and the run stops short of the saddle (0, 0)"
+          ? "Σ η is finite, and the run does not reach the saddle (0, 0)"
           : Math.abs(last) > 0.01
             ? "the run is on its way to the saddle (0, 0)"
-            : "the run ends at the saddle (0, 0), where the gradient is zero and x has curvature −π²/2";
+            : "the run ends at the saddle (0, 0): the gradient is zero there, and the curvature along x is −π²/2";
       return `y is at ${short(last)}, x at exactly 0: ${fate}.${exactly}`;
     }
     const swings = Math.abs(values[values.length - 1] - values[values.length - 2]);
     return dials.power === 0 && swings > 0.1
-      ? `x jumps between ${short(last)} and ${short(values[values.length - 2])}, for ever: a limit cycle. (At η = 3: ±1.288.)`
-      : `x ends at ${short(last)}: ${swings > 0.01 ? "still swinging" : "it settles"}. A constant rate above 2 makes a limit cycle; any rate that goes to zero ends it.`;
+      ? `x jumps between ${short(last)} and ${short(values[values.length - 2])} without end: a limit cycle. (At η = 3: ±1.288.)`
+      : `x ends at ${short(last)}: ${swings > 0.01 ? "still swinging" : "it settles"}. A constant rate above 2 causes a limit cycle; a rate that goes to zero ends it.`;
   },
   temperature(svg, dials) {
     const { places, temperature } = simulations.temperature(dials);
@@ -122,8 +122,8 @@ const shown = {
       { kind: "law", points: law },
     ]);
     const right = places.filter((x) => x > 0).length / places.length;
-    const away = lost ? ` ${lost} left the picture: a step is too long for this well.` : "";
-    return `T = ησ²/(2B) = ${short(temperature)}, the barrier is ${short(1 / temperature)} T high. ${short(100 * right)} % of the runs are in the right well, which none started in: 50 % is what a long time gives.${away}`;
+    const away = lost ? ` ${lost} left the picture: the steps are too long for this well.` : "";
+    return `T = ησ²/(2B) = ${short(temperature)}, the barrier is ${short(1 / temperature)} T high. ${short(100 * right)} % of the runs are in the right well. All started in the left one; after a long time it is 50 %.${away}`;
   },
 };
 
