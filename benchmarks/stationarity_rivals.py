@@ -207,7 +207,7 @@ def newey_west_slope(
     """Least-squares slope a step of each column, and its standard error where neighbours depend on one another.
 
     So few lags see little of a long dependence: where correlations decay as 0.9^lag an interval of 1,000 steps, nominal
-    90 %, covers in 60 %, and that of `gradiometer.measurement.uncertainty.slope` in 86 %.
+    90 %, covers in 60 %, and that of `gradiometer.measurement.uncertainty.slopes.slope` in 86 %.
 
     Source: Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
         Covariance Matrix, with ⌊4(n/100)^(2/9)⌋ lags, their (1994) rule without a pilot.

@@ -1,4 +1,4 @@
-"""Fieller's set: the ratios that two means do not contradict, in every shape it has."""
+"""Fieller's set: the ratios compatible with two means, in all its shapes."""
 
 import math
 
@@ -15,7 +15,7 @@ def contradicts(ratio: np.ndarray, means: np.ndarray, covariance: np.ndarray, qu
     return (means[0] - ratio * means[1]) ** 2 > quantile**2 * variance
 
 
-def test_fiellers_set_is_what_trying_every_ratio_gives():
+def test_fiellers_set_agrees_with_trying_every_ratio():
     rng = np.random.default_rng(9)
     grid = np.tan(np.linspace(-math.pi / 2, math.pi / 2, 4001)[1:-1])
     seen = set()
@@ -44,7 +44,7 @@ def test_fiellers_set_is_what_trying_every_ratio_gives():
         ((1.0, 1.0), ((2, 0), (0, 2)), [(-INF, INF)]),
     ],
 )
-def test_fiellers_set_has_the_shape_known_by_hand(means, covariance, parts):
+def test_fiellers_set_has_the_known_shapes(means, covariance, parts):
     result = fieller_set(np.array(means), np.array(covariance, dtype=float), 1.0)
     assert [tuple(part) for part in result] == [pytest.approx(part) for part in parts]
 
@@ -60,18 +60,18 @@ def test_fiellers_set_has_the_shape_known_by_hand(means, covariance, parts):
         ((-2.0, 3.0), (0, 0, 0)),
     ],
 )
-def test_a_chance_sign_never_claims_more_than_zero_would(means, expected):
+def test_a_negative_mean_gives_no_narrower_interval_than_zero(means, expected):
     covariance = np.array([[0.0, 0.0], [0.0, 1.0]])
     assert ratio_interval(np.array(means), covariance, 1.0, nonnegative=True) == pytest.approx(expected)
 
 
-def test_two_means_below_zero_tell_nothing_about_a_nonnegative_ratio():
+def test_two_means_below_zero_leave_a_nonnegative_ratio_unknown():
     value, low, high = ratio_interval(np.array([-0.5, -0.5]), np.eye(2), 1.0, nonnegative=True)
     assert math.isnan(value)
     assert (low, high) == (0, INF)
 
 
-def test_knowing_the_sign_only_ever_cuts_at_zero_or_widens():
+def test_nonnegative_only_cuts_the_interval_at_zero_or_widens_it():
     rng = np.random.default_rng(10)
     for _ in range(300):
         factor, means = rng.standard_normal((2, 2)), rng.standard_normal(2) * 2
@@ -87,5 +87,5 @@ def test_knowing_the_sign_only_ever_cuts_at_zero_or_widens():
 @pytest.mark.parametrize(
     ("denominator", "margin", "needed"), [(1.0, 3.0, 800), (1.0, 1.0, 1), (0.0, 1.0, None), (1e-320, 1e200, None)]
 )
-def test_the_steps_to_a_bound_grow_as_the_square_of_what_is_short(denominator, margin, needed):
+def test_the_steps_to_a_bound_grow_as_the_square_of_the_shortfall(denominator, margin, needed):
     assert steps_to_bound(denominator, margin, 100.0) == needed

@@ -1,4 +1,4 @@
-"""Objective and TrainingStep: right derivatives, on any model and batch, and training left as it was."""
+"""Objective and TrainingStep: correct derivatives for any model and batch, and training unchanged."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 
 
 def everything(model: nn.Module) -> list:
-    """All that measuring must leave alone, as values that compare bit for bit."""
+    """Everything that measuring must not change, as values that compare bit for bit."""
     tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
     return [
         [tensor.detach().clone().view(torch.uint8).tolist() if tensor.dim() else tensor.item() for tensor in tensors],
@@ -39,14 +39,14 @@ def step_of(case: Case, **changes) -> TrainingStep:
 
 
 @pytest.mark.parametrize("parts", [2, 3, None])
-def test_measuring_leaves_training_as_it_was(case: Case, parts: int | None) -> None:
+def test_measuring_leaves_training_unchanged(case: Case, parts: int | None) -> None:
     case.loss(case.model, case.batch).mean().backward()
     before = everything(case.model)
     step_of(case).spread(parts)
     assert everything(case.model) == before
 
 
-def test_the_random_states_of_python_are_put_back() -> None:
+def test_the_random_state_of_python_is_restored() -> None:
     script = """
 import random, torch
 from gradiometer.measurement.untouched import untouched_randomness
@@ -54,7 +54,7 @@ before = random.getstate()
 with untouched_randomness(5, [torch.device("cpu")]):
     random.random()
 assert random.getstate() == before
-"""  # in a process of its own: the shape checker of this one draws random numbers itself
+"""  # in another process, since the shape checker in this one draws random numbers
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -67,7 +67,7 @@ def test_gradient_equals_backward(case: Case) -> None:
         torch.testing.assert_close(ours, parameter.grad)
 
 
-def test_a_loss_that_is_a_fixed_function_of_the_batch_is_told_from_one_that_is_not(case: Case) -> None:
+def test_traits_find_whether_a_loss_is_a_fixed_function_of_the_batch(case: Case) -> None:
     assert case.objective.traits(case.batch).fixed == case.fixed
 
 
@@ -78,7 +78,7 @@ def test_batch_norm_and_dropout_are_fixed_functions_in_eval_mode() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "frozen_first_layer", "tiny_transformer"])
-def test_spread_is_that_of_the_per_example_gradients(name: str) -> None:
+def test_the_spread_agrees_with_the_gradient_of_each_example(name: str) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
     case.model.double()
@@ -93,7 +93,7 @@ def test_spread_is_that_of_the_per_example_gradients(name: str) -> None:
     np.testing.assert_allclose(spread.squared_norms, expected, rtol=1e-10, atol=1e-20)
 
 
-def test_the_half_had_by_subtraction_is_the_half_that_is_run() -> None:
+def test_the_half_found_by_subtraction_equals_the_computed_half() -> None:
     torch.manual_seed(0)
     case = CASES["mlp"]()
     case.model.double()
@@ -105,7 +105,7 @@ def test_the_half_had_by_subtraction_is_the_half_that_is_run() -> None:
     np.testing.assert_allclose(stolen.mean_squared_norm, run.mean_squared_norm, rtol=1e-10)
 
 
-def test_halves_are_run_apart_where_the_loss_is_not_a_fixed_function_of_the_batch() -> None:
+def test_a_loss_with_dropout_computes_both_halves() -> None:
     torch.manual_seed(0)
     case = CASES["dropout"]()
     step = step_of(case, gradient=[None] * 4)  # subtraction from these zeros would give ĝ = 0
@@ -128,7 +128,7 @@ def test_a_parameter_without_an_axis_is_measured_too() -> None:
     assert step_of(case).spread(None).squared_norms.shape == (12, 1)
 
 
-def test_hooks_on_parameters_rest() -> None:
+def test_hooks_on_parameters_do_not_fire() -> None:
     case, fired = CASES["mlp"](), []
     for parameter in case.model.parameters():
         parameter.register_hook(fired.append)
@@ -136,7 +136,7 @@ def test_hooks_on_parameters_rest() -> None:
     assert not fired
 
 
-def test_batches_of_any_structure_are_cut_and_taken_from() -> None:
+def test_take_and_chunks_accept_nested_batches() -> None:
     pair = namedtuple("pair", "x y")
     batch = {
         "a": [torch.arange(5), (torch.arange(10).view(5, 2), None)],
@@ -150,7 +150,7 @@ def test_batches_of_any_structure_are_cut_and_taken_from() -> None:
     assert torch.cat([part["a"][1][0] for part in chunks(batch, 3)]).equal(batch["a"][1][0])
 
 
-def test_a_training_step_works_from_the_gradient_training_has() -> None:
+def test_a_training_step_uses_the_given_gradient() -> None:
     case = CASES["mlp"]()
     given = [torch.full_like(p, 2.0) for p in case.objective.parameters]
     assert step_of(case, gradient=given).gradient[0].unique().item() == 2.0
@@ -195,7 +195,7 @@ def test_a_training_step_works_from_the_gradient_training_has() -> None:
         (lambda: Sampling(Draw.FRESH, 0), BadArgument, "`examples` must be at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_by_name(build, error: type, message: str) -> None:
+def test_a_model_loss_or_batch_that_cannot_be_measured_raises(build, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         build()
 

@@ -1,4 +1,4 @@
-"""The spread of micro-batches: squared norms that are as accurate as the gradients they are taken of."""
+"""The spread of micro-batches: squared norms that are as accurate as the gradients."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def spread_of(*gradients: torch.Tensor):
 
 @pytest.mark.parametrize("size", [LONG, 2 * LONG + 1, 3 * LONG + RUN - 1])
 @pytest.mark.parametrize("power", [1, 5])
-def test_the_norm_of_a_long_gradient_is_as_accurate_as_its_numbers(size: int, power: int) -> None:
+def test_the_norm_of_a_long_gradient_is_accurate_to_single_precision(size: int, power: int) -> None:
     gradient = torch.randn(size, generator=torch.Generator().manual_seed(0)) ** power  # 5: few numbers rule the sum
     spread = spread_of(gradient)
     expected = exact(gradient)
@@ -36,7 +36,7 @@ def test_a_long_gradient_of_any_layout_and_precision_is_summed_in_double(kind: s
     np.testing.assert_allclose(spread_of(gradient).mean_squared_norm, [exact(gradient)], rtol=1e-12)
 
 
-def test_micro_batches_and_single_examples_are_told_apart_by_layer() -> None:
+def test_the_spread_keeps_the_norms_of_parts_and_examples_by_layer() -> None:
     builder = SpreadBuilder([0, 1, 0])
     builder.add(2, [torch.ones(3), torch.full((2,), 2.0), torch.ones(1)])
     builder.add_each([torch.ones(2, 3), torch.zeros(2, 2), torch.ones(2, 1)])

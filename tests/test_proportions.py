@@ -1,4 +1,4 @@
-"""The difference of two proportions on the same examples: the score interval, and what it covers."""
+"""The difference of two proportions on the same examples: the score interval and its coverage."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ def outcomes(only_first: int, only_second: int, both: int, neither: int) -> tupl
 
 
 def likelihood_at(difference: float, b: int, c: int, n: int) -> float:
-    """P(only second) that is likeliest where P(only first) less it is the difference, by brute force."""
+    """The likeliest P(only second), given that P(only first) minus it is the difference, by brute force."""
     least, most = max(0.0, -difference), (1 - difference) / 2
 
     def loss(q: float) -> float:
@@ -30,7 +30,7 @@ def likelihood_at(difference: float, b: int, c: int, n: int) -> float:
 
 
 @pytest.mark.parametrize(("b", "c", "n"), [(9, 3, 40), (1, 0, 25), (0, 6, 100), (20, 21, 60), (12, 1, 13)])
-def test_each_end_is_the_difference_that_the_score_test_just_does_not_reject(b: int, c: int, n: int) -> None:
+def test_each_end_is_the_outermost_difference_that_the_score_test_accepts(b: int, c: int, n: int) -> None:
     estimate = difference_of_proportions(*outcomes(b, c, 0, n - b - c), level=0.9)
     assert estimate.value == pytest.approx((b - c) / n)
     for end, sign in ((estimate.low, 1), (estimate.high, -1)):
@@ -39,7 +39,7 @@ def test_each_end_is_the_difference_that_the_score_test_just_does_not_reject(b: 
         assert score == pytest.approx(sign * 1.6448536, abs=2e-4)
 
 
-def test_two_that_never_differ_have_an_interval_of_their_own_width() -> None:
+def test_two_that_never_differ_still_have_an_interval_with_width() -> None:
     estimate = difference_of_proportions(*outcomes(0, 0, 30, 70), level=0.9)
     z2 = 1.6448536**2
     assert (estimate.low, estimate.high) == pytest.approx((-z2 / (100 + z2), z2 / (100 + z2)), abs=1e-6)
@@ -63,7 +63,7 @@ def test_the_interval_covers_counted_over_all_outcomes(p: float, q: float) -> No
     assert covered > 0.87
 
 
-def test_what_is_no_pair_of_truth_values_is_refused() -> None:
+def test_arrays_that_are_not_boolean_or_not_paired_raise() -> None:
     yes = np.ones(3, dtype=bool)
     with pytest.raises(BadArgument, match="must be boolean, got float64 and bool"):
         difference_of_proportions(np.ones(3), yes)

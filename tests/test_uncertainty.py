@@ -1,4 +1,4 @@
-"""The intervals: they cover as often as they say, and know when they cannot tell."""
+"""The intervals: they cover at their level, and are infinite if the data show too little."""
 
 import math
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def in_band(hits: list[bool], low: float = 0.87, high: float = 0.93) -> bool:
         (2000, 20, 2, 2000 / 60, 1),
     ],
 )
-def test_the_noise_scale_is_covered_as_often_as_the_level_says(steps, directions, parts, time, moving):
+def test_the_interval_of_the_noise_scale_covers_at_its_level(steps, directions, parts, time, moving):
     rng = np.random.default_rng(1)
     moments = noise_moments(rng, 1000, steps, directions, parts, time, moving)
     assert in_band([covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments])
@@ -96,21 +96,21 @@ def test_the_noise_scale_is_covered_as_often_as_the_level_says(steps, directions
 @pytest.mark.parametrize("directions", [5, 20, 200])
 @pytest.mark.parametrize("steps", [30, 200, 2000])
 @pytest.mark.parametrize(("moving", "per_window"), [(0, 0), (1, 120), (1, 60), (5, 60)])
-def test_the_noise_scale_is_covered_at_every_setting(steps, directions, parts, moving, per_window):
+def test_the_interval_of_the_noise_scale_covers_at_every_setting(steps, directions, parts, moving, per_window):
     rng = np.random.default_rng(2)
     time = steps / per_window if per_window else 0.0
     estimates = [
         ratio_of_means(trace, signal)
         for trace, signal in noise_moments(rng, 4000, steps, directions, parts, time, moving)
     ]
-    # Where a signal is all noise the interval is a one-sided bound, at 95 %: between the two, in proportion.
+    # A denominator of noise alone gives a one-sided bound, at 95 %; the expected coverage lies between, in proportion.
     unbounded = share([not estimate.tells for estimate in estimates])
     hits = [covers(estimate, NOISE_SCALE) for estimate in estimates]
     assert in_band(hits, high=0.93 + 0.05 * unbounded)
 
 
 @pytest.mark.parametrize(("steps", "directions"), [(30, 20), (200, 5), (200, 20)])
-def test_fiellers_set_itself_covers_at_the_level_even_where_the_signal_is_all_noise(steps, directions):
+def test_fiellers_set_covers_at_its_level_even_if_the_denominator_is_all_noise(steps, directions):
     rng = np.random.default_rng(3)
     hits = []
     for trace, signal in noise_moments(rng, 2000, steps, directions, 2):
@@ -120,7 +120,7 @@ def test_fiellers_set_itself_covers_at_the_level_even_where_the_signal_is_all_no
     assert in_band(hits)
 
 
-def test_noise_alone_is_given_an_upper_end_only_by_a_chance_above_zero():
+def test_a_denominator_of_noise_alone_seldom_gives_an_upper_end():
     rng = np.random.default_rng(4)
     windows = zip(rng.chisquare(5, (2000, 60)), rng.standard_normal((2000, 60)), strict=True)
     bounded = share([ratio_of_means(trace, signal).tells for trace, signal in windows])
@@ -132,7 +132,7 @@ def test_noise_alone_is_given_an_upper_end_only_by_a_chance_above_zero():
 
 @pytest.mark.parametrize("steps", [30, 200, 2000])
 @pytest.mark.parametrize("law", ["normal", "chi squared", "student"])
-def test_the_mean_of_independent_readings_is_covered(steps, law):
+def test_the_interval_of_a_mean_covers_for_independent_readings(steps, law):
     rng = np.random.default_rng(5)
     draws = {
         "normal": rng.standard_normal((1000, steps)),
@@ -144,22 +144,22 @@ def test_the_mean_of_independent_readings_is_covered(steps, law):
 
 @pytest.mark.parametrize("steps", [200, 2000])
 @pytest.mark.parametrize("per_window", [120, 60])
-def test_the_mean_of_dependent_readings_is_covered(steps, per_window):
+def test_the_interval_of_a_mean_covers_for_dependent_readings(steps, per_window):
     rng = np.random.default_rng(6)
     windows = autoregressive(rng, 1000, steps, steps / per_window)
     assert in_band([covers(mean(window), 0) for window in windows])
     alone = [covers(mean(window, batches=steps), 0) for window in windows]
-    assert not in_band(alone)  # as if independent: far too short, so the test can tell
+    assert not in_band(alone)  # as if independent: far too short, so the test can fail
 
 
-def test_the_mean_over_independent_examples_is_covered():
+def test_the_interval_of_a_mean_covers_over_independent_examples():
     rng = np.random.default_rng(7)
     losses = rng.exponential(1.0, (1000, 200))
     assert in_band([covers(mean(window, batches=200), 1) for window in losses])
 
 
 @pytest.mark.parametrize("readings", [4, 6, 30])
-def test_independent_values_have_students_interval(readings):
+def test_one_batch_per_value_gives_students_interval(readings):
     values = np.random.default_rng(17).standard_normal(readings)
     estimate = mean(values, level=0.95, batches=readings)
     error = values.std(ddof=1) / math.sqrt(readings)
@@ -167,7 +167,7 @@ def test_independent_values_have_students_interval(readings):
     assert (estimate.value, estimate.samples) == (pytest.approx(values.mean()), readings)
 
 
-def test_a_million_readings_are_as_many_batches_as_a_thousand():
+def test_a_million_readings_make_as_many_batches_as_a_thousand():
     rng = np.random.default_rng(8)
     assert 6 <= 1_000_000 // batch_length(rng.standard_normal(1_000_000)) <= 48
     estimate = mean(rng.standard_normal(1_000_000))
@@ -183,7 +183,7 @@ def moments(steps: int = 200, directions: int = 200, seed: int = 11) -> tuple[np
 
 @pytest.mark.parametrize("factor", [1e-12, 3.7, 1e12])
 @pytest.mark.parametrize("directions", [5, 200])
-def test_a_change_of_units_changes_the_numbers_alone(factor, directions):
+def test_a_change_of_units_scales_the_interval(factor, directions):
     trace, signal = moments(directions=directions)
     before, after = ratio_of_means(trace, signal), ratio_of_means(factor * trace, signal)
     inverse, both = ratio_of_means(trace, factor * signal), ratio_of_means(factor * trace, factor * signal)
@@ -223,7 +223,7 @@ def test_readings_that_never_vary_give_an_interval_without_width():
         assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_a_denominator_of_nothing_but_zeros_tells_nothing():
+def test_a_denominator_of_zeros_gives_no_upper_end():
     trace, _ = moments()
     estimate = ratio_of_means(trace, np.zeros(200))
     assert (estimate.value, estimate.low, estimate.high, estimate.needed) == (INF, 0, INF, None)
@@ -239,7 +239,7 @@ def test_batches_are_consecutive_and_drop_the_oldest_remainder():
     assert batch_means(np.arange(19.0), 1, 10).tolist() == list(range(9, 19))
 
 
-def test_independent_readings_keep_their_batches_and_dependent_ones_are_joined():
+def test_dependent_readings_get_longer_batches():
     rng = np.random.default_rng(12)
     independent = [480 // batch_length(window) for window in rng.standard_normal((200, 480))]
     dependent = [480 // batch_length(window) for window in autoregressive(rng, 200, 480, 40)]
@@ -248,7 +248,7 @@ def test_independent_readings_keep_their_batches_and_dependent_ones_are_joined()
 
 
 def test_the_correlation_of_neighbours_is_corrected_for_its_bias():
-    """Of n readings ±1, equally many, it is (like neighbours − unlike ones)/n + 1/n; the limit is 0.5/√n."""
+    """For n readings ±1, equally many, it is (like neighbours − unlike ones)/n + 1/n; the limit is 0.5/√n."""
     below = np.tile([1.0, 1, -1, -1], 8)  # (1 + 1)/32, and the limit is 2.83/32
     assert batch_length(below) == 1
     above = np.concatenate([np.tile([1.0, 1, -1, -1], 7), np.tile([1.0, 1, -1, -1, -1], 2), [1.0, 1]])
@@ -256,7 +256,7 @@ def test_the_correlation_of_neighbours_is_corrected_for_its_bias():
     assert batch_length(above) > 1
 
 
-def test_what_two_series_share_cancels_in_their_difference():
+def test_shared_variation_cancels_in_a_paired_difference():
     rng = np.random.default_rng(13)
     shared, own = rng.standard_normal((1000, 60)), rng.standard_normal((1000, 60))
     estimates = [difference_of_means(both + 0.1 * alone + 0.5, both) for both, alone in zip(shared, own, strict=True)]
@@ -267,7 +267,7 @@ def test_what_two_series_share_cancels_in_their_difference():
 # How many more steps
 
 
-def test_after_the_steps_asked_for_more_ratios_than_not_are_bounded_but_not_all():
+def test_about_six_in_ten_ratios_are_bounded_after_the_needed_steps():
     rng = np.random.default_rng(14)
     bounded, asked = [], []
     for trace, signal in noise_moments(rng, 600, 2000, 20, 2):
@@ -278,12 +278,12 @@ def test_after_the_steps_asked_for_more_ratios_than_not_are_bounded_but_not_all(
             bounded.append(ratio_of_means(trace[: 30 + needed], signal[: 30 + needed]).tells)
     assert len(bounded) > 300
     assert 0.45 <= share(bounded) <= 0.75
-    # With every variance known, 1 = t·se after 1.645² Var steps, of which 30 are behind.
+    # With every variance known, 1 = t·se after 1.645² Var steps, 30 of them done.
     variance = (4 * (NOISE_SCALE / BATCH) ** 2 + 4 * NOISE_SCALE / BATCH) / 20
     assert 0.5 < np.median(asked) / (1.645**2 * variance - 30) < 2
 
 
-def test_steps_are_counted_between_readings_too():
+def test_needed_counts_training_steps_not_readings():
     trace, signal = moments(steps=60, directions=20, seed=16)
     dense, sparse = ratio_of_means(trace, signal), ratio_of_means(trace, signal, spacing=50.0)
     assert dense.needed is not None
@@ -291,14 +291,14 @@ def test_steps_are_counted_between_readings_too():
     assert mean(np.ones(3), spacing=50.0).needed == 50
 
 
-def test_no_number_of_steps_is_promised_where_the_signal_is_not_above_zero():
+def test_needed_is_none_if_the_denominator_is_not_above_zero():
     trace, signal = moments()
     assert ratio_of_means(trace, signal - signal.mean() - 0.01).needed is None
-    assert ratio_of_means(trace, signal).needed is None  # nor where nothing is missing
+    assert ratio_of_means(trace, signal).needed is None  # nor if nothing is missing
 
 
 @pytest.mark.parametrize("readings", [0, 1, 3])
-def test_too_few_readings_say_so_and_how_many_more_would_do(readings):
+def test_too_few_readings_give_an_unknown_estimate_and_the_missing_steps(readings):
     for estimate in (mean(np.ones(readings)), ratio_of_means(np.ones(readings), np.ones(readings))):
         assert not estimate.tells
         assert (estimate.samples, estimate.needed) == (readings, 4 - readings)
@@ -319,7 +319,7 @@ def test_a_proportion_has_wilsons_interval(successes, trials):
 
 
 @pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.98])
-def test_an_accuracy_over_500_examples_is_covered_on_the_whole(accuracy):
+def test_wilsons_interval_covers_on_average_over_500_examples(accuracy):
     counts = np.arange(501)
     chances = binom.pmf(counts, 500, accuracy)
     covered = sum(chances[count] for count in counts if covers(proportion(int(count), 500), accuracy))
@@ -357,17 +357,17 @@ def with_a(value: float) -> np.ndarray:
         (lambda: proportion(5, 10, math.nan), "`level` must lie between 0 and 1, got nan"),
     ],
 )
-def test_nonsense_is_refused_by_name(call, message):
+def test_bad_arguments_raise(call, message):
     with pytest.raises(BadArgument, match=message):
         call()
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-150, 1e150])
-def test_the_batches_of_a_ratio_follow_what_its_error_is_made_of(size: float) -> None:
+def test_the_batches_of_a_ratio_follow_the_dependence_of_its_error(size: float) -> None:
     random = np.random.default_rng(0)
     slow = 5 + np.sin(np.linspace(0, 3 * np.pi, 2400))
     white = random.normal(size=(2, 2400))
     cancels = ratio_of_means(size * (3 * slow + white[0]), slow)
-    assert cancels.method.startswith("Fieller, 24 batches"), "what both have in common is not in their ratio"
+    assert cancels.method.startswith("Fieller, 24 batches"), "shared variation cancels in the ratio"
     remains = ratio_of_means(size * (3 * slow + white[0]), 5 + white[1])
     assert remains.method.startswith(("Fieller, 6 batches", "Fieller, 12 batches"))

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradiometer.drift.operator import Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.arguments import check_level
 
 TOGETHER_NUMBERS = 2**26
 """Most numbers in the Lanczos vectors of the probes in one group: 256 MiB in single precision."""
@@ -55,8 +56,7 @@ def spectral_density(
         raise BadArgument(f"`probes` must be at least 4, got {probes}: an interval needs their spread.")
     if not iterations >= 2:
         raise BadArgument(f"`iterations` must be at least 2, got {iterations}: they set the resolution.")
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    check_level(level)
     steps = min(iterations, operator.dimension)
     together = max(TOGETHER_NUMBERS // (steps * operator.dimension), 1)
     parts = [

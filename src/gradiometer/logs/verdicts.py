@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator
 
-from gradiometer.errors import BadArgument
 from gradiometer.logs.finite import finite_findings
 from gradiometer.logs.log import Log
 from gradiometer.logs.plateau import plateau_finding
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.staircase import staircase_finding
+from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.finding import Finding, Issue, State
 
 
 def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
     """What the log shows, the most urgent first, and last what it cannot tell."""
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    check_level(level)
     found = sorted(_findings(log, level), key=lambda finding: finding.state.rank)
     return (*found, _cannot_tell(log))
 

@@ -91,7 +91,7 @@ class Estimate:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as in a run's files and in `--json`."""
+        """The fields as a dictionary, as in a run's files and in `--json`."""
         return asdict(self)
 
     def __str__(self) -> str:

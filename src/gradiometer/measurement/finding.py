@@ -66,7 +66,7 @@ class Finding:
     estimates: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as in a run's files and in `--json`."""
+        """The fields as a dictionary, as in a run's files and in `--json`."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -19,8 +19,8 @@ class Gauge(ABC):
 
     A gauge is one frozen dataclass in one file. Its fields are settings only: its `repr` recreates it, and it is
     written into the run. It never keeps a tensor, and `measure` never changes training. Everything that the rest of
-    the package has to know about it is a class attribute below. A gauge of your own is given to `watch` or `train` as
-    an object: `watch(..., gauges=["noise", MyGauge()])`.
+    the package has to know about it is a class attribute below. Pass your own gauge to `watch` or `train` as an
+    object: `watch(..., gauges=["noise", MyGauge()])`.
     """
 
     name: ClassVar[str]

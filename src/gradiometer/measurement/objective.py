@@ -157,9 +157,9 @@ class Objective:
         return [by_name[name].detach() for name in names]
 
     def traits(self, batch: Batch, *, seed: int = 0) -> Traits:
-        """Whether the loss draws random numbers, and whether it couples the examples of a batch.
+        """The traits of the loss: does it draw random numbers, does it couple the examples of a batch?
 
-        Found by running the loss, on the first 4 batches in each mode (train, eval): it compares the loss of the
+        This runs the loss on the first 4 batches in each mode (train, eval) and compares the loss of the
         batch with the mean over three parts of different sizes. Costs about two forwards on each of these batches,
         nothing later.
         """
@@ -184,7 +184,7 @@ class Objective:
         return checked_loss(self.with_parameters(parameters, lambda: self.loss(self.model, batch)), batch)
 
     def _state(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The tensors that replace the model's trainable parameters and buffers, by name.
+        """The tensors that replace the model's trainable parameters and buffers, keyed by their names.
 
         Each place in the model appears once. A module that is registered twice has two names for one place, and
         torch's own tying of weights would then leave the second replacement in the model for good.

@@ -20,7 +20,7 @@ from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.spread import Spread
 
 PER_EXAMPLE_NUMBERS = 2**25
-"""Numbers held at once at most when gradients are computed per example: 128 MiB in single precision."""
+"""Largest number of values in memory when gradients are computed per example: 128 MiB in single precision."""
 
 
 @dataclass(frozen=True)

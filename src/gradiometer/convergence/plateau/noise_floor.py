@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
@@ -66,8 +67,7 @@ def plateau_since(
     >>> plateau_since(steps, losses).since
     2344
     """
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    check_level(level)
     if not np.isfinite(losses).all():
         raise BadArgument("`losses` must be finite: leave out the steps up to the last loss that is not.")
     length = len(losses)

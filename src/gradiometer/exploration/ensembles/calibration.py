@@ -8,6 +8,7 @@ from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.proportions import proportion
 
@@ -181,6 +182,5 @@ def _places(confidence: _Samples, bins: int) -> Integer[np.ndarray, " examples"]
 
 
 def _quantile(level: float) -> float:
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    check_level(level)
     return float(ndtri((1 + level) / 2))
