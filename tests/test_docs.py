@@ -51,20 +51,37 @@ def test_the_blocks_that_do_not_run_can_be_parsed(page: str) -> None:
         ast.parse(block)
 
 
+def wording(printed: str) -> str:
+    """Text without its numbers and line ends."""
+    return " ".join(re.sub(r"[−-]?\d[\d,.]*", "#", printed).split())
+
+
+def quotes(page: str) -> list[str]:
+    """What the page says is printed: its block quotes."""
+    return [re.sub(r"^> ?", "", quote, flags=re.MULTILINE) for quote in re.findall(r"(?:^> .*\n)+", text(page), re.M)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "sh")])
 def test_the_blocks_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
-    so_far = ""
+    so_far = printed = ""
     for language, block in blocks(page, "python", "sh"):
         if language == "python":
             so_far += block  # a block may continue the one before it
-            subprocess.run([sys.executable, "-W", "error", "-c", so_far], cwd=tmp_path, check=True)
+            printed += run(tmp_path, "-W", "error", "-c", so_far)
             continue
         for line in block.splitlines():
             program, *arguments = shlex.split(line, comments=True)
             assert program == "gradiometer", f"{page} shows {line}"
-            ended = subprocess.run([sys.executable, "-m", "gradiometer", *arguments], cwd=tmp_path, check=False)
-            assert ended.returncode == 0, line
+            printed += run(tmp_path, "-m", "gradiometer", *arguments)
+    if page in ("index.md", "tutorial.md"):
+        assert [quote for quote in quotes(page) if wording(quote) not in wording(printed)] == []
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{arguments[-1]}\n{done.stderr}"
+    return done.stdout
 
 
 def test_every_command_has_its_row_on_the_page_of_commands() -> None:
