@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from itertools import cycle, pairwise
 from typing import Any
@@ -31,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradiometer import Draw, Estimate, run_chains
 from gradiometer.exploration.chains import ENGINES
 from gradiometer.exploration.chains.state import ChainState
-from gradiometer.measurement import Traits
+from gradiometer.measurement import Traits, take
 from gradiometer.problems.images import cross_entropy
 
 Make = Callable[[], nn.Module]
@@ -133,14 +134,13 @@ def by_hand(job: Job) -> Step:
 def by_engine(job: Job, name: str) -> Step:
     """One of our engines."""
     chains = range(job.chains)
-    state = ChainState(
-        [job.make() for _ in chains], [RATE] * job.chains, [0.0] * job.chains, 0.0, 0.0, EXAMPLES, chains
-    )
+    models = [job.make() for _ in chains]
+    state = ChainState(models, chains, [RATE] * job.chains, [0.0] * job.chains, 0.0, 0.0, EXAMPLES)
     data, indices = job.data(), cycle(_indices(job))
     example = data[0][: job.batch_size], data[1][: job.batch_size]
     if (reason := ENGINES[name].why_not(state, cross_entropy, example, Traits())) is not None:
         raise NotImplementedError(reason)
-    engine = ENGINES[name](state, cross_entropy, data, Traits())
+    engine = ENGINES[name](state, cross_entropy, partial(take, data), Traits())
     return lambda: engine.step(next(indices))
 
 

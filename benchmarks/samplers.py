@@ -14,6 +14,7 @@ Fashion-MNIST: SGLD on the MLP at B = 32, asked for T = 1 at two rates, and for 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from itertools import cycle
 from typing import Any
@@ -30,7 +31,7 @@ from torch.func import functional_call
 from gradiometer import SGLD, BadArgument, Estimate
 from gradiometer.exploration.chains.engines import Stacked
 from gradiometer.exploration.chains.state import ChainState
-from gradiometer.measurement import Traits
+from gradiometer.measurement import Traits, take
 from gradiometer.problems.images import cross_entropy, fashion_mnist_mlp
 from gradiometer.problems.images.fashion_mnist import load
 
@@ -118,8 +119,9 @@ def together(make: Callable[[], nn.Module]) -> Step:
     inputs, targets = zip(*(next(turn) for turn in [batches()] * 8), strict=True)
     data = torch.cat(inputs), torch.cat(targets)
     seeds = range(TOGETHER)
-    state = ChainState([make() for _ in seeds], [RATE] * TOGETHER, [5000.0] * TOGETHER, 0.0, 0.0, EXAMPLES, seeds)
-    engine = Stacked(state, cross_entropy, data, Traits())
+    models = [make() for _ in seeds]
+    state = ChainState(models, seeds, [RATE] * TOGETHER, [5000.0] * TOGETHER, 0.0, 0.0, EXAMPLES)
+    engine = Stacked(state, cross_entropy, partial(take, data), Traits())
     index = torch.randint(len(data[1]), (TOGETHER, BATCH_SIZE))
     return lambda: engine.step(index)
 

@@ -78,7 +78,7 @@ def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
         f"train_loss_{kind}.png" for kind in ("trace", "ranks", "autocorrelation")
     }
-    with pytest.raises(BadArgument, match="`--png` draws chains against one another: add --chains 4"):
+    with pytest.raises(BadArgument, match="`--png` compares chains with each other: add --chains 4"):
         CliRunner().invoke(sample, ["linear-regression", "--png", str(tmp_path)], catch_exceptions=False)
 
 

@@ -5,7 +5,9 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -13,10 +15,10 @@ from torch import nn
 
 from gradiometer.cli.sample import sample as verb
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.samplers.sampling import Sampled, sample
+from gradiometer.exploration.chains.sampling import Sampled, sample
 from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw
 from gradiometer.problems.closed_forms import linear_regression
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
@@ -32,18 +34,19 @@ def linear() -> Sampled:
     """SGHMC at T = 2 on full batches of the linear posterior."""
     known = linear_regression.known()
     problem = known.problem()
-    torch.manual_seed(0)
-    model = problem.model()
-    objective = Objective(model, problem.loss)
-    sampler = SGHMC(objective.parameters, lr=0.5, examples=500, temperature=2.0, burn_in=100)
-    batch = problem.train.data
-
-    def loss() -> float:
-        with torch.no_grad():
-            return problem.loss(model, batch).mean().item()
-
-    expected = {"loss": known.mean_loss(2.0)}
-    return sample(sampler, objective, lambda _: batch, {"loss": loss}, burn_in=300, steps=1500, known=expected)
+    (found,) = sample(
+        problem.model,
+        problem.loss,
+        problem.train,
+        lambda parameters, seed: SGHMC(parameters, lr=0.5, examples=500, temperature=2.0, burn_in=100, seed=seed),
+        batch_size=500,
+        draw=Draw.RESHUFFLED,
+        watch={"loss": (problem.loss, problem.train.data)},
+        burn_in=300,
+        steps=1500,
+        known={"loss": known.mean_loss(2.0)},
+    )
+    return found
 
 
 def test_the_temperature_and_the_mean_loss_of_a_known_posterior_are_found() -> None:
@@ -106,9 +109,38 @@ def test_what_cannot_be_sampled_is_refused_by_name(arguments: tuple[str, ...], m
         run_verb(*arguments)
 
 
+def settings(**changes: Any) -> dict[str, Any]:
+    """Arguments of `sample` for a linear model of ones."""
+    return {
+        "model": lambda: nn.Linear(2, 1),
+        "loss": supervised(lambda output, target: (output - target).square().mean(1)),
+        "data": (torch.ones(40, 2), torch.zeros(40, 1)),
+        "sampler": lambda parameters, seed: SGHMC(parameters, lr=0.01, examples=40, seed=seed),
+        "batch_size": 4,
+        "burn_in": 0,
+        "steps": 100,
+    } | changes
+
+
+def test_chains_sampled_together_are_the_chains_sampled_alone() -> None:
+    watch = {"weight": (lambda model, _: model.weight.sum(), torch.ones(1))}
+    together = sample(**settings(seeds=[3, 4, 5], watch=watch, steps=600))
+    (alone,) = sample(**settings(seeds=[4], watch=watch, steps=600))
+    np.testing.assert_allclose(together[1].draws["weight"], alone.draws["weight"], rtol=1e-4)
+    assert together[1].measured.value == pytest.approx(alone.measured.value, rel=1e-3)
+    assert together[1].minibatch.value == pytest.approx(alone.minibatch.value, rel=1e-3)
+    assert abs(together[0].draws["weight"] - alone.draws["weight"]).min() > 0
+
+
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
-    model = nn.Linear(2, 1)
-    objective = Objective(model, supervised(lambda output, target: (output - target).square().mean(1) / 0))
-    sampler = SGHMC(objective.parameters, lr=0.1, examples=10)
-    with pytest.raises(Diverged, match="the loss is inf at step 0 of the sampler"):
-        sample(sampler, objective, lambda _: (torch.ones(4, 2), torch.zeros(4, 1)), {}, burn_in=0, steps=100)
+    loss = supervised(lambda output, target: (output - target).square().mean(1) / 0)
+    with pytest.raises(Diverged, match="gradients are not finite at its step 0"):
+        sample(**settings(loss=loss))
+
+
+def test_a_sampler_with_two_groups_cannot_be_measured() -> None:
+    def two_groups(parameters: list[nn.Parameter], seed: int) -> SGHMC:
+        return SGHMC([{"params": [parameter]} for parameter in parameters], lr=0.01, examples=40, seed=seed)
+
+    with pytest.raises(BadArgument, match="`sampler` must have 1 parameter group, got 2"):
+        sample(**settings(sampler=two_groups))

@@ -15,14 +15,13 @@ import pytest
 import torch
 from torch import nn
 
+from gradiometer.exploration.chains.sampling import Moment, sample
 from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.samplers.sampling import Moment, sample
 from gradiometer.exploration.samplers.sghmc import SGHMC
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.exploration.samplers.sgnht import SGNHT
 from gradiometer.exploration.temperature.virial import Virial
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
 
 EXAMPLES, BATCH_SIZE, DIMENSION, DECAY, TEMPERATURE = 200, 100, 8, 0.25, 2.0
 DATA = torch.randn(EXAMPLES, DIMENSION, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -122,24 +121,20 @@ class Place(nn.Module):
 
 
 def test_a_run_finds_the_temperature_mean_and_spread_of_the_posterior_with_its_prior() -> None:
-    model, generator = Place(), torch.Generator().manual_seed(3)
-    objective = Objective(model, lambda model, batch: model(batch[0]))
-    sampler = SGHMC(
-        model.parameters(), 0.3, momentum=0.5, examples=EXAMPLES, temperature=TEMPERATURE, weight_decay=DECAY
-    )
-
-    def first_number() -> float:
-        return model.place[0].item()
-
-    found = sample(
-        sampler,
-        objective,
-        lambda _: (DATA[torch.randint(EXAMPLES, (BATCH_SIZE,), generator=generator)],),
-        {"first": first_number},
+    (found,) = sample(
+        Place,
+        lambda model, batch: model(batch[0]),
+        (DATA,),
+        lambda parameters, seed: SGHMC(
+            parameters, 0.3, momentum=0.5, examples=EXAMPLES, temperature=TEMPERATURE, weight_decay=DECAY, seed=seed
+        ),
+        batch_size=BATCH_SIZE,
+        watch={"first": (lambda model, _: model.place[0], (DATA,))},
         burn_in=100,
         steps=1000,
         every=4,
         known={"first": float(MEAN[0])},
+        seeds=[3],
     )
     first = found.moments["first"]
     assert (

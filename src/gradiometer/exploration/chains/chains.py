@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.chains.engines import ENGINES, Engine, Function
+from gradiometer.exploration.chains.engines import ENGINES, BatchAt, Engine
 from gradiometer.exploration.chains.processes import in_processes
-from gradiometer.exploration.chains.state import ChainState
+from gradiometer.exploration.chains.state import ChainState, Function, StackedModels
 from gradiometer.measurement import batch as batches
-from gradiometer.measurement.arguments import check_number, check_whole
 from gradiometer.measurement.batch import Batch, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
@@ -137,24 +138,23 @@ def run_chains(
     if len(seeds) != chains:
         raise BadArgument(f"`seeds` must be one per chain, {chains}, got {len(seeds)}.")
     orders = [Order(draw, batches.batch_size(data), batch_size, seed) for seed in seeds]
-    models = _models(model, seeds)
+    models = make_models(model, seeds)
     watched = take(data, torch.arange(min(256, orders[0].examples))) if watched is None else watched
 
     def run(places: Sequence[int]) -> Chains:
         def of(values: Sequence[Value]) -> list[Value]:
             return [values[place] for place in places]
 
-        own, own_orders, settings = of(models), of(orders), (momentum, weight_decay, orders[0].examples)
-        state = ChainState(own, of(rates), of(temperatures), *settings, of(seeds))
-        watching = _Watch(watch or {"loss": loss}, watched)
-        choice = _EngineChoice(state, loss, data, take(data, own_orders[0].batch(0)), steps, engine)
-        for step, index in zip(range(1, steps + 1), _indices(own_orders), strict=False):
-            used = choice.step(index)
-            if step % every == 0:
-                watching.look(used)
+        settings = momentum, weight_decay, orders[0].examples
+        state = ChainState(of(models), of(seeds), of(rates), of(temperatures), *settings)
+        watching = Watch({name: (function, watched) for name, function in (watch or {"loss": loss}).items()})
+        used = EngineChoice(state, loss, partial(take, data), of(orders), engine, timed=steps >= WORTH_TIMING)
+        for step, _ in used.steps(steps):
+            if step and step % every == 0:
+                watching.look(state.models, used.engine.values)
         _check_finite(state)
         drawn_after = np.arange(every, steps + 1, every)
-        return Chains(own, watching.draws(), drawn_after, choice.engine.name, choice.why_not, choice.milliseconds)
+        return Chains(of(models), watching.draws(), drawn_after, used.engine.name, used.why_not, used.milliseconds)
 
     def run_part(places: Sequence[int]) -> tuple[list[dict[str, Tensor]], Chains]:
         found = run(places)
@@ -179,74 +179,101 @@ def _joined(models: list[nn.Module], answers: Sequence[tuple[list[dict[str, Tens
     return Chains(models, draws, parts[0].steps, engines, parts[0].why_not, milliseconds)
 
 
-class _EngineChoice:
-    """The engine that makes the steps: each engine in turn at first, then the fastest."""
+class EngineChoice:
+    """Runs chains with the fastest engine: each possible engine in turn at first, then the fastest.
+
+    Args:
+        state: The chains.
+        loss: Called as `loss(model, batch)`.
+        batch_at: Takes the training examples at some positions.
+        orders: The order of the examples of each chain.
+        name: The engine to use. None: the fastest.
+        timed: Find out the fastest by timing. Otherwise use "stacked" if possible, else "sequential", so that the
+            same seeds give the same bits.
+    """
 
     def __init__(
-        self, state: ChainState, loss: Loss, data: Batch, example: Batch, steps: int, name: str | None
+        self,
+        state: StackedModels,
+        loss: Loss,
+        batch_at: BatchAt,
+        orders: Sequence[Order],
+        name: str | None = None,
+        *,
+        timed: bool = False,
     ) -> None:
         if name not in (None, *ENGINES):
             raise BadArgument(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}.")
-        traits = Objective(state.models[0], loss).traits(example)
+        example = batch_at(orders[0].batch(0))
+        self.traits = Objective(state.models[0], loss).traits(example)
         self.why_not, self.milliseconds = dict[str, str](), dict[str, float]()
-        self.engines: list[Engine] = []
+        engines: list[Engine] = []
         for each, kind in ENGINES.items():
-            if name not in (None, each) or (each == "vmap" and name is None and steps < WORTH_TIMING):
+            if name not in (None, each) or (each == "vmap" and name is None and not timed):
                 continue
-            if (reason := kind.why_not(state, loss, example, traits)) is None:
-                self.engines.append(kind(state, loss, data, traits))
+            if (reason := kind.why_not(state, loss, example, self.traits)) is None:
+                engines.append(kind(state, loss, batch_at, self.traits))
             else:
                 self.why_not[each] = reason
-        if not self.engines:
+        if not engines:
             raise BadArgument(f"`engine` {name!r} cannot run this model: {self.why_not[str(name)]}.")
-        self.engine = self.engines[0]
+        self.orders, self.engines, self.engine = orders, engines, engines[0]
         # An untimed step of each engine, which allocates its memory, then a few rounds.
-        timed = len(self.engines) > 1 and steps >= WORTH_TIMING
-        self._turns = [e for _ in range(ROUNDS + 1) for e in reversed(self.engines)] if timed else []
+        self._turns = [e for _ in range(ROUNDS + 1) for e in reversed(engines)] if timed and len(engines) > 1 else []
 
-    def step(self, index: Int[Tensor, "chains examples"]) -> Engine:
-        """One step of all chains. Returns the engine that made it."""
+    def steps(self, count: int) -> Iterator[tuple[int, Int[Tensor, "chains examples"]]]:
+        """Make this many steps. Yields the number of steps made so far and the batches of the next step."""
+        for step, index in zip(range(count + 1), self._batches(), strict=False):
+            yield step, index
+            if step < count:
+                self._step(index)
+
+    def _batches(self) -> Iterator[Int[Tensor, "chains examples"]]:
+        """Positions of the examples in the batches of one step after another, one row per chain."""
+        for epoch in itertools.count():
+            chosen = torch.stack([order.epoch(epoch) for order in self.orders])
+            yield from chosen.split(self.orders[0].batch_size, dim=1)
+
+    def _step(self, index: Int[Tensor, "chains examples"]) -> None:
         if not self._turns:
             self.engine.step(index)
-            return self.engine
-        engine, first = self._turns.pop(0), len(self._turns) >= ROUNDS * len(self.engines)
+            return
+        self.engine, first = self._turns.pop(0), len(self._turns) >= ROUNDS * len(self.engines)
         began = time.thread_time()
-        engine.step(index)
+        self.engine.step(index)
         taken = 1000 * (time.thread_time() - began)
         if not first:
-            self.milliseconds[engine.name] = min(taken, self.milliseconds.get(engine.name, math.inf))
+            self.milliseconds[self.engine.name] = min(taken, self.milliseconds.get(self.engine.name, math.inf))
             best = min(self.milliseconds.values())
             self._turns = [e for e in self._turns if self.milliseconds.get(e.name, best) <= SLOW * best]
+        if not self._turns:
             self.engine = min(self.engines, key=lambda e: self.milliseconds.get(e.name, math.inf))
-        return engine
 
 
-class _Watch:
-    """Records functions of every chain's model during the run, in eval mode."""
+class Watch:
+    """Records functions of every chain's model during the run, in eval mode.
 
-    def __init__(self, functions: Mapping[str, Function], batch: Batch) -> None:
-        self.functions, self.batch = functions, batch
+    Args:
+        functions: For every name, a function of (model, batch) and the batch.
+    """
+
+    def __init__(self, functions: Mapping[str, tuple[Function, Batch]]) -> None:
+        self.functions = functions
         self._draws: dict[str, list[np.ndarray]] = {name: [] for name in functions}
 
-    def look(self, engine: Engine) -> None:
-        """One draw of each function."""
-        with in_eval_mode(*engine.state.models):
-            for name, function in self.functions.items():
-                values = engine.values(function, self.batch).double()
-                self._draws[name].append(values.reshape(len(engine.state), -1).mean(1).cpu().numpy())
+    def look(self, models: Sequence[nn.Module], values: Callable[[Function, Batch], Tensor]) -> None:
+        """One draw of each function, with the values of all models computed by `values`."""
+        with in_eval_mode(*models):
+            for name, (function, batch) in self.functions.items():
+                self._draws[name].append(values(function, batch).reshape(len(models), -1).mean(1).cpu().numpy())
 
     def draws(self) -> dict[str, Float[np.ndarray, "draws chains"]]:
         """All draws, by function."""
         return {name: np.stack(values) for name, values in self._draws.items() if values}
 
 
-def _indices(orders: Sequence[Order]) -> Iterator[Int[Tensor, "chains examples"]]:
-    """Positions of the examples in the batches of one step after another, one row per chain."""
-    for epoch in itertools.count():
-        yield from torch.stack([order.epoch(epoch) for order in orders]).split(orders[0].batch_size, dim=1)
-
-
-def _models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
+def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
+    """A new model for each seed, made from torch's global random numbers."""
     models = []
     for seed in seeds:
         with untouched_randomness(seed, []):

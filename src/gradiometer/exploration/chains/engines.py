@@ -2,8 +2,9 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,36 +13,39 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gradiometer.exploration.chains.stacked import StackedSequential, why_not_stacked
-from gradiometer.exploration.chains.state import ChainState
+from gradiometer.exploration.chains.state import Function, StackedModels
 from gradiometer.measurement.batch import Batch, batch_size, example_axes, mapped, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.traits import Traits
 
-Function = Callable[[nn.Module, Batch], Tensor]
-"""A function of a model and a batch. It returns one number per example, or their mean."""
+BatchAt = Callable[[Int[Tensor, " chosen"]], Batch]
+"""The training examples at these positions, as a batch."""
 
 
 class Engine(ABC):
-    """Makes training steps of all chains. All engines share one state, so that the engine can change at any step."""
+    """Computes gradients of all chains. All engines share one state, so that the engine can change at any step."""
 
     name: ClassVar[str]
 
-    def __init__(self, state: ChainState, loss: Loss, data: Batch, traits: Traits) -> None:
-        self.state, self.loss, self.data, self.traits = state, loss, data, traits
+    def __init__(self, state: StackedModels, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
+        self.state, self.loss, self.batch_at, self.traits = state, loss, batch_at, traits
 
     @classmethod
-    def why_not(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> str | None:
+    def why_not(cls, state: StackedModels, loss: Loss, batch: Batch, traits: Traits) -> str | None:
         """Why this engine cannot run these chains, or None."""
         return None
 
     @abstractmethod
+    def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
+        """The gradients of all chains, each on its own batch: [chains, *parameter] for every parameter."""
+
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
         """One step of all chains, each on its own batch."""
+        self.state.update(self.gradients(index))
 
     def values(self, function: Function, batch: Batch) -> Float[Tensor, "chains ..."]:
         """A function of every chain's model on one batch, without gradients."""
-        with torch.no_grad():
-            return torch.stack([function(model, batch) for model in self.state.models])
+        return self.state.values(function, batch)
 
 
 class Sequential(Engine):
@@ -49,17 +53,24 @@ class Sequential(Engine):
 
     name: ClassVar[str] = "sequential"
 
-    def __init__(self, state: ChainState, loss: Loss, data: Batch, traits: Traits) -> None:
-        super().__init__(state, loss, data, traits)
+    def __init__(self, state: StackedModels, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
+        super().__init__(state, loss, batch_at, traits)
         self.random_states = [torch.Generator().manual_seed(seed).get_state() for seed in state.seeds]
 
+    def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
+        """Forward and backward of each chain in turn."""
+        columns = zip(*map(self._gradient, range(len(index)), index), strict=True)
+        return [torch.stack(column) for column in columns]
+
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
-        """Forward, backward and update of each chain in turn."""
-        for place, model in enumerate(self.state.models):
-            with self._random_state_of(place):
-                loss = self.loss(model, take(self.data, index[place])).mean()
-            gradients = torch.autograd.grad(loss, self.state.of_one[place], allow_unused=True, materialize_grads=True)
-            self.state.update_one(place, gradients)
+        """Forward, backward and update of each chain in turn, with the gradients of one chain at a time in memory."""
+        for place, chosen in enumerate(index):
+            self.state.update_one(place, self._gradient(place, chosen))
+
+    def _gradient(self, place: int, chosen: Int[Tensor, " examples"]) -> Sequence[Tensor]:
+        with self._random_state_of(place):
+            loss = self.loss(self.state.models[place], self.batch_at(chosen)).mean()
+        return torch.autograd.grad(loss, self.state.of_one[place], allow_unused=True, materialize_grads=True)
 
     @contextmanager
     def _random_state_of(self, place: int) -> Iterator[None]:
@@ -78,12 +89,12 @@ class Stacked(Engine):
 
     name: ClassVar[str] = "stacked"
 
-    def __init__(self, state: ChainState, loss: Loss, data: Batch, traits: Traits) -> None:
-        super().__init__(state, loss, data, traits)
+    def __init__(self, state: StackedModels, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
+        super().__init__(state, loss, batch_at, traits)
         self.model = StackedSequential(state.models[0], state.stacked)
 
     @classmethod
-    def why_not(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> str | None:
+    def why_not(cls, state: StackedModels, loss: Loss, batch: Batch, traits: Traits) -> str | None:
         """The model has another layer, or the loss has no value per example."""
         if (reason := why_not_stacked(state.models[0])) is not None:
             return reason
@@ -93,18 +104,19 @@ class Stacked(Engine):
             return "the loss is a mean, one value per example is needed: build it with reduction='none'"
         return None
 
-    def step(self, index: Int[Tensor, "chains examples"]) -> None:
+    def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
         """One forward and backward for all chains."""
-        losses = self.loss(self.model, take(self.data, index.reshape(-1)))
-        total, leaves = losses.view(len(index), -1).mean(1).sum(), self.state.leaves
-        self.state.update(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+        losses = self.loss(self.model, self.batch_at(index.reshape(-1)))
+        total = losses.view(len(index), -1).mean(1).sum()
+        return torch.autograd.grad(total, self.state.leaves, allow_unused=True, materialize_grads=True)
 
-    def values(self, function: Function, batch: Batch) -> Float[Tensor, "chains examples"]:
+    def values(self, function: Function, batch: Batch) -> Float[Tensor, "chains ..."]:
         """One call for all chains, on a copy of the batch for each."""
         size, chains = batch_size(batch), len(self.state)
         copies = take(batch, torch.arange(size).repeat(chains))
         with torch.no_grad():
-            return function(self.model, copies).view(chains, size)
+            values = function(self.model, copies).double()
+        return values.view(chains, size) if values.dim() else super().values(function, batch)
 
 
 class Vmapped(Engine):
@@ -112,8 +124,8 @@ class Vmapped(Engine):
 
     name: ClassVar[str] = "vmap"
 
-    def __init__(self, state: ChainState, loss: Loss, data: Batch, traits: Traits) -> None:
-        super().__init__(state, loss, data, traits)
+    def __init__(self, state: StackedModels, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
+        super().__init__(state, loss, batch_at, traits)
         self.model = _Function(state.models[0], loss)
         self.names = [name for name, p in state.models[0].named_parameters() if p.requires_grad]
         trained = {id(leaf) for leaf in state.leaves}
@@ -122,7 +134,7 @@ class Vmapped(Engine):
             self.fixed[name] = torch.stack([model.get_buffer(name) for model in state.models])
 
     @classmethod
-    def why_not(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> str | None:
+    def why_not(cls, state: StackedModels, loss: Loss, batch: Batch, traits: Traits) -> str | None:
         """A layer has no batching rule, or changes its buffers."""
         if traits.random:
             return "the loss draws random numbers, and vmap would draw different ones"
@@ -134,19 +146,18 @@ class Vmapped(Engine):
             with warnings.catch_warnings():
                 # If a layer lacks a rule, torch may warn and loop over the chains inside: slower than our loop.
                 warnings.filterwarnings("error", ".*batching rule.*", UserWarning)
-                cls(state, loss, batch, traits)._gradients(alike, few)
+                cls(state, loss, partial(take, batch), traits)._gradients(alike, few)
         except (RuntimeError, ValueError, NotImplementedError, UserWarning) as error:
             return str(error).partition("\n")[0].partition(" (Triggered")[0].rstrip(".")
         return None
 
-    def step(self, index: Int[Tensor, "chains examples"]) -> None:
+    def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
         """One mapped forward and backward for all chains."""
-        taken = take(self.data, index.reshape(-1))
+        taken = self.batch_at(index.reshape(-1))
         batch = mapped(taken, lambda tensor: tensor.unflatten(0, index.shape) if tensor.dim() else tensor)
-        gradients = self._gradients(batch, len(index))
-        self.state.update([gradients[name] for name in self.names])
+        return self._gradients(batch, len(index))
 
-    def _gradients(self, batch: Batch, chains: int) -> dict[str, Tensor]:
+    def _gradients(self, batch: Batch, chains: int) -> list[Tensor]:
         def loss_of_one(leaves: dict[str, Tensor], fixed: dict[str, Tensor], part: Batch) -> Tensor:
             placed = {f"model.{name}": tensor for name, tensor in {**leaves, **fixed}.items()}
             loss: Tensor = functional_call(self.model, placed, (part,))
@@ -156,7 +167,7 @@ class Vmapped(Engine):
         fixed = {name: tensor[:chains] for name, tensor in self.fixed.items()}
         mapped_gradient = vmap(grad(loss_of_one), in_dims=(0, 0, example_axes(batch)))
         gradients: dict[str, Tensor] = mapped_gradient(leaves, fixed, batch)
-        return gradients
+        return [gradients[name] for name in self.names]
 
 
 class _Function(nn.Module):

@@ -1,8 +1,8 @@
 """The state of M independent runs: their parameters in one tensor each, and the update of all runs or of one."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,54 +11,85 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.exploration.samplers.sampler import squared_norm
+from gradiometer.measurement.batch import Batch
+
+Function = Callable[[nn.Module, Batch], Tensor]
+"""A function of a model and a batch. It returns one number per example, or their mean."""
 
 MEMORY, BURN_IN = 1000, 1000
 """As in a sampler: steps over which SGD's own heat is averaged, and steps before a run may be refused."""
 
 
-@dataclass
-class ChainState:
+class StackedModels(ABC):
     """M models whose parameters are the rows of stacked tensors, so that updates of all and of one share memory.
 
     Args:
         models: Models of one architecture. Their parameters become views of the stack.
+        seeds: Seed of each chain's noise.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], seeds: Sequence[int]) -> None:
+        self.models, self.seeds, self.stacked = models, seeds, _stack(models)
+        trainable = [name for name, p in models[0].named_parameters() if p.requires_grad]
+        self.leaves = [self.stacked[name].requires_grad_() for name in trainable]
+        self.of_one = [[model.get_parameter(name) for name in trainable] for model in models]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def values(self, function: Function, batch: Batch) -> Float[Tensor, "chains ..."]:
+        """A function of every chain's model on one batch, without gradients."""
+        with torch.no_grad():
+            return torch.stack([function(model, batch).double() for model in self.models])
+
+    def update(self, gradients: Sequence[Tensor]) -> None:
+        """One step of all chains, from stacked gradients."""
+        for place in range(len(self)):
+            self.update_one(place, [gradient[place] for gradient in gradients])
+
+    @abstractmethod
+    def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
+        """One step of one chain."""
+
+
+class ChainState(StackedModels):
+    """Chains of SGD, and of SGLD at a temperature, updated together.
+
+    Args:
+        models: Models of one architecture. Their parameters become views of the stack.
+        seeds: Seed of each chain's noise.
         rates: η of each chain.
         temperatures: T of each chain in posterior units: 0 for SGD, positive for SGLD at this temperature.
         momentum: μ of SGD's heavy ball, for all chains.
         weight_decay: λ, for all chains.
         examples: N.
-        seeds: Seed of each chain's noise.
     """
 
-    models: Sequence[nn.Module]
-    rates: Sequence[float]
-    temperatures: Sequence[float]
-    momentum: float
-    weight_decay: float
-    examples: int
-    seeds: Sequence[int]
-    stacked: dict[str, Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.stacked = _stack(self.models)
-        trainable = [name for name, p in self.models[0].named_parameters() if p.requires_grad]
-        self.leaves = [self.stacked[name].requires_grad_() for name in trainable]
-        self.velocities = [torch.zeros_like(leaf) for leaf in self.leaves] if self.momentum else []
-        self.of_one = [[model.get_parameter(name) for name in trainable] for model in self.models]
-        self.rows = [[leaf.detach()[place] for leaf in self.leaves] for place in range(len(self.models))]
-        self.velocity_rows = [[v[place] for v in self.velocities] for place in range(len(self.models))]
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        seeds: Sequence[int],
+        rates: Sequence[float],
+        temperatures: Sequence[float],
+        momentum: float,
+        weight_decay: float,
+        examples: int,
+    ) -> None:
+        super().__init__(models, seeds)
+        self.rates, self.temperatures, self.examples = rates, temperatures, examples
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.velocities = [torch.zeros_like(leaf) for leaf in self.leaves] if momentum else []
+        self.rows = [[leaf.detach()[place] for leaf in self.leaves] for place in range(len(models))]
+        self.velocity_rows = [[v[place] for v in self.velocities] for place in range(len(models))]
         like = self.leaves[0]
         self.dimension = sum(row.numel() for row in self.rows[0])
-        self.heats = [Heat(MEMORY) for _ in self.models]
-        self.generators = [torch.Generator(like.device).manual_seed(seed) for seed in self.seeds]
-        self._rates = torch.tensor(self.rates, dtype=like.dtype, device=like.device)
-        self._same_rate = self.rates[0] if len(set(self.rates)) == 1 else None
-        self.hot = [place for place, temperature in enumerate(self.temperatures) if temperature > 0]
+        self.heats = [Heat(MEMORY) for _ in models]
+        self.generators = [torch.Generator(like.device).manual_seed(seed) for seed in seeds]
+        self._rates = torch.tensor(rates, dtype=like.dtype, device=like.device)
+        self._same_rate = rates[0] if len(set(rates)) == 1 else None
+        self.hot = [place for place, temperature in enumerate(temperatures) if temperature > 0]
         # The noise of chains at temperature 0 stays zero.
-        self._noise = like.new_zeros((len(self.models), self.dimension if self.hot else 0))
-
-    def __len__(self) -> int:
-        return len(self.models)
+        self._noise = like.new_zeros((len(models), self.dimension if self.hot else 0))
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Samplers: optimizers that draw from a posterior at the temperature they are asked for."""
+"""Samplers: optimizers whose iterates are draws from a posterior at a chosen temperature."""
 
 import lazy_loader
 

@@ -1,9 +1,6 @@
 from .cyclical import CyclicalSampling as CyclicalSampling
 from .heat import Heat as Heat
 from .sampler import Sampler as Sampler
-from .sampling import Moment as Moment
-from .sampling import Sampled as Sampled
-from .sampling import sample as sample
 from .sghmc import SGHMC as SGHMC
 from .sgld import SGLD as SGLD
 from .sgnht import SGNHT as SGNHT

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch.optim.lr_scheduler import LRScheduler
 
+from gradiometer.arguments import check_number
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.measurement.arguments import check_number
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.exploration.samplers.noise import Noise
-from gradiometer.measurement.arguments import check_number, check_whole
 from gradiometer.measurement.estimate import Estimate, significant
 
 HALVES = 50

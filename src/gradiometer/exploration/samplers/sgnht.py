@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
-from gradiometer.measurement.arguments import check_number, check_whole
 
 HOT = 10.0
 """Before `burn_in` a reading counts at most this many times T, so that a hot start does not cause much friction."""

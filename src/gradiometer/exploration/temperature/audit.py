@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.measurement.arguments import check_number, check_whole
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_number
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transformed, weighted_slope
 
@@ -35,7 +35,7 @@ def escape_time(
             minimum, plus 5V‴²/(24|V″|³) at both.
 
     Example:
-        >>> from gradiometer.exploration.temperature.kramers import escape_time
+        >>> from gradiometer.exploration.temperature import escape_time
         >>> round(escape_time(barrier=1.0, curvature=2.0, curvature_at_top=-1.0, temperature=0.2))
         659
 
@@ -73,7 +73,7 @@ def passage_steps(
         lowest: A position below which Φ practically never is.
 
     Example:
-        >>> from gradiometer.exploration.temperature.kramers import passage_steps
+        >>> from gradiometer.exploration.temperature import passage_steps
         >>> def bowl(position):
         ...     return position
         >>> steps = passage_steps(bowl, learning_rate=0.5, temperature=1.0, start=0.0, end=1.0, lowest=-8.0)
@@ -116,7 +116,7 @@ def barrier_seen(temperatures: Sequence[float], times: Sequence[Estimate], *, co
         correction: κ of `escape_time`.
 
     Example:
-        >>> from gradiometer.exploration.temperature.kramers import barrier_seen, escape_time
+        >>> from gradiometer.exploration.temperature import barrier_seen, escape_time
         >>> from gradiometer import Estimate
         >>> temperatures = [0.2, 0.25, 0.4]
         >>> times = [escape_time(1.0, 2.0, -1.0, temperature) for temperature in temperatures]

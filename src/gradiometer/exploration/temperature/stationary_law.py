@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_number, check_whole
 
 Square = Float[np.ndarray, "params params"]
 Pairs = Float[np.ndarray, "params params 2 2"]
@@ -29,7 +29,7 @@ class Rule:
         nesterov: Nesterov's momentum instead: Φ ← Φ − η(ĝ + μv).
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import Rule
+        >>> from gradiometer.exploration.temperature import Rule
         >>> Rule(learning_rate=0.1, batch_size=4, momentum=0.9).limit(sharpness=2.0)
         1.9
     """
@@ -91,7 +91,7 @@ def mode_variance(curvature: float, noise: float, rule: Rule) -> float:
     for Nesterov use `stationary_covariance`.
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import Rule, mode_variance
+        >>> from gradiometer.exploration.temperature import Rule, mode_variance
         >>> round(mode_variance(curvature=1.0, noise=4.0, rule=Rule(learning_rate=0.1, batch_size=4)), 5)
         0.05263
 
@@ -121,7 +121,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: Rule) ->
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature.stationary_law import Rule, excess_loss, stationary_covariance
+        >>> from gradiometer.exploration.temperature import Rule, excess_loss, stationary_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> covariance = stationary_covariance(curvature, noise, Rule(learning_rate=0.1, batch_size=4))
         >>> covariance.diagonal().round(4)
@@ -155,7 +155,7 @@ def reshuffled_covariance(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_covariance
+        >>> from gradiometer.exploration.temperature import Rule, reshuffled_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> reshuffled_covariance(curvature, noise, Rule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
         array([0.0067, 0.01  ])
@@ -190,7 +190,7 @@ def without_replacement(batch_size: int, examples: int) -> float:
     """(N − B)/(N − 1), the factor by which different examples in a batch reduce the variance of its mean.
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import without_replacement
+        >>> from gradiometer.exploration.temperature import without_replacement
         >>> round(without_replacement(batch_size=32, examples=100), 3)
         0.687
 
@@ -216,7 +216,7 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: Rule
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import Rule, small_rate_temperature
+        >>> from gradiometer.exploration.temperature import Rule, small_rate_temperature
         >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=Rule(learning_rate=0.1, batch_size=4))
         0.05
 

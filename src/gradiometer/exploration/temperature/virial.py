@@ -1,10 +1,13 @@
 """The configurational temperature of a run, ⟨(Φ − c)·∇U⟩/d about the run's mean position c, with its error."""
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.errors import Diverged
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -31,8 +34,10 @@ class Virial:
 
     def add(self, position: Float[Tensor, " params"], gradient: Float[Tensor, " params"]) -> None:
         """Add a step: Φ, and at Φ the gradient of the mean loss and the prior, from an independent batch."""
-        block = self.added * BLOCKS // self.steps
-        self.products[block] += float(position @ gradient)
+        block, product = self.added * BLOCKS // self.steps, float(position @ gradient)
+        if not math.isfinite(product):
+            raise Diverged(f"the parameters or gradients are not finite at step {self.added:,}: use a smaller rate.")
+        self.products[block] += product
         self.gradients[block] += gradient
         self.positions += position
         self.counts[block] += 1

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import stdtrit
 from scipy.stats import chi2
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 
 POWER = 0.8

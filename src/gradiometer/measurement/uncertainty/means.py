@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_means, finite_samples
 from gradiometer.measurement.uncertainty.fieller import ratio_interval, steps_to_bound

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import bdtr
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 
 

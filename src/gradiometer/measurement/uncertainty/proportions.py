@@ -7,8 +7,8 @@ from jaxtyping import Shaped
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 
 STEP = 1e-10

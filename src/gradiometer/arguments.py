@@ -11,7 +11,7 @@ from gradiometer.errors import BadArgument
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     """Raise unless `value` is a finite number and positive, or at least 0.
 
-    >>> from gradiometer.measurement.arguments import check_number
+    >>> from gradiometer.arguments import check_number
     >>> check_number("learning_rate", 0.1, positive=True)
     >>> check_number("learning_rate", float("nan"), positive=True)
     Traceback (most recent call last):

@@ -1,0 +1,255 @@
+"""Chains of a sampler: the temperature asked for, the temperature measured, and moments of functions of the draws."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
+from gradiometer.exploration.chains.chains import EngineChoice, Watch, make_models
+from gradiometer.exploration.chains.mixing import Mixing, mixing
+from gradiometer.exploration.chains.state import Function, StackedModels
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.temperature.virial import BLOCKS, Virial
+from gradiometer.measurement.batch import Batch, take
+from gradiometer.measurement.batch import batch_size as size_of
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.order import Order
+from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.uncertainty.means import mean
+
+HALVED = 20
+"""Steps between two pairs of half-batch gradients."""
+
+SURE = 0.99
+FEWEST_STEPS = 2 * BLOCKS
+
+MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
+"""Makes the sampler of a chain from its parameters and its seed."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The mean and the spread of a function of the draws.
+
+    Args:
+        mean: Its mean over the posterior.
+        spread: Its standard deviation over the posterior.
+        known: Its exact mean, if the posterior is known.
+    """
+
+    mean: Estimate
+    spread: Estimate
+    known: float | None = None
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " draws"], known: float | None = None, level: float = 0.9) -> "Moment":
+        """Mean and spread of correlated draws, with intervals that account for the correlation."""
+        square = mean((values - values.mean()) ** 2, level=level)
+        low, value, high = (math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high))
+        method = f"root of the mean square: {square.method}"
+        spread = Estimate.interval(value, low, high, level=level, method=method, samples=square.samples)
+        return cls(mean(values, level=level), spread, known)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The result of one chain of a sampler. Temperatures are in posterior units.
+
+    Args:
+        asked: The temperature T asked for.
+        measured: E[(Φ − c)·∇U]/d, with c the mean of the run.
+        bounds: The same at 99 %, for the verdict.
+        injected: The temperature of the injected noise at the end.
+        own: The heat of SGD itself, over the sampler's memory.
+        minibatch: The part of it that is mini-batch noise.
+        moments: The moments of every function.
+        draws: The draws of every function.
+    """
+
+    asked: float
+    measured: Estimate
+    bounds: Estimate
+    injected: float
+    own: Estimate
+    minibatch: Estimate
+    moments: Mapping[str, Moment]
+    draws: Mapping[str, Float[np.ndarray, " draws"]]
+
+    @property
+    def kept(self) -> bool:
+        """True if the measured temperature does not differ significantly from T, at 99 %."""
+        return self.bounds.low <= self.asked <= self.bounds.high
+
+    @property
+    def verdict(self) -> str:
+        """A sentence: if the temperature was kept, and if not, what to change."""
+        if not self.measured.tells:
+            return "The temperature is not known yet: use more steps."
+        if self.kept:
+            return f"The measured temperature, {self.bounds} at 99 %, does not differ from the one asked for."
+        if self.bounds.high < self.asked:
+            return (
+                "The chain is colder than asked for: it still spreads along directions that are slower than the run, "
+                "so its draws do not represent the posterior. Use more steps or a larger learning rate."
+            )
+        return "The chain is hotter than asked for. Use a longer burn-in and `hold`, which subtracts the heat of SGD."
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the draws, as printed by `--json`."""
+        moments = {
+            name: {"mean": m.mean.to_dict(), "spread": m.spread.to_dict(), "known": m.known}
+            for name, m in self.moments.items()
+        }
+        names = ("measured", "bounds", "own", "minibatch")
+        estimates = {name: getattr(self, name).to_dict() for name in names}
+        return {"asked": self.asked, "injected": self.injected, "kept": self.kept, **estimates, "moments": moments}
+
+
+def sample(
+    model: Callable[[], nn.Module],
+    loss: Loss,
+    data: Batch,
+    sampler: MakeSampler,
+    *,
+    batch_size: int,
+    steps: int,
+    burn_in: int,
+    every: int = 10,
+    watch: Mapping[str, tuple[Function, Batch]] | None = None,
+    known: Mapping[str, float] | None = None,
+    seeds: Sequence[int] = (0,),
+    draw: Draw = Draw.REPLACEMENT,
+    level: float = 0.9,
+) -> list[Sampled]:
+    """Run independent chains of a sampler, discard the first steps, and measure the rest.
+
+    The temperature is the configurational one, ⟨(Φ − c)·∇U⟩/d, with c the mean of the measured steps. By the heat
+    balance it equals the heat put in minus the drift of the chain. Directions slower than the run have not reached
+    their temperature, so it is biased low.
+
+    In 600 runs of 480 steps on a conjugate Gaussian, at nominal 90 %, the interval of the temperature covered in 92 %
+    with SGLD and SGHMC. With SGNHT it was 96 %: the thermostat corrects errors of the very number that is measured,
+    so the mean is more certain than stated. Means covered in 90 to 92 %, spreads in 89 to 90 %.
+
+    Args:
+        model: Makes the model of a chain from torch's global random numbers, which are seeded and restored.
+        loss: Called as `loss(model, batch)`.
+        data: The training examples: a tree of tensors whose first axis is the example, or `Examples`.
+        sampler: Makes a sampler with one parameter group from (parameters, seed).
+        batch_size: B.
+        steps: Measured steps of each chain.
+        burn_in: Steps before the measurement.
+        every: Steps between two draws.
+        watch: Functions of (model, batch) with their batch, whose means are drawn, in eval mode.
+        known: Exact means of functions, if they are known.
+        seeds: For each chain, the seed of its start, batches and noise.
+        draw: How batches are drawn: independently, or in reshuffled epochs.
+        level: Confidence level of all intervals.
+
+    Raises:
+        BadArgument: A setting is invalid, or SGD alone is hotter than the temperature asked for.
+        Diverged: Parameters or gradients are not finite.
+
+    Example: the mean of 100 numbers of unit variance. The posterior is N(3.037, 1/100).
+        >>> import torch
+        >>> from gradiometer import SGHMC, supervised
+        >>> from gradiometer.exploration.chains import sample
+        >>> data = torch.ones(100, 1), 3 + torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
+        >>> loss = supervised(lambda outputs, targets: (outputs - targets).square().flatten() / 2)
+        >>> (found,) = sample(
+        ...     lambda: torch.nn.Linear(1, 1, bias=False), loss, data,
+        ...     lambda params, seed: SGHMC(params, lr=0.1, examples=100, seed=seed),
+        ...     batch_size=50, steps=200, burn_in=50, watch={"mean": (lambda model, _: model.weight, data)},
+        ... )
+        >>> print(found.moments["mean"].mean)
+        3.06 [3.01, 3.11]
+    """
+    for name, value, least in (("burn_in", burn_in, 0), ("steps", steps, FEWEST_STEPS), ("every", every, 1)):
+        check_whole(name, value, least)
+    batch_at, examples = (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
+    orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
+    chains = _SampledModels(make_models(model, seeds), seeds, sampler, steps)
+    used = EngineChoice(chains, loss, batch_at, orders)
+    watching = Watch(watch or {})
+    halved = chains.temperature > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
+    for step, index in used.steps(burn_in + steps):
+        if step > burn_in and (step - burn_in - 1) % every == 0:
+            watching.look(chains.models, chains.values)
+        if halved and step % HALVED == 0 and step < burn_in + steps:
+            chains.halves(*(used.engine.gradients(half) for half in index.chunk(2, dim=1)))
+        chains.measuring = step >= burn_in
+    draws = watching.draws()
+    return [
+        chains.found(place, {name: values[:, place] for name, values in draws.items()}, known or {}, level)
+        for place in range(len(seeds))
+    ]
+
+
+def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
+    """R-hat and effective sample sizes of every function that varies. Empty for a single chain."""
+    if len(chains) < 2:
+        return []
+    draws = {name: np.stack([each.draws[name] for each in chains], axis=1) for name in chains[0].draws}
+    return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
+
+
+class _SampledModels(StackedModels):
+    """Chains with one sampler each, whose steps are measured while `measuring` is true."""
+
+    def __init__(self, models: Sequence[nn.Module], seeds: Sequence[int], make: MakeSampler, steps: int) -> None:
+        super().__init__(models, seeds)
+        self.samplers = [make(parameters, seed) for parameters, seed in zip(self.of_one, seeds, strict=True)]
+        self.virials = [Virial(_flat(parameters), steps) for parameters in self.of_one]
+        self.measuring = False
+        for sampler in self.samplers:
+            if len(sampler.param_groups) > 1:
+                raise BadArgument(f"`sampler` must have 1 parameter group, got {len(sampler.param_groups)}.")
+
+    @property
+    def temperature(self) -> float:
+        temperature: float = self.samplers[0].param_groups[0]["temperature"]
+        return temperature
+
+    def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
+        parameters, sampler = self.of_one[place], self.samplers[place]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self.measuring:
+            position, decay = _flat(parameters), sampler.param_groups[0]["weight_decay"]
+            self.virials[place].add(position, _flat(gradients) + decay * position)
+        sampler.step()
+
+    def halves(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+        """Give each sampler the gradients of two halves of its batch."""
+        for place, sampler in enumerate(self.samplers):
+            sampler.halves(*([gradient[place] for gradient in half] for half in (first, second)))
+
+    def found(
+        self, place: int, draws: Mapping[str, Float[np.ndarray, " draws"]], known: Mapping[str, float], level: float
+    ) -> Sampled:
+        """The result of one chain."""
+        sampler, virial = self.samplers[place], self.virials[place]
+        balance, examples = sampler.balance[0], sampler.param_groups[0]["examples"]
+        return Sampled(
+            asked=balance.asked,
+            measured=virial.temperature(examples, level),
+            bounds=virial.temperature(examples, SURE),
+            injected=balance.injected,
+            own=balance.own,
+            minibatch=balance.minibatch,
+            moments={name: Moment.of(values, known.get(name), level) for name, values in draws.items()},
+            draws=draws,
+        )
+
+
+def _flat(tensors: Iterable[Tensor]) -> Float[Tensor, " params"]:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
