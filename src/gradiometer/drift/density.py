@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.arguments import check_level
 from gradiometer.drift.operator import Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 
 TOGETHER_NUMBERS = 2**26
 """Most numbers in the Lanczos vectors of the probes in one group: 256 MiB in single precision."""

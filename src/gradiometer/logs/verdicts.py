@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from gradiometer.arguments import check_level
 from gradiometer.logs.finite import finite_findings
 from gradiometer.logs.log import Log
 from gradiometer.logs.plateau import plateau_finding
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.staircase import staircase_finding
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.finding import Finding, Issue, State
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.special import ndtri
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.arguments import check_level
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.proportions import proportion
 
