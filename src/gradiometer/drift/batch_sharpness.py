@@ -24,7 +24,7 @@ class BatchSharpness(Gauge):
     """E ĝᵀH_Bĝ / E‖ĝ‖², with ĝ the gradient and H_B the Hessian of the same batch.
 
     With small batches the batch sharpness, not λ_max of the full loss, rises to 2/η and stays there: beyond it a step
-    overshoots the loss of its own batch. The full-batch sharpness stays below, and lower for smaller batches. The
+    overshoots the loss of that batch. The full-batch sharpness stays below, and lower for smaller batches. The
     estimate is a ratio of means over a window, with Fieller's interval, not a mean of ratios.
 
     Costs about three plain steps: the gradient once more with its graph, and one product.

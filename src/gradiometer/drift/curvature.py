@@ -44,8 +44,10 @@ class Curvature:
         kept: Examples whose graphs are kept.
         seed: Seed for all random numbers, here and in the loss.
 
-    Raises:
-        BadArgument: There are no examples.
+    Attributes:
+        loss, gradient: Of the mean over all examples.
+        examples, dimension: Numbers of examples and of trainable parameters.
+        products_made: Hessian products so far.
 
     Example:
         >>> from gradiometer import Objective
@@ -73,6 +75,7 @@ class Curvature:
         self._graphs: list[GradientGraph] = []
         self.loss = 0.0
         self.gradient: Float[Tensor, " params"] = torch.zeros_like(flat(objective.parameters)).detach()
+        self.like, self.dimension = self.gradient, len(self.gradient)
         for place, batch in enumerate(batches):
             graph = self._graph(place, batch)
             self.examples += graph.examples
@@ -93,16 +96,6 @@ class Curvature:
         size = batch_size(batch)
         parts = [span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)]
         return cls(objective, parts, kept=kept, seed=seed)
-
-    @property
-    def dimension(self) -> int:
-        """d, the number of trainable parameters."""
-        return len(self.gradient)
-
-    @property
-    def like(self) -> Tensor:
-        """A tensor with the type and device of the vectors."""
-        return self.gradient
 
     def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
         """H v for every row v."""

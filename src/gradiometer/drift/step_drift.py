@@ -23,7 +23,7 @@ class StepDrift(Gauge):
 
     Two halves of examples that did not make the step are differentiated before and after it. Their noise is
     independent, so ⟨ĝ_1(Φ′) − ĝ_1(Φ), ĝ_2(Φ′) − ĝ_2(Φ)⟩ is unbiased for the squared drift. The squared difference of
-    two training gradients is 1.4 to 2 times too large, because the step changes the gradient of its own batch most.
+    two training gradients is 1.4 to 2 times too large, because the step changes the gradient of this batch most.
 
     Costs about two plain steps if the step has a probe, one and a half without: then half of the batch makes the step
     and the other half judges it, and the drift is that of a step at B/2. The step is −ηĝ, without momentum.
