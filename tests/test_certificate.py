@@ -22,7 +22,7 @@ from gradiometer.convergence.certificate.lowest_curvature import (
 )
 from gradiometer.diagnosis import diagnose
 from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.eigenvalues import eigenvalues
+from gradiometer.drift.lanczos import eigenvalues
 from gradiometer.drift.operator import Product
 from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.batch import Batch

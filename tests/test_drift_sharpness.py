@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from gradiometer.cli.sharpness import sharpness
 from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.survey import Survey, survey
+from gradiometer.drift.curvature_survey import Survey, survey
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gradiometer.drift.density import spectral_density, tridiagonal
-from gradiometer.drift.eigenvalues import eigenvalues
+from gradiometer.drift.hutchinson import trace
+from gradiometer.drift.lanczos import eigenvalues
 from gradiometer.drift.operator import Product
-from gradiometer.drift.trace import trace
 from gradiometer.errors import BadArgument
 
 
@@ -76,7 +76,7 @@ def test_bounds_hold_if_the_products_run_out() -> None:
 
 
 def test_a_restarted_basis_finds_the_same_eigenvalues(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.drift.eigenvalues.BASIS_NUMBERS", 1)
+    monkeypatch.setattr("gradiometer.drift.lanczos.BASIS_NUMBERS", 1)
     spectrum = np.geomspace(1e-3, 10, 200)
     found = eigenvalues(rotated(spectrum)[1], largest=4, smallest=1, tolerance=1e-3, generator=generator())
     assert found.converged and len(found.basis) <= 25 < found.products

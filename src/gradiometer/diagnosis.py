@@ -13,7 +13,7 @@ from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, findi
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
-from gradiometer.drift.survey import Survey
+from gradiometer.drift.curvature_survey import Survey
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, State

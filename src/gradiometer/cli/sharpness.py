@@ -10,7 +10,7 @@ from gradiometer.cli.options import json_option
 from gradiometer.cli.place import is_run, keep, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
-    from gradiometer.drift.survey import Survey
+    from gradiometer.drift.curvature_survey import Survey
     from gradiometer.measurement.finding import Finding
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
@@ -53,7 +53,7 @@ def sharpness(
     result is saved in the run and shown on its page.
     """
     from gradiometer.errors import BadArgument
-    from gradiometer.train.curvature_survey import edge_finding, survey_training
+    from gradiometer.train.curvature import edge_finding, survey_training
 
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
@@ -97,7 +97,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> None:
     from gradiometer.drift.stability import Momentum, stability_limit
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
-    from gradiometer.train.curvature_survey import rate_ahead
+    from gradiometer.train.curvature import rate_ahead
 
     kind = Momentum(training.configuration.momentum, training.configuration.nesterov)
     figure = density_figure(found, (kind.formula, stability_limit(rate_ahead(training), kind)))

@@ -1,11 +1,14 @@
 from .along_gradient import CurvatureAlongGradient as CurvatureAlongGradient
 from .batch_sharpness import BatchSharpness as BatchSharpness
 from .curvature import Curvature as Curvature
+from .curvature_survey import Survey as Survey
+from .curvature_survey import survey as survey
 from .density import spectral_density as spectral_density
-from .eigenvalues import Eigenvalues as Eigenvalues
-from .eigenvalues import eigenvalues as eigenvalues
 from .horizon import Anchor as Anchor
 from .horizon import HorizonDrift as HorizonDrift
+from .hutchinson import trace as trace
+from .lanczos import Eigenvalues as Eigenvalues
+from .lanczos import eigenvalues as eigenvalues
 from .loss_change import LossChange as LossChange
 from .operator import Product as Product
 from .spectrum import SpectralDensity as SpectralDensity
@@ -14,6 +17,3 @@ from .stability import edge_sentence as edge_sentence
 from .stability import largest_stable_rate as largest_stable_rate
 from .stability import stability_limit as stability_limit
 from .step_drift import StepDrift as StepDrift
-from .survey import Survey as Survey
-from .survey import survey as survey
-from .trace import trace as trace

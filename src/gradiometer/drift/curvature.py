@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.drift.density import spectral_density
-from gradiometer.drift.eigenvalues import Eigenvalues, eigenvalues
+from gradiometer.drift.hutchinson import trace
+from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
 from gradiometer.drift.operator import Product, Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
-from gradiometer.drift.trace import trace
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.estimate import Estimate
@@ -119,7 +119,7 @@ class Curvature:
         return self.along(self.gradient)
 
     def eigenvalues(self, largest: int = 1, smallest: int = 0, **settings: Any) -> Eigenvalues:
-        """The ends of the spectrum; see `gradiometer.drift.eigenvalues.eigenvalues`.
+        """The ends of the spectrum; see `gradiometer.drift.eigenvalues`.
 
         A network's gradient lies largely in its sharpest directions (Gur-Ari, Roberts & Dyer 2018). For five or more
         eigenvalues it is half of the start, which saves about one product in six. For fewer the start is random,
@@ -131,7 +131,7 @@ class Curvature:
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
 
     def trace(self, probes: int = 16, **settings: Any) -> Estimate:
-        """Tr H, with separate probes for every part of the examples; see `gradiometer.drift.trace.trace`."""
+        """Tr H, with separate probes for every part of the examples; see `gradiometer.drift.trace`."""
         self.products_made += probes
         return trace(self, probes=probes, generator=self.generator, **settings)
 

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.eigenvalues import UNIT
+from gradiometer.drift.lanczos import UNIT
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import Estimate

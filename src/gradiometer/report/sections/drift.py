@@ -6,8 +6,8 @@ import shlex
 import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
-from gradiometer.drift.survey import Survey
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Issue

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.drift.eigenvalues import UNIT, Eigenvalues
+from gradiometer.drift.lanczos import UNIT, Eigenvalues
 from gradiometer.drift.operator import Mean, Symmetric, orthogonalised, random_vectors
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate

@@ -3,8 +3,8 @@
 import torch
 
 from gradiometer.drift.curvature import AT_ONCE, Curvature
+from gradiometer.drift.curvature_survey import Survey, survey
 from gradiometer.drift.stability import Momentum, edge_sentence
-from gradiometer.drift.survey import Survey, survey
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.finding import Finding
 from gradiometer.train.training import Training
