@@ -107,6 +107,14 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert len(homes) > 300 and missing == []
 
 
+def test_the_house_has_every_room() -> None:
+    house = text("house.md")
+    rooms = [stub.parent for stub in (SOURCE / "gradiometer").rglob("__init__.py")]
+    files = [file for file in (SOURCE / "gradiometer").glob("*.py") if not file.name.startswith("__")]
+    assert [room.name for room in rooms if f"{room.name}/" not in house] == []
+    assert [file.name for file in files if f" {file.name}" not in house] == []
+
+
 def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
     listed = re.findall(r"^\| `(\w+)` \| \[`(\w+)`", text("reference/gauges.md"), flags=re.MULTILINE)
     assert dict(listed) == {name: kind.__name__ for name, kind in GAUGES.items()}
