@@ -20,7 +20,7 @@ from typing import ClassVar
 class GradiometerError(Exception):
     """Base class of all errors raised on purpose. The message is one sentence a user can act on."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = 2
 
 
 class BadArgument(GradiometerError, ValueError):
@@ -33,8 +33,6 @@ class BadArgument(GradiometerError, ValueError):
     'parts'
     """
 
-    exit_code: ClassVar[int] = 2
-
     @property
     def argument(self) -> str:
         """The first name in backticks of the message."""
@@ -45,25 +43,17 @@ class BadArgument(GradiometerError, ValueError):
 class Unsupported(GradiometerError, ValueError):
     """A model, an optimizer or a training loop that gradiometer cannot measure."""
 
-    exit_code: ClassVar[int] = 2
-
 
 class UserCodeFailed(GradiometerError):
     """The user's own loss, model or problem raised an error, or returned something that cannot be used."""
-
-    exit_code: ClassVar[int] = 2
 
 
 class RunNotFound(GradiometerError):
     """There is no run in this folder."""
 
-    exit_code: ClassVar[int] = 2
-
 
 class RunDamaged(GradiometerError):
     """A run, a checkpoint or an artifact exists but cannot be read."""
-
-    exit_code: ClassVar[int] = 2
 
 
 class Diverged(GradiometerError):

@@ -71,7 +71,8 @@ class GradientGraph:
         """
         try:
             found = self._batched_products(vectors) if len(vectors) > 1 and self._batched else None
-            found = torch.stack([self._product(vector) for vector in vectors]) if found is None else found
+            if found is None:
+                found = torch.stack([flat(self._backward(unflat(vector, self._leaves))) for vector in vectors])
         except RuntimeError as error:
             if not WITHOUT_SECOND_DERIVATIVE.search(str(error)):
                 raise
@@ -82,9 +83,6 @@ class GradientGraph:
                 "look for a square root, a norm or a logarithm at zero, or for parameters that have diverged."
             )
         return found
-
-    def _product(self, vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
-        return flat(self._backward(unflat(vector, self._leaves)))
 
     def _batched_products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"] | None:
         """All products in one backward; None, now and later, if an operation cannot be batched."""

@@ -90,7 +90,7 @@ class Objective:
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
-        return self._evaluate(parameters, batch).mean()
+        return checked_loss(self.with_parameters(parameters, lambda: self.loss(self.model, batch)), batch).mean()
 
     def gradient(self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0) -> Gradients:
         """ĝ, the gradient of the mean loss of a batch. One forward and backward.
@@ -179,9 +179,6 @@ class Objective:
         """
         result: Result = functional_call(self._forward, self._state(parameters), (work,), tie_weights=False)
         return result
-
-    def _evaluate(self, parameters: Sequence[Tensor], batch: Batch) -> Tensor:
-        return checked_loss(self.with_parameters(parameters, lambda: self.loss(self.model, batch)), batch)
 
     def _state(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         """The tensors that replace the model's trainable parameters and buffers, keyed by their names.

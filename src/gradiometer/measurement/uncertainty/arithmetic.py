@@ -43,7 +43,7 @@ def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
     """
     if not estimates:
         raise BadArgument("`estimates` is empty: at least one is needed to average.")
-    values = [_middle(estimate) for estimate in estimates]
+    values = [(e.low + e.high) / 2 if math.isnan(e.value) else e.value for e in estimates]
     below = math.hypot(*(value - estimate.low for value, estimate in zip(values, estimates, strict=True)))
     above = math.hypot(*(estimate.high - value for value, estimate in zip(values, estimates, strict=True)))
     count, value = len(estimates), math.fsum(values) / len(estimates)
@@ -175,10 +175,6 @@ def _common_samples(first: Estimate, second: Estimate) -> int:
     if not first.level == second.level:
         raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
     return min(first.samples, second.samples)
-
-
-def _middle(estimate: Estimate) -> float:
-    return (estimate.low + estimate.high) / 2 if math.isnan(estimate.value) else estimate.value
 
 
 def _log_ratio(larger: float, smaller: float) -> float:
