@@ -173,9 +173,9 @@ def test_the_distance_between_looks_grows() -> None:
     ("made", "message"),
     [
         (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), share=math.nan), "`share` of the gain of a cut must lie in"),
-        (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), first=0), "`first` must be at least 1 step, got 0"),
+        (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), first=0), "`first` must be at least 1, got 0"),
         (lambda: CURVED.probe(1, 0, seed=0), "`examples` must be at least 8, one for each part of a probe, got 0"),
-        (lambda: Looks(16, 0), "`per_octave` must be at least 1 look, got 0"),
+        (lambda: Looks(16, 0), "`per_octave` must be at least 1, got 0"),
         (lambda: Slope(level=math.nan), "`level` must lie between 0 and 1, got nan"),
         (lambda: Distance(ratio=math.nan), "`ratio` of one look's step to the one before must be above 1"),
         (lambda: Fluctuation(tolerance=math.nan), "`tolerance` must be positive, got nan"),

@@ -230,7 +230,7 @@ def test_a_saddle_needs_a_marked_negative_curvature_and_a_long_stay() -> None:
     ("build", "message"),
     [
         (lambda: Endpoint(0, 1.0), "`examples` must be at least 1, got 0"),
-        (lambda: Endpoint(1, math.nan), "`travelled` must be a sum of learning rates, at least 0, got nan"),
+        (lambda: Endpoint(1, math.nan), "`travelled` must be at least 0 and finite, got nan"),
     ],
 )
 def test_bad_arguments_raise_and_are_named(build, message: str) -> None:

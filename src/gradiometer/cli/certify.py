@@ -68,9 +68,10 @@ def _certified(
 ) -> "Certificate":
     """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""
     import gradiometer.convergence.certificate.certifying as measuring
-    from gradiometer.convergence.certificate.certificate import check_shares
+    from gradiometer.arguments import check_level
 
-    check_shares(tolerance, level)
+    check_level(tolerance, "tolerance")
+    check_level(level)
     training, run = training_at_start(path)
     settings = run.configuration
     gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.weight_decay}

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradiometer.arguments import check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
@@ -62,8 +63,7 @@ def suffix(updates: int, share: Amount = 0.5) -> MultiAverage:
     Source: Rakhlin, Shamir & Sridharan (2012), Making Gradient Descent Optimal for Strongly Convex Stochastic
         Optimization, section 5.
     """
-    if not updates >= 1:
-        raise BadArgument(f"`updates` must be at least 1, got {updates}.")
+    check_whole("updates", updates, 1)
     if not 0 < share <= 1:
         raise BadArgument(f"`share` must be above 0 and at most 1, got {share}: 0.5 averages the last half.")
     first = min(int((1 - share) * updates), updates - 1)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from gradiometer.arguments import check_whole
 from gradiometer.convergence.certificate.lowest_curvature import NEVER
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -182,10 +183,7 @@ def moves(
     """
     if not 0 < distance < math.inf:
         raise BadArgument(f"`distance` must be positive, got {distance}.")
-    if not repeats >= FEWEST_REPEATS:
-        raise BadArgument(
-            f"`repeats` must be at least {FEWEST_REPEATS}, got {repeats}: the interval comes from their spread."
-        )
+    check_whole("repeats", repeats, FEWEST_REPEATS)
     for rate in learning_rates:
         if not 0 < rate < math.inf:
             raise BadArgument(f"`learning_rates` must be positive, got {rate}.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate, significant
@@ -77,7 +78,8 @@ class Certificate(Artifact):
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        check_shares(self.tolerance, self.level)
+        check_level(self.tolerance, "tolerance")
+        check_level(self.level)
 
     @property
     def gradient_norm(self) -> Estimate:
@@ -168,14 +170,6 @@ class Certificate(Artifact):
         return f"Run it with `--batches {significant(math.ceil(batches), 2).replace(',', '')}` or with `--exact`."
 
 
-def check_shares(tolerance: float, level: float) -> None:
-    """Raise if a tolerance or a level is not between 0 and 1."""
-    if not 0 < tolerance < 1:
-        raise BadArgument(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is one per cent.")
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
-
-
 def root(squared: Estimate, unit: str = "") -> Estimate:
     """√ of a square whose estimate and ends may be negative; these become 0."""
     if squared.method == "exact":
@@ -184,17 +178,14 @@ def root(squared: Estimate, unit: str = "") -> Estimate:
 
 
 def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
-    """The ratio of two independent estimates, the denominator above zero; its interval follows from the distances to
-    their ends.
+    """The ratio of two independent estimates, the denominator above zero, with an interval from those of the two.
 
     Source: Donner & Zou (2012), Closed-form Confidence Intervals for Functions of the Normal Mean and Standard
         Deviation, Statistical Methods in Medical Research 21, section 2, for a ratio.
     """
     if denominator.method == "exact":
         if not denominator.value > 0:
-            raise BadArgument(
-                f"`start` must be positive to compare with, got the squared gradient {denominator.value}."
-            )
+            raise BadArgument(f"`start` must be a positive squared gradient, got {denominator.value}.")
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
         return transformed(numerator, lambda value: value / denominator.value)

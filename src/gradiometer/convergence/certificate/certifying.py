@@ -1,6 +1,5 @@
 """Measures a certificate: the gradient of the training loss and its lowest curvature, from all examples or some."""
 
-from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
@@ -19,6 +19,7 @@ from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.traits import Traits
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.untouched import untouched_randomness
 
 BATCHES = 64
@@ -104,8 +105,8 @@ def certify(
         mode="train" if objective.model.training else "eval",
         gradient_squared=squared,
         start_squared=start,
-        lowest=_shifted(ends.lowest, weight_decay),
-        largest=_shifted(ends.largest, weight_decay),
+        lowest=transformed(ends.lowest, lambda curvature: curvature + weight_decay, unit=ends.lowest.unit),
+        largest=transformed(ends.largest, lambda curvature: curvature + weight_decay, unit=ends.largest.unit),
         gradients=gradients,
         curved=curved,
         of=len(train),
@@ -136,14 +137,10 @@ def gradient_squared(
         BadArgument: `exact` is True and there is no exact pass.
         Diverged: A gradient is not finite.
     """
-    if not batches >= FEWEST_BATCHES:
-        raise BadArgument(
-            f"`batches` must be at least {FEWEST_BATCHES}, got {batches}: the interval comes from their spread."
-        )
+    check_whole("batches", batches, FEWEST_BATCHES)
+    check_number("weight_decay", weight_decay)
     if not 1 <= batch_size <= len(train):
         raise BadArgument(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
-    if not weight_decay >= 0:
-        raise BadArgument(f"`weight_decay` must be at least 0, got {weight_decay}.")
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
         raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, but {why}: leave it out.")
@@ -221,8 +218,6 @@ def _curvature(
     objective: Objective, train: TrainingSet, examples: int, tolerance: float, level: float, seed: int
 ) -> LowestCurvature:
     """λ_min and λ_max, from all examples if `examples` asks for all, else from independent samples of them."""
-    if not examples >= 1:
-        raise BadArgument(f"`examples` must be at least 1, got {examples}.")
     resolution = tolerance / 2
     if examples == len(train):
         batches = [train.batch(part) for part in torch.arange(examples).split(AT_ONCE)]
@@ -236,9 +231,3 @@ def _curvature(
         for sample in chosen[: SAMPLES * size].split(size)
     ]
     return of_samples(objective, samples, resolution=resolution, level=level, seed=seed)
-
-
-def _shifted(curvature: Estimate, weight_decay: float) -> Estimate:
-    """Weight decay adds to every curvature."""
-    ends = {name: getattr(curvature, name) + weight_decay for name in ("value", "low", "high")}
-    return replace(curvature, **ends)

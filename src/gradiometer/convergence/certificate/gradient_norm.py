@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
+from gradiometer.arguments import check_level, check_whole
 from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.reading import Draw, Sampling
@@ -58,7 +59,13 @@ def squared_norm(
     >>> print(squared_norm(gradients @ gradients.T, batch_size=32, sampling=Sampling(Draw.FRESH)))
     26.0 [23.5, 28.7] (loss / parameter)²
     """
-    count = _checked(gram, batch_size, level)
+    count = len(gram)
+    if not count >= FEWEST_BATCHES:
+        raise BadArgument(f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got {count}.")
+    if not np.isfinite(gram).all():
+        raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
+    check_whole("batch_size", batch_size, 1)
+    check_level(level)
     whole = sampling.examples if sampling.draw is Draw.RESHUFFLED else None
     share = 0.0 if whole is None else batch_size / whole
     if not count * share <= 1:
@@ -98,17 +105,3 @@ def _within(value: float, along: float, across: float, quantile: float) -> tuple
     half = quantile**2 * along / 2
     reach = math.sqrt(max(quantile**2 * (along * value + across) + half**2, 0.0))
     return value + half - reach, value + half + reach
-
-
-def _checked(gram: Float[np.ndarray, "batches batches"], batch_size: int, level: float) -> int:
-    if not len(gram) >= FEWEST_BATCHES:
-        raise BadArgument(
-            f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got {len(gram)}."
-        )
-    if not np.isfinite(gram).all():
-        raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
-    if not batch_size >= 1:
-        raise BadArgument(f"`batch_size` must be at least 1, got {batch_size}.")
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}: write 0.95 for 95 %.")
-    return len(gram)

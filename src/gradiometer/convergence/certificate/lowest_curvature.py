@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
+from gradiometer.arguments import check_level
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
 from gradiometer.errors import BadArgument
@@ -64,8 +65,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
     >>> round(lanczos_deficit(dimension=1_000_000, products=100, failure=0.05), 4)
     0.0027
     """
-    if not 0 < failure < 1:
-        raise BadArgument(f"`failure` must lie between 0 and 1, got {failure}.")
+    check_level(failure, "failure")
     if products >= dimension:
         return 0.0
     return (math.log(1.648 * math.sqrt(dimension) / failure) / (2 * products - 1)) ** 2
@@ -73,8 +73,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
 
 def products_for(dimension: int, resolution: float, failure: float) -> int:
     """Number of products that makes the deficit at most `resolution`, about ln(d/failure²)/(4√resolution)."""
-    if not 0 < resolution < 1:
-        raise BadArgument(f"`resolution` must lie between 0 and 1, got {resolution}.")
+    check_level(resolution, "resolution")
     needed = (math.log(1.648 * math.sqrt(dimension) / failure) / math.sqrt(resolution) + 1) / 2
     return min(math.ceil(needed), dimension)
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 
 Losses = Float[Tensor, " runs"]
@@ -77,10 +78,8 @@ class Looks:
     """
 
     def __init__(self, first: int, per_octave: int) -> None:
-        if not first >= 1:
-            raise BadArgument(f"`first` must be at least 1 step, got {first}.")
-        if not per_octave >= 1:
-            raise BadArgument(f"`per_octave` must be at least 1 look, got {per_octave}.")
+        check_whole("first", first, 1)
+        check_whole("per_octave", per_octave, 1)
         self.first, self.per_octave = first, per_octave
         self.taken = 0
 

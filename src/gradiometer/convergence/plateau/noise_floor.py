@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -126,8 +126,7 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     """
     if not 0 <= cut < learning_rate < math.inf:
         raise BadArgument(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
-    if not falling >= 0:
-        raise BadArgument(f"`falling` must be at least 0, got {falling}.")
+    check_number("falling", falling)
     share = 1 - cut / learning_rate
     return Estimate.interval(
         share * gain.value + DRIFT * falling,
@@ -150,11 +149,11 @@ def floor_by_formula(learning_rate: float, gradient_variance: float, batch_size:
     >>> floor_by_formula(learning_rate=0.1, gradient_variance=8.0, batch_size=20)
     0.01
     """
-    if not (learning_rate > 0 and gradient_variance >= 0 and batch_size >= 1 and 0 <= momentum < 1):
-        raise BadArgument(
-            "`learning_rate`, `gradient_variance`, `batch_size` and `momentum` must be positive and `momentum` "
-            f"below 1, got {learning_rate}, {gradient_variance}, {batch_size}, {momentum}."
-        )
+    check_number("learning_rate", learning_rate, positive=True)
+    check_number("gradient_variance", gradient_variance)
+    check_whole("batch_size", batch_size, 1)
+    if not 0 <= momentum < 1:
+        raise BadArgument(f"`momentum` must be at least 0 and below 1, got {momentum}.")
     return learning_rate * gradient_variance / (4 * batch_size * (1 - momentum))
 
 

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from jaxtyping import Float
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.trajectory.path_facts import Kind, Path
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 
 if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor
@@ -71,10 +72,8 @@ class Endpoint:
     twins: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.examples >= 1:
-            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
-        if not self.travelled >= 0:
-            raise BadArgument(f"`travelled` must be a sum of learning rates, at least 0, got {self.travelled}.")
+        check_whole("examples", self.examples, 1)
+        check_number("travelled", self.travelled)
 
     @property
     def saddle(self) -> bool:
@@ -139,18 +138,14 @@ def endpoint_of(
         values = hessian.eigenvalues(
             largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=PRODUCTS
         )
-        ends = values.sharpness, (values.smallest or values.largest)[0]
-        sharpness, smallest = (_penalised(end, weight_decay) for end in ends)
+        sharpness, smallest = (
+            transformed(end, lambda h: h + weight_decay, unit=end.unit)
+            for end in (values.sharpness, (values.smallest or values.largest)[0])
+        )
         along = _share_along(late, sketch([values.vectors[-1]]).numpy())
         seen = _share_seen(objective, batch, values.vectors[-1], seed)
     dead, twins = dead_units_of(objective, batch, seed), twin_units_of(objective.model)
     return Endpoint(batch_size(batch), travelled, along, seen, smallest, sharpness, dead, twins)
-
-
-def _penalised(curvature: Estimate, weight_decay: float) -> Estimate:
-    """The curvature of the loss with its weight decay."""
-    low, high = curvature.low + weight_decay, curvature.high + weight_decay
-    return replace(curvature, value=curvature.value + weight_decay, low=low, high=high)
 
 
 def _share_along(path: Path, direction: Float[np.ndarray, " sketch"]) -> float:
