@@ -105,6 +105,8 @@ def test_every_public_name_is_in_the_reference() -> None:
     documented = shown | {homes[path] for path in shown if path in homes}
     missing = [path for path, home in homes.items() if not {home, home.rpartition(".")[0]} & documented]
     assert len(homes) > 300 and missing == []
+    files = [path for path in shown if (SOURCE / f"{path.replace('.', '/')}.py").exists()]
+    assert files == ["gradiometer.errors"], "a module is shown in place of the function of the same name"
 
 
 def test_the_house_has_every_room() -> None:
