@@ -13,8 +13,8 @@ from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.chains.chains import Chains, run_chains
 from gradiometer.exploration.chains.stacked import why_not_stacked
 from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.measurement.batch import Order
 from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
 
 EXAMPLES, BATCH, STEPS = 90, 16, 40

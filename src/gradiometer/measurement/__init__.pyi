@@ -1,5 +1,6 @@
 from .artifact import Artifact as Artifact
 from .batch import Batch as Batch
+from .batch import Order as Order
 from .batch import batch_size as batch_size
 from .batch import chunks as chunks
 from .batch import mapped as mapped
@@ -19,7 +20,6 @@ from .motion import Motion as Motion
 from .motion import Origin as Origin
 from .motion import velocity_of as velocity_of
 from .objective import Objective as Objective
-from .order import Order as Order
 from .reading import Draw as Draw
 from .reading import Moments as Moments
 from .reading import Reading as Reading

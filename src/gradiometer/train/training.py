@@ -21,12 +21,11 @@ from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
-from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.batch import Batch, Order, batch_size
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw, Sampling, Series
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.step import TrainingStep

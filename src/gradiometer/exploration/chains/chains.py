@@ -19,10 +19,9 @@ from gradiometer.exploration.chains.engines import ENGINES, BatchAt, Engine
 from gradiometer.exploration.chains.processes import in_processes
 from gradiometer.exploration.chains.state import ChainState, Function, StackedModels
 from gradiometer.measurement import batch as batches
-from gradiometer.measurement.batch import Batch, take
+from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
 

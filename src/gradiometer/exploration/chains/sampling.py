@@ -18,11 +18,10 @@ from gradiometer.exploration.chains.mixing import Mixing, mixing
 from gradiometer.exploration.chains.state import Function, StackedModels
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
-from gradiometer.measurement.batch import Batch, take
+from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.order import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.means import mean
 
