@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of
-from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of, named
+from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
-from gradiometer.convergence.trajectory.trajectory import KEPT, MEANINGS, Trajectory, keeps, kept_steps, sketch
+from gradiometer.convergence.trajectory.trajectory import MEANINGS, Trajectory, keeps, kept_steps, sketch
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import Estimate
@@ -25,7 +25,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.train import resume, train
 from gradiometer.train.loop import Loop
-from trajectory_cases import CASES, Case
+from trajectory_cases import CASES, Case, named
 
 ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "symmetric start"}
 
@@ -53,7 +53,7 @@ def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
     every = np.array(kept_steps(2**20))
     for power in range(4, 20):
         kept = every[(every >= 2**power) & (every < 2 ** (power + 1))]
-        assert len(kept) == KEPT
+        assert len(kept) == 16
         runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
         assert power < 6 or [len(run) for run in runs] == [3, 3, 3, 3, 3, 1]
 

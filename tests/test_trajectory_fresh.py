@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of, named
+from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Path as TrajectoryPath
 from gradiometer.convergence.trajectory.path_facts import facts_of, kind_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
@@ -18,7 +18,7 @@ from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, W
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.train import train
-from trajectory_cases import Case
+from trajectory_cases import Case, named
 
 SEED = 101
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 
 from gradiometer.convergence.theorem.theorem import read
+from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
+from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.convergence.trajectory.trajectory import kept_steps
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.closed_forms.quadratic import Quadratic
@@ -63,6 +65,15 @@ class Case:
         with torch.no_grad():
             torch.nn.utils.vector_to_parameters(torch.as_tensor(point, dtype=torch.float64), model.parameters())
         return Objective(model, problem.loss), problem
+
+
+def named(kind: Kind, endpoint: Endpoint) -> str:
+    """A short name: the most unusual fact about the endpoint, else the kind of the path."""
+    if any(some == all_ for some, all_ in endpoint.dead.values()):
+        return "dead units"
+    if any(some >= MANY * all_ for some, all_ in endpoint.twins.values()):
+        return "symmetric start"
+    return "saddle" if kind is not Kind.UNDER_WAY and endpoint.saddle else str(kind)
 
 
 def _trained(problem: Problem, rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, "steps params"]:

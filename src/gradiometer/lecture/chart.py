@@ -14,10 +14,12 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.charts import vl_version
 from gradiometer.report.charts.marks import (
+    NUMBER,
     Row,
     Vertical,
     bars,
     layered,
+    linear_y,
     log_x,
     log_y,
     named_series,
@@ -95,7 +97,7 @@ def _base(rows: Sequence[Row], x: Horizontal) -> alt.Chart:
 def _dial(experiment: Experiment) -> Horizontal:
     if experiment.log_dial and min(experiment.points) > 0:
         return log_x(LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]), experiment.dial)
-    scale, axis = alt.Scale(zero=False, padding=12), alt.Axis(title=experiment.dial, format=",~g", tickCount=6)
+    scale, axis = alt.Scale(zero=False, padding=12), alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6)
     if all(float(point).is_integer() for point in experiment.points):
         axis.tickMinStep = 1
     return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
@@ -104,9 +106,7 @@ def _dial(experiment: Experiment) -> Horizontal:
 def _linear(estimates: Sequence[Estimate], title: str) -> Vertical:
     ends = [end for each in estimates for end in (each.low, each.value, each.high) if math.isfinite(end)]
     room = 0.06 * (max(ends) - min(ends))
-    scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
-    axis = alt.Axis(title=title, format=",~g", tickCount=6)
-    return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
+    return linear_y(title, NUMBER, alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False))
 
 
 def _claimed(experiment: Experiment) -> alt.Chart:

@@ -90,11 +90,7 @@ def _middle(estimate: Estimate) -> float:
 def _numbers(outcome: Outcome) -> dict[str, Any]:
     experiment = outcome.experiment
     return {
-        "name": experiment.name,
-        "setting": experiment.setting.value,
-        "where": experiment.where,
-        "quantity": experiment.quantity,
-        "dial": experiment.dial,
+        **{name: str(getattr(experiment, name)) for name in ("name", "setting", "where", "quantity", "dial")},
         "points": list(experiment.points),
         "predicted": [estimate.to_dict() for estimate in outcome.predicted],
         "measured": [estimate.to_dict() for estimate in outcome.measured],

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,6 +46,8 @@ MANY = 0.5
 
 PRODUCTS = 60
 """Most Hessian products for the eigenvalues."""
+
+_finding = partial(Finding, NAME, Issue.CONVERGENCE)
 
 
 @dataclass(frozen=True)
@@ -172,18 +175,6 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0
 
 
-def named(kind: Kind, endpoint: Endpoint | None) -> str:
-    """A short name: the most unusual fact about the endpoint, else the kind of the path."""
-    if endpoint is not None:
-        if any(some == all_ for some, all_ in endpoint.dead.values()):
-            return "dead units"
-        if _most(endpoint.twins):
-            return "symmetric start"
-        if kind is not Kind.UNDER_WAY and endpoint.saddle:
-            return "saddle"
-    return str(kind)
-
-
 def _most(counts: Mapping[str, tuple[int, int]]) -> tuple[str, int, int] | None:
     """The layer with the largest share, if that is at least `MANY`."""
     shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
@@ -193,9 +184,7 @@ def _most(counts: Mapping[str, tuple[int, int]]) -> tuple[str, int, int] | None:
 
 def _saddle(endpoint: Endpoint) -> Finding:
     growth = significant(-endpoint.smallest.high * endpoint.travelled, 2) if endpoint.smallest else "?"
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
+    return _finding(
         State.ACT,
         f"Training is at a saddle: the smallest curvature is {endpoint.smallest}, the largest {endpoint.sharpness}.",
         f"A deviation along it would have grown by e^{growth} in the last three quarters of the run, but neither the "
@@ -207,9 +196,7 @@ def _saddle(endpoint: Endpoint) -> Finding:
 
 
 def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
+    return _finding(
         State.ACT if dead == units else State.LOOK,
         f"{name}: {dead:,} of {units:,} units are dead, zero on each of {examples:,} examples.",
         "Their weights have no gradient and do not change any more. The usual cause is a step that was too large.",
@@ -219,9 +206,7 @@ def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
 
 
 def _twin(name: str, twins: int, rows: int) -> Finding:
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
+    return _finding(
         State.ACT,
         f"{name}: {twins:,} of {rows:,} rows equal another up to sign: a symmetric start that training has kept.",
         "Their gradients are equal too, for every batch: they stay equal, and act as fewer units.",

@@ -19,9 +19,6 @@ if TYPE_CHECKING:  # runs are read on machines without torch
 
     from gradiometer.measurement.step import TrainingStep
 
-KEPT = 16
-"""Iterates stored per doubling of time: five groups of three in a row, and the last."""
-
 NUMBERS = 61
 """Numbers in a sketch: a cosine between two moves has an error of about 1/√61 at most."""
 
@@ -35,7 +32,9 @@ CAVEAT = "This is based on the iterates so far: they do not prove where the path
 
 
 def keeps(step: int) -> bool:
-    """True if the iterate before this step is stored: sixteen per doubling of the steps, from step 16 on.
+    """True if the iterate before this step is stored, from step 16 on: sixteen per doubling of the steps.
+
+    They are five groups of three in a row, and the last one.
 
     A pure function of the step, so there is no state to save: a resumed run stores the same iterates.
     """
