@@ -184,6 +184,6 @@ def test_garbled_readings_are_named_and_the_rest_is_reported(
     code, out, _ = called(capsys, "report", str(copy), "--json")
     told = json.loads(out)
     assert code == 0
-    assert "readings.jsonl:2: a garbled line is left out." in told["warnings"]
-    assert any("the last line is torn" in warning for warning in told["warnings"])
+    assert "readings.jsonl:2: a line cannot be read: skipped." in told["warnings"]
+    assert any("the last line is incomplete" in warning for warning in told["warnings"])
     assert told["estimates"]["noise_scale"]["samples"] > 100

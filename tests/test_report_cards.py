@@ -134,7 +134,7 @@ def test_the_page_shows_all_five_and_says_which_are_not_measured(run: Run) -> No
 def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -> None:
     passed = {check.words: check.passed for check in checks(run, diagnosis_of())}
     assert passed["The loss of every step is on record: 600 of 600."]
-    assert passed["Places of the record that could not be used as they lie: 0."]
+    assert passed["Places of the record that could not be used: 0."]
     assert passed["The instrument used 1.3 % of the training time (budget 2 %)."]
     broken = run_in(tmp_path, steps=600)
     text = (broken.path / "readings.jsonl").read_text()
@@ -147,7 +147,7 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
     assert failed == [
         "The loss of every step is on record: 3 of 9.",
         "Losses that are not finite, and in no mean: 1.",
-        "Places of the record that could not be used as they lie: 1.",
+        "Places of the record that could not be used: 1.",
         "Readings that an interval of the latest window rests on, at the fewest: 9.",
         "The instrument used 20 % of the training time (budget 2 %).",
     ]

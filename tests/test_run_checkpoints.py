@@ -139,8 +139,8 @@ def test_a_file_cut_or_flipped_at_any_byte_is_noticed_and_the_one_before_is_used
                 continue
             assert step == 1
             (warning,) = warnings
-            assert warning.startswith("checkpoint `step_000002` is torn (")
-            assert warning.endswith("): the one before it is used.")
+            assert warning.startswith("checkpoint `step_000002` is damaged (")
+            assert warning.endswith("): the previous one is used.")
             path.parent.parent.joinpath("torn_step_000002").rename(path.parent)
 
 
@@ -150,7 +150,7 @@ def test_a_missing_file_is_noticed(folder: RunFolder, name: str) -> None:
     (folder.checkpoints_path / "step_000002" / name).unlink()
     assert loaded_step(folder) == (
         None,
-        [f"checkpoint `step_000002` is torn ({name} is missing): there is none before it."],
+        [f"checkpoint `step_000002` is damaged ({name} is missing): there is no earlier one."],
     )
 
 
@@ -174,12 +174,12 @@ def test_a_checkpoint_renamed_to_another_step_is_not_believed(folder: RunFolder)
     [
         ({"x": "no tensor"}, {}, "`tensors` cannot be saved"),
         ({"x": torch.eye(2).to_sparse()}, {}, "`tensors` cannot be saved"),
-        ({}, {"groups": {0: "a"}}, r"`state.groups` has the key 0: JSON would give it back as text"),
-        ({}, {"a": [{"b": torch.zeros(2)}]}, r"`state.a.b` holds a Tensor: JSON has none"),
+        ({}, {"groups": {0: "a"}}, r"`state.groups` has the key 0, which JSON would turn into text"),
+        ({}, {"a": [{"b": torch.zeros(2)}]}, r"`state.a.b` holds a Tensor, which JSON cannot store"),
         ({}, {"a": object()}, r"`state.a` holds a object"),
     ],
 )
-def test_what_cannot_be_given_back_is_refused_and_nothing_is_written(
+def test_a_state_that_json_would_change_is_refused_and_nothing_is_written(
     folder: RunFolder, given: Any, state: Any, sentence: str
 ) -> None:
     save_step(folder, 1)
@@ -285,7 +285,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
             save_step(folder, 2, keep=1)
         sentence = str(stop.value)
         assert "step_000002` could not be written" in sentence and "the checkpoint of step 1 is safe" in sentence
-        assert sentence.endswith(f"then go on with `gradiometer resume {folder.path}`.")
+        assert sentence.endswith(f"then continue with `gradiometer resume {folder.path}`.")
         assert names(folder) == ["step_000001"]
         assert loaded_step(folder) == (1, [])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import FORMAT, RunFolder, run_folders
@@ -53,11 +53,11 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, stem: str) -> No
         RunFolder.create(tmp_path, stem, {})
 
 
-def test_a_parent_that_cannot_hold_a_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_parent_that_cannot_hold_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadArgument, match=r"no run can be made in .*: .*; choose a folder that can be written to"):
+    with pytest.raises(StorageFailed, match=r"file` could not be written: .*; choose another folder for the runs"):
         RunFolder.create(tmp_path / "file", "a", {})
-    with pytest.raises(BadArgument, match=r"no run can be made in `/proc`"):
+    with pytest.raises(StorageFailed, match=r"`/proc` could not be written"):
         RunFolder.create("/proc", "a", {})
 
 
@@ -68,40 +68,40 @@ def test_a_read_only_parent_and_a_full_disk_leave_nothing_behind(
         raise OSError(code, os.strerror(code))
 
     for code, name in [(errno.EACCES, "mkdir"), (errno.EROFS, "mkdir"), (errno.ENOSPC, "write")]:
-        with monkeypatch.context() as patch, pytest.raises(BadArgument, match=os.strerror(code).lower()):
+        with monkeypatch.context() as patch, pytest.raises(StorageFailed, match=os.strerror(code).lower()):
             patch.setattr(os, name, refuse)
             RunFolder.create(tmp_path, "a", MANIFEST)
         assert not list(tmp_path.iterdir())
 
 
-def test_a_manifest_toml_cannot_say_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_manifest_that_toml_cannot_store_is_refused_and_nothing_is_created(tmp_path: Path) -> None:
     for manifest in ({"x": object()}, {"format": 3}):
         with pytest.raises(BadArgument, match="`manifest`"):
             RunFolder.create(tmp_path, "a", manifest)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_newer_format_is_refused_with_both_versions(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_and_both_versions_are_named(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "a", {"versions": {"gradiometer": "9.1"}})
     text = run.manifest_path.read_text().replace(f"format = {FORMAT}", f"format = {FORMAT + 1}")
     run.manifest_path.write_text(text)
     with pytest.raises(
-        BadArgument, match=r"format 2 by gradiometer 9\.1, and .* reads formats up to 1: install a newer"
+        RunDamaged, match=r"format 2 by gradiometer 9\.1, and .* reads formats up to 1: install a newer"
     ):
         RunFolder.open(run.path)
 
 
-def test_what_is_not_a_run_is_refused_with_the_runs_nearby(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"is not a run folder: there is no such folder\.$"):
+def test_a_folder_without_a_run_is_refused_and_runs_nearby_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match=r"is not a run folder: there is no such folder\.$"):
         RunFolder.open(tmp_path / "digits-1")
     one, two = (RunFolder.create(tmp_path, stem, {}) for stem in ("digits", "moons"))
-    with pytest.raises(BadArgument, match=rf"no such folder; nearby is `{one.path}`\.$"):
+    with pytest.raises(RunNotFound, match=rf"no such folder; nearby is `{one.path}`\.$"):
         RunFolder.open(tmp_path / "digit-1")
-    with pytest.raises(BadArgument, match=r"no run.toml in it; nearby are .*(moons-1|digits-1).*(moons-1|digits-1)"):
+    with pytest.raises(RunNotFound, match=r"no run.toml in it; nearby are .*(moons-1|digits-1).*(moons-1|digits-1)"):
         RunFolder.open(tmp_path)
-    with pytest.raises(BadArgument, match=rf"it is a file; nearby is `{two.path}`\.$"):
+    with pytest.raises(RunNotFound, match=rf"it is a file; nearby is `{two.path}`\.$"):
         RunFolder.open(two.manifest_path)
-    with pytest.raises(BadArgument, match=r"there is no run\.toml in it; nearby are"):
+    with pytest.raises(RunNotFound, match=r"there is no run\.toml in it; nearby are"):
         (tmp_path / "empty").mkdir()
         RunFolder.open(tmp_path / "empty")
     assert set(run_folders(tmp_path)) == {one.path, two.path}
@@ -116,7 +116,7 @@ def test_a_manifest_cut_or_flipped_at_any_byte_is_read_or_refused_but_never_cras
             try:
                 opened = RunFolder.open(run.path)
                 _ = opened.configuration, opened.sampling, opened.layers
-            except BadArgument as refusal:
+            except (RunNotFound, RunDamaged) as refusal:
                 assert "run.toml" in str(refusal)
     run.manifest_path.write_bytes(whole)
     assert tomllib.loads(whole.decode())["name"] == "a-1"

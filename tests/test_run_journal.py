@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.errors import BadArgument, Interrupted, StorageFailed
 from gradiometer.run.journal import JournalWriter, being_written, read_journal
 
 RECORDS: list[dict[str, Any]] = [
@@ -61,7 +61,7 @@ def test_cut_at_any_byte_every_whole_line_is_read_and_writing_goes_on(tmp_path: 
         torn = offset not in {0, *ends, *(end + 1 for end in ends)}
         lines, warnings = read_journal(path)
         assert [line.record for line in lines] == RECORDS[:whole]
-        sentence = f"a.jsonl:{whole + 1}: the last line is torn, its writing did not finish: left out."
+        sentence = f"a.jsonl:{whole + 1}: the last line is incomplete: skipped."
         assert warnings == [sentence] * torn
         write(path, [{"step": 9}])
         assert records(path) == [*RECORDS[:whole], {"step": 9}]
@@ -100,7 +100,10 @@ def test_neighbouring_garbled_lines_are_one_warning(tmp_path: Path) -> None:
     path.write_bytes(b"{}\n" + b"\0" * 50 + b"\n" + b"[1]\nnull\n" * 20 + b'{"a":1}\n' + b"[" * 100_000 + b"\n{}")
     lines, warnings = read_journal(path)
     assert [line.number for line in lines] == [1, 43, 45]
-    assert warnings == ["a.jsonl:2-42: 41 garbled lines are left out.", "a.jsonl:44: a garbled line is left out."]
+    assert warnings == [
+        "a.jsonl:2-42: 41 lines cannot be read: skipped.",
+        "a.jsonl:44: a line cannot be read: skipped.",
+    ]
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost_or_written_twice(
@@ -142,14 +145,19 @@ def test_a_file_on_a_device_that_is_always_full_interrupts_and_is_let_go() -> No
     writer.close()
 
 
-def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_the_system_refuses_is_a_storage_error_and_not_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = JournalWriter(tmp_path / "a.jsonl", tmp_path)
     writer.append({})
 
     def fail(*_: Any) -> int:
         raise PermissionError(errno.EPERM, "no")
 
-    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(StorageFailed, match="could not be written .*exists and can be written to"),
+    ):
         patch.setattr(os, "write", fail)
         writer.flush()
     writer.close()

@@ -87,7 +87,7 @@ def test_readings_that_are_not_finite_are_written_and_flagged_but_not_estimated_
     series = run.series("wild")
     assert series is not None and recent is not None
     assert list(series.steps) == list(recent.steps) == [2, 5, 8]
-    assert run.warnings == ["wild: 6 of 9 readings are not finite, the first at step 0: left out."]
+    assert run.warnings == ["wild: 6 of 9 readings are not finite, the first at step 0: skipped."]
 
 
 def test_a_run_is_seen_as_it_is_written(folder: RunFolder) -> None:
@@ -137,10 +137,10 @@ def test_lines_that_are_json_but_no_readings_are_named_and_left_out(folder: RunF
     check_whole(run, 5)
     assert [event["event"] for event in run.events] == ["started"]
     assert run.warnings == [
-        "events.jsonl:2: not an event (event, step and time): left out.",
-        "events.jsonl:3: not an event (event, step and time): left out.",
-        "readings.jsonl:8-13: 6 garbled lines are left out.",
-        "square: 1 readings have other moments than the rest: left out.",
+        "events.jsonl:2: not an event (event, step and time): skipped.",
+        "events.jsonl:3: not an event (event, step and time): skipped.",
+        "readings.jsonl:8-13: 6 lines cannot be read: skipped.",
+        "square: 1 readings have other moments than the rest: skipped.",
     ]
 
 

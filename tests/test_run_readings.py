@@ -56,13 +56,13 @@ def test_a_line_caught_half_written_is_read_when_it_is_whole(run: Run) -> None:
     write(run, reading(0) + whole[:30])
     torn = run.refreshed()
     assert torn.series("noise").steps.tolist() == [0]
-    assert torn.warnings == ["readings.jsonl:2: the last line is torn, its writing did not finish: left out."]
+    assert torn.warnings == ["readings.jsonl:2: the last line is incomplete: skipped."]
     write(run, whole[30:-1])
     assert torn.refreshed().series("noise").steps.tolist() == [0, 1]
     write(run, "\ngarbled\n" + reading(2))
     mended = torn.refreshed()
     assert mended.series("noise").steps.tolist() == [0, 1, 2]
-    assert mended.warnings == ["readings.jsonl:3: a garbled line is left out."]
+    assert mended.warnings == ["readings.jsonl:3: a line cannot be read: skipped."]
 
 
 def test_a_resumed_run_drops_what_it_has_overtaken_also_while_it_is_followed(run: Run) -> None:
@@ -117,8 +117,8 @@ def test_readings_of_several_shapes_and_words_for_numbers_are_kept_apart(run: Ru
     found = run.refreshed()
     assert found.series("noise").steps.tolist() == [0, 4]
     assert found.warnings == [
-        "noise: 2 of 5 readings are not finite, the first at step 1: left out.",
-        "noise: 1 readings have other moments than the rest: left out.",
+        "noise: 2 of 5 readings are not finite, the first at step 1: skipped.",
+        "noise: 1 readings have other moments than the rest: skipped.",
     ]
     assert np.isinf(found.losses[1][0])
 

@@ -181,7 +181,7 @@ def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
     [
         ({"every": 0}, "`every` must be at least 1 step, got 0"),
         ({"rank": -1}, "`rank` must be at least 0, got -1"),
-        ({"gauges": [Square(), Square()]}, "`gauges` must have names of their own, got square, square"),
+        ({"gauges": [Square(), Square()]}, "`gauges` must have different names, got square, square"),
     ],
 )
 def test_nonsense_is_refused_by_name(folder: RunFolder, settings: dict[str, Any], sentence: str) -> None:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, RunNotFound
 from gradiometer.report.live.follow import SHARE, Followed
 from gradiometer.report.live.serve import Live
 from gradiometer.run.reader import Run
@@ -180,7 +180,7 @@ def test_a_run_that_is_moved_away_leaves_its_last_view(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> None:
-    with pytest.raises(BadArgument, match="is not a run folder"):
+    with pytest.raises(RunNotFound, match="is not a run folder"):
         Live([tmp_path])
     with pytest.raises(BadArgument, match="`--port` must lie between 0 and 65535, got 70000"):
         Live([run.path], port=70_000)

@@ -357,7 +357,7 @@ def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goe
     once = Problem(name="once", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.randn(60, 3)))
     run = train(once, settings(every=1, epochs=4, gauges="noise,loss_change"), tmp_path)
     assert run.status == "finished" and len(run.series("noise")) == 24
-    assert len([warning for warning in run.warnings if "loss_change is not measured any more" in warning]) == 1
+    assert len([warning for warning in run.warnings if "loss_change is no longer measured" in warning]) == 1
 
 
 def test_a_gauge_that_there_is_not_is_refused_with_the_nearest(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_what_becomes_another_update_on_the_way_is_told_and_training_goes_on(
     _, w = Loop(tmp_path, watched=asked, **loop).go()
     assert w.run.series("temperature").steps.tolist() == [*range(5)] and len(w.run.series("noise")) == 20
     (warning,) = w.run.warnings
-    assert warning.startswith("temperature is not measured any more: `optimizer`") and words in warning
+    assert warning.startswith("temperature is no longer measured: `optimizer`") and words in warning
     alone, _ = Loop(tmp_path, watched=None, **loop).go()
     assert all(map(torch.equal, alone.parameters(), w._objective.parameters))
 
@@ -255,7 +255,7 @@ def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> No
 
     _, w = Loop(tmp_path, between=between, steps=8).go()
     assert w.run.series("temperature").steps.tolist() == [0, 1, 2, 3, 5, 6]
-    assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: left out."]
+    assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: skipped."]
 
 
 def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(tmp_path: Path) -> None:

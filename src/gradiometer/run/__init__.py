@@ -1,4 +1,4 @@
-"""A run on disk: its folder, its journals, its checkpoints, and how they are written and read."""
+"""A run on disk: how its folder, journals and checkpoints are written and read."""
 
 import lazy_loader
 

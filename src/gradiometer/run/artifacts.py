@@ -1,4 +1,4 @@
-"""Results kept in a run's folder beside its readings: certificates, surveys of the curvature, ensemble reports."""
+"""Results that commands store in a run: certificates, curvature surveys, ensemble reports."""
 
 import json
 from dataclasses import fields
@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.run.disk import replace_file
+from gradiometer.run.disk import replace_file, writing
 from gradiometer.run.journal import plain, restored
 from gradiometer.run.reader import Run
 
@@ -16,20 +16,21 @@ Kind = TypeVar("Kind", bound=Artifact)
 
 
 def save_artifact(run: Run, artifact: Artifact) -> str:
-    """Write an artifact into the run, over one of the same step.
+    """Write an artifact into the run and return the file's name there. One of the same step is replaced.
 
-    Returns:
-        The file's name within the run.
+    Raises:
+        StorageFailed: It cannot be written.
     """
     name = artifact.files.replace("*", f"{getattr(artifact, 'step', 0):06d}")
     path = run.path / name
-    path.parent.mkdir(exist_ok=True)
-    replace_file(path, json.dumps(plain(artifact)).encode())
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, json.dumps(plain(artifact)).encode())
     return name
 
 
 def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
-    """All artifacts of a kind in a run, by step. A file that cannot be read is left out."""
+    """All artifacts of a kind in a run, in the order of their steps. A file that cannot be read is skipped."""
     names = {field.name for field in fields(kind)}
     found = []
     for path in sorted(run.path.glob(kind.files), key=lambda path: (len(path.name), path.name)):
@@ -43,5 +44,5 @@ def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
 
 
 def _array(_: type, value: Any) -> Any:
-    """The only type of a field that JSON and msgspec do not know is an array of doubles."""
+    """The only field type that JSON and msgspec do not know is an array of doubles."""
     return np.array(value, dtype=np.float64)

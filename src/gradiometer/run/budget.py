@@ -1,4 +1,4 @@
-"""The time the instrument may use: a share of training, measured, kept to, and stated."""
+"""The time that measuring may use: a share of the training time, measured and reported."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import counted
 
 FEW = 40
-"""Measured steps below which intervals are wide mostly because there are so few readings."""
+"""With fewer measured steps, intervals are wide mostly because there are few readings."""
 
 _REMEMBERED = 5
 
@@ -19,14 +19,20 @@ _REMEMBERED = 5
 class Budget:
     """Decides from measured seconds whether another measurement fits into a share of the training time.
 
-    Training time is the time that has gone by, less what the instrument used. It is counted from the first
-    question or the first use, not from when the budget is made, so that loading data earns nothing.
-    Measurements of one kind are taken to cost what the last few of them did. One of a kind of which none was made yet
-    is let through unless a guess is given; until what it cost is earned, more than the share is used.
+    Training time is the elapsed time minus the time used for measuring. It counts from the first call of `fits` or
+    the first measurement, not from the construction, so that loading data earns nothing. The expected cost of a
+    measurement is the mean of the last five of its kind. The first of a kind always fits unless a guess is given;
+    until its cost is earned, more than the share is used.
 
     Args:
-        share: Share of the training time, at least 0 and below 1; 0: nothing ever fits.
-        clock: Seconds from any origin, never going back.
+        share: Share of the training time, at least 0 and below 1. With 0 nothing fits.
+        clock: A clock in seconds that never goes back.
+
+    >>> seconds = iter([0.0, 10.0])
+    >>> budget = Budget(0.02, clock=lambda: next(seconds))
+    >>> budget.start()
+    >>> budget.fits("noise", guess=0.5)  # 0.5 s is more than 2 % of 10 s
+    False
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -41,47 +47,47 @@ class Budget:
         self._depth = 0
 
     def start(self) -> None:
-        """Begin to count, if that has not begun."""
+        """Start to count the time, unless it has started already."""
         if self._started is None:
             self._started = self.clock()
 
     @property
     def elapsed(self) -> float:
-        """Seconds gone by, the instrument's included."""
+        """Seconds since the start, those of the instrument included."""
         return self._earlier + (self.clock() - self._started if self._started is not None else 0.0)
 
     @property
     def training(self) -> float:
-        """Seconds of training: those gone by, less those the instrument used."""
+        """Seconds of training: elapsed seconds minus those that the instrument used."""
         return self.elapsed - self.spent
 
     def expected(self, kind: str = "", guess: float = 0.0) -> float:
-        """Seconds the next measurement of a kind will take: the mean of the last few, a guess before the first."""
+        """Expected seconds of the next measurement of a kind: the mean of the last five, or `guess` for the first."""
         costs = self._costs.get(kind)
         return sum(costs) / len(costs) if costs else guess
 
     @property
     def used(self) -> float:
-        """What the instrument used, as a fraction of the training time."""
+        """Time that the instrument used, as a fraction of the training time."""
         if self.spent == 0:
             return 0.0
         training = self.training
         return self.spent / training if training > 0 else float("inf")
 
     def fits(self, kind: str = "", guess: float = 0.0) -> bool:
-        """Whether another measurement of a kind keeps within the share; before the first, by a guess of its seconds."""
+        """True if another measurement of a kind keeps within the share. The first is expected to take `guess`."""
         if self.share == 0:
             return False
         self.start()
         return self.spent + self.expected(kind, guess) <= self.share * self.training
 
     def steps_to_earn(self, steps: int, under_way: float = 0.0, kind: str = "") -> int:
-        """Steps until another measurement fits, at least 1, at the pace of those made so far.
+        """Steps until another measurement fits, at least 1, if steps take as long as they did so far.
 
         Args:
-            steps: Made since counting began.
-            under_way: Seconds of a measurement that is going on and is not counted yet.
-            kind: Of the next.
+            steps: Steps since the start.
+            under_way: Seconds of the current measurement, which is not counted yet.
+            kind: Kind of the next measurement.
         """
         training = self.training - under_way
         pace, next_one = training / max(steps, 1), max(self.expected(kind), under_way)
@@ -91,7 +97,7 @@ class Budget:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """Count what is done inside as the instrument's time; one inside another counts once."""
+        """Count the time inside as the instrument's. A nested region counts once."""
         self.start()
         began = self.clock()
         self._depth += 1
@@ -104,14 +110,14 @@ class Budget:
 
     @contextmanager
     def measuring(self, kind: str = "") -> Iterator[None]:
-        """Count what is done inside, and expect the next measurement of the kind to take about as long."""
+        """Count the time inside as the instrument's and as the cost of a measurement of this kind."""
         with self.spending():
             began = self.clock()
             yield
             self._costs[kind].append(self.clock() - began)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {
             "elapsed": self.elapsed,
             "spent": self.spent,
@@ -119,9 +125,9 @@ class Budget:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; the time between the two processes is nobody's.
+        """Continue from a checkpoint. The time between the two processes is not counted.
 
-        Costs that were written without their kinds, as they once were, say nothing of any and are left behind.
+        Costs without kinds, as earlier versions wrote them, are ignored.
         """
         elapsed, spent = float(state["elapsed"]), float(state["spent"])
         if not 0 <= spent <= elapsed:
@@ -146,7 +152,11 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
 
 
 def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:
-    """How much time the instrument used and how many steps it measured. Arguments as in `time_used`."""
+    """How much time the instrument used and how many steps it measured. Arguments as in `time_used`.
+
+    >>> overhead_sentence({"mode": "apart", "budget": 0.02, "used": 0.019, "measured_steps": 100})
+    'The instrument used 1.9 % of the training time (budget 2 %). It measured 100 steps, apart from training.'
+    """
     if not overhead:
         return "The time that the instrument used was not recorded."
     if overhead["mode"] == "off":

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, checked when read, the torn one named and the one before it used.
+"""Checkpoints are complete or absent, and are checked when read. A damaged one is reported and the previous one used.
 
 A checkpoint is the folder `checkpoints/step_000123/` with `tensors.safetensors`, `state.json` and
 `SHA256SUMS`, which `sha256sum -c` understands. Nothing is ever unpickled.
@@ -9,11 +9,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.run.disk import interrupted_by_disk, remove_folder, sync_folder, write_new
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.journal import plain, restored
@@ -31,13 +32,13 @@ _HIDDEN = re.compile(r"\.step_(\d{6,})\.(partial|replaced|removed)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on, bit for bit.
+    """Everything that a run needs to continue, bit for bit.
 
     Args:
-        step: Steps done, which is the index of the next one.
-        tensors: Parameters, buffers and whatever else is a tensor, on the CPU.
-        state: The rest, as JSON has it.
-        path: Where it was read from.
+        step: Number of steps done, which is the index of the next one.
+        tensors: Parameters, buffers and all other tensors, on the CPU.
+        state: The rest, as JSON values.
+        path: Folder of the checkpoint.
     """
 
     step: int
@@ -49,22 +50,23 @@ class Checkpoint:
 def save(
     folder: RunFolder, step: int, tensors: Mapping[str, "torch.Tensor"], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint; at every instant there is a whole one on the disk, this or the one before.
+    """Write a checkpoint. At every moment there is a complete one on the disk, this one or the previous one.
 
-    Written aside under a hidden name, every file and the folder waited for, then renamed. Only then are
-    older ones deleted, and those of later steps, which a run that was taken up again has left behind.
-    Left-overs of a killed write are cleared first.
+    The files are written in a hidden folder, synced, and the folder is renamed. Then older checkpoints are deleted,
+    and those of later steps, which are left if a run was resumed from an earlier step. Files that a killed write
+    left are removed first.
 
     Args:
         folder: The run.
-        step: Steps done.
-        tensors: By name; those that share storage are written each in full.
-        state: What JSON can say, with text for keys; tuples come back as lists.
-        keep: How many to keep, at least 1.
+        step: Number of steps done.
+        tensors: Tensors by name. Tensors that share storage are each written in full.
+        state: JSON values with text as keys. Tuples are read back as lists.
+        keep: Number of checkpoints to keep, at least 1.
 
     Raises:
-        BadArgument: Something cannot be saved; nothing was written.
-        Interrupted: The disk is full; the checkpoint before is untouched.
+        BadArgument: Something cannot be saved. Nothing was written.
+        Interrupted: The disk is full. The previous checkpoint is unchanged.
+        StorageFailed: The folder cannot be written to.
     """
     if not step >= 0:
         raise BadArgument(f"`step` must be at least 0, got {step}.")
@@ -73,7 +75,7 @@ def save(
     files = {TENSORS: _tensor_bytes(tensors), STATE: _state_bytes(step, state)}
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     final = folder.checkpoints_path / f"step_{step:06d}"
-    with interrupted_by_disk(final, folder.path, _what_is_safe(folder)):
+    with interrupted_by_disk(final, folder.path, _safe(folder)):
         _clear_leftovers(folder)
         _write_aside_and_rename(final, {**files, SUMS: sums.encode()})
         _prune(folder, step, keep)
@@ -81,33 +83,30 @@ def save(
 
 
 def load_latest(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and a sentence for every newer one that is not.
+    """The newest complete checkpoint, or None, and a warning for every newer one that is damaged.
 
-    A torn one is moved out of the way (`torn_step_000123`), where the folder can be written to.
-
-    Returns:
-        None where there is none, and warnings.
+    A damaged one is renamed to `torn_step_000123` if the folder can be written to.
     """
     warnings: list[str] = []
     for step, path in _candidates(folder):
         try:
             return _read(step, path), warnings
         except FileNotFoundError as error:
-            if not path.exists():  # deleted meanwhile by the process that writes the run: there is a newer one
+            if not path.exists():  # the process that writes the run has deleted it: there is a newer one
                 newer, more = load_latest(folder)
                 return newer, warnings + more
             reason = f"{Path(error.filename).name} is missing"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RunDamaged) as error:
             reason = str(error).rstrip(".")
-        warnings.append(f"checkpoint `{path.name}` is torn ({reason}): the one before it is used.")
+        warnings.append(f"checkpoint `{path.name}` is damaged ({reason}): the previous one is used.")
         _put_aside(path)
     if warnings:
-        warnings[-1] = warnings[-1].replace("the one before it is used", "there is none before it")
+        warnings[-1] = warnings[-1].replace("the previous one is used", "there is no earlier one")
     return None, warnings
 
 
 def checkpoint_steps(folder: RunFolder) -> list[int]:
-    """Steps of the checkpoints on the disk, the newest first, not yet checked."""
+    """Steps of the checkpoints on the disk, newest first. They are not checked."""
     return [step for step, _ in _candidates(folder)]
 
 
@@ -139,13 +138,15 @@ def _refuse_what_json_changes(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
-                raise BadArgument(f"`{where}` has the key {key!r}: JSON would give it back as text; use text for keys.")
+                raise BadArgument(f"`{where}` has the key {key!r}, which JSON would turn into text: use text as keys.")
             _refuse_what_json_changes(part, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for part in value:
             _refuse_what_json_changes(part, where)
     elif not (value is None or isinstance(value, str | int | float)):
-        raise BadArgument(f"`{where}` holds a {type(value).__name__}: JSON has none; tensors belong into `tensors`.")
+        raise BadArgument(
+            f"`{where}` holds a {type(value).__name__}, which JSON cannot store: put tensors into `tensors`."
+        )
 
 
 def _write_aside_and_rename(final: Path, files: Mapping[str, bytes]) -> None:
@@ -157,7 +158,7 @@ def _write_aside_and_rename(final: Path, files: Mapping[str, bytes]) -> None:
             write_new(aside / name, content)
         sync_folder(aside)
     except OSError:
-        remove_folder(aside)  # gives back the room on a full disk
+        remove_folder(aside)  # frees the space on a full disk
         raise
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
@@ -205,7 +206,7 @@ def _read(step: int, path: Path) -> Checkpoint:
     tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
     document = json.loads(state_bytes)
     if document["step"] != step:
-        raise BadArgument(f"{STATE} says step {document['step']}")
+        raise RunDamaged(f"{STATE} states step {document['step']}")
     from safetensors.torch import load as from_bytes  # noqa: PLC0415  (imports torch)
 
     return Checkpoint(step, from_bytes(tensor_bytes), restored(document["state"]), path)
@@ -219,21 +220,19 @@ def _read_sums(path: Path) -> dict[str, str]:
 def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sums.get(path.name):
-        raise BadArgument(f"{path.name} does not match its checksum")
+        raise RunDamaged(f"{path.name} does not match its checksum")
     return content
 
 
 def _put_aside(path: Path) -> None:
-    """A torn checkpoint must not count among those that are kept."""
+    """Rename a damaged checkpoint, so that it does not count among those that are kept."""
     aside = path.with_name(f"torn_{path.name.lstrip('.')}")
-    try:
+    with suppress(OSError):  # a read-only run
         if aside.exists():
             remove_folder(aside)
         path.rename(aside)
-    except OSError:  # a run that may only be read
-        pass
 
 
-def _what_is_safe(folder: RunFolder) -> str:
+def _safe(folder: RunFolder) -> str:
     steps = checkpoint_steps(folder)
-    return f"the checkpoint of step {steps[0]} is safe" if steps else "and there is no checkpoint before it"
+    return f"the checkpoint of step {steps[0]} is safe" if steps else "and there is no earlier checkpoint"

@@ -1,21 +1,22 @@
-"""Readings of one gauge as columns: stacked, dropped, and what of them can be used."""
+"""The readings of one gauge as arrays, without those that cannot be used."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Shape = tuple[tuple[str, int], ...]
-"""Names of the moments with their numbers of layers, −1 for a moment that has none."""
+"""Names of the moments with their numbers of layers, −1 for a moment without layers."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Readings of one gauge, all of one shape, in the order they were written; numbers may be non-finite."""
+    """Readings of one gauge, all of one shape, in the order they were written. Numbers may be non-finite."""
 
     shape: Shape
     steps: Int[np.ndarray, " readings"]
@@ -27,7 +28,7 @@ class Columns:
         return len(self.steps)
 
     def kept(self, which: Bool[np.ndarray, " readings"] | Int[np.ndarray, " _"]) -> "Columns":
-        """Some of them."""
+        """The selected readings."""
         return replace(
             self,
             steps=self.steps[which],
@@ -38,7 +39,7 @@ class Columns:
 
     @property
     def finite(self) -> Bool[np.ndarray, " readings"]:
-        """Which have no moment that is not a finite number."""
+        """True for readings whose moments are all finite."""
         found = np.ones(len(self), dtype=bool)
         for values in self.moments.values():
             finite = np.isfinite(values)
@@ -48,7 +49,7 @@ class Columns:
 
     @classmethod
     def joined(cls, parts: "Sequence[Columns]") -> "Columns":
-        """One after the other; all are of one shape."""
+        """The parts, concatenated. All have the same shape."""
         if len(parts) == 1:
             return parts[0]
         names = parts[0].moments
@@ -61,40 +62,33 @@ class Columns:
         )
 
 
-@runtime_checkable
-class Readable(Protocol):
-    """A reading as it was decoded; a number may be the word for one that is not finite."""
-
-    @property
-    def step(self) -> int:
-        """Its step."""
-
-    @property
-    def batch_size(self) -> int:
-        """B."""
-
-    @property
-    def learning_rate(self) -> Any:
-        """η."""
-
-    @property
-    def moments(self) -> Mapping[str, Any]:
-        """Numbers and lists of numbers, by name."""
+Number = float | Literal["inf", "-inf", "nan"]
+StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
-def columns_of(lines: Sequence[Readable]) -> list[Columns]:
-    """Lines of one gauge, stacked; of several shapes, a part each, in the order the shapes first appear."""
+class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
+    """A reading as a line of the journal."""
+
+    gauge: str
+    step: StepNumber
+    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+    learning_rate: Number
+    moments: dict[str, Number | list[Number]]
+
+
+def columns_of(lines: Sequence[ReadingLine]) -> list[Columns]:
+    """Lines of one gauge, stacked: one part for each shape, in the order in which the shapes appear first."""
     try:
         return [_stacked(lines)]
     except (KeyError, TypeError, ValueError):
-        by_shape: dict[Shape, list[Readable]] = {}
+        by_shape: dict[Shape, list[ReadingLine]] = {}
         for line in lines:
             by_shape.setdefault(_shape(line), []).append(line)
         return [_stacked(part) for part in by_shape.values()]
 
 
-def _stacked(lines: Sequence[Readable]) -> Columns:
-    """Raises: KeyError, TypeError or ValueError where they are not all of one shape."""
+def _stacked(lines: Sequence[ReadingLine]) -> Columns:
+    """Raises KeyError, TypeError or ValueError unless all lines have the same shape."""
     shape, count = _shape(lines[0]), len(lines)
     moments = [line.moments for line in lines]
     if set(map(len, moments)) != {len(shape)}:
@@ -109,7 +103,7 @@ def _stacked(lines: Sequence[Readable]) -> Columns:
 
 
 def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
-    """ "inf", "-inf" and "nan" among them become the numbers they name. A flat iterator takes half of nested lists."""
+    """As doubles; "inf", "-inf" and "nan" become numbers. A flat iterator takes half the time of nested lists."""
     if length < 0:
         return np.fromiter(values, np.float64, len(values))
     if set(map(len, values)) != {length}:
@@ -119,26 +113,26 @@ def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
 
 
 def merged(blocks: Sequence[Columns]) -> list[Columns]:
-    """One block of each shape, in the order the shapes first appear; what is one already is not copied."""
+    """One block for each shape, in the order in which the shapes appear first. Single blocks are not copied."""
     by_shape: dict[Shape, list[Columns]] = {}
     for block in blocks:
         by_shape.setdefault(block.shape, []).append(block)
     return [Columns.joined(part) for part in by_shape.values()]
 
 
-def _shape(line: Readable) -> Shape:
+def _shape(line: ReadingLine) -> Shape:
     return tuple(sorted((name, len(value) if isinstance(value, list) else -1) for name, value in line.moments.items()))
 
 
 def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[str]]:
-    """Readings that can be stacked: finite, one a step, all of the most usual shape."""
+    """The readings that can be stacked: finite, one for each step, and of the most frequent shape; and warnings."""
     warnings: list[str] = []
     finite = [block.finite for block in blocks]
     total, good = sum(map(len, blocks)), int(sum(which.sum() for which in finite))
     if good < total:
         first = min(int(block.steps[~which][0]) for block, which in zip(blocks, finite, strict=True) if not which.all())
         warnings.append(
-            f"{gauge}: {total - good} of {total} readings are not finite, the first at step {first}: left out."
+            f"{gauge}: {total - good} of {total} readings are not finite, the first at step {first}: skipped."
         )
         blocks = [block.kept(which) for block, which in zip(blocks, finite, strict=True)]
     counts: Counter[Shape] = Counter()
@@ -148,14 +142,14 @@ def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[
         return None, warnings
     usual = counts.most_common(1)[0][0]
     if counts[usual] < good:
-        warnings.append(f"{gauge}: {good - counts[usual]} readings have other moments than the rest: left out.")
+        warnings.append(f"{gauge}: {good - counts[usual]} readings have other moments than the rest: skipped.")
     columns = Columns.joined([block for block in blocks if block.shape == usual])
     order = in_order(columns.steps)
     return columns if isinstance(order, slice) else columns.kept(order), warnings
 
 
 def in_order(steps: Int[np.ndarray, " _"]) -> slice | Int[np.ndarray, " _"]:
-    """Places in increasing order of steps, the last of those with the same step; a slice where they are so already."""
+    """Indices that sort by step and keep the last of equal steps; a slice if the steps increase already."""
     if bool((steps[1:] > steps[:-1]).all()):
         return slice(None)
     _, first = np.unique(steps[::-1], return_index=True)

@@ -1,4 +1,4 @@
-"""Writing that survives a kill, a power cut and a full disk."""
+"""File writes that survive a killed process, a power cut and a full disk."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradiometer.errors import Interrupted
+from gradiometer.errors import Interrupted, StorageFailed
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
+    """Write a file and wait until it is on the disk (fsync)."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
         rest = memoryview(content)
@@ -28,7 +28,7 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk: a rename is safe only then."""
+    """Wait until the folder's entries are on the disk. A rename is safe only then."""
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -39,7 +39,7 @@ def sync_folder(path: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part: aside, fsync, rename."""
+    """Write under a hidden name, fsync, rename: a reader sees the old file or the new one, never a part."""
     aside = path.with_name(f".{path.name}.partial")
     write_new(aside, content)
     aside.replace(path)
@@ -47,7 +47,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder so that whoever looks sees all of it or nothing: under a hidden name."""
+    """Rename a folder to a hidden name, then delete it: a reader sees the complete folder or none."""
     hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.removed")
     if hidden != path:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -55,23 +55,43 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
+def reason_of(error: OSError) -> str:
+    """The system's reason, such as "permission denied"."""
+    return (error.strerror or str(error)).lower()
+
+
 @contextmanager
-def interrupted_by_disk(path: Path, run: Path, safe: str) -> Iterator[None]:
-    """Turn a full or failing disk into `Interrupted`, one sentence that ends in the command to go on.
+def writing(path: Path, remedy: str = "check the permissions and the free space") -> Iterator[None]:
+    """Raise StorageFailed if the system refuses a write inside.
 
     Args:
-        path: What is being written.
-        run: Folder of the run.
-        safe: What is on the disk all the same, as the middle of a sentence.
+        path: The file or folder to write, for the message.
+        remedy: The way out, as the end of a sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(f"`{path}` could not be written: {reason_of(error)}; {remedy}.") from error
+
+
+@contextmanager
+def interrupted_by_disk(path: Path, run: Path, safe: str) -> Iterator[None]:
+    """Raise Interrupted if the disk is full or fails inside, StorageFailed if the system refuses the write otherwise.
+
+    Args:
+        path: The file to write.
+        run: Folder of the run, for the command that resumes it.
+        safe: The data that is on the disk already, as the middle of a sentence.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM | _FAILING:
-            raise
+            way = f"check that `{run}` exists and can be written to"
+            raise StorageFailed(f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}.") from error
         reason = os.strerror(error.errno or 0).lower()
-        remedy = "free some space" if error.errno in _NO_ROOM else "see to the disk"
+        remedy = "free some space" if error.errno in _NO_ROOM else "check the disk"
         raise Interrupted(
-            f"`{path}` could not be written ({reason}), {safe}: {remedy}, then go on with"
+            f"`{path}` could not be written ({reason}), {safe}: {remedy}, then continue with"
             f" `gradiometer resume {shlex.quote(str(run))}`."
         ) from error

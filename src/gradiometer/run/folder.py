@@ -1,4 +1,4 @@
-"""The folder of a run: where everything in it lies, and how it is made, found and refused."""
+"""The folder of a run: its layout, and how it is created, opened and found."""
 
 import difflib
 import itertools
@@ -17,13 +17,13 @@ from typing import Any
 
 import tomli_w
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, RunDamaged, RunNotFound
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.disk import replace_file, sync_folder
+from gradiometer.run.disk import reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
-"""Version of the layout of a run folder. Raised when a reader of the version before could not read it."""
+"""Version of the layout of a run folder. It is raised if readers of the previous version cannot read the new one."""
 
 MANIFEST = "run.toml"
 _RESERVED = ("format", "name", "created")
@@ -31,37 +31,33 @@ _RESERVED = ("format", "name", "created")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk. Made by `create` or `open`; deleting the folder deletes the run."""
+    """A run on disk. Use `create` or `open`. To delete the run, delete the folder."""
 
     path: Path
 
     @classmethod
     def create(cls, parent: Path | str, name_stem: str, manifest: Mapping[str, Any]) -> "RunFolder":
-        """Make parent/stem-1, or -2, or whichever number is next; two processes never get the same.
+        """Create `parent/stem-1`, or the next free number. Two processes never get the same folder.
 
         Args:
-            parent: Folder of the runs; made where it is missing.
+            parent: Folder of the runs. It is created if missing.
             name_stem: Beginning of the run's name.
-            manifest: What `run.toml` says, beside format, name and time: configuration, versions, seeds,
-                sampling as {draw, examples}, layers as a list of names, and whatever else explains the run.
-                What is None is left out.
+            manifest: Content of `run.toml` apart from format, name and time: configuration, versions, seeds,
+                sampling as {draw, examples}, layers as a list of names, and anything else that explains the run.
+                Values of None are omitted.
 
         Raises:
-            BadArgument: The folder cannot be made, or the manifest cannot be written as TOML.
+            BadArgument: The name is not a file name, or the manifest cannot be written as TOML.
+            StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
         if not re.fullmatch(r"[^\s./\\][^/\\\x00-\x1f]{0,199}", name_stem):
             raise BadArgument(f"`name_stem` must be a file name that does not begin with a dot, got {name_stem!r}.")
         parent = Path(parent)
-        try:
+        with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)
             folder = cls(_next_free(parent, name_stem))
             folder._write_manifest(body)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise BadArgument(
-                f"no run can be made in `{parent}`: {reason}; choose a folder that can be written to."
-            ) from error
         return folder
 
     @classmethod
@@ -69,29 +65,30 @@ class RunFolder:
         """The run in this folder.
 
         Raises:
-            BadArgument: It is not a run folder, or of a newer format; the sentence names runs nearby.
+            RunNotFound: There is no run in it. The message names runs nearby.
+            RunDamaged: The run cannot be read, or was written in a newer format.
         """
         folder = cls(Path(path))
         written = folder.manifest.get("format")
         if type(written) is not int or not written >= 1:
-            raise BadArgument(f"`{folder.manifest_path}` states no format: it is not the manifest of a run.")
+            raise RunDamaged(f"`{folder.manifest_path}` has no valid `format`: it is not the manifest of a run.")
         if written > FORMAT:
-            raise BadArgument(_newer_sentence(folder.path, folder.manifest))
+            raise RunDamaged(_newer_sentence(folder.path, folder.manifest))
         return folder
 
     @property
     def name(self) -> str:
-        """Name of the run: that of its folder, also after it was moved."""
+        """Name of the run: that of its folder, also after a move."""
         return self.path.name or self.path.resolve().name
 
     @property
     def manifest_path(self) -> Path:
-        """Configuration, versions, seeds, fingerprint of the data."""
+        """File of the configuration, versions, seeds and the fingerprint of the data."""
         return self.path / MANIFEST
 
     @property
     def events_path(self) -> Path:
-        """What happened, one line each."""
+        """File of the events, one line each."""
         return self.path / "events.jsonl"
 
     @property
@@ -104,51 +101,48 @@ class RunFolder:
         """Folder of the snapshots."""
         return self.path / "snapshots"
 
-    @property
-    def report_path(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
-
     def readings_path(self, rank: int = 0) -> Path:
-        """Readings and losses of one rank."""
+        """File of the readings and losses of one rank."""
         return self.path / ("readings.jsonl" if rank == 0 else f"readings.rank{rank}.jsonl")
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What `run.toml` says."""
+        """Content of `run.toml`."""
         try:
             return tomllib.loads(self.manifest_path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadArgument(_not_a_run_sentence(self.path)) from error
+            raise RunNotFound(_not_a_run_sentence(self.path)) from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise BadArgument(f"`{self.manifest_path}` cannot be read: {reason}.") from error
+            raise RunDamaged(f"`{self.manifest_path}` cannot be read: {reason_of(error)}.") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BadArgument(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
+            raise RunDamaged(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What the run was asked to do."""
+        """The configuration of the run."""
         mapping = self.manifest.get("configuration", {})
         if not isinstance(mapping, dict):
-            raise BadArgument(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
-        return Configuration.from_mapping(mapping, str(self.manifest_path))
+            raise RunDamaged(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
+        try:
+            return Configuration.from_mapping(mapping, str(self.manifest_path))
+        except BadArgument as error:
+            raise RunDamaged(str(error)) from error
 
     @cached_property
     def sampling(self) -> Sampling:
-        """How batches were drawn: the manifest's `sampling`, else as the configuration says, of unknown N."""
+        """How batches were drawn: `sampling` of the manifest, or else of the configuration, with unknown N."""
         stated = self.manifest.get("sampling", {"draw": self.configuration.sampling})
         try:
             examples = stated.get("examples")
             return Sampling(Draw(stated["draw"]), None if examples is None else int(examples))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BadArgument(
-                f"`{self.manifest_path}`: `sampling` must be a table of draw and examples, got {stated!r}."
+            raise RunDamaged(
+                f"`{self.manifest_path}` is damaged: `sampling` must be a table of draw and examples, got {stated!r}."
             ) from error
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers, in the order of the moments taken per layer."""
+        """Names of the layers, in the order of the moments per layer."""
         return tuple(str(layer) for layer in self.manifest.get("layers", ()))
 
     def _write_manifest(self, body: str) -> None:
@@ -160,16 +154,16 @@ class RunFolder:
             replace_file(self.manifest_path, (header + body).encode())
             sync_folder(self.path.parent)
         except OSError:
-            _remove_unborn(self)
+            _remove_unfinished(self)
             raise
 
 
 def run_folders(parent: Path | str) -> list[Path]:
-    """The run folders in a folder, the newest first."""
+    """The run folders in a folder, newest first."""
     found: list[tuple[float, str, Path]] = []
-    with suppress(OSError):  # one that may not be looked into holds none
+    with suppress(OSError):  # a folder that cannot be read has no runs
         for manifest in Path(parent).glob(f"*/{MANIFEST}"):
-            with suppress(FileNotFoundError):  # deleted meanwhile
+            with suppress(FileNotFoundError):  # it was deleted in the meantime
                 found.append((manifest.stat().st_mtime, manifest.parent.name, manifest.parent))
     return [path for *_, path in sorted(found, reverse=True)]
 
@@ -181,16 +175,16 @@ def _next_free(parent: Path, stem: str) -> Path:
         path = parent / f"{stem}-{number}"
         try:
             path.mkdir()
-        except FileExistsError:  # another process was quicker
+        except FileExistsError:  # another process was faster
             continue
         return path
-    raise AssertionError  # unreachable: the count has no end
+    raise AssertionError  # unreachable: the loop has no end
 
 
 def _manifest_body(manifest: Mapping[str, Any]) -> str:
     for name in _RESERVED:
         if name in manifest:
-            raise BadArgument(f"`manifest` must leave `{name}` to the folder, which writes it itself.")
+            raise BadArgument(f"`manifest` must not have the key `{name}`, which the folder writes itself: remove it.")
     try:
         return tomli_w.dumps(_without_none(manifest))
     except (TypeError, ValueError, AttributeError) as error:
@@ -205,7 +199,7 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _remove_unborn(folder: RunFolder) -> None:
+def _remove_unfinished(folder: RunFolder) -> None:
     for leftover in folder.path.glob("*"):
         leftover.rmdir() if leftover.is_dir() else leftover.unlink(missing_ok=True)
     folder.path.rmdir()
@@ -240,7 +234,7 @@ def _not_a_run_sentence(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes a run: ours, Python's, and the libraries'."""
+    """Versions of Python, gradiometer and the libraries that a run is computed with."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("gradiometer", "torch", "numpy")},

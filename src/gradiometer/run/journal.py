@@ -1,7 +1,7 @@
-"""Append-only files of JSON lines, that a kill, a torn line or a full disk leaves readable.
+"""Append-only files of JSON lines that stay readable after a killed process, an incomplete line or a full disk.
 
-JSON has no non-finite numbers: they are the strings "inf", "-inf" and "nan", and are read back as floats.
-These three strings therefore mean numbers wherever they stand.
+JSON has no non-finite numbers: they are written as the strings "inf", "-inf" and "nan" and read back as floats.
+These three strings therefore mean numbers everywhere in a journal.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from itertools import pairwise
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gradiometer.errors import BadArgument
-from gradiometer.run.disk import interrupted_by_disk
+from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.run.disk import interrupted_by_disk, reason_of
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -30,17 +30,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JournalWriter:
-    """Appends records to a file, buffered. One process writes a journal at a time; the system's lock holds that.
+    """Appends records to a file, buffered. A lock of the system allows one writing process at a time.
 
-    A line that an earlier process left torn is closed off first, so that it costs only itself.
+    If an earlier process left an incomplete line, a newline is added first, so that only that line is lost.
 
     Args:
-        path: The file; made where it is missing.
-        run: Folder of the run, for the command to resume it.
+        path: The file. It is created if missing.
+        run: Folder of the run, for the command that resumes it.
 
     Raises:
         BadArgument: Another process is writing it.
-        Interrupted: The disk is full; what was written before is safe, what is buffered stays buffered.
+        Interrupted: The disk is full. Written lines are safe, and buffered lines stay in the buffer.
+        StorageFailed: The file cannot be written.
     """
 
     def __init__(self, path: Path, run: Path) -> None:
@@ -53,33 +54,33 @@ class JournalWriter:
         self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor)
         if not _lock(self._descriptor):
             self._release()
-            raise BadArgument(f"`{path}` is being written by another process: one run has one writer.")
+            raise BadArgument(f"`{path}` is being written by another process: only one process can write a run.")
         size = os.fstat(self._descriptor).st_size
         if size > 0 and not _ends_in_newline(self._descriptor, size):
             self._buffer += b"\n"
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line; it is written when the buffer is full, or by `flush`."""
+        """Add a line. It is written by `flush` or when the buffer is full."""
         self._buffer += _encode(plain(record))
         self._buffer += b"\n"
         if len(self._buffer) >= _BUFFER:
             self.flush()
 
     def flush(self) -> None:
-        """Hand every line to the system: it survives a kill, though not a power cut."""
+        """Give all lines to the system. They survive a killed process but not a power cut."""
         with self._guarded():
             while self._buffer:
-                # One slice at a time: what is written is forgotten, so that nothing is written twice.
+                # Written bytes leave the buffer at once, so that nothing is written twice.
                 del self._buffer[: os.write(self._descriptor, self._buffer)]
 
     def sync(self) -> None:
-        """Flush, and wait until it is on the disk: it survives a power cut."""
+        """Flush, and wait until all lines are on the disk. They survive a power cut."""
         self.flush()
         with self._guarded():
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Flush and let the file go; it is let go also where the flush fails."""
+        """Flush and close the file. It is closed also if the flush fails."""
         try:
             if not self.closed:
                 self.flush()
@@ -88,36 +89,36 @@ class JournalWriter:
 
     @property
     def closed(self) -> bool:
-        """Whether the file was let go."""
+        """True after `close`."""
         return not getattr(self._release, "alive", False)
 
     def _guarded(self) -> Any:
-        return interrupted_by_disk(self.path, self._run, "what was written before and the last checkpoint are safe")
+        return interrupted_by_disk(self.path, self._run, "but earlier lines and the last checkpoint are safe")
 
 
 class Line(NamedTuple):
-    """A record and the number of its line, from 1."""
+    """A record and its line number, from 1."""
 
     number: int
     record: Any
 
 
 def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], list[str]]:
-    """Every readable line of a journal, and a sentence for those that are not.
+    """The readable lines of a journal in order, and warnings that name file and line of the others.
 
     Args:
-        path: The file; one that is missing has no lines.
-        kind: What a line must be, as a type that msgspec can check.
+        path: The file. A missing one has no lines.
+        kind: Type of a line, which msgspec checks.
 
-    Returns:
-        The lines in order, and warnings that name file and line.
+    Raises:
+        RunDamaged: The file cannot be read.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        raise BadArgument(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise RunDamaged(f"`{path}` cannot be read: {reason_of(error)}.") from error
     decoder = msgspec.json.Decoder(kind)
     *whole, last = content.split(b"\n")
     lines: list[Line] = []
@@ -127,14 +128,11 @@ def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], li
     torn: list[int] = []
     if last:
         _decode_into(lines, torn, decoder, len(whole) + 1, last)
-    warnings = [f"{path.name}:{place}: {count} left out." for place, count in grouped(garbled)]
-    if torn:
-        warnings.append(f"{path.name}:{torn[0]}: the last line is torn, its writing did not finish: left out.")
-    return lines, warnings
+    return lines, skipped_lines(path.name, garbled, torn[0] if torn else None)
 
 
 def being_written(path: Path) -> bool:
-    """Whether a process holds this journal now; True also where the system cannot tell."""
+    """True if a process has this journal open for writing. On Windows, True if the file exists."""
     if sys.platform == "win32":
         return path.exists()
     import fcntl  # noqa: PLC0415  (POSIX only)
@@ -155,7 +153,11 @@ def being_written(path: Path) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, dataclasses as objects, non-finite numbers and the rest as text."""
+    """A value that JSON can store: arrays as lists, dataclasses as objects, non-finite numbers and others as text.
+
+    >>> plain({"loss": float("nan"), "steps": (1, 2)})
+    {'loss': 'nan', 'steps': [1, 2]}
+    """
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
@@ -170,7 +172,7 @@ def plain(value: Any) -> Any:
 
 
 def restored(value: Any) -> Any:
-    """The inverse of `plain` for numbers: the three strings become floats again, at any depth."""
+    """The inverse of `plain` for numbers: "inf", "-inf" and "nan" become floats, at any depth."""
     if isinstance(value, str):
         return NOT_FINITE.get(value, value)
     if isinstance(value, dict):
@@ -189,28 +191,32 @@ def _decode_into(lines: list[Line], garbled: list[int], decoder: Any, number: in
         garbled.append(number)
 
 
-def grouped(numbers: Iterable[int]) -> list[tuple[str, str]]:
-    """Neighbouring lines as one place: a damaged megabyte is one warning, not ten thousand."""
-    numbers = list(numbers)
-    if not numbers:
-        return []
-    breaks = [0, *(i for i, (a, b) in enumerate(pairwise(numbers), start=1) if b != a + 1), len(numbers)]
-    groups = [numbers[a:b] for a, b in pairwise(breaks)]
-    return [
-        (f"{group[0]}", "a garbled line is")
+def skipped_lines(name: str, garbled: Sequence[int], torn: int | None) -> list[str]:
+    """Warnings about lines of a file that cannot be read. Neighbouring lines give one warning.
+
+    Args:
+        name: Name of the file.
+        garbled: Numbers of the lines that cannot be decoded, in increasing order.
+        torn: Number of the last line if it is incomplete.
+    """
+    breaks = [0, *(i for i, (a, b) in enumerate(pairwise(garbled), start=1) if b != a + 1), len(garbled)]
+    warnings = [
+        f"{name}:{group[0]}: a line cannot be read: skipped."
         if len(group) == 1
-        else (f"{group[0]}-{group[-1]}", f"{len(group)} garbled lines are")
-        for group in groups
+        else f"{name}:{group[0]}-{group[-1]}: {len(group)} lines cannot be read: skipped."
+        for group in (garbled[a:b] for a, b in pairwise(breaks))
+        if group
     ]
+    return warnings if torn is None else [*warnings, f"{name}:{torn}: the last line is incomplete: skipped."]
 
 
 def _lock(descriptor: int) -> bool:
-    """Hold the file until it is closed or the process ends; False where another holds it."""
+    """Lock the file until it is closed or the process ends. False if another process has locked it."""
     if sys.platform == "win32":
         return True
     import fcntl  # noqa: PLC0415  (POSIX only)
 
-    patience = time.monotonic() + _PATIENCE_SECONDS  # whoever asks `being_written` holds it for an instant
+    patience = time.monotonic() + _PATIENCE_SECONDS  # a call of `being_written` locks it for a moment
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,7 +234,7 @@ def _unlock_and_close(descriptor: int) -> None:
     if sys.platform != "win32":
         import fcntl  # noqa: PLC0415  (POSIX only)
 
-        with suppress(OSError):  # a forked child that still has the file open must not hold the lock
+        with suppress(OSError):  # a forked child that still has the file open must not keep the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""The schedule a configuration asks for, over a run of so many steps."""
+"""The learning-rate schedule of a configuration, for a run of a given length."""
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -8,12 +8,7 @@ from gradiometer.run.configuration import Configuration
 
 
 def planned(configuration: Configuration, steps: int) -> Schedule:
-    """η as a function of the step, from 0 to the last of the run.
-
-    Args:
-        configuration: Of the run.
-        steps: T: the words cosine, linear and cycles speak of the whole run.
-    """
+    """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""
     initial = configuration.learning_rate
     match configuration.schedule:
         case "constant":

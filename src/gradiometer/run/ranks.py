@@ -1,4 +1,4 @@
-"""The processes of one training, where a launcher such as torchrun started several: who we are, and what all say."""
+"""The processes of one training that a launcher such as torchrun started, and their exchanges."""
 
 import os
 import re
@@ -15,16 +15,16 @@ from gradiometer.errors import Interrupted
 
 
 class RankLost(Interrupted):
-    """Another process of this training is gone."""
+    """Another process of this training has ended."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together.
+    """This process among the processes of one training.
 
     Args:
-        rank: Of this process, from 0.
-        count: W, how many there are.
+        rank: Rank of this process, from 0.
+        count: Number of processes, W.
     """
 
     rank: int = 0
@@ -32,23 +32,23 @@ class Ranks:
 
     @classmethod
     def here(cls) -> "Ranks":
-        """As torch.distributed says; alone where it has not been started."""
+        """Rank and world size of torch.distributed; rank 0 of 1 if it is not initialized."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process."""
+        """True if there is no other process."""
         return self.count == 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that decides and writes."""
+        """True on the process that decides and writes."""
         return self.rank == 0
 
     def gathered(self, rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "all columns"]:
-        """The rows of every rank, one after another; all give equally many. One exchange."""
+        """The rows of all ranks, concatenated. Every rank gives the same number of rows. One all-gather."""
         if self.alone:
             return rows
         everyone = [torch.empty_like(rows) for _ in range(self.count)]
@@ -57,22 +57,22 @@ class Ranks:
         return torch.cat(everyone)
 
     def add(self, tensor: Tensor) -> None:
-        """Put the sum over all ranks in its place."""
+        """Replace the tensor by its sum over all ranks, in place."""
         if not self.alone:
             with _noticed(self):
                 dist.all_reduce(tensor)
 
     def told(self, *numbers: int) -> tuple[int, ...]:
-        """What the first rank says; the others give as many numbers, whatever they are."""
+        """The numbers of rank 0, on every rank. The others pass as many numbers; their values are ignored."""
         if self.alone:
             return numbers
-        said = torch.tensor(numbers)
+        shared = torch.tensor(numbers)
         with _noticed(self):
-            dist.broadcast(said, 0)
-        return tuple(said.tolist())
+            dist.broadcast(shared, 0)
+        return tuple(shared.tolist())
 
     def told_text(self, text: str = "") -> str:
-        """A text the first rank says."""
+        """The text of rank 0, on every rank."""
         if self.alone:
             return text
         content = text.encode()
@@ -82,9 +82,9 @@ class Ranks:
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """A region in which the processes that a launcher started can hear each other, by gloo; else one of one process.
+    """Connect the processes that a launcher started, with gloo; without a launcher there is one process.
 
-    Where the program has started torch.distributed itself, that is used, and left as it is.
+    If the program has initialized torch.distributed itself, that is used and left as it is.
     """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks.here()
@@ -92,7 +92,7 @@ def together() -> Iterator[Ranks]:
     dist.init_process_group("gloo")
     try:
         yield Ranks.here()
-        with suppress(RuntimeError):  # who is late may still be heard: gloo does not bear to be taken down under it
+        with suppress(RuntimeError):  # gloo fails if it is destroyed while a slower process still uses it
             dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -104,8 +104,8 @@ def _noticed(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistBackendError) as error:
-        reason = re.sub(r"^\[\S*\] *", "", str(error).splitlines()[0]).split(". ")[0]  # without its place in gloo
+        reason = re.sub(r"^\[\S*\] *", "", str(error).splitlines()[0]).split(". ")[0]  # without the line in gloo
         raise RankLost(
-            f"rank {ranks.rank} has lost another of the {ranks.count} processes of this training ({reason}); look "
-            "above for what ended it"
+            f"rank {ranks.rank} has lost another of the {ranks.count} processes of this training ({reason}); its own "
+            "error is above"
         ) from error

@@ -1,16 +1,17 @@
-"""A run as it is read: on any machine, a year later, without torch, while it is written or after it was killed."""
+"""Read a run, without torch, while it is being written or after its process was killed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.measurement.reading import Sampling, Series
+from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.journal import being_written, read_journal
@@ -19,20 +20,17 @@ from gradiometer.run.readings import Readings
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
 HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
-"""Events about the process: they stay when a run is taken up again at an earlier step, and the last is its status."""
+"""Events of the process. They are kept if a run is resumed from an earlier step. The last one is the run's status."""
 
 _ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged", "finished": "finished"}
 
-_StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-
-
 WATCHED = "a loop of its own, watched"
-"""The description of the problem of a run whose loop is not ours."""
+"""The description of the problem of a run that `watch` has recorded in a user's own loop."""
 
 
 class _Event(msgspec.Struct):
     event: str
-    step: _StepNumber
+    step: StepNumber
     time: float
 
 
@@ -41,14 +39,24 @@ _Losses = Float[np.ndarray, " steps"]
 
 
 class Run:
-    """A run read from its folder. What is torn or garbled is left out, and named in `warnings`.
+    """A run read from its folder. Lines that cannot be read are skipped and listed in `warnings`.
 
-    Nothing is read before it is asked for, and each file once: `refreshed` sees what came since.
+    Each file is read once, at its first use. `refreshed` reads the lines that are new.
 
     Args:
         folder: The run.
         rank: Process whose readings and losses are read, in a run of several processes.
-        gauges: Gauges of your own, or their classes, that the run was measured with.
+        gauges: Custom gauges, or their classes, that the run was measured with.
+
+    >>> from gradiometer import Run
+    >>> from gradiometer.run import Recorder, RunFolder
+    >>> folder = RunFolder.create("runs", "example", {})
+    >>> with Recorder(folder, []) as recorder:
+    ...     for step in range(3):
+    ...         recorder.loss(step, 1 / (step + 1))
+    >>> steps, losses = Run.open("runs/example-1").losses
+    >>> losses.tolist()
+    [1.0, 0.5, 0.3333333333333333]
     """
 
     def __init__(self, folder: RunFolder, rank: int = 0, gauges: Sequence[object] = ()) -> None:
@@ -62,12 +70,13 @@ class Run:
         """The run in this folder.
 
         Raises:
-            BadArgument: It is not a run folder, or of a newer format.
+            RunNotFound: There is no run in it.
+            RunDamaged: The run cannot be read, or was written in a newer format.
         """
         return cls(RunFolder.open(path), rank, gauges)
 
     def refreshed(self) -> "Run":
-        """The run as it lies there now. Of its readings only what came since is read, and this one is done with."""
+        """The run as it is now on the disk. Only new readings are read. Do not use the old object afterwards."""
         later = Run(self.folder, self.rank, self.known_gauges)
         later._journal = self._journal
         return later
@@ -84,18 +93,18 @@ class Run:
 
     @property
     def watched(self) -> bool:
-        """Whether it was a loop of its own that was watched: no command knows its model and data."""
+        """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
         problem = self.manifest.get("problem")
         return isinstance(problem, dict) and problem.get("description") == WATCHED
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What `run.toml` says: format, name, created, configuration, versions, seeds, fingerprint of the data."""
+        """Content of `run.toml`: format, name, created, configuration, versions, seeds, fingerprint of the data."""
         return self.folder.manifest
 
     @property
     def configuration(self) -> Configuration:
-        """What the run was asked to do."""
+        """The configuration of the run."""
         return self.folder.configuration
 
     @property
@@ -105,12 +114,12 @@ class Run:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers, in the order of the moments taken per layer."""
+        """Names of the layers, in the order of the moments per layer."""
         return self.folder.layers
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What happened, oldest first: {"event", "step", "time" in seconds since 1970, ...}."""
+        """The events, oldest first: {"event", "step", "time" in seconds since 1970, ...}."""
         return self._events[0]
 
     @property
@@ -120,27 +129,27 @@ class Run:
 
     @cached_property
     def losses(self) -> tuple[_Steps, _Losses]:
-        """Steps, and the training loss of the batch at each: every one, nothing downsampled."""
+        """Steps and the training loss of the batch at each, for every recorded step."""
         return self._readings.losses
 
     @property
     def gauges(self) -> tuple[str, ...]:
-        """Names of the gauges that have readings, in the order they first appear."""
+        """Names of the gauges that have readings, in the order of their first readings."""
         return tuple(self._series)
 
     def series(self, gauge: str) -> Series | None:
-        """The readings of a gauge whose moments are finite, oldest first; None where there are none."""
+        """The readings of a gauge with finite moments, oldest first; None if it has none."""
         series = self._series.get(gauge)
         return None if series is None else replace(series, reached=self.steps)
 
     @property
     def overhead(self) -> dict[str, Any]:
-        """What the instrument was allowed and used, as the recorder last stated it; empty where it never did."""
+        """Time that measuring was allowed and used, as in `Recorder.overhead`; empty if it was not recorded."""
         return self._readings.overhead
 
     @property
     def steps(self) -> int:
-        """The last step seen, 0 where there is none."""
+        """The last step on record; 0 without any."""
         seen = [int(step) for step in self.losses[0][-1:]]
         seen += [int(series.steps[-1]) for series in self._series.values()]
         seen += [int(event["step"]) for event in self.events[-1:]]
@@ -148,7 +157,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """What became of the run; one that was killed is interrupted."""
+        """The state of the run. A killed run is interrupted."""
         last = next((event["event"] for event in reversed(self.events) if event["event"] in HISTORY), "started")
         if last in _ENDS:
             return _ENDS[last]
@@ -156,9 +165,9 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for everything that could not be used as it lies, or lay, on the disk."""
-        told = [str(event.get("text")) for event in self.events if event["event"] == "warning"]
-        return [*told, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
+        """Warnings that were raised during training, and one for everything on the disk that could not be used."""
+        raised = [str(event.get("text")) for event in self.events if event["event"] == "warning"]
+        return [*raised, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
 
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:
@@ -169,11 +178,11 @@ class Run:
             try:
                 event = msgspec.convert(record, _Event)
             except msgspec.ValidationError:
-                warnings.append(f"{path.name}:{number}: not an event (event, step and time): left out.")
+                warnings.append(f"{path.name}:{number}: not an event (event, step and time): skipped.")
                 continue
             if event.event == "resumed":
-                # A reading of step s is taken before its update, an event of step s after s updates, so before the
-                # checkpoint of step s: that one stays.
+                # A reading of step s is taken before its update, but an event of step s after s updates and before
+                # the checkpoint of step s. So this event is kept.
                 events = [e for e in events if e["step"] <= event.step or e["event"] in HISTORY]
             events.append(record)
         return events, warnings

@@ -1,6 +1,6 @@
-"""The readings of a run, taken in as far as they are written: from the start, or only what came since.
+"""The readings of a run: all of them, or those that were written since the last call.
 
-A million readings are decoded a block of lines at a time and kept as arrays; no line stays an object.
+Lines are decoded in blocks and kept as arrays, which makes a million readings fast to read.
 """
 
 import gc
@@ -9,57 +9,47 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import RunDamaged
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.columns import Columns, columns_of, in_order, merged, usable
-from gradiometer.run.journal import NOT_FINITE, grouped
+from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
+from gradiometer.run.disk import reason_of
+from gradiometer.run.journal import NOT_FINITE, skipped_lines
 
 AT_ONCE = 1 << 20
-"""Bytes taken in at a time: few enough that what is made of them lies in the processor's cache, at half the time."""
-
-_Number = float | Literal["inf", "-inf", "nan"]
-_StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-
-
-class _ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
-    gauge: str
-    step: _StepNumber
-    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
-    learning_rate: _Number
-    moments: dict[str, _Number | list[_Number]]
+"""Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the time."""
 
 
 class _LossesLine(msgspec.Struct, tag_field="kind", tag="losses", rename={"from_step": "from"}, gc=False):
-    from_step: _StepNumber
-    values: list[_Number]
+    from_step: StepNumber
+    values: list[Number]
 
 
 class _ResumedLine(msgspec.Struct, tag_field="kind", tag="resumed"):
-    step: _StepNumber
+    step: StepNumber
 
 
 class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
-    budget: _Number | None
-    used: _Number
+    budget: Number | None
+    used: Number
     measured_steps: int
-    every: _Number | None
+    every: Number | None
     mode: str
 
 
-_decoder = msgspec.json.Decoder(_ReadingLine | _LossesLine | _ResumedLine | _OverheadLine)
+_decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine)
 
 
 class Readings:
-    """One rank's file of readings and losses, without what a resumed run has overtaken. Missing, it is empty.
+    """The readings and losses of one rank, without those that a resumed run has repeated.
 
-    Call `read` for what came since; a file that was replaced is read from its start. What lies beyond the last
-    newline is looked at again at the next call.
+    `read` reads the lines that are new. A file that was replaced is read from its start. An incomplete last line is
+    read again at the next call. A missing file has no readings.
 
     Args:
         path: The file.
@@ -81,17 +71,13 @@ class Readings:
     @property
     def warnings(self) -> list[str]:
         """A sentence for every place that could not be read."""
-        told = [f"{self.path.name}:{place}: {count} left out." for place, count in grouped(self._garbled)]
-        if self._torn:
-            place = f"{self.path.name}:{self._lines + 1}"
-            told.append(f"{place}: the last line is torn, its writing did not finish: left out.")
-        return told
+        return skipped_lines(self.path.name, self._garbled, self._lines + 1 if self._torn else None)
 
     def read(self) -> bool:
-        """Take in what was written since. Returns whether there was anything.
+        """Read the lines that are new. Returns True if there were any.
 
         Raises:
-            BadArgument: The file cannot be read.
+            RunDamaged: The file cannot be read.
         """
         try:
             with self.path.open("rb") as file:
@@ -101,7 +87,7 @@ class Readings:
             self._start()
             return came
         except OSError as error:
-            raise BadArgument(f"`{self.path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            raise RunDamaged(f"`{self.path}` cannot be read: {reason_of(error)}.") from error
 
     def _read(self, file: BinaryIO) -> bool:
         stat = os.fstat(file.fileno())
@@ -111,7 +97,7 @@ class Readings:
         if stat.st_size == self._offset:
             return False
         file.seek(self._offset)
-        with _collector_at_rest():
+        with _no_garbage_collection():
             rest = b""
             while piece := file.read(AT_ONCE):
                 whole, newline, rest = (rest + piece).rpartition(b"\n")
@@ -119,14 +105,14 @@ class Readings:
                     self._take(whole)
                     self._offset += len(whole) + 1
         self._torn = bool(rest.strip())
-        if self._torn and (record := _decoded(rest)) is not None:  # whole, but for its newline
+        if self._torn and (record := _decoded(rest)) is not None:  # complete except for its newline
             self._take_in([record])
             self._torn = False
             self._offset += len(rest)
         return True
 
     def _take(self, content: bytes) -> None:
-        """Lines up to the last newline: all at once, and one by one where some are garbled."""
+        """Lines up to the last newline: all at once, or one by one if some cannot be read."""
         count = content.count(b"\n") + 1
         try:
             records = _decoder.decode_lines(content)
@@ -141,9 +127,9 @@ class Readings:
         self._take_in(records)
 
     def _take_in(self, records: Iterable[Any]) -> None:
-        readings: defaultdict[str, list[_ReadingLine]] = defaultdict(list)
+        readings: defaultdict[str, list[ReadingLine]] = defaultdict(list)
         for record in records:
-            if type(record) is _ReadingLine:
+            if type(record) is ReadingLine:
                 readings[record.gauge].append(record)
             elif type(record) is _LossesLine:
                 values = np.array(record.values, dtype=np.float64)
@@ -157,22 +143,22 @@ class Readings:
                 self._drop_from(record.step)
         self._stack(readings)
 
-    def _stack(self, readings: Mapping[str, list[_ReadingLine]]) -> None:
+    def _stack(self, readings: Mapping[str, list[ReadingLine]]) -> None:
         for gauge, lines in readings.items():
             self._columns.setdefault(gauge, []).extend(columns_of(lines))
 
     def _drop_from(self, step: int) -> None:
-        """What the process before wrote from this step on."""
+        """Drop what the previous process wrote from this step on."""
         for blocks in self._columns.values():
             blocks[:] = [block.kept(block.steps < step) for block in blocks]
         self._losses = [(steps[steps < step], losses[steps < step]) for steps, losses in self._losses]
 
     @property
     def losses(self) -> tuple[Int[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
-        """In increasing order of steps; where a step came twice, the later line counts."""
+        """Steps in increasing order, and their losses. If a step has two lines, the later one counts."""
         if not self._losses:
             return np.array([], dtype=np.int64), np.array([], dtype=np.float64)
-        if len(self._losses) > 1:  # kept as one, for whoever asks again
+        if len(self._losses) > 1:  # joined once, for the next call
             at, values = zip(*self._losses, strict=True)
             self._losses = [(np.concatenate(at), np.concatenate(values))]
         steps, losses = self._losses[0]
@@ -180,40 +166,32 @@ class Readings:
         return steps[order], losses[order]
 
     def series(self, sampling: Sampling, layers: tuple[str, ...]) -> tuple[dict[str, Series], list[str]]:
-        """The readings of every gauge that can be stacked, and a sentence for those that cannot."""
+        """The usable readings of every gauge, and warnings about the others."""
         found: dict[str, Series] = {}
         warnings: list[str] = []
         for gauge, blocks in self._columns.items():
-            blocks[:] = merged([block for block in blocks if len(block)])  # kept so, for whoever asks again
-            columns, complaints = usable(gauge, blocks)
+            blocks[:] = merged([block for block in blocks if len(block)])  # joined once, for the next call
+            c, complaints = usable(gauge, blocks)
             warnings += complaints
-            if columns is not None:
-                found[gauge] = Series(
-                    gauge,
-                    columns.steps,
-                    columns.batch_size,
-                    columns.learning_rate,
-                    columns.moments,
-                    sampling,
-                    layers,
-                )
+            if c is not None:
+                found[gauge] = Series(gauge, c.steps, c.batch_size, c.learning_rate, c.moments, sampling, layers)
         return found, warnings
 
 
 @contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """No search for cycles among what cannot have any: it takes more time than the decoding itself."""
-    was_at_work = gc.isenabled()
+def _no_garbage_collection() -> Iterator[None]:
+    """Decoded lines have no reference cycles, and the search for them takes longer than the decoding."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_at_work:
+        if was_enabled:
             gc.enable()
 
 
 def _decoded(text: bytes) -> Any:
-    """The record of a line, or None where it is garbled."""
+    """The record of a line, or None if it cannot be decoded."""
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -1,31 +1,35 @@
-"""The recorder: decides when to measure, asks the gauges, and writes what they say into the run folder."""
+"""The recorder decides when to measure, runs the gauges, and writes their readings into the run folder."""
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.journal import JournalWriter
 
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.measurement.step import TrainingStep
+
 LOSSES_A_LINE = 1000
 RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
 
-DEAR = 8
-"""Steps that a measurement with gauges that are asked at one in many is taken to cost, until one was made."""
+EXPENSIVE = 8
+"""Expected cost of the first measurement with an expensive gauge (`one_in` above 1), in training steps."""
 
 Mode = Literal["apart", "shared"]
 
 
 @runtime_checkable
 class Measurable(Protocol):
-    """What the recorder itself reads off a training step; the gauges read the rest."""
+    """The attributes of a training step that the recorder itself reads."""
 
     @property
     def index(self) -> int:
@@ -40,62 +44,39 @@ class Measurable(Protocol):
         """η at this step."""
 
 
-@runtime_checkable
-class Measures(Protocol):
-    """What the recorder asks of a gauge; its other verbs are for whoever reads the run."""
-
-    @property
-    def name(self) -> str:
-        """Under which its readings are found."""
-
-    @property
-    def one_in(self) -> int:
-        """It is asked at one in so many measured steps; at every one, where no gauge is asked at each."""
-
-    @property
-    def own_steps(self) -> bool:
-        """Whether it is asked at the steps it wants, whatever the cadence."""
-
-    def wants(self, step: int) -> bool:
-        """Whether this is such a step."""
-
-    def measure(self, step: Any) -> Moments:
-        """The raw moments of this one step."""
-
-
 class Recorder:
     """Writes one rank's readings, losses and events. Use it as a context manager, or close it.
 
-    Losses cost about a third of a microsecond a step; they and the readings are written in blocks, at the
-    latest a second apart, and wait for the disk at `flush`. Call `flush` before a checkpoint is saved: then
-    a killed run loses nothing that came before its checkpoint.
+    Losses cost about 0.3 µs per step. Losses and readings are written in blocks, at least once a second. Only `flush`
+    waits for the disk: call it before a checkpoint is saved, and a killed run loses nothing before its checkpoint.
 
     Args:
         folder: The run.
-        gauges: What is measured, in order.
-        budget: Share of the training time that measuring may use; one with share 0 never measures.
-        every: Measure at every so many steps instead; with neither, at every step.
-        rank: Of this process; each has a readings file, and rank 0 also writes the events.
-        mode: How the spread within a step is seen; None: as the configuration's `accumulation` say.
+        gauges: The gauges, in the order in which they run.
+        budget: Share of the training time that measuring may use. With share 0 nothing is measured.
+        every: Measure at every n-th step instead. Without `budget` and `every`, every step is measured.
+        rank: Rank of this process. Each rank has a readings file, and rank 0 also writes the events.
+        mode: How the spread within a step is measured. Default: by the `accumulation` of the configuration.
 
     Raises:
-        BadArgument: An argument makes no sense, or another process is writing this run.
+        BadArgument: An argument is invalid, or another process is writing this run.
+        StorageFailed: The folder cannot be written to.
     """
 
     def __init__(
         self,
         folder: RunFolder,
-        gauges: Sequence[Measures],
+        gauges: Sequence[Gauge],
         *,
         budget: Budget | None = None,
         every: int | None = None,
         rank: int = 0,
         mode: Mode | None = None,
     ) -> None:
-        _refuse_nonsense(gauges, every, rank)
+        _check(gauges, every, rank)
         self.folder = folder
         self.gauges = tuple(gauges)
-        self.budget = budget if budget is not None else Budget(0.0)  # the one of share 0 only keeps the accounts
+        self.budget = budget if budget is not None else Budget(0.0)  # with share 0 it only counts the time
         self.every = every
         self.rank = rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
@@ -118,7 +99,7 @@ class Recorder:
         self._first_measured = self._last_measured = 0
 
     def due(self, step: int) -> bool:
-        """Whether this step should be measured. Ask once a step: what is buffered is written along the way."""
+        """True if this step should be measured. Call it once per step: it also writes the buffers in time."""
         now = self._clock()
         if not now - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
@@ -131,17 +112,17 @@ class Recorder:
         return self._share is None or self.budget.fits(self.kind(), self._guess())
 
     def kind(self, ahead: int = 0) -> str:
-        """What is asked at the next measured step, or at one so many further: the names of the gauges."""
+        """Names of the gauges that run at the next measured step, or `ahead` measured steps later."""
         return ",".join(gauge.name for gauge in self._turn(ahead))
 
     def measure(self, step: Measurable) -> list[Reading]:
-        """Ask the gauges whose turn it is for their moments of this step, and record them.
+        """Run the gauges whose turn it is and record their readings.
 
-        A gauge that cannot measure this training (a loss without a second derivative) says so in an event and is not
-        asked again; training goes on.
+        If a gauge cannot measure this training (such as a loss without a second derivative), the run gets a warning,
+        the gauge is switched off and training continues.
         """
         with self.budget.measuring(self.kind()):
-            readings = [reading for gauge in self._turn() if (reading := self._asked(gauge, step)) is not None]
+            readings = [reading for gauge in self._turn() if (reading := self._reading(gauge, step)) is not None]
             for reading in readings:
                 self._record(reading)
         self._first_measured = readings[0].step if readings and not self._measured_steps else self._first_measured
@@ -150,20 +131,20 @@ class Recorder:
         return readings
 
     def follows(self, step: int) -> bool:
-        """Whether a gauge with steps of its own wants this one."""
+        """True if a gauge that chooses its own steps measures at this one."""
         return self._share != 0 and any(gauge.wants(step) for gauge in self._followers)
 
     def follow(self, step: Measurable) -> None:
-        """Ask the gauges that want this step for their own, and record what they say."""
+        """Run the gauges that have chosen this step themselves, and record their readings."""
         with self.budget.spending():
             for gauge in self._followers:
                 if gauge.name not in self._refused and gauge.wants(step.index):
-                    reading = self._asked(gauge, step)
+                    reading = self._reading(gauge, step)
                     if reading is not None:
                         self._record(reading)
 
     def loss(self, step: int, value: float) -> None:
-        """The training loss of the batch at this step, a number and not a tensor. Every one is kept."""
+        """Record the training loss of the batch at this step, as a number and not as a tensor."""
         if step != self._next_loss or len(self._losses) >= LOSSES_A_LINE:
             self._end_losses()
             self._losses_from = step
@@ -171,17 +152,17 @@ class Recorder:
         self._next_loss = step + 1
 
     def event(self, event: str, step: int, **fields: Any) -> None:
-        """Something that happened, written at once. A run's events are those of rank 0; others write none."""
+        """Record an event and write it at once. Only rank 0 writes events."""
         if self._events is not None:
             self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
             self._events.flush()
 
     def resume(self, step: int) -> None:
-        """Take the run up again at this step, the next to be made.
+        """Resume the run at this step, the next to be made.
 
-        Readings and losses that the process before wrote from this step on, and events of later steps, are
-        dropped by whoever reads the run: a line in both files says so, and nothing is deleted. An event of
-        this very step stays: it came after as many updates as the checkpoint has.
+        A line in both files makes readers drop the readings and losses that the previous process wrote from this step
+        on, and its events of later steps. Nothing is deleted. Events of this step are kept, because they belong to
+        the state of the checkpoint.
         """
         self._end_losses()
         self._readings.append({"kind": "resumed", "step": int(step)})
@@ -193,12 +174,12 @@ class Recorder:
             readings.extend(kept)
 
     def recent(self, gauge: str) -> Series | None:
-        """The last readings of a gauge since this process began, for a live panel; None before the first."""
+        """The last readings of a gauge in this process, for a live panel; None before the first."""
         readings = self._recent.get(gauge)
         return Series.of(list(readings), self.folder.sampling, self.folder.layers) if readings else None
 
     def flush(self) -> None:
-        """Write everything down and wait until it is on the disk."""
+        """Write everything and wait until it is on the disk."""
         with self.budget.spending():
             if self.rank == 0:
                 self._readings.append({"kind": "overhead", **self.overhead})
@@ -208,7 +189,7 @@ class Recorder:
                 self._events.sync()
 
     def close(self) -> None:
-        """Write everything down and let the files go; they are let go also where the disk is full."""
+        """Write everything and close the files. They are closed also if the disk is full."""
         if self._readings.closed:
             return
         try:
@@ -218,7 +199,7 @@ class Recorder:
 
     @property
     def closed(self) -> bool:
-        """Whether the files were let go."""
+        """True after `close`."""
         return self._readings.closed
 
     def __enter__(self) -> "Recorder":
@@ -228,15 +209,15 @@ class Recorder:
         try:
             self.close()
         except Interrupted:
-            if error is None:  # else the first error is the one to hear about
+            if error is None:  # otherwise the first error is the one to report
                 raise
 
     @property
     def overhead(self) -> dict[str, Any]:
-        """What the instrument was allowed and what it used, and how often it measured.
+        """The time that measuring was allowed and used, and how often it measured.
 
-        `budget` and `used` are fractions of the training time, `every` is in steps, on average; None where
-        there is none to state.
+        `budget` and `used` are fractions of the training time, and `every` is the mean distance of measured steps, in
+        steps. `budget` is None without a budget, `every` with fewer than two measured steps.
         """
         measured = self._measured_steps
         gap = (self._last_measured - self._first_measured) / (measured - 1) if measured > 1 else None
@@ -249,7 +230,7 @@ class Recorder:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {
             "asked_about": self._asked_about,
             "measured_steps": self._measured_steps,
@@ -259,7 +240,7 @@ class Recorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; one that does not say how often was asked was asked up to its last measured step."""
+        """Continue from a checkpoint. Older ones lack `asked_about`, and get the last measured step instead."""
         self._measured_steps = int(state["measured_steps"])
         self._first_measured = int(state["first_measured"])
         self._last_measured = int(state["last_measured"])
@@ -267,26 +248,26 @@ class Recorder:
         self.budget.load_state_dict(state["budget"])
 
     def _guess(self) -> float:
-        """Seconds of a measurement of a kind that was never made: none where all is cheap, as it is soon known."""
-        dear = any(gauge.one_in > 1 for gauge in self._turn())
-        return DEAR * self.budget.training / self._asked_about if dear else 0.0
+        """Expected seconds of the first measurement of a kind; 0 if all its gauges are cheap."""
+        expensive = any(gauge.one_in > 1 for gauge in self._turn())
+        return EXPENSIVE * self.budget.training / self._asked_about if expensive else 0.0
 
-    def _turn(self, ahead: int = 0) -> list[Measures]:
-        """The gauges whose turn it is; the dear ones come last in their round, when a first cheap reading is in.
+    def _turn(self, ahead: int = 0) -> list[Gauge]:
+        """The gauges whose turn it is. Expensive ones run at the end of a round, after readings of the cheap ones.
 
-        Where no cheap one is left, whose readings make up a round, all have their turn at every measured step.
+        If no cheap gauge is left, all run at every measured step.
         """
         working = [gauge for gauge in self._cadenced if gauge.name not in self._refused]
         if all(gauge.one_in > 1 for gauge in working):
             return working
         return [gauge for gauge in working if (self._measured_steps + 1 + ahead) % gauge.one_in == 0]
 
-    def _asked(self, gauge: Measures, step: Measurable) -> Reading | None:
+    def _reading(self, gauge: Gauge, step: Measurable) -> Reading | None:
         try:
-            moments = gauge.measure(step)
+            moments = gauge.measure(cast("TrainingStep", step))
         except (BadArgument, Unsupported, UserCodeFailed) as error:
             self._refused.add(gauge.name)
-            self.event("warning", step.index, text=f"{gauge.name} is not measured any more: {error}")
+            self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}")
             return None
         return Reading(
             gauge=gauge.name,
@@ -309,11 +290,11 @@ class Recorder:
         if finite:
             self._recent[reading.gauge].append(reading)
         else:
-            line["finite"] = False  # a flag for people; the reader looks at the numbers
+            line["finite"] = False  # for people; the reader checks the numbers
         self._readings.append(line)
 
     def _end_losses(self) -> None:
-        """Close the block: the next loss, if it follows, begins another."""
+        """End the block of losses. The next loss starts another."""
         if self._losses:
             values, self._losses = self._losses, []
             self._readings.append({"kind": "losses", "from": int(self._losses_from), "values": values})
@@ -334,17 +315,17 @@ class Recorder:
 
 
 def is_finite(moments: Moments) -> bool:
-    """Whether every moment is a finite number: one that is not would spoil every mean it enters."""
+    """True if every moment is finite. A single one that is not would make every mean non-finite."""
     return all(
         all(map(math.isfinite, values)) if isinstance(values, list | tuple) else math.isfinite(values)
         for values in moments.values()
     )
 
 
-def _refuse_nonsense(gauges: Sequence[Measures], every: int | None, rank: int) -> None:
+def _check(gauges: Sequence[Gauge], every: int | None, rank: int) -> None:
     names = [gauge.name for gauge in gauges]
     if len(set(names)) < len(names):
-        raise BadArgument(f"`gauges` must have names of their own, got {', '.join(names)}.")
+        raise BadArgument(f"`gauges` must have different names, got {', '.join(names)}.")
     if every is not None and not every >= 1:
         raise BadArgument(f"`every` must be at least 1 step, got {every}.")
     if not rank >= 0:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.run.disk import interrupted_by_disk, replace_file
+from gradiometer.run.disk import interrupted_by_disk, reason_of, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -24,6 +24,7 @@ def save_snapshot(folder: Path, snapshot: "Snapshot") -> Path:
 
     Raises:
         Interrupted: The disk is full. Existing files are unchanged.
+        StorageFailed: The folder cannot be written to.
     """
     path = folder / f"step_{snapshot.step:06d}.safetensors"
     with interrupted_by_disk(path, folder.parent, "the last checkpoint is safe"):
@@ -36,7 +37,7 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
     """All snapshots in a folder, in the order in which they were taken.
 
     Raises:
-        BadArgument: There are none.
+        BadArgument: The folder has no snapshots.
         RunDamaged: A snapshot is incomplete, changed or unreadable.
     """
     from gradiometer.exploration.ensembles.snapshots import Snapshot  # noqa: PLC0415 (imports torch)
@@ -46,7 +47,7 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise RunDamaged(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            raise RunDamaged(f"`{path}` cannot be read: {reason_of(error)}.") from error
         found.append(Snapshot.from_bytes(content, f"`{path}`"))
     if not found:
         raise BadArgument(f"`{folder}` has no snapshots: train with `--snapshots 5`, for example.")

@@ -39,8 +39,8 @@ def _of_the_record(run: Run) -> Iterator[Check]:
         yield Check(missing == 0, f"The loss of every step is on record: {len(steps):,} of {expected:,}.")
         spoiled = int((~np.isfinite(losses)).sum())
         yield Check(spoiled == 0, f"Losses that are not finite, and in no mean: {spoiled:,}.")
-    left_out = [warning for warning in run.warnings if "left out" in warning]
-    yield Check(not left_out, f"Places of the record that could not be used as they lie: {len(left_out):,}.")
+    skipped = [warning for warning in run.warnings if "skipped" in warning]
+    yield Check(not skipped, f"Places of the record that could not be used: {len(skipped):,}.")
     if taken_up := [int(event["step"]) for event in run.events if event["event"] == "resumed"]:
         places = ", ".join(f"{step:,}" for step in taken_up)
         yield Check(True, f"Taken up again at step {places}: what the stopped process wrote beyond is dropped.")
