@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from gradiometer.cli.batch import _choices, _table, batch
-from gradiometer.errors import BadArgument, Diverged
+from gradiometer.errors import BadArgument, Diverged, RunNotFound
 from gradiometer.estimation.batch_table import BatchRow, BatchTable
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems import load
@@ -130,11 +130,11 @@ def test_wrong_arguments_of_the_batch_verb_are_refused(run: str, tmp_path: Path)
         called(run, "--batch-size", "64")
     with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
         called(run, "--level", "nan")
-    with pytest.raises(BadArgument, match="is not a run folder"):
+    with pytest.raises(RunNotFound, match="is not a run folder"):
         called(str(tmp_path / "nowhere"))
     with pytest.raises(BadArgument, match="did you mean digits"):
         called("didgits")
-    with pytest.raises(BadArgument, match="there is no spread within a step to see"):
+    with pytest.raises(BadArgument, match="so a step has no spread"):
         called("digits", "-b", "1")
 
 

@@ -156,7 +156,7 @@ def test_a_write_that_the_system_refuses_is_a_storage_error_and_not_a_full_disk(
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(StorageFailed, match="could not be written .*exists and can be written to"),
+        pytest.raises(StorageFailed, match=r"could not be written .*exists and can be written to"),
     ):
         patch.setattr(os, "write", fail)
         writer.flush()
