@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.errors import BadArgument, Interrupted, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.watch import watch
@@ -34,12 +34,12 @@ def output_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _loss_in(output: Any) -> Any:
-    """The loss in what a model returns, as the Trainer finds it: by its name, or first."""
+    """The loss in the output of a model, found as the Trainer finds it: by its name, or first."""
     return output.get("loss") if isinstance(output, Mapping) else output[0]
 
 
 class _Hook:
-    """A hook on a module that copies and pickles of the module leave behind."""
+    """A hook on a module. Copies and pickles of the module do nothing in its place."""
 
     def __init__(self, call: Callable[..., None] | None = None) -> None:
         self._call = call
@@ -53,20 +53,20 @@ class _Hook:
 
 
 class HuggingFaceCallback(TrainerCallback):
-    """Watches the training of a Trainer, without a change to it.
+    """Watches the training of a Trainer without changing it.
 
         callback = HuggingFaceCallback()
         Trainer(model, args, train_dataset=examples, callbacks=[callback]).train()
         print(callback.findings())
 
-    Gradients are heard as `backward` makes them, before they are clipped. The first loss that is not finite is told
-    with its step, layer and examples, also where the Trainer's own log filters it out. The run goes on with the
+    Gradients are read as `backward` makes them, before they are clipped. The first loss that is not finite is reported
+    with its step, layer and examples, even if the Trainer's own log filters it out. The run is continued with the
     Trainer's checkpoints.
 
     Args:
-        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to the model; left out, the loss
-            that the model returns. To be given where the Trainer computes another (label smoothing, `compute_loss`).
-        settings: As of `watch`: budget, every, gauges, out, …; what the Trainer says itself need not be given.
+        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to the model. By default the loss
+            that the model returns. Give it if the Trainer computes another loss (label smoothing, `compute_loss`).
+        settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer knows are optional.
     """
 
     def __init__(self, loss: Loss = output_loss, **settings: Any) -> None:
@@ -79,19 +79,19 @@ class HuggingFaceCallback(TrainerCallback):
 
     @property
     def watch(self) -> Watch:
-        """The watch, from the start of training on."""
+        """The watch; available from the start of training."""
         if self._watch is None:
-            raise BadArgument("`watch` is there from the start of training on: call `trainer.train()` first.")
+            raise BadArgument("`watch` is available from the start of training: call `trainer.train()` first.")
         return self._watch
 
     def findings(self) -> Findings:
-        """What the run says so far; print it."""
+        """The findings so far, the most urgent first."""
         return self.watch.findings()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to watch, with what the Trainer says of itself."""
-        if self._hook is not None:  # the training before ended in an error, of which a callback is not told
-            self._end(Interrupted("another training was begun with the same callback"))
+        """Start to watch, with the settings of the Trainer."""
+        if self._hook is not None:  # the previous training ended in an error, which callbacks do not see
+            self._end(Interrupted("another training was started with the same callback"))
         model, self._accumulation = kwargs["model"], args.gradient_accumulation_steps
         known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}
         if "sampling" not in self._settings:
@@ -103,15 +103,15 @@ class HuggingFaceCallback(TrainerCallback):
         self._watch.__enter__()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A backward was made that is not the last of its step."""
+        """A backward was made that is not the last one of its step."""
         self._backward()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last backward of a step was made; its gradients may have been clipped since, but were heard before."""
+        """The last backward of a step was made. Its gradients were read before any clipping."""
         self._backward()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The Trainer has made a checkpoint."""
+        """The Trainer has written a checkpoint."""
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
         if self.watch.ranks.first and folder.is_dir():
             (folder / STATE).write_text(json.dumps(self.watch.state_dict()))
@@ -126,7 +126,7 @@ class HuggingFaceCallback(TrainerCallback):
         self.watch.__exit__(None if error is None else type(error), error, None)
 
     def _ran(self, model: nn.Module, _: Any, batch: Mapping[str, Any], output: Any) -> None:
-        """The model was run: by the Trainer, or by ourselves beside it."""
+        """The model was run, by the Trainer or by a measurement."""
         if self._inside or not model.training:
             return
         loss = _loss_in(output)
@@ -137,8 +137,8 @@ class HuggingFaceCallback(TrainerCallback):
 
     def _backward(self) -> None:
         if self._made is None:
-            raise BadArgument(
-                "the model returned no loss in training: the Trainer computes its own; put `gradiometer.watch` into "
+            raise Unsupported(
+                "`model` returned no loss in training, so the Trainer computes its own: put `gradiometer.watch` into "
                 "its `training_step`."
             )
         (loss, batch), self._made = self._made, None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.watch import watch
@@ -17,7 +17,7 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 
 HOME = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"
-"""Lightning comes under two names whose classes do not mix: the one that the program uses."""
+"""Lightning has two package names whose classes do not mix: take the one that the program uses."""
 
 try:
     Callback: Any = import_module(HOME).Callback
@@ -26,19 +26,19 @@ except ImportError as error:
 
 
 class LightningCallback(Callback):
-    """Watches the training of a LightningModule, without a change to it.
+    """Watches the training of a LightningModule without changing it.
 
         trainer = Trainer(callbacks=[callback := LightningCallback(loss=loss)])
         trainer.fit(module, loader)
         print(callback.findings())
 
-    Gradients are heard as `backward` makes them, before Lightning clips them or divides by a scaler. Estimates go to
-    the Trainer's loggers. The state travels in the Trainer's checkpoints.
+    Gradients are read as `backward` makes them, before Lightning clips them or divides by a scaler. Estimates go to
+    the Trainer's loggers. The state is kept in the Trainer's checkpoints.
 
     Args:
-        loss: Called as `loss(module, batch)`, what `training_step` computes, without its logging: one value per
-            example, or their mean. May be left out with `accumulate_grad_batches` above 1, or on several processes.
-        settings: As of `watch`: budget, every, gauges, out, …; what the Trainer says itself need not be given.
+        loss: Called as `loss(module, batch)`. Computes what `training_step` computes, without its logging: one value
+            per example, or their mean. Optional with `accumulate_grad_batches` above 1, or on several processes.
+        settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer knows are optional.
     """
 
     def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
@@ -51,27 +51,27 @@ class LightningCallback(Callback):
 
     @property
     def watch(self) -> Watch:
-        """The watch, from the start of training on."""
+        """The watch; available from the start of training."""
         if self._watch is None:
-            raise BadArgument("`watch` is there from the start of training on: call `trainer.fit` first.")
+            raise BadArgument("`watch` is available from the start of training: call `trainer.fit` first.")
         return self._watch
 
     def findings(self) -> Findings:
-        """What the run says so far; print it."""
+        """The findings so far, the most urgent first."""
         return self.watch.findings()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to watch, with what the Trainer says of itself."""
+        """Start to watch, with the settings of the Trainer."""
         if not pl_module.automatic_optimization:
-            raise BadArgument(
-                "`automatic_optimization` is False: the module makes its own backwards; put "
-                "`gradiometer.watch` around them in `training_step`."
+            raise Unsupported(
+                "`automatic_optimization` is False, so the module makes its own backwards: put `gradiometer.watch` "
+                "around them in `training_step`."
             )
         for other in trainer.callbacks:
             if len(set(getattr(other, "scheduling", {}).values())) > 1:
-                raise BadArgument(
-                    f"{type(other).__name__} changes how many backwards an update takes ({other.scheduling}), and "
-                    "with it the batch that is measured: watch a training of one `accumulate_grad_batches`."
+                raise Unsupported(
+                    f"`callbacks` has a {type(other).__name__} that changes the number of backwards per update "
+                    f"({other.scheduling}), and so the batch size: use one `accumulate_grad_batches` throughout."
                 )
         known: dict[str, Any] = {
             "name": type(pl_module).__name__,
@@ -87,17 +87,17 @@ class LightningCallback(Callback):
         self._watch.__enter__()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The examples of the backward to come."""
+        """Keep the examples of the next backward."""
         self._batch = batch
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Their loss, which Lightning has divided for accumulation and, where there is a scaler, scaled."""
+        """Keep their loss, which Lightning has divided for accumulation and possibly scaled."""
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
         self._value = loss.detach() * (trainer.accumulate_grad_batches / scale)
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        """The gradients are there, as they were made."""
+        """The gradients are complete."""
         self.watch.step(self._value, self._batch)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -1,7 +1,6 @@
-"""Estimates to whatever tracker is there already: value, low and high of each.
+"""Send estimates to the trackers that the program already uses: value, low and high of each.
 
-Nothing is imported that the program has not imported itself, nothing is started, and nothing is sent anywhere by us:
-an estimate is handed to a tracker that is active, and that is all.
+Nothing is imported that the program has not imported itself, and no tracker is started.
 """
 
 import math
@@ -17,21 +16,23 @@ from gradiometer.run.recorder import Recorder
 
 Numbers = Mapping[str, float]
 Log = Callable[[Numbers, int], object]
-"""Takes numbers by name, and the step they speak of."""
+"""A function of numbers by name and their step."""
 
 PREFIX = "gradiometer"
 
 SECONDS_BETWEEN = 10.0
-"""From one time that trackers are told to the next, at least."""
+"""Fewest seconds between two sends."""
 
 FEWEST = 5
-"""Readings of a gauge before its estimates are told."""
+"""Fewest readings of a gauge whose estimates are sent."""
 
 
 def numbers_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
-    """Value, low and high of every estimate of the whole model, by name; what is not finite is left out.
+    """Value, low and high of every estimate of the whole model, by name. Numbers that are not finite are left out.
 
-    A tracker has no way to draw "at least": an end that is infinite is missing there, and in full in the run.
+    >>> from gradiometer import Estimate
+    >>> numbers_of({"batch_size": Estimate.exact(32.0)})
+    {'gradiometer/batch_size': 32.0}
     """
     numbers: dict[str, float] = {}
     for name, estimate in estimates.items():
@@ -45,13 +46,13 @@ def numbers_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def loggers(given: Iterable[Any]) -> dict[str, Log]:
-    """How to log to each of the given trackers, and to those that are active in modules the program has loaded.
+    """Functions that log to each of the given trackers, and to active ones in modules that the program has loaded.
 
     Args:
         given: TensorBoard writers, Lightning loggers, runs of W&B or trackio, or functions of (numbers, step).
 
     Raises:
-        BadArgument: One of them is none of these.
+        BadArgument: An object is none of these.
     """
     found: dict[str, Log] = {}
     for place, tracker in enumerate(given):
@@ -80,7 +81,7 @@ def _given(tracker: Any) -> Log:
 
 
 def _wandb(module: Any) -> Log | None:
-    """Into the step that the program is logging: a step of our own would push its later ones out of order."""
+    """Log into the program's current step: a later step would put the program's own steps out of order."""
     run = getattr(module, "run", None)
     if run is None:
         return None
@@ -102,47 +103,47 @@ def _trackio(module: Any) -> Log | None:
 
 
 class Trackers:
-    """Hands the latest estimates on, now and then while readings come in, and at the end.
+    """Sends the latest estimates from time to time and at the end.
 
     Args:
-        given: Trackers the program named, beside those found active.
+        given: Trackers that the program named. Active ones are found automatically.
         level: Confidence level of the intervals.
-        warn: Told, once for each, of a tracker that failed; it is not asked again, and training goes on.
+        warn: Takes one warning for each tracker that failed. Nothing more is sent to it, and training continues.
     """
 
     def __init__(self, given: Iterable[Any], level: float, warn: Callable[[str], None]) -> None:
         self._given, self._level, self._warn = tuple(given), level, warn
         loggers(self._given)
         self._failed: set[str] = set()
-        self._told_at, self._told_step = -math.inf, -1
+        self._sent_at, self._sent_step = -math.inf, -1
 
-    def tell(self, recorder: Recorder, now: float, *, at_once: bool = False) -> None:
+    def send(self, recorder: Recorder, now: float, *, at_once: bool = False) -> None:
         """Log what the recorder's last readings say, if the last time was long enough ago.
 
         Args:
-            recorder: Of the run.
-            now: Seconds by its clock.
-            at_once: Whether the time of the last one does not matter.
+            recorder: The recorder of the run.
+            now: Time by its clock, in seconds.
+            at_once: True to send even if the last time was a moment ago.
         """
-        if not (at_once or now - self._told_at >= SECONDS_BETWEEN):
+        if not (at_once or now - self._sent_at >= SECONDS_BETWEEN):
             return
         logs = {name: log for name, log in loggers(self._given).items() if name not in self._failed}
-        self._told_at = now
+        self._sent_at = now
         if not logs:
             return
         estimates, step = self._estimates(recorder)
-        if step <= self._told_step:
+        if step <= self._sent_step:
             return
-        self._told_step = step
+        self._sent_step = step
         for name, log in logs.items():
             try:
                 log(numbers_of(estimates), step)
             except Exception as error:
                 self._failed.add(name)
-                self._warn(f"the tracker {name} failed and is not told any more: {type(error).__name__}: {error}")
+                self._warn(f"the tracker {name} failed and gets no more estimates: {type(error).__name__}: {error}")
 
     def _estimates(self, recorder: Recorder) -> tuple[dict[str, Estimate], int]:
-        """Of the latest window of each gauge that has a few readings; and the step of the last of them."""
+        """The estimates of the latest windows, and the step of the last reading."""
         estimates: dict[str, Estimate] = {}
         step = -1
         for gauge in recorder.gauges:

@@ -1,4 +1,4 @@
-"""From the backwards of one step, as they are heard, to the `TrainingStep` that the gauges ask."""
+"""From the backwards of one step, read by hooks, to the `TrainingStep` that the gauges measure."""
 
 import math
 import sys
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import ShardListener, is_sharded, norms_of_all, not_the_mean
-from gradiometer.integrations.gradients import Listener
+from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
+from gradiometer.integrations.gradients import GradientHooks
 from gradiometer.integrations.watch.loss_check import LossCheck
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.motion import Motion, multiple
@@ -41,19 +41,19 @@ class Part:
     loss: Tensor | float
 
 
-class Catcher:
-    """Listens to the steps that are measured.
+class Capture:
+    """Reads the gradients of measured steps.
 
     Args:
         objective: The bare model and the loss.
         sampling: How batches are drawn.
-        budget: Where the cost is counted.
-        ranks: The processes that train together; each is heard, and one exchange a measured step joins them.
-        accumulation: Backwards an update takes on each.
-        scaler: The GradScaler, where there is one: gradients are heard scaled.
-        has_loss: Whether the objective can be run.
-        seed: Of what measuring draws.
-        warn: Told what is amiss, in a sentence.
+        budget: The account that the cost is charged to.
+        ranks: The processes that train together. One exchange per measured step joins what they read.
+        accumulation: Number of backwards per update on each process.
+        scaler: The GradScaler, if there is one: gradients are then read scaled.
+        has_loss: True if the objective can be run.
+        seed: Seed of the random numbers that measuring draws.
+        warn: Takes a warning, in one sentence.
     """
 
     def __init__(
@@ -73,91 +73,93 @@ class Catcher:
         self._parameters = objective.parameters
         self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
         self._seed, self._warn = seed, warn
-        self._listener = (
-            ShardListener(objective, budget) if is_sharded(objective.model) else Listener(objective.parameters, budget)
+        self._gradients = (
+            ShardHooks(objective, budget)
+            if is_sharded(objective.model)
+            else GradientHooks(objective.parameters, budget)
         )
         self._builder = SpreadBuilder(objective.layer_of)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
-        self._told: set[str] = set()
-        self.at_the_door = True
-        """Whether nothing was updated yet: what is amiss then is refused; later it is told, and training goes on."""
+        self._warned: set[str] = set()
+        self.before_first_update = True
+        """True until the first update. Until then a problem raises; later it is a warning, and training continues."""
         self._accelerators: list[torch.device] = []
         self.next_due = 0
-        """Of several processes: the step that the first one means to measure next, as all have been told."""
+        """On several processes: the step that rank 0 measures next, known to all."""
 
     @property
     def shared(self) -> bool:
-        """Whether training's own micro-batches, here and on other processes, are the spread."""
+        """True if the spread comes from training's own micro-batches, here and on other processes."""
         return self._accumulation * self._ranks.count > 1
 
     @property
-    def listening(self) -> bool:
-        """Whether the step that is going on is measured."""
-        return self._listener.listening
+    def active(self) -> bool:
+        """True if the current step is measured."""
+        return self._gradients.active
 
     @property
-    def has_heard(self) -> bool:
-        """Whether a backward was made since the last was caught."""
-        return self._listener.has_heard
+    def has_read(self) -> bool:
+        """True if a backward was made since the last call of `catch`."""
+        return self._gradients.has_read
 
-    def listen(self) -> None:
-        """Measure the step to come."""
+    def start(self) -> None:
+        """Measure the next step."""
         self._builder = SpreadBuilder(self._objective.layer_of)
         self._accelerators = [device for device in {p.device for p in self._parameters} if device.type != "cpu"]
-        self._listener.listen()
-        self._listener.whole_is_wanted = self.shared and self._accumulation == 1
+        self._gradients.start()
+        self._gradients.whole_is_wanted = self.shared and self._accumulation == 1
 
-    def rest(self) -> None:
-        """Do not measure the step to come."""
-        self._listener.rest()
+    def stop(self) -> None:
+        """Do not measure the next step."""
+        self._gradients.stop()
 
-    def forget_what_was_not_told(self) -> None:
-        """The parameters were updated after a backward, and `step` was not called."""
-        self._refuse_or_tell(
+    def forget_unannounced_backward(self) -> None:
+        """The parameters were updated after a backward without a call of `step`."""
+        self._refuse_or_warn(
             "`step` was not called before `optimizer.step()`: call it after `backward`, before the update"
         )
         self.forget()
 
     def forget(self) -> None:
-        """The parameters were updated: a backward that was made before is no part of the step to come."""
-        self._listener.forget()
+        """The parameters were updated: an earlier backward does not belong to the next step."""
+        self._gradients.forget()
 
     @property
     def changed(self) -> bool:
-        """Whether other parameters are trained than at the start: frozen, unfrozen or replaced since. Told once."""
-        if isinstance(self._listener, ShardListener):
+        """True if other parameters are trained than at the start. Warns once."""
+        if isinstance(self._gradients, ShardHooks):
             return False
         trained = [parameter for parameter in self._objective.model.parameters() if parameter.requires_grad]
         if len(trained) == len(self._parameters) and all(map(is_, trained, self._parameters)):
             return False
-        self._tell_once(
+        self._warn_once(
             "`model` trains other parameters than when `watch` was called (some were frozen, unfrozen or replaced): "
-            "nothing is measured while it does; begin a new `watch` where they change"
+            "nothing is measured meanwhile; start a new `watch` at such a change"
         )
         return True
 
     def settle(self) -> None:
-        """Wait for what training has asked of an accelerator: it is not the instrument's time."""
-        if self.listening:
+        """At a measured step, wait for the accelerator: that time belongs to training."""
+        if self.active:
             self.wait()
 
     def wait(self) -> None:
-        """The same, whether this step is measured or not."""
+        """Wait for the accelerator."""
         for device in self._accelerators:
             torch.get_device_module(device.type).synchronize(device)
 
     def catch(self, parts: Sequence[Part]) -> None:
-        """One more backward was made."""
-        if not self.has_heard:
-            self._refuse_or_tell(
+        """Take in one more backward."""
+        if not self.has_read:
+            self._refuse_or_warn(
                 "`step` was called, but no backward of this model was made since the last one: call it after every "
                 "`backward`, on the model that was given to `watch`",
-                can_go_on=self._ranks.alone,  # others wait for the exchange
+                can_continue=self._ranks.alone,  # other processes wait for the exchange
             )
-            self.rest()
+            self.stop()
         elif self.shared:
-            self._builder.add_norms(parts[-1].size, self._listener.norms())
-            self._listener.whole_is_wanted = len(parts) == self._accumulation - 1
+            self._builder.add_norms(parts[-1].size, self._gradients.norms())
+            self._gradients.whole_is_wanted = len(parts) == self._accumulation - 1
 
     def step(
         self,
@@ -168,15 +170,15 @@ class Catcher:
         proposal: int,
         motion: Callable[[Norms], Motion] | None = None,
     ) -> TrainingStep | None:
-        """The step, if there is a spread within it to see.
+        """The training step; None if its spread cannot be measured.
 
         Args:
             parts: All backwards of this process.
             index: The step's number.
             learning_rate: η.
-            proposal: Where the first process would measure next; after this, `next_due` on all of them.
-            motion: Of ‖ĝ‖² of every parameter, as `backward` made it, how training moves; asked by gauges that look
-                back, when they are.
+            proposal: The step that this process would measure next. Rank 0's becomes `next_due` on all processes.
+            motion: A function of ‖ĝ‖² of every parameter, as `backward` made it. It is called only for gauges that
+                look back.
         """
         spread = self._spread(proposal) if self.shared else None
         if self.changed:
@@ -199,10 +201,12 @@ class Catcher:
         )
 
     def _spread(self, proposal: int) -> Spread | None:
-        """That of all micro-batches, if they are of one size: only then is training's gradient their plain mean."""
-        whole = self._listener.whole
+        """The spread over all micro-batches, if they have one size: only then is ĝ their plain mean."""
+        whole = self._gradients.whole
         if whole is None:
-            raise BadArgument("`accumulation` is more than the backwards there were: say how many an update takes.")
+            raise BadArgument(
+                "`accumulation` is more than the number of backwards: give the number that an update takes."
+            )
         squared = torch.cat(self._builder.squared)
         own = torch.tensor(
             [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
@@ -211,10 +215,10 @@ class Catcher:
         self.next_due = int(everyone[0, 0])
         sizes = everyone[:, 1]
         sizes = sizes[sizes > 0]
-        sharded = isinstance(self._listener, ShardListener)
+        sharded = isinstance(self._gradients, ShardHooks)
         squared, whole, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded)
         if not adds_up:
-            self._refuse_or_tell(not_the_mean(self._ranks.count, sharded=sharded))
+            self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=sharded))
             return None
         spread = SpreadBuilder(self._objective.layer_of, sizes.int().tolist(), [squared]).finish_from(whole)
         finite = np.isfinite(spread.squared_norms).all() and np.isfinite(spread.mean_squared_norm).all()
@@ -227,24 +231,24 @@ class Catcher:
             spread.mean_squared_norm / scale**2,
         )
 
-    def _refuse_or_tell(self, text: str, *, can_go_on: bool = True) -> None:
-        if self.at_the_door or not can_go_on:
+    def _refuse_or_warn(self, text: str, *, can_continue: bool = True) -> None:
+        if self.before_first_update or not can_continue:
             raise BadArgument(f"{text}.")
-        self._tell_once(f"{text}; such steps are not measured")
+        self._warn_once(f"{text}; such steps are not measured")
 
-    def _tell_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
             self._warn(text)
 
     def _halves(self, part: Part) -> bool:
-        """Whether a batch has two halves with a gradient each: of a loss that couples examples, two in each."""
+        """True if the batch has two halves with a gradient each. If the loss couples examples, each half needs two."""
         if not 2 <= part.size < 4:
             return part.size >= 2
         return not self._objective.traits(part.batch, seed=self._seed).coupled
 
     def _batch(self, parts: Sequence[Part]) -> Batch:
-        """The examples of this process; where they do not fit together (sequences of unlike lengths), the last ones."""
+        """The examples of this process; only the last part if they cannot be joined (sequences of unequal length)."""
         if len(parts) == 1 or not self._has_loss:
             return parts[-1].batch
         try:
@@ -253,28 +257,28 @@ class Catcher:
             return parts[-1].batch
 
     def _gradient(self) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
-        """ĝ, or what gives it when asked, and what gives ‖ĝ‖² of every parameter; None where it is nowhere whole."""
-        scale, whole = self._scale, self._listener.whole
-        if isinstance(self._listener, ShardListener):
+        """ĝ or a function that returns it, and a function that returns ‖ĝ‖² of every parameter; None if unavailable."""
+        scale, whole = self._scale, self._gradients.whole
+        if isinstance(self._gradients, ShardHooks):
             return None, None
         if self.shared and whole is not None:
             squared = whole[0, : len(self._parameters)]
             return partial(self._as_made, squared, scale), lambda: squared / scale**2
-        in_parts, heard = self._listener.in_parts, self._listener.take()
-        gradient = heard if scale == 1 else list(torch._foreach_div(heard, scale))
+        in_parts, taken = self._gradients.in_parts, self._gradients.take()
+        gradient = taken if scale == 1 else list(torch._foreach_div(taken, scale))
         if in_parts:
-            self._tell_once(
-                "several backwards went through `model` before one `step`: what is measured is of `loss` alone, which "
-                "is run for both halves"
+            self._warn_once(
+                "several backwards went through `model` before one `step`: only `loss` is measured, which is run for "
+                "both halves"
             )
         return None if in_parts else gradient, lambda: squared_norms(gradient)[0]
 
     def _as_made(self, squared: Norms, scale: float) -> Gradients | None:
-        """ĝ from `.grad`, which may be clipped or unscaled by now; None where that was done otherwise than by a factor.
+        """ĝ from `.grad`, which may be clipped or unscaled by now; None if it is not a multiple of what it was.
 
         Args:
             squared: ‖·‖² of every parameter's `.grad` at the end of the last backward.
-            scale: By which it was scaled then.
+            scale: The scaler's factor at that time.
         """
         taken = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
         factor = multiple(squared, taken)
@@ -289,7 +293,7 @@ class Catcher:
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """A region in which compiled code runs as it was written, and is left as it was compiled."""
+    """A region in which compiled code runs eagerly; what was compiled stays."""
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
         yield
         return
@@ -298,7 +302,7 @@ def as_written() -> Iterator[None]:
 
 
 def part_of(batch: Batch, loss: Tensor | float) -> Part:
-    """A backward that was made of the mean loss of a batch."""
+    """One backward of the mean loss of a batch."""
     if not isinstance(loss, Tensor | float | int | np.number):
         raise BadArgument(
             f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "

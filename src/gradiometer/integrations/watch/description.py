@@ -1,4 +1,4 @@
-"""What a run folder says of a training whose loop is not ours."""
+"""The description of a watched loop that its run folder keeps."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from torch.utils.data.distributed import DistributedSampler
 
 from gradiometer.drift.batch_sharpness import BatchSharpness
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.measurement.objective import Objective
@@ -26,28 +26,32 @@ from gradiometer.run.reader import WATCHED
 from gradiometer.run.recorder import Recorder
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
-"""What torch puts around a model, by the name of its kind (to import them takes seconds), and where it keeps it."""
+"""Wrappers that torch puts around a model, by class name (importing them takes seconds), and where they keep it."""
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model itself, without what DDP and torch.compile put around it: measuring runs it as it was written."""
+    """The model itself, without the wrappers of DDP and torch.compile."""
     while (place := WRAPPERS.get(type(model).__name__)) is not None:
         model = getattr(model, place)
     return model
 
 
 def bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer itself, without what Accelerate puts around it."""
+    """The optimizer itself, without the wrapper of Accelerate."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     return optimizer
 
 
 def sampling_of(loader: "DataLoader[Any]") -> Sampling:
-    """How a DataLoader draws its batches, and from how many examples.
+    """The way a DataLoader draws its batches, and the number of examples.
+
+    >>> from torch.utils.data import DataLoader
+    >>> sampling_of(DataLoader(range(1000), batch_size=32, shuffle=True))
+    Sampling(draw=<Draw.RESHUFFLED: 'reshuffled'>, examples=1000)
 
     Raises:
-        BadArgument: It has a sampler of another kind than torch's own: say yourself.
+        BadArgument: Its sampler is not one of torch's own.
     """
     dataset, sampler = loader.dataset, loader.sampler
     if isinstance(dataset, torch.utils.data.IterableDataset):
@@ -60,13 +64,13 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     if isinstance(sampler, SequentialSampler | DistributedSampler) or type(sampler).__name__ == "SeedableRandomSampler":
         return Sampling(Draw.RESHUFFLED, examples)
     raise BadArgument(
-        f"`loader` draws by a {type(sampler).__name__}, which is not known here: say how with "
+        f"`loader` has a {type(sampler).__name__}, which is unknown here: describe it with "
         "sampling=Sampling(Draw.RESHUFFLED, examples=N) or Sampling(Draw.REPLACEMENT, examples=N)."
     )
 
 
 def learning_rate_of(optimizer: torch.optim.Optimizer) -> float:
-    """η of the first group of parameters."""
+    """η of the first parameter group."""
     return float(optimizer.param_groups[0]["lr"])
 
 
@@ -74,7 +78,8 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     """Refuse a model whose gradients hooks cannot read, and optimizers that do not train it.
 
     Raises:
-        BadArgument: As it says.
+        BadArgument: No optimizer was given, or none that trains the model.
+        Unsupported: The model cannot be measured.
     """
     if not optimizers or not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers) or "none"
@@ -85,30 +90,28 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in own.items():
         if is_lazy(parameter):
-            raise BadArgument(
-                f"`model` has {name} not made yet: run the model once before `watch`, as lazy modules want."
-            )
+            raise Unsupported(f"`model` has {name} not made yet: run the lazy model once before `watch`.")
         if parameter.is_meta:
-            raise BadArgument(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
+            raise Unsupported(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
         if parameter.is_complex():
-            raise BadArgument(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+            raise Unsupported(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
-            raise BadArgument(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     if own and not any(id(parameter) in trained for parameter in own.values()):
         raise BadArgument("`optimizer` holds no parameter of `model`: give the one that trains it.")
 
 
 def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
-    """Which parameters no optimizer holds, as a sentence; empty where there are none."""
+    """A sentence about parameters that no optimizer holds; empty if there are none."""
     trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     names = [name for name, p in zip(objective.names, objective.parameters, strict=True) if id(p) not in trained]
     if not names:
         return ""
     more = f" and {len(names) - 1:,} more parameters" if len(names) > 1 else ""
     return (
-        f"`optimizer` leaves out {names[0]}{more}, whose gradients are measured with the others: freeze what is not "
-        "trained with requires_grad_(False)"
+        f"`optimizer` does not train {names[0]}{more}, whose gradients are measured with the others: freeze parameters "
+        "that are not trained with requires_grad_(False)"
     )
 
 
@@ -122,12 +125,12 @@ def configuration_of(
     draw: Draw,
     **asked: Any,
 ) -> Configuration:
-    """The loop in the words of a configuration: what can be read off its optimizer, and what was asked of the watch."""
+    """The loop as a configuration, from its optimizer and the settings of `watch`."""
     group = optimizer.param_groups[0]
     rate = max(learning_rate_of(optimizer), float(group.get("initial_lr", 0.0)))
-    rate = rate or float(optimizer.defaults.get("lr", 0.0))  # a warm-up by hand begins at zero
+    rate = rate or float(optimizer.defaults.get("lr", 0.0))  # a manual warm-up starts at zero
     if not 0 < rate < math.inf:
-        raise BadArgument(f"`optimizer` has the learning rate {rate:g}: give its first group one that is positive.")
+        raise BadArgument(f"`optimizer` has the learning rate {rate:g}: its first group needs a positive one.")
     plain = is_plain_sgd(optimizer)
     return Configuration(
         problem=name,
@@ -182,7 +185,7 @@ def gauges_for(
 def manifest_of(
     configuration: Configuration, objective: Objective, sampling: Sampling, ranks: Ranks, asked: Asked
 ) -> dict[str, Any]:
-    """What `run.toml` says of a loop that is not ours."""
+    """The contents of `run.toml` for a watched loop."""
     return {
         "configuration": configuration.to_dict(),
         "versions": versions(),
@@ -210,16 +213,16 @@ def recorder_of(
     restored: Mapping[str, Any],
     step: int,
 ) -> Recorder:
-    """The recorder of a new run, or of one that goes on from a checkpoint.
+    """The recorder of a new run, or of a run that is continued from a checkpoint.
 
     Args:
-        configuration: The loop, in our words.
-        manifest: What `run.toml` will say.
+        configuration: The loop as a configuration.
+        manifest: The contents of `run.toml`.
         asked: The gauges.
         out: Folder of the runs.
-        budget: Of the run.
-        restored: The state of a checkpoint; empty where there is none.
-        step: The next to be made.
+        budget: The budget of the run.
+        restored: The state of a checkpoint; empty if there is none.
+        step: The next step.
     """
     gauges = asked.made(configuration)
     known = "run" in restored
@@ -234,10 +237,10 @@ def recorder_of(
 
 
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it is SGD, with momentum or without: edge of stability and heat balance are known for no other."""
+    """True for SGD, with momentum or without: the edge of stability and the heat balance are known only for it."""
     return isinstance(optimizer, torch.optim.SGD)
 
 
 def file_name(name: str) -> str:
-    """A name as the beginning of a folder's."""
+    """A name that can begin the name of a folder."""
     return "-".join(re.findall(r"\w[\w.]*", name))[:60] or "loop"

@@ -1,4 +1,4 @@
-"""Where a loss first stopped being finite: which layer, and which examples of the batch."""
+"""Find the layer and the examples that made a loss infinite or NaN."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,18 +12,18 @@ from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 
 FEW = 8
-"""Examples that are named, at most."""
+"""Most examples that are listed."""
 
 
 def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
-    """What the first number that is not finite stands in, in words: a weight, the batch, or what a layer makes of it.
+    """The place of the first number that is not finite, as text: a parameter, the batch, or the output of a layer.
 
-    The batch is run once more, and its examples one by one, at the parameters as they are; call it before the update.
+    Runs the batch once more, and its examples one by one, at the present parameters. Call it before the update.
 
     Args:
         objective: The model and its loss.
         batch: The batch whose loss is not finite.
-        seed: Of what the loss draws.
+        seed: Seed of the random numbers that the loss draws.
     """
     for name, parameter in zip(objective.names, objective.parameters, strict=True):
         if not parameter.isfinite().all():
@@ -41,7 +41,7 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
 
 
 def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:
-    """The innermost module, in the order of the forward, whose output is not finite; empty where there is none."""
+    """The innermost module, in the order of the forward, whose output is not finite; empty if there is none."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -72,7 +72,7 @@ def _loss(objective: Objective, batch: Batch, seed: int) -> Tensor:
 
 
 def _examples(batch: Batch, bad: Callable[[Batch], bool]) -> str:
-    """Those examples of a batch, in words."""
+    """The bad examples of a batch, as text."""
     places = [place for place in range(batch_size(batch)) if bad(span(batch, place, place + 1))]
     if not places:
         return ""
@@ -81,7 +81,7 @@ def _examples(batch: Batch, bad: Callable[[Batch], bool]) -> str:
 
 
 def _finite(value: Any) -> bool:
-    """Whether all floating-point numbers in a tree of tensors are finite."""
+    """True if all floating-point numbers in a tree of tensors are finite."""
     verdicts: list[bool] = []
     tensors = (Tensor, list, tuple, dict)
     tree = value if isinstance(value, tensors) else getattr(value, "__dict__", None)

@@ -1,4 +1,4 @@
-"""What the optimizer of a watched loop is about to do, for the gauges that look back: the moment before it does it."""
+"""The coming update of a watched loop, read just before it is made, for gauges that look back."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
@@ -17,7 +17,7 @@ from gradiometer.measurement.reading import Draw, Sampling
 
 @dataclass(frozen=True)
 class Following:
-    """A step as gauges with steps of their own see it: where Φ is before the update, whatever its gradient."""
+    """A step for gauges that choose their own steps: Φ before the update, without a gradient."""
 
     objective: Objective
     index: int
@@ -27,7 +27,7 @@ class Following:
 
 @dataclass(frozen=True)
 class Rule:
-    """What all parameters have to share for one heat balance to hold."""
+    """Settings that all parameters must share for one heat balance to hold."""
 
     lr: float
     momentum: float
@@ -35,25 +35,26 @@ class Rule:
 
 
 class Updates:
-    """Follows plain SGD, with momentum or without, from one measured step to another.
+    """Follows plain SGD, with momentum or without, from one measured step to the next.
 
-    The origin that positions are measured from is one more copy of the parameters. It is not in the watch's state,
-    which holds no tensors: a run that goes on measures from where training stands then.
+    The origin that positions are measured from is one more copy of the parameters. It is not part of the watch's
+    state, which holds no tensors: a continued run takes a new origin where training then is.
 
     Args:
-        optimizers: Those of the loop; one is followed.
+        optimizers: The optimizers of the loop; there must be one.
         objective: The model that it trains.
         sampling: How batches are drawn.
 
     Raises:
-        BadArgument: The balance is not known for this training.
+        BadArgument: The size of the training set is missing.
+        Unsupported: The heat balance is not known for this training.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], objective: Objective, sampling: Sampling) -> None:
         if len(optimizers) > 1:
-            raise BadArgument(
-                f"`gauges` names temperature, whose balance is that of one update, and `optimizer` has "
-                f"{len(optimizers)}: train all parameters by one, or leave temperature out."
+            raise Unsupported(
+                f"`gauges` names temperature, whose balance needs one optimizer, and `optimizer` has "
+                f"{len(optimizers)}: train all parameters with one, or leave temperature out."
             )
         if sampling.draw is Draw.RESHUFFLED and sampling.examples is None:
             raise BadArgument(
@@ -62,34 +63,34 @@ class Updates:
             )
         self._optimizer, self._objective = optimizers[0], objective
         if type(self._optimizer) is not torch.optim.SGD:
-            raise BadArgument(
-                f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is that of torch.optim.SGD "
-                "itself: leave temperature out of `gauges`."
+            raise Unsupported(
+                f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known for torch.optim.SGD "
+                "only: leave temperature out of `gauges`."
             )
         self._refuse_parameters_of_others()
         self._begun_with = self._rule()
         self._origin = Origin()
 
     def pass_by(self, index: int) -> None:
-        """Training stands at a step that is looked at: where it does so first after a power of two is the origin."""
+        """Note the position of training. The first position after each power of two becomes the origin."""
         self._origin.motion(self._objective.parameters, index)
 
     def motion(self, made: Float[Tensor, " parameters"], *, index: int, learning_rate: float) -> Motion:
-        """How training moves at this step; to be asked when `.grad` is as the update will see it.
+        """The motion of training at this step. Call it when `.grad` is final.
 
         Args:
             made: ‖ĝ‖² of every parameter, as `backward` made it.
             index: The step's number.
-            learning_rate: η, as it was when the backward was made.
+            learning_rate: η at the time of the backward.
 
         Raises:
-            BadArgument: The update is of another kind than the balance knows.
+            Unsupported: The balance does not know this kind of update.
         """
         rule, begun = self._rule(), self._begun_with
         if (rule.momentum, rule.nesterov) != (begun.momentum, begun.nesterov):
-            raise BadArgument(
-                f"`optimizer` began with momentum {begun.momentum:g} and now has {rule.momentum:g}: the balance is "
-                "that of one momentum (OneCycleLR: cycle_momentum=False)."
+            raise Unsupported(
+                f"`optimizer` started with momentum {begun.momentum:g} and now has {rule.momentum:g}: the balance needs "
+                "a constant momentum (OneCycleLR: cycle_momentum=False)."
             )
         if rule.lr != learning_rate:
             raise BadArgument(
@@ -107,14 +108,14 @@ class Updates:
         for name, plain in (("dampening", 0), ("maximize", False)):
             for group in groups:
                 if group[name] != plain:
-                    raise BadArgument(
-                        f"`optimizer` has {name} {group[name]}, of which no heat balance is known: set it to {plain}, "
+                    raise Unsupported(
+                        f"`optimizer` has {name} {group[name]}, for which no heat balance is known: set it to {plain}, "
                         "or leave temperature out."
                     )
         rules = list(dict.fromkeys(Rule(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"])) for g in groups))
         if len(rules) > 1:
-            raise BadArgument(
-                f"`optimizer` has groups of parameters with {rules[0]} and {rules[1]}: the heat balance is that of one "
+            raise Unsupported(
+                f"`optimizer` has parameter groups with {rules[0]} and {rules[1]}: the heat balance needs one rule "
                 "(weight decay may differ); leave temperature out."
             )
         return rules[0]
@@ -123,46 +124,46 @@ class Updates:
         trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
             if id(parameter) not in trained:
-                raise BadArgument(
-                    f"`optimizer` leaves out {name}, which then has noise and no motion: freeze it with "
+                raise Unsupported(
+                    f"`optimizer` does not train {name}, which then has noise and no motion: freeze it with "
                     "requires_grad_(False), or leave temperature out of `gauges`."
                 )
 
 
 A_WHILE = 32
-"""Steps after which it is looked whether each was an update."""
+"""Number of steps after which the updates are counted."""
 
 
 class Pace:
-    """Looks whether the steps of a watch are updates of its optimizer.
+    """Checks that each step of a watch is one update of its optimizer.
 
     Args:
-        warn: Told once where they are not, in a sentence.
+        warn: Takes one warning, if that is not so.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn: Callable[[str], None] | None = warn
         self._steps = 0
         self.updates = 0
-        """Of late."""
+        """Updates since the last check."""
 
     def stepped(self, steps: int) -> None:
-        """One more step was made, of so many; a scaler may skip the updates of some."""
+        """Count one more step. A scaler may skip some updates."""
         self._steps += 1
         if self._steps < A_WHILE:
             return
         if self.updates <= A_WHILE / 2 and self._warn is not None:
             self._warn(
                 f"`optimizer` made {self.updates} updates in {A_WHILE} steps up to {steps:,}: batch size and learning "
-                "rate are not those of an update; say how many backwards make one with `accumulation`, call `step` "
-                "once for each, and begin a new `watch` where the optimizer is another"
+                "rate are not those of an update; give the number of backwards per update as `accumulation`, call "
+                "`step` once for each, and start a new `watch` with another optimizer"
             )
             self._warn = None
         self._steps = self.updates = 0
 
 
 def before_the_update(look: Callable[[], None]) -> Callable[[torch.optim.Optimizer, Any, Any], Any]:
-    """A pre-hook of `optimizer.step` that looks when `.grad` is final: after the closure, where one is given."""
+    """A pre-hook of `optimizer.step` that calls `look` when `.grad` is final: after the closure, if there is one."""
 
     def hook(_: torch.optim.Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
@@ -181,7 +182,7 @@ def before_the_update(look: Callable[[], None]) -> Callable[[torch.optim.Optimiz
 
 
 def _scale_left_to(optimizer: torch.optim.Optimizer) -> float:
-    """What a fused optimizer divides gradients by itself, as a GradScaler tells it; 1 of others."""
+    """The factor by which a fused optimizer divides the gradients itself, set by a GradScaler; else 1."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return 1.0

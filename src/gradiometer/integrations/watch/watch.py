@@ -1,4 +1,4 @@
-"""`watch`: the instrument in a loop of your own."""
+"""`watch` measures your own training loop."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def watch(
     seed: int = 0,
     to: Sequence[Any] = (),
 ) -> Watch:
-    """Put the instrument beside a training loop of your own; training is the same, bit for bit.
+    """Measure your own training loop. Training stays the same, bit for bit.
 
     Call `step` after every `backward` and before `optimizer.step()`:
 
@@ -47,37 +47,41 @@ def watch(
                 optimizer.step()
             print(w.findings())
 
-    Gradients are heard by hooks as `backward` makes them: clipping, DDP's all-reduce and FSDP's reduce-scatter come
-    later. Hooks are in place at measured steps only. Where a step is one backward on one process, its spread is seen by
-    running half of the batch once more, which takes `loss`; where it is several, or one on each of several processes,
-    they are the spread.
+    Hooks read the gradients as `backward` makes them, before clipping, DDP's all-reduce and FSDP's reduce-scatter.
+    They are in place only at measured steps. If an update takes one backward on one process, half of the batch is run
+    once more, which needs `loss`. If it takes several backwards, or one on each of several processes, their gradients
+    are compared, and nothing more is run.
 
     Args:
-        model: The model, as it is trained: plain, compiled, wrapped in DistributedDataParallel, or sharded by
-            `fully_shard` (FSDP2) over all processes, of which the gradient noise is measured.
-        optimizer: The one that trains it, or several.
-        loss: Called as `loss(model, batch)`; one value per example or their mean: the loss that is trained, under the
-            same autocast, but without a scaler. May be left out where backwards are accumulated or there are several
-            processes; what runs the model, such as the batch sharpness, is then not measured.
+        model: The model that is trained: plain, compiled, wrapped in DistributedDataParallel, or sharded over all
+            processes by `fully_shard` (FSDP2). Only the gradient noise of a sharded model is measured.
+        optimizer: The optimizer that trains it, or a list of several.
+        loss: Called as `loss(model, batch)`. Returns one value per example or their mean: the loss that is trained,
+            under the same autocast, without a scaler. Optional if backwards are accumulated or if there are several
+            processes; gauges that run the model, such as the batch sharpness, are then not available.
         out: Folder of the runs.
         name: Beginning of the run's name.
-        sampling: How batches are drawn, such as `sampling_of(loader)`; left out, independent draws, which is as good
-            as right where the training set is much larger than the batch.
-        accumulation: Backwards an update takes on each process, each of the mean loss over so many.
-        scaler: The GradScaler, where there is one.
-        budget: Share of the training time that measuring may use; 0 switches it off.
-        every: Measure every so many steps instead of keeping to the budget.
+        sampling: How batches are drawn, such as `sampling_of(loader)`. By default independent draws, which is close
+            enough if the training set is much larger than the noise scale.
+        accumulation: Number of backwards per update on each process. Each divides its mean loss by this number.
+        scaler: The GradScaler, if there is one.
+        budget: Share of the training time that measuring may use; 0 switches measuring off.
+        every: Measure at every `every`-th step instead of keeping to the budget.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise and, if `loss` is given and the optimizer is SGD, the batch
             sharpness. On several processes: noise, temperature and trajectory only.
-        parts: Parts of the batch measured beside a step of one backward; 0 means per example.
+        parts: Number of parts that a batch is split into at a measured step of one backward; 0 means one per example.
         level: Confidence level of every interval.
-        seed: Of the random numbers measuring draws; training's own are left alone.
-        to: Where the estimates go too, as value, low and high: TensorBoard writers, Lightning loggers, functions of
-            (numbers, step). A run of W&B, MLflow or trackio that is active is found by itself.
+        seed: Seed of the random numbers that measuring draws. Training's own random states are not touched.
+        to: Trackers that also get the estimates, as value, low and high: TensorBoard writers, Lightning loggers,
+            functions of (numbers, step). An active run of W&B, MLflow or trackio is found automatically.
+
+    Returns:
+        The watch: a context manager with `step`, `findings` and `run`.
 
     Raises:
-        BadArgument: Something does not fit together, in one sentence.
+        BadArgument: An argument cannot be used, or two do not fit together.
+        Unsupported: The model, the optimizer or the loop cannot be measured.
     """
     optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
     chosen = gauges_for(

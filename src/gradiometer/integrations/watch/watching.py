@@ -1,4 +1,4 @@
-"""The object that `watch` returns: what is done at every backward, and at every step."""
+"""The object that `watch` returns: its work at every backward and at every step."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
-from gradiometer.integrations.fsdp import is_sharded, refuse_shards_that_cannot_be_heard, reshard
+from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.watch.capture import Catcher, Part, as_written, part_of
+from gradiometer.integrations.watch.capture import Capture, Part, as_written, part_of
 from gradiometer.integrations.watch.description import (
     bare,
     bare_optimizer,
@@ -27,7 +27,7 @@ from gradiometer.integrations.watch.description import (
     refuse_what_cannot_be_watched,
 )
 from gradiometer.integrations.watch.findings import Findings
-from gradiometer.integrations.watch.losses import Losses, in_words, no_loss
+from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
@@ -41,7 +41,7 @@ from gradiometer.run.recorder import Recorder
 
 
 class Watch:
-    """What `watch` returns: a context manager around a loop."""
+    """A watched training loop, made by `watch`. Use it as a context manager around the whole training."""
 
     def __init__(
         self,
@@ -62,28 +62,28 @@ class Watch:
         sharded = is_sharded(model)
         reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
-        refuse_shards_that_cannot_be_heard(model, self.ranks)
+        refuse_unsupported_shards(model, self.ranks)
         if not accumulation >= 1:
-            raise BadArgument(f"`accumulation` must be at least 1 backward an update, got {accumulation}.")
+            raise BadArgument(f"`accumulation` must be at least 1 backward per update, got {accumulation}.")
         self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in gauges.kinds)
         if sharded and accumulation == 1 and self.ranks.alone and self._cadenced:
             raise BadArgument(
-                "`model` is sharded (FSDP) over one process, and half of a batch is not run beside it: start several "
-                "processes, or accumulate several backwards an update and say so with `accumulation`."
+                "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: start several "
+                "processes, or accumulate several backwards per update and give their number as `accumulation`."
             )
         if loss is None and accumulation == 1 and self.ranks.alone and self._cadenced:
             raise BadArgument(
-                "`loss` is left out, and one backward a step shows no spread: give loss=lambda model, batch: ..., or "
-                "accumulate several backwards an update and say so with `accumulation`."
+                "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, batch: ..., or "
+                "accumulate several backwards per update and give their number as `accumulation`."
             )
         self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
         self._asked, self._gauges = asked, gauges
-        self._objective = Objective(model, no_loss if loss is None else in_words(loss))
+        self._objective = Objective(model, no_loss if loss is None else explained(loss))
         looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
         self.budget = Budget(asked["budget"])
-        self._catcher = Catcher(
+        self._capture = Capture(
             self._objective,
             sampling,
             self.budget,
@@ -97,7 +97,7 @@ class Watch:
         self._losses = Losses(
             self._objective,
             self._warn,
-            blame=not sharded,
+            locate=not sharded,
             accumulation=accumulation,
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],
@@ -112,21 +112,23 @@ class Watch:
         self._pace = Pace(self._warn)
         self._looked_at = 0.0
         self.steps = 0
-        """Updates seen; the index of the step to come."""
+        """Number of updates so far, which is the index of the next step."""
 
     def __enter__(self) -> "Watch":
         if self._handles or self._begun:
-            raise BadArgument("`watch` is entered once, around the whole training: call it again for another.")
+            raise BadArgument(
+                "`watch` can be entered only once, around the whole training: call `watch` again for another training."
+            )
         self._handles = [self._optimizers[0].register_step_post_hook(self._was_updated)]
         if self._updates is not None:
             look = before_the_update(self._measure_what_waited)
             self._handles.append(self._optimizers[0].register_step_pre_hook(look))
         if self._cadenced:
-            self._catcher.listen()
+            self._capture.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._catcher.rest()
+        self._capture.stop()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -134,13 +136,13 @@ class Watch:
             return
         with self._recorder as recorder:
             self._losses.fetch()
-            self._trackers.tell(recorder, self.budget.clock(), at_once=True)
+            self._trackers.send(recorder, self.budget.clock(), at_once=True)
             reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
             recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
 
     @property
     def run(self) -> Run | None:
-        """The run as it lies on the disk now; None before the first step, and on all processes but the first."""
+        """The run as it is on disk now; None before the first step, and on every process except rank 0."""
         if self._recorder is None:
             return None
         if not self._recorder.closed:
@@ -150,44 +152,46 @@ class Watch:
 
     @property
     def overhead(self) -> dict[str, Any]:
-        """What the instrument was allowed and what it used, as shares of the training time; empty before any."""
+        """The share of the training time that measuring may use and has used; empty before the first step."""
         return {} if self._recorder is None else self._recorder.overhead
 
     def findings(self) -> Findings:
-        """What the run says so far, the most urgent first; print it."""
+        """The findings so far, the most urgent first."""
         run = self.run
         return Findings(() if run is None else diagnose(run).findings)
 
     def step(self, loss: Tensor | float, batch: Batch) -> None:
-        """A backward was made: call it after `backward` and before `optimizer.step()`; clip before or after.
+        """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before or after it.
 
         Args:
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
-            batch: The examples it is of, as `loss` takes them: any tree with the examples along the first axis.
+            batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
         """
         if not self._handles:
-            raise BadArgument("`step` is called inside of `with watch(...) as w:`, around the whole training.")
-        self._catcher.settle()
+            raise BadArgument(
+                "`step` must be called inside `with watch(...) as w:`, which goes around the whole training."
+            )
+        self._capture.settle()
         self._looked_at = self.budget.clock()
-        self._waiting = None  # of a step that was never made, as a scaler has it
+        self._waiting = None  # a scaler may have skipped the step that waited
         self._was_called = True
         with self.budget.spending():
             self._parts.append(part_of(batch, loss))
             if not self._begun:
                 self._begin()
             self._follow()
-            if self._catcher.listening:
-                self._catcher.catch(self._parts)
+            if self._capture.active:
+                self._capture.catch(self._parts)
             self._losses.look_at(self.steps, self._parts)
             if len(self._parts) == self._accumulation:
-                if self._catcher.listening:
+                if self._capture.active:
                     with as_written():
                         self._measure()
                 self._close_step()
         self._decide_now_or_later()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint of yours keeps, so that the run goes on: plain values, no tensors."""
+        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
         if self._recorder is None:
             return {"steps": self.steps}
         if not self._recorder.closed:
@@ -196,15 +200,17 @@ class Watch:
         return {"steps": self.steps, "run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the run of a checkpoint; before the first step."""
+        """Continue the run of a checkpoint. Call it before the first step."""
         if self._begun:
-            raise BadArgument("`state` was given after the first step: load it before, and the same run goes on.")
+            raise BadArgument(
+                "`state` was loaded after the first step: load it before the first step, to continue the same run."
+            )
         if "steps" not in state:
-            raise BadArgument("`state` is none of a watch: give what `state_dict` returned.")
+            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
         self.steps, self._restored = int(state["steps"]), state
 
     def _begin(self) -> None:
-        """The run's folder and its recorder, now that the size of a batch is known."""
+        """Make the run's folder and recorder, now that the batch size is known."""
         self._begun, self._first_step = True, 0 if "run" in self._restored else self.steps
         self.budget.start()
         if not self.ranks.first:
@@ -224,14 +230,14 @@ class Watch:
             configuration, manifest, self._gauges, self._out, self.budget, self._restored, self.steps
         )
         self._recorder = self._losses.recorder = recorder
-        if told := left_out(self._objective, self._optimizers):
-            self._warn(told)
+        if text := left_out(self._objective, self._optimizers):
+            self._warn(text)
 
     def _follow(self) -> None:
-        """Gauges with steps of their own look at Φ, which is the same at all backwards of a step."""
+        """Let gauges that choose their own steps read Φ, which is the same at all backwards of a step."""
         if self._recorder is None or len(self._parts) > 1 or not self._recorder.follows(self.steps):
             return
-        if self._catcher.changed:
+        if self._capture.changed:
             return
         size = self._parts[0].size * self._accumulation * self.ranks.count
         self._recorder.follow(Following(self._objective, self.steps, size, learning_rate_of(self._optimizers[0])))
@@ -239,9 +245,9 @@ class Watch:
             self._updates.pass_by(self.steps)
 
     def _measure(self) -> None:
-        """The step that was heard; where a gauge looks back, it waits until it is known what the update takes of it."""
+        """Measure the step. If a gauge looks back, the step waits until the update is about to be made."""
         rate, updates = learning_rate_of(self._optimizers[0]), self._updates
-        caught = self._catcher.step(
+        caught = self._capture.step(
             self._parts,
             index=self.steps,
             learning_rate=rate,
@@ -255,14 +261,14 @@ class Watch:
             return
         self._waiting = caught
         if self.ranks.alone:
-            self._catcher.rest()
+            self._capture.stop()
 
     def _measure_what_waited(self) -> None:
-        """The update is about to be made, and `.grad` is as it will see it."""
+        """Measure the step that waited: the update is about to be made, and `.grad` is final."""
         waiting, self._waiting = self._waiting, None
         if waiting is None or self._recorder is None:
             return
-        self._catcher.wait()
+        self._capture.wait()
         with self.budget.spending(), as_written():
             self._record(self._recorder, waiting)
         if self.ranks.alone:
@@ -270,34 +276,34 @@ class Watch:
 
     def _record(self, recorder: Recorder, caught: TrainingStep) -> None:
         recorder.measure(caught)
-        self._trackers.tell(recorder, self.budget.clock())
+        self._trackers.send(recorder, self.budget.clock())
 
     def _close_step(self) -> None:
-        """The losses of the step are kept, and the steps of which each should have been an update are counted."""
+        """Keep the losses of the step, and count it: each step should be one update."""
         self._losses.keep(self.steps, self._parts)
         self.steps, self._parts = self.steps + 1, []
         self._pace.stepped(self.steps)
 
     def _decide_now_or_later(self) -> None:
-        """Later where a step waits, as its cost is not known yet; of several processes now, as the others do."""
+        """Decide later if a step waits, since its cost is not known yet; on several processes now, as the others do."""
         if not self._parts and (self._waiting is None or not self.ranks.alone):
             self._decide()
 
     def _decide(self) -> None:
-        """Whether the step to come is measured; when the time that the one before took has been counted."""
+        """Decide if the next step is measured, after the time of the previous one has been counted."""
         if self._is_due():
-            self._catcher.listen()
-        elif self._catcher.listening:
-            self._catcher.rest()
+            self._capture.start()
+        elif self._capture.active:
+            self._capture.stop()
 
     def _is_due(self) -> bool:
         due = self._recorder is not None and self._recorder.due(self.steps)
         if self.ranks.alone or not self._asked["budget"]:
             return due
-        return self.steps >= self._catcher.next_due
+        return self.steps >= self._capture.next_due
 
     def _proposal(self) -> int:
-        """Of several processes: the step the first one would measure next, given what one takes and may take."""
+        """On several processes: the step that rank 0 would measure next, given the cost of one and the budget."""
         if (every := self._asked["every"]) is not None:
             return int((self.steps // every + 1) * every)
         return self.steps + self.budget.steps_to_earn(
@@ -311,19 +317,19 @@ class Watch:
             self._recorder.event("warning", self.steps, text=text)
 
     def _was_updated(self, *_: Any) -> None:
-        """The optimizer was called: what was not closed by `step` is closed here, unmeasured.
+        """The optimizer was called: close, unmeasured, a step that `step` did not close.
 
-        After the update and not before it: an optimizer that is given a closure makes its backward inside.
+        This happens after the update, since an optimizer with a closure makes its backward inside.
         """
         self._pace.updates += 1
         was_called, self._was_called = self._was_called, False
         if self._parts:
-            with self.budget.spending():  # fewer backwards than usual, at the end of an epoch
+            with self.budget.spending():  # fewer backwards than usual, as at the end of an epoch
                 self._close_step()
             self._decide()
-        elif self._catcher.listening and self._catcher.has_heard:
-            if was_called:  # the update had more backwards than the one that is measured, as SAM's has
-                self._catcher.forget()
+        elif self._capture.active and self._capture.has_read:
+            if was_called:  # the update made more backwards than the measured one, as SAM does
+                self._capture.forget()
             else:
-                self._catcher.forget_what_was_not_told()
-        self._catcher.at_the_door = False
+                self._capture.forget_unannounced_backward()
+        self._capture.before_first_update = False
