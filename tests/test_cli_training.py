@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 5
-    assert "go on with: gradiometer resume" in err
+    assert "continue with: gradiometer resume" in err
 
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(

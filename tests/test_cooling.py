@@ -200,7 +200,7 @@ def test_cooling_and_a_schedule_that_never_holds_a_rate_are_refused_together(sch
 
 def test_too_few_examples_to_compare_points_on_are_refused() -> None:
     problem = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).problem(examples=30)
-    with pytest.raises(BadArgument, match="`cool` compares points on at least 64 training examples, there are 30"):
+    with pytest.raises(BadArgument, match="`cool` needs at least 64 training examples, got 30"):
         TrainProbe(Objective(problem.model(), problem.loss), problem.train, seed=0)
 
 

@@ -89,7 +89,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
     page = render(run, diagnosis_of())
     assert not re.search("gradiometer (train|batch|certify|sharpness|ensemble)", page)
     assert "not measured" in " ".join(answers(run, diagnosis_of()))
-    with pytest.raises(BadArgument, match="was watched in a loop of its own"):
+    with pytest.raises(BadArgument, match="is a watched run"):
         problem_of(run)
 
 

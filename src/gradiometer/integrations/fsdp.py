@@ -84,7 +84,7 @@ def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
     mesh = parameter.device_mesh
     if mesh.ndim != 1 or not parameter.placements[0].is_shard():
         raise Unsupported(
-            f"`model` has {name} on a mesh of {mesh.ndim} dimensions (HSDP, or tensor parallel with FSDP), which cannot "
+            f"`model` has {name} on a mesh of {mesh.ndim} dimensions (HSDP or tensor parallel), which cannot "
             "be measured yet: use a mesh of one dimension over all processes."
         )
     if mesh.size() != ranks.count:

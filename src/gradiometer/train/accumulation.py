@@ -1,4 +1,4 @@
-"""ĝ as the mean over micro-batches, made here one after another and, of several processes, on all of them at once."""
+"""ĝ as the mean over micro-batches, made one after another, and on several processes at once."""
 
 import random
 import zlib
@@ -20,38 +20,38 @@ from gradiometer.run.ranks import Ranks
 class Accumulator:
     """Puts ĝ into `.grad`. Measuring reads norms and leaves this arithmetic as it is.
 
-    Every process makes the gradient of its share of the batch, in one micro-batch or several, and the shares are added
-    up in one exchange; of a measured step their norms are exchanged as well. The sum is the same for any number of
-    processes up to rounding, and the same bits for one number.
+    Every process makes the gradient of its share of the batch, in one or more micro-batches, and one exchange adds the
+    shares up. At a measured step their norms are exchanged too. The sum is the same for any number of processes up to
+    rounding, and has the same bits for the same number.
 
     Args:
         objective: The model and its loss.
-        accumulation: k, over all processes; each makes at least one.
+        accumulation: k, the number of micro-batches over all processes; each process makes at least one.
         ranks: The processes.
-        budget: Where the cost of reading norms is counted.
-        seed: Of the training. A process that is not the first draws (Dropout) from a seed of its own at every step,
-            so that nothing of it has to be kept.
+        budget: The account that the cost of reading norms is charged to.
+        seed: Seed of the training. Every process except rank 0 sets its own seed at each step (for Dropout), so that
+            checkpoints need not keep its random states.
     """
 
     def __init__(self, objective: Objective, accumulation: int, ranks: Ranks, budget: Budget, seed: int) -> None:
         self._objective, self._accumulation, self._ranks = objective, accumulation, ranks
         self._budget, self._seed = budget, seed
-        # Kept from step to step: memory that is given back is paid for again, page by page.
+        # Kept from step to step, since memory that is freed costs page faults when it is allocated again.
         self._mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
 
     def __call__(
         self, batch: Batch, measured: bool, index: int, where: Callable[[Batch], str]
     ) -> tuple[float, Spread | None]:
-        """The loss and, where the step is measured, the spread of the micro-batches; ĝ in `.grad`.
+        """Put ĝ into `.grad`. Returns the loss and, at a measured step, the spread of the micro-batches.
 
         Args:
             batch: The whole batch, the same on all processes.
-            measured: Whether the step is; the same on all processes.
+            measured: True if the step is measured; the same on all processes.
             index: The step's number.
-            where: Of a part of the batch, where it is, for a message.
+            where: Describes the place of a part of the batch, for messages.
         """
         if not self._ranks.first:
-            self._draw_anew(index)
+            self._set_own_seed(index)
         builder = SpreadBuilder(self._objective.layer_of)
         loss = self._accumulate(self._share(batch), batch_size(batch), builder if measured else None, where)
         if not self._ranks.alone:
@@ -66,7 +66,7 @@ class Accumulator:
     def _accumulate(
         self, parts: Sequence[Batch], size: int, builder: SpreadBuilder | None, where: Callable[[Batch], str]
     ) -> float:
-        """This process's part of the mean gradient and of the mean loss."""
+        """Add up this process's part of the mean gradient, and return its part of the mean loss."""
         mean_loss, parameters = 0.0, self._objective.parameters
         if not parts:  # more processes than examples
             torch._foreach_zero_(self._mean)
@@ -84,7 +84,7 @@ class Accumulator:
                 torch._foreach_mul_(self._mean, weight)
             else:
                 torch._foreach_add_(self._mean, gradients, alpha=weight)
-            del gradients  # so that the next ones find its memory free
+            del gradients  # so that the next ones reuse its memory
             mean_loss += weight * loss.item()
         return mean_loss
 
@@ -99,11 +99,11 @@ class Accumulator:
 
     @property
     def _each(self) -> int:
-        """Micro-batches of one process, at most."""
+        """Most micro-batches of one process."""
         return -(-self._accumulation // self._ranks.count)
 
     def _added_up(self, loss: float) -> float:
-        """The parts of all processes, put together in one exchange: the gradient in its place, and the loss."""
+        """Add up the gradients and losses of all processes in one exchange. Returns the loss."""
         parts = [part.reshape(-1) for part in self._mean]
         flat = torch.cat([*parts, parts[0].new_tensor([loss])])
         self._ranks.add(flat)
@@ -125,7 +125,7 @@ class Accumulator:
         everyone = everyone[everyone[:, 0] > 0]
         return SpreadBuilder(self._objective.layer_of, everyone[:, 0].int().tolist(), [everyone[:, 1:]])
 
-    def _draw_anew(self, index: int) -> None:
+    def _set_own_seed(self, index: int) -> None:
         seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
         torch.manual_seed(seed)
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""Cooling by measurement: the rate is cut when it has stopped paying, and goes to zero at the end of the budget."""
+"""Cooling by measurement: cut the learning rate when it has reached its plateau, and end at zero."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,23 +19,23 @@ from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 
 PROBE = 2048
-"""Training examples, at most, on which the points of a run are compared."""
+"""Most training examples on which the points of a run are compared."""
 
 FEWEST = 64
 
 PARTS = 8
-"""Equal parts of them, each run at once."""
+"""Number of equal parts that these examples are run in."""
 
 
 class TrainProbe:
     """A fixed random part of the training set, and the mean loss of the model on it at any flat parameters.
 
-    Whatever the loss draws is drawn alike at every point, and nothing of training is touched.
+    The loss draws the same random numbers at every point, and training is not touched.
     """
 
     def __init__(self, objective: Objective, data: Examples, seed: int) -> None:
         if not len(data) >= FEWEST:
-            raise BadArgument(f"`cool` compares points on at least {FEWEST} training examples, there are {len(data)}.")
+            raise BadArgument(f"`cool` needs at least {FEWEST} training examples, got {len(data)}.")
         count = min(PROBE, len(data)) // PARTS * PARTS
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         self.objective, self.seed = objective, zlib.crc32(f"{seed}/cooling".encode())
@@ -44,7 +44,7 @@ class TrainProbe:
         self.parts: list[Batch] = chunks(batch, PARTS)
 
     def loss(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, " 1"]:
-        """Mean loss of the part."""
+        """The mean loss of these examples."""
         leaves = self._leaves(points[0])
         total = torch.zeros((), dtype=torch.float64, device=points.device)
         with torch.no_grad(), self.objective.untouched_randomness(self.seed):
@@ -57,7 +57,7 @@ class TrainProbe:
         return self.gradients(points).mean(dim=0)
 
     def gradients(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, "parts 1 params"]:
-        """The same on each of its parts."""
+        """The gradient of each part."""
         leaves = self._leaves(points[0])
         each = [flat(self.objective.gradient(part, at=leaves, seed=self.seed)) for part in self.parts]
         return torch.stack(each)[:, None]
@@ -69,20 +69,20 @@ class TrainProbe:
 
 
 class Cooling:
-    """Watches a training step by step; where it may act, cuts the rate to a tenth whenever it has stopped paying.
+    """Follows a training step by step and, if it may act, cuts the rate to a tenth at every plateau.
 
-    The clock of the test starts anew at every change of the rate. At the end the rate goes linearly to zero from
-    wherever it stands, and nothing is watched. That takes the last fifth of the steps, and half of what the loss would
-    have fallen in them: about half of what the averaged iterate fell by at the newest look. Where the gain of a cut is
-    less than that, only the last twentieth is taken. Everything is in proportion to the schedule's own rate.
+    The test starts again at every change of the rate. At the end the rate goes linearly from its present value to
+    zero, and nothing is tested. This takes the last fifth of the steps. It costs half of what the loss would have
+    fallen in them, which is about half of what the averaged iterate fell by at the newest look. If a cut gains less
+    than that, only the last twentieth is taken. All cuts multiply the schedule's own rate.
 
     Args:
         objective: The model and its loss.
         data: The training set.
-        steps: Of the whole training.
-        acts: Whether it may cut; otherwise it only tells.
-        level: Of its intervals.
-        seed: Of the probe.
+        steps: Steps of the whole training.
+        acts: True if it may cut; otherwise it only reports.
+        level: Confidence level of its intervals.
+        seed: Seed of the probe.
     """
 
     def __init__(
@@ -105,18 +105,18 @@ class Cooling:
         self.cut: dict[str, Any] | None = None
 
     def multiplier(self, step: int) -> float:
-        """What the schedule's rate is multiplied by at this step."""
+        """The factor on the schedule's rate at this step."""
         if step < self.finish:
             return self.factor
         return self.factor * (self.steps - step) / (self.steps - self.finish)
 
     def observe(self, parameters: Sequence[Tensor], learning_rate: float, step: int) -> list[dict[str, Any]]:
-        """Take in where an update at this rate has led; events to record, each with its name under "event".
+        """Take in the parameters after an update. Returns events to record, each with its name under "event".
 
         Args:
             parameters: Φ after the update.
             learning_rate: η of the update.
-            step: Updates made.
+            step: Number of updates so far.
         """
         if step > self.finish:
             return []
@@ -130,7 +130,7 @@ class Cooling:
         look, self.test.look = self.test.look, None
         if look is None:
             return events
-        self.newest = {"step": step, **self._told(look, learning_rate)}
+        self.newest = {"step": step, **self._described(look, learning_rate)}
         events += [*self._scored(look, step), {"event": "stationarity", "stopped": stopped, **self.newest}]
         if stopped and self.acts:
             self.factor *= CUT
@@ -138,23 +138,23 @@ class Cooling:
         return events
 
     def _chosen_finish(self) -> int:
-        """Where the way to zero begins, asked where the longer one would."""
-        told = self.newest
-        short = told is not None and told["gain"]["value"] < told["fell"] / 2
+        """The step at which the rate starts to go to zero, decided where the longer way would start."""
+        kept = self.newest
+        short = kept is not None and kept["gain"]["value"] < kept["fell"] / 2
         return self.steps - int((SHORT_FINISH if short else FINISH) * self.steps)
 
     def _changed(self, learning_rate: float) -> None:
-        """The rate is another: its clock starts anew. A cut by half or more, whoever made it, waits to be scored."""
-        told, self.newest, self.cut = self.newest, None, None
-        if told is not None and learning_rate <= told["learning_rate"] / 2:
-            gain, fell = Estimate(**told["gain"]), max(told["fell"], 0.0)
-            predicted = forecast(gain, fell, told["learning_rate"], learning_rate)
+        """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be scored."""
+        kept, self.newest, self.cut = self.newest, None, None
+        if kept is not None and learning_rate <= kept["learning_rate"] / 2:
+            gain, fell = Estimate(**kept["gain"]), max(kept["fell"], 0.0)
+            predicted = forecast(gain, fell, kept["learning_rate"], learning_rate)
             before = self.test.newest.mean().item()
-            self.cut = {**told, "before": before, "to": learning_rate, "predicted": predicted.to_dict()}
+            self.cut = {**kept, "before": before, "to": learning_rate, "predicted": predicted.to_dict()}
         self.test, self.rate = Extrapolation(self.probe), learning_rate
 
-    def _told(self, look: Look, learning_rate: float) -> dict[str, Any]:
-        """A look in numbers; the forecast is of a cut to a tenth."""
+    def _described(self, look: Look, learning_rate: float) -> dict[str, Any]:
+        """A look as numbers, with the forecast for a cut to a tenth."""
         gain = gain_of_averaging(look.iterates[0].cpu().numpy(), look.averaged.item(), self.level)
         fell = look.fell.item()
         return {
@@ -167,12 +167,12 @@ class Cooling:
         }
 
     def _scored(self, look: Look, step: int) -> list[dict[str, Any]]:
-        """Once as many steps have passed since a cut as its forecast looked back on: what it gained."""
+        """The gain of a cut, once half as many steps have passed as its forecast looked back on."""
         if self.cut is None or look.step < self.cut["steps"] // 2:
             return []
         cut, self.cut = self.cut, None
         predicted, seen = Estimate(**cut["predicted"]), cut["before"] - look.iterates.mean().item()
-        told = {
+        kept = {
             "step": step,
             "cut_at": cut["step"],
             "to": cut["to"],
@@ -180,19 +180,19 @@ class Cooling:
             "fell": cut["fell"],
             "predicted": cut["predicted"],
         }
-        return [{"event": "cut scored", "within": predicted.low <= seen <= predicted.high, **told}]
+        return [{"event": "cut scored", "within": predicted.low <= seen <= predicted.high, **kept}]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, for a checkpoint."""
         return self.test.tensors()
 
     def values(self) -> dict[str, Any]:
-        """The rest of its state, as JSON has it."""
-        told = {"newest": self.newest, "cut": self.cut}
-        return {"factor": self.factor, "finish": self.finish, "rate": self.rate, "test": self.test.values(), **told}
+        """The rest of its state, as values for JSON."""
+        kept = {"newest": self.newest, "cut": self.cut}
+        return {"factor": self.factor, "finish": self.finish, "rate": self.rate, "test": self.test.values(), **kept}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Put its state back."""
+        """Restore its state."""
         self.factor, self.finish, self.rate = values["factor"], values["finish"], values["rate"]
         self.newest, self.cut = values["newest"], values["cut"]
         self.test = Extrapolation(self.probe)

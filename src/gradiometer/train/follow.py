@@ -1,4 +1,4 @@
-"""A training on several processes: the first one runs the loop and says what is next, the others do their share."""
+"""A training on several processes: rank 0 runs the loop and sends commands, the others do their share."""
 
 from contextlib import suppress
 
@@ -11,16 +11,16 @@ from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
 END, STEP = 0, 1
-"""What the first process says is next."""
+"""The commands that rank 0 sends."""
 
 
 def follow(training: Training) -> Run:
-    """Do this process's share of every step, from the checkpoint that the first one begins from to where it ends.
+    """Do this process's share of every step, from the checkpoint that rank 0 starts from to its end.
 
-    Nothing is written here. A wish to stop is for the first process to hear, which then ends all of them.
+    Nothing is written here. Only rank 0 handles a request to stop, and then ends all processes.
 
     Raises:
-        RankLost: Another process is gone.
+        RankLost: Another process has ended.
     """
     with asked_to_stop():
         folder = RunFolder.open(training.ranks.told_text())
@@ -38,11 +38,11 @@ def follow(training: Training) -> Run:
 
 
 def lead(ranks: Ranks, folder: RunFolder) -> None:
-    """Say which run it is: its latest checkpoint is where all begin."""
+    """Send the run's folder to all: they start from its latest checkpoint."""
     ranks.told_text(str(folder.path.resolve()))
 
 
 def dismiss(ranks: Ranks) -> None:
-    """Let the others end, whether all is done or something is wrong here."""
+    """End the other processes, after the last step or after an error here."""
     with suppress(RankLost):
         ranks.told(END, False)

@@ -1,4 +1,4 @@
-"""The loop: batch, backward, measure, update; and what a run needs around it."""
+"""The training loop: batch, backward, measure, update; with checkpoints and evaluations."""
 
 import re
 import shlex
@@ -37,13 +37,13 @@ from gradiometer.train.training import Training
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Something that shows a run while it goes on; what it costs is counted as the instrument's."""
+    """Shows a run while it trains. Its cost counts as the cost of measuring."""
 
     def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
-        """The run is about to start or to go on."""
+        """The run is about to start or to be resumed."""
 
     def warn(self, text: str) -> None:
-        """Something to know, in a sentence."""
+        """Show a warning of one sentence."""
 
     def update(self, training: Training, recorder: Recorder, loss: float) -> None:
         """A step was made."""
@@ -84,7 +84,7 @@ def train(
 
 
 def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] = ()) -> Run:
-    """Go on with a run from its last whole checkpoint; it ends with the same bits as if it had never stopped.
+    """Continue a run from its last complete checkpoint. It ends with the same bits as if it had never stopped.
 
     Args:
         path: The run's folder.
@@ -92,7 +92,8 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
         gauges: The gauges of your own that it was measured with.
 
     Raises:
-        BadArgument: It is not a run, has ended, or its data have changed; and as `train` does.
+        BadArgument: It has ended, or its data have changed.
+        RunNotFound: It is not a run.
     """
     run = Run.open(path, gauges=gauges)
     if run.status in ("finished", "diverged"):
@@ -112,7 +113,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
 
 
 class Loop:
-    """A training, its recorder and its checkpoints, from wherever the training stands to its end."""
+    """A training with its recorder and checkpoints, from its present step to its end."""
 
     def __init__(self, training: Training, folder: RunFolder, budget: Budget, watcher: Watcher | None) -> None:
         configuration = training.configuration
@@ -146,7 +147,7 @@ class Loop:
         return Run.open(self.folder.path, gauges=self.training.gauges)
 
     def restore_latest(self) -> None:
-        """Put back the last whole checkpoint; without one, the run starts anew, with the same bits."""
+        """Restore the last complete checkpoint. Without one, the run starts again, with the same bits."""
         checkpoint, warnings = load_latest(self.folder)
         if checkpoint is not None:
             restore(self.training, checkpoint.tensors, checkpoint.state)
@@ -162,16 +163,16 @@ class Loop:
         if self.watcher:
             self.watcher.begin(self.training, self.recorder, self.folder)
         if self.training.step == 0:
-            self._look_at_the_edge()
+            self._check_edge()
         lead(self.training.ranks, self.folder)
 
-    def _look_at_the_edge(self) -> None:
-        """A word before the first step, where the learning rate is above the edge of stability; never a refusal."""
+    def _check_edge(self) -> None:
+        """Warn before the first step if the learning rate is above the edge of stability."""
         configuration = self.training.configuration
         if not (configuration.check_edge and configuration.budget):
             return
         try:
-            with user_code("loss"):  # one that fails on a batch will say so again, and end the run
+            with user_code("loss"):  # a loss that fails here fails again at the first step and ends the run
                 warning = self.training.edge_warning()
         except GradiometerError as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
@@ -213,8 +214,8 @@ class Loop:
         if self.recorder.follows(caught.index):
             self.recorder.follow(caught)
 
-    def _look_where_it_stands(self) -> None:
-        """At the end: a saddle, dead units, a symmetry; a look that fails is told, and ends nothing."""
+    def _examine_endpoint(self) -> None:
+        """Examine the endpoint: a saddle, dead units, a symmetry. A failure is a warning and does not end the run."""
         configuration, training = self.training.configuration, self.training
         if not (configuration.budget and configuration.check_endpoint):
             return
@@ -223,10 +224,10 @@ class Loop:
         if series is None:
             return
         try:
-            with user_code("loss"):  # like the look before the first step, a fixed cost outside the budget
+            with user_code("loss"):  # a fixed cost outside the budget
                 seen = training.endpoint(series)
         except GradiometerError as error:
-            self._warn(f"where training stands was not looked at: {error}")
+            self._warn(f"the endpoint was not examined: {error}")
             return
         self.recorder.event(ENDPOINT, training.step, **seen.to_dict())
 
@@ -248,29 +249,29 @@ class Loop:
         self.saved_at = time.monotonic()
 
     def _finish(self) -> None:
-        self._look_where_it_stands()
+        self._examine_endpoint()
         self._save()
         self.recorder.event("finished", self.training.step)
 
     def _stop(self) -> None:
-        """Raises: Interrupted, always."""
+        """Always raises Interrupted."""
         self._save()
         self.recorder.event("interrupted", self.training.step)
         raise Interrupted(
             f"stopped at step {self.training.step:,} of {self.training.steps:,}, nothing is lost; "
-            f"go on with: gradiometer resume {shlex.quote(str(self.folder.path))}"
+            f"continue with: gradiometer resume {shlex.quote(str(self.folder.path))}"
         )
 
     def _lost(self, error: RankLost) -> None:
-        """Raises: Interrupted, always. What the broken step has drawn is not kept: the last checkpoint holds."""
+        """Always raises Interrupted. The broken step is not kept; the last checkpoint counts."""
         self.recorder.event("interrupted", self.training.step, reason=str(error))
         raise Interrupted(
-            f"{error}; the run goes on from its last checkpoint, with any number of processes, by: "
+            f"{error}; continue from the last checkpoint, with any number of processes, with: "
             f"gradiometer resume {shlex.quote(str(self.folder.path))}"
         ) from error
 
     def _diverged(self, reason: str) -> None:
-        """Raises: Diverged, always. The checkpoint before is the last state whose loss was good."""
+        """Always raises Diverged. The checkpoint before is the last good state."""
         training = self.training
         self.recorder.event("diverged", training.step, reason=reason, learning_rate=training.learning_rate)
         checkpoint, _ = load_latest(self.folder)
@@ -283,7 +284,7 @@ class Loop:
 
 
 def _way_out(step: int, reason: str) -> str:
-    """What to try after a divergence: what is not a number at once is as often in the examples as in the rate."""
+    """Advice after a divergence. If the first loss is NaN, the cause is as often in the examples as in the rate."""
     if not step:
         return "look at the examples and at how the model starts"
     examples = ", or look for an example that is not finite" if reason.endswith("nan") else ""
@@ -291,17 +292,17 @@ def _way_out(step: int, reason: str) -> str:
 
 
 def _name_of_run(problem: Problem) -> str:
-    """Problem and model, as a file name on every system: mine:problem becomes mine-problem."""
+    """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
     words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
     return "-".join(words)[:60] or "run"
 
 
 def problem_of(run: Run) -> Problem:
-    """The run's problem, if its data are still the same."""
+    """The problem of a run. Its data must be unchanged."""
     if run.watched:
         raise BadArgument(
-            f"`{run.path}` was watched in a loop of its own: its model and data are known there alone, and no command "
-            "can make them again. Its page and `export` need neither."
+            f"`{run.path}` is a watched run: only its own program has its model and data. `report` and `export` work "
+            "without them."
         )
     configuration = run.configuration
     problem = load(
@@ -318,7 +319,7 @@ def problem_of(run: Run) -> Problem:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Torch's threads set to what the run says: the bits of a sum depend on it."""
+    """Set the number of torch's threads, since the bits of a sum depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

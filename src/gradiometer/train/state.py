@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import RunDamaged
 from gradiometer.train.training import Training
 
 Tensors = dict[str, Tensor]
@@ -16,7 +16,7 @@ Values = dict[str, Any]
 
 
 def capture(training: Training) -> tuple[Tensors, Values]:
-    """All that the next step depends on: model, optimizer, schedule, place in the data, every random generator."""
+    """Everything that the next step depends on: model, optimizer, schedule, place in the data, random states."""
     tensors = {f"model.{name}": value for name, value in training.model.state_dict().items()}
     optimizer = training.optimizer.state_dict()
     for index, state in optimizer["state"].items():
@@ -43,10 +43,10 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
     """Put a captured state back.
 
     Raises:
-        BadArgument: It was made under another schedule.
+        RunDamaged: It was made under another schedule.
     """
     if (made_under := values.get("schedule", repr(training.schedule))) != repr(training.schedule):
-        raise BadArgument(
+        raise RunDamaged(
             f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under {made_under}: put "
             "run.toml back as it was, or start a new run."
         )
@@ -61,7 +61,7 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
         training.cooling.restore(_below("cooling", tensors), values["cooling"])
     training.step = values["step"]
     training.first_loss = values["first_loss"]
-    if training.origin is not None and "origin" in values:  # else it begins where training stands now
+    if training.origin is not None and "origin" in values:  # else it starts at the present parameters
         points = {name: point.to(training.device) for name, point in _below("origin", tensors).items()}
         training.origin.load_state_dict(points, values["origin"])
     _set_random_states(training.device, tensors, values["random"])

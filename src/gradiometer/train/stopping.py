@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, or by a polite kill."""
+"""Requests to stop: Ctrl-C and SIGTERM."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a polite kill sets; a second Ctrl-C stops at once."""
+    """An event that Ctrl-C or SIGTERM sets. A second Ctrl-C stops at once."""
     asked = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, Order, batch_size
@@ -40,17 +40,17 @@ from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 
 STEPS_CHECKED = 100_000
-"""Steps of the schedule that are looked at before the first one is made, at most."""
+"""Most steps of the schedule that are checked before training."""
 
 EXPLODED = 1e4
-"""A loss so many times that of the first step is called diverged, finite or not."""
+"""A loss this many times that of the first step is called diverged."""
 
 EDGE_EXAMPLES = 256
-"""Examples on which the learning rate is compared with the edge of stability before the first step, and on which it is
-looked where training stands after the last."""
+"""Examples on which the learning rate is compared with the edge of stability before the first step, and on which the
+endpoint is examined after the last."""
 
 EVALUATIONS = 20
-"""How often, at most, a run looks at its held-out data: at ends of epochs, evenly."""
+"""Most evaluations of a run, evenly spaced at ends of epochs."""
 
 
 class Training:
@@ -59,9 +59,9 @@ class Training:
     Args:
         problem: What to train on.
         configuration: How.
-        budget: Where the cost of reading micro-batches, inside the backward, is counted.
-        ranks: The processes that train together; every one holds the whole model and data, and makes its share of
-            each batch.
+        budget: The account that the cost of reading micro-batches is charged to.
+        ranks: The processes that train together. Each has the whole model and data, and makes its share of each
+            batch.
         gauges: What is measured; by default the gauges that the configuration names.
     """
 
@@ -113,32 +113,32 @@ class Training:
 
     @property
     def learning_rate(self) -> float:
-        """η of the step to come."""
+        """η of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def sampling(self) -> Sampling:
-        """How batches are drawn, and from how many examples."""
+        """The way batches are drawn, and the number of examples."""
         return Sampling(self.order.draw, self.order.examples)
 
     @property
     def shared(self) -> bool:
-        """Whether the training gradient is the mean of several, made one after another or on several processes."""
+        """True if ĝ is the mean of several gradients, made one after another or on several processes."""
         return self.configuration.accumulation > 1 or not self.ranks.alone
 
     @property
     def mode(self) -> str:
-        """How the spread within a step is seen: shared (training's own micro-batches), apart, or off."""
+        """The source of the spread: "shared" (training's own micro-batches), "apart" or "off"."""
         if not self.configuration.budget:
             return "off"
         return "shared" if self.shared else "apart"
 
     def batch(self) -> Batch:
-        """The batch of the step to come."""
+        """The batch of the next step."""
         return self.data.batch(self.order.batch(self.step))
 
     def endpoint(self, trajectory: Series) -> Endpoint:
-        """Where training stands, on a few hundred examples; curvature only where the path may have come to rest."""
+        """The endpoint on a few hundred examples, with curvature only if the path may have come to rest."""
         path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
         rests = kind_of(facts_of(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
         with user_code("loss", "after the last step"):
@@ -158,7 +158,7 @@ class Training:
         return self.data.batch(torch.randperm(len(self.data), generator=generator)[:count])
 
     def edge_warning(self) -> str | None:
-        """One sentence if the learning rate is above the edge of stability where training stands."""
+        """A sentence if the learning rate is above the edge of stability at the present parameters."""
         configuration = self.configuration
         with user_code("loss", "before the first step"):
             return edge_warning(
@@ -174,7 +174,7 @@ class Training:
         """Put ĝ into `.grad`.
 
         Returns:
-            The loss and, where micro-batches are accumulated and the step is measured, their spread.
+            The loss and, if micro-batches are accumulated and the step is measured, their spread.
         """
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
             return self._accumulator(batch, measured, self.step, partial(_where, self.step))
@@ -185,9 +185,9 @@ class Training:
         return loss.item(), None
 
     def measurable(self, batch: Batch) -> bool:
-        """Whether there is a spread within this batch to see.
+        """True if this batch has a spread to measure.
 
-        It takes two examples; beside the step, of a loss that couples them, two in each of two micro-batches.
+        It needs two examples. If they are run apart and the loss couples them, two in each of two parts.
         """
         size = batch_size(batch)
         if self.shared or not 2 <= size < 4:
@@ -211,7 +211,7 @@ class Training:
         )
 
     def _motion(self) -> Motion | None:
-        """Where training stood earlier, if a gauge asks for it, and its velocity."""
+        """The earlier position of training and its velocity, if a gauge needs them."""
         if self.origin is None:
             return None
         velocity = velocity_of(self.optimizer, self.parameters) if self.configuration.momentum else None
@@ -224,7 +224,7 @@ class Training:
             return self.data.batch(torch.randint(len(self.data), (count,)))
 
     def divergence(self, loss: float) -> str | None:
-        """What is wrong with this step, in words, or None. Looked for before the update is applied."""
+        """The reason to call this step diverged, or None. Checked before the update."""
         if math.isnan(self.first_loss):
             self.first_loss = loss
         if not math.isfinite(loss):
@@ -237,14 +237,14 @@ class Training:
         return None
 
     def update(self) -> None:
-        """Φ ← Φ − η ĝ, with momentum and weight decay where they are asked for."""
+        """Φ ← Φ − η ĝ, with momentum and weight decay if configured."""
         self.optimizer.step()
         self.scheduler.step()
         self.step += 1
         self._cool()
 
     def cooled(self, learning_rate: float) -> list[dict[str, Any]]:
-        """What the cooling says of an update made at this rate, as events; a cut holds from the next step on."""
+        """Events of the cooling after an update at this rate. A cut holds from the next step on."""
         if self.cooling is None:
             return []
         factor = self.cooling.factor
@@ -254,7 +254,7 @@ class Training:
         return events
 
     def _cool(self) -> None:
-        """Set the schedule's rate times what cooling leaves of it."""
+        """Set the rate to the schedule's rate times the factor of the cooling."""
         if self.cooling is not None and self.cooling.acts:
             for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate * self.cooling.multiplier(self.step)
@@ -269,13 +269,13 @@ class Training:
         )
 
     def evaluation_due(self) -> bool:
-        """Whether the step just made ends the run, or an epoch after which held-out data are looked at."""
+        """True if the last step ended the run, or an epoch that is followed by an evaluation."""
         epochs, left = divmod(self.step, self.order.steps_per_epoch)
         every = -(-self.configuration.epochs // EVALUATIONS)
         return self.step == self.steps or (left == 0 and epochs % every == 0)
 
     def facts(self) -> dict[str, Any]:
-        """What the run folder says of this training, beside its configuration."""
+        """What the run folder records of this training besides its configuration."""
         return {
             "seeds": {"seed": self.configuration.seed},
             "sampling": {"draw": str(self.sampling.draw), "examples": self.sampling.examples},
@@ -294,26 +294,26 @@ class Training:
 
 
 def _model(problem: Problem) -> nn.Module:
-    """A new model, of a kind whose gradients can be read."""
+    """A new model whose gradients can be read."""
     with user_code("model"):
         model: Any = problem.model()
     if not isinstance(model, nn.Module):
-        raise BadArgument(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
+        raise UserCodeFailed(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
-            raise BadArgument(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
+            raise Unsupported(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
         if parameter.is_complex():
-            raise BadArgument(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+            raise Unsupported(f"`model` has the complex parameter {name}: use two real parameters instead.")
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
-            raise BadArgument(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     return model
 
 
 def _check_rates(schedule: Schedule, steps: int) -> None:
-    """Refuse a schedule that gives no rate at some step of the run before the first one is made.
+    """Refuse, before training, a schedule that gives no rate at some step.
 
-    Every step is looked at, of a very long run one in so many and the last.
+    Checks every step; in a very long run evenly spaced steps and the last one.
     """
     looked_at = range(0, steps, -(-steps // STEPS_CHECKED))
     for step in (*looked_at, steps - 1):
@@ -335,8 +335,8 @@ def _seed_everything(seed: int) -> None:
 def _device(name: str, ranks: Ranks) -> torch.device:
     if not (ranks.alone or name == "cpu"):
         raise BadArgument(
-            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or wrap "
-            "`gradiometer.watch` around your own DistributedDataParallel loop."
+            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or use "
+            "`gradiometer.watch` in your own DistributedDataParallel loop."
         )
     try:
         device = torch.device(name)

@@ -89,8 +89,8 @@ class Updates:
         rule, begun = self._rule(), self._begun_with
         if (rule.momentum, rule.nesterov) != (begun.momentum, begun.nesterov):
             raise Unsupported(
-                f"`optimizer` started with momentum {begun.momentum:g} and now has {rule.momentum:g}: the balance needs "
-                "a constant momentum (OneCycleLR: cycle_momentum=False)."
+                f"`optimizer` started with momentum {begun.momentum:g} and now has {rule.momentum:g}: the balance "
+                "needs a constant momentum (OneCycleLR: cycle_momentum=False)."
             )
         if rule.lr != learning_rate:
             raise BadArgument(
