@@ -282,7 +282,7 @@ def test_what_is_wrong_with_a_problem_of_ones_own_is_said_in_a_sentence(
     tmp_path: Path, made_of: dict, message: str, accumulation: int
 ) -> None:
     wanted = message.replace("10 examples", "5 examples") if accumulation == 2 else message
-    with pytest.raises((BadArgument, UserCodeFailed), match=wanted):
+    with pytest.raises((BadArgument, Unsupported, UserCodeFailed), match=wanted):
         train(made(**made_of), settings(epochs=1, accumulation=accumulation), tmp_path)
 
 
