@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fixed_point import BATCH, RATE, Position, assert_known, losses
 from gradiometer import diagnose
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from known_noise_loader import MEASURED, QUIET, assert_balanced, loader, weights
 
 
@@ -115,12 +115,12 @@ def test_a_module_that_makes_its_own_backwards_is_refused(tmp_path: Path) -> Non
     pytest.importorskip("lightning.pytorch")
     from gradiometer.integrations.lightning import LightningCallback
 
-    with pytest.raises(BadArgument, match=r"put `gradiometer\.watch` around them"):
+    with pytest.raises(Unsupported, match=r"put `gradiometer\.watch` around them"):
         LightningCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
     trainer = SimpleNamespace(callbacks=[GradientAccumulationScheduler({0: 1, 4: 2})])
-    with pytest.raises(BadArgument, match="changes how many backwards an update takes"):
+    with pytest.raises(Unsupported, match="changes the number of backwards per update"):
         LightningCallback(losses).on_train_start(trainer, SimpleNamespace(automatic_optimization=True))
     with pytest.raises(BadArgument, match=r"call `trainer\.fit` first"):
         LightningCallback(losses).findings()

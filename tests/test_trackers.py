@@ -85,7 +85,7 @@ def test_a_tracker_that_fails_is_named_and_left_alone(tmp_path: Path) -> None:
 
     run = run_with(tmp_path, [broken])
     assert run.status == "finished" and len(run.series("noise")) == 30
-    assert run.warnings == ["the tracker function 0 failed and is not told any more: OSError: no such host"]
+    assert run.warnings == ["the tracker function 0 failed and gets no more estimates: OSError: no such host"]
 
 
 def test_ends_that_are_not_finite_are_left_out() -> None:

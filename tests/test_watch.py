@@ -320,7 +320,7 @@ def test_a_checkpoint_lets_the_same_run_go_on(tmp_path: Path) -> None:
             optimizer.zero_grad()
             again.step(*one_backward(model))
             optimizer.step()
-        with pytest.raises(BadArgument, match="before, and the same run goes on"):
+        with pytest.raises(BadArgument, match="before the first step, to continue the same run"):
             again.load_state_dict(kept)
     assert again.run.path == w.run.path
     assert again.run.series("noise").steps.tolist() == [*range(9)]
@@ -333,5 +333,5 @@ def test_a_loader_says_how_it_draws() -> None:
     assert sampling_of(DataLoader(data, 4)) == Sampling(Draw.RESHUFFLED, 40)
     replacing = RandomSampler(data, replacement=True, num_samples=40)
     assert sampling_of(DataLoader(data, 4, sampler=replacing)) == Sampling(Draw.REPLACEMENT, 40)
-    with pytest.raises(BadArgument, match="draws by a list"):
+    with pytest.raises(BadArgument, match="has a list"):
         sampling_of(DataLoader(data, 4, sampler=[1, 2, 3]))

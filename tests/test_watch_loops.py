@@ -162,7 +162,10 @@ def test_a_loss_for_batches_of_one_size_is_refused_in_words(tmp_path: Path) -> N
     made = model, _ = network()
     fixed = supervised(lambda outputs, labels: nn.functional.cross_entropy(outputs.view(8, 5), labels))
     batch = batches(1)[0]
-    with watched(tmp_path, made, loss=fixed) as w, pytest.raises(BadArgument, match=r"`loss` fails .* on 1 examples"):
+    with (
+        watched(tmp_path, made, loss=fixed) as w,
+        pytest.raises(UserCodeFailed, match=r"`loss` failed .* on 1 examples"),
+    ):
         w.step(backward(model, batch), batch)
     with (
         watched(tmp_path, made, loss=lambda model, batch: LOSSES(model, batch).sum()) as w,
@@ -206,17 +209,17 @@ def test_calls_that_are_left_out_later_are_told_and_training_goes_on(tmp_path: P
 def test_a_watch_is_entered_once_and_step_called_within(tmp_path: Path) -> None:
     made = model, _ = network()
     batch, w = batches(1)[0], watched(tmp_path, made)
-    with pytest.raises(BadArgument, match="`step` is called inside of `with"):
+    with pytest.raises(BadArgument, match="`step` must be called inside `with"):
         w.step(backward(model, batch), batch)
     with w:
         w.step(backward(model, batch), batch)
     kept = w.state_dict()
-    with pytest.raises(BadArgument, match="`step` is called inside of `with"):
+    with pytest.raises(BadArgument, match="`step` must be called inside `with"):
         w.step(backward(model, batch), batch)
-    with pytest.raises(BadArgument, match="`watch` is entered once"), w:
+    with pytest.raises(BadArgument, match="`watch` can be entered only once"), w:
         pass
     again = watched(tmp_path, made)
-    with pytest.raises(BadArgument, match="`state` is none of a watch"):
+    with pytest.raises(BadArgument, match="`state` is not the state_dict of a watch"):
         again.load_state_dict({})
     again.load_state_dict(kept)
     model.zero_grad()

@@ -103,7 +103,7 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
     sgd, adam = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(model.parameters())
     loss = supervised(nn.CrossEntropyLoss())
     refused: list[tuple[str, Callable[[], Any]]] = [
-        ("one backward a step shows no spread", lambda: watch(model, sgd)),
+        ("one backward per step shows no spread", lambda: watch(model, sgd)),
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
         ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
         (
@@ -137,7 +137,7 @@ class Looked(nn.Module):
 
 def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path) -> None:
     def refused(model: nn.Module, words: str) -> None:
-        with pytest.raises(BadArgument, match=words):
+        with pytest.raises(Unsupported, match=words):
             watch(model, torch.optim.SGD(model.parameters(), lr=0.1), loss=LOSSES)
 
     refused(nn.Linear(8, 5, device="meta"), "`model` has weight on the meta device")
@@ -147,7 +147,7 @@ def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path
     with watch(model, optimizer, loss=lambda model, words: model(words), out=tmp_path) as w:
         loss = model(words).mean()
         loss.backward()
-        with pytest.raises(BadArgument, match="`model` makes a sparse gradient"):
+        with pytest.raises(Unsupported, match="`model` makes a sparse gradient"):
             w.step(loss, words)
     with pytest.raises(BadArgument, match="must be a number or a tensor, got dict"):
         inspect.unwrap(part_of)(words, {"loss": 0.1})

@@ -12,7 +12,7 @@ from torch import nn
 
 from conftest import CASES
 from gradiometer import watch
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.integrations.watch.updates import Updates
@@ -178,17 +178,17 @@ def in_two_groups(model: nn.Module) -> torch.optim.Optimizer:
     ("optimizer", "words"),
     [
         (lambda model: torch.optim.Adam(model.parameters()), "whose heat balance is known for SGD and not for Adam"),
-        (lambda model: OfItsOwn(model.parameters(), lr=0.1), "is a OfItsOwn, and the heat balance is that of torch"),
-        (lambda model: [sgd_of(model[0]), sgd_of(model[2])], "that of one update, and `optimizer` has 2"),
-        (lambda model: sgd_of(model[0]), r"leaves out 2\.weight, which then has noise and no motion"),
-        (in_two_groups, r"groups of parameters with .*lr=0\.1.* and .*lr=0\.01"),
-        (lambda model: sgd_of(model, maximize=True), "has maximize True, of which no heat balance is known"),
-        (lambda model: sgd_of(model, momentum=0.5, dampening=0.1), "has dampening 0.1, of which no heat balance"),
+        (lambda model: OfItsOwn(model.parameters(), lr=0.1), "is a OfItsOwn, and the heat balance is known for torch"),
+        (lambda model: [sgd_of(model[0]), sgd_of(model[2])], "needs one optimizer, and `optimizer` has 2"),
+        (lambda model: sgd_of(model[0]), r"does not train 2\.weight, which then has noise and no motion"),
+        (in_two_groups, r"parameter groups with .*lr=0\.1.* and .*lr=0\.01"),
+        (lambda model: sgd_of(model, maximize=True), "has maximize True, for which no heat balance is known"),
+        (lambda model: sgd_of(model, momentum=0.5, dampening=0.1), "has dampening 0.1, for which no heat balance"),
     ],
 )
 def test_an_update_whose_balance_is_not_known_is_refused_by_name(optimizer: Any, words: str) -> None:
     model = CASES["mlp"]().model
-    with pytest.raises(BadArgument, match=words):
+    with pytest.raises(Unsupported, match=words):
         watch(model, optimizer(model), loss=LOSS, gauges="noise,temperature")
     watch(model, optimizer(model), loss=LOSS, gauges="noise,trajectory")
 
@@ -226,7 +226,7 @@ def with_another_rate(model: nn.Module, step: int) -> None:
     [
         (by_value, "not a multiple of the one `backward` computed (clipped by value or by layer"),
         (with_noise, "not a multiple of the one `backward` computed (clipped by value or by layer"),
-        (with_momentum, "began with momentum 0 and now has 0.5"),
+        (with_momentum, "started with momentum 0 and now has 0.5"),
         (with_another_rate, "had the learning rate 0.1 when `step` was called, and 0.05 at the update"),
     ],
 )
