@@ -83,7 +83,7 @@ def test_parameters_that_no_optimizer_holds_are_named(tmp_path: Path) -> None:
     model, _ = network()
     with watched(tmp_path, (model, torch.optim.SGD(model[2].parameters(), lr=0.1))) as w:
         w.step(backward(model, batch := batches(1)[0]), batch)
-    assert "`optimizer` leaves out 0.weight and 1 more parameters" in w.run.warnings[0]
+    assert "`optimizer` does not train 0.weight and 1 more parameters" in w.run.warnings[0]
 
 
 def test_a_warm_up_by_hand_may_begin_at_zero(tmp_path: Path) -> None:
