@@ -23,9 +23,9 @@ class TinyTransformer(nn.Module):
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(17, 16)
-        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=dropout, batch_first=True)
-        self.head = nn.Linear(16, 17, bias=False)
+        self.embedding = nn.Embedding(17, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(8, 17, bias=False)
         self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:

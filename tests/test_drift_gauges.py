@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from gradiometer.measurement.step import TrainingStep
 GAUGES: tuple[Gauge, ...] = (BatchSharpness(), CurvatureAlongGradient(), StepDrift(), LossChange())
 SAMPLING = Sampling(Draw.REPLACEMENT, 48)
 RATE, BATCH = 0.3, 6
+COUNT = 200
+"""Readings whose mean is compared with the exact value."""
 
 
 class Small:
@@ -93,15 +96,20 @@ def unbiased(samples: np.ndarray, exact: float) -> bool:
     return abs(samples.mean() - exact) < 4 * samples.std(ddof=1) / math.sqrt(len(samples))
 
 
-def over_steps(what, size: int, draws: int = 2000) -> float:
+def over_steps(what: Callable[[Tensor], Tensor], size: int, draws: int = 2000) -> float:
     """The mean of something over many batches, of the gradient that makes the step."""
     draw = torch.Generator().manual_seed(99)
-    return float(np.mean([what(EACH[torch.randint(48, (size,), generator=draw)].mean(0)) for _ in range(draws)]))
+    return float(torch.func.vmap(what)(EACH[torch.randint(48, (draws, size), generator=draw)].mean(1)).mean())
+
+
+def drift_along(direction: Tensor) -> Tensor:
+    """‖g(Φ − η·direction) − g(Φ)‖²."""
+    return (torch.func.grad(SMALL.loss)(SMALL.here - RATE * direction) - GRADIENT).square().sum()
 
 
 @pytest.mark.parametrize("probe", [True, False])
 def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
-    found = series(CurvatureAlongGradient(), 300, probe, size=4 if probe else 8)
+    found = series(CurvatureAlongGradient(), COUNT, probe, size=4 if probe else 8)
     assert unbiased(found.moments["gradient_curvature"], float(GRADIENT @ CURVATURE @ GRADIENT))
     assert unbiased(found.moments["noise_curvature"], float((CURVATURE * NOISE).sum()))
 
@@ -109,25 +117,21 @@ def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
 @pytest.mark.parametrize("probe", [True, False])
 def test_step_drift_is_unbiased(probe: bool) -> None:
     made_by = BATCH if probe else BATCH // 2
-
-    def drift(direction: Tensor) -> float:
-        return float((SMALL.gradient(SMALL.here - RATE * direction) - GRADIENT).square().sum())
-
-    found = series(StepDrift(), 300, probe)
+    count = COUNT if probe else 300  # half a batch is noisier
+    found = series(StepDrift(), count, probe)
     assert set(found.moments["made_by"]) == {made_by}
-    exact = over_steps(drift, made_by)
+    exact = over_steps(drift_along, made_by)
     assert unbiased(found.moments["drift"], exact)
     assert unbiased(found.moments["gradient_norm_squared"], float(GRADIENT @ GRADIENT))
-    assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(300)  # so that a mistake would show
+    assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(count)  # so that a mistake would show
 
 
 def test_predicted_and_measured_loss_change_are_unbiased() -> None:
-    found = series(LossChange(), 300)
-    size = BATCH
+    found, here = series(LossChange(), COUNT), SMALL.loss(SMALL.here).detach()
     exact = {
-        "first_order": -RATE * over_steps(lambda g: float(g @ GRADIENT), size),
-        "second_order": RATE**2 / 2 * over_steps(lambda g: float(g @ CURVATURE @ g), size),
-        "seen": over_steps(lambda g: float(SMALL.loss(SMALL.here - RATE * g) - SMALL.loss(SMALL.here)), size),
+        "first_order": -RATE * over_steps(lambda g: g @ GRADIENT, BATCH),
+        "second_order": RATE**2 / 2 * over_steps(lambda g: g @ CURVATURE @ g, BATCH),
+        "seen": over_steps(lambda g: SMALL.loss(SMALL.here - RATE * g) - here, BATCH),
     }
     for name, value in exact.items():
         assert unbiased(found.moments[name], value), name
@@ -158,15 +162,11 @@ def test_batch_sharpness_uses_the_same_random_numbers_for_gradient_and_hessian()
 def test_intervals_of_drift_cover_at_their_level(gauge: Gauge) -> None:
     curvature, noise = float(GRADIENT @ CURVATURE @ GRADIENT), float((CURVATURE * NOISE).sum())
     squared = float(GRADIENT @ GRADIENT)
-
-    def drift(g: Tensor) -> float:
-        return float((SMALL.gradient(SMALL.here - RATE * g) - GRADIENT).square().sum())
-
     exact = {
         "gradient_curvature": curvature,
         "noise_curvature": noise,
         "predicted_change": -RATE * squared + RATE**2 / 2 * (curvature + noise / BATCH),
-        "step_drift": over_steps(drift, BATCH, 10_000) / squared,
+        "step_drift": over_steps(drift_along, BATCH, 10_000) / squared,
     }
     whole = series(gauge, 30 * 200)
     windows = [gauge.estimate(whole[at : at + 30]) for at in range(0, len(whole), 30)]
@@ -220,7 +220,7 @@ def test_drift_over_a_horizon_does_not_include_noise() -> None:
     after = torch.cat([end.reshape(-1) for end in ends])
     exact = float((small.gradient(after) - small.gradient(small.here)).square().sum())
     start = [p.detach().clone() for p in small.objective.parameters]
-    for seed in range(60):
+    for seed in range(40):
         anchor = Anchor(small.objective, small.batch(draw, 64)[0], seed=seed)
         _move(small, ends)
         found = anchor.drift()
@@ -228,7 +228,7 @@ def test_drift_over_a_horizon_does_not_include_noise() -> None:
         values.append(found.squared.value)
         covered.append(found.squared.low <= exact <= found.squared.high)
     assert unbiased(np.array(values), exact)
-    assert np.mean(covered) > 0.78  # 90 % less 3 standard errors of 60
+    assert np.mean(covered) > 0.75  # 90 % less 3 standard errors of 40
 
 
 def _move(small: Small, to: list[Tensor]) -> None:
@@ -245,7 +245,7 @@ def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: Momentum
         optimizer = torch.optim.SGD(
             [point], lr=0.1, momentum=kind.momentum, nesterov=kind.nesterov, weight_decay=0.2 if kind else 0
         )
-        for _ in range(3000):
+        for _ in range(1000):
             optimizer.zero_grad()
             (curvature * point**2 / 2).backward()
             optimizer.step()

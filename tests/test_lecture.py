@@ -37,7 +37,7 @@ def experiment(**changes: object) -> Experiment:
 
 @pytest.fixture(scope="module")
 def shown() -> Result:
-    return result(STATEMENTS["S6"])
+    return result(STATEMENTS["S8"])
 
 
 def test_an_experiment_that_comes_out_as_predicted_held() -> None:
@@ -86,16 +86,14 @@ def test_a_dial_without_positions_raises() -> None:
         experiment(points=())
 
 
-def test_every_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails() -> None:
-    for statement in STATEMENTS.values():
-        settings = {each.setting for each in statement.experiments()}
-        assert settings == set(Setting), statement.name
-
-
-def test_the_names_of_a_statements_experiments_are_unique() -> None:
-    for statement in STATEMENTS.values():
-        names = [each.name for each in statement.experiments()]
-        assert len(set(names)) == len(names)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("S9", "S12"))) for name in STATEMENTS]
+)
+def test_a_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails(name: str) -> None:
+    """S9 and S12 train as they are put together, since their claims rest on what they measure."""
+    experiments = STATEMENTS[name].experiments()
+    assert {each.setting for each in experiments} == set(Setting)
+    assert len({each.name for each in experiments}) == len(experiments)
 
 
 def test_an_unknown_statement_raises_and_is_named() -> None:
@@ -109,7 +107,7 @@ def test_statements_come_in_the_order_of_the_lecture() -> None:
 
 def test_the_row_of_a_statement_has_its_numbers(shown: Result) -> None:
     line = shown.to_dict()
-    assert line["statement"] == "S6"
+    assert line["statement"] == "S8"
     assert line["held"] is True
     assert line["low"] <= line["measured"] <= line["high"]
     assert line["low"] <= line["predicted"] <= line["high"]
@@ -117,7 +115,7 @@ def test_the_row_of_a_statement_has_its_numbers(shown: Result) -> None:
 
 def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path) -> None:
     write_site([shown], tmp_path / "site")
-    page = (tmp_path / "site" / "s06.html").read_text()
+    page = (tmp_path / "site" / "s08.html").read_text()
     for outcome in shown.outcomes:
         assert outcome.experiment.says.replace("'", "&#39;") in page
     assert page.count("<svg") == 2 * len(shown.outcomes) + 1
@@ -135,7 +133,7 @@ def test_the_site_needs_no_network(shown: Result, tmp_path: Path) -> None:
 
 def test_ids_on_a_page_are_unique(shown: Result, tmp_path: Path) -> None:
     write_site([shown], tmp_path)
-    names = re.findall(r'\bid="([^"]+)"', (tmp_path / "s06.html").read_text())
+    names = re.findall(r'\bid="([^"]+)"', (tmp_path / "s08.html").read_text())
     assert len(names) == len(set(names))
 
 
@@ -148,7 +146,7 @@ def test_a_statement_that_did_not_hold_is_shown_as_such(shown: Result, tmp_path:
     outcome = shown.outcomes[0]
     missed = Outcome(outcome.experiment, tuple(Estimate.exact(7e7) for _ in outcome.predicted), outcome.measured)
     write_site([Result(shown.statement, (missed, *shown.outcomes[1:]))], tmp_path)
-    assert "did not hold" in (tmp_path / "s06.html").read_text()
+    assert "did not hold" in (tmp_path / "s08.html").read_text()
     assert "0 held" in (tmp_path / "index.html").read_text()
 
 
@@ -160,10 +158,10 @@ def test_a_file_instead_of_a_folder_raises(shown: Result, tmp_path: Path) -> Non
 
 def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["lecture", "S6", "--json"])
+        main(["lecture", "S8", "--json"])
     assert ended.value.code == 0
     table = json.loads(capsys.readouterr().out)
-    assert [line["statement"] for line in table["statements"]] == ["S6"]
+    assert [line["statement"] for line in table["statements"]] == ["S8"]
     assert {"claim", "predicted", "measured", "low", "high", "held"} <= set(table["statements"][0])
 
 

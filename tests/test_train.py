@@ -70,13 +70,15 @@ def settings(**changes) -> Configuration:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm_and_dropout", "tiny_transformer"])
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_weights_after_200_steps_are_the_same_with_the_instrument_on_off_or_at_another_cadence(
-    tmp_path: Path, name: str, accumulation: int
+@pytest.mark.parametrize("epochs", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_final_weights_are_the_same_with_the_instrument_on_off_or_at_another_cadence(
+    tmp_path: Path, name: str, accumulation: int, epochs: int
 ) -> None:
     ways = [{"budget": 0.0}, {"every": 1}, {"every": 7}, {"budget": 0.3}, {"every": 5, "parts": 0}]
-    runs = [train(problem(name), settings(accumulation=accumulation, **way), tmp_path) for way in ways]
+    asked = {"accumulation": accumulation, "epochs": epochs}
+    runs = [train(problem(name), settings(**asked, **way), tmp_path) for way in ways]
     assert runs[0].series("noise") is None
-    assert len(runs[1].series("noise")) == 200
+    assert len(runs[1].series("noise")) == 10 * epochs
     assert len({weights(run) for run in runs}) == 1
 
 
@@ -105,9 +107,10 @@ class StopAt:
 def test_a_stopped_run_resumes_to_the_same_bits(
     tmp_path: Path, name: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(problem(name), settings(schedule=schedule, learning_rate=0.1), tmp_path / "whole")
-    with pytest.raises(Interrupted, match=r"stopped at step 73 of 200.*gradiometer resume"):
-        train(problem(name), settings(schedule=schedule, learning_rate=0.1), tmp_path / "stopped", StopAt(73))
+    asked = settings(schedule=schedule, learning_rate=0.1, epochs=7)
+    whole = train(problem(name), asked, tmp_path / "whole")
+    with pytest.raises(Interrupted, match=r"stopped at step 33 of 70.*gradiometer resume"):
+        train(problem(name), asked, tmp_path / "stopped", StopAt(33))
     (folder,) = (tmp_path / "stopped").iterdir()
     assert Run.open(folder).status == "interrupted"
     monkeypatch.setattr(loops, "load", lambda *_, **__: problem(name))
@@ -121,10 +124,12 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
 def test_a_run_stopped_at_an_evaluation_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted):
-        train(problem(), settings(), tmp_path, StopAt(50))  # an epoch ends here, and its evaluation was just made
+        train(
+            problem(), settings(epochs=7), tmp_path, StopAt(50)
+        )  # an epoch ends here, and its evaluation was just made
     (folder,) = tmp_path.iterdir()
     monkeypatch.setattr(loops, "load", lambda *_, **__: problem())
-    assert [e["step"] for e in loops.resume(folder).evaluations] == list(range(10, 201, 10))
+    assert [e["step"] for e in loops.resume(folder).evaluations] == list(range(10, 71, 10))
 
 
 def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +180,8 @@ def test_learning_rate_follows_the_cosine_to_zero() -> None:
 
 def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(tmp_path: Path) -> None:
     gauges = "curvature_along_gradient,step_drift,loss_change"
-    plain = train(problem(), settings(budget=0.0), tmp_path / "plain")
-    measured = train(problem(), settings(every=2, gauges=gauges), tmp_path / "measured")
+    plain = train(problem(), settings(epochs=4, budget=0.0), tmp_path / "plain")
+    measured = train(problem(), settings(epochs=4, every=2, gauges=gauges), tmp_path / "measured")
     assert weights(measured) == weights(plain)
     training = Training(problem(), settings(), Budget(0.0))
     batch = training.batch()
