@@ -77,13 +77,13 @@ def test_reading_a_run_needs_no_torch(trained: dict) -> None:
     subprocess.run([sys.executable, "-c", script, trained["run"]], check=True)
 
 
-def test_report_says_in_words_what_was_found(trained: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_prints_the_findings(trained: dict, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = called(capsys, "report", trained["run"])
     assert code == 0
     assert "noise scale" in out and "report.html" in out and "of the training time" in out
 
 
-def test_findings_are_told_also_where_the_page_cannot_be_written(
+def test_findings_are_printed_also_if_the_page_cannot_be_written(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> None:
@@ -97,7 +97,9 @@ def test_findings_are_told_also_where_the_page_cannot_be_written(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_a_full_disk_behind_standard_output_is_a_sentence_and_no_bug(trained: dict, flags: list[str]) -> None:
+def test_a_full_disk_behind_standard_output_exits_with_6_and_without_a_traceback(
+    trained: dict, flags: list[str]
+) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "gradiometer", "schedule", "1/t", *flags],
@@ -107,10 +109,14 @@ def test_a_full_disk_behind_standard_output_is_a_sentence_and_no_bug(trained: di
             check=False,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-    assert done.returncode == 2 and "no space left on device" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 6
+        and "the output could not be read or written: no space left on device" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
-def test_whoever_stops_reading_our_output_is_no_bug(trained: dict) -> None:
+def test_a_reader_of_the_output_that_ends_early_is_no_error(trained: dict) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     done = subprocess.run(
@@ -174,7 +180,7 @@ def test_a_run_of_a_newer_version_is_refused_in_a_sentence(
     assert "was written in format 99" in err and "install a newer gradiometer" in err
 
 
-def test_garbled_readings_are_named_and_the_rest_is_reported(
+def test_lines_that_cannot_be_read_are_named_and_the_rest_is_reported(
     trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(trained["run"], tmp_path / "copy"))

@@ -96,7 +96,7 @@ def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
 ) -> None:
     settings = ("--model", "mlp", "-e", "1", "--budget", "0", "--out", str(tmp_path), "--fail-on", "cannot tell")
     code, out, _ = called(capsys, "train", "digits", *settings, "-q")
-    assert code == 3 and "the instrument was off" in " ".join(out.split())
+    assert code == 3 and "measuring was off" in " ".join(out.split())
 
 
 def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

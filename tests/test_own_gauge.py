@@ -107,7 +107,7 @@ def test_a_run_opens_without_the_class_and_names_the_gap(run: Run, monkeypatch: 
     diagnosis = diagnose(opened)
     (gap,) = [finding for finding in diagnosis.findings if finding.gauge == "long_share"]
     assert gap.state is State.CANNOT_TELL and gap.seen == (
-        f"The class of the gauge 'long_share', {__name__}:LongShare, is not at hand; it has 20 readings here."
+        f"The class of the gauge 'long_share', {__name__}:LongShare, is not available. The run has 20 readings of it."
     )
     assert opened.series("long_share").moments["long"].shape == (20,) and "long_share" not in diagnosis.estimates
     for given in (LongShare, LongShare(norm=0.5)):
@@ -170,9 +170,9 @@ def test_one_that_fails_names_itself(tmp_path: Path) -> None:
         (["nois"], "has the unknown name 'nois'. Did you mean 'noise'"),
         ("noise,lng", "has the unknown name 'lng'"),
         ([type("Nameless", (LongShare,), {"name": None})()], "Nameless needs `name`, a class attribute of type str"),
-        ([type("Taken", (LongShare,), {"name": "noise"})()], "Taken is named 'noise', which must be an identifier"),
+        ([type("Taken", (LongShare,), {"name": "noise"})()], "Taken is named 'noise': rename it to an identifier"),
         ([LongShare(), LongShare(2.0)], "has two gauges named long_share"),
-        (["json:LongShare"], "there is no gauge class 'LongShare' in the module `json`"),
+        (["json:LongShare"], "the module json has no gauge class 'LongShare'"),
     ],
 )
 def test_what_is_no_gauge_is_refused_before_training(tmp_path: Path, gauges: object, message: str) -> None:

@@ -139,7 +139,7 @@ def test_a_run_without_a_single_number_has_a_page(tmp_path: Path) -> None:
     page = render(Run.open(run.path), NOTHING)
     assert "No loss has been recorded yet." in page
     assert "Nothing has been measured yet." in page
-    assert "The instrument was off." not in page
+    assert "Measuring was off." not in page
 
 
 def test_what_could_not_be_read_is_said_on_the_page(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ def test_the_overhead_sentence_names_the_time_used_and_the_steps_measured() -> N
     )
     assert "budget" not in overhead_sentence({**used, "budget": None, "mode": "shared"})
     asked = overhead_sentence({**used, "every": 5.0}, 5)
-    assert "1,412 steps, as `every` = 5 asks" in asked and "budget" not in asked
+    assert "1,412 steps (`every` = 5)" in asked and "budget" not in asked
     few = {**used, "measured_steps": 1, "every": None}
     assert "measured 1 step, apart from training. That is few: `every` = 1 measures" in overhead_sentence(few)
     assert "That is few" not in overhead_sentence(few, 1)
-    assert overhead_sentence({**used, "mode": "off"}) == "The instrument was off."
-    assert overhead_sentence({}) == "The time that the instrument used was not recorded."
+    assert overhead_sentence({**used, "mode": "off"}) == "Measuring was off."
+    assert overhead_sentence({}) == "The time used for measuring was not recorded."

@@ -204,4 +204,4 @@ def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Ru
             shown.send_signal(signal.SIGINT)
             _, told = shown.communicate(timeout=20)
     assert shown.returncode == 0
-    assert told == "Ctrl-C ends it.\n"
+    assert told == "Press Ctrl-C to end.\n"

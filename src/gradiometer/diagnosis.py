@@ -1,4 +1,4 @@
-"""What the readings of a run say: estimates, findings, and a verdict in one sentence."""
+"""The diagnosis of a run: estimates, findings, and a verdict in one sentence."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -25,26 +25,25 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
 WINDOW = 200
-"""Readings in the latest window, at most; of a long run, its last quarter."""
+"""Number of readings in the latest window. For a long run it is the last quarter, if that is more."""
 
 POINTS = 24
-"""Windows drawn along a run, at most."""
+"""Maximum number of windows along a run."""
 
 FEWEST = 40
-"""Readings in a window, at least: below, an interval is mostly its own uncertainty."""
+"""Minimum number of readings in a window. With fewer, intervals are too wide to be useful."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a run's readings say.
+    """Estimates and findings from the readings of a run.
 
     Args:
         verdict: One sentence.
-        findings: What each gauge has to say, the most urgent first.
-        estimates: The latest window's estimates by name; of one layer, `quantity/layer`.
-        history: Estimates along the run, of whole quantities: by name, pairs of the last step of a window and its
-            estimate.
-        gauges: The gauges that the run was measured with and that are at hand.
+        findings: The findings of the gauges, most urgent first.
+        estimates: Estimates of the latest window. The key is the quantity, or `quantity/layer` for one layer.
+        history: Estimates along the run. For each quantity, pairs of the last step of a window and its estimate.
+        gauges: The gauges that the run was measured with and whose classes are available.
     """
 
     verdict: str
@@ -55,7 +54,7 @@ class Diagnosis:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of all quantities by name."""
+        """Labels of all quantities."""
         held_out = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
         return {**labels_of(self.gauges), **Survey.labels, **Certificate.labels, **held_out}
 
@@ -73,7 +72,13 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
 
     Args:
         run: The run, finished or not.
-        level: Confidence level; left out, the run's own.
+        level: Confidence level. Default: that of the run.
+
+    >>> from gradiometer import Run, diagnose
+    >>> from gradiometer.run import RunFolder
+    >>> folder = RunFolder.create("runs", "empty", {})
+    >>> diagnose(Run.open(folder.path)).verdict
+    'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'
     """
     level = run.configuration.level if level is None else level
     findings: list[Finding] = []
@@ -91,11 +96,11 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             if finding := gauge.interpret(latest):
                 findings.append(finding)
             if gauge.own_steps:
-                continue  # only the whole path says anything
+                continue  # it needs the whole path, not windows
             for window in windows(replace(series, layers=())):
                 for name, estimate in gauge.estimate(window, level).items():
                     history.setdefault(name, []).append((int(window.steps[-1]), estimate))
-    findings += [_not_at_hand(name, path, run) for name, path in missing.items()]
+    findings += [_unavailable(name, path, run) for name, path in missing.items()]
     findings += _endpoint(run, estimates)
     if level_finding := _stationarity(run, level):
         findings.append(level_finding)
@@ -114,28 +119,28 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     )
 
 
-def _not_at_hand(name: str, path: str, run: Run) -> Finding:
-    """The readings of a gauge whose class is not at hand."""
+def _unavailable(name: str, path: str, run: Run) -> Finding:
+    """The finding for a gauge whose class is not available."""
     series = run.series(name)
     readings = counted(0 if series is None else len(series), "reading")
     return Finding(
         gauge=name,
         issue=Issue.ESTIMATION,
         state=State.CANNOT_TELL,
-        seen=f"The class of the gauge {name!r}, {path}, is not at hand; it has {readings} here.",
-        means="Its moments are in the run and can be exported; they cannot be turned into estimates without the class.",
+        seen=f"The class of the gauge {name!r}, {path}, is not available. The run has {readings} of it.",
+        means="Its moments can be exported, but estimates need the class.",
         advice=f"`gradiometer report {shlex.quote(str(run.path))} --gauge {path}`, or Run.open(path, gauges=[...]).",
     )
 
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
-    """What the look after the last step found."""
+    """Findings of the check after the last step."""
     for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
         yield from Endpoint.of(event).findings(kind_of(estimates))
 
 
 def _stationarity(run: Run, level: float) -> Finding | None:
-    """Whether the loss has stopped moving in the newest stretch of one rate; None where no rate was held or watched."""
+    """If the loss still falls at the latest constant rate. None without a constant rate or without `cool`."""
     looks = [event for event in run.events if event["event"] == "stationarity"]
     if not looks:
         return None
@@ -149,12 +154,12 @@ def _stationarity(run: Run, level: float) -> Finding | None:
 
 
 def latest_window(series: Series) -> Series:
-    """The readings that speak of now: the last 200, or the last quarter of a long run, whichever is more."""
+    """The last 200 readings, or the last quarter of a long run if that is more."""
     return series[-max(WINDOW, len(series) // 4) :]
 
 
 def windows(series: Series) -> Iterator[Series]:
-    """The run cut into windows of equal numbers of readings, the last one ending at its end."""
+    """Consecutive windows with equal numbers of readings. The last one ends with the series."""
     count = max(min(POINTS, len(series) // FEWEST), 1)
     length = len(series) // count
     first = len(series) - count * length
@@ -163,7 +168,7 @@ def windows(series: Series) -> Iterator[Series]:
 
 
 def verdict(run: Run, findings: list[Finding], estimates: Mapping[str, Estimate]) -> str:
-    """The run in one sentence: how it ended, how good it is, and the most urgent finding."""
+    """The run in one sentence: its state, its test score and the most urgent finding."""
     parts = [_ending(run)]
     if (accuracy := estimates.get("test_accuracy")) is not None:
         parts.append(f"test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
@@ -182,19 +187,19 @@ def _ending(run: Run) -> str:
 
 
 def _nothing_measured(configuration: Configuration) -> str:
-    """Why, and the way out."""
+    """The reason that nothing was measured, and what to do."""
     if configuration.budget == 0:
-        return "the instrument was off"
+        return "measuring was off (budget 0)"
     if configuration.every is not None:
         return "nothing was measured"
     return (
-        f"nothing was measured, since {configuration.budget:.2g} of the training time has not paid for a measurement "
-        "yet (--every 1 measures every step, whatever it costs)"
+        f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet covered one measurement "
+        "(--every 1 measures every step, at any cost)"
     )
 
 
 def _most_urgent(findings: list[Finding]) -> str:
-    """The most urgent finding that can tell something, without a capital unless its first word is a name."""
+    """The most urgent finding with a known state. Its first letter becomes lower-case unless it starts a symbol."""
     first_known = next((finding for finding in findings if finding.state is not State.CANNOT_TELL), findings[0])
     seen = first_known.seen.removesuffix(".")
     first = seen.split()[0]

@@ -1,4 +1,4 @@
-"""Every gauge by name, gauges of a person's own, and the gauges that a run was measured with."""
+"""The catalogue of gauges, custom gauges, and the gauges that a run was measured with."""
 
 import json
 import sys
@@ -33,19 +33,22 @@ GAUGES: dict[str, type[Gauge]] = {
         Trajectory,
     )
 }
-"""The catalogue: every gauge that comes with the package, by name."""
+"""The catalogue: the gauges of the package. The keys are their names."""
 
 GaugesAsked = str | Sequence[str | Gauge]
-"""Names with commas between them, or a list of names and gauge objects. `module:Class` names a gauge of your own."""
+"""Comma-separated names, or a list of names and gauge objects. `module:Class` names a custom gauge."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The gauges that a person asked for.
+    """The gauges that the user has requested.
 
     Attributes:
-        names: Of all of them, in order, without repeats.
-        given: Those given as objects.
+        names: Names of all of them, in order, without repeats.
+        given: Those that were given as objects.
+
+    >>> Asked.of("noise, trajectory").names
+    ('noise', 'trajectory')
     """
 
     names: tuple[str, ...]
@@ -53,7 +56,7 @@ class Asked:
 
     @classmethod
     def of(cls, gauges: GaugesAsked) -> "Asked":
-        """Check what was asked for.
+        """Check names and objects.
 
         Raises:
             BadArgument: A name is unknown, or an object is not a gauge or lacks a class attribute.
@@ -78,7 +81,7 @@ class Asked:
 
     @property
     def kinds(self) -> tuple[type[Gauge], ...]:
-        """The classes of all of them."""
+        """The classes of the gauges."""
         given = {gauge.name: type(gauge) for gauge in self.given}
         return tuple(given.get(name) or GAUGES[name] for name in self.names)
 
@@ -88,7 +91,7 @@ class Asked:
         return tuple(given[name] if name in given else _from_catalogue(name, configuration) for name in self.names)
 
     def manifest(self) -> list[dict[str, str]]:
-        """The objects as `run.toml` records them: name, import path, `repr` and, if JSON can hold them, settings."""
+        """Records of the objects for `run.toml`: name, import path, `repr`, and settings if JSON can store them."""
         return [
             {
                 "name": gauge.name,
@@ -101,13 +104,13 @@ class Asked:
 
 
 def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
-    """The gauges that a run was measured with, as far as their classes are at hand.
+    """The gauges that a run was measured with, as far as their classes are available.
 
-    A class from elsewhere is used if it was given to `Run.open` or if the program has imported it already. Nothing is
-    imported because a file says so: a run folder may come from anybody.
+    The class of a custom gauge is used if it was given to `Run.open` or if the program has imported it already.
+    Nothing is imported because a run folder names it, as the folder may come from anybody.
 
     Returns:
-        The gauges, and the import paths of those whose class is not at hand, by name.
+        The gauges, and for the others a mapping from name to import path.
     """
     records = {record["name"]: record for record in _records(run)}
     found: list[Gauge] = []
@@ -122,18 +125,21 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
 
 
 def labels_of(gauges: Iterable[Gauge], issue: Issue | None = None) -> dict[str, str]:
-    """Labels of quantities: of the catalogue, then of these gauges.
+    """Labels of the quantities of the catalogue and of these gauges.
 
     Args:
         gauges: Gauges that a run was measured with.
-        issue: Only those of one issue of SGD.
+        issue: If given, only labels of gauges for this issue of SGD.
+
+    >>> labels_of([])["noise_scale"]
+    'gradient noise scale, tr Σ / ‖g‖²'
     """
     kinds: dict[type[Gauge], None] = dict.fromkeys((*GAUGES.values(), *map(type, gauges)))
     return {name: label for kind in kinds if issue in (None, kind.issue) for name, label in kind.labels.items()}
 
 
 def path_of(kind: type) -> str:
-    """Import path of a class: `module:Class`."""
+    """Import path of a class, `module:Class`."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -150,14 +156,14 @@ def _checked(gauge: object) -> Gauge:
             )
     if not gauge.name.isidentifier() or (gauge.name in GAUGES and type(gauge) is not GAUGES[gauge.name]):
         raise BadArgument(
-            f"`gauges`: {type(gauge).__name__} is named {gauge.name!r}, which must be an identifier that no gauge of "
+            f"`gauges`: {type(gauge).__name__} is named {gauge.name!r}: rename it to an identifier that no gauge of "
             "the catalogue has."
         )
     return gauge
 
 
 def imported_gauge(path: str) -> Gauge:
-    """A gauge of your own as `module:Class`, with its default settings. The module is imported.
+    """A custom gauge, given as `module:Class`, with its default settings. The module is imported.
 
     Raises:
         BadArgument: There is no such module or class.
@@ -165,7 +171,7 @@ def imported_gauge(path: str) -> Gauge:
     module, _, qualified = path.strip().partition(":")
     kind = getattr(user_module(module), qualified, None)
     if not (isinstance(kind, type) and issubclass(kind, Gauge)):
-        raise BadArgument(f"`gauges`: there is no gauge class {qualified!r} in the module `{module}`.")
+        raise BadArgument(f"`gauges`: the module {module} has no gauge class {qualified!r}.")
     with user_code(f"{qualified}()"):
         return kind()
 
@@ -174,7 +180,7 @@ def _from_catalogue(name: str, configuration: Configuration) -> Gauge:
     kind = GAUGES[name]
     settings: dict[str, Any] = {field: getattr(configuration, field) for field in kind.from_run}
     if "parts" in settings:
-        settings["parts"] = settings["parts"] or None  # 0 asks for every example
+        settings["parts"] = settings["parts"] or None  # 0 means one part per example
     return kind(**settings)
 
 
@@ -186,7 +192,7 @@ def _settings(gauge: Gauge) -> str | None:
 
 
 def _records(run: Run) -> list[Mapping[str, Any]]:
-    """What `run.toml` says of gauges given as objects. A file that says something else says nothing."""
+    """The records in `run.toml` of gauges that were given as objects. Invalid records are ignored."""
     records = run.manifest.get("gauges", [])
     if not isinstance(records, list):
         return []

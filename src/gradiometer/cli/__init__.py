@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Nothing heavy is imported before a verb runs."""
+"""The command line, one file per command. Slow imports wait until a command runs."""
 
 import errno
 import json
@@ -26,23 +26,26 @@ from gradiometer.cli.selftest import selftest
 from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.show import show
 from gradiometer.cli.train import train
-from gradiometer.errors import GradiometerError
+from gradiometer.errors import GradiometerError, StorageFailed
 
 EXIT_CODES = """\
-Exit codes: 0 done; 1 a bug of ours; 2 bad input; 3 a finding at or above --fail-on;
-4 training diverged; 5 interrupted, and resumable.
+Exit codes: 0 done; 1 a bug in gradiometer; 2 bad input; 3 a finding at or above --fail-on;
+4 training diverged; 5 interrupted, the run can be resumed; 6 a file could not be written.
 """
+
+_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT, errno.ENOTDIR}
+"""Errors of the operating system that are not bugs: no space, no permission, a failing disk, a deleted folder."""
 
 
 class Verbs(click.Group):
-    """The verbs, which end quietly where whoever read our output has left: click would call that a failure."""
+    """The commands. They end without an error if the reader of their output, such as `head`, has ended."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb that was asked for."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the final flush
             return 0
 
 
@@ -64,34 +67,36 @@ for verb in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and end the process with its documented exit code."""
+    """Run a command and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = gradiometer.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-        _tell_json(error.format_message(), code, arguments)
+        _print_json(error.format_message(), code, arguments)
     except (click.Abort, KeyboardInterrupt):
-        code = _tell("stopped", 5, arguments)
+        code = _report("stopped", 5, arguments)
     except GradiometerError as error:
-        code = _tell(str(error), error.exit_code, arguments)
+        code = _report(str(error), error.exit_code, arguments)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            code = _tell("what was to be printed or written did not fit: no space left on device", 2, [])
+        if isinstance(error, OSError) and error.errno in _SYSTEM:
+            place = f"`{error.filename}`" if error.filename else "the output"
+            sentence = f"{place} could not be read or written: {(error.strerror or str(error)).lower()}."
+            code = _report(sentence, StorageFailed.exit_code, arguments if error.filename else [])
         else:
             traceback.print_exc()
-            code = _tell("this is a bug in gradiometer; the lines above say where", 1, arguments)
+            code = _report("this is a bug in gradiometer; the traceback above shows where", 1, arguments)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell(sentence: str, code: int, arguments: list[str]) -> int:
-    """An error as one sentence on standard error and, where JSON was asked for, as an object on standard output."""
+def _report(sentence: str, code: int, arguments: list[str]) -> int:
+    """Print an error on standard error and, with `--json`, as an object on standard output. Returns the code."""
     click.echo(f"error: {sentence}", err=True)
-    _tell_json(sentence, code, arguments)
+    _print_json(sentence, code, arguments)
     return code
 
 
-def _tell_json(sentence: str, code: int, arguments: list[str]) -> None:
+def _print_json(sentence: str, code: int, arguments: list[str]) -> None:
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))

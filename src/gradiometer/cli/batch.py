@@ -74,7 +74,7 @@ def _print(found: "BatchComparison") -> None:
     path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
     click.echo(f"To the same loss, relative to the present batch{path}:\n")
     Console().print(_table(found.table))
-    click.echo("\n" + "\n".join(filled(line) for line in [*_choices(found.table), f"mind: {CAVEAT}"]))
+    click.echo("\n" + "\n".join(filled(line) for line in [*_choices(found.table), f"caution: {CAVEAT}"]))
 
 
 def _table(table: "BatchTable") -> "Table":

@@ -1,4 +1,4 @@
-"""`gradiometer compare`: runs against one another."""
+"""`gradiometer compare`: differences between runs."""
 
 import math
 import sys
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: gradiometer compare runs/digits-mlp-1 runs/digits-mlp-2")
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--level", type=float, default=None, help="Confidence level; left out, that of the first run.")
+@click.option("--level", type=float, default=None, help="Confidence level. Default: that of the first run.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("compare.html"),
     show_default=True,
-    help="Where the page goes.",
+    help="File of the page.",
 )
 @click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
 @json_option
 def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: bool, as_json: bool) -> None:
-    """Compare RUNS, two to six: losses, test scores and noise scale, as differences from the first with intervals.
+    """Compare two to six RUNS: differences from the first in loss, test score and noise scale, with intervals.
 
-    Runs that differ in their seed alone count as one configuration: give several seeds of each to claim something
-    about configurations rather than about two runs.
+    Runs that differ only in their seed count as one configuration. To compare configurations and not only two runs,
+    give several seeds of each.
     """
     from gradiometer.cli.outcome import print_json
     from gradiometer.errors import BadArgument
@@ -84,7 +84,7 @@ def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...
 
 
 def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> None:
-    """Each run by its letter, each contrast in sentences and as lines of numbers."""
+    """Print each run with its letter, and each contrast as sentences and numbers."""
     from gradiometer.cli.outcome import filled
     from gradiometer.report.charts.interval_strip import interval, number
     from gradiometer.report.compare.contrast import QUANTITIES
@@ -102,4 +102,4 @@ def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -
             estimate = difference.estimate
             words = f"{number(estimate.value)} {interval(estimate)}{'' if difference.shown else '   none shown'}"
             click.echo(f"    {name:<26} {'cannot tell yet' if math.isnan(estimate.value) else words}")
-    click.echo("\n" + filled(f"mind: {CAVEAT}"))
+    click.echo("\n" + filled(f"caution: {CAVEAT}"))

@@ -1,4 +1,4 @@
-"""`gradiometer demo`: the main job, on real data that ships."""
+"""`gradiometer demo`: train and measure on real data that is part of the package."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 10
 @json_option
 @talk_options
 def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
-    """Train a small network on real handwritten digits under the instrument: about a minute.
+    """Train a small network on real handwritten digits and measure it. Takes about a minute.
 
-    Every batch is accumulated from two micro-batches, whose gradients are read as they are made. Shows what it finds
-    while it goes, says it in sentences with intervals, and writes the page.
+    Every batch is accumulated from two micro-batches, and their gradients are measured. The command shows findings
+    during training, prints them with intervals at the end, and writes the page.
     """
     from gradiometer.cli.outcome import conclude
     from gradiometer.cli.panel import watching

@@ -1,4 +1,4 @@
-"""`gradiometer doctor`: what can be said of a training from the log it left."""
+"""`gradiometer doctor`: findings from the log of another training tool."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: gradiometer doctor outputs/checkpoint-500/trainer_state.json")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--loss", default=None, help="Name of the training loss in the log, where it is an unusual one.")
+@click.option("--loss", default=None, help="Name of the training loss in the log, if it is not found.")
 @click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of every interval.")
 @click.option(
     "--fail-on",
     type=click.Choice(["look", "act"]),
     default=None,
-    help="Exit with code 3 if a finding is at or above this.",
+    help="Exit with code 3 if a finding is at or above this state.",
 )
 @json_option
 def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_json: bool) -> int:
-    """What does the log of a training show, and what can it not tell?
+    """Diagnose the log of a training, and list what the log cannot show.
 
     PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines, a TensorBoard event
-    file, or a folder that holds one. Looked for: a loss or gradient that is not a number, also where the log hides
-    it; a staircase at the epochs; a plateau against noise; a learning rate that a resume broke.
+    file, or a folder with one of them. The command looks for NaN and inf in the loss or gradient, including those the
+    log hides; a staircase at the epochs; a plateau, as opposed to noise; and a learning rate that jumps at a resume.
     """
     from gradiometer.cli.outcome import exit_code
     from gradiometer.logs.readers import read_log

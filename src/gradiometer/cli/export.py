@@ -1,4 +1,4 @@
-"""`gradiometer export`: a run's numbers as a table."""
+"""`gradiometer export`: the numbers of a run as a table."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ import click
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="File to write; its ending says the format: .csv or .parquet (needs pyarrow).",
+    help="File to write, with the ending .csv or .parquet (needs pyarrow).",
 )
 @click.option(
     "--what",
     type=click.Choice(["readings", "losses", "evaluations"]),
     default="readings",
     show_default=True,
-    help="Moments at every measured step, the loss at every step, or the estimates on held-out data.",
+    help="Moments of every measured step, the loss of every step, or the estimates on held-out data.",
 )
 def export(run: Path, out: Path, what: str) -> None:
-    """Write the numbers of RUN as a table, one row a step, nothing left out."""
+    """Write all numbers of RUN as a table, one row per step."""
     from gradiometer.report.table import table_of, write_table
     from gradiometer.run.reader import Run
 

@@ -1,4 +1,4 @@
-"""Flags that several verbs share. Those of a training are made from `Configuration`, one flag a field."""
+"""Flags that several commands share. Those of training are made from the fields of `Configuration`."""
 
 import re
 import types
@@ -18,7 +18,7 @@ SHORT = {"learning_rate": ("--lr",), "batch_size": ("-b",), "epochs": ("-e",)}
 
 
 def configuration_options(*leave_out: str) -> Callable[[Command], Command]:
-    """One flag for every field of `Configuration`, with its docstring for a help text."""
+    """One flag for every field of `Configuration`, with its docstring as the help text."""
     helps = _argument_texts(Configuration)
 
     def decorate(command: Command) -> Command:
@@ -40,34 +40,34 @@ def configuration_options(*leave_out: str) -> Callable[[Command], Command]:
 
 
 def configuration_from(file: Path | None, flags: dict[str, Any], **defaults: Any) -> Configuration:
-    """Defaults, overlaid by a TOML file, overlaid by the flags that were given."""
+    """The configuration from defaults, a TOML file and flags. Flags win over the file, the file over defaults."""
     given = {name: value for name, value in flags.items() if value is not None}
     written = {} if file is None else Configuration.from_toml(file).to_dict()
     return Configuration.from_mapping(defaults | written | given, "")
 
 
 def out_option(command: Command) -> Command:
-    """Where run folders are made."""
+    """Add `--out`, the folder of the runs."""
     return click.option(
         "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
     )(command)
 
 
 def json_option(command: Command) -> Command:
-    """Print one JSON object."""
+    """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
 
 
 def talk_options(command: Command) -> Command:
-    """How much is said, and whether the page is opened."""
+    """Add `--quiet`, `--no-open` and `--fail-on`."""
     for option in (
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing while training."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing during training."),
         click.option("--no-open", is_flag=True, help="Do not open the page in a browser."),
         click.option(
             "--fail-on",
             type=click.Choice(["cannot tell", "look", "act"]),
             default=None,
-            help="Exit with code 3 if a finding is at or above this.",
+            help="Exit with code 3 if a finding is at or above this state.",
         ),
     ):
         command = option(command)
@@ -75,7 +75,7 @@ def talk_options(command: Command) -> Command:
 
 
 def _kind(annotation: Any) -> Any:
-    """The type a flag's value has, with None left out."""
+    """The type of a flag's value, without None."""
     if isinstance(annotation, types.UnionType):
         return next(kind for kind in annotation.__args__ if kind is not types.NoneType)
     return annotation
@@ -89,7 +89,7 @@ def _click_type(annotation: Any) -> Any:
 
 
 def _argument_texts(documented: type) -> dict[str, str]:
-    """The `Args` of a docstring, by name, in one line each."""
+    """The `Args` of a docstring: one line of text for each name."""
     lines = re.split(r"\n\s*Args:\n", documented.__doc__ or "", maxsplit=1)[-1]
     found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", lines, flags=re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text) for name, text in found}

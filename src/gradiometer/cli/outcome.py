@@ -1,4 +1,4 @@
-"""What a verb leaves a person or a program with: sentences, the page, or one JSON object."""
+"""The output of a command: sentences and the page, or one JSON object."""
 
 import os
 import shutil
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
 
 WIDTH = 88
-"""Of a line at most, in characters; of a narrower terminal, all of it."""
+"""Maximum length of a line, in characters."""
 
 
 def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -> int:
-    """Diagnose a run, write its page, and tell. Returns the exit code."""
+    """Diagnose a run, print the result, write its page and open it. Returns the exit code."""
     if follows():
         return 0
     from gradiometer.diagnosis import diagnose
@@ -41,7 +41,7 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
 
 
 def follows() -> bool:
-    """Whether a launcher such as torchrun started this process, and another one speaks for all."""
+    """True on processes of a launcher such as torchrun that print nothing, because rank 0 does."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
@@ -59,7 +59,7 @@ def as_object(run: "Run", diagnosis: "Diagnosis", page: "Path") -> dict[str, Any
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output; non-finite numbers are the strings "inf", "-inf" and "nan"."""
+    """Print one JSON object. Non-finite numbers are the strings "inf", "-inf" and "nan"."""
     import json
 
     from gradiometer.run.journal import plain
@@ -68,28 +68,24 @@ def print_json(value: Any) -> None:
 
 
 def line_width() -> int:
-    """Characters a line may have on this terminal."""
+    """Maximum length of a line on this terminal, in characters."""
     return min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
 
 
 def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
-    """A paragraph in lines that fit the terminal, all but the first `hanging` deeper; no flag or path is broken."""
-    lines = textwrap.wrap(
-        text,
-        line_width() - indent,
-        subsequent_indent=" " * hanging,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    """A paragraph in lines that fit the terminal, indented, all but the first `hanging` more. Words are not broken."""
+    width, rest = line_width() - indent, " " * hanging
+    lines = textwrap.wrap(text, width, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False)
     return textwrap.indent("\n".join(lines), " " * indent)
 
 
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
-    """What was seen, what it means and what to do; the heading says the verdict, where there is one of more words."""
+    """Print what was seen, what it means and what to do. `verdict` replaces the state in the heading."""
     click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
-    for label, text in (("", finding.seen), ("", finding.means), ("try: ", finding.advice), ("mind: ", finding.caveat)):
+    advice, caveat = finding.advice and f"try: {finding.advice}", finding.caveat and f"caution: {finding.caveat}"
+    for text in (finding.seen, finding.means, advice, caveat):
         if text:
-            click.echo(filled(label + text, indent=2))
+            click.echo(filled(text, indent=2))
 
 
 def tell(run: "Run", diagnosis: "Diagnosis") -> None:
@@ -107,12 +103,12 @@ def tell(run: "Run", diagnosis: "Diagnosis") -> None:
 
 
 def tell_place(run: "Run", page: "Path") -> None:
-    """Where the run and its page are."""
+    """Print the paths of the run and its page."""
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
 def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator[str]":
-    """A line a question: its state in a sign and a word; where it has none, the command that would measure it."""
+    """A line for each question: the state of its answer, or the command that would measure it."""
     from gradiometer.report.page.cards import answers_of, cards
     from gradiometer.report.sections.catalogue import sections
 
@@ -128,7 +124,7 @@ def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator
 
 
 def exit_code(findings: "Iterable[Finding]", fail_on: str | None) -> int:
-    """3 if a finding is at or above this state, else 0. Without any finding the state is "cannot tell"."""
+    """3 if a finding is at or above this state, else 0. Without findings the state is "cannot tell"."""
     from gradiometer.measurement.finding import State
 
     states = [finding.state for finding in findings] or [State.CANNOT_TELL]

@@ -1,4 +1,4 @@
-"""The view of a run while it trains: a live panel on a terminal, one plain line now and then elsewhere."""
+"""The view of a run during training: a live panel on a terminal, otherwise a plain line every 10 seconds."""
 
 import sys
 import textwrap
@@ -31,16 +31,16 @@ REFRESH_SECONDS = 1.0
 LINE_SECONDS = 10.0
 SMOOTHING = 0.98
 WIDEST, NAMES = 100, 14
-"""Columns of the panel at most, and of the questions' names."""
+"""Maximum width of the panel, and width of the names of the questions, in characters."""
 
 COLOURS = {State.OK: "green", State.LOOK: "yellow", State.ACT: "red", State.CANNOT_TELL: "cyan"}
 
 
 class Panel:
-    """Shows a run while it goes on. A `Watcher`; drawing is counted as the instrument's time.
+    """Shows a run during training. Drawing counts as time of the instrument.
 
     Args:
-        console: Where it is shown.
+        console: The console to draw on.
     """
 
     def __init__(self, console: Console) -> None:
@@ -53,7 +53,7 @@ class Panel:
         self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
 
     def begin(self, training: "Training", recorder: "Recorder", folder: "RunFolder") -> None:
-        """Say what is about to be trained."""
+        """Print what will be trained, and start the panel."""
         self.shown_at = self.began_at = time.monotonic()
         self.began_step = training.step
         self.path = folder.path
@@ -69,7 +69,7 @@ class Panel:
             self.live.start()
 
     def update(self, training: "Training", recorder: "Recorder", loss: float) -> None:
-        """Take in a step's loss; now and then, draw."""
+        """Add the loss of a step, and draw if the interval has passed."""
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         now = time.monotonic()
         if now - self.shown_at < self.interval:
@@ -82,11 +82,11 @@ class Panel:
                 self.console.print(self._line(training, recorder), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A sentence that stays above the panel."""
+        """Print a warning, which stays above the panel."""
         self.console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Stop the panel."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -110,7 +110,7 @@ class Panel:
         )
 
     def _questions(self, training: "Training", recorder: "Recorder", width: int) -> Table:
-        """The five questions, two lines each: what was found, or what would find it."""
+        """The five questions in two lines each: the finding, or the command that would measure it."""
         found = list(_answers(training, recorder))
         room = max(width - NAMES - 8, 20)
         table = Table.grid(padding=(0, 1))
@@ -145,7 +145,7 @@ class Panel:
 
 @contextmanager
 def watching(quiet: bool) -> Iterator[Panel | None]:
-    """A panel on standard error for as long as training lasts, or none."""
+    """A panel on standard error, or None if `quiet`."""
     panel = None if quiet else Panel(Console(stderr=True, file=sys.stderr))
     try:
         yield panel
@@ -168,7 +168,11 @@ def _answers(training: "Training", recorder: "Recorder") -> Iterator[Answer]:
 
 
 def two_lines(words: str, width: int) -> str:
-    """Words in exactly two lines of a width; what does not fit ends in an ellipsis."""
+    """A text in exactly two lines of this width. A longer text ends in an ellipsis.
+
+    >>> two_lines("The noise scale is above the batch size.", 16).split("\\n")
+    ['The noise scale', 'is above the …']
+    """
     lines = [line for part in words.split("\n") for line in textwrap.wrap(part, width)][:3]
     if len(lines) > 2:
         lines = [lines[0], textwrap.shorten(f"{lines[1]} {lines[2]} …", width, placeholder=" …")]
@@ -176,7 +180,7 @@ def two_lines(words: str, width: int) -> str:
 
 
 def _headline(estimates: "Estimates") -> str:
-    """The first of a gauge's estimates, by name."""
+    """Name and value of a gauge's first estimate."""
     name, estimate = next(iter(estimates.items()))
     return f"{name.replace('_', ' ')} {_with_interval(estimate)}"
 

@@ -9,14 +9,14 @@ from gradiometer.cli.options import json_option
 
 @click.command(epilog="Example: gradiometer report runs/digits-cnn-1 --png charts")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--level", type=float, default=None, help="Confidence level of the intervals; left out, the run's own.")
-@click.option("--png", "charts", type=click.Path(path_type=Path), default=None, help="Write the charts there as PNG.")
+@click.option("--level", type=float, default=None, help="Confidence level of the intervals. Default: that of the run.")
+@click.option("--png", "charts", type=click.Path(path_type=Path), default=None, help="Folder for the charts, as PNG.")
 @click.option(
-    "--gauge", "gauges", multiple=True, metavar="MODULE:CLASS", help="A gauge of your own that RUN was measured with."
+    "--gauge", "gauges", multiple=True, metavar="MODULE:CLASS", help="A custom gauge that RUN was measured with."
 )
 @json_option
 def report(run: Path, level: float | None, charts: Path | None, gauges: tuple[str, ...], as_json: bool) -> None:
-    """Write the page of RUN, finished or not, and say what was found."""
+    """Print the findings of RUN, finished or not, and write its page."""
     from gradiometer.cli.outcome import as_object, print_json, tell, tell_place
     from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadArgument

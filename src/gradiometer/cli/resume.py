@@ -1,4 +1,4 @@
-"""`gradiometer resume`: go on with a run that was stopped or killed."""
+"""`gradiometer resume`: continue a run that was stopped or killed."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from gradiometer.cli.options import json_option, talk_options
 @json_option
 @talk_options
 def resume(run: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
-    """Go on with RUN from its last whole checkpoint.
+    """Continue RUN from its last complete checkpoint.
 
-    It ends with the same weights, bit for bit, as a run that was never stopped.
+    The final weights are the same, bit for bit, as those of a run that was never stopped.
     """
     from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching
 
     with watching(quiet or as_json or follows()) as panel:
-        from gradiometer.train import resume as go_on
+        from gradiometer.train import resume as resume_run
 
-        ended = go_on(run, panel)
+        ended = resume_run(run, panel)
     return conclude(ended, as_json=as_json, no_open=no_open, fail_on=fail_on)

@@ -1,4 +1,4 @@
-"""`gradiometer selftest`: is what the instrument says true on this machine?"""
+"""`gradiometer selftest`: check the measurements on this machine against exact answers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ MARKS = {True: "✓ passed", False: "✗ failed"}
 
 
 @click.command(epilog="Example: gradiometer selftest --full")
-@click.option("--full", is_flag=True, help="Take more batches and windows: several minutes instead of one.")
+@click.option("--full", is_flag=True, help="Use more batches and windows. Takes several minutes instead of one.")
 @json_option
 def selftest(full: bool, as_json: bool) -> int:
-    """Test the instrument against exact answers, on this machine.
+    """Check the measurements on this machine against exact answers.
 
-    On problems whose every per-example gradient is known: are its numbers unbiased, and do nine in ten of its
-    intervals hold the truth? Ends with code 0 if every check passes, with 1 otherwise.
+    On problems with known per-example gradients, the command checks that the numbers are unbiased and that 90 % of
+    the intervals contain the exact value. Exit code: 0 if every check passes, otherwise 1.
     """
     from rich.console import Console
 
@@ -47,7 +47,7 @@ def selftest(full: bool, as_json: bool) -> int:
 
 @contextmanager
 def _progress() -> Iterator["Progress"]:
-    """A bar on standard error, where that is a terminal."""
+    """A progress bar on standard error, if that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
@@ -58,7 +58,7 @@ def _progress() -> Iterator["Progress"]:
 
 
 def _tables(checks: "list[Check]") -> "Iterator[Table]":
-    """One table a quantity, one row a problem and batch size."""
+    """One table per quantity, with one row per problem and batch size."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,17 +1,11 @@
-"""`gradiometer train`: train a problem under the instrument."""
+"""`gradiometer train`: train a problem and measure it."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gradiometer.cli.options import (
-    configuration_from,
-    configuration_options,
-    json_option,
-    out_option,
-    talk_options,
-)
+from gradiometer.cli.options import configuration_from, configuration_options, json_option, out_option, talk_options
 
 
 @click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
@@ -20,7 +14,7 @@ from gradiometer.cli.options import (
     "--config",
     "file",
     type=click.Path(path_type=Path),
-    help="TOML file with the same names as the flags, which win over it.",
+    help="TOML file with the same names as the flags. Flags win over it.",
 )
 @configuration_options("problem")
 @out_option
@@ -36,9 +30,9 @@ def train(
     fail_on: str | None,
     **flags: Any,
 ) -> int:
-    """Train PROBLEM with SGD and measure what SGD does to it.
+    """Train PROBLEM with SGD and measure the training.
 
-    PROBLEM is digits (where it is left out), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
+    PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
     quadratic, double-well, counterexample, or your own as module:function.
     """
     from gradiometer.cli.outcome import conclude, follows

@@ -158,15 +158,15 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
     'The instrument used 1.9 % of the training time (budget 2 %). It measured 100 steps, apart from training.'
     """
     if not overhead:
-        return "The time that the instrument used was not recorded."
+        return "The time used for measuring was not recorded."
     if overhead["mode"] == "off":
-        return "The instrument was off."
+        return "Measuring was off."
     steps, spacing = overhead["measured_steps"], overhead.get("every")
     cadence = "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
     if every is not None:
-        cadence = f", as `every` = {every:,} asks"
-    how = {"apart": "apart from training", "shared": "on the gradients that training accumulates"}[overhead["mode"]]
+        cadence = f" (`every` = {every:,})"
+    how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[overhead["mode"]]
     measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
     if every is None and steps < FEW:
-        measured += " That is few: `every` = 1 measures every step, whatever it costs."
+        measured += " That is few: `every` = 1 measures every step, at any cost."
     return f"The instrument used {time_used(overhead, every)}. {measured}"
