@@ -51,8 +51,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         nesterov: Use Nesterov momentum instead of heavy-ball momentum.
         weight_decay: Weight decay: this times the parameters is added to ĝ.
         sampling: reshuffled: every example once per epoch, in random order. replacement: independent draws.
-        accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the micro-batch
-            gradients themselves are measured, at no extra cost.
+        accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
+            measurements use the micro-batch gradients themselves.
         parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0: one per example.
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
         gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step.
