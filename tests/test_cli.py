@@ -20,22 +20,8 @@ from gradiometer.convergence.trajectory.trajectory import kept_steps
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """A short run through the command line, and what it printed."""
     out = tmp_path_factory.mktemp("runs")
-    done = run_cli(
-        *(
-            "train",
-            "digits",
-            "--model",
-            "mlp",
-            "--epochs",
-            "8",
-            "--every",
-            "2",
-            "--out",
-            str(out),
-            "--json",
-            "--no-open",
-        )
-    )
+    settings = ("--model", "mlp", "--epochs", "4", "--every", "1")
+    done = run_cli("train", "digits", *settings, "--out", str(out), "--json", "--no-open")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -157,7 +143,7 @@ def test_export_writes_every_row_as_csv_and_parquet(
         assert code == 0 and "rows in" in out
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == {"readings": 180 + 180 // 16 + len(kept_steps(360)), "losses": 360, "evaluations": 16}[what]
+    assert len(rows) == {"readings": 180 + 180 // 16 + len(kept_steps(180)), "losses": 180, "evaluations": 8}[what]
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert table.num_rows == len(rows) and table.column_names == list(rows[0])
 

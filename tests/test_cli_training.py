@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -100,22 +101,8 @@ def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
 
 
 def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, _ = called(
-        capsys,
-        "train",
-        "digits",
-        "--model",
-        "mlp",
-        "-e",
-        "2",
-        "--every",
-        "1",
-        "--out",
-        str(tmp_path),
-        "-q",
-        "--fail-on",
-        "cannot tell",
-    )
+    settings = ("--model", "mlp", "-e", "1", "--every", "1", "--out", str(tmp_path), "-q")
+    code, _, _ = called(capsys, "train", "digits", *settings, "--fail-on", "cannot tell")
     assert code == 3
 
 
@@ -139,23 +126,8 @@ def test_a_problem_of_ones_own_is_named_module_function(
 def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
     import signal
 
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "gradiometer",
-            "train",
-            "digits",
-            "--model",
-            "mlp",
-            "-e",
-            "100000",
-            "--out",
-            str(tmp_path),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "gradiometer", "train", "digits", "--model", "mlp", "-e", "100000"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("*/checkpoints/step_*")):
         time.sleep(0.05)
         assert process.poll() is None
@@ -169,11 +141,10 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
 def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("--checkpoint-seconds", "0", "--budget", "0", "--model", "mlp", "-e", "3")
+    settings = ("--checkpoint-seconds", "0", "--budget", "0", "--model", "mlp", "-e", "2")
     called(capsys, "train", "digits", *settings, "--out", str(tmp_path / "whole"), "-q")
-    whole = next((tmp_path / "whole").iterdir())
-    called(capsys, "train", "digits", *settings, "--out", str(tmp_path / "torn"), "-q")
-    torn = next((tmp_path / "torn").iterdir())
+    (whole,) = (tmp_path / "whole").iterdir()
+    torn = shutil.copytree(whole, tmp_path / "torn")
     events = [line for line in (torn / "events.jsonl").read_text().splitlines() if '"finished"' not in line]
     (torn / "events.jsonl").write_text("\n".join(events) + "\n")  # as if it had been killed before its end
     last = max((torn / "checkpoints").iterdir())
@@ -199,7 +170,7 @@ def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
         return write(descriptor, content)
 
     monkeypatch.setattr(os, "write", until_full)
-    code, _, err = called(capsys, "train", "digits", "--every", "1", "--out", str(tmp_path), "-q")
+    code, _, err = called(capsys, "train", "digits", "-e", "3", "--every", "1", "--out", str(tmp_path), "-q")
     monkeypatch.undo()
     assert code == 5
     assert "gradiometer resume" in err and "Traceback" not in err
@@ -210,7 +181,7 @@ def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
 def test_what_was_watched_and_still_pays_is_not_called_unmeasured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = ["--out", str(tmp_path), "--no-open", "-q", "--no-check-edge"]
+    out = ["--out", str(tmp_path), "--no-open", "-q", "--no-check-edge", "-e", "8"]
     code, told, _ = called(capsys, "train", "digits", "--cool", "watch", *out)
     assert code == 0 and "✓ still paying   ok" in told
     assert "the loss still moves. A cut to 0.0100 is predicted to" in " ".join(told.split())

@@ -62,7 +62,7 @@ def series_of(gauge, objective: Objective, data: Batch, steps: int, size: int) -
 
 def test_the_noise_from_dropout_equals_that_over_all_masks() -> None:
     whole, drawn = by_hand()
-    series = series_of(NoiseSources(), dropped_out(), (EXAMPLES, TARGETS), 500, 6)
+    series = series_of(NoiseSources(), dropped_out(), (EXAMPLES, TARGETS), 400, 6)
     for name, truth in (("gradient_variance", whole), ("drawn", drawn)):
         values = series.moments[name].sum(axis=1)
         assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(len(values)), name

@@ -67,11 +67,11 @@ def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_t
 ) -> None:
     """It clips at a norm of 1 by default, and draws without replacement."""
     sizes = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": BATCH // accumulation}
-    _, callback = trained(tmp_path, Returning(), points(400), num_train_epochs=5, max_grad_norm=0.01, **sizes)
+    _, callback = trained(tmp_path, Returning(), points(400), num_train_epochs=3, max_grad_norm=0.01, **sizes)
     run = callback.watch.run
     assert run.sampling == sampling_of(DataLoader(POINTS, shuffle=True))
     assert_known(diagnose(run).estimates)
-    assert run.status == "finished" and len(run.losses[0]) == 250
+    assert run.status == "finished" and len(run.losses[0]) == 150
     moving = {"learning_rate": 0.1, "max_grad_norm": 0.5, "num_train_epochs": 1, **sizes}
     watched, plain = Returning(), Returning()
     trained(tmp_path, watched, points(160), **moving)

@@ -20,7 +20,7 @@ def test_accelerate_is_watched_like_any_loop(tmp_path: Path) -> None:
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=4)
     model = Position()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    data = loader(800, BATCH // 4)
+    data = loader(480, BATCH // 4)
     model, optimizer, prepared = accelerator.prepare(model, optimizer, data)
     with watch(model, optimizer, out=tmp_path, accumulation=4, sampling=sampling_of(data), **MEASURED) as w:
         for batch in prepared:

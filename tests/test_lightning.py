@@ -58,12 +58,12 @@ def fitted(
 def test_lightning_measures_the_known_noise_of_unclipped_gradients_and_keeps_the_bits(
     tmp_path: Path, accumulation: int
 ) -> None:
-    settings = {"steps": 200 * accumulation, "size": BATCH // accumulation}
+    settings = {"steps": 120 * accumulation, "size": BATCH // accumulation}
     clipped = {"accumulate_grad_batches": accumulation, "gradient_clip_val": 0.01}
     _, callback = fitted(tmp_path, watched=True, loss=losses if accumulation == 1 else None, **settings, **clipped)
     run = callback.watch.run
     assert_known(diagnose(run).estimates)
-    assert run.status == "finished" and len(run.losses[0]) == 200
+    assert run.status == "finished" and len(run.losses[0]) == 120
     assert (
         run.losses[1][0] == pytest.approx(Position()(next(iter(loader(1)))).mean().item(), rel=1e-6) or accumulation > 1
     )

@@ -40,10 +40,10 @@ def test_chains_of_two_laws_have_not_mixed() -> None:
     assert not scales.mixed  # folded ranks see chains of unlike spread
 
 
-@pytest.mark.parametrize("apart", [0.0, 0.3])
+@pytest.mark.parametrize("apart", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_the_interval_of_the_mean_covers_for_mixed_and_unmixed_chains(apart: float) -> None:
     """The interval is for the mean over infinitely many chains, whose levels scatter by `apart` about zero."""
-    runs, covered = 200, 0
+    runs, covered = 100, 0
     for seed in range(runs):
         levels = apart * np.random.default_rng(10_000 + seed).standard_normal(6)
         found = mixing({"x": autoregressive(400, 6, seed) + levels})[0]
@@ -60,9 +60,9 @@ def test_ranks_are_counted_once_each() -> None:
 
 @pytest.mark.parametrize("chains", [2, 7])
 def test_chains_are_drawn(tmp_path: Path, chains: int) -> None:
-    draws = autoregressive(300, chains)
+    draws = autoregressive(100, chains)
     for chart in (
-        trace_chart("loss", draws, np.arange(300)),
+        trace_chart("loss", draws, np.arange(100)),
         rank_chart("loss", draws),
         autocorrelation_chart("loss", draws),
     ):

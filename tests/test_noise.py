@@ -62,7 +62,7 @@ def trace_of_covariance(gradients: np.ndarray) -> float:
     return float(gradients.var(axis=0).sum())
 
 
-@pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None), (4, 3)])
+@pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None), pytest.param(4, 3, marks=pytest.mark.slow)])
 def test_means_over_all_batches_with_replacement_are_exact(
     objective: Objective, per_example: np.ndarray, size: int, parts: int | None
 ) -> None:
