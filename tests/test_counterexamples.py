@@ -201,6 +201,6 @@ def test_a_counterexample_is_found_by_name(name: str) -> None:
         (lambda: Softplus().simulate([0.1], runs=0), "`runs` must be at least 1"),
     ],
 )
-def test_nonsense_is_refused_by_name(make, message: str) -> None:
+def test_bad_arguments_raise(make, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         make()

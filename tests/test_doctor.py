@@ -69,7 +69,7 @@ def test_the_hidden_nan_is_dated_and_its_mask_named() -> None:
     norms = [line for line in json.loads((LOGS / "hf_nan.json").read_text())["log_history"] if "grad_norm" in line]
     bad = [line["step"] for line in norms if not math.isfinite(line["grad_norm"])]
     assert f"grad_norm in {len(bad)} of {len(norms)} values, first at step {bad[0]}" in found.seen
-    assert "the loss beside it reads 0" in found.seen and "logging_nan_inf_filter" in found.means
+    assert "the logged loss at these steps is 0" in found.seen and "logging_nan_inf_filter" in found.means
     zeros = read("hf_nan.json")
     bare = Log("made", "Hugging Face's Trainer", {"loss": zeros.columns["loss"]})
     assert "is exactly 0 from step" in by_gauge(bare)["log_finite"].seen
@@ -101,7 +101,7 @@ def test_the_slope_covers_however_correlated_the_noise_is(correlation: float) ->
     assert covered <= 0.97
 
 
-def test_level_noise_is_a_plateau_or_cannot_be_told_and_a_fall_is_seen() -> None:
+def test_flat_noise_is_a_plateau_or_undecided_and_a_fall_is_seen() -> None:
     noise = np.random.default_rng(1).standard_normal(2_000)
     assert by_gauge(log_of(2_000, loss=1 + 0.05 * noise))["log_plateau"].state is State.LOOK
     assert by_gauge(log_of(50, loss=1 + 0.5 * noise[:50]))["log_plateau"].state is State.CANNOT_TELL
@@ -128,12 +128,12 @@ def test_no_staircase_is_seen_in_a_loss_that_knows_no_epochs() -> None:
         (np.repeat([0.1, 0.01, 0.001], 60), State.OK, "steps down at 60, 120"),
         (np.tile(0.05 * (1 + np.cos(np.pi * np.arange(50) / 50)), 4), State.OK, "schedule with restarts"),
         (np.r_[np.full(20, 0.01), np.full(80, 0.1)], State.OK, "rises to 0.100 by step 20"),
-        (np.r_[np.linspace(0.1, 0.01, 80), np.linspace(0.1, 0.05, 40)], State.LOOK, "leaps up 1 time"),
+        (np.r_[np.linspace(0.1, 0.01, 80), np.linspace(0.1, 0.05, 40)], State.LOOK, "jumps up 1 time"),
         (np.full(30, 0.1), State.OK, "constant at 0.100"),
     ],
     ids=["warm-up", "triangle", "steps", "cycles", "warm-up in one step", "broken resume", "constant"],
 )
-def test_a_schedule_is_told_from_a_break(rates: np.ndarray, state: State, words: str) -> None:
+def test_a_schedule_differs_from_a_broken_resume(rates: np.ndarray, state: State, words: str) -> None:
     (finding,) = rate_findings(log_of(len(rates), lr=rates, loss=np.ones(len(rates))))
     assert finding.state is state and words in str(finding)
 
@@ -162,12 +162,12 @@ def test_held_out_losses_are_not_taken_for_training_and_a_name_can_be_given() ->
     [
         ("empty.csv", b"", "is empty"),
         ("picture.png", b"\x89PNG\r\n\x1a\n\xff\xfe", "is not text"),
-        ("prose.txt", b"Dear diary, today the loss went down.\nI am glad.\n", "holds no column of numbers|no CSV"),
+        ("prose.txt", b"Dear diary, today the loss went down.\nI am glad.\n", "has no column of numbers|not a CSV"),
         ("config.json", b'{\n"model": "bert",\n"layers": 12\n}', "without a `log_history`"),
         ("broken.json", b'{"log_history": [', "neither JSON nor JSON lines"),
-        ("state.json", b'{"log_history": []}', "holds no numbers over steps"),
-        ("words.jsonl", b'{"step": 1, "loss": "high"}\n{"step": 2, "loss": "low"}\n', "holds no numbers over steps"),
-        ("numbers.csv", b"1,2,3\n4,5,6\n", "no CSV with a header"),
+        ("state.json", b'{"log_history": []}', "has no numbers over steps"),
+        ("words.jsonl", b'{"step": 1, "loss": "high"}\n{"step": 2, "loss": "low"}\n', "has no numbers over steps"),
+        ("numbers.csv", b"1,2,3\n4,5,6\n", "not a CSV with a header"),
     ],
 )
 def test_a_file_that_is_no_log_is_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -190,18 +190,18 @@ def test_without_tensorboard_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         read_log(LOGS / "plain_staircase.tfevents")
 
 
-def test_what_is_missing_or_torn_is_said(tmp_path: Path) -> None:
+def test_missing_and_damaged_logs_are_reported(tmp_path: Path) -> None:
     with pytest.raises(BadArgument, match="does not exist"):
         read_log(tmp_path / "nowhere")
-    with pytest.raises(BadArgument, match="holds no log that is known here"):
+    with pytest.raises(BadArgument, match="has no log of a known format"):
         read_log(tmp_path)
-    with pytest.raises(BadArgument, match="`--loss` names 'los', which the log has not: it has"):
+    with pytest.raises(BadArgument, match="`--loss` must be a column of the log, got 'los': available are"):
         read_log(LOGS / "hf_healthy.json", "los")
     with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
         log_findings(read_log(LOGS / "hf_healthy.json"), math.nan)
     text = (LOGS / "plain_restarted.jsonl").read_text()
     (tmp_path / "torn.jsonl").write_text(text[:-20])
-    assert read_log(tmp_path / "torn.jsonl").notes == ("1 line could not be read as JSON, and was left out.",)
+    assert read_log(tmp_path / "torn.jsonl").notes == ("1 line could not be read as JSON and was skipped.",)
     (tmp_path / "stepless.csv").write_text("loss,acc\n" + "".join(f"{1 / (n + 1)},0.5\n" for n in range(20)))
     assert "rows are counted" in read_log(tmp_path / "stepless.csv").notes[0]
 
@@ -214,11 +214,11 @@ def test_a_run_of_our_own_is_sent_to_its_report(tmp_path: Path) -> None:
     for path in (run, run / "readings.jsonl"):
         with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
             read_log(path)
-    with pytest.raises(BadArgument, match="holds no log that is known here"):
+    with pytest.raises(BadArgument, match="has no log of a known format"):
         read_log(tmp_path)
 
 
-def test_the_verb_speaks_and_counts_in_json() -> None:
+def test_the_command_prints_text_and_json() -> None:
     runner = CliRunner()
     told = runner.invoke(doctor, [str(LOGS / "hf_nan.json")], standalone_mode=False)
     assert told.return_value == 0 and "Not a finite number: grad_norm" in told.output and "try: Go back" in told.output

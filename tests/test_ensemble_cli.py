@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.cli import gradiometer
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, GradiometerError, RunDamaged
+from gradiometer.errors import BadArgument, GradiometerError, RunDamaged, Unsupported
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.exploration.ensembles.ensemble_size import validation_mask
 from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -197,7 +197,7 @@ def test_a_problem_without_classes_is_refused(tmp_path: Path) -> None:
     from gradiometer.problems.registry import load as problem_named
 
     run = train(problem_named("one-dimensional"), Configuration(problem="one-dimensional", snapshots=2), tmp_path)
-    with pytest.raises(BadArgument, match=r"batches of type Tensor: pairs \(inputs, labels\) are needed"):
+    with pytest.raises(Unsupported, match=r"batches of type Tensor: pairs \(inputs, labels\) are needed"):
         evaluate_ensemble(run.path)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from gradiometer.cli import main
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.gauges import GAUGES, Asked
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.measurement.estimate import Estimate
@@ -160,7 +160,9 @@ def test_the_command_line_imports_it_by_path(tmp_path: Path, monkeypatch: pytest
 
 
 def test_one_that_fails_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"`Failing.estimate` raised ZeroDivisionError: no steps, at test_own_gauge"):
+    with pytest.raises(
+        UserCodeFailed, match=r"`Failing.estimate` raised ZeroDivisionError: no steps, at test_own_gauge"
+    ):
         watched(tmp_path, gauges=[Failing()])
 
 

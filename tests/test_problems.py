@@ -129,14 +129,14 @@ def test_a_problem_fingerprint_covers_training_and_test_data() -> None:
     [
         ((torch.zeros(10, 3), torch.zeros(9)), r"`train\[1\]` holds 9 examples and `train\[0\]` holds 10"),
         ({"x": torch.zeros(4), "y": [torch.zeros(5)]}, r"`train\['y'\]\[0\]` holds 5 .* `train\['x'\]` holds 4"),
-        ((torch.zeros(10), np.zeros(10)), r"`train\[1\]` is a NumPy array.*torch.from_numpy"),
+        ((torch.zeros(10), np.zeros(10)), r"`train\[1\]` must be a tensor, got a NumPy array.*torch.from_numpy"),
         ((torch.tensor(1.0), "words"), "`train` holds no tensor with a first axis"),
         (torch.zeros(0, 3), "`train` is empty"),
         (Endless(), "`train` is of type Endless, which cannot be indexed"),
         (3.0, "`train` is of type float, which cannot be indexed"),
     ],
 )
-def test_data_that_cannot_be_told_apart_are_refused_by_name(data, message: str) -> None:
+def test_unusable_data_raise(data, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         Examples(data, "train")
 
@@ -158,7 +158,7 @@ def test_batches_of_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": nn.Linear(1, 1)}, "`model` is a Linear that is made already"),
+        ({"model": nn.Linear(1, 1)}, "`model` must be a function that makes the model, got a Linear"),
         ({"model": 3}, "`model` must be a function that makes the model, got int"),
         ({"loss": nn.CrossEntropyLoss()}, r"supervised\(nn.CrossEntropyLoss\(reduction='none'\)\)"),
         ({"loss": None}, "`loss` must be a function of"),

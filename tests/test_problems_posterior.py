@@ -171,17 +171,15 @@ def test_the_mean_loss_of_both_posteriors_is_known() -> None:
     [
         (lambda: LOGISTIC.moments(math.nan), "`temperature` must be positive and finite, got nan"),
         (lambda: LinearRegression(np.ones((3, 1)), np.ones(3), noise=0.0), "`noise` must be positive and finite"),
-        (lambda: LinearRegression(np.ones((3, 1)), np.ones(2)), "`inputs` has 3 examples where `targets` has 2"),
+        (lambda: LinearRegression(np.ones((3, 1)), np.ones(2)), "`inputs` has 3 examples, but `targets` has 2"),
         (lambda: LinearRegression(np.full((3, 1), np.nan), np.ones(3)), "`inputs` must be finite"),
-        (lambda: LogisticRegression(np.ones((3, 5)), np.ones(3, dtype=bool)), "`inputs` has 5 columns, at most 4"),
-        (lambda: LogisticRegression(np.ones((3, 1)), np.ones(2, dtype=bool)), "has 3 examples where `labels` has 2"),
+        (lambda: LogisticRegression(np.ones((3, 5)), np.ones(3, dtype=bool)), "`inputs` has 5 columns, but at most 4"),
+        (lambda: LogisticRegression(np.ones((3, 1)), np.ones(2, dtype=bool)), "has 3 examples, but `labels` has 2"),
         (lambda: LogisticRegression(np.ones((3, 1)), np.ones(3, dtype=bool), math.inf), "`precision` must be positive"),
         (lambda: LogisticRegression(np.full((3, 1), np.inf), np.ones(3, dtype=bool)), "`inputs` must be finite"),
     ],
 )
-def test_posteriors_that_are_none_are_refused_by_name(
-    make: Callable[[], object], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_arguments_raise(make: Callable[[], object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
     with pytest.raises(BadArgument, match=message):
         make()

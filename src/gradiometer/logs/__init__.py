@@ -1,4 +1,4 @@
-"""What can be said of a training from the log it left: readers for the formats people have, and verdicts."""
+"""Readers for the logs of other tools, and findings about a training from its log."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Numbers that are none: a loss or a gradient that is not a number, shown or hidden."""
+"""NaN and inf in the loss or the gradient, including those the log hides."""
 
 from collections.abc import Iterator
 
@@ -10,16 +10,16 @@ from gradiometer.measurement.finding import Finding, Issue, State
 GAUGE = "log_finite"
 
 STUCK = 3
-"""Values of exactly zero in a row, at the end of a loss that was above, that count as hidden."""
+"""Number of zeros in a row, at the end of a positive loss, that count as a hidden NaN."""
 
 FILTER = (
-    "Hugging Face's Trainer leaves a loss that is not a number out of its average (`logging_nan_inf_filter`), so that "
-    "it logs 0 or an old value in its place."
+    "Hugging Face's Trainer omits NaN and inf from its average loss (`logging_nan_inf_filter`), so it logs 0 or an old "
+    "value instead."
 )
 
 
 def finite_findings(log: Log) -> Iterator[Finding]:
-    """Whether every loss and gradient norm is a number, and what is behind a loss of zero."""
+    """NaN and inf in the losses and gradient norms, and zeros that may hide them."""
     losses, norms = log.losses, log.gradient_norms
     bad = [column for column in (losses, norms) if column is not None and not np.isfinite(column.values).all()]
     hidden = losses is not None and _hidden(losses, norms)
@@ -32,7 +32,7 @@ def finite_findings(log: Log) -> Iterator[Finding]:
 
 
 def _hidden(losses: Column, norms: Column | None) -> bool:
-    """Zeros at the end of a loss that was above zero, or wherever the gradient is not a number."""
+    """True for zeros at the end of a positive loss, or at a gradient that is not finite."""
     zero = losses.values == 0
     if norms is not None and np.isin(losses.steps[zero], norms.steps[~np.isfinite(norms.values)]).any():
         return True
@@ -40,26 +40,26 @@ def _hidden(losses: Column, norms: Column | None) -> bool:
 
 
 def _not_finite(columns: list[Column], hidden: bool) -> Finding:
-    told = []
+    places = []
     for column in columns:
         wrong = ~np.isfinite(column.values)
         first = int(column.steps[wrong].min())
-        told.append(f"{column.name} in {int(wrong.sum()):,} of {len(column):,} values, first at step {first:,}")
+        places.append(f"{column.name} in {int(wrong.sum()):,} of {len(column):,} values, first at step {first:,}")
     last = [bool(~np.isfinite(column.values[-1])) for column in columns]
     means = (
-        "It stayed so to the end: the parameters are not numbers any more, and nothing after that step was training."
+        "It lasted to the end: the parameters are no longer finite, and no step after it was useful."
         if any(last)
-        else "It passed: the batches were skipped, or their gradients scaled away, as mixed precision does at times."
+        else "It passed: the batches were skipped, as the loss scaling of mixed precision does."
     )
     return Finding(
         GAUGE,
         Issue.CONVERGENCE,
         State.ACT if any(last) else State.LOOK,
-        f"Not a finite number: {'; '.join(told)}{'; the loss beside it reads 0' if hidden else ''}.",
+        f"Not a finite number: {'; '.join(places)}{'; the logged loss at these steps is 0' if hidden else ''}.",
         f"{means} {FILTER if hidden else ''}".strip(),
-        "Go back to a checkpoint before that step; look at the examples of its batch; a smaller learning rate, a "
-        "warm-up, or float32 where it is half precision.",
-        "A log that averages over steps dates it late, by up to the steps from one line to the next.",
+        "Go back to a checkpoint before that step; look at the examples of its batch; try a smaller learning rate, a "
+        "warm-up, or float32 instead of half precision.",
+        "If the log averages over steps, the true first step is earlier, by up to the steps between two lines.",
     )
 
 
@@ -69,11 +69,11 @@ def _zeros(losses: Column) -> Finding:
         GAUGE,
         Issue.CONVERGENCE,
         State.ACT,
-        f"{losses.name} is exactly 0 from step {first:,} to the end, and was above before.",
-        f"A loss that is not a number may be hidden behind it. {FILTER}",
+        f"{losses.name} is exactly 0 from step {first:,} to the end, and was positive before.",
+        f"It may hide a NaN. {FILTER}",
         "Print the loss of one batch from the last checkpoint; log the gradient norm, or set "
         "logging_nan_inf_filter=False.",
-        "A loss that can reach zero, such as a hinge, may be meant.",
+        "A loss that can reach zero, such as a hinge loss, looks the same.",
     )
 
 
@@ -84,6 +84,6 @@ def _all_well(losses: Column, norms: Column | None) -> Finding:
         Issue.CONVERGENCE,
         State.OK,
         f"Every value of {losses.name} ({len(losses):,}){also} is a finite number.",
-        "No sign of a loss that is not a number.",
-        caveat="" if norms is not None else "Without a gradient norm in the log, a batch that was skipped is not seen.",
+        "There is no sign of NaN or inf.",
+        caveat="" if norms is not None else "Without a gradient norm in the log, skipped batches cannot be seen.",
     )

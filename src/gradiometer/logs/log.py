@@ -1,4 +1,4 @@
-"""A log: columns of numbers over steps, in the order in which they were written, whatever tool wrote them."""
+"""A log: columns of numbers over steps, in the order they were written."""
 
 import math
 import re
@@ -20,12 +20,12 @@ EPOCHS = ("epoch", "train/epoch", "epochs")
 
 @dataclass(frozen=True)
 class Column:
-    """One quantity as it was logged.
+    """One logged quantity.
 
     Args:
-        name: As the log calls it.
-        steps: Step of each value, in the order written: where a run was taken up again, they go back.
-        values: They may be infinite or not a number.
+        name: Name in the log.
+        steps: Step of each value, in the order written. After a resume they may go back.
+        values: May be infinite or NaN.
     """
 
     name: str
@@ -37,28 +37,28 @@ class Column:
 
     @property
     def latest(self) -> "Column":
-        """In increasing order of steps; of a step that was logged twice, the later value."""
+        """In increasing order of steps. If a step was logged twice, the later value counts."""
         _, last = np.unique(self.steps[::-1], return_index=True)
         chosen = len(self.steps) - 1 - last
         return Column(self.name, self.steps[chosen], self.values[chosen])
 
     @property
     def finite(self) -> "Column":
-        """Without what is infinite or not a number."""
+        """Without NaN and inf."""
         kept = np.isfinite(self.values)
         return Column(self.name, self.steps[kept], self.values[kept])
 
 
 @dataclass(frozen=True)
 class Log:
-    """What a tool wrote while a model was trained.
+    """The log of a training.
 
     Args:
-        path: Where it lies.
-        tool: What wrote it, in words.
-        columns: By name.
-        notes: What was odd in reading it, a sentence each.
-        loss: Name of the training loss, where it is not one of the usual names.
+        path: Path of the file.
+        tool: The tool that wrote it.
+        columns: Columns by name.
+        notes: Problems found while reading, one sentence each.
+        loss: Name of the training loss, if it is not a usual one.
     """
 
     path: str
@@ -69,13 +69,15 @@ class Log:
 
     def __post_init__(self) -> None:
         if not any(len(column) for column in self.columns.values()):
-            raise BadArgument(f"`{self.path}` holds no numbers over steps: {self.tool} was expected to have some.")
+            raise BadArgument(f"`{self.path}` has no numbers over steps, but was read as the log of {self.tool}.")
         if self.loss is not None and self.loss not in self.columns:
-            raise BadArgument(f"`--loss` names {self.loss!r}, which the log has not: it has {', '.join(self.columns)}.")
+            raise BadArgument(
+                f"`--loss` must be a column of the log, got {self.loss!r}: available are {', '.join(self.columns)}."
+            )
 
     @property
     def losses(self) -> Column | None:
-        """The training loss; None where no column is called so."""
+        """The training loss; None if no column has such a name."""
         if self.loss is not None:
             return self.columns[self.loss]
         others = [name for name in self.columns if "loss" in name.lower() and not HELD_OUT.search(name)]
@@ -83,7 +85,7 @@ class Log:
 
     @property
     def learning_rates(self) -> Column | None:
-        """The learning rate; of several groups, the first."""
+        """The learning rate; the first one if there are several groups."""
         return self._named(RATES, [name for name in self.columns if re.match(r"lr([-_/]|$)", name, re.IGNORECASE)])
 
     @property
@@ -103,9 +105,9 @@ class Log:
 
 
 def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Columns from rows: what is a number, at the row's step; and a note where no column says the step.
+    """Columns from the numbers in rows, and a note if no column has the step.
 
-    A row without the column has no value there; a value that is no number counts as none.
+    Missing values and values that are not numbers are omitted.
     """
     rows = [{str(name).strip(): value for name, value in row.items()} for row in rows]
     step = next((name for wanted in STEP for row in rows[:50] for name in row if name.lower() == wanted), None)
@@ -120,7 +122,7 @@ def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column],
                 steps, values = gathered.setdefault(name, ([], []))
                 steps.append(int(at))
                 values.append(number)
-    notes = () if step is not None else ("No column says the step: rows are counted in its place.",)
+    notes = () if step is not None else ("No column has the step: rows are counted instead.",)
     return {
         name: Column(name, np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
         for name, (steps, values) in gathered.items()
@@ -128,7 +130,7 @@ def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column],
 
 
 def _number(value: object) -> float | None:
-    """A number, or the text of one; None for what is neither."""
+    """The value as a number, if it is one or is the text of one; else None."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Plateau or noise: does the training loss still fall, as far as its noise lets one see?"""
+"""Plateau or noise: does the training loss still fall, within its noise?"""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ from gradiometer.measurement.uncertainty.slopes import slope
 GAUGE = "log_plateau"
 
 LATE = 0.5
-"""Share of the values, the latest, that are looked at."""
+"""Share of the values that are used, the latest ones."""
 
 FEWEST = 12
-"""Values below which nothing is said."""
+"""The smallest number of values for a verdict."""
 
 SMALL = 0.05
-"""Change over the window, in shares of the loss, below which the loss is called level, whichever way it goes."""
+"""A change over the window, relative to the loss, below which the loss counts as flat."""
 
 
 def plateau_finding(log: Log, level: float) -> Finding | None:
@@ -28,13 +28,13 @@ def plateau_finding(log: Log, level: float) -> Finding | None:
     window = slice(int(len(latest) * (1 - LATE)), None)
     steps, values = latest.steps[window], latest.values[window]
     if len(values) < FEWEST or (values == values[0]).all():
-        why = f"{len(values)} values" if len(values) < FEWEST else "values that never change"
+        why = f"{len(values)} values" if len(values) < FEWEST else "values, which are all equal"
         return Finding(
             GAUGE,
             Issue.CONVERGENCE,
             State.CANNOT_TELL,
-            f"Whether {losses.name} still falls cannot be told from the latest {why}.",
-            f"It takes at least {FEWEST} different ones in the latest half of the log.",
+            f"Too few values to see if {losses.name} still falls: the latest half has {why}.",
+            f"At least {FEWEST} values that differ are needed in the latest half of the log.",
         )
     trend = slope(steps, values, level)
     over, size = float(np.ptp(steps)) / 1000, float(np.abs(values).mean())
@@ -42,17 +42,17 @@ def plateau_finding(log: Log, level: float) -> Finding | None:
     most = significant(max(-trend.low, 0.0) * over)
     if max(abs(trend.low), abs(trend.high)) * over <= SMALL * size:
         state = State.LOOK
-        means = f"A plateau: at this learning rate another such stretch gains {most} at most."
-        advice = "Cut the learning rate, or average the iterates: what is left is noise, or the floor."
+        means = f"A plateau: at this learning rate, the same number of steps again gains at most {most}."
+        advice = "Cut the learning rate, or average the iterates: the rest is noise, or the floor of the loss."
     elif trend.high < 0:
-        state, means, advice = State.OK, "It still falls, beyond what noise makes of a level loss.", ""
+        state, means, advice = State.OK, "It still falls, by more than the noise explains.", ""
     elif trend.low > 0:
-        state, means = State.LOOK, "It rises, beyond what noise makes of a level loss."
-        advice = "A smaller learning rate, and a look at what changed there."
+        state, means = State.LOOK, "It rises, by more than the noise explains."
+        advice = "Try a smaller learning rate, and check what changed there."
     else:
         state = State.CANNOT_TELL
-        means = f"Noise hides whether it is a plateau: another such stretch may gain up to {most}."
-        advice = "Log the mean over more steps, or go on."
+        means = f"The noise is too large to see a plateau: the same number of steps again may gain up to {most}."
+        advice = "Log the mean over more steps, or train longer."
     return Finding(
         GAUGE,
         Issue.CONVERGENCE,
@@ -60,5 +60,5 @@ def plateau_finding(log: Log, level: float) -> Finding | None:
         f"The slope of {losses.name} is {change}.",
         means,
         advice,
-        "A straight line over a stretch that still bends shows the mean of its slopes.",
+        "If the loss is still curved, this is the mean of its slopes.",
     )

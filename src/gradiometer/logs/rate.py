@@ -1,4 +1,4 @@
-"""The learning rate and the counter of steps: as scheduled, or broken where the run was taken up again?"""
+"""The learning rate and the step counter: as scheduled, or broken by a resume?"""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ from gradiometer.measurement.finding import Finding, Issue, State
 GAUGE = "log_learning_rate"
 
 LEAP = 1.3
-"""Factor from one value to the next that a schedule makes only where it jumps."""
+"""The smallest factor from one value to the next that counts as a jump."""
 
 OWN = 5.0
-"""A leap is one of its own from so many times the changes beside it, in logarithms."""
+"""A jump must be this many times larger than its neighbouring changes, in logarithms."""
 
 
 def rate_findings(log: Log) -> Iterator[Finding]:
-    """Steps that went back, and the course of the learning rate."""
+    """Steps that go back, and the course of the learning rate."""
     backwards = _backwards(log)
     if backwards is not None:
         yield backwards
@@ -35,21 +35,21 @@ def rate_findings(log: Log) -> Iterator[Finding]:
 
 
 def _backwards(log: Log) -> Finding | None:
-    """Where the counter went back: the run was taken up again from an earlier checkpoint."""
+    """Steps that go back: the run was resumed from an earlier checkpoint."""
     column = log.losses or next(iter(log.columns.values()))
     back = np.flatnonzero(np.diff(column.steps) < 0)
     if not len(back):
         return None
-    told = [f"from {column.steps[place]:,} to {column.steps[place + 1]:,}" for place in back[:3]]
+    places = [f"from {column.steps[place]:,} to {column.steps[place + 1]:,}" for place in back[:3]]
     again = int((column.steps[back] - column.steps[back + 1]).sum())
     return Finding(
         "log_steps",
         Issue.CONVERGENCE,
         State.LOOK,
-        f"The step goes back {len(back)} time{'s' * (len(back) > 1)}: {', '.join(told)}.",
-        f"The run was taken up again from a checkpoint, or two runs share the file; about {again:,} steps were made "
-        "twice. Here the later values count.",
-        "Compare the loss on both sides: a jump there says that more than the parameters was lost.",
+        f"The step goes back {len(back)} time{'s' * (len(back) > 1)}: {', '.join(places)}.",
+        f"The run was resumed from a checkpoint, or two runs share the file. About {again:,} steps were made twice; "
+        "the later values count.",
+        "Compare the loss before and after: a jump means that the optimizer's state was lost, too.",
     )
 
 
@@ -59,15 +59,15 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
     large = np.flatnonzero(changes > np.log(LEAP))
     kept = []
     for place in large:
-        beside = np.abs(np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]]))
-        warming = upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]  # it never went down yet
-        if not warming and changes[place] > OWN * np.median(beside):
+        neighbours = np.abs(np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]]))
+        warming = upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]  # it has never gone down
+        if not warming and changes[place] > OWN * np.median(neighbours):
             kept.append(place)
     return np.array(kept, dtype=np.int64)
 
 
 def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
-    told = [
+    places = [
         f"from {significant(rates.values[place])} at step {rates.steps[place]:,} to "
         f"{significant(rates.values[place + 1])} at step {rates.steps[place + 1]:,}"
         for place in leaps[:3]
@@ -78,20 +78,20 @@ def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
         GAUGE,
         Issue.CONVERGENCE,
         State.OK if regular else State.LOOK,
-        f"{rates.name} leaps up {len(leaps)} time{'s' * (len(leaps) > 1)}: {'; '.join(told)}.",
-        "At equal distances: a schedule with restarts does this."
+        f"{rates.name} jumps up {len(leaps)} time{'s' * (len(leaps) > 1)}: {'; '.join(places)}.",
+        "The distances are equal: this is a schedule with restarts."
         if regular
-        else "A schedule that goes down does not do this by itself. Where the run was taken up again there, the "
-        "scheduler's state was not, or the length of the run was changed.",
+        else "A decreasing schedule does not do this. If the run was resumed there, the scheduler's state was not "
+        "restored, or the length of the run was changed.",
         ""
         if regular
-        else "Load the scheduler's state with the model's, or give the new schedule the steps already made.",
-        "" if regular else "A single warm restart, if it was meant, looks the same.",
+        else "Load the scheduler's state with the model's, or start the new schedule at the current step.",
+        "" if regular else "A single intended warm restart looks the same.",
     )
 
 
 def _as_scheduled(rates: Column) -> Finding:
-    """In words: constant, warm-up, steps down, to zero."""
+    """Describes the schedule: constant, warm-up, steps down, to zero."""
     values = rates.values
     top, place = float(values.max()), int(values.argmax())
     words = []
@@ -110,7 +110,7 @@ def _as_scheduled(rates: Column) -> Finding:
         GAUGE,
         Issue.CONVERGENCE,
         State.OK,
-        f"{rates.name}: {', '.join(words)}; it never leaps up.",
-        "It goes to zero by the end." if zero else "It does not go to zero: the parameters keep a spread.",
-        "" if zero else "A last stretch that goes down to zero removes the spread, if this was the end of the run.",
+        f"{rates.name}: {', '.join(words)}; it never jumps up.",
+        "It goes to zero by the end." if zero else "It does not go to zero: the parameters keep fluctuating.",
+        "" if zero else "If this was the end of the run, a final decay to zero removes the fluctuations.",
     )

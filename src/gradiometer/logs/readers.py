@@ -24,28 +24,36 @@ def read_log(path: Path, loss: str | None = None) -> Log:
     """The log in a file, or the newest one in a folder.
 
     Args:
-        path: A file, or a folder as the tools make it.
-        loss: Name of the training loss, where it has an unusual one.
+        path: A file, or a folder that a tool made.
+        loss: Name of the training loss, if it is an unusual one.
 
     Raises:
-        BadArgument: There is none, it is of no kind known here, it holds no numbers, or a package is missing.
+        BadArgument: There is no log, its format is unknown, it has no numbers, or a package is missing.
+
+    Example:
+        >>> from gradiometer.logs import log_findings, read_log
+        >>> rows = [f'{{"step": {step}, "loss": {2.0 - 0.01 * step}}}' for step in range(40)]
+        >>> _ = Path("log.jsonl").write_text("\\n".join(rows))
+        >>> log = read_log(Path("log.jsonl"))
+        >>> log.tool, len(log.losses)
+        ('JSON lines', 40)
     """
     if not path.exists():
         raise BadArgument(f"`{path}` does not exist.")
     run = path if path.is_dir() else path.parent
     if _is_run(run):
-        raise BadArgument(f"`{run}` is a run of gradiometer, which measured more than a log: gradiometer report {run}")
+        raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer report {run}")
     found = _in_folder(path) if path.is_dir() else path
     if EVENTS in found.name:
         return _events(found, loss)
     try:
         text = found.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadArgument(f"`{found}` is not text: give {SUPPORTED}.") from error
+        raise BadArgument(f"`{found}` is not text: pass {SUPPORTED}.") from error
     except OSError as error:
         raise BadArgument(f"`{found}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
     if not text.strip():
-        raise BadArgument(f"`{found}` is empty: give {SUPPORTED}.")
+        raise BadArgument(f"`{found}` is empty: pass {SUPPORTED}.")
     return _json(found, text, loss) if text.lstrip()[0] in "{[" else _csv(found, text, loss)
 
 
@@ -56,43 +64,43 @@ def _in_folder(folder: Path) -> Path:
         found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
         if found:
             return found[-1]
-    raise BadArgument(f"`{folder}` holds no log that is known here: give {SUPPORTED}.")
+    raise BadArgument(f"`{folder}` has no log of a known format: pass {SUPPORTED}.")
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether gradiometer wrote it, which tells more by itself than its files do as logs."""
+    """True for a run of gradiometer, for which `gradiometer report` shows more."""
     return (folder / "run.toml").is_file()
 
 
 def _json(path: Path, text: str, loss: str | None) -> Log:
-    """One object with a `log_history`, a list of objects, or an object a line."""
+    """One object with a `log_history`, a list of objects, or one object per line."""
     try:
         whole: Any = json.loads(text)
     except json.JSONDecodeError:
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
         columns, notes = columns_of([row for row in whole["log_history"] if isinstance(row, dict)])
-        summary = "train_runtime" in columns  # the last row sums the run up, under the name of a loss
+        summary = "train_runtime" in columns  # the last row is a summary, under the name of a loss
         columns = {name: column for name, column in columns.items() if not (summary and name == "train_loss")}
         return Log(str(path), "Hugging Face's Trainer", columns, notes, loss)
     if isinstance(whole, list):
         rows, torn = [row for row in whole if isinstance(row, dict)], 0
     elif isinstance(whole, dict) and "\n" in text.strip():
-        raise BadArgument(f"`{path}` is one JSON object without a `log_history`: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` is one JSON object without a `log_history`: pass {SUPPORTED}.")
     else:
         rows, torn = _lines(text)
     if not rows or torn > len(rows):
-        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
     columns, notes = columns_of(rows)
     if torn:
         notes += (
-            f"{torn} line{'s' * (torn > 1)} could not be read as JSON, and {'was' if torn == 1 else 'were'} left out.",
+            f"{torn} line{'s' * (torn > 1)} could not be read as JSON and {'was' if torn == 1 else 'were'} skipped.",
         )
     return Log(str(path), "JSON lines", columns, notes, loss)
 
 
 def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
-    """The objects of JSON lines, and how many lines are none."""
+    """The objects in JSON lines, and the number of lines that are not objects."""
     rows, torn = [], 0
     for line in text.splitlines():
         if line.strip():
@@ -108,17 +116,17 @@ def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def _csv(path: Path, text: str, loss: str | None) -> Log:
-    """A header, then rows; blanks where a row has no value."""
+    """A header, then rows; missing values are blank."""
     try:
         dialect: Any = csv.Sniffer().sniff(text[:4096], delimiters=",;\t")
     except csv.Error:
         dialect = csv.excel
     rows = list(csv.DictReader(text.splitlines(), dialect=dialect))
     if not rows or not any(name and not name.replace(".", "").strip().isdigit() for name in rows[0]):
-        raise BadArgument(f"`{path}` is no CSV with a header and rows: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` is not a CSV with a header and rows: pass {SUPPORTED}.")
     columns, notes = columns_of([{name: value for name, value in row.items() if name} for row in rows])
     if not columns:
-        raise BadArgument(f"`{path}` holds no column of numbers: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` has no column of numbers: pass {SUPPORTED}.")
     return Log(str(path), "Lightning's CSV" if path.name == "metrics.csv" else "a CSV", columns, notes, loss)
 
 
@@ -126,12 +134,12 @@ def _events(path: Path, loss: str | None) -> Log:
     """The scalars of an event file."""
     if find_spec("tensorboard") is None:
         raise BadArgument(
-            f"`{path}` is a TensorBoard event file, which takes the package tensorboard: "
+            f"`{path}` is a TensorBoard event file, which needs the package tensorboard: "
             "pip install 'gradiometer[tensorboard]'."
         )
     columns = {name: Column(name, *arrays) for name, arrays in _scalars(path)}
     if not columns:
-        raise BadArgument(f"`{path}` holds no scalars, or is no event file: give {SUPPORTED}.")
+        raise BadArgument(f"`{path}` has no scalars, or is not an event file: pass {SUPPORTED}.")
     return Log(str(path), "TensorBoard", columns, (), loss)
 
 
@@ -147,9 +155,9 @@ def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
                 if number is not None:
                     steps.append(int(event.step))
                     values.append(number)
-    except Exception as error:  # a torn or foreign file: the package raises errors of its own
+    except Exception as error:  # the package raises many types for a damaged file
         raise BadArgument(
-            f"`{path}` cannot be read as an event file ({type(error).__name__}): give {SUPPORTED}."
+            f"`{path}` cannot be read as an event file ({type(error).__name__}): pass {SUPPORTED}."
         ) from error
     for name, (steps, values) in gathered.items():
         if steps:
@@ -157,7 +165,7 @@ def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 
 def _scalar(value: Any) -> float | None:
-    """Of either way in which event files hold one."""
+    """The number in either of the two forms of an event file."""
     if value.HasField("simple_value"):
         return float(value.simple_value)
     if value.HasField("tensor") and value.metadata.plugin_data.plugin_name in ("scalars", ""):

@@ -1,4 +1,4 @@
-"""The staircase: a training loss that falls where an epoch begins, because the examples come a second time."""
+"""The staircase: a training loss that falls when an epoch begins, because the examples are seen again."""
 
 from itertools import pairwise
 
@@ -13,14 +13,14 @@ from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 GAUGE = "log_staircase"
 
 FEWEST = 4
-"""Values in an epoch below which its beginning and end are not told apart."""
+"""The smallest number of values in an epoch that separates its beginning from its end."""
 
 SHARE = 0.05
-"""Of the loss, the fall at an epoch's beginning from which on it is worth a word."""
+"""The smallest fall at the beginning of an epoch that is reported, relative to the loss."""
 
 
 def staircase_finding(log: Log, level: float) -> Finding | None:
-    """Whether the loss falls where epochs begin by more than it falls within them; None without losses or epochs."""
+    """The fall of the loss at the beginning of epochs, minus its trend; None without losses or epochs."""
     losses, epochs = log.losses, log.epochs
     if losses is None or epochs is None:
         return None
@@ -35,15 +35,15 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
         GAUGE,
         Issue.ESTIMATION,
         State.OK if fall.high < SHARE * size else State.CANNOT_TELL,
-        f"{losses.name} changes by {_signed(fall)} where epochs begin, beside its trend ({fall.samples} epochs).",
+        f"{losses.name} changes by {_signed(fall)} when an epoch begins, apart from its trend ({fall.samples} epochs).",
         f"No staircase: seeing the examples again gains at most {bound} at once."
         if fall.high < SHARE * size
-        else "Whether the loss falls where epochs begin cannot be told from so few values.",
+        else "Too few values to see a fall of the loss when epochs begin.",
     )
 
 
 def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundaries"], float]:
-    """The fall at every beginning of an epoch beside the trend within the two around it, and the loss's usual size."""
+    """The fall at every beginning of an epoch, apart from the trends of both epochs, and the mean loss."""
     number = np.ceil(np.interp(losses.steps, epochs.steps, epochs.values) - 1e-6)
     if np.array_equal(epochs.values, np.floor(epochs.values)):  # whole epochs, counted from 0 or 1
         place = np.searchsorted(epochs.steps, losses.steps, side="right") - 1
@@ -61,7 +61,7 @@ def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundari
 
 
 def _at(losses: Column, part: np.ndarray, step: int) -> float:
-    """The loss that the straight line through an epoch gives at a step."""
+    """The straight line through the losses of an epoch, at a step."""
     steps, values = losses.steps[part].astype(np.float64), losses.values[part]
     away = steps - steps.mean()
     return float(values.mean() + (away @ values) / (away @ away) * (float(step) - steps.mean()))
@@ -72,11 +72,11 @@ def _seen(name: str, fall: Estimate, size: float) -> Finding:
         GAUGE,
         Issue.ESTIMATION,
         State.LOOK,
-        f"{name} falls by {fall} where an epoch begins ({fall.samples} epochs), {fall.value / size:.0%} of its mean.",
-        "The network remembers single examples, and from the second epoch on has seen each of them: the training loss "
-        "does not estimate the loss on new examples any more.",
-        "Judge by held-out examples only; more data, augmentation, weight decay, or fewer epochs.",
-        "A learning rate that is cut at every epoch, or examples that are not shuffled, look the same.",
+        f"{name} falls by {fall} when an epoch begins ({fall.samples} epochs), {fall.value / size:.0%} of its mean.",
+        "The network remembers single examples, and has seen all of them from the second epoch on: the training loss "
+        "no longer estimates the loss on new examples.",
+        "Judge by held-out examples only; try more data, augmentation, weight decay, or fewer epochs.",
+        "A learning rate that is cut at every epoch, or examples without shuffling, look the same.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Everything that is to be said of a log, and what a log cannot tell."""
+"""All findings about a log, and the limits of a log."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,15 @@ from gradiometer.measurement.finding import Finding, Issue, State
 
 
 def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
-    """What the log shows, the most urgent first, and last what it cannot tell."""
+    """The findings about a log, the most urgent first. The last one lists what the log cannot show.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.logs import Column, Log, log_findings
+        >>> losses = Column("loss", np.arange(3), np.array([2.0, 1.0, np.nan]))
+        >>> log_findings(Log("made", "a test", {"loss": losses}))[0].seen
+        'Not a finite number: loss in 1 of 3 values, first at step 2.'
+    """
     check_level(level)
     found = sorted(_findings(log, level), key=lambda finding: finding.state.rank)
     return (*found, _cannot_tell(log))
@@ -27,14 +35,14 @@ def _findings(log: Log, level: float) -> Iterator[Finding]:
 
 
 def _cannot_tell(log: Log) -> Finding:
-    """What is not in this log, and what is in none."""
+    """The columns this log lacks, and the limits of every log."""
     missing = [
         f"{what} ({why})"
         for column, what, why in (
             (log.losses, "no training loss", "name its column with --loss"),
-            (log.gradient_norms, "no gradient norm", "a gradient that is not a number stays hidden"),
-            (log.epochs, "no epoch", "a staircase cannot be looked for"),
-            (log.learning_rates, "no learning rate", "its schedule and a broken resume cannot be seen"),
+            (log.gradient_norms, "no gradient norm", "NaN and inf in the gradient stay hidden"),
+            (log.epochs, "no epoch", "a staircase cannot be seen"),
+            (log.learning_rates, "no learning rate", "the schedule and a broken resume cannot be seen"),
         )
         if column is None
     ]
@@ -45,7 +53,7 @@ def _cannot_tell(log: Log) -> Finding:
         f"This log has {'; '.join(missing)}."
         if missing
         else "This log has a loss, a gradient norm, epochs and a rate.",
-        "No log tells how accurate the batch gradient is, whether the batch is too small or the learning rate at its "
-        "edge, or what a cut of it would gain: that takes gradients of two parts of a batch, at the time of training.",
-        "gradiometer train, or gradiometer.watch in a loop of your own.",
+        "A log cannot show how accurate the batch gradient is, if the batch is too small, if the learning rate is at "
+        "its limit, or what a cut would gain: this needs gradients of two parts of a batch, during training.",
+        "Use gradiometer train, or gradiometer.watch in your training loop.",
     )

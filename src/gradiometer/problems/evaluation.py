@@ -1,4 +1,4 @@
-"""How good a model is on held-out examples: loss and accuracy, each with its interval."""
+"""Loss and accuracy of a model on held-out examples, each with an interval."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import checked_loss
@@ -20,17 +20,22 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 
 AT_ONCE = 1024
-"""Most examples in a part."""
+"""The largest number of examples in a part."""
 
 PARTS = 10
-"""Fewest parts: where the loss comes as a mean, its interval is over them."""
+"""The smallest number of parts: a loss that is a mean has its interval over the parts."""
 
 
 def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9) -> Mapping[str, Estimate]:
     """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
 
-    The model's mode and every random state are left as they were. Where the loss is given as a mean, its
-    interval is over parts of the test set. Without a test set there is nothing to say, and the answer is empty.
+    The model's mode and all random states are unchanged afterwards. If the loss is a mean, its interval is over
+    parts of the test set. Without a test set the result is empty.
+
+    >>> from gradiometer.problems import evaluate, load
+    >>> digits = load("digits")
+    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")))
+    ['test_accuracy', 'test_loss']
     """
     if problem.test is None:
         return {}
@@ -43,7 +48,7 @@ def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: fl
 
 
 def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
-    """With an interval over the examples; one that is infinite or not a number ends no training, and is told."""
+    """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
     if wrong := int((~np.isfinite(losses)).sum()):
         method = f"{wrong:,} of {len(losses):,} losses are not finite"
         return Estimate.unknown(level=level, method=method, samples=len(losses))
@@ -54,14 +59,12 @@ def _truth_values(value: Any, batch: Batch) -> Tensor:
     size = batch_size(batch)
     if not (isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)):
         got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise BadArgument(
-            f"`correct` returned {got}: one truth value per example was expected, torch.bool of [{size}]."
-        )
+        raise UserCodeFailed(f"`correct` returned {got}: return one torch.bool per example, of shape [{size}].")
     return value
 
 
 def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
-    """The loss of every example and, where the problem can say, whether it is right."""
+    """The loss of every example, and if the problem has `correct`, its value for every example."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     parts = min(max(-(-len(examples) // AT_ONCE), PARTS), len(examples))

@@ -1,4 +1,4 @@
-"""Examples: a finite set of them, as tensors or as a torch data set, from which batches are taken by index."""
+"""A finite set of examples, as tensors or as a torch data set, with batches by index."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sized
@@ -16,22 +16,23 @@ from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.user_code import user_code
 
 FINGERPRINTED = 256
-"""How many examples of a data set, evenly spaced, its fingerprint rests on; of tensors it is all."""
+"""Number of evenly spaced examples of a data set in its fingerprint. For tensors, all examples are used."""
 
 
 class Examples:
-    """N examples that can be told apart, from which a batch is taken by its index.
+    """N examples; a batch is taken by its index.
 
     Args:
         data: A tree of tuples, lists and mappings of tensors, whose first axis is the example; or a map-style
-            `torch.utils.data.Dataset`, whose items are put together by torch's `default_collate`.
-        name: What messages call it.
+            `torch.utils.data.Dataset`, whose items are collated by torch's `default_collate`.
+        name: Name of the examples in messages.
 
     Raises:
         BadArgument: Two tensors differ in their number of examples, a leaf is a NumPy array, the data cannot be
-            indexed or put together, or there is no example at all.
+            indexed or collated, or there is no example.
 
     Example:
+        >>> from gradiometer.problems import Examples
         >>> examples = Examples((torch.randn(10, 3), torch.arange(10)))
         >>> len(examples), examples.batch(torch.tensor([7, 7, 1]))[1]
         (10, tensor([7, 7, 1]))
@@ -54,7 +55,7 @@ class Examples:
         return f"<{self.name}: {len(self):,} examples, {kind}>"
 
     def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
-        """The examples at these positions, in this order; a position may come twice."""
+        """The examples at these positions, in this order. A position may occur twice."""
         if self._in_memory:
             return take(self.data, index)
         with user_code(self.name):
@@ -63,14 +64,14 @@ class Examples:
         return collated if self.device is None else _moved(collated, self.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All examples once, in their own order, `size` at a time; the last batch may be smaller."""
+        """All examples once, in order, `size` at a time. The last batch may be smaller."""
         if not size >= 1:
             raise BadArgument(f"`size` must be at least 1, got {size}.")
         for part in torch.split(torch.arange(len(self)), size):
             yield self.batch(part)
 
     def to(self, device: torch.device | str) -> "Examples":
-        """The same examples on a device: tensors are moved now, a data set's batches as they are taken."""
+        """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
         moved = Examples(_moved(self.data, device) if self._in_memory else self.data, self.name)
         moved.device = torch.device(device)
         return moved
@@ -78,8 +79,8 @@ class Examples:
     def fingerprint(self) -> str:
         """The SHA-256 of the data in hexadecimal: names, types, shapes and bytes of all tensors.
 
-        Of a data set it covers the number of examples and the first, the last and some between, read with
-        random states set aside, so that random augmentation gives the same fingerprint every time.
+        For a data set it covers the number of examples and up to 256 of them, evenly spaced. They are read from
+        fixed random states, so that random augmentation gives the same fingerprint every time.
         """
         digest = hashlib.sha256(f"{len(self)} examples".encode())
         if self._in_memory:
@@ -93,18 +94,18 @@ class Examples:
 
 
 def _size(data: Batch, name: str) -> int:
-    """The number of examples every tensor agrees on, or a refusal that names the one that does not."""
+    """The number of examples, which all tensors must share."""
     for path, leaf in leaves(data, name):
         if isinstance(leaf, np.ndarray):
-            raise BadArgument(f"`{path}` is a NumPy array, a tensor was expected: pass torch.from_numpy(...).")
+            raise BadArgument(f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...).")
     return batch_size(data, name)
 
 
 def _checked_dataset(data: Any, name: str) -> int:
-    """The length of a map-style data set whose examples can be put together."""
+    """The length of a map-style data set whose examples can be collated."""
     if isinstance(data, IterableDataset) or not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
         raise BadArgument(
-            f"`{name}` is of type {type(data).__name__}, which cannot be indexed: give a tensor, a tuple, list or dict "
+            f"`{name}` is of type {type(data).__name__}, which cannot be indexed: pass a tensor, a tuple, list or dict "
             "of tensors, or a torch data set with `__len__` and `__getitem__`."
         )
     if len(data):
@@ -114,7 +115,7 @@ def _checked_dataset(data: Any, name: str) -> int:
             except (TypeError, RuntimeError, BadArgument) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")
                 raise BadArgument(
-                    f"`{name}[0]` cannot be put into a batch ({reason}): give the data set a transform to tensors."
+                    f"`{name}[0]` cannot be put into a batch ({reason}): add a transform to tensors to the data set."
                 ) from error
     return len(data)
 
@@ -124,7 +125,7 @@ def _moved(data: Batch, device: torch.device | str) -> Batch:
 
 
 def _digest(data: Batch, digest: Any) -> None:
-    """Feed every leaf into the digest, with its place, type and shape."""
+    """Add every leaf to the digest, with its path, type and shape."""
     for path, leaf in leaves(data, ""):
         if isinstance(leaf, Tensor):
             digest.update(f"{path} {leaf.dtype} {list(leaf.shape)}".encode())

@@ -1,4 +1,4 @@
-"""A user's own problem, named `module:function` as uvicorn names an app."""
+"""A problem of your own, given as `module:function`."""
 
 import copy
 import inspect
@@ -10,24 +10,25 @@ from typing import Any
 
 from torch import nn
 
-from gradiometer.errors import BadArgument, GradiometerError
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import nearest
-from gradiometer.problems.user_code import said, user_module
+from gradiometer.problems.user_code import summary, user_module
 
 
 def load(
     name: str, *, model: str | None = None, data_dir: str | os.PathLike[str] | None = None, seed: int = 0
 ) -> Problem:
-    """Call the function and make a problem of what it returns.
+    """Call the function and make a problem of its result.
 
-    The function is given those of `model`, `data_dir` and `seed` that its signature has. It runs with torch's,
-    NumPy's and Python's global random numbers seeded by `seed`, and they are put back after it.
+    The function gets those of `model`, `data_dir` and `seed` that are in its signature. Torch's, NumPy's and Python's
+    global random numbers are seeded with `seed` for the call, and restored afterwards.
 
     Raises:
-        BadArgument: There is no such module or function, one of them raised, or it returned something else.
+        BadArgument: There is no such module or function, or its arguments do not fit.
+        UserCodeFailed: The module or the function raised, or the function returned something else.
     """
     function = _function(name)
     settings = _settings(name, function, {"model": model, "data_dir": data_dir, "seed": seed})
@@ -37,32 +38,30 @@ def load(
         except GradiometerError:
             raise
         except (Exception, SystemExit) as error:
-            raise BadArgument(f"`{name}` raised {said(error)}.") from error
+            raise UserCodeFailed(f"`{name}` raised {summary(error)}.") from error
     return returned if isinstance(returned, Problem) else _of_tuple(name, returned, model)
 
 
 def _function(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     is_file = module_name.endswith(".py")
-    if is_file or not (_dotted(module_name) and function_name.isidentifier()):
+    if is_file or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         hint = f": write {Path(module_name).stem}:{function_name}" if is_file else ""
-        raise BadArgument(f"`problem` {name!r} is not of the form module:function{hint}.")
+        raise BadArgument(f"`problem` must have the form module:function, got {name!r}{hint}.")
     module = user_module(module_name)
     if not hasattr(module, function_name):
         functions = inspect.getmembers(module, inspect.isfunction)
         own = tuple(key for key, function in functions if function.__module__ == module_name)
-        which = f": {nearest(function_name, own)}" if own else ", nor any other"
-        raise BadArgument(f"`{module_name}` has no function {function_name!r}{which}.")
+        which = nearest(function_name, own) if own else "the module defines no function"
+        raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
     function: Callable[..., Any] = getattr(module, function_name)
     if not callable(function):
-        raise BadArgument(
-            f"`{name}` is of type {type(function).__name__}, a function that makes a problem was expected."
-        )
+        raise BadArgument(f"`{name}` must be a function that returns a problem, got {type(function).__name__}.")
     return function
 
 
 def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Those of the settings that the function takes; one that was asked for and is not taken is refused."""
+    """The settings that the function takes. A setting that was given but is not taken is an error."""
     parameters = inspect.signature(function).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -70,12 +69,12 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
     for p in parameters:
         if p.default is p.empty and p.kind not in variadic and not (p.name in offered and p.name in by_keyword):
             raise BadArgument(
-                f"`{name}` has an argument {p.name!r} that nothing is known about: it may take {', '.join(offered)} "
-                "by keyword, all else needs a default."
+                f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by keyword, and every "
+                "other argument needs a default."
             )
     for key in ("model", "data_dir"):
         if offered[key] is not None and not (takes_any or key in by_keyword):
-            raise BadArgument(f"`{key}` was given, but `{name}` takes no such argument: leave it out, or add it there.")
+            raise BadArgument(f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there.")
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
     defaulted = {p.name for p in parameters if p.default is not p.empty}
     return {key: value for key, value in wanted.items() if not (value is None and key in defaulted)}
@@ -85,7 +84,7 @@ def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
     """The problem of a tuple (model, loss, train) or (model, loss, train, test)."""
     if not isinstance(returned, tuple) or len(returned) not in (3, 4):
         got = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
-        raise BadArgument(f"`{name}` returned {got}: a Problem, or (model, loss, train[, test]) was expected.")
+        raise UserCodeFailed(f"`{name}` returned {got}: return a Problem, or (model, loss, train[, test]).")
     model, loss, train, test = (*returned, None)[:4]
     train = _examples(train, "train")
     return Problem(
@@ -107,7 +106,3 @@ def _model_name(model: Any) -> str:
     if isinstance(model, nn.Module):
         return type(model).__name__
     return str(getattr(model, "__name__", "model")).strip("<>")
-
-
-def _dotted(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))

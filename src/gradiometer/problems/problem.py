@@ -1,4 +1,4 @@
-"""A problem: a model, a loss and examples, with all that is needed to train on it and to name it later."""
+"""A problem: a model, a loss and examples."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.problems.examples import Examples
 
 Correct = Callable[[nn.Module, Batch], Tensor]
-"""Which predictions of a batch are right: one truth value per example, shape [examples]."""
+"""Returns one truth value per example, shape [examples]: True if the prediction is right."""
 
 FINGERPRINT_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained: a way to make the model, its loss, and the examples.
+    """A function that makes the model, its loss, and the examples.
 
-    Your own is a function in a file of yours, named on the command line as `module:function`:
+    For a problem of your own, write a function in a file and give it to the command line as `module:function`:
 
         # mine.py                                  gradiometer train mine:problem
         from torch import nn
@@ -40,22 +40,31 @@ class Problem:
                 train=Examples((images, labels)),
             )
 
-    or, shorter, one that returns `(model, loss, train)` or `(model, loss, train, test)`.
+    A shorter function returns `(model, loss, train)` or `(model, loss, train, test)`.
 
     Args:
-        name: What the problem is called.
-        model: Makes a new model each time. Its random numbers are torch's global ones: whoever calls it sets the
-            seed before, with `torch.manual_seed`.
+        name: Name of the problem.
+        model: Makes a new model at every call, with torch's global random numbers: the caller sets the seed before,
+            with `torch.manual_seed`.
         loss: Called as `loss(model, batch)`; returns one value per example, shape [examples], or their mean,
-            shape [], which tells less.
+            shape [], from which fewer gauges can measure.
         train: The training examples.
         test: Examples that are never trained on.
-        correct: Called as `correct(model, batch)`; returns for each example whether it is right, for the accuracy.
-        model_name: What the model is called.
+        correct: Called as `correct(model, batch)`; returns True for each example that is right, for the accuracy.
+        model_name: Name of the model.
         description: The problem in one line.
 
     Raises:
-        BadArgument: A part is not of its kind, or the loss is a criterion that knows no model.
+        BadArgument: A part has the wrong type, or the loss is a criterion on (prediction, target).
+
+    Example:
+        >>> import torch
+        >>> from gradiometer import supervised
+        >>> from gradiometer.problems import Examples, Problem
+        >>> points = torch.arange(6.0).reshape(6, 1)
+        >>> loss = supervised(nn.MSELoss(reduction="none"))
+        >>> len(Problem("doubling", lambda: nn.Linear(1, 1), loss, Examples((points, 2 * points))).fingerprint)
+        16
     """
 
     name: str
@@ -69,7 +78,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.name.strip():
-            raise BadArgument("`name` must not be empty: the run folder is called by it.")
+            raise BadArgument("`name` must not be empty: the run folder is named after it.")
         _check_model(self.model)
         _check_loss(self.loss)
         _check_examples("train", self.train)
@@ -80,7 +89,7 @@ class Problem:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The first digits of the SHA-256 of the training and test data: two runs on the same data share it."""
+        """The first digits of the SHA-256 of the training and test data. Two runs on the same data share it."""
         parts = [self.train.fingerprint(), self.test.fingerprint() if self.test is not None else "no test data"]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
@@ -88,8 +97,8 @@ class Problem:
 def _check_model(model: Any) -> None:
     if isinstance(model, nn.Module):
         raise BadArgument(
-            f"`model` is a {type(model).__name__} that is made already, a function that makes one was expected: "
-            "write model=lambda: ..., so that each run starts from its own seed."
+            f"`model` must be a function that makes the model, got a {type(model).__name__}: write model=lambda: ..., "
+            "so that each run starts from its own seed."
         )
     if not callable(model):
         raise BadArgument(f"`model` must be a function that makes the model, got {type(model).__name__}.")
@@ -98,8 +107,8 @@ def _check_model(model: Any) -> None:
 def _check_loss(loss: Any) -> None:
     if isinstance(loss, criteria._Loss):
         raise BadArgument(
-            f"`loss` is {type(loss).__name__}, a criterion on (prediction, target), a function of (model, batch) was "
-            f"expected: write supervised(nn.{type(loss).__name__}(reduction='none'))."
+            f"`loss` must be a function of (model, batch), got {type(loss).__name__}, a criterion on (prediction, "
+            f"target): write supervised(nn.{type(loss).__name__}(reduction='none'))."
         )
     if not callable(loss):
         raise BadArgument(f"`loss` must be a function of (model, batch), got {type(loss).__name__}.")

@@ -1,4 +1,4 @@
-"""Problems by name: those that come with the package, and a user's own as `module:function`."""
+"""The names of the problems, and `load`."""
 
 import os
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class Known:
 
     Args:
         home: The module whose `load` makes it.
-        models: Names of its models, the usual one first.
-        takes: Which of the settings "data_dir" and "seed" its data depend on.
+        models: Names of its models, the default first.
+        takes: The settings its data depend on, out of "data_dir" and "seed".
     """
 
     home: str
@@ -48,18 +48,24 @@ NAMES = tuple(KNOWN)
 def load(
     name: str, *, model: str | None = None, data_dir: str | os.PathLike[str] | None = None, seed: int = 0
 ) -> "gradiometer.problems.problem.Problem":
-    """The problem of this name.
+    """The problem with this name.
 
     Args:
-        name: One of `NAMES`, or `module:function` for your own: the module is looked for in the current folder too;
-            the function takes nothing, or any of the keywords `model`, `data_dir` and `seed`, and returns a `Problem`
-            or a tuple (model, loss, train) or (model, loss, train, test).
-        model: Which of its models; left out, the usual one.
-        data_dir: Where data that do not ship lie.
-        seed: Of data that are drawn: the known answers', and whatever your own function draws.
+        name: One of `NAMES`, or `module:function` for your own. The module may be in the current folder. The function
+            takes no argument, or any of the keywords `model`, `data_dir` and `seed`, and returns a `Problem` or a
+            tuple (model, loss, train) or (model, loss, train, test).
+        model: Name of the model; the default is the first one of the problem.
+        data_dir: Folder of the data that do not come with the package.
+        seed: Seed of the data that are drawn, also by your own function.
 
     Raises:
-        BadArgument: There is no such problem or model, its data are missing, or your function failed.
+        BadArgument: There is no such problem or model, or its data are missing.
+        UserCodeFailed: Your own function or its module raised, or the function returned something else.
+
+    Example:
+        >>> from gradiometer.problems import load
+        >>> load("quadratic", seed=1).description
+        'A noisy quadratic of 20 parameters, 2,000 examples to train on.'
     """
     if ":" in name:
         imported = import_module("gradiometer.problems.imported")
@@ -67,7 +73,7 @@ def load(
         return own
     known = _known(name)
     if data_dir is not None and "data_dir" not in known.takes:
-        raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: leave it out.")
+        raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: omit it.")
     settings = {"data_dir": data_dir, "seed": seed}
     taken = {key: value for key, value in settings.items() if key in known.takes}
     made: gradiometer.problems.problem.Problem = import_module(known.home).load(_model(name, known, model), **taken)
@@ -75,21 +81,18 @@ def load(
 
 
 def nearest(wanted: str, names: tuple[str, ...]) -> str:
-    """Words for a message: the most similar of the names, if one is similar, and all of them."""
+    """For a message: the most similar name, if one is similar, and all names."""
     close = get_close_matches(wanted.lower().replace("_", "-"), names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}There {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+    return f"{f'did you mean {close[0]}? Available' if close else 'available'}: {', '.join(names)}"
 
 
 def _known(name: str) -> Known:
     if name not in KNOWN:
-        raise BadArgument(
-            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for a function of your own."
-        )
+        raise BadArgument(f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.")
     return KNOWN[name]
 
 
 def _model(name: str, known: Known, model: str | None) -> str:
     if model is not None and model not in known.models:
-        raise BadArgument(f"`model` {model!r} is unknown to {name}: {nearest(model, known.models)}.")
+        raise BadArgument(f"`model` {model!r} is not a model of {name}: {nearest(model, known.models)}.")
     return model or known.models[0]

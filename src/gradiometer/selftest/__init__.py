@@ -1,4 +1,4 @@
-"""The instrument tested on the machine it runs on, on problems whose every per-example gradient is known."""
+"""Tests of the noise gauge on this machine, on problems with known per-example gradients."""
 
 import lazy_loader
 

@@ -1,20 +1,20 @@
-"""A check: what was expected, what was measured, and whether they agree."""
+"""A check: the expected value, the measured value, and the verdict."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about the instrument, tested on this machine.
+    """One statement about the noise gauge, tested on this machine.
 
     Args:
-        problem: On which problem.
+        problem: Name of the problem.
         batch_size: B.
-        quantity: What was measured.
-        expected: What it should be, in words.
-        measured: What it was.
-        low, high: Interval of what was measured.
-        passed: Whether it is as expected.
+        quantity: The measured quantity.
+        expected: Its expected value, as text.
+        measured: Its measured value.
+        low, high: Interval of the measured value.
+        passed: True if it is as expected.
     """
 
     problem: str

@@ -1,4 +1,4 @@
-"""What must be true of the noise gauge, as a list of checks: its moments unbiased, its intervals honest."""
+"""The checks of the noise gauge: its moments are unbiased, its intervals cover."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +14,7 @@ from gradiometer.selftest.windows import Windows, independent_windows, stationar
 BATCH_SIZES = (2, 4, 32)
 LEVEL = 0.9
 BAND = (0.87, 0.93)
-"""Where the coverage of a 90 % interval must lie."""
+"""Allowed coverage of a 90 % interval."""
 
 STEPS = 100
 """Readings in a window at a fixed point."""
@@ -26,15 +26,14 @@ Part = Callable[[], list[Check]]
 def run_checks(full: bool = False, progress: Progress | None = None) -> list[Check]:
     """Test the noise gauge against exact answers, on this machine.
 
-    On a quadratic, a logistic regression and a small network, all per-example gradients known, at B = 2, 4 and 32:
-    tr Σ and ‖g‖² are measured on thousands of batches by the instrument itself, and the 90 % interval of the noise
-    scale is made in a thousand windows and more, of readings that are independent and of readings along SGD at
-    stationarity. Half a minute; the full one has more batches, four times the
-    windows, and takes three minutes.
+    The problems are a quadratic, a logistic regression and a small network with known per-example gradients, at
+    B = 2, 4 and 32. The gauge measures tr Σ and ‖g‖² on thousands of batches. The 90 % interval of the noise scale
+    is computed in at least a thousand windows, of independent readings and of readings along SGD at stationarity.
+    It takes half a minute. The full test has more batches and four times the windows, and takes three minutes.
 
     Args:
-        full: Whether to take more batches and windows.
-        progress: Called with how many parts are done, and of how many.
+        full: True for more batches and windows.
+        progress: Called with the number of parts done and the number of all parts.
     """
     parts = [*_unbiased(3000, full=True), *_covered(4000)] if full else [*_unbiased(2000), *_covered(1000)]
     checks: list[Check] = []
@@ -46,7 +45,7 @@ def run_checks(full: bool = False, progress: Progress | None = None) -> list[Che
 
 
 def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
-    """The gauge's moments at a fixed point: by halves everywhere, and in its other ways somewhere."""
+    """The gauge's moments at a fixed point: from halves everywhere, with other settings on some problems."""
     quadratic, logistic, network = known_problems()
     benches = [Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)]
     benches += [
@@ -61,7 +60,7 @@ def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
 
 
 def _covered(windows: int) -> Iterator[Part]:
-    """The intervals, in so many windows; twice as many where they are cheap to simulate."""
+    """The intervals in this number of windows, or twice as many if they are cheap to simulate."""
     problems = list(product(known_problems(), BATCH_SIZES))
     for known, size in problems:
         yield partial(independent_coverage, known, size, 2 * windows)
@@ -71,17 +70,17 @@ def _covered(windows: int) -> Iterator[Part]:
 
 
 def independent_coverage(known: Known, batch_size: int, windows: int) -> list[Check]:
-    """Batches drawn anew at a fixed point, 100 readings a window."""
+    """Independent batches at a fixed point, 100 readings per window."""
     made = independent_windows(known, batch_size, windows, STEPS)
     return [_coverage(known, batch_size, "independent readings", made)]
 
 
 def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[Check]:
-    """Along SGD at a constant learning rate, large enough that a window sees many independent points.
+    """Along SGD at a constant learning rate, large enough for many independent points in a window.
 
     η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the readings of ‖g‖² have
-    an integrated autocorrelation time of 1.2 to 2.2 steps. 200 readings a window; 400 for logistic regression at
-    B = 2, whose single readings are the most skewed. 200 steps come before the first window.
+    an integrated autocorrelation time of 1.2 to 2.2 steps. A window has 200 readings; 400 for logistic regression
+    at B = 2, whose readings are the most skewed. 200 steps precede the first window.
     """
     linear, skewed = isinstance(known, KnownQuadratic), known.name == "logistic regression" and batch_size == 2
     learning_rate = 1.5 if linear or batch_size == 32 else 1.0
@@ -91,7 +90,7 @@ def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[Che
 
 
 def undecided_coverage(windows: int) -> list[Check]:
-    """If most windows give only a lower bound, since ‖g‖² may be zero, they cover more often than the level."""
+    """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often than the level."""
     quadratic = known_problems()[0]
     made = stationary_windows(quadratic, 2, 0.2, windows, 100, burn_in=200)
     return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]

@@ -1,4 +1,4 @@
-"""Problems whose every per-example gradient is known, at one point or at many at once, without autograd."""
+"""Problems with known per-example gradients, at one or many points at once, without autograd."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.images import digits
 
 EXAMPLES = 64
-"""N, so few that a batch of 32 drawn without replacement has half the noise of one with it."""
+"""N, small enough that a batch of 32 without replacement has half the noise of one with replacement."""
 
 LABELS = (3, 5, 8)
-"""Digits that are easily taken for one another, so that no small network tells all of them apart."""
+"""Digits that look alike, so that a small network cannot separate all of them."""
 
 Points = Float[Tensor, "chains params"]
 Weights = Float[Tensor, "chains sets examples"]
 
 
 class Gradients(NamedTuple):
-    """Gradients at every point: of weighted sets of examples, of the whole training set, and tr Σ.
+    """At every point: gradients of weighted sets of examples and of the whole training set, and tr Σ.
 
     Σ is the covariance of the gradient of one example drawn from the training set, with N in the denominator.
     """
@@ -41,12 +41,12 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Known(ABC):
-    """A finite training set and a loss whose gradients are written out.
+    """A finite training set and a loss with explicit gradients.
 
     Args:
-        name: What the problem is called.
+        name: Name of the problem.
         examples: The training set.
-        point: Φ, where the gauge is tested at a fixed point, and where chains start.
+        point: Φ, the fixed point of the tests, and the start of chains.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Known(ABC):
         """The columns of a gradient that belong to each layer, by the layer's name in the model."""
 
     def stationary_noise_scale(self, learning_rate: float, batch_size: int) -> float | None:
-        """tr Σ over E‖g‖² along SGD that has forgotten its start, in closed form; None where there is none."""
+        """tr Σ over E‖g‖² along SGD at stationarity, in closed form; None if it is not known."""
         return None
 
     @cached_property
@@ -86,7 +86,7 @@ class KnownQuadratic(Known):
     """The noisy quadratic on a finite set of examples: g_i = H(Φ − x_i), and tr Σ is the same everywhere.
 
     Args:
-        quadratic: Its closed forms, with the minimum and the noise of this very set.
+        quadratic: Its closed forms, with the minimum and the noise of this training set.
     """
 
     quadratic: Quadratic
@@ -116,13 +116,13 @@ class KnownQuadratic(Known):
 class KnownNetwork(Known):
     """A classifier: fully connected layers with tanh between them, cross-entropy, weight decay within the loss.
 
-    Φ is, layer after layer, a matrix [out, in + 1] whose last column is the bias. The gradient of an example's loss
-    in it is the outer product of the error δ at the layer's output with the layer's input, a one appended, plus λ
+    Φ is one matrix [out, in + 1] per layer, whose last column is the bias. The gradient of an example's loss
+    is the outer product of the error δ at the layer's output with the layer's input, with a one appended, plus λ
     times the matrix.
 
     Args:
         widths: Features, units of each hidden layer, classes.
-        weight_decay: λ, of a penalty λ/2 ‖Φ‖² in every example's loss.
+        weight_decay: λ of the penalty λ/2 ‖Φ‖² in every example's loss.
     """
 
     widths: tuple[int, ...]
@@ -156,7 +156,7 @@ class KnownNetwork(Known):
 
     @property
     def layers(self) -> dict[str, slice]:
-        """The linear layers by their place in the `Sequential`."""
+        """The linear layers by their index in the `Sequential`."""
         ends = np.cumsum([0, *((inside + 1) * outside for inside, outside in pairwise(self.widths))]).tolist()
         return {f"{2 * place}": slice(*span) for place, span in enumerate(pairwise(ends))}
 
@@ -198,10 +198,10 @@ def known_quadratic() -> KnownQuadratic:
 
 
 def known_network(name: str, hidden: tuple[int, ...], weight_decay: float = 0.3) -> KnownNetwork:
-    """Threes, fives and eights, 4 × 4 pixels: 64 of the digits that ship, three classes.
+    """64 threes, fives and eights of the digits, at 4 × 4 pixels: three classes.
 
-    The decay keeps them from being learnt by heart, as 64 examples else are: then single gradients are almost all
-    next to nothing and a few are large, and hundreds of readings tell less than their spread claims.
+    Without weight decay the network would memorise the 64 examples: then almost all gradients are near zero and a few
+    are large, and the spread of hundreds of readings is too small.
     """
     images, labels = digits.load().train.data
     chosen = torch.isin(labels, torch.tensor(LABELS)).nonzero().flatten()[:EXAMPLES]

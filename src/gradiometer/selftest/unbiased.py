@@ -1,4 +1,4 @@
-"""The gauge really run on thousands of batches at a fixed point, against the exact tr Σ and ‖g‖² there."""
+"""The gauge on thousands of batches at a fixed point, against the exact tr Σ and ‖g‖²."""
 
 import math
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ from gradiometer.selftest.check import Check
 from gradiometer.selftest.known import Known
 
 STANDARD_ERRORS = 4
-"""A true value lies farther away in 1 of 16,000 tests."""
+"""The error exceeds this in 1 of 16,000 tests."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One way to draw batches and to measure them.
+    """One way to draw and measure batches.
 
     Args:
         known: The problem.
         batch_size: B.
-        parts: k; None for one an example.
-        draw: With replacement, or without.
-        shared: Whether the micro-batches are those that training accumulates; else they are run apart.
+        parts: k; None for one part per example.
+        draw: With or without replacement.
+        shared: True if the micro-batches are those that training accumulates; else the gauge computes them.
     """
 
     known: Known
@@ -53,7 +53,7 @@ class Bench:
 
     @property
     def manner(self) -> str:
-        """How it measures, in words, where it is not the default."""
+        """The settings that differ from the default, as text."""
         parts = {
             "per example": self.parts is None,
             f"k = {self.parts}": self.parts not in (None, 2),
@@ -63,7 +63,7 @@ class Bench:
         return ", ".join(words for words, applies in parts.items() if applies)
 
     def series(self, steps: int, seed: int = 0) -> Series:
-        """Readings of so many batches, drawn independently of one another."""
+        """Readings of independent batches, one per step."""
         generator, objective = torch.Generator().manual_seed(seed), self.known.objective()
         readings = []
         for index in range(steps):
@@ -76,7 +76,7 @@ class Bench:
         return Series.of(readings, self.sampling, objective.layers)
 
     def checks(self, steps: int) -> Iterator[Check]:
-        """tr Σ and ‖g‖², whole and of the last of several layers, and E‖ĝ − g‖² where it is not simply tr Σ/B."""
+        """tr Σ and ‖g‖², in total and of the last of several layers, and E‖ĝ − g‖² if it is not simply tr Σ/B."""
         series = self.series(steps)
         estimates = self.gauge.estimate(series)
         each, examples = self.known.per_example, len(self.known.examples)
@@ -120,7 +120,7 @@ class Bench:
 
 
 def accumulated(objective: Objective, batch: Batch, parts: int) -> Spread:
-    """The spread of micro-batches whose mean is the training gradient, as a loop that accumulates them has it."""
+    """The spread of micro-batches whose mean is the training gradient, as in a loop that accumulates gradients."""
     builder, size = SpreadBuilder(objective.layer_of), batch_size(batch)
     mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
     for part in chunks(batch, parts):

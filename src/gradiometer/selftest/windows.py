@@ -1,4 +1,4 @@
-"""Many windows of readings at once, with the noise scale that each should hold: independent readings, and SGD's."""
+"""Many windows of independent readings or of readings along SGD, with their true noise scale."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,18 @@ from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.selftest.known import Known, Weights
 
 AT_ONCE = 20_000
-"""Batches whose gradients are held at once."""
+"""Number of batches whose gradients are in memory at once."""
 
 CHAINS = 100
-"""Runs of SGD side by side: enough that a step is arithmetic, few enough that it stays in the processor's cache."""
+"""Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The moments of `GradientNoise` in many windows, and what they are estimates of.
+    """The moments of `GradientNoise` in many windows, and the true noise scale.
 
     Args:
-        gradient_variance: Estimates of tr Σ, one a window and step.
+        gradient_variance: Estimates of tr Σ, one per window and step.
         gradient_norm_squared: Estimates of ‖g‖².
         noise_scale: tr Σ / ‖g‖², known exactly, in examples.
     """
@@ -37,7 +37,7 @@ class Windows:
         return len(self.gradient_variance)
 
     def covered(self, level: float = 0.9) -> int:
-        """How many windows have an interval that holds the noise scale."""
+        """The number of windows whose interval contains the noise scale."""
         estimates = (
             ratio_of_means(*pair, level=level)
             for pair in zip(self.gradient_variance, self.gradient_norm_squared, strict=True)
@@ -46,10 +46,10 @@ class Windows:
 
 
 def independent_windows(known: Known, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
-    """Readings at the fixed point, every batch drawn anew with replacement: all per-example gradients are known."""
+    """Readings at the fixed point, from independent batches drawn with replacement."""
     generator = torch.Generator().manual_seed(seed)
     per_example = known.per_example
-    # Only inner products matter: in the span of the gradients there are no more numbers than examples.
+    # Only inner products matter: the span of the gradients has at most as many dimensions as examples.
     reduced = torch.linalg.qr(per_example.mT).R.mT
     moments = []
     for count in np.diff([*range(0, windows * steps, AT_ONCE), windows * steps]):
@@ -63,19 +63,19 @@ def independent_windows(known: Known, batch_size: int, windows: int, steps: int,
 def stationary_windows(
     known: Known, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
 ) -> Windows:
-    """Readings along runs of SGD that have forgotten their start, at a constant learning rate.
+    """Readings along stationary runs of SGD at a constant learning rate.
 
-    Every run gives several windows, one after the other. What they are estimates of has a closed form for the
-    quadratic; else it is the ratio of the exact tr Σ and ‖g‖², averaged over all points that all runs passed.
+    Every run gives several windows in turn. The true noise scale has a closed form for the quadratic; else it is
+    the ratio of the exact tr Σ and ‖g‖², averaged over all points of all runs.
 
     Args:
         known: The problem; batches are drawn from its training set with replacement.
         batch_size: B.
         learning_rate: η.
-        windows: How many, a multiple of `CHAINS`.
-        steps: Of each window.
+        windows: Number of windows, a multiple of `CHAINS`.
+        steps: Steps per window.
         burn_in: Steps before the first window.
-        seed: Of the batches.
+        seed: Seed of the batches.
     """
     generator = torch.Generator().manual_seed(seed)
     points = known.point.repeat(CHAINS, 1)
@@ -102,7 +102,7 @@ def drawn_halves(generator: torch.Generator, count: int, batch_size: int, exampl
 
 
 def half_moments(halves: Float[Tensor, "batches 2 params"], batch_size: int) -> Float[np.ndarray, "2 batches"]:
-    """What `GradientNoise` keeps of every batch: tr Σ and ‖g‖², from the gradients of its halves."""
+    """The moments of `GradientNoise` for every batch: tr Σ and ‖g‖², from the gradients of its halves."""
     spread = Spread(
         sizes=np.full(2, batch_size // 2),
         squared_norms=halves.square().sum(2).mT.numpy(),

@@ -1,4 +1,4 @@
-"""The double well: two minima with a barrier between them, which SGD crosses the more often the hotter it runs."""
+"""The double well: two minima and a barrier, which SGD crosses more often at a higher temperature."""
 
 import math
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
 SETTLED = 20.0
-"""Relaxation times 1/(ηV″) before crossings are counted: none comes at once, since a way over the top takes time."""
+"""Relaxation times 1/(ηV″) before crossings are counted, because the first crossing takes time."""
 
 STEPS_AT_ONCE = 512
-"""Steps whose noise is drawn in one go."""
+"""Steps whose noise is drawn at once."""
 
 
 @dataclass(frozen=True)
 class DoubleWell:
-    """loss(Φ, x) = ΔL((Φ/w)² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±w and a top ΔL above at 0.
+    """loss(Φ, x) = ΔL((Φ/w)² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±w and a maximum ΔL at 0.
 
     The gradient of an example has variance σ² at every Φ, so that SGD runs at the temperature T = ησ²/(2B), and
     crosses from one minimum to the other in a time exponential in ΔL/T.
@@ -39,6 +39,12 @@ class DoubleWell:
         variance: σ² of x, positive.
 
     Source: Kramers (1940), Brownian Motion in a Field of Force; the loss is the textbook's quartic.
+
+    Example:
+        >>> from gradiometer.problems.closed_forms import DoubleWell
+        >>> well = DoubleWell(barrier=1.0)
+        >>> well.temperature(0.2, batch_size=1), round(well.kramers_steps(0.2, batch_size=1))
+        (0.1, 126913)
     """
 
     barrier: float = 1.0
@@ -62,7 +68,7 @@ class DoubleWell:
 
     @property
     def correction(self) -> float:
-        """3/(8ΔL), Kramers' κ, half of it from the bottom of the wells and half from the top."""
+        """3/(8ΔL), Kramers' κ: half is from the bottom of the wells, half from the top."""
         return 3 / (8 * self.barrier)
 
     def mean_loss(self, position: float) -> float:
@@ -81,19 +87,19 @@ class DoubleWell:
     def kramers_steps(self, learning_rate: float, batch_size: int) -> float:
         """π w²/(2√2 ΔL η) · exp(ΔL/T)(1 + 3T/(8ΔL)), the mean number of steps from one minimum to the other.
 
-        In the limit of a small rate, and at a low temperature.
+        It holds for a small learning rate and a low temperature.
         """
         temperature, bend = self.temperature(learning_rate, batch_size), self.correction
         time = escape_time(self.barrier, self.curvature, self.curvature_at_top, temperature, correction=bend)
         return time / learning_rate
 
     def exact_steps(self, learning_rate: float, batch_size: int) -> float:
-        """The mean number of steps from one minimum to or beyond the other, for Gaussian x, at any η and temperature.
+        """The mean number of steps from one minimum to the other or beyond, for Gaussian x, at any η and temperature.
 
         Raises:
-            BadArgument: η is beyond the edge 2/V″ of the wells.
+            BadArgument: η is not below 2/V″, the limit of the wells.
         """
-        temperature = self._bearable(learning_rate, batch_size)
+        temperature = self._checked_temperature(learning_rate, batch_size)
         spread = math.sqrt(temperature / (self.curvature * (1 - learning_rate * self.curvature / 2)))
         w = self.half_distance
         return passage_steps(
@@ -110,22 +116,22 @@ class DoubleWell:
         level: float = 0.9,
         seed: int = 0,
     ) -> Estimate:
-        """The same, seen: steps over crossings of many independent walkers, all starting at a minimum.
+        """The same number from a simulation: steps per crossing of many independent walkers that start at a minimum.
 
-        A crossing is complete when a walker has come to or beyond the minimum of the other well, and the next one
-        begins there; they are counted once the wells have filled, after 20 relaxation times 1/(ηV″). The interval is
-        Student's over the walkers' own rates.
+        A crossing ends when a walker reaches the minimum of the other well, and the next one begins there. Crossings
+        are counted after 20 relaxation times 1/(ηV″), when the wells have filled. The interval is Student's over the
+        rates of the walkers.
 
         Args:
             learning_rate: η.
             batch_size: B.
-            walkers: How many, at least 4.
-            steps: Of each walker.
+            walkers: Number of walkers, at least 4.
+            steps: Steps per walker.
             level: Confidence level.
-            seed: Of the noise.
+            seed: Seed of the noise.
 
         Raises:
-            BadArgument: η is beyond the edge of the wells, or hardly any walker crossed.
+            BadArgument: η is not below the limit of the wells, or almost no walker crossed.
         """
         check_count("steps", steps)
         if not walkers >= FEWEST_READINGS:
@@ -134,8 +140,8 @@ class DoubleWell:
         rate = mean(crossings / steps, level=level, batches=walkers)
         if not rate.low > 0:
             raise BadArgument(
-                f"`steps` is {steps:,}, in which {walkers:,} walkers made {int(crossings.sum())} crossings: more of "
-                "one or the other are needed, or a higher temperature."
+                f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings in {steps:,} steps. "
+                "Take more steps, more walkers or a higher temperature."
             )
         return Estimate.interval(
             1 / rate.value,
@@ -150,8 +156,8 @@ class DoubleWell:
     def _crossings(
         self, learning_rate: float, batch_size: int, walkers: int, steps: int, seed: int
     ) -> Float[np.ndarray, " walkers"]:
-        """How often each walker came to the other minimum, once the wells had filled."""
-        spread = math.sqrt(2 * learning_rate * self._bearable(learning_rate, batch_size))
+        """The number of crossings of each walker, once the wells have filled."""
+        spread = math.sqrt(2 * learning_rate * self._checked_temperature(learning_rate, batch_size))
         settling = math.ceil(SETTLED / (learning_rate * self.curvature))
         generator, w = np.random.default_rng(seed), self.half_distance
         position, side = np.full(walkers, -w), np.full(walkers, -1.0)
@@ -159,14 +165,14 @@ class DoubleWell:
         for start in range(-settling, steps, STEPS_AT_ONCE):
             noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
             noise *= spread
-            with np.errstate(over="ignore", invalid="ignore"):  # whoever runs away is found out below
+            with np.errstate(over="ignore", invalid="ignore"):  # a walker that diverges is found below
                 for step, arrived in enumerate(self._moved(position, side, noise, learning_rate), start):
                     if step >= 0:
                         crossings += arrived
             if not np.isfinite(position).all():
                 raise BadArgument(
-                    f"`learning_rate` {learning_rate:g} threw a walker out of both wells within {steps:,} steps: take "
-                    "a smaller one."
+                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: "
+                    "take a smaller one."
                 )
         return crossings
 
@@ -177,7 +183,7 @@ class DoubleWell:
         noise: Float[np.ndarray, "steps walkers"],
         learning_rate: float,
     ) -> Iterator[np.ndarray | float]:
-        """Move all walkers, in place, step by step; whoever has come to the other minimum, if anyone, at each."""
+        """Move all walkers in place. Yields at every step which walkers reached the other minimum, 0.0 if none did."""
         w = self.half_distance
         pull, ahead = learning_rate * 4 * self.barrier / w**2, np.empty_like(position)
         for kick in noise:
@@ -195,12 +201,12 @@ class DoubleWell:
             yield arrived
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
-        """A finite training set of Gaussian x with mean 0 exactly, and as many to test on, in double precision.
+        """A finite training set of Gaussian x with mean exactly 0, and a test set of equal size, in double precision.
 
         Args:
             examples: N.
-            seed: Of the examples.
-            start: Φ_0; left out, −w.
+            seed: Seed of the examples.
+            start: Φ_0; the default is −w.
         """
         check_count("examples", examples)
         generator = np.random.default_rng(seed)
@@ -216,13 +222,13 @@ class DoubleWell:
             description=f"A double well of barrier {self.barrier:g}: {examples:,} examples to train on.",
         )
 
-    def _bearable(self, learning_rate: float, batch_size: int) -> float:
-        """The temperature, at a learning rate that the curvature of the wells bears."""
+    def _checked_temperature(self, learning_rate: float, batch_size: int) -> float:
+        """The temperature. The learning rate must be below the limit of the wells."""
         temperature = self.temperature(learning_rate, batch_size)
         if not learning_rate < 2 / self.curvature:
             raise BadArgument(
                 f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, got {learning_rate}: "
-                "the wells do not hold beyond."
+                "SGD diverges beyond."
             )
         return temperature
 

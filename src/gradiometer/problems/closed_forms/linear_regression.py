@@ -21,7 +21,7 @@ from gradiometer.problems.problem import Problem
 class LinearRegression:
     """y = xᵀΦ + N(0, σ²), with the prior Φ ~ N(0, I/τ): loss = (y − xᵀΦ)²/(2σ²) + τ‖Φ‖²/(2N) of an example.
 
-    The prior's share is in the loss of every example, so that N × the mean loss is U = −log posterior, up to a
+    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to a
     constant, and exp(−U/T) is N(m, T·C) with C⁻¹ = XᵀX/σ² + τI and m = C Xᵀy/σ².
 
     Args:
@@ -31,6 +31,12 @@ class LinearRegression:
         precision: τ of the prior, positive.
 
     Source: Bishop (2006), Pattern Recognition and Machine Learning, eq. 3.50 f.
+
+    Example:
+        >>> from gradiometer.problems.closed_forms import LinearRegression
+        >>> regression = LinearRegression(np.array([[1.0], [2.0]]), np.array([1.0, 2.0]))
+        >>> regression.mean.round(4), regression.covariance().round(4)
+        (array([0.8333]), array([[0.1667]]))
     """
 
     inputs: Float[np.ndarray, "examples params"]
@@ -43,14 +49,14 @@ class LinearRegression:
             if not np.isfinite(values).all():
                 raise BadArgument(f"`{name}` must be finite.")
         if len(self.inputs) != len(self.targets):
-            raise BadArgument(f"`inputs` has {len(self.inputs)} examples where `targets` has {len(self.targets)}.")
+            raise BadArgument(f"`inputs` has {len(self.inputs)} examples, but `targets` has {len(self.targets)}.")
         for name, value in (("noise", self.noise), ("precision", self.precision)):
             if not 0 < value < math.inf:
                 raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
 
     @classmethod
     def drawn(cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0) -> "LinearRegression":
-        """Examples of the model itself: x of mean 0 and scales from 1 down to ¼, correlated, at these slopes."""
+        """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales from 1 down to ¼."""
         generator, size = np.random.default_rng(seed), len(slopes)
         mixing = np.eye(size) + 0.3 * generator.standard_normal((size, size))
         inputs = generator.standard_normal((examples, size)) @ mixing * np.geomspace(1, 0.25, size)
@@ -81,14 +87,14 @@ class LinearRegression:
         return np.cov(gradients, rowvar=False, ddof=0)
 
     def mean_loss(self, temperature: float = 1.0) -> float:
-        """E of the mean loss under exp(−U/T): its least value and Td/(2N)."""
+        """E of the mean loss under exp(−U/T): its smallest value plus Td/(2N)."""
         size = len(self.targets)
         least = np.mean((self.targets - self.inputs @ self.mean) ** 2) / (2 * self.noise**2)
         prior = self.precision * float(self.mean @ self.mean) / (2 * size)
         return float(least) + prior + temperature * len(self.mean) / (2 * size)
 
     def problem(self) -> Problem:
-        """The examples to train on; the model's one parameter is Φ, in double precision, drawn from the prior."""
+        """The training problem. The model's parameter is Φ, in double precision, drawn from the prior."""
         noise, share = self.noise, self.precision / (2 * len(self.targets))
 
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
@@ -125,7 +131,7 @@ SLOPES = (1.0, -0.5, 0.25, 0.0, 2.0)
 
 
 def known(seed: int = 0) -> LinearRegression:
-    """The one that `load` loads."""
+    """The regression of `load`."""
     return LinearRegression.drawn(EXAMPLES, SLOPES, seed=seed)
 
 

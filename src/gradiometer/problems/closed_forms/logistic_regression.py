@@ -1,4 +1,4 @@
-"""Bayesian logistic regression on real data, in so few dimensions that its posterior is integrated to all digits."""
+"""Bayesian logistic regression on real data, with few enough parameters to integrate its posterior exactly."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Moments:
     Args:
         mean: E Φ.
         covariance: Cov Φ.
-        mean_loss: E of the mean training loss, the prior's share in it.
+        mean_loss: E of the mean training loss, including the prior.
     """
 
     mean: Float[np.ndarray, " params"]
@@ -40,12 +40,12 @@ class Moments:
 class LogisticRegression:
     """P(y = 1 | x) = 1/(1 + e^−xᵀΦ), with the prior Φ ~ N(0, I/τ): loss = log(1 + e^−sxᵀΦ) + τ‖Φ‖²/(2N), s = ±1.
 
-    The prior's share is in the loss of every example, so that N × the mean loss is U = −log posterior, up to a
+    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to a
     constant.
 
     Args:
         inputs: x of every example, a column of ones for the intercept included, [examples, params].
-        labels: Whether y = 1, [examples].
+        labels: True if y = 1, [examples].
         precision: τ of the prior, positive.
     """
 
@@ -57,17 +57,17 @@ class LogisticRegression:
         if not np.isfinite(self.inputs).all():
             raise BadArgument("`inputs` must be finite.")
         if len(self.inputs) != len(self.labels):
-            raise BadArgument(f"`inputs` has {len(self.inputs)} examples where `labels` has {len(self.labels)}.")
+            raise BadArgument(f"`inputs` has {len(self.inputs)} examples, but `labels` has {len(self.labels)}.")
         if not self.inputs.shape[1] <= MOST_PARAMETERS:
             raise BadArgument(
-                f"`inputs` has {self.inputs.shape[1]} columns, at most {MOST_PARAMETERS} can be integrated over a grid."
+                f"`inputs` has {self.inputs.shape[1]} columns, but at most {MOST_PARAMETERS} can be integrated."
             )
         if not 0 < self.precision < math.inf:
             raise BadArgument(f"`precision` must be positive and finite, got {self.precision}.")
 
     @cached_property
     def mode(self) -> Float[np.ndarray, " params"]:
-        """Where U is least, by Newton's method from the origin."""
+        """The minimum of U, by Newton's method from the origin."""
         at = np.zeros(self.inputs.shape[1])
         for _ in range(NEWTON_STEPS):
             probabilities = expit(self.inputs @ at)
@@ -86,7 +86,7 @@ class LogisticRegression:
         return curvature
 
     def potential(self, at: Float[np.ndarray, "points params"]) -> Float[np.ndarray, " points"]:
-        """U of many points."""
+        """U at many points."""
         signed = self.inputs * np.where(self.labels, 1.0, -1.0)[:, None]
         fit = np.logaddexp(0.0, -at @ signed.T).sum(axis=1)
         potential: np.ndarray = fit + self.precision / 2 * (at**2).sum(axis=1)
@@ -97,7 +97,7 @@ class LogisticRegression:
 
         Args:
             temperature: T, positive.
-            nodes: In every dimension. Twenty give six digits or more on the problem of this file.
+            nodes: Nodes per dimension. Twenty give six digits or more on the problem of this file.
 
         Source: Naylor & Smith (1982), Applications of a Method for the Efficient Computation of Posterior
             Distributions.
@@ -119,7 +119,7 @@ class LogisticRegression:
         return Moments(mean, (density[:, None] * away).T @ away, float(density @ potential) / len(self.labels))
 
     def problem(self, test: "LogisticRegression | None" = None) -> Problem:
-        """The examples to train on; the model's one parameter is Φ, in double precision, drawn from the prior."""
+        """The training problem. The model's parameter is Φ, in double precision, drawn from the prior."""
         share = self.precision / (2 * len(self.labels))
 
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
@@ -158,7 +158,7 @@ class Weights(nn.Module):
 
 
 def sign_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
-    """Whether the log odds have the label's sign."""
+    """True if the log odds have the sign of the label."""
     inputs, signs = batch
     found: Tensor = model(inputs) * signs > 0
     return found
@@ -167,14 +167,14 @@ def sign_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
 DIGITS = (3, 8)
 EXAMPLES = 100
 INK = 5.0
-"""About the mean of a pixel of threes and eights, of 16: what the ink is counted from."""
+"""Subtracted from the ink: about the mean pixel of threes and eights, on the scale from 0 to 16."""
 
 
 def known() -> tuple[LogisticRegression, LogisticRegression]:
-    """The one that `load` loads, and its held-out examples: is it a 3 or an 8, by the ink of the left and right half?
+    """The training and the test regression of `load`: is it a 3 or an 8, from the ink of the left and the right half?
 
-    An 8 has ink on the left where a 3 has none. The first 100 threes and eights of the digits are trained on: few, so
-    that the posterior is no Gaussian.
+    An 8 has ink on the left, a 3 has little there. The training set is the first 100 threes and eights of the digits:
+    few enough that the posterior is not Gaussian.
     """
     images, labels, held_out = (part.numpy() for part in stored())
     chosen = np.isin(labels, DIGITS)

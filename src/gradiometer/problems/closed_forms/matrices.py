@@ -1,4 +1,4 @@
-"""Symmetric matrices, given as a spectrum or whole, and refused by name where they are not what they must be."""
+"""Checks of symmetric matrices, given as eigenvalues or in full."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,14 +9,14 @@ from gradiometer.errors import BadArgument
 Matrix = Float[np.ndarray, "params params"]
 
 ROUNDING = 1e-10
-"""How far from symmetric, or below zero, relative to the largest entry, is still the rounding of whoever made it."""
+"""Largest asymmetry or negative eigenvalue, relative to the largest entry, that counts as rounding."""
 
 SINGULAR = 1e-14
-"""The least ratio of the smallest to the largest eigenvalue at which double precision still sees the smallest."""
+"""The smallest ratio of the smallest to the largest eigenvalue that double precision resolves."""
 
 
 def definite(name: str, given: ArrayLike) -> Matrix:
-    """A positive definite matrix: its eigenvalues along the axes, [params], or itself, [params, params].
+    """A positive definite matrix from its eigenvalues along the axes, [params], or in full, [params, params].
 
     Raises:
         BadArgument: It is not symmetric, finite and positive definite.
@@ -24,12 +24,12 @@ def definite(name: str, given: ArrayLike) -> Matrix:
     matrix = _symmetric(name, given)
     levels = np.linalg.eigvalsh(matrix)
     if not levels[0] > SINGULAR * abs(levels[-1]):
-        raise BadArgument(f"`{name}` must be positive definite, its least eigenvalue is {levels[0]:.3g}.")
+        raise BadArgument(f"`{name}` must be positive definite, but its smallest eigenvalue is {levels[0]:.3g}.")
     return matrix
 
 
 def semidefinite(name: str, given: ArrayLike) -> Matrix:
-    """A positive semi-definite matrix: its eigenvalues along the axes, [params], or itself, [params, params].
+    """A positive semi-definite matrix from its eigenvalues along the axes, [params], or in full, [params, params].
 
     Raises:
         BadArgument: It is not symmetric, finite and positive semi-definite.
@@ -37,7 +37,7 @@ def semidefinite(name: str, given: ArrayLike) -> Matrix:
     matrix = _symmetric(name, given)
     levels = np.linalg.eigvalsh(matrix)
     if not levels[0] >= -ROUNDING * abs(levels[-1]):
-        raise BadArgument(f"`{name}` must be positive semi-definite, its least eigenvalue is {levels[0]:.3g}.")
+        raise BadArgument(f"`{name}` must be positive semi-definite, but its smallest eigenvalue is {levels[0]:.3g}.")
     return matrix
 
 
@@ -49,7 +49,7 @@ def square_root(matrix: Matrix) -> Matrix:
 
 
 def _symmetric(name: str, given: ArrayLike) -> Matrix:
-    """A symmetric matrix of a spectrum or of itself."""
+    """A symmetric matrix from its eigenvalues or in full."""
     try:
         matrix = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -57,11 +57,11 @@ def _symmetric(name: str, given: ArrayLike) -> Matrix:
     if matrix.ndim == 1:
         matrix = np.diag(matrix)
     if not (matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] >= 1):
-        raise BadArgument(f"`{name}` is of shape {list(matrix.shape)}, [params] or [params, params] was expected.")
+        raise BadArgument(f"`{name}` must be of shape [params] or [params, params], got {list(matrix.shape)}.")
     if not np.isfinite(matrix).all():
-        raise BadArgument(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]} in it.")
+        raise BadArgument(f"`{name}` must be finite, got an entry {matrix[~np.isfinite(matrix)][0]}.")
     if not np.abs(matrix - matrix.T).max() <= ROUNDING * np.abs(matrix).max():
         raise BadArgument(
-            f"`{name}` must be symmetric, but differs from its transpose: give (A + Aᵀ)/2 if that is meant."
+            f"`{name}` must be symmetric, but differs from its transpose: pass (A + Aᵀ)/2 if that is meant."
         )
     return (matrix + matrix.T) / 2

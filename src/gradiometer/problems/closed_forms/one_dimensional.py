@@ -1,4 +1,4 @@
-"""The lecture's one-dimensional example, ½(β − y)²: SGD on it is a recursion of two numbers."""
+"""The lecture's one-dimensional example, ½(β − y)²: SGD on it is a recursion for two numbers."""
 
 import math
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ Steps = Float[np.ndarray, " steps"]
 
 @dataclass(frozen=True)
 class OneDimensional:
-    """loss(β, y) = ½(β − y)², with y of mean E y and variance σ²: g = β − E y, and ĝ = β − the batch's mean of y.
+    """loss(β, y) = ½(β − y)², with y of mean E y and variance σ²: g = β − E y, and ĝ = β − the batch mean of y.
 
-    Even at the best β the batch gradient is not zero: there ĝ has variance σ²/B. The closed forms hold for any law
-    of y, for batches of independent draws; what is simulated or drawn here is Gaussian.
+    The batch gradient is not zero even at the best β: there ĝ has variance σ²/B. The closed forms hold for any law
+    of y, for batches of independent draws. Simulations and training sets are Gaussian.
 
     Args:
         mean: E y.
@@ -31,6 +31,7 @@ class OneDimensional:
     Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the one-dimensional example.
 
     Example:
+        >>> from gradiometer.problems.closed_forms import OneDimensional
         >>> OneDimensional(variance=4.0).stationary_variance(0.5, batch_size=8)
         0.16666666666666666
     """
@@ -78,10 +79,10 @@ class OneDimensional:
         return means, variances
 
     def stationary_variance(self, learning_rate: float, batch_size: int) -> float:
-        """ησ²/(B(2 − η)), the variance of β at a constant learning rate once the start is forgotten.
+        """ησ²/(B(2 − η)), the variance of β at a constant learning rate, long after the start.
 
         Raises:
-            BadArgument: η is not below 2, beyond which β diverges.
+            BadArgument: η is not below 2. Beyond, β diverges.
         """
         check_count("batch_size", batch_size)
         if not 0 < learning_rate < 2:
@@ -91,7 +92,7 @@ class OneDimensional:
         return mode_variance(1.0, self.variance, Rule(learning_rate, batch_size))
 
     def running_mean_variance(self, steps: int, batch_size: int) -> float:
-        """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y seen."""
+        """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y so far."""
         check_count("batch_size", batch_size)
         if not steps >= 1:
             raise BadArgument(f"`steps` must be at least 1, got {steps}: the first step at η = 1 forgets the start.")
@@ -100,14 +101,14 @@ class OneDimensional:
     def simulate(
         self, learning_rates: ArrayLike, *, chains: int, batch_size: int, start: float = 0.0, seed: int = 0
     ) -> Float[np.ndarray, "steps chains"]:
-        """β of many independent runs on fresh batches, the start first: steps + 1 values a chain.
+        """β of many independent runs on fresh batches, from the start on: steps + 1 values per chain.
 
         Args:
             learning_rates: η_t at every step, [steps].
-            chains: How many runs.
+            chains: Number of runs.
             batch_size: B.
             start: β_0 of all runs.
-            seed: Of the noise.
+            seed: Seed of the noise.
         """
         iterates = self._quadratic.simulate(
             learning_rates, chains=chains, batch_size=batch_size, start=[start], seed=seed
@@ -115,14 +116,14 @@ class OneDimensional:
         return iterates[:, :, 0]
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
-        """Gaussian y to train on, [examples, 1], as many to test on, and β as the model's one parameter.
+        """Gaussian y as training set, [examples, 1], a test set of the same size, and β as the model's parameter.
 
-        What its full gradient and noise are is known exactly too: see `on`.
+        Its full gradient and noise are known exactly: see `on`.
 
         Args:
             examples: N.
-            seed: Of the examples.
-            start: β_0; left out, it is drawn from N(E y, 1) when the model is made.
+            seed: Seed of the examples.
+            start: β_0; by default it is drawn from N(E y, 1) when the model is made.
         """
         drawn = self._quadratic.problem(examples, seed, None if start is None else [start])
         return replace(
@@ -132,9 +133,9 @@ class OneDimensional:
         )
 
     def on(self, train: Examples) -> "OneDimensional":
-        """The same example with a training set for the population: its mean, and its variance over N.
+        """The same example with a training set as the population: its mean, and its variance with N in the denominator.
 
-        All closed forms hold for it, with g the Train gradient and batches drawn with replacement.
+        All closed forms hold for it, with the Train gradient as g and batches drawn with replacement.
         """
         values = torch.as_tensor(train.data).double()
         return OneDimensional(float(values.mean()), float(values.var(correction=0)))

@@ -1,4 +1,4 @@
-"""The noisy quadratic in any dimension: everything SGD does on it is known in closed form."""
+"""The noisy quadratic in any dimension, on which SGD has closed forms."""
 
 import math
 
@@ -21,14 +21,14 @@ Point = Float[np.ndarray, " params"]
 class Quadratic:
     """loss(Φ, x) = ½(Φ − x)ᵀ H (Φ − x) with x ~ N(Φ*, H⁻¹ Σ H⁻¹), whose gradient H(Φ − x) has covariance Σ at every Φ.
 
-    Smooth and non-negative, as the classical theorem asks. The closed forms hold for batches of independent draws,
-    fresh or with replacement. Where a batch is drawn without replacement from N examples, anew at every step,
-    put Σ(N − B)/(N − 1) for Σ; over reshuffled epochs they do not hold, but `reshuffled_covariance` does.
+    Smooth and non-negative, as the classical theorem requires. The closed forms hold for batches of independent draws,
+    fresh or with replacement. If every batch is drawn without replacement from all N examples, replace Σ by
+    Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use `reshuffled_covariance`.
 
     Args:
         curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix, positive definite.
         noise: Σ, in (loss / parameter)²: its eigenvalues along the axes, or a matrix, positive semi-definite.
-        minimum: Φ*, where the mean loss is least; left out, the origin.
+        minimum: Φ*, the minimum of the mean loss; the default is the origin.
 
     Raises:
         BadArgument: A matrix is not symmetric, not (semi-)definite or not finite, or sizes differ.
@@ -37,6 +37,7 @@ class Quadratic:
         Descent as Approximate Bayesian Inference, section 3; here without their limit of a small learning rate.
 
     Example:
+        >>> from gradiometer.problems.closed_forms import Quadratic
         >>> Quadratic([1.0, 0.1], [1.0, 1.0]).stationary_covariance(0.1, batch_size=4).round(4)
         array([[0.0132, 0.    ],
                [0.    , 0.1256]])
@@ -46,7 +47,7 @@ class Quadratic:
         self.curvature = definite("curvature", curvature)
         self.noise = semidefinite("noise", noise)
         if len(self.noise) != self.dimension:
-            raise BadArgument(f"`noise` is of dimension {len(self.noise)} where `curvature` is of {self.dimension}.")
+            raise BadArgument(f"`noise` has dimension {len(self.noise)}, but `curvature` has {self.dimension}.")
         self.minimum = self._point("minimum", np.zeros(self.dimension) if minimum is None else minimum)
         self.eigenvalues, self.axes = np.linalg.eigh(self.curvature)
 
@@ -96,12 +97,12 @@ class Quadratic:
     def stationary_covariance(
         self, learning_rate: float, batch_size: int, momentum: float = 0.0, *, nesterov: bool = False
     ) -> Matrix:
-        """S, the covariance of the iterates of SGD at a constant learning rate, once the start is forgotten.
+        """S, the covariance of the iterates of SGD at a constant learning rate, long after the start.
 
-        Of independent draws: see `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
+        For independent draws: see `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
 
         Raises:
-            BadArgument: η is not below 2(1 + μ)/λ_max, beyond which the iterates diverge.
+            BadArgument: η is not below 2(1 + μ)/λ_max. Beyond, the iterates diverge.
         """
         rule = self._rule(learning_rate, batch_size, momentum, nesterov)
         return stationary_law.stationary_covariance(self.curvature, self.noise, rule)
@@ -116,15 +117,15 @@ class Quadratic:
         nesterov: bool = False,
         batches: int | None = None,
     ) -> Matrix:
-        """S where N examples are gone through in a new random order each epoch, on the quadratic they have (`on`).
+        """S for epochs over N examples, each in a new random order, on the quadratic of these examples (`on`).
 
         Args:
             learning_rate: η.
             batch_size: B.
             examples: N.
             momentum: μ.
-            nesterov: Whether it is Nesterov's.
-            batches: How many batches into an epoch; None: the mean over an epoch.
+            nesterov: True for Nesterov's momentum.
+            batches: Number of batches since the epoch began; None for the mean over an epoch.
         """
         rule = self._rule(learning_rate, batch_size, momentum, nesterov)
         return stationary_law.reshuffled_covariance(self.curvature, self.noise, rule, examples, batches=batches)
@@ -149,18 +150,18 @@ class Quadratic:
         start: ArrayLike | None = None,
         seed: int = 0,
     ) -> Float[np.ndarray, "steps chains params"]:
-        """The iterates of many independent runs of SGD on fresh batches, the start first.
+        """The iterates of many independent runs of SGD on fresh batches, from the start on.
 
-        The mean gradient of a batch of Gaussian examples is H(Φ − Φ*) plus N(0, Σ/B), exactly: one draw a step
-        stands for a batch of any size. Holds (steps + 1) × chains × params numbers.
+        The mean gradient of a batch of Gaussian examples is exactly H(Φ − Φ*) plus N(0, Σ/B), so one draw per step
+        replaces a batch of any size. Memory: (steps + 1) × chains × params numbers.
 
         Args:
             learning_rates: η_t at every step, [steps].
-            chains: How many runs.
+            chains: Number of runs.
             batch_size: B.
             momentum: μ of PyTorch's heavy ball.
-            start: Φ_0 of all runs, [params], or of each, [chains, params]; left out, the minimum.
-            seed: Of the noise.
+            start: Φ_0 of all runs, [params], or of each, [chains, params]; the default is the minimum.
+            seed: Seed of the noise.
         """
         check_count("batch_size", batch_size)
         check_count("chains", chains)
@@ -178,14 +179,14 @@ class Quadratic:
         return iterates
 
     def problem(self, examples: int = 2000, seed: int = 0, start: ArrayLike | None = None) -> Problem:
-        """A finite training set drawn from it, and as many examples to test on, in double precision.
+        """A finite training set drawn from it, and a test set of the same size, in double precision.
 
-        What its full gradient and noise are is known exactly too: see `on`.
+        Its full gradient and noise are known exactly: see `on`.
 
         Args:
             examples: N.
-            seed: Of the examples.
-            start: Φ_0; left out, it is drawn from N(Φ*, I) when the model is made.
+            seed: Seed of the examples.
+            start: Φ_0; by default it is drawn from N(Φ*, I) when the model is made.
         """
         check_count("examples", examples)
         generator = np.random.default_rng(seed)
@@ -202,20 +203,20 @@ class Quadratic:
         )
 
     def on(self, train: Examples) -> "Quadratic":
-        """The quadratic a training set of these examples has, exactly: its own minimum and its own Σ.
+        """The exact quadratic of a training set of these examples, with its minimum and its Σ.
 
         Φ* is the mean of the examples and Σ = H Cov(x) H, with N in the denominator: the covariance of the gradient
-        of an example drawn from the set. All closed forms hold for it, with g the Train gradient.
+        of an example drawn from the set. All closed forms hold for it, with the Train gradient as g.
         """
         points = torch.as_tensor(train.data).double().cpu().numpy()
         if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise BadArgument(f"`train` is of shape {list(points.shape)}, [examples, {self.dimension}] was expected.")
+            raise BadArgument(f"`train` must be of shape [examples, {self.dimension}], got {list(points.shape)}.")
         centred = points - points.mean(axis=0)
         covariance = centred.T @ centred / len(points)
         return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
 
     def _rule(self, learning_rate: float, batch_size: int, momentum: float, nesterov: bool) -> stationary_law.Rule:
-        """The rule of a step whose learning rate this curvature bears."""
+        """The update rule, with its settings checked."""
         check_count("batch_size", batch_size)
         _check_momentum(momentum)
         if not learning_rate > 0:
@@ -223,21 +224,21 @@ class Quadratic:
         return stationary_law.Rule(learning_rate, batch_size, momentum, nesterov)
 
     def _point(self, name: str, given: ArrayLike) -> Point:
-        """A point of this dimension."""
+        """A finite point of this dimension."""
         point = np.asarray(given, dtype=np.float64)
         if point.shape != (self.dimension,):
-            raise BadArgument(f"`{name}` is of shape {list(point.shape)}, [{self.dimension}] was expected.")
+            raise BadArgument(f"`{name}` must be of shape [{self.dimension}], got {list(point.shape)}.")
         if not np.isfinite(point).all():
             raise BadArgument(f"`{name}` must be finite, got {point}.")
         return point
 
     def _starts(self, chains: int, start: ArrayLike | None) -> Float[np.ndarray, "chains params"]:
-        """Where each chain starts."""
+        """The start of each chain."""
         starts = np.asarray(self.minimum if start is None else start, dtype=np.float64)
         if starts.shape not in ((self.dimension,), (chains, self.dimension)):
             raise BadArgument(
-                f"`start` is of shape {list(starts.shape)}, [{self.dimension}] or [{chains}, {self.dimension}] was "
-                "expected."
+                f"`start` must be of shape [{self.dimension}] or [{chains}, {self.dimension}], "
+                f"got {list(starts.shape)}."
             )
         return np.broadcast_to(starts, (chains, self.dimension))
 
@@ -269,7 +270,7 @@ def position_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"
 def load(model: str = "position", seed: int = 0) -> Problem:
     """Twenty parameters with curvatures from 0.01 to 1 and noise in proportion, Σ = H: 2,000 examples.
 
-    Σ = H is what a well-specified likelihood has at its best parameters.
+    A well-specified likelihood has Σ = H at its best parameters.
     """
     curvatures = np.geomspace(0.01, 1, 20)
     return Quadratic(curvatures, curvatures).problem(seed=seed)
@@ -279,19 +280,19 @@ def checked_rates(given: ArrayLike) -> Float[np.ndarray, " steps"]:
     """A learning rate for every step.
 
     Raises:
-        BadArgument: They are not one finite number a step.
+        BadArgument: They are not one finite number per step.
     """
     rates = np.asarray(given, dtype=np.float64)
     if not (rates.ndim == 1 and np.isfinite(rates).all()):
         raise BadArgument(
-            f"`learning_rates` must be one finite number a step, [steps], got {rates.tolist()}: "
+            f"`learning_rates` must be one finite number per step, [steps], got {rates.tolist()}: "
             "for a constant rate write [rate] * steps."
         )
     return rates
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse a number of things that is not at least one."""
+    """Raise `BadArgument` if the value is not at least 1."""
     if not value >= 1:
         raise BadArgument(f"`{name}` must be at least 1, got {value}.")
 

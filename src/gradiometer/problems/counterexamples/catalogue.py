@@ -1,7 +1,7 @@
-"""What the convergence theorem leaves open, by name: flights to infinity, saddles, cycles, a unit that dies.
+"""The counterexamples by name: escapes to infinity, saddles, cycles, a unit that dies.
 
-The losses are non-negative with a Lipschitz gradient, as the theorem asks; under rates that satisfy its
-three conditions the loss converges and the gradient goes to zero. It says nothing of where Φ goes, and here Φ shows it.
+The losses are non-negative with a Lipschitz gradient, as the convergence theorem requires. Under rates that satisfy
+its three conditions the loss converges and the gradient goes to zero, but the theorem does not say how Φ behaves.
 """
 
 from collections import OrderedDict
@@ -21,21 +21,21 @@ COUNTEREXAMPLES: tuple[type[Counterexample], ...] = (Arctangent, Softplus, Saddl
 
 DEAD_UNIT = "dead-unit"
 DYING_RATE = 2.0
-"""η at which the first step kills the unit of `dead_unit`."""
+"""η at which the first step kills the unit in `dead_unit`."""
 
 
 def load(model: str = "arctangent", seed: int = 0) -> Problem:
-    """A counterexample by name: the class of that name, or `dead_unit`."""
+    """The problem of the counterexample with this name, or of `dead_unit`."""
     made = {counterexample.name: counterexample for counterexample in COUNTEREXAMPLES}
     problem = dead_unit() if model == DEAD_UNIT else made[model]().problem(seed=seed)
     return replace(problem, name="counterexample", model_name=model)
 
 
 def dead_unit(examples: int = 256) -> Problem:
-    """½(max(0, wx + b) − 1)² from w = b = 3, with x spread evenly over [0, 1]: at η = 2 one full step kills the unit.
+    """½(max(0, wx + b) − 1)² from w = b = 3, with evenly spaced x in [0, 1]: at η = 2 one full step kills the unit.
 
-    The full gradient is E (3x + 2)(x, 1) = (2, 3.5), which makes w = −1 and b = −4: the unit answers 0 to every x, its
-    gradient is exactly zero, and no rate brings it back. At η = 0.1 it learns.
+    The full gradient is E (3x + 2)(x, 1) = (2, 3.5), so w = −1 and b = −4: the unit outputs 0 for every x, its
+    gradient is exactly zero, and no rate revives it. At η = 0.1 it learns.
     """
     x = ((torch.arange(examples, dtype=torch.float64) + 0.5) / examples).unsqueeze(1)
     return Problem(
@@ -55,5 +55,5 @@ def _unit() -> nn.Module:
     return nn.Sequential(OrderedDict(linear=linear, relu=nn.ReLU()))
 
 
-def _half_square(answers: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    return ((answers - wanted) ** 2 / 2).squeeze(1)
+def _half_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return ((outputs - targets) ** 2 / 2).squeeze(1)

@@ -1,4 +1,4 @@
-"""A counterexample: a loss in a few numbers on which SGD does what the convergence theorem leaves open."""
+"""A counterexample: a loss in a few numbers, for behaviour that the convergence theorem does not exclude."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,20 +18,25 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
 Coordinates = tuple[Any, ...]
-"""A point by its coordinates: floats, or arrays over runs."""
+"""The coordinates of a point: floats, or arrays over runs."""
 
 
 class Counterexample(ABC):
     """A smooth, non-negative loss in one or two numbers, whose gradient is known in closed form.
 
-    The gradient of a batch depends on the mean of its examples only, so one draw a step stands for a batch of any
-    size. Where `deviation` is zero all examples are alike, and SGD is gradient descent.
+    The gradient of a batch depends only on the mean of its examples, so one draw per step replaces a batch of any
+    size. If `deviation` is zero, all examples are equal and SGD is gradient descent.
 
     Attributes:
-        name: As the command line calls it.
+        name: Name on the command line.
         start: Φ_0.
-        schedule: η, as a formula in t = 1, 2, …, under which it shows what it is here for.
+        schedule: η, as a formula in t = 1, 2, …, under which it shows its behaviour.
         mean, deviation: Mean and standard deviation of an example's numbers, which are normal and independent.
+
+    Example:
+        >>> from gradiometer.problems.counterexamples import Arctangent
+        >>> Arctangent().simulate([1.0, 0.5, 0.5]).ravel().round(3)  # runs away to infinity
+        array([0.   , 1.   , 1.25 , 1.445])
     """
 
     name: ClassVar[str]
@@ -46,7 +51,7 @@ class Counterexample(ABC):
 
     @abstractmethod
     def gradient(self, point: Coordinates, example: Coordinates) -> Coordinates:
-        """ĝ of a batch whose mean example this is."""
+        """ĝ of a batch with this mean example."""
 
     def simulate(
         self,
@@ -57,14 +62,14 @@ class Counterexample(ABC):
         seed: int = 0,
         kept: Collection[int] | None = None,
     ) -> Float[np.ndarray, "kept runs params"]:
-        """The iterates of independent runs, the start first.
+        """The iterates of independent runs, from the start on.
 
         Args:
             learning_rates: η_t at every step, [steps].
-            runs: How many.
+            runs: Number of runs.
             batch_size: B.
-            seed: Of the examples.
-            kept: Numbers of updates after which the iterate is kept; left out, all of them from 0 to steps.
+            seed: Seed of the examples.
+            kept: Numbers of updates after which the iterate is kept; by default all, from 0 to steps.
         """
         check_count("runs", runs)
         check_count("batch_size", batch_size)
@@ -84,14 +89,14 @@ class Counterexample(ABC):
         return np.array(iterates).reshape(len(iterates), runs, len(self.start))
 
     def problem(self, examples: int = 256, seed: int = 0) -> Problem:
-        """It as something to train: the numbers of Φ are the model's parameters, in double precision.
+        """The training problem: Φ is the model's parameter, in double precision.
 
-        The examples are shifted and scaled so that their mean and variance are the law's exactly: the training loss
-        then is the one of the closed forms.
+        The examples are shifted and scaled to have exactly the mean and variance of their distribution, so that the
+        training loss is that of the closed forms.
 
         Args:
             examples: N.
-            seed: Of the examples.
+            seed: Seed of the examples.
         """
         check_count("examples", examples)
         drawn = torch.randn(
@@ -137,12 +142,12 @@ def point_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
 
 
 def check_start(start: Sequence[float], dimension: int) -> None:
-    """Refuse a start that is no point of the space."""
+    """Raise `BadArgument` if the start is not a finite point of this dimension."""
     if not (len(start) == dimension and all(math.isfinite(x) for x in start)):
         raise BadArgument(f"`start` must be {dimension} finite number{'s' * (dimension > 1)}, got {tuple(start)}.")
 
 
 def check_deviation(deviation: Sequence[float]) -> None:
-    """Refuse a standard deviation that is none."""
+    """Raise `BadArgument` if a standard deviation is negative or not finite."""
     if not all(0 <= x < math.inf for x in deviation):
         raise BadArgument(f"`deviation` must be finite and not negative, got {tuple(deviation)}.")

@@ -1,4 +1,4 @@
-"""Counterexamples in the plane: a saddle that holds, a symmetry that is kept, an endless winding, a ring of minima."""
+"""Counterexamples in the plane: an attracting saddle, a conserved symmetry, an endless spiral, a ring of minima."""
 
 import math
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from gradiometer.problems.counterexamples.counterexample import (
 
 @dataclass(frozen=True)
 class Saddle(Counterexample):
-    """(1 + cos πx)/2 + y²/2, whose saddle at the origin holds whoever starts at x = 0, with noise in y or without.
+    """(1 + cos πx)/2 + y²/2, whose saddle at the origin attracts every start at x = 0, with or without noise in y.
 
-    The noise, where there is any, pushes along y only: it cannot leave the stable manifold x = 0. At η_t = 1/(t + 1)
+    The noise acts only along y, so SGD cannot leave the stable manifold x = 0. At η_t = 1/(t + 1)
     y_T is y_0/(T + 1) and, with noise, normal about it with variance T deviation²/(B(T + 1)²).
     """
 
@@ -59,10 +59,10 @@ class Saddle(Counterexample):
 
 @dataclass(frozen=True)
 class Mirrored(Counterexample):
-    """(y − ab)²/2 from a = −b, a linear network of two layers: a = −b for ever, whatever the labels' noise.
+    """(y − ab)²/2 from a = −b, a linear network of two layers: a = −b for ever, at any noise of the labels.
 
-    With E y > 0 it ends at the saddle a = b = 0, where the curvature is −E y along a = b. What an initialisation has of
-    symmetry, SGD keeps.
+    With E y > 0 it ends at the saddle a = b = 0, with curvature −E y along a = b. SGD conserves the symmetry of the
+    initialisation.
     """
 
     start: tuple[float, ...] = (1.0, -1.0)
@@ -95,13 +95,13 @@ class Mirrored(Counterexample):
 class Winding(Counterexample):
     """u²(1 − r⁴/2 · sin(θ + pitch log u)) with u = 1 − r² inside the unit circle, and 0 outside it.
 
-    The valley sin = 1 winds round the circle for ever as u → 0: gradient descent follows it, the loss and the gradient
-    go to zero, and every point of the circle is a limit point. Along it θ has turned by pitch log(u_0/u_T), which takes
+    The valley sin = 1 winds around the circle for ever as u → 0. Gradient descent follows it, the loss and the gradient
+    go to zero, and every point of the circle is a limit point. θ turns by pitch log(u_0/u_T), with
     u_T ~ pitch/√(2 Σ η).
 
     Args:
         start: Φ_0, inside the circle.
-        pitch: How fast it winds. Curvatures grow as pitch², and the time to follow the valley with them.
+        pitch: Speed of the winding. Curvatures and the time to follow the valley grow as pitch².
 
     Source: after Absil, Mahony & Andrews (2005), Convergence of the Iterates of Descent Methods for Analytic Cost
         Functions, sect. 3, for the flow; here with a gradient that is Lipschitz.
@@ -115,7 +115,7 @@ class Winding(Counterexample):
     def __post_init__(self) -> None:
         check_start(self.start, 2)
         if not 0 < math.hypot(*self.start) < 1:
-            raise BadArgument(f"`start` must lie inside the unit circle and not at its centre, got {self.start}.")
+            raise BadArgument(f"`start` must lie inside the unit circle, but not at its centre, got {self.start}.")
         if not 0 < self.pitch < math.inf:
             raise BadArgument(f"`pitch` must be positive and finite, got {self.pitch}.")
 
@@ -128,9 +128,9 @@ class Winding(Counterexample):
         return torch.where(square < 1, inside, torch.zeros_like(inside)).expand(len(examples))
 
     def gradient(self, point: Coordinates, example: Coordinates) -> Coordinates:
-        """By the chain rule, through u, r² and θ."""
+        """From the chain rule through u, r² and θ."""
         x, y = point
-        calculus: Any = math if isinstance(x, float) else np  # of one run in plain floats, ten times faster
+        calculus: Any = math if isinstance(x, float) else np  # plain floats are ten times faster for one run
         angle = math.atan2(y, x) if isinstance(x, float) else np.arctan2(y, x)
         square = x * x + y * y
         inside = square < 1 - 1e-12
@@ -153,8 +153,8 @@ class Winding(Counterexample):
 class Ring(Counterexample):
     """(r² − 1)²/4 with noise: every point of the unit circle is a minimum, with curvatures 2 and 0.
 
-    Under rates with a finite Σ η² the angle converges, to a limit that chance draws; at a constant rate it wanders
-    round the ring for ever, by a variance of η² deviation²/B a step (to first order in the noise). No saddle is here.
+    Under rates with a finite Σ η² the angle converges to a random limit. At a constant rate it wanders around the ring
+    for ever, with a variance of η² deviation²/B per step (to first order in the noise). There is no saddle.
     """
 
     start: tuple[float, ...] = (1.0, 0.0)

@@ -1,4 +1,4 @@
-"""Image classification on real data: digits, which ship, and Fashion-MNIST, which lies on disk."""
+"""Image classification on real data: digits, which come with the package, and Fashion-MNIST, read from disk."""
 
 import lazy_loader
 

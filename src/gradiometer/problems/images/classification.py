@@ -1,4 +1,4 @@
-"""Classification: the cross-entropy of each example, and whether its label was found."""
+"""Classification: the cross-entropy and the accuracy of each example."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
 
 
 def label_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
-    """Whether the class of the largest logit is the label."""
+    """True if the largest logit is that of the label."""
     images, labels = batch
     found: Tensor = model(images).argmax(dim=1) == labels
     return found
@@ -28,11 +28,11 @@ def label_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
 def classification(
     name: str, model_name: str, model: Callable[[], nn.Module], *, train: Labelled, test: HeldOut, description: str
 ) -> Problem:
-    """The problem of finding the label of an image.
+    """An image classification problem.
 
     Args:
-        name: What it is called.
-        model_name: What the model is called.
+        name: Name of the problem.
+        model_name: Name of the model.
         model: Makes a model from images [examples, 1, height, width] to logits [examples, classes].
         train: Images with pixels in [0, 1], and labels from 0.
         test: The same, never trained on.

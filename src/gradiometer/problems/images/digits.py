@@ -1,4 +1,4 @@
-"""Handwritten digits, 8 × 8 pixels: real data that ships with the package."""
+"""Handwritten digits, 8 × 8 pixels: real data that comes with the package."""
 
 from functools import cache
 from importlib.resources import as_file, files
@@ -13,15 +13,15 @@ from gradiometer.problems.images.models import DIGITS
 from gradiometer.problems.problem import Problem
 
 WHITE = 16
-"""The largest pixel: each counts the inked ones among 4 × 4 of a 32 × 32 bitmap."""
+"""The largest pixel value: the number of black pixels in a 4 × 4 block of a 32 × 32 bitmap."""
 
 
 def load(model: str = "mlp") -> Problem:
     """The digits 0 to 9 by 13 writers: 1,437 images to train on, 360 to test on, pixels in [0, 1].
 
-    The split is stratified by label, drawn once, and ships with the data: it is the same on every machine and
-    under every version of the libraries. The same hands wrote both parts, which makes the test easier than the
-    original's, whose parts are by different writers.
+    The split is stratified by label, was drawn once and is stored with the data: it is the same on every machine and
+    with every version of the libraries. The same writers wrote both parts, so this test set is easier than the
+    original one, whose parts have different writers.
 
     Args:
         model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
@@ -42,7 +42,7 @@ def load(model: str = "mlp") -> Problem:
 
 @cache
 def stored() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"], Bool[Tensor, " examples"]]:
-    """The file as it ships: pixels from 0 to 16, labels, and which examples are for the test."""
+    """The stored data: pixels from 0 to 16, labels, and True for the test examples."""
     with (
         as_file(files("gradiometer.problems") / "data" / "digits.npz") as path,
         np.load(path, allow_pickle=False) as stored_arrays,

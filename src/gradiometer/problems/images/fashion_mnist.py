@@ -1,4 +1,4 @@
-"""Fashion-MNIST, 28 × 28 pixels: read from the original files where they lie on this machine, never downloaded."""
+"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ CLASSES = 10
 PARTS = ("train", "t10k")
 FILES = tuple(f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
 BELOW = ("", "fashion-mnist", "FashionMNIST/raw")
-"""Where the files lie below a folder of data sets: in it, as Debian names it, as torchvision does."""
+"""Possible subfolders of a folder of data sets: none, Debian's name, torchvision's."""
 
 
 def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> Problem:
@@ -29,12 +29,12 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
 
     Args:
         model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
-        data_dir: The folder of the four idx files, gzipped or not, or one above it as Debian or torchvision lay it
-            out. Left out, the environment variable GRADIOMETER_DATA names it; failing that it is looked for where
-            Debian's package and torchvision put it.
+        data_dir: The folder of the four idx files, gzipped or not, or a folder above it in Debian's or torchvision's
+            layout. The default is the environment variable GRADIOMETER_DATA, then the folders of Debian's package and
+            of torchvision.
 
     Raises:
-        BadArgument: The files are not there, or one of them is torn.
+        BadArgument: The files are missing, or one of them is damaged.
 
     Source: Xiao, Rasul & Vollgraf (2017), Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
         Algorithms, arXiv:1708.07747; MIT licence.
@@ -52,10 +52,10 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
 
 
 def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder with the four files. One that is asked for by `data_dir` is the only one looked at.
+    """The folder with the four files. If `data_dir` is given, no other folder is searched.
 
     Raises:
-        BadArgument: They are in none of the places, which are named.
+        BadArgument: The files are in none of the folders. The message lists them.
     """
     places = _places(data_dir)
     for place in places:
@@ -64,12 +64,12 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
     looked = [Path(data_dir)] if data_dir is not None else places
     raise BadArgument(
         f"Fashion-MNIST is not on this machine (looked in {', '.join(map(str, looked))}): "
-        "`apt install dataset-fashion-mnist`, or name its folder with `--data-dir`."
+        "run `apt install dataset-fashion-mnist`, or pass its folder as `--data-dir`."
     )
 
 
 def _places(data_dir: str | os.PathLike[str] | None) -> Sequence[Path]:
-    """The folders to look at, in this order."""
+    """The folders to search, in this order."""
     if data_dir is not None:
         return _below(Path(data_dir).expanduser())
     named = os.environ.get(VARIABLE)
@@ -87,7 +87,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """The file of this name, gzipped or not."""
+    """The file with this name, gzipped or not."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
@@ -100,17 +100,17 @@ def _part(folder: Path, part: str) -> Labelled:
     if len(images) != len(labels):
         raise BadArgument(
             f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} files: "
-            "they are of different data sets, fetch them again."
+            "they are from different data sets, download them again."
         )
     if images.shape[1:] != (SIDE, SIDE):
         height, width = images.shape[1:]
         raise BadArgument(
-            f"`{folder}` has images of {height} × {width} pixels in its {part} files, {SIDE} × {SIDE} were expected: "
-            "these are the images of another data set."
+            f"`{folder}` must have images of {SIDE} × {SIDE} pixels, got {height} × {width} in its {part} files: "
+            "they are from another data set."
         )
     if not (labels < CLASSES).all():
         raise BadArgument(
-            f"`{folder}` has a label {labels.max()} in its {part} files, 0 to {CLASSES - 1} were expected: "
-            "these are the labels of another data set."
+            f"`{folder}` must have labels from 0 to {CLASSES - 1}, got {labels.max()} in its {part} files: "
+            "they are from another data set."
         )
     return grey_values(torch.from_numpy(images.copy()), WHITE), torch.from_numpy(labels.astype(np.int64))

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its kin: a magic number, the shape, then the bytes; gzipped or not."""
+"""The idx format of MNIST and similar data sets: a magic number, the shape, then the bytes; gzipped or not."""
 
 import gzip
 import math
@@ -14,14 +14,14 @@ UNSIGNED_BYTE = 8
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """The array of unsigned bytes in an idx file, with as many axes as were asked for.
+    """The array of unsigned bytes in an idx file.
 
     Args:
-        path: The file; one whose name ends in .gz is decompressed.
-        dimensions: How many axes it must have: 3 for images, 1 for labels.
+        path: The file. It is decompressed if its name ends in .gz.
+        dimensions: Required number of axes: 3 for images, 1 for labels.
 
     Raises:
-        BadArgument: The file is torn, or is not of this kind.
+        BadArgument: The file is damaged, or is not an idx file with this number of axes.
 
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
     """
@@ -30,16 +30,16 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     header = 4 + 4 * dimensions
     if magic != expected:
         raise BadArgument(
-            f"`{path}` starts with the bytes {magic.hex(' ') or 'of an empty file'}, {expected.hex(' ')} were expected "
-            f"of an idx file of {dimensions} axes: fetch it again, or see whether two files were swapped."
+            f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with {dimensions} axes, got "
+            f"{magic.hex(' ') or 'an empty file'}: download it again, or check if two files were swapped."
         )
     if len(content) < header:
-        raise BadArgument(f"`{path}` ends after {len(content)} bytes, within its header: it is torn, fetch it again.")
+        raise BadArgument(f"`{path}` ends after {len(content)} bytes, in its header: it is damaged, download it again.")
     shape = tuple(int(length) for length in np.frombuffer(content[4:header], dtype=">u4"))
     if len(content) != header + math.prod(shape):
         raise BadArgument(
-            f"`{path}` holds {len(content):,} bytes where its header of shape {list(shape)} asks for "
-            f"{header + math.prod(shape):,}: it is torn, fetch it again."
+            f"`{path}` has {len(content):,} bytes, but its header of shape {list(shape)} requires "
+            f"{header + math.prod(shape):,}: it is damaged, download it again."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
@@ -49,6 +49,6 @@ def _decompressed(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadArgument(f"`{path}` cannot be decompressed ({error}): it is torn, fetch it again.") from error
+        raise BadArgument(f"`{path}` cannot be decompressed ({error}): it is damaged, download it again.") from error
     except OSError as error:
         raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error

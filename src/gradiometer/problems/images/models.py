@@ -1,4 +1,4 @@
-"""The small networks of the image problems: no batch statistics, no random numbers, so a loss that is exact."""
+"""The small networks of the image problems. They have no batch statistics and no dropout, so the loss is exact."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ def fashion_mnist_cnn() -> nn.Module:
 
 
 def _in_order(**layers: nn.Module) -> nn.Module:
-    """The layers one after the other, under their names, which are those of the estimates by layer."""
+    """A sequence of named layers. Estimates by layer use these names."""
     return nn.Sequential(OrderedDict(layers))
 
 
