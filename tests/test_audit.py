@@ -1,4 +1,4 @@
-"""The audit of samplers: what runs at another temperature than asked for is found out, by as much as theory says."""
+"""The audit finds samplers at a wrong temperature, wrong by as much as theory says."""
 
 import math
 from functools import partial
@@ -20,7 +20,7 @@ NAN = math.nan
 
 
 def langevin(params: Tensor, gradient, generator: torch.Generator, *, rate: float, temperature: float) -> Tensor:
-    """The plain sampler: Φ − ηĝ + √(2ηT)ξ, whose law has T/(1 − ηh/2) along curvature h."""
+    """Plain Langevin dynamics, Φ − ηĝ + √(2ηT)ξ, at a temperature of T/(1 − ηh/2) along curvature h."""
     noise = torch.randn(params.shape, dtype=params.dtype, generator=generator)
     return params - rate * gradient(params) + math.sqrt(2 * rate * temperature) * noise
 
@@ -40,7 +40,7 @@ class Langevin(torch.optim.Optimizer):
 
 
 def in_standard_errors(found: Audit, expected: list[float]) -> float:
-    """At worst over the directions; the interval is Student's at 90 %, with many copies."""
+    """The largest deviation over the directions. The interval is Student's at 90 %, with many copies."""
     return max(
         abs(each.value - value) / ((each.high - each.low) / (2 * 1.67))
         for (_, each), value in zip(found.by_curvature, expected, strict=True)
@@ -58,7 +58,7 @@ def test_sgd_runs_at_the_temperature_of_the_exact_law(momentum: float) -> None:
     assert found.settled and found.temperature.low <= np.mean(exact) <= found.temperature.high * 1.01
 
 
-def test_the_plain_sampler_is_found_too_hot_by_its_step() -> None:
+def test_a_plain_langevin_sampler_is_too_hot_by_its_finite_step() -> None:
     step = partial(langevin, rate=0.3, temperature=2.0)
     found = audit(step, temperature=2.0, curvatures=CURVATURES, steps=1200)
     assert in_standard_errors(found, [2.0 / (1 - 0.15 * h) for h in CURVATURES]) < 4
@@ -66,7 +66,7 @@ def test_the_plain_sampler_is_found_too_hot_by_its_step() -> None:
     assert "it runs at 2.6" in str(found) or "it runs at 2.7" in str(found)
 
 
-def test_a_sampler_in_posterior_units_is_given_the_gradient_of_the_mean_loss() -> None:
+def test_a_sampler_in_posterior_units_gets_the_gradient_of_the_mean_loss() -> None:
     make = partial(Langevin, lr=100 * 0.02, examples=100)
     found = audit(make, examples=100, curvatures=CURVATURES, steps=3000)
     assert in_standard_errors(found, [1 / (1 - 0.01 * h) for h in CURVATURES]) < 4
@@ -75,11 +75,11 @@ def test_a_sampler_in_posterior_units_is_given_the_gradient_of_the_mean_loss() -
     assert in_standard_errors(hotter, expected) < 4 and hotter.ratio.low > 1.5
 
 
-def test_our_samplers_hold_the_temperature_they_are_asked_for() -> None:
+def test_our_samplers_keep_the_temperature_asked_for() -> None:
     rate, examples, of_curvature = 5.0, 100, np.array([1 / (1 - 0.025 * h) for h in CURVATURES])
     settings = {"examples": examples, "curvatures": CURVATURES, "steps": 2000, "copies": 100}
     held = audit(partial(SGLD, lr=rate, examples=examples, temperature=2.0), temperature=2.0, **settings)
-    # It injects what finite steps leave, on the mean over directions: each keeps its share.
+    # It corrects for finite steps in the mean over directions; the differences between directions remain.
     assert in_standard_errors(held, list(2 * of_curvature / of_curvature.mean())) < 4
     assert held.ratio.low > 0.96 and held.ratio.high < 1.04
     as_published = audit(partial(SGLD, lr=rate, examples=examples, hold=False), **settings)
@@ -93,7 +93,7 @@ def test_an_exact_sampler_keeps_its_temperature_in_nine_of_ten_audits() -> None:
     h = torch.tensor(CURVATURES, dtype=torch.float64).repeat(16)
 
     def exact(params: Tensor, gradient, generator: torch.Generator) -> Tensor:
-        """The law of U itself, slowly forgotten."""
+        """Autoregressive draws from exp(−U)."""
         fresh = torch.randn(48, dtype=params.dtype, generator=generator) / h.sqrt()
         return 0.9 * params + math.sqrt(1 - 0.81) * fresh
 
@@ -101,7 +101,7 @@ def test_an_exact_sampler_keeps_its_temperature_in_nine_of_ten_audits() -> None:
     assert 0.82 < np.mean(kept) < 0.98  # 90 % ± 2.7 standard errors
 
 
-def test_what_has_not_settled_is_said_so() -> None:
+def test_a_sampler_that_has_not_settled_is_reported() -> None:
     frozen = audit(partial(torch.optim.SGD, lr=1e-3), curvatures=CURVATURES, steps=400)
     assert not frozen.settled and "It had not settled" in str(frozen)
 
@@ -127,16 +127,16 @@ def test_the_audit_leaves_torch_s_random_numbers_as_they_were() -> None:
         (lambda: audit(partial(torch.optim.SGD, lr=0.1), steps=8, burn_in=7), "`burn_in` must lie between 0 and"),
         (
             lambda: audit(lambda params, gradient: params),
-            "`sampler` must take 1 argument .* got a function of 2 arguments",
+            "`sampler` must take 1 argument .* got 2 arguments",
         ),
         (lambda: audit(lambda params: params), "`sampler` must make a torch.optim.Optimizer, got a list"),
     ],
 )
-def test_what_cannot_be_audited_is_refused_by_name(build, message: str) -> None:
+def test_invalid_arguments_are_named(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()
 
 
-def test_a_sampler_that_runs_away_is_stopped() -> None:
+def test_a_sampler_that_diverges_raises() -> None:
     with pytest.raises(Diverged, match="iterates are not finite after"):
         audit(partial(torch.optim.SGD, lr=50.0), curvatures=[1.0], steps=2000)

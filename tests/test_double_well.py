@@ -19,25 +19,25 @@ RATE = 0.05
 
 
 def well_at(barrier_over_temperature: float, rate: float = RATE) -> DoubleWell:
-    """A barrier of 1 that SGD at this rate and a batch of 1 meets at this temperature."""
+    """A barrier of 1, with noise that gives SGD at this rate and batch size 1 this temperature."""
     return DoubleWell(1.0, 1.0, variance=2 / (barrier_over_temperature * rate))
 
 
 def standard_errors(found: Estimate, expected: float) -> float:
-    """How far off, by the 90 % interval of so many walkers; both ends are 1.645 standard errors away."""
+    """The deviation in standard errors: each end of the 90 % interval of many walkers is 1.645 of them away."""
     away = 1 / found.value - 1 / expected
     return abs(away) / ((1 / found.low - 1 / found.high) / (2 * 1.6449))
 
 
 @pytest.mark.parametrize(("rate", "over"), [(0.05, 2.0), (0.05, 4.0), (0.1, 4.0)])
-def test_crossings_take_as_many_steps_as_the_exact_answer_says(rate: float, over: float) -> None:
+def test_simulated_crossings_take_the_exact_number_of_steps(rate: float, over: float) -> None:
     well = well_at(over, rate)
     found = well.crossing_steps(rate, 1, walkers=600, steps=9_000, seed=1)
     assert standard_errors(found, well.exact_steps(rate, 1)) < 4
     assert found.high / found.low < 1.2
 
 
-def test_at_low_temperature_and_rate_the_exact_answer_is_that_of_kramers() -> None:
+def test_at_low_temperature_and_rate_the_exact_time_is_that_of_kramers() -> None:
     for over, tolerance in ((5, 0.03), (8, 0.015), (12, 0.007)):
         well = well_at(over, 0.005)
         assert well.exact_steps(0.005, 1) == pytest.approx(well.kramers_steps(0.005, 1), rel=tolerance)
@@ -47,7 +47,7 @@ def test_at_low_temperature_and_rate_the_exact_answer_is_that_of_kramers() -> No
 
 def test_the_passage_of_a_walker_in_a_bowl_is_the_known_integral() -> None:
     steps = passage_steps(lambda x: x, 1e-3, 1.0, start=0.0, end=1.0, lowest=-8.0)
-    # ∫ exp(y²/2) ∫ exp(−z²/2) of the Ornstein-Uhlenbeck process, with the end seen 0.5826 step widths late
+    # ∫ exp(y²/2) ∫ exp(−z²/2) of the Ornstein-Uhlenbeck process, with the end 0.5826 step widths further away
     late = 1 + 0.5826 * math.sqrt(2e-3)
     grid = np.linspace(-8, late, 40_001)
     inner = np.cumsum(np.exp(-(grid**2) / 2)) * (grid[1] - grid[0])
@@ -56,8 +56,8 @@ def test_the_passage_of_a_walker_in_a_bowl_is_the_known_integral() -> None:
 
 
 @pytest.mark.slow
-def test_log_escape_time_against_one_over_temperature_is_a_line_with_the_barrier_for_its_slope() -> None:
-    """Over three decades. Without its 1 + κT the line is bent: the slope then is that of the exact answer, 0.988."""
+def test_the_slope_of_log_escape_time_against_inverse_temperature_is_the_barrier() -> None:
+    """Over three decades. Without the factor 1 + κT the slope is that of the exact times, 0.988."""
     overs, rate, walkers = (5.0, 6.5, 8.0, 10.0, 12.0), 0.025, 4000
     temperatures, exact, times = [1 / over for over in overs], [], []
     for place, over in enumerate(overs):
@@ -73,7 +73,7 @@ def test_log_escape_time_against_one_over_temperature_is_a_line_with_the_barrier
     assert bent.low <= chord <= bent.high and chord < 0.99
 
 
-def test_a_line_through_estimates_holds_its_true_slope_as_often_as_it_says() -> None:
+def test_the_interval_of_a_slope_through_estimates_covers() -> None:
     draw, places, covered = np.random.default_rng(0), [0.0, 1.0, 3.0], 0
     errors = np.array([0.1, 0.3, 0.2])
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""`gradiometer sample`, and the run of a sampler behind it."""
+"""`gradiometer sample`, and `sample` in Python."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_the_temperature_and_the_mean_loss_of_a_known_posterior_are_found() -> N
     assert len(found.draws["loss"]) == 150
 
 
-def test_a_temperature_that_is_missed_is_seen_to_be() -> None:
+def test_a_wrong_temperature_is_detected() -> None:
     assert not replace(linear(), asked=1.4).kept and not replace(linear(), asked=2.6).kept
 
 
@@ -70,7 +70,7 @@ def test_the_verb_prints_temperatures_moments_and_the_known_answer() -> None:
     assert "T asked 1.00" in words and "known: 0.3883" in words and "test_accuracy" in words
 
 
-def test_the_verb_prints_one_json_object_and_the_same_one_again() -> None:
+def test_the_verb_prints_the_same_json_object_twice() -> None:
     arguments = ("linear-regression", "--steps", "200", "--burn-in", "20", "--temperature", "0.5", "--json")
     found = json.loads(run_verb(*arguments, "--seed", "2").output)
     assert found["asked"] == 0.5 and found["measured"]["low"] < found["measured"]["high"]
@@ -78,7 +78,7 @@ def test_the_verb_prints_one_json_object_and_the_same_one_again() -> None:
     assert json.loads(run_verb(*arguments, "--seed", "2").output) == found
 
 
-def test_the_verb_goes_on_from_a_run(tmp_path: Path) -> None:
+def test_the_verb_starts_from_the_checkpoint_of_a_run(tmp_path: Path) -> None:
     configuration = Configuration(problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0)
     run = train(load("digits", model="mlp"), configuration, tmp_path)
     given = ("--lr", "0.001", "--steps", "100", "--burn-in", "0", "--json")
@@ -104,7 +104,7 @@ def test_the_verb_goes_on_from_a_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_sampled_is_refused_by_name(arguments: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments_are_named(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         run_verb(*arguments)
 
@@ -132,7 +132,7 @@ def test_chains_sampled_together_are_the_chains_sampled_alone() -> None:
     assert abs(together[0].draws["weight"] - alone.draws["weight"]).min() > 0
 
 
-def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+def test_a_loss_that_is_not_finite_raises_diverged() -> None:
     loss = supervised(lambda output, target: (output - target).square().mean(1) / 0)
     with pytest.raises(Diverged, match="gradients are not finite at its step 0"):
         sample(**settings(loss=loss))

@@ -1,7 +1,7 @@
-"""Coverage of what a sampler's run tells, on a conjugate Gaussian: hundreds of runs at once, each held by itself.
+"""Coverage of the intervals of `sample`, on a conjugate Gaussian, in hundreds of runs at once.
 
-The mean of a Gaussian of variance 1, with a Gaussian prior: exp(−U/T) is N(x̄/(1 + λ), T/(N(1 + λ))). A run is a group
-of parameters of one sampler, with a heat and batches of its own; what is judged is made by what `sample` makes it by.
+The mean of a Gaussian of variance 1, with a Gaussian prior: exp(−U/T) is N(x̄/(1 + λ), T/(N(1 + λ))). Each run is one
+parameter group of one sampler, with its own heat and batches. The estimates are made by the code that `sample` uses.
 """
 
 import math
@@ -29,24 +29,24 @@ MEAN = DATA.mean(0) / (1 + DECAY)
 SPREAD = math.sqrt(TEMPERATURE / (EXAMPLES * (1 + DECAY)))
 STEPS, EVERY, RUNS = 480, 4, 600
 WITHIN = (0.87, 0.93)
-"""Of all numbers of all runs."""
+"""Accepted coverage over all parameters of all runs."""
 OF_RUNS = (0.9 - 3 * math.sqrt(0.09 / RUNS), 0.9 + 3 * math.sqrt(0.09 / RUNS))
-"""Of one number a run: give or take three standard errors of a binomial."""
+"""Accepted coverage of one number per run: 90 % ± three binomial standard errors."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of the runs whose interval holds what is so."""
+    """The share of runs whose interval contains the true value."""
 
     temperature: float
     mean: float
     spread: float
     average: float
-    """Of the temperatures measured, over what was asked."""
+    """The mean measured temperature, divided by the one asked for."""
 
 
 def coverage(kind: Callable[..., Sampler], runs: int, burn_in: int, **settings: Any) -> Coverage:
-    """Of the temperature, and of the posterior mean and the spread of each number."""
+    """Coverage of the temperature, and of the posterior mean and spread of each parameter."""
     rows = [nn.Parameter(MEAN.clone()) for _ in range(runs)]
     sampler = kind(
         [{"params": [row]} for row in rows],
@@ -85,7 +85,7 @@ def share(estimates: list[Estimate], truth: float) -> float:
     return float(np.mean([each.low <= truth <= each.high for each in estimates]))
 
 
-def test_the_temperature_of_a_run_is_its_virial_about_its_mean() -> None:
+def test_the_temperature_of_a_run_is_the_virial_about_its_mean() -> None:
     positions = 3 + torch.randn(96, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gradients = 0.1 * positions.square()
     virial = Virial(positions[0], steps=96)
@@ -96,7 +96,7 @@ def test_the_temperature_of_a_run_is_its_virial_about_its_mean() -> None:
     assert found.low < found.value < found.high
 
 
-def test_about_its_mean_a_run_reads_low_by_the_share_of_it_in_which_draws_forget() -> None:
+def test_the_temperature_about_the_mean_is_low_by_the_autocorrelation_time_over_the_steps() -> None:
     """Autoregressive draws of N(0, 1) in 20,000 directions, so that T is 1 to 0.0014."""
     memory, steps = 0.9, 480
     noise = torch.randn(steps, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -120,7 +120,7 @@ class Place(nn.Module):
         return (self.place - inputs).square().sum(1) / 2
 
 
-def test_a_run_finds_the_temperature_mean_and_spread_of_the_posterior_with_its_prior() -> None:
+def test_sample_finds_the_temperature_mean_and_spread_of_a_posterior_with_a_prior() -> None:
     (found,) = sample(
         Place,
         lambda model, batch: model(batch[0]),
@@ -139,7 +139,7 @@ def test_a_run_finds_the_temperature_mean_and_spread_of_the_posterior_with_its_p
     first = found.moments["first"]
     assert (
         found.kept and found.bounds.high - found.bounds.low < 0.2 * TEMPERATURE
-    )  # without the prior a fifth is lacking
+    )  # without the prior it would be a fifth too low
     assert first.known is not None and first.mean.low < first.known < first.mean.high
     assert first.spread.low < SPREAD < first.spread.high
 
@@ -147,15 +147,15 @@ def test_a_run_finds_the_temperature_mean_and_spread_of_the_posterior_with_its_p
 STUDIES = {
     "sgld": (SGLD, 100, {"lr": 0.2}, OF_RUNS),
     "sghmc": (SGHMC, 100, {"lr": 0.3, "momentum": 0.5}, OF_RUNS),
-    # A thermostat brings back what went astray of the very number that is measured: its mean is surer than a mean of
-    # blocks that know nothing of one another.
+    # A thermostat corrects errors of the very number that is measured, so the mean is more certain than a mean of
+    # independent blocks.
     "sgnht": (SGNHT, 300, {"lr": 0.3, "momentum": 0.5, "relaxation": 8}, (0.9, 0.98)),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "burn_in", "settings", "held"), STUDIES.values(), ids=STUDIES)
-def test_intervals_of_a_run_of_a_sampler_cover(
+def test_intervals_of_samplers_cover(
     kind: Callable[..., Sampler],
     burn_in: int,
     settings: dict[str, Any],
@@ -167,4 +167,4 @@ def test_intervals_of_a_run_of_a_sampler_cover(
     assert held[0] <= found.temperature <= held[1], found
     assert WITHIN[0] <= found.mean <= WITHIN[1], found
     assert WITHIN[0] <= found.spread <= WITHIN[1], found
-    assert 0.98 <= found.average <= 1, found  # a little low, by the share of the run in which draws forget
+    assert 0.98 <= found.average <= 1, found  # biased low, by the autocorrelation time over the steps

@@ -1,4 +1,4 @@
-"""Samplers that hold a temperature: known laws on quadratics, the balance on anything, refusals, and resuming."""
+"""Samplers keep their temperature: exact laws on quadratics, the heat balance on other losses, errors, resuming."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ def stationary(
 ) -> tuple[Sampler, np.ndarray, np.ndarray]:
     """N h Var Φ of every mode of a quadratic with gradient noise of this variance, from many chains, and its error.
 
-    A mode is a group of its own, so that each is held apart; the chains are the numbers in its one tensor.
+    Each mode is one parameter group, so that each keeps the temperature; its tensor has one number per chain.
     """
     modes = [nn.Parameter(torch.zeros(CHAINS, dtype=torch.float64)) for _ in CURVATURES]
     sampler = kind(
@@ -55,13 +55,13 @@ def stationary(
 
 @samplers
 @pytest.mark.parametrize("variance", [0.0, 2e-4])
-def test_the_temperature_of_every_mode_is_the_one_asked_for(kind: type[Sampler], variance: float) -> None:
+def test_every_mode_has_the_temperature_asked_for(kind: type[Sampler], variance: float) -> None:
     _, temperatures, errors = stationary(kind, variance)
     assert (errors < 0.014 * TEMPERATURE).all()
     assert (np.abs(temperatures - TEMPERATURE) < 4 * errors).all()
 
 
-def test_what_sgld_injects_is_the_formula() -> None:
+def test_sgld_injects_the_temperature_of_the_formula() -> None:
     variance = 2e-4
     sampler, _, _ = stationary(SGLD, variance)
     for group, curvature in zip(sampler.param_groups, CURVATURES, strict=True):
@@ -71,7 +71,7 @@ def test_what_sgld_injects_is_the_formula() -> None:
         assert group["injected"] == pytest.approx(injected, abs=error)
 
 
-def test_what_sghmc_injects_is_the_formula() -> None:
+def test_sghmc_injects_the_temperature_of_the_formula() -> None:
     variance, kept = 2e-4, 0.9
     sampler, _, _ = stationary(SGHMC, variance, momentum=kept)
     for group, curvature in zip(sampler.param_groups, CURVATURES, strict=True):
@@ -79,8 +79,8 @@ def test_what_sghmc_injects_is_the_formula() -> None:
         assert group["injected"] == pytest.approx(TEMPERATURE - own, rel=0.01)
 
 
-def test_unheld_samplers_are_as_hot_as_their_laws_say() -> None:
-    """So that the tests above could fail: the published forms miss the temperature by far more than an error."""
+def test_samplers_without_hold_are_as_hot_as_their_exact_laws() -> None:
+    """The tests above could fail: the published forms miss the temperature by far more than a standard error."""
     variance = 2e-4
     _, sgld, errors = stationary(SGLD, variance, hold=False)
     law = [(TEMPERATURE + N * RATE * variance / 2) / (1 - RATE * h / 2) for h in CURVATURES]
@@ -92,7 +92,7 @@ def test_unheld_samplers_are_as_hot_as_their_laws_say() -> None:
     assert kinetic[0] > 1.15 * TEMPERATURE and errors[0] < 0.02 * TEMPERATURE
 
 
-def test_the_thermostat_meets_noise_that_no_injection_could_cool() -> None:
+def test_the_thermostat_keeps_its_temperature_with_noise_too_hot_for_sghmc() -> None:
     variance = 2e-3  # at momentum 0.9 it alone heats SGHMC to 13
     _, temperatures, errors = stationary(SGNHT, variance, steps=2400)
     assert (np.abs(temperatures - TEMPERATURE) < 4 * errors).all()
@@ -125,7 +125,7 @@ def walk(sampler: Sampler, loss: Callable[[], Tensor], steps: int) -> Iterator[T
 
 
 @samplers
-def test_the_temperature_holds_where_the_loss_is_no_quadratic(kind: type[Sampler]) -> None:
+def test_the_temperature_is_kept_on_a_loss_that_is_not_quadratic(kind: type[Sampler]) -> None:
     """⟨Φ·N∇L⟩/d = T for L = Φ²/2 + 50 Φ⁴, whose curvature triples within a standard deviation, with gradient noise."""
     position = nn.Parameter(torch.full((CHAINS,), 0.05, dtype=torch.float64))
     sampler = kind([position], lr=0.2, examples=N, temperature=TEMPERATURE)
@@ -142,7 +142,7 @@ def test_the_temperature_holds_where_the_loss_is_no_quadratic(kind: type[Sampler
 
 
 @samplers
-def test_a_sampler_goes_on_from_its_state_to_the_same_bits(kind: type[Sampler]) -> None:
+def test_a_sampler_continues_from_its_state_dict_with_the_same_bits(kind: type[Sampler]) -> None:
     model, loss = regression()
     sampler = kind(model.parameters(), lr=0.02, examples=200, temperature=0.5, seed=7)
     list(walk(sampler, loss, 30))
@@ -165,7 +165,7 @@ def test_a_sampler_goes_on_from_its_state_to_the_same_bits(kind: type[Sampler]) 
 
 
 @samplers
-def test_sampling_leaves_the_global_random_state_alone(kind: type[Sampler]) -> None:
+def test_sampling_does_not_change_the_global_random_state(kind: type[Sampler]) -> None:
     model, loss = regression()
     sampler = kind(model.parameters(), lr=0.02, examples=200)
     before = torch.get_rng_state()
@@ -183,7 +183,7 @@ def test_at_temperature_zero_sgld_is_sgd_to_the_bit() -> None:
 
 
 @samplers
-def test_a_closure_gives_the_loss_and_frozen_parameters_rest(kind: type[Sampler]) -> None:
+def test_step_returns_the_loss_of_a_closure_and_does_not_move_frozen_parameters(kind: type[Sampler]) -> None:
     model, loss = regression()
     model[0].requires_grad_(False)
     sampler = kind(model.parameters(), lr=0.02, examples=200)
@@ -199,8 +199,8 @@ def test_a_closure_gives_the_loss_and_frozen_parameters_rest(kind: type[Sampler]
     assert torch.equal(model[0].weight, before)
 
 
-def test_halves_tell_the_heat_of_the_mini_batch_and_refuse_with_the_way_out() -> None:
-    """At η = 0.4 and tr Σ/(Bd) = 0.009 the batch of 32 alone heats to 1.8: SGLD at T = 1 there is none."""
+def test_halves_measure_the_mini_batch_heat_and_raise_with_a_suggestion() -> None:
+    """At η = 0.4 and tr Σ/(Bd) = 0.009 a batch of 32 alone heats to 1.8, so SGLD cannot reach T = 1."""
     position = nn.Parameter(torch.zeros(400, dtype=torch.float64))
     sampler = SGLD([position], lr=0.4, examples=N, temperature=1.0, batch_size=32)
     generator = torch.Generator().manual_seed(0)
@@ -217,7 +217,7 @@ def test_halves_tell_the_heat_of_the_mini_batch_and_refuse_with_the_way_out() ->
     assert "Use `lr` below 0.22" in str(refusal.value) and "a batch of at least 58" in str(refusal.value)
 
 
-def test_halves_below_the_temperature_are_let_pass() -> None:
+def test_halves_below_the_temperature_raise_nothing() -> None:
     position = nn.Parameter(torch.zeros(400))
     sampler = SGLD([position], lr=0.1, examples=N)
     for seed in range(200):
@@ -244,8 +244,8 @@ def test_halves_give_the_mini_batch_heat_by_the_formula_of_the_sampler(kind: typ
     assert sampler.balance[0].minibatch.value == pytest.approx(N * rate * variance * factor, rel=1e-12)
 
 
-def test_a_hot_start_is_no_reason_to_refuse() -> None:
-    """Far from the minimum the step alone is hot; it falls, and the temperature is held once it has."""
+def test_a_hot_start_raises_nothing() -> None:
+    """Far from the minimum the step alone is hot. Its heat falls, and then the temperature is kept."""
     position = nn.Parameter(torch.full((50,), 30.0, dtype=torch.float64))
     sampler = SGLD([position], lr=0.01, examples=N, temperature=1.0, burn_in=0, memory=100)
     for _ in range(3000):
@@ -254,7 +254,7 @@ def test_a_hot_start_is_no_reason_to_refuse() -> None:
     assert 0.9 < sampler.param_groups[0]["injected"] < 1.0
 
 
-def test_a_heat_is_refused_only_above_and_settled() -> None:
+def test_a_heat_is_above_a_temperature_only_if_it_is_not_falling() -> None:
     heat, generator = Heat(100), np.random.default_rng(0)
     for _ in range(100):
         heat.add(1.0 + 0.1 * generator.standard_normal())
@@ -265,7 +265,7 @@ def test_a_heat_is_refused_only_above_and_settled() -> None:
     assert not falling.above(1.0)
 
 
-def test_gradients_that_are_not_finite_end_the_sampling() -> None:
+def test_gradients_that_are_not_finite_raise_diverged() -> None:
     position = nn.Parameter(torch.zeros(3))
     sampler = SGLD([position], lr=0.1, examples=N, memory=50)
     with pytest.raises(Diverged, match="are not finite at its step 0"):
@@ -329,12 +329,12 @@ def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
         (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), math.nan), "`temperature` must be positive and finite"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused_by_name(make: Callable[[], object], message: str) -> None:
+def test_invalid_settings_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         make()
 
 
-def test_a_schedule_that_leaves_the_positive_numbers_is_refused() -> None:
+def test_a_temperature_that_a_schedule_sets_to_nan_raises() -> None:
     position = nn.Parameter(torch.zeros(2))
     sampler = SGLD([position], lr=0.1, examples=N)
     sampler.param_groups[0]["temperature"] = math.nan

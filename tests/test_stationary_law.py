@@ -42,7 +42,7 @@ def chain_covariances(rule: Rule, means_of_batches, steps: int, kept: int) -> np
 
 
 def standard_errors(products: np.ndarray, expected: np.ndarray) -> float:
-    """How far off the mean over chains is, at worst over the entries."""
+    """The largest deviation of the mean over chains from the law, over the entries."""
     return float(np.abs((products.mean(0) - expected) / (products.std(0, ddof=1) / math.sqrt(len(products)))).max())
 
 
@@ -75,7 +75,7 @@ def test_the_law_of_independent_draws_is_that_of_torch(rule: Rule) -> None:
     assert abs(losses.mean() - excess_loss(CURVATURE, expected)) < STANDARD_ERRORS * losses.std() / math.sqrt(CHAINS)
 
 
-def test_batches_of_different_examples_are_colder_by_their_factor() -> None:
+def test_batches_without_replacement_are_colder_by_their_factor() -> None:
     rule = Rule(0.4, 4)
     products = chain_covariances(rule, all_different(4, 2), steps=100, kept=1)
     expected = stationary_covariance(CURVATURE, NOISE * without_replacement(4, 11), rule)
@@ -84,7 +84,7 @@ def test_batches_of_different_examples_are_colder_by_their_factor() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["plain", "heavy ball", "nesterov"])
-def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_place_in_an_epoch(rule: Rule) -> None:
+def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_position_in_an_epoch(rule: Rule) -> None:
     products = chain_covariances(rule, epochs(4, 3), steps=3 * 60, kept=3)  # batches of 4, 4 and 3
     for place in range(3):
         expected = reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=place + 1)
@@ -96,7 +96,7 @@ def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_place_in_an_epoc
 
 
 @pytest.mark.parametrize(("rate", "times"), [(0.5, 1.01), (0.05, 1.24), (0.005, 13.1)])
-def test_one_example_at_a_time_the_formula_of_reshuffling_is_the_one_written_out(rate: float, times: float) -> None:
+def test_at_batch_size_one_reshuffling_has_its_closed_form(rate: float, times: float) -> None:
     one, weights = np.eye(1), (1 - rate) ** np.arange(200)
     spread = (weights @ weights - weights.sum() ** 2 / 200) / (1 - (1 - rate) ** 400)
     found = reshuffled_covariance(one, one, Rule(rate, 1), 200, batches=200)[0, 0]
@@ -105,7 +105,7 @@ def test_one_example_at_a_time_the_formula_of_reshuffling_is_the_one_written_out
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_one_mode_in_closed_form_is_the_solution_of_the_equation(momentum: float) -> None:
+def test_the_closed_form_of_one_mode_solves_the_equation(momentum: float) -> None:
     for rate in (1e-4, 0.3, 1.9):
         rule = Rule(rate, 8, momentum)
         solved = stationary_covariance(np.array([[0.7]]), np.array([[3.0]]), rule)[0, 0]
@@ -113,7 +113,7 @@ def test_one_mode_in_closed_form_is_the_solution_of_the_equation(momentum: float
 
 
 @pytest.mark.parametrize("rule", [Rule(1e-4, 4), Rule(1e-4, 4, 0.9), Rule(1e-4, 4, 0.9, nesterov=True)])
-def test_at_a_small_rate_the_temperature_goes_with_rate_over_batch_and_friction(rule: Rule) -> None:
+def test_at_a_small_rate_the_temperature_is_the_limit_formula(rule: Rule) -> None:
     temperature = configurational_temperature(CURVATURE, stationary_covariance(CURVATURE, NOISE, rule))
     assert temperature == pytest.approx(small_rate_temperature(np.trace(NOISE), 2, rule), rel=2e-3)
     assert rule.heat == pytest.approx(1e-4 / (8 * (1 - rule.momentum)))
@@ -155,6 +155,6 @@ NAN = math.nan
         (lambda: small_rate_temperature(1.0, 0, RULES[0]), "`parameters` must be at least 1, got 0"),
     ],
 )
-def test_what_has_no_stationary_law_is_refused_by_name(build, message: str) -> None:
+def test_arguments_without_a_stationary_law_are_named(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()

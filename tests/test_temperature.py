@@ -1,4 +1,4 @@
-"""The thermometer: a balance that closes on any run, units, layers, drift, and what has no temperature."""
+"""The thermometer: the balance closes on any run; units, layers, drift and errors."""
 
 import math
 import subprocess
@@ -111,20 +111,20 @@ def test_posterior_units_are_n_times_those_of_the_loss() -> None:
     assert given.value == pytest.approx(60_000 * loss["temperature"].value)
 
 
-def test_the_temperatures_of_the_layers_are_put_together_by_their_parameters() -> None:
+def test_the_temperature_is_the_mean_over_layers_weighted_by_their_parameters() -> None:
     found = Temperature().estimate(series_of_mlp(INDEPENDENT))
     together = (144 * found["temperature/0"].value + 85 * found["temperature/2"].value) / 229
     assert found["temperature"].value == pytest.approx(together)
 
 
-def test_readings_many_steps_apart_see_the_drift_of_all_steps_between() -> None:
+def test_readings_many_steps_apart_include_the_drift_of_all_steps_between() -> None:
     each, sparse = (series_of_mlp(INDEPENDENT, every) for every in (1, 8))
     late, few = each[128:], sparse[16:]  # about one origin: the one of step 128
     wanted = heat_balance(late[:25]).drift.sum(1).mean()
     assert heat_balance(few).drift.sum(1).mean() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_reshuffled_epochs_put_in_less_heat_and_say_which_directions_are_colder() -> None:
+def test_reshuffled_epochs_put_in_less_heat_and_name_the_colder_directions() -> None:
     reshuffled, apart = (
         Temperature().estimate(series_of_mlp(Sampling(draw, 20))) for draw in (Draw.RESHUFFLED, Draw.REPLACEMENT)
     )
@@ -135,7 +135,7 @@ def test_reshuffled_epochs_put_in_less_heat_and_say_which_directions_are_colder(
     assert "a quarter of this" not in str(Temperature().interpret(apart))
 
 
-def test_the_directions_said_to_be_colder_are_colder_by_the_exact_law() -> None:
+def test_the_colder_directions_are_colder_by_the_exact_law() -> None:
     rate, examples = 0.1, 200
     found = Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED, examples)))
     curvatures = found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])  # that of B = 1, not of 4
@@ -146,7 +146,7 @@ def test_the_directions_said_to_be_colder_are_colder_by_the_exact_law() -> None:
     assert flatter == pytest.approx(0.033, abs=0.002) and flatter / flattest == pytest.approx(2, rel=0.05)
 
 
-def test_the_origin_is_renewed_at_powers_of_two_and_survives_its_state() -> None:
+def test_the_origin_is_renewed_at_powers_of_two_and_restored_from_its_state() -> None:
     point, origin = [nn.Parameter(torch.zeros(1))], Origin()
     since = []
     for step in range(20):
@@ -189,7 +189,7 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
     assert "origin" not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
 
 
-def test_a_run_says_its_temperature(tmp_path) -> None:
+def test_a_run_reports_its_temperature(tmp_path) -> None:
     from gradiometer.diagnosis import diagnose
     from gradiometer.problems import load
 
@@ -289,6 +289,6 @@ def still(velocity=None) -> Motion:
         ),
     ],
 )
-def test_what_has_no_temperature_is_refused_by_name(build, message: str) -> None:
+def test_invalid_arguments_are_named(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()

@@ -28,7 +28,7 @@ QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])
 def simulated(
     sgd: Sgd, chains: int, steps: int, seed: int, injected: float = 0.0, burn_in: int = 150
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Moments along chains on the quadratic at stationarity, [steps, chains], and what they were made of.
+    """Moments along stationary chains on the quadratic, [steps, chains], and the tensors behind them.
 
     A batch of 4 fresh examples has the noise N(0, Σ/4), and its halves differ by N(0, Σ), independent of their mean.
     """
@@ -97,7 +97,7 @@ def test_simulated_moments_are_those_the_gauge_measures(sgd: Sgd) -> None:
     [(Sgd(0.6), 0.0), (Sgd(0.2, 0.7), 0.0), (Sgd(0.2, 0.7, nesterov=True), 0.0), (Sgd(0.6), 0.5)],
     ids=["plain", "heavy ball", "nesterov", "a sampler's noise"],
 )
-def test_on_a_quadratic_it_reads_the_temperature_of_the_exact_law(sgd: Sgd, injected: float) -> None:
+def test_on_a_quadratic_the_temperature_is_that_of_the_exact_law(sgd: Sgd, injected: float) -> None:
     moments, _ = simulated(sgd, chains=400, steps=200, seed=2, injected=injected)
     noise = QUADRATIC.noise / 4 + 2 * injected / sgd.rate * np.eye(2)
     law = Quadratic(QUADRATIC.curvature, noise).stationary_covariance(sgd.rate, 1, sgd.momentum, nesterov=sgd.nesterov)
@@ -118,15 +118,15 @@ def test_on_a_quadratic_it_reads_the_temperature_of_the_exact_law(sgd: Sgd, inje
         of_chains = getattr(balance, name).mean(0) / 2
         error = of_chains.std() / math.sqrt(400)
         assert abs(of_chains.mean() - value) < 4 * error + 1e-12, name
-        assert error < 0.02 * exact, name  # so that a mistake would show
+        assert error < 0.02 * exact, name  # small enough to show a mistake
     assert injected or np.abs(balance.residual).max() < 1e-10
     found = Temperature(sgd.momentum, sgd.nesterov, injected=injected).estimate(series_of(moments, 0, sgd.rate))
     assert found["temperature"].value == pytest.approx(balance.heat[:, 0].mean() / 2)
     assert found["temperature_injected"] == Estimate.exact(injected, unit="loss") and "forgotten_curvature" not in found
 
 
-def test_of_a_clipped_gradient_it_reads_the_temperature_of_the_parameters() -> None:
-    """In 96 directions alike, half of the length clipped away: a balance of what is applied would read half of it."""
+def test_with_clipped_gradients_the_temperature_is_that_of_the_parameters() -> None:
+    """96 equal directions, with gradients clipped to half: the balance of the clipped gradient would give half of T."""
     chains, dimension, rate, steps = 60, 96, 0.1, 300
     draw, here = np.random.default_rng(7), np.zeros((chains, dimension))
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("configurational", "kick", "distance", "factor")}
@@ -141,7 +141,7 @@ def test_of_a_clipped_gradient_it_reads_the_temperature_of_the_parameters() -> N
             kept["factor"].append(factor)
         here = here - rate * factor[:, None] * gradient
     moments = {name: np.stack(values) for name, values in kept.items()}
-    spread = np.full(steps, 4.0 * dimension)  # tr Σ, where the batch of 4 has the noise of one a direction
+    spread = np.full(steps, 4.0 * dimension)  # tr Σ, for noise of 1 per direction in a batch of 4
     heat, inside = [], []
     for chain in range(chains):
         of_chain = {name: moments[name][:, chain, None] for name in ("configurational", "kick", "distance")}
@@ -161,7 +161,7 @@ def test_of_a_clipped_gradient_it_reads_the_temperature_of_the_parameters() -> N
 
 @pytest.mark.slow
 @KINDS
-def test_nine_in_ten_intervals_hold_the_temperature_of_the_exact_law(sgd: Sgd) -> None:
+def test_nine_in_ten_intervals_contain_the_temperature_of_the_exact_law(sgd: Sgd) -> None:
     law = QUADRATIC.stationary_covariance(sgd.rate, 4, sgd.momentum, nesterov=sgd.nesterov)
     exact = configurational_temperature(QUADRATIC.curvature, law)
     minibatch = small_rate_temperature(3.0, 2, Rule(sgd.rate, 4, sgd.momentum))
@@ -175,5 +175,5 @@ def test_nine_in_ten_intervals_hold_the_temperature_of_the_exact_law(sgd: Sgd) -
     found = [sgd.gauge.estimate(series_of(moments, chain, sgd.rate)) for chain in range(1200)]
     for name, value in expected.items():
         covered = np.mean([each[name].low <= value <= each[name].high for each in found])
-        # What drifts away one time comes back another: readings of T_conf take turns, and its interval is too wide.
+        # Drift away is followed by drift back: readings of T_conf are anticorrelated, and its interval is too wide.
         assert 0.87 <= covered <= (0.96 if name == "temperature_configurational" else 0.93), (name, covered)

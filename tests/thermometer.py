@@ -1,4 +1,4 @@
-"""Trainings by torch that a thermometer reads as they go."""
+"""Training runs by torch, measured with a thermometer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ INDEPENDENT = Sampling(Draw.REPLACEMENT, 500)
 
 @dataclass(frozen=True)
 class Sgd:
-    """Settings of a training and of the thermometer that reads it."""
+    """Settings of a training run and of its thermometer."""
 
     rate: float = 0.1
     momentum: float = 0.0
@@ -40,7 +40,7 @@ def double(batch: Batch) -> Batch:
 
 
 def readings_of(objective: Objective, batches: Iterator[Batch], sgd: Sgd, rates, every: int = 1) -> list[Reading]:
-    """A training by torch, read as it goes."""
+    """The readings of a training run by torch."""
     optimizer, origin, readings = sgd.optimizer(objective.parameters), Origin(), []
     for step, (batch, rate) in enumerate(zip(batches, rates, strict=False)):
         for group in optimizer.param_groups:

@@ -1,9 +1,8 @@
 """`gradiometer sample`: draw from a posterior, and measure the temperature of the draws."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,16 +22,8 @@ WATCHED = 2000
 """The losses and the accuracy are drawn on at most this many examples."""
 
 
-@dataclass(frozen=True)
-class Start:
-    """The start of the chains.
-
-    Args:
-        name: Its description for the output.
-        problem: The problem.
-        model: Makes the model of a chain.
-        defaults: The settings that flags replace: learning_rate, batch_size and weight_decay.
-    """
+class Start(NamedTuple):
+    """The problem and the models to start from, and the settings that flags replace."""
 
     name: str
     problem: "Problem"
@@ -88,10 +79,9 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
     mixed = agreement(found, settings["level"])
     pictures = [] if png is None else _pictures(found, settings, png)
     if as_json:
-        several: dict[str, Any] = {}
-        if chains > 1:
-            several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in mixed]}
-        print_json({"target": target, "sampler": kind, **found[0].to_dict(), **several, "pictures": pictures})
+        several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in mixed]}
+        first = found[0].to_dict() | (several if chains > 1 else {})
+        print_json({"target": target, "sampler": kind, **first, "pictures": pictures})
         return
     for chain, each in enumerate(found):
         name = start.name if chains == 1 else f"{start.name}, chain {chain}"
@@ -191,12 +181,8 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
     for name in found[0].draws:
         draws, label = np.stack([each.draws[name] for each in found], axis=1), name.replace("_", " ")
         steps = settings["burn_in"] + settings["every"] * np.arange(len(draws))
-        charts = {
-            "trace": trace_chart(label, draws, steps),
-            "ranks": rank_chart(label, draws),
-            "autocorrelation": autocorrelation_chart(label, draws),
-        }
-        for kind, chart in charts.items():
+        charts = trace_chart(label, draws, steps), rank_chart(label, draws), autocorrelation_chart(label, draws)
+        for kind, chart in zip(("trace", "ranks", "autocorrelation"), charts, strict=True):
             paths.append(str(save_png(chart, folder / f"{name}_{kind}.png", f"{label}: {kind}")))
     return paths
 

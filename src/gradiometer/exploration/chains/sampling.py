@@ -177,9 +177,10 @@ def sample(
     batch_at, examples = (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     chains = _SampledModels(make_models(model, seeds), seeds, sampler, steps)
+    hot = chains.samplers[0].param_groups[0]["temperature"] > 0
     used = EngineChoice(chains, loss, batch_at, orders)
     watching = Watch(watch or {})
-    halved = chains.temperature > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
+    halved = hot and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
     for step, index in used.steps(burn_in + steps):
         if step > burn_in and (step - burn_in - 1) % every == 0:
             watching.look(chains.models, chains.values)
@@ -201,22 +202,20 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 
+@dataclass
 class _SampledModels(StackedModels):
     """Chains with one sampler each, whose steps are measured while `measuring` is true."""
 
-    def __init__(self, models: Sequence[nn.Module], seeds: Sequence[int], make: MakeSampler, steps: int) -> None:
-        super().__init__(models, seeds)
-        self.samplers = [make(parameters, seed) for parameters, seed in zip(self.of_one, seeds, strict=True)]
-        self.virials = [Virial(_flat(parameters), steps) for parameters in self.of_one]
-        self.measuring = False
-        for sampler in self.samplers:
-            if len(sampler.param_groups) > 1:
-                raise BadArgument(f"`sampler` must have 1 parameter group, got {len(sampler.param_groups)}.")
+    make: MakeSampler
+    steps: int
+    measuring: bool = False
 
-    @property
-    def temperature(self) -> float:
-        temperature: float = self.samplers[0].param_groups[0]["temperature"]
-        return temperature
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.samplers = [self.make(*chain) for chain in zip(self.of_one, self.seeds, strict=True)]
+        self.virials = [Virial(_flat(parameters), self.steps) for parameters in self.of_one]
+        if len(groups := self.samplers[0].param_groups) > 1:
+            raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
 
     def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
         parameters, sampler = self.of_one[place], self.samplers[place]

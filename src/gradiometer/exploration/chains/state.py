@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ MEMORY, BURN_IN = 1000, 1000
 """As in a sampler: steps over which SGD's own heat is averaged, and steps before a run may be refused."""
 
 
+@dataclass
 class StackedModels(ABC):
     """M models whose parameters are the rows of stacked tensors, so that updates of all and of one share memory.
 
@@ -28,11 +30,14 @@ class StackedModels(ABC):
         seeds: Seed of each chain's noise.
     """
 
-    def __init__(self, models: Sequence[nn.Module], seeds: Sequence[int]) -> None:
-        self.models, self.seeds, self.stacked = models, seeds, _stack(models)
-        trainable = [name for name, p in models[0].named_parameters() if p.requires_grad]
+    models: Sequence[nn.Module]
+    seeds: Sequence[int]
+
+    def __post_init__(self) -> None:
+        self.stacked = _stack(self.models)
+        trainable = [name for name, p in self.models[0].named_parameters() if p.requires_grad]
         self.leaves = [self.stacked[name].requires_grad_() for name in trainable]
-        self.of_one = [[model.get_parameter(name) for name in trainable] for model in models]
+        self.of_one = [[model.get_parameter(name) for name in trainable] for model in self.models]
 
     def __len__(self) -> int:
         return len(self.models)
@@ -52,12 +57,11 @@ class StackedModels(ABC):
         """One step of one chain."""
 
 
+@dataclass
 class ChainState(StackedModels):
     """Chains of SGD, and of SGLD at a temperature, updated together.
 
     Args:
-        models: Models of one architecture. Their parameters become views of the stack.
-        seeds: Seed of each chain's noise.
         rates: η of each chain.
         temperatures: T of each chain in posterior units: 0 for SGD, positive for SGLD at this temperature.
         momentum: μ of SGD's heavy ball, for all chains.
@@ -65,31 +69,26 @@ class ChainState(StackedModels):
         examples: N.
     """
 
-    def __init__(
-        self,
-        models: Sequence[nn.Module],
-        seeds: Sequence[int],
-        rates: Sequence[float],
-        temperatures: Sequence[float],
-        momentum: float,
-        weight_decay: float,
-        examples: int,
-    ) -> None:
-        super().__init__(models, seeds)
-        self.rates, self.temperatures, self.examples = rates, temperatures, examples
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.velocities = [torch.zeros_like(leaf) for leaf in self.leaves] if momentum else []
-        self.rows = [[leaf.detach()[place] for leaf in self.leaves] for place in range(len(models))]
-        self.velocity_rows = [[v[place] for v in self.velocities] for place in range(len(models))]
-        like = self.leaves[0]
+    rates: Sequence[float]
+    temperatures: Sequence[float]
+    momentum: float
+    weight_decay: float
+    examples: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        like, count = self.leaves[0], len(self.models)
+        self.velocities = [torch.zeros_like(leaf) for leaf in self.leaves] if self.momentum else []
+        self.rows = [[leaf.detach()[place] for leaf in self.leaves] for place in range(count)]
+        self.velocity_rows = [[v[place] for v in self.velocities] for place in range(count)]
         self.dimension = sum(row.numel() for row in self.rows[0])
-        self.heats = [Heat(MEMORY) for _ in models]
-        self.generators = [torch.Generator(like.device).manual_seed(seed) for seed in seeds]
-        self._rates = torch.tensor(rates, dtype=like.dtype, device=like.device)
-        self._same_rate = rates[0] if len(set(rates)) == 1 else None
-        self.hot = [place for place, temperature in enumerate(temperatures) if temperature > 0]
+        self.heats = [Heat(MEMORY) for _ in self.models]
+        self.generators = [torch.Generator(like.device).manual_seed(seed) for seed in self.seeds]
+        self._rates = torch.tensor(self.rates, dtype=like.dtype, device=like.device)
+        self._same_rate = self.rates[0] if len(set(self.rates)) == 1 else None
+        self.hot = [place for place, temperature in enumerate(self.temperatures) if temperature > 0]
         # The noise of chains at temperature 0 stays zero.
-        self._noise = like.new_zeros((len(models), self.dimension if self.hot else 0))
+        self._noise = like.new_zeros((count, self.dimension if self.hot else 0))
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:

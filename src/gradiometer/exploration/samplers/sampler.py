@@ -158,8 +158,9 @@ class Sampler(torch.optim.Optimizer, ABC):
         for place, group in enumerate(self.param_groups):
             variance = squared_norm([next(differences) for _ in group["params"]]) / 4
             reading = group["examples"] * variance / sum(param.numel() for param in group["params"])
-            if self._halves[place].add(reading, self._minibatch_scale(group)) and group["temperature"] > 0:
-                self._judge_minibatch(place)
+            heat, hot = self._halves[place], group["hold"] and group["temperature"] > 0
+            if heat.add(reading, self._minibatch_scale(group)) and hot and heat.above(group["temperature"]):
+                self._refuse(group, heat.estimate(), "mini-batch noise alone")
 
     @property
     def balance(self) -> list[Balance]:
@@ -194,7 +195,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of another sampler, with bit-identical results."""
         if missing := [key for key in ("noise", "heat") if key not in state_dict]:
-            raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not the state of {self._name}.")
+            raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not the state of {type(self).__name__}.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("noise", "heat")})
         self._noise.load_state_dict(state_dict["noise"])
         pairs = copy.deepcopy(state_dict["heat"])
@@ -237,11 +238,6 @@ class Sampler(torch.optim.Optimizer, ABC):
         self._heats[place].clear()
         return True
 
-    def _judge_minibatch(self, place: int) -> None:
-        group, heat = self.param_groups[place], self._halves[place]
-        if group["hold"] and heat.above(group["temperature"]):
-            self._refuse(group, heat.estimate(), "mini-batch noise alone")
-
     def _refuse(self, group: dict[str, Any], heat: Estimate, source: str) -> None:
         share = group["temperature"] / heat.value
         batch = f"a batch at least {significant(1 / share)} times as large"
@@ -253,16 +249,12 @@ class Sampler(torch.optim.Optimizer, ABC):
             "higher temperature. With hold=False the sampler runs anyway, hotter than `temperature`."
         )
 
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
     def _check(self, group: dict[str, Any]) -> None:
         """Validate the settings of a group."""
         known = {*self.defaults, *SCHEDULED, "params", "injected"}
         if unknown := [name for name in group if name not in known]:
             settings = ", ".join(sorted(self.defaults))
-            raise BadArgument(f"`{unknown[0]}` is not a setting of {self._name}, which has {settings}.")
+            raise BadArgument(f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}.")
         if group["examples"] is None:
             raise BadArgument("`examples` is missing: T in posterior units needs N, because U = N × the mean loss.")
         check_whole("examples", group["examples"], 1)

@@ -3,13 +3,11 @@
 import inspect
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -136,11 +134,9 @@ def audit(
         return exact + math.sqrt(noise) * torch.randn(len(h), dtype=torch.float64, generator=generator)
 
     with untouched_randomness(_derived(seed, "global"), [torch.device("cpu")]):
-        advance = _stepper(sampler, start, gradient, seed)
         sums = [torch.zeros_like(h), torch.zeros_like(h)]
         half = burn_in + (steps - burn_in) // 2
-        for step in range(steps):
-            position = advance()
+        for step, position in zip(range(steps), _positions(sampler, start, gradient, seed), strict=False):
             if step >= burn_in:
                 sums[step >= half] += h * position.detach().square()
             if step % CHECK_EVERY == 0 and not torch.isfinite(position).all():
@@ -148,58 +144,38 @@ def audit(
     counts = half - burn_in, steps - half
     first, second = ((total / count).view(copies, -1).numpy() for total, count in zip(sums, counts, strict=True))
     whole = (counts[0] * first + counts[1] * second) / sum(counts)
-    return _judged(temperature, tuple(curvatures), whole, first, second, level)
-
-
-def _judged(
-    asked: float,
-    curvatures: tuple[float, ...],
-    whole: Float[np.ndarray, "copies directions"],
-    first: Float[np.ndarray, "copies directions"],
-    second: Float[np.ndarray, "copies directions"],
-    level: float,
-) -> Audit:
-    """The audit, with Student's intervals over the copies."""
-    settings: dict[str, Any] = {"level": level, "batches": len(whole)}
-    temperature = mean(whole.mean(axis=1), **settings)
+    settings: dict[str, Any] = {"level": level, "batches": copies}  # Student's intervals over the copies
+    measured = mean(whole.mean(axis=1), **settings)
     return Audit(
-        asked=asked,
-        temperature=temperature,
-        ratio=transformed(temperature, lambda value: value / asked),
+        asked=temperature,
+        temperature=measured,
+        ratio=transformed(measured, lambda value: value / temperature),
         by_curvature=tuple((h, mean(whole[:, place], **settings)) for place, h in enumerate(curvatures)),
         trend=difference_of_means(second.mean(axis=1), first.mean(axis=1), **settings),
     )
 
 
-def _stepper(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int) -> Callable[[], Tensor]:
-    """A function that makes one step and returns the new position."""
-    kind = _arguments(sampler)
-    if kind == 1:
-        position = torch.nn.Parameter(start.clone())
-        optimizer = cast("MakeOptimizer", sampler)([position])
-        if not isinstance(optimizer, Optimizer):
-            raise BadArgument(f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
-
-        def advance() -> Tensor:
-            position.grad = gradient(position)
-            optimizer.step()
-            return position
-
-        return advance
-    if kind == 3:
-        step, generator = cast("Step", sampler), torch.Generator().manual_seed(_derived(seed, "step"))
-        current = start.clone()
-
-        def advance_step() -> Tensor:
-            nonlocal current
-            current = step(current, gradient, generator)
-            return current
-
-        return advance_step
-    raise BadArgument(
-        f"`sampler` must take 1 argument (parameters) and make an optimizer, or 3 (parameters, gradient, generator) "
-        f"and make a step, got a function of {kind} arguments."
-    )
+def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int) -> Iterator[Tensor]:
+    """The position after each step, without end."""
+    arguments, function = _arguments(sampler), cast("Callable[..., Any]", sampler)
+    if arguments not in (1, 3):
+        raise BadArgument(
+            "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments (parameters, gradient, "
+            f"generator) and make a step, got {arguments} arguments."
+        )
+    if arguments == 3:
+        position, generator = start.clone(), torch.Generator().manual_seed(_derived(seed, "step"))
+        while True:
+            position = function(position, gradient, generator)
+            yield position
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = function([parameter])
+    if not isinstance(optimizer, Optimizer):
+        raise BadArgument(f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
+    while True:
+        parameter.grad = gradient(parameter)
+        optimizer.step()
+        yield parameter
 
 
 def _derived(seed: int, purpose: str) -> int:

@@ -87,12 +87,12 @@ class Temperature(Gauge):
     issue: ClassVar[Issue] = Issue.EXPLORATION
     unit: ClassVar[str] = "loss"
     labels: ClassVar[Mapping[str, str]] = {
-        "temperature": "temperature T, all heat put in",
-        "temperature_minibatch": "of the noise of the batches, η tr Σ / (2Bd(1 − μ))",
-        "temperature_step": "of the length of the steps, η‖g‖² / (2d) without momentum",
+        "temperature": "temperature T, the total heat put in",
+        "temperature_minibatch": "heat of mini-batch noise, η tr Σ / (2Bd(1 − μ))",
+        "temperature_step": "heat of finite steps, η‖g‖² / (2d) without momentum",
         "temperature_configurational": "temperature of the parameters, ⟨Φ − c, ĝ⟩ / d",
         "temperature_drift": "drift away from c, (‖Φ′ − c‖² − ‖Φ − c‖²) / (2ηd)",
-        "temperature_residual": "what of the balance does not close",
+        "temperature_residual": "error of the balance",
     }
     needs_loss: ClassVar[bool] = False
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
