@@ -1,4 +1,7 @@
-"""What one of several processes does in the tests of distributed training: `python rank_loops.py NAME FOLDER`."""
+"""What one of several processes does in the tests of distributed training: `python rank_loops.py NAME,… FOLDER`.
+
+Each name is a function of this file, whose runs lie in a folder of that name.
+"""
 
 import math
 import os
@@ -20,6 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fixed_point import BATCH, DIMENSION, POINTS, RATE, SAMPLING, Position, losses
 from gradiometer import watch
 from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.problems.registry import load
+from gradiometer.run.configuration import Configuration
+from gradiometer.train import train
 
 torch.set_num_threads(1)
 
@@ -124,8 +130,8 @@ def known_sharded(out: Path) -> None:
 
 
 def known_under(wrap: Callable[[nn.Module], nn.Module], out: Path) -> None:
-    loop(out, steps=250, wrap=wrap)
-    loop(out, steps=250, wrap=wrap, accumulation=2)
+    loop(out, steps=160, wrap=wrap)
+    loop(out, steps=160, wrap=wrap, accumulation=2)
     moved = [loop(out, steps=40, rate=0.1, wrap=wrap, watched=watched)[0] for watched in (True, False)]
     pairs = zip(*(map(local, model.parameters()) for model in moved), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
@@ -167,7 +173,12 @@ def alike(out: Path) -> None:
         kept = [loop(out, steps=12, rate=0.01, wrap=sharded, watched=on, **settings)[0] for on in (True, False)]
         pairs = zip(*(map(local, model.parameters()) for model in kept), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
-    loop(out, steps=250, wrap=sharded, clip=False, name="known")
+
+
+def trained(out: Path) -> None:
+    """The loop of `train`."""
+    settings: dict[str, Any] = {"epochs": 2, "momentum": 0.9, "gauges": "noise", "every": 1}
+    train(load("digits", model="mlp"), Configuration(problem="digits", model="mlp", **settings), out)
 
 
 class Single(Blocks):
@@ -372,7 +383,8 @@ def covered_sharded(out: Path) -> None:
 
 if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    globals()[sys.argv[1]](Path(sys.argv[2]))
+    for each in sys.argv[1].split(","):
+        globals()[each](Path(sys.argv[2]) / each)
     dist.barrier()
     dist.destroy_process_group()
     sys.stdout.flush()

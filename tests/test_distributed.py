@@ -56,17 +56,23 @@ def run_all(count: int, *command: str) -> list[tuple[int, str, str]]:
     return results
 
 
-def test_two_ranks_measure_the_known_noise_and_keep_the_bits(tmp_path: Path) -> None:
-    run_all(2, *LOOPS, "known", str(tmp_path))
-    runs = sorted(tmp_path.iterdir())
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks leave of several loops: to start the processes takes longer than a loop."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    run_all(2, *LOOPS, "known,gauges,alike,trained", str(folder))
+    return folder
+
+
+def test_two_ranks_measure_the_known_noise_and_keep_the_bits(two_ranks: Path) -> None:
+    runs = sorted((two_ranks / "known").iterdir())
     assert len(runs) == 4  # one a loop: the first rank alone writes
     for run in runs[:2]:
         assert_known(diagnose(Run.open(run)).estimates)
 
 
-def test_of_two_ranks_the_first_reads_the_temperature_and_the_trajectory_of_all(tmp_path: Path) -> None:
-    run_all(2, *LOOPS, "gauges", str(tmp_path))
-    plain, accumulated, on_a_budget = (Run.open(run) for run in sorted(tmp_path.iterdir()))
+def test_of_two_ranks_the_first_reads_the_temperature_and_the_trajectory_of_all(two_ranks: Path) -> None:
+    plain, accumulated, on_a_budget = (Run.open(run) for run in sorted((two_ranks / "gauges").iterdir()))
     for run in (plain, accumulated):
         series = run.series("temperature")
         assert series.steps.tolist() == [*range(60)] and (series.batch_size == BATCH).all() and run.warnings == []
@@ -81,15 +87,15 @@ def test_of_two_ranks_the_first_reads_the_temperature_and_the_trajectory_of_all(
 @pytest.mark.slow
 def test_four_ranks_measure_the_known_noise(tmp_path: Path) -> None:
     run_all(4, *LOOPS, "known", str(tmp_path))
-    assert_known(diagnose(Run.open(tmp_path / "loop-1")).estimates)
-    assert_known(diagnose(Run.open(tmp_path / "loop-2")).estimates)
+    for run in ("loop-1", "loop-2"):
+        assert_known(diagnose(Run.open(tmp_path / "known" / run)).estimates)
 
 
 @pytest.mark.slow
 def test_intervals_of_two_ranks_cover(tmp_path: Path) -> None:
     """At 90 %, of 100 runs: within three standard errors of a binomial, 0.9 ± 0.09."""
     run_all(2, *LOOPS, "covered", str(tmp_path))
-    found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in tmp_path.iterdir()]
+    found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in (tmp_path / "covered").iterdir()]
     assert len(found) == 100
     assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
 
@@ -121,16 +127,15 @@ def test_a_parameter_is_whole_where_the_innermost_sharded_module_around_it_is_ru
     assert places[inner] == [(2, inner, "weight"), (3, inner, "bias")]
 
 
-def test_two_ranks_of_a_sharded_model_read_what_ddp_reads_and_keep_the_bits(tmp_path: Path) -> None:
-    """By layer, to rounding in double precision; and the known noise."""
-    run_all(2, *LOOPS, "alike", str(tmp_path))
-    for sharded in tmp_path.glob("sharded-*"):
-        whole = moments(tmp_path / sharded.name.replace("sharded", "DistributedDataParallel"))
+def test_two_ranks_of_a_sharded_model_read_what_ddp_reads_and_keep_the_bits(two_ranks: Path) -> None:
+    """By layer, to rounding in double precision."""
+    folder = two_ranks / "alike"
+    for sharded in folder.glob("sharded-*"):
+        whole = moments(folder / sharded.name.replace("sharded", "DistributedDataParallel"))
         for name, values in moments(sharded).items():
             assert values.shape == (12, 4)
             assert values == pytest.approx(whole[name], rel=1e-10, abs=1e-12)
-    assert len([*tmp_path.glob("sharded-*")]) == 3
-    assert_known(diagnose(Run.open(tmp_path / "known-1")).estimates)
+    assert len([*folder.glob("sharded-*")]) == 3
 
 
 @pytest.mark.slow
@@ -139,14 +144,14 @@ def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: 
     """Of four, two hold no entry of the first parameter."""
     run_all(ranks, *LOOPS, "known_sharded", str(tmp_path))
     for run in ("loop-1", "loop-2"):
-        assert_known(diagnose(Run.open(tmp_path / run)).estimates)
+        assert_known(diagnose(Run.open(tmp_path / "known_sharded" / run)).estimates)
 
 
 @pytest.mark.slow
 def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None:
     """As above, 0.9 ± 0.09."""
     run_all(2, *LOOPS, "covered_sharded", str(tmp_path))
-    found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in tmp_path.iterdir()]
+    found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in (tmp_path / "covered_sharded").iterdir()]
     assert len(found) == 100
     assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
 
@@ -155,8 +160,8 @@ def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None
 def test_a_sharded_model_reads_the_same_however_it_is_computed(tmp_path: Path) -> None:
     """Kept whole after the forward, recomputed, compiled, run before: to single precision; in bfloat16, to its own."""
     run_all(2, *LOOPS, "variants", str(tmp_path))
-    plain = moments(tmp_path / "plain-1")
-    others = [run for run in tmp_path.iterdir() if run.name != "plain-1"]
+    plain = moments(tmp_path / "variants" / "plain-1")
+    others = [run for run in (tmp_path / "variants").iterdir() if run.name != "plain-1"]
     assert len(others) == 8
     for run in others:
         for name, values in moments(run).items():
@@ -167,13 +172,13 @@ def test_a_sharded_model_reads_the_same_however_it_is_computed(tmp_path: Path) -
 @pytest.mark.slow
 def test_a_sharded_model_on_one_process_is_measured_by_its_accumulated_backwards(tmp_path: Path) -> None:
     run_all(1, *LOOPS, "alone", str(tmp_path))
-    assert_known(diagnose(Run.open(tmp_path / "loop-1")).estimates)
+    assert_known(diagnose(Run.open(tmp_path / "alone" / "loop-1")).estimates)
 
 
 @pytest.mark.slow
 def test_a_bad_loss_of_a_sharded_model_is_told_on_its_rank_and_no_rank_waits(tmp_path: Path) -> None:
     run_all(2, *LOOPS, "ill", str(tmp_path))
-    series = Run.open(tmp_path / "loop-1").series("noise")
+    series = Run.open(tmp_path / "ill" / "loop-1").series("noise")
     assert series is not None and series.steps.tolist() == [0, 1, 3]
 
 
@@ -181,7 +186,7 @@ def test_a_bad_loss_of_a_sharded_model_is_told_on_its_rank_and_no_rank_waits(tmp
 def test_a_run_of_a_sharded_model_whose_rank_is_killed_is_interrupted(tmp_path: Path) -> None:
     (code, _, _), (killed, _, _) = ended(start(2, *LOOPS, "killed", str(tmp_path)))
     assert code != 0 and killed == -signal.SIGKILL
-    run = Run.open(tmp_path / "loop-1")
+    run = Run.open(tmp_path / "killed" / "loop-1")
     assert run.status == "interrupted" and run.warnings == []
     assert run.losses[0].tolist() == [*range(20)]
 
@@ -208,11 +213,8 @@ def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path)
 SETTINGS = ("digits", "--model", "mlp", "-e", "4", "--momentum", "0.9", "--gauges", "noise", "--no-open", "-q")
 
 
-def test_train_on_two_ranks_is_the_training_on_one_and_speaks_once(tmp_path: Path) -> None:
-    command = [*GRADIOMETER, "train", *SETTINGS, "--every", "1", "--out", str(tmp_path)]
-    (_, told, _), (_, silence, _) = run_all(2, *command)
-    assert "noise scale" in told and silence == ""
-    two = Run.open(tmp_path / "digits-mlp-1")
+def test_train_on_two_ranks_is_the_training_on_one(two_ranks: Path, tmp_path: Path) -> None:
+    two = Run.open(two_ranks / "trained" / "digits-mlp-1")
     one = train_alone(load("digits", model="mlp"), two.configuration, tmp_path)
     assert two.manifest["ranks"] == 2 and two.overhead["mode"] == "shared"
     assert two.losses[1] == pytest.approx(one.losses[1], rel=1e-3)
@@ -222,6 +224,14 @@ def test_train_on_two_ranks_is_the_training_on_one_and_speaks_once(tmp_path: Pat
             assert weights[0][name].numpy() == pytest.approx(weights[1][name].numpy(), abs=1e-4)
     noise = [diagnose(run).estimates["gradient_variance"] for run in (two, one)]
     assert noise[0].low < noise[1].high and noise[1].low < noise[0].high
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_two_ranks_and_speaks_once(tmp_path: Path) -> None:
+    command = [*GRADIOMETER, "train", *SETTINGS, "--every", "1", "--out", str(tmp_path)]
+    (_, told, _), (_, silence, _) = run_all(2, *command)
+    assert "noise scale" in told and silence == ""
+    assert Run.open(tmp_path / "digits-mlp-1").manifest["ranks"] == 2
 
 
 @pytest.mark.slow
@@ -257,7 +267,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
         "-m",
         "gradiometer",
     ]
-    settings = ["mine:problem", "-e", "30", "-q", "--no-open", "--checkpoint-seconds", "0.1"]
+    settings = ["mine:problem", "-e", "60", "-q", "--no-open", "--checkpoint-seconds", "0.1"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     whole = [*torchrun, "train", *settings, "--out", str(tmp_path / "whole")]
     assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=120).returncode == 0

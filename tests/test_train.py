@@ -368,5 +368,5 @@ def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goe
 
 
 def test_a_gauge_that_there_is_not_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="`gauges` has the unknown name 'nose'. Did you mean 'noise'"):
+    with pytest.raises(BadArgument, match=r"`gauges` has the unknown name 'nose'\. Did you mean 'noise'"):
         train(problem(), settings(gauges="nose"), tmp_path)
