@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import Draw, Estimate, run_chains
 from gradiometer.exploration.chains import ENGINES
-from gradiometer.exploration.chains.state import ChainState
+from gradiometer.exploration.chains.state import SGDChains
 from gradiometer.measurement import Traits, take
 from gradiometer.problems.images import cross_entropy
 
@@ -135,7 +135,7 @@ def by_engine(job: Job, name: str) -> Step:
     """One of our engines."""
     chains = range(job.chains)
     models = [job.make() for _ in chains]
-    state = ChainState(models, chains, [RATE] * job.chains, [0.0] * job.chains, 0.0, 0.0, EXAMPLES)
+    state = SGDChains(models, chains, [RATE] * job.chains)
     data, indices = job.data(), cycle(_indices(job))
     example = data[0][: job.batch_size], data[1][: job.batch_size]
     if (reason := ENGINES[name].why_not(state, cross_entropy, example, Traits())) is not None:

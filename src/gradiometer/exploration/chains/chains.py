@@ -17,7 +17,8 @@ from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.chains.engines import ENGINES, BatchAt, Engine
 from gradiometer.exploration.chains.processes import in_processes
-from gradiometer.exploration.chains.state import ChainState, Function, StackedModels
+from gradiometer.exploration.chains.state import Function, SampledChains, SGDChains, StackedModels, trainable
+from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.measurement import batch as batches
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.loss import Loss
@@ -140,18 +141,32 @@ def run_chains(
     models = make_models(model, seeds)
     watched = take(data, torch.arange(min(256, orders[0].examples))) if watched is None else watched
 
+    def sgld(place: int) -> SGLD:
+        return SGLD(
+            trainable(models[place]),
+            rates[place],
+            examples=orders[place].examples,
+            temperature=temperatures[place],
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            seed=seeds[place],
+        )
+
     def run(places: Sequence[int]) -> Chains:
         def of(values: Sequence[Value]) -> list[Value]:
             return [values[place] for place in places]
 
-        settings = momentum, weight_decay, orders[0].examples
-        state = ChainState(of(models), of(seeds), of(rates), of(temperatures), *settings)
+        state: StackedModels
+        if any(temperatures):
+            state = SampledChains(of(models), of(seeds), [sgld(place) for place in places])
+        else:
+            state = SGDChains(of(models), of(seeds), of(rates), momentum, weight_decay)
         watching = Watch({name: (function, watched) for name, function in (watch or {"loss": loss}).items()})
         used = EngineChoice(state, loss, partial(take, data), of(orders), engine, timed=steps >= WORTH_TIMING)
         for step, _ in used.steps(steps):
             if step and step % every == 0:
                 watching.look(state.models, used.engine.values)
-        _check_finite(state)
+        _check_finite(state, of(rates))
         drawn_after = np.arange(every, steps + 1, every)
         return Chains(of(models), watching.draws(), drawn_after, used.engine.name, used.why_not, used.milliseconds)
 
@@ -300,9 +315,9 @@ def _check(momentum: float, weight_decay: float, **counts: int) -> None:
         raise BadArgument(f"`momentum` must lie in [0, 1), got {momentum}.")
 
 
-def _check_finite(state: ChainState) -> None:
+def _check_finite(state: StackedModels, rates: Sequence[float]) -> None:
     finite = torch.stack([leaf.detach().flatten(1).isfinite().all(1) for leaf in state.leaves]).all(0)
     if not finite.all():
         lost = [place for place, good in enumerate(finite.tolist()) if not good]
-        seeds, rates = (", ".join(f"{of[place]:g}" for place in lost) for of in (state.seeds, state.rates))
-        raise Diverged(f"the chains of seeds {seeds} diverged, at learning rates {rates}: try smaller ones.")
+        seeds, lost_rates = (", ".join(f"{of[place]:g}" for place in lost) for of in (state.seeds, rates))
+        raise Diverged(f"the chains of seeds {seeds} diverged, at learning rates {lost_rates}: try smaller ones.")

@@ -15,7 +15,7 @@ from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.chains.chains import EngineChoice, Watch, make_models
 from gradiometer.exploration.chains.mixing import Mixing, mixing
-from gradiometer.exploration.chains.state import Function, StackedModels
+from gradiometer.exploration.chains.state import Function, SampledChains, trainable
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.measurement.batch import Batch, Order, take
@@ -176,21 +176,32 @@ def sample(
         check_whole(name, value, least)
     batch_at, examples = (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
-    chains = _SampledModels(make_models(model, seeds), seeds, sampler, steps)
-    hot = chains.samplers[0].param_groups[0]["temperature"] > 0
+    models = make_models(model, seeds)
+    samplers = [sampler(trainable(model), seed) for model, seed in zip(models, seeds, strict=True)]
+    virials = [Virial(_flat(trainable(model)), steps) for model in models]
+    if len(groups := samplers[0].param_groups) > 1:
+        raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
+    chains, watching = SampledChains(models, seeds, samplers), Watch(watch or {})
     used = EngineChoice(chains, loss, batch_at, orders)
-    watching = Watch(watch or {})
-    halved = hot and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
+
+    def measure(place: int, gradients: Sequence[Tensor]) -> None:
+        position = _flat(chains.of_one[place])
+        virials[place].add(position, _flat(gradients) + groups[0]["weight_decay"] * position)
+
+    halved = groups[0]["temperature"] > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
     for step, index in used.steps(burn_in + steps):
+        if step == burn_in:
+            chains.before_step = measure
         if step > burn_in and (step - burn_in - 1) % every == 0:
-            watching.look(chains.models, chains.values)
+            watching.look(models, chains.values)
         if halved and step % HALVED == 0 and step < burn_in + steps:
-            chains.halves(*(used.engine.gradients(half) for half in index.chunk(2, dim=1)))
-        chains.measuring = step >= burn_in
+            first, second = (used.engine.gradients(half) for half in index.chunk(2, dim=1))
+            for place, each in enumerate(samplers):
+                each.halves([gradient[place] for gradient in first], [gradient[place] for gradient in second])
     draws = watching.draws()
     return [
-        chains.found(place, {name: values[:, place] for name, values in draws.items()}, known or {}, level)
-        for place in range(len(seeds))
+        _sampled(each, virial, {name: values[:, place] for name, values in draws.items()}, known or {}, level)
+        for place, (each, virial) in enumerate(zip(samplers, virials, strict=True))
     ]
 
 
@@ -202,51 +213,25 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 
-@dataclass
-class _SampledModels(StackedModels):
-    """Chains with one sampler each, whose steps are measured while `measuring` is true."""
-
-    make: MakeSampler
-    steps: int
-    measuring: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.samplers = [self.make(*chain) for chain in zip(self.of_one, self.seeds, strict=True)]
-        self.virials = [Virial(_flat(parameters), self.steps) for parameters in self.of_one]
-        if len(groups := self.samplers[0].param_groups) > 1:
-            raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
-
-    def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
-        parameters, sampler = self.of_one[place], self.samplers[place]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        if self.measuring:
-            position, decay = _flat(parameters), sampler.param_groups[0]["weight_decay"]
-            self.virials[place].add(position, _flat(gradients) + decay * position)
-        sampler.step()
-
-    def halves(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-        """Give each sampler the gradients of two halves of its batch."""
-        for place, sampler in enumerate(self.samplers):
-            sampler.halves(*([gradient[place] for gradient in half] for half in (first, second)))
-
-    def found(
-        self, place: int, draws: Mapping[str, Float[np.ndarray, " draws"]], known: Mapping[str, float], level: float
-    ) -> Sampled:
-        """The result of one chain."""
-        sampler, virial = self.samplers[place], self.virials[place]
-        balance, examples = sampler.balance[0], sampler.param_groups[0]["examples"]
-        return Sampled(
-            asked=balance.asked,
-            measured=virial.temperature(examples, level),
-            bounds=virial.temperature(examples, SURE),
-            injected=balance.injected,
-            own=balance.own,
-            minibatch=balance.minibatch,
-            moments={name: Moment.of(values, known.get(name), level) for name, values in draws.items()},
-            draws=draws,
-        )
+def _sampled(
+    sampler: Sampler,
+    virial: Virial,
+    draws: Mapping[str, Float[np.ndarray, " draws"]],
+    known: Mapping[str, float],
+    level: float,
+) -> Sampled:
+    """The result of one chain."""
+    balance, examples = sampler.balance[0], sampler.param_groups[0]["examples"]
+    return Sampled(
+        asked=balance.asked,
+        measured=virial.temperature(examples, level),
+        bounds=virial.temperature(examples, SURE),
+        injected=balance.injected,
+        own=balance.own,
+        minibatch=balance.minibatch,
+        moments={name: Moment.of(values, known.get(name), level) for name, values in draws.items()},
+        draws=draws,
+    )
 
 
 def _flat(tensors: Iterable[Tensor]) -> Float[Tensor, " params"]:

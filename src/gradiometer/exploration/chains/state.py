@@ -1,6 +1,5 @@
 """The state of M independent runs: their parameters in one tensor each, and the update of all runs or of one."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,16 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.heat import Heat
-from gradiometer.exploration.samplers.sampler import squared_norm
+from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.batch import Batch
 
 Function = Callable[[nn.Module, Batch], Tensor]
 """A function of a model and a batch. It returns one number per example, or their mean."""
-
-MEMORY, BURN_IN = 1000, 1000
-"""As in a sampler: steps over which SGD's own heat is averaged, and steps before a run may be refused."""
 
 
 @dataclass
@@ -27,7 +21,7 @@ class StackedModels(ABC):
 
     Args:
         models: Models of one architecture. Their parameters become views of the stack.
-        seeds: Seed of each chain's noise.
+        seeds: Seed of each chain.
     """
 
     models: Sequence[nn.Module]
@@ -58,97 +52,77 @@ class StackedModels(ABC):
 
 
 @dataclass
-class ChainState(StackedModels):
-    """Chains of SGD, and of SGLD at a temperature, updated together.
+class SGDChains(StackedModels):
+    """Chains of SGD, updated together.
 
     Args:
         rates: η of each chain.
-        temperatures: T of each chain in posterior units: 0 for SGD, positive for SGLD at this temperature.
-        momentum: μ of SGD's heavy ball, for all chains.
+        momentum: μ of the heavy ball, for all chains.
         weight_decay: λ, for all chains.
-        examples: N.
     """
 
     rates: Sequence[float]
-    temperatures: Sequence[float]
-    momentum: float
-    weight_decay: float
-    examples: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        like, count = self.leaves[0], len(self.models)
         self.velocities = [torch.zeros_like(leaf) for leaf in self.leaves] if self.momentum else []
-        self.rows = [[leaf.detach()[place] for leaf in self.leaves] for place in range(count)]
-        self.velocity_rows = [[v[place] for v in self.velocities] for place in range(count)]
-        self.dimension = sum(row.numel() for row in self.rows[0])
-        self.heats = [Heat(MEMORY) for _ in self.models]
-        self.generators = [torch.Generator(like.device).manual_seed(seed) for seed in self.seeds]
-        self._rates = torch.tensor(self.rates, dtype=like.dtype, device=like.device)
-        self._same_rate = self.rates[0] if len(set(self.rates)) == 1 else None
-        self.hot = [place for place, temperature in enumerate(self.temperatures) if temperature > 0]
-        # The noise of chains at temperature 0 stays zero.
-        self._noise = like.new_zeros((count, self.dimension if self.hot else 0))
+        self._rates = torch.tensor(self.rates, dtype=self.leaves[0].dtype, device=self.leaves[0].device)
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:
         """One step of all chains, from stacked gradients."""
-        steps = self._with_decay(gradients, self.leaves)
-        if self.hot:
-            squares = torch.stack([step.flatten(1).square().sum(1) for step in steps]).sum(0).tolist()
-            for place in self.hot:
-                self._draw_noise(place, squares[place])
-        steps = self._with_momentum(steps, self.velocities)
-        if self._same_rate is not None:
-            torch._foreach_add_(self.leaves, steps, alpha=-self._same_rate)
+        steps = self._steps(gradients, self.leaves, self.velocities)
+        if len(set(self.rates)) == 1:
+            torch._foreach_add_(self.leaves, steps, alpha=-self.rates[0])
         else:
             rates = [self._rates.view(-1, *[1] * (step.dim() - 1)) for step in steps]
             torch._foreach_sub_(self.leaves, torch._foreach_mul(rates, steps))
-        if self.hot:
-            torch._foreach_add_(self.leaves, self._pieces(self._noise))
 
     @torch.no_grad()
     def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
         """One step of one chain."""
-        rows = self.rows[place]
-        steps = self._with_decay(gradients, rows)
-        if place in self.hot:
-            self._draw_noise(place, squared_norm(steps))
-        steps = self._with_momentum(steps, self.velocity_rows[place])
-        torch._foreach_add_(rows, steps, alpha=-self.rates[place])
-        if place in self.hot:
-            torch._foreach_add_(rows, self._pieces(self._noise[place]))
+        params: list[Tensor] = list(self.of_one[place])
+        steps = self._steps(gradients, params, [velocity[place] for velocity in self.velocities])
+        torch._foreach_add_(params, steps, alpha=-self.rates[place])
 
-    def _with_decay(self, gradients: Sequence[Tensor], params: list[Tensor]) -> list[Tensor]:
-        if not self.weight_decay:
-            return list(gradients)
-        return list(torch._foreach_add(list(gradients), params, alpha=self.weight_decay))
-
-    def _with_momentum(self, steps: list[Tensor], velocities: list[Tensor]) -> list[Tensor]:
+    def _steps(self, gradients: Sequence[Tensor], params: list[Tensor], velocities: list[Tensor]) -> list[Tensor]:
+        """The gradients with weight decay and momentum."""
+        steps = list(gradients)
+        if self.weight_decay:
+            steps = list(torch._foreach_add(steps, params, alpha=self.weight_decay))
         if not self.momentum:
             return steps
         torch._foreach_mul_(velocities, self.momentum)
         torch._foreach_add_(velocities, steps)
         return velocities
 
-    def _pieces(self, flat: Float[Tensor, "*chains params"]) -> list[Tensor]:
-        """A flat row, or one per chain, in the shapes of the parameters."""
-        parts = flat.split([row.numel() for row in self.rows[0]], dim=-1)
-        return [part.view((*flat.shape[:-1], *row.shape)) for part, row in zip(parts, self.rows[0], strict=True)]
 
-    def _draw_noise(self, place: int, squared_gradient: float) -> None:
-        """Fill one chain's noise with standard deviation √(2ηT'/N), T' = T less SGD's own heat, as in SGLD."""
-        rate, temperature, heat = self.rates[place], self.temperatures[place], self.heats[place]
-        judge = heat.add(self.examples * squared_gradient / (2 * self.dimension), rate)
-        if judge and heat.readings > BURN_IN and heat.above(temperature):
-            own = heat.estimate()
-            raise BadArgument(
-                f"`temperature` {temperature:g} is too low for the chain of seed {self.seeds[place]}: SGD alone heats "
-                f"to {own} at a learning rate of {rate:g}. Use a learning rate below "
-                f"{rate * temperature / own.value:.3g}, or a larger batch."
-            )
-        scale = math.sqrt(2 * rate * max(temperature - heat.temperature, 0.0) / self.examples)
-        self._noise[place].normal_(std=scale, generator=self.generators[place])
+@dataclass
+class SampledChains(StackedModels):
+    """Chains with one sampler each.
+
+    Args:
+        samplers: The sampler of each model's trainable parameters.
+        before_step: Called with the position of the chain, and its gradients, before every step.
+    """
+
+    samplers: Sequence[Sampler]
+    before_step: Callable[[int, Sequence[Tensor]], None] | None = None
+
+    def update_one(self, place: int, gradients: Sequence[Tensor]) -> None:
+        """One step of one chain."""
+        for parameter, gradient in zip(self.of_one[place], gradients, strict=True):
+            parameter.grad = gradient
+        if self.before_step is not None:
+            self.before_step(place, gradients)
+        self.samplers[place].advance()
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The trainable parameters of a model."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -132,12 +132,16 @@ class Sampler(torch.optim.Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
-            for place, group in enumerate(self.param_groups):
-                params = [param for param in group["params"] if param.grad is not None]
-                if params:
-                    self._move(place, params, self._gradients(group, params))
+        self.advance()
         return loss
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """`step` without a closure, hooks and profiling: in torch those take as long as a small step."""
+        for place, group in enumerate(self.param_groups):
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self._move(place, params, self._gradients(group, params))
 
     @torch.no_grad()
     def halves(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
@@ -246,7 +250,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         raise BadArgument(
             f"`temperature` {group['temperature']:g} is too low for `lr` {group['lr']:g}: {source} heats to {heat}, "
             f"and a sampler can only add noise. Use `lr` below {significant(group['lr'] * share)}, {batch}, or a "
-            "higher temperature. With hold=False the sampler runs anyway, hotter than `temperature`."
+            "higher temperature. With hold=False a sampler runs anyway, hotter than `temperature`."
         )
 
     def _check(self, group: dict[str, Any]) -> None:
