@@ -119,8 +119,8 @@ def test_numbers_fit_the_terminal_too(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    for verb in (["sharpness", trained["run"], "--top", "2"], ["certify", trained["run"]]):
-        _, out, _ = called(capsys, *verb)
+    for verb, *flags in (("sharpness", "--top", "2", "--probes", "4"), ("certify", "--batches", "8")):
+        _, out, _ = called(capsys, verb, trained["run"], "--examples", "128", *flags)
         assert max(len(line) for line in out.splitlines() if not line.startswith("page ")) <= 60
 
 

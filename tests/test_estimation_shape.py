@@ -128,7 +128,7 @@ def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: 
 
 def test_the_cosine_equals_that_of_batches_with_the_gradient_on_the_quadratic(quadratic: Quadratic) -> None:
     """In six directions 1/√(1 + tr Σ/(B‖g‖²)) is within 5 % of the mean cosine."""
-    estimate = GradientNoise().estimate(readings_of(quadratic, 300, 4, GradientNoise()))["cosine"]
+    estimate = GradientNoise().estimate(readings_of(quadratic, 200, 4, GradientNoise()))["cosine"]
     gradient = quadratic.gradient(quadratic.minimum + 0.5)
     noise = np.random.default_rng(2).multivariate_normal(np.zeros(6), quadratic.noise / 4, 20_000)
     batches = gradient + noise
@@ -145,7 +145,7 @@ def test_the_cosine_lies_between_zero_and_one() -> None:
 
 def test_intervals_of_the_effective_dimension_cover_at_their_level(quadratic: Quadratic) -> None:
     generator, root = np.random.default_rng(0), np.linalg.cholesky(quadratic.noise)
-    truth, held, windows = quadratic.gradient_variance**2 / float(np.sum(quadratic.noise**2)), 0, 200
+    truth, held, windows = quadratic.gradient_variance**2 / float(np.sum(quadratic.noise**2)), 0, 80
     for _ in range(windows):
         gradients = generator.standard_normal((32, 8, 6)) @ root.T + 0.3
         moments = [asdict(NoiseMoments.of(part @ part.T, 1)) for part in gradients]

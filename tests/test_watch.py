@@ -36,7 +36,7 @@ def batches(case: Any, count: int, size: int = 8) -> list[Any]:
 
 
 def trained(
-    name: str, watched: bool, out: Path, *, steps: int = 200, accumulation: int = 1, clip: float = 0.0, **settings: Any
+    name: str, watched: bool, out: Path, *, steps: int, accumulation: int = 1, clip: float = 0.0, **settings: Any
 ) -> list[Tensor]:
     """All that training leaves: weights, buffers, momenta, losses and the state of the generator."""
     torch.manual_seed(0)
@@ -70,14 +70,16 @@ def trained(
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm_and_dropout", "tiny_transformer"])
 @pytest.mark.parametrize(("accumulation", "clip"), [(1, 0.1), (4, 0.0)])
-def test_training_is_the_same_bits_after_200_steps_with_and_without_watch(
-    tmp_path: Path, name: str, accumulation: int, clip: float
+@pytest.mark.parametrize("steps", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_training_is_the_same_bits_with_and_without_watch(
+    tmp_path: Path, name: str, accumulation: int, clip: float, steps: int
 ) -> None:
-    without = trained(name, False, tmp_path, accumulation=accumulation, clip=clip)
-    with_watch = trained(name, True, tmp_path, accumulation=accumulation, clip=clip, every=40)
+    asked = {"accumulation": accumulation, "clip": clip, "steps": steps}
+    without = trained(name, False, tmp_path, **asked)
+    with_watch = trained(name, True, tmp_path, **asked, every=steps // 5)
     assert all(map(torch.equal, without, with_watch))
     run = Run.open(tmp_path / "loop-1")
-    assert len(run.series("noise")) == 5 and len(run.losses[0]) == 200 and run.status == "finished"
+    assert len(run.series("noise")) == 5 and len(run.losses[0]) == steps and run.status == "finished"
 
 
 def standing(
