@@ -152,7 +152,7 @@ def test_export_refuses_a_format_it_does_not_know(
     trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(capsys, "export", trained["run"], "--out", str(tmp_path / "t.xlsx"))
-    assert code == 2 and "name a file that ends in .csv or .parquet" in err
+    assert code == 2 and "must end in .csv or .parquet" in err
 
 
 def test_a_run_of_a_newer_version_is_refused_in_a_sentence(

@@ -183,7 +183,7 @@ def test_what_was_watched_and_still_pays_is_not_called_unmeasured(
 ) -> None:
     out = ["--out", str(tmp_path), "--no-open", "-q", "--no-check-edge", "-e", "8", "--budget", "0"]
     code, told, _ = called(capsys, "train", "digits", "--cool", "watch", *out)
-    assert code == 0 and "✓ still paying   ok" in told
+    assert code == 0 and "✓ plateau        ok" in told
     assert "the loss still moves. A cut to 0.0100 is predicted to" in " ".join(told.split())
     assert "--cool watch" not in told
     called(capsys, "train", "digits", "--model", "mlp", *out)

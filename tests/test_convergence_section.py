@@ -61,7 +61,7 @@ def test_what_is_left_of_a_run_under_way_is_summed_from_where_it_stands(tmp_path
     rates = 0.1 * (1 - np.arange(1000) / 1000)
     assert found.sums() == pytest.approx((rates.sum(), np.square(rates).sum()))
     assert found.sums(600) == pytest.approx((rates[600:].sum(), np.square(rates[600:]).sum()))
-    assert "From step 600 on Σ η = 8.02 is left to travel" in of(run).figures[0].summary
+    assert "From step 600 to the end, Σ η = 8.02" in of(run).figures[0].summary
 
 
 def test_a_long_run_is_summed_at_one_step_in_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +78,11 @@ def test_a_long_run_is_summed_at_one_step_in_so_many(tmp_path: Path, monkeypatch
     ("settings", "state", "words"),
     [
         ({"schedule": "constant"}, State.LOOK, "ends at 0.100, 100% of its peak"),
-        ({"schedule": "linear"}, State.OK, "which is zero for the run"),
-        ({"schedule": "cosine"}, State.OK, "which is zero for the run"),
-        ({"snapshots": 4}, State.OK, "which is zero for the run"),
+        ({"schedule": "linear"}, State.OK, "which counts as zero"),
+        ({"schedule": "cosine"}, State.OK, "which counts as zero"),
+        ({"snapshots": 4}, State.OK, "which counts as zero"),
         ({"schedule": "0.1/sqrt(t)"}, State.LOOK, "4% of its peak"),
-        ({"schedule": "Linear(0.1, steps=500).warmed_up(100)"}, State.OK, "by way of 0.100 at step 100"),
+        ({"schedule": "Linear(0.1, steps=500).warmed_up(100)"}, State.OK, "with a peak of 0.100 at step 100"),
     ],
 )
 def test_whether_the_rate_reaches_zero_is_a_finding(
@@ -95,7 +95,7 @@ def test_whether_the_rate_reaches_zero_is_a_finding(
 
 def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600)
-    assert f"`gradiometer certify {run.path}` tells" in of(run).lead
+    assert f"`gradiometer certify {run.path}` checks if" in of(run).lead
     save_artifact(run, certificate())
     section = of(run)
     assert "Verdict: minimum." in section.lead
@@ -165,7 +165,7 @@ def test_a_run_that_cools_itself_shows_its_cuts_its_end_and_how_the_forecast_was
     assert found.values == pytest.approx(rates) and found.reaches_zero
     paying = section.figures[1]
     assert "The rate was cut at step 200. The cut at step 200 gained 0.0500, not as forecast" in paying.summary
-    assert "going on may still gain −0.00100" in paying.summary and len(paying.table.rows) == 3
+    assert "Without a cut, the possible gain is −0.00100" in paying.summary and len(paying.table.rows) == 3
     json.dumps(page_spec(paying.chart, paying.summary), allow_nan=False)
     assert section.answers[0].finding.state is State.OK and "the theorem applies" not in rows(section)
 
@@ -181,7 +181,7 @@ def test_a_loop_of_ones_own_shows_the_rates_it_was_measured_at(tmp_path: Path) -
         journal.writelines(json.dumps(line) + "\n" for line in lines)
     section = of(Run.open(run.path))
     assert "goes from 0.100 to 0.0100 at step 400" in section.figures[0].summary
-    assert "as it was at the measured steps" in section.figures[0].note
+    assert "as recorded at the measured steps" in section.figures[0].note
     assert not section.answers
 
 

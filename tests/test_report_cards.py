@@ -59,7 +59,7 @@ def test_the_most_urgent_of_several_answers_gives_a_card_its_state(run: Run) -> 
     found = [Answer(finding("batch_sharpness", state), {}) for state in states]
     card = cards(run, found)[1]
     assert (card.state, card.word, card.symbol) == ("act", "act", "▲")
-    assert [told.finding.state for told in card.told] == [State.ACT, State.CANNOT_TELL, State.OK]
+    assert [each.finding.state for each in card.shown] == [State.ACT, State.CANNOT_TELL, State.OK]
     assert cards(run, found[::2])[1].state == "cannot_tell"
 
 
@@ -96,7 +96,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
 def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
     sharpness = Estimate.bound(15.0, low=14.0, high=16.0, method="Lanczos, residual", samples=1)
     answer = Answer(edge_sentence(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
-    drawn = cards(run, [answer])[1].told[0].strips["sharpness"]
+    drawn = cards(run, [answer])[1].shown[0].strips["sharpness"]
     assert [tick.label for tick in drawn.ticks] == ["edge = 20"]
     assert 0 < drawn.left < drawn.right < drawn.ticks[0].place < 100
 
@@ -104,7 +104,7 @@ def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
 def test_an_exact_number_is_drawn_against_its_threshold_too(run: Run) -> None:
     estimates = {"relative_gradient_norm": Estimate.exact(0.08), "certificate_tolerance": Estimate.exact(0.01)}
     card = cards(run, [Answer(finding("certificate", State.LOOK, tuple(estimates)), estimates)])[3]
-    drawn = card.told[0].strips["relative_gradient_norm"]
+    drawn = card.shown[0].strips["relative_gradient_norm"]
     assert [tick.label for tick in drawn.ticks] == ["tolerance = 0.0100"]
     assert drawn.ticks[0].place < (drawn.point or 0)
 
@@ -133,8 +133,8 @@ def test_the_page_shows_all_five_and_says_which_are_not_measured(run: Run) -> No
 
 def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -> None:
     passed = {check.words: check.passed for check in checks(run, diagnosis_of())}
-    assert passed["The loss of every step is on record: 600 of 600."]
-    assert passed["Places of the record that could not be used: 0."]
+    assert passed["Steps whose loss is recorded: 600 of 600."]
+    assert passed["Parts of the record that could not be read: 0."]
     assert passed["The instrument used 1.3 % of the training time (budget 2 %)."]
     broken = run_in(tmp_path, steps=600)
     text = (broken.path / "readings.jsonl").read_text()
@@ -145,9 +145,9 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
     few = replace(diagnosis_of(), estimates={"noise_scale": replace(interval(2.0, 1.0, 3.0), samples=9)})
     failed = [check.words for check in checks(Run.open(broken.path), few) if not check.passed]
     assert failed == [
-        "The loss of every step is on record: 3 of 9.",
-        "Losses that are not finite, and in no mean: 1.",
-        "Places of the record that could not be used: 1.",
-        "Readings that an interval of the latest window rests on, at the fewest: 9.",
+        "Steps whose loss is recorded: 3 of 9.",
+        "Losses that are not finite, and not in any mean: 1.",
+        "Parts of the record that could not be read: 1.",
+        "Smallest number of readings behind an interval of the latest window: 9.",
         "The instrument used 20 % of the training time (budget 2 %).",
     ]

@@ -26,7 +26,7 @@ from gradiometer.report.charts.interval_strip import interval, number, strip
 from gradiometer.report.charts.theme import DARK, LIGHT, PAGE
 from gradiometer.report.sections.estimation import estimation_section
 from gradiometer.report.sections.loss import loss_section
-from gradiometer.report.sections.section import course
+from gradiometer.report.sections.section import change
 from report_run import LAYERS, diagnosis_of, run_in
 
 
@@ -73,7 +73,7 @@ def test_windows_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> N
     assert noise_scale.table.rows[-1][2] == "[695, ∞)"
     first = {name: points[-1:] for name, points in diagnosis_of().history.items()}
     alone = estimation_section(run, replace(diagnosis_of(), history=first)).figures[0]
-    assert "It (▲) has no upper end: the gradient is not distinguishable from zero there." in alone.summary
+    assert "It (▲) has no upper end, because the gradient could be zero there." in alone.summary
     assert "no upper end" not in estimation_section(run, diagnosis_of(unbounded=0)).figures[0].summary
 
 
@@ -131,7 +131,7 @@ def test_losses_that_are_not_finite_are_told_of(tmp_path: Path) -> None:
     _, losses = run.losses
     losses[-5:] = math.nan
     figure = loss_section(run, diagnosis_of()).figures[0]
-    assert "5 losses are not finite, from the block at step 81 on; they are in no mean." in figure.summary
+    assert "5 losses from step 81 on are not finite; the means exclude them." in figure.summary
 
 
 def test_a_few_losses_have_a_mean_before_they_have_an_interval() -> None:
@@ -148,17 +148,17 @@ def test_a_short_run_shows_the_loss_of_every_batch(tmp_path: Path) -> None:
         run = run_in(tmp_path, name=f"short-{steps}", steps=steps)
         figure = loss_section(run, diagnosis_of()).figures[0]
         assert sum(row[1] == "training, one batch" for row in figure.table.rows) == drawn
-        assert ("The line is the loss of every batch" in figure.note) == bool(drawn)
+        assert ("the line is the loss of every batch" in figure.note) == bool(drawn)
         save_svg(figure.chart, tmp_path / "loss.svg")
         assert (tmp_path / "loss.svg").read_text().count('aria-roledescription="line mark container"') == 1
 
 
 def test_what_is_not_known_is_told_as_such_along_the_run() -> None:
-    assert course([(3, NOTHING_KNOWN)]) == "cannot be told yet at step 3"
-    assert course([(3, NOTHING_KNOWN), (9, BOUNDED)]) == (
-        "cannot be told yet at step 3, and is 100 [80.0, 130] at step 9"
+    assert change([(3, NOTHING_KNOWN)]) == "is not known yet at step 3"
+    assert change([(3, NOTHING_KNOWN), (9, BOUNDED)]) == (
+        "is not known yet at step 3, and is 100 [80.0, 130] at step 9"
     )
-    assert course([(3, BOUNDED), (9, OPEN)]) == "goes from 100 [80.0, 130] at step 3 to at least 90.0 (90%) at step 9"
+    assert change([(3, BOUNDED), (9, OPEN)]) == "goes from 100 [80.0, 130] at step 3 to at least 90.0 (90%) at step 9"
 
 
 def test_what_another_batch_buys_is_not_drawn_before_anything_is_known(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_noisiest_of_many_layers_are_drawn_and_all_are_listed(tmp_path: Path
     layers = tuple(f"layer{number}" for number in range(70))
     figure = estimation_section(run_in(tmp_path, steps=100), diagnosis_of(layers=layers)).figures[-1]
     assert len(figure.table.rows) == 70
-    assert figure.note == "The 40 noisiest layers are drawn; the table holds all."
+    assert figure.note == "The 40 noisiest layers are drawn; the table has all."
 
 
 def test_nothing_in_a_picture_of_the_page_names_a_colour_of_its_own() -> None:

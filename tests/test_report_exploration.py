@@ -57,7 +57,7 @@ def test_the_section_shows_temperature_drift_and_layers_in_posterior_units(tmp_p
     section = exploration_section(run_in(tmp_path), diagnosis)
     assert [figure.name for figure in section.figures] == ["temperature", "heat-balance", "temperature-by-layer"]
     heat, share, layers = section.figures
-    assert "posterior units" in heat.summary and "random order undo their own noise" in heat.note
+    assert "posterior units" in heat.summary and "noise of an epoch sums to zero" in heat.note
     assert len(heat.table.rows) == len(share.table.rows) == 8 and [row[0] for row in layers.table.rows] == list(LAYERS)
     expected = 1437 * diagnosis.history["temperature"][0][1].value
     assert float(heat.table.rows[0][1]) == pytest.approx(expected, rel=0.01)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.errors import BadArgument
+from gradiometer.errors import StorageFailed
 from gradiometer.report.page.page import render, write_charts, write_page
 from gradiometer.run.reader import Run
 from report_run import LAYERS, diagnosis_of, run_in
@@ -138,7 +138,7 @@ def test_a_run_without_a_single_number_has_a_page(tmp_path: Path) -> None:
     (run.path / "events.jsonl").unlink()
     page = render(Run.open(run.path), NOTHING)
     assert "No loss has been recorded yet." in page
-    assert "Nothing has been measured yet." in page
+    assert "The noise has not been measured yet." in page
     assert "Measuring was off." not in page
 
 
@@ -162,10 +162,12 @@ def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"`path`: the page cannot be written to .*no such file or directory"):
+    with pytest.raises(
+        StorageFailed, match=r"page.html` could not be written: no such file or directory; choose another file"
+    ):
         write_page(run, diagnosis_of(), tmp_path / "missing" / "page.html")
     (tmp_path / "file").touch()
-    with pytest.raises(BadArgument, match=r"`folder`: charts cannot be written to .*; name another one"):
+    with pytest.raises(StorageFailed, match=r"could not be written: .*; choose another folder"):
         write_charts(run, diagnosis_of(), tmp_path / "file")
 
 
@@ -176,7 +178,7 @@ def test_every_chart_is_written_as_a_picture(run: Run, tmp_path: Path) -> None:
         "accuracy",
         "noise-scale",
         "noise-and-gradient",
-        "what-a-batch-buys",
+        "batch-size",
         "noise-by-layer",
         "learning-rate",
     ]

@@ -91,7 +91,7 @@ def test_no_other_address_is_answered(live: Live) -> None:
     assert asked(address, Host="evil.example").status == 403
     assert asked(address, Host="127.0.0.1").status == 403
     assert asked(address, Host=f"localhost:{port}").status == 200
-    assert "for this machine alone" in asked(address, Host=f"evil.example:{port}").text
+    assert "for this machine only" in asked(address, Host=f"evil.example:{port}").text
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> No
         Live([run.path], port=70_000)
     taken = Live([run.path])
     try:
-        with pytest.raises(BadArgument, match=r"cannot be listened on: .* leave it out for a free one"):
+        with pytest.raises(BadArgument, match=r"cannot be used: .* Leave it out to use a free port"):
             Live([run.path], port=taken.port)
     finally:
         taken.socket.close()

@@ -115,7 +115,7 @@ def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator
     for card in cards(run, answers_of(diagnosis, sections(run, diagnosis))):
         state = f"  {card.symbol} {card.short:<14} {card.word}"
         whole = f"{state}: {card.command}"
-        if card.told or not card.command:
+        if card.shown or not card.command:
             yield state
         elif len(whole) <= width:
             yield whole

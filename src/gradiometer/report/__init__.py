@@ -1,4 +1,4 @@
-"""What a person sees of a run: charts and one self-contained page."""
+"""The report of a run: charts, tables and one self-contained page."""
 
 import lazy_loader
 

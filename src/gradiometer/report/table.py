@@ -8,35 +8,48 @@ from pathlib import Path
 import numpy as np
 
 from gradiometer.errors import BadArgument
+from gradiometer.run.disk import writing
 from gradiometer.run.reader import Run
 
 Table = Mapping[str, np.ndarray]
-"""Columns of equal length, by name."""
+"""Columns of equal length, by column name."""
 
 
 def table_of(run: Run, what: str) -> Table:
-    """The readings, losses or evaluations of a run.
+    """The readings, losses or evaluations of a run as a table.
 
-    Readings have one row a gauge and measured step; a moment taken by layer has a column for each, `moment/layer`.
+    Readings have one row per gauge and measured step. A moment measured by layer has one column per layer, named
+    `moment/layer`.
+
+    Args:
+        run: The run.
+        what: "readings", "losses" or "evaluations".
     """
     makers = {"readings": _readings, "losses": _losses, "evaluations": _evaluations}
+    if what not in makers:
+        raise BadArgument(f"`what` must be one of {', '.join(makers)}, got {what!r}.")
     return makers[what](run)
 
 
 def write_table(table: Table, path: Path) -> int:
-    """Write a table in the format its file's name ends in. Returns the number of rows.
+    """Write a table as CSV or Parquet, by the suffix of the file's name. Returns the number of rows.
 
     Raises:
-        BadArgument: The ending is neither .csv nor .parquet, pyarrow is missing, or the file cannot be written.
+        BadArgument: The suffix is neither .csv nor .parquet, or pyarrow is missing.
+        StorageFailed: The file cannot be written.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from gradiometer.report import write_table
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_table({"step": np.arange(3), "loss": np.array([2.3, 1.1, 0.7])}, Path(folder) / "losses.csv")
+    3
     """
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix not in writers:
-        raise BadArgument(f"`{path}` ends in {path.suffix or 'nothing'!r}: name a file that ends in .csv or .parquet.")
-    try:
+        raise BadArgument(f"`path` must end in .csv or .parquet, got {str(path)!r}.")
+    with writing(path, "choose another file"):
         writers[path.suffix](table, path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadArgument(f"`{path}` cannot be written: {reason}; choose another place.") from error
     return len(next(iter(table.values()), ()))
 
 
@@ -76,7 +89,7 @@ def _evaluations(run: Run) -> Table:
 
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> Table:
-    """Tables one under the other; where one lacks a column there is NaN."""
+    """Tables one below the other. A column that a table does not have is NaN there."""
     names = list(dict.fromkeys(name for part in parts for name in part))
     return {
         name: np.concatenate([part[name] if name in part else np.full(len(part["step"]), np.nan) for part in parts])
@@ -94,8 +107,8 @@ def _write_csv(table: Table, path: Path) -> None:
 def _write_parquet(table: Table, path: Path) -> None:
     if find_spec("pyarrow") is None:
         raise BadArgument(
-            f"`{path}`: Parquet needs pyarrow, which is not installed: pip install 'gradiometer[parquet]', "
-            "or name a file that ends in .csv."
+            f"`path` {path}: Parquet needs pyarrow, which is not installed. "
+            "Run pip install 'gradiometer[parquet]', or write a .csv file."
         )
     import pyarrow  # noqa: PLC0415 (an extra)
     import pyarrow.parquet  # noqa: PLC0415

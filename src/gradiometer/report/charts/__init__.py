@@ -1,4 +1,4 @@
-"""Charts: one definition gives the interactive page and the PNG or SVG."""
+"""Charts: the same definition is drawn on the interactive page and as PNG or SVG."""
 
 import lazy_loader
 

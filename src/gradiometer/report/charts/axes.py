@@ -1,4 +1,4 @@
-"""Logarithmic axes, and intervals that run off them: an open end is drawn as open, never left out."""
+"""Logarithmic axes, and intervals that leave them: an open end is drawn as open, never omitted."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,14 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class LogAxis:
-    """A logarithmic axis that holds every finite positive end, with a little room for open ones."""
+    """A logarithmic axis that covers every finite positive end, with a little room for open ones."""
 
     low: float
     high: float
 
     @classmethod
     def holding(cls, estimates: Iterable[Estimate], also: Iterable[float] = ()) -> "LogAxis":
-        """The axis of these intervals and of a few numbers that must be seen beside them."""
+        """The axis that covers these intervals and the numbers in `also`."""
         ends = [end for estimate in estimates for end in (estimate.low, estimate.value, estimate.high)]
         shown = [end for end in (*ends, *also) if math.isfinite(end) and end > 0]
         if not shown:
@@ -31,7 +31,7 @@ class LogAxis:
 
     @property
     def ticks(self) -> list[float]:
-        """Round numbers on the axis: evenly spaced on a short one, 1-2-5 on a longer, powers of ten on a long one."""
+        """Round numbers: evenly spaced on a short axis, 1-2-5 on a longer one, powers of ten on a very long one."""
         if self.high / self.low < 10:
             return self._even_ticks()
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -42,7 +42,7 @@ class LogAxis:
         return [tick for tick in candidates if self.low <= tick <= self.high]
 
     def _even_ticks(self) -> list[float]:
-        """Three to six multiples of 1, 2 or 5 of some power of ten."""
+        """Three to six multiples of 1, 2 or 5 times a power of ten."""
         rough = (self.high - self.low) / 3
         power = 10.0 ** math.floor(math.log10(rough))
         stride = max(step * power for step in (1, 2, 5) if step * power <= rough)
@@ -50,7 +50,7 @@ class LogAxis:
         return [float(f"{count * stride:.12g}") for count in range(first, last + 1)]
 
     def row(self, estimate: Estimate) -> dict[str, Any]:
-        """Where an interval is drawn, and which way it is open. An end at or below zero is open below."""
+        """The place of an interval on the axis, and its open side. An end at or below zero is open below."""
         low_shown = math.isfinite(estimate.low) and estimate.low > 0
         high_shown = math.isfinite(estimate.high) and estimate.high > 0
         return {
@@ -63,12 +63,12 @@ class LogAxis:
         }
 
     def rows(self, points: Sequence[tuple[int, Estimate]]) -> list[dict[str, Any]]:
-        """A row for every window, at its last step."""
+        """One row per window, at its last step."""
         return [{"step": step, **self.row(estimate)} for step, estimate in points]
 
 
 def plain_row(estimate: Estimate) -> dict[str, Any]:
-    """An interval as it is, on any axis; an end it does not have is None."""
+    """An interval on any axis. An end that is not finite becomes None."""
     ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     return {name: end if math.isfinite(end) else None for name, end in ends.items()} | {"interval": str(estimate)}
 

@@ -1,4 +1,4 @@
-"""What a batch buys, drawn: updates and examples to the same loss at other batch sizes."""
+"""The chart of the batch table: updates and examples needed for the same loss at other batch sizes."""
 
 import math
 
@@ -23,12 +23,12 @@ NAMES = ("updates", "examples")
 
 
 def batch_chart(table: BatchTable) -> alt.LayerChart:
-    """Updates and examples against the batch size, each relative to the present batch, with their bands."""
+    """Updates and examples against the batch size, relative to the current batch size, with bands."""
     factors = [factor for row in table.rows for factor in (row.updates, row.examples)]
     axis, sizes = LogAxis.holding(factors), [float(row.batch_size) for row in table.rows]
     room = math.sqrt(2)
     y, x = (
-        log_y(axis, "relative to the present batch"),
+        log_y(axis, "relative to the current batch size"),
         log_x(LogAxis(min(sizes) / room, max(sizes) * room), "batch size"),
     )
     layers: list[alt.Chart | alt.LayerChart] = []

@@ -1,4 +1,4 @@
-"""Long series in few blocks: a million losses as a curve that can be drawn, each block with its interval."""
+"""A long series as a few blocks: a curve that can be drawn, with an interval per block."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 MOST = 120
-"""Blocks in a curve: about as many as an eye tells apart on a page."""
+"""Maximum number of blocks in a curve: more could not be distinguished on a page."""
 SHORTEST = 20
-"""Steps in a block: fewer give an interval too loose to look at."""
+"""Minimum number of steps in a block: fewer give an interval too wide to be useful."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Block:
     """Consecutive steps as one point.
 
     Attributes:
-        first, last: The steps it covers, both included.
-        mean: Mean of its finite values, with its interval.
-        lowest, highest: The envelope of its finite values; NaN where there is none.
+        first, last: First and last step, both included.
+        mean: Mean of the finite values, with its interval.
+        lowest, highest: Smallest and largest finite value; NaN if no value is finite.
         count: Number of values, finite or not.
-        spoiled: Number of values that are not finite. They are in no mean, and the page says how many.
+        spoiled: Number of values that are not finite. No mean includes them, and the page reports their number.
     """
 
     first: int
@@ -38,7 +38,7 @@ class Block:
 
     @property
     def middle(self) -> float:
-        """Where on the step axis the block is drawn."""
+        """The place of the block on the step axis."""
         return (self.first + self.last) / 2
 
 
@@ -48,16 +48,16 @@ def blocks(
     level: float = 0.9,
     most: int = MOST,
 ) -> tuple[Block, ...]:
-    """Cut a series into blocks of equal length, each with its mean, the mean's interval, and its envelope.
+    """Split a series into blocks of equal length, each with its mean, the interval of the mean, and its range.
 
-    The interval is that of batch means: consecutive losses depend on one another. It is about the mean loss
-    over the block's steps, while training moved on, and not about the loss at any one step.
+    The intervals use batch means, because consecutive losses depend on one another. They are about the mean loss over
+    the steps of the block, during which training went on, and not about the loss at a single step.
 
     Args:
-        steps: In increasing order.
-        values: A number at each step; one that is not finite is counted and left out.
+        steps: Steps in increasing order.
+        values: One number per step. Values that are not finite are counted and left out.
         level: Confidence level of the intervals.
-        most: Number of blocks at most.
+        most: Maximum number of blocks.
 
     Source: batch means, Law & Carson (1979).
     """
@@ -86,7 +86,7 @@ def _block(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " steps"]
 
 
 def _mean(finite: Float[np.ndarray, " finite"], level: float) -> Estimate:
-    """The mean with its interval; of values too few for an interval, the mean alone within the whole line."""
+    """The mean with its interval, which is the whole line if there are too few values for an interval."""
     if len(finite) == 0:
         return Estimate.unknown(level=level, method="no finite value", samples=0)
     estimate = mean(finite, level=level)

@@ -1,4 +1,4 @@
-"""The charts of a run, one function each: one definition gives the interactive page and the PNG or SVG."""
+"""The charts of a run, one function each, and how they are written: for the page, as PNG or as SVG."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def loss_chart(training: Sequence[Block], test: Windows, batches: Sequence[tuple
     Args:
         training: The blocks, in order.
         test: The test loss along the run; may be empty.
-        batches: The losses of single batches, drawn as a line where there are too few blocks for one; else empty.
+        batches: The losses of single batches, drawn as a line if there are too few blocks for one; otherwise empty.
     """
     names = ["training loss"] * bool(training) + ["test loss"] * bool(test)
     estimates = [block.mean for block in training] + [estimate for _, estimate in test]
@@ -57,27 +57,24 @@ def loss_chart(training: Sequence[Block], test: Windows, batches: Sequence[tuple
     layers = [band(curve, y, **series)] * bool(training and not batches)
     if batches:
         single = by_step([{"step": step, "series": names[0], **row(Estimate.exact(loss))} for step, loss in batches])
-        layers = [band(single, y, **series), *([bars(curve, y, **series)] if _told(training) else [])]
+        layers = [
+            band(single, y, **series),
+            *([bars(curve, y, **series)] if all(block.mean.tells for block in training) else []),
+        ]
     layers += [bars(tests, y, **series)] * bool(test)
     return along_steps(*layers)
-
-
-def _told(training: Sequence[Block]) -> bool:
-    return all(block.mean.tells for block in training)
 
 
 def accuracy_chart(test: Windows) -> alt.LayerChart:
     """Test accuracy as points with the bars of their intervals."""
     base = by_step([{"step": step, **plain_row(estimate)} for step, estimate in test])
-    return along_steps(bars(base, linear_y("share of test examples classified rightly", "~%")))
+    return along_steps(bars(base, linear_y("share of test examples classified correctly", "~%")))
 
 
 def noise_scale_chart(windows: Windows, batch_size: float) -> alt.LayerChart:
-    """The gradient noise scale along the run against B. A window without an upper end is open to the top.
+    """The gradient noise scale along the run, with a labelled rule at the batch size B.
 
-    Args:
-        windows: The noise scale of each window.
-        batch_size: B, drawn in as a labelled rule.
+    A window whose interval has no upper end is drawn as open at the top.
     """
     axis = LogAxis.holding((estimate for _, estimate in windows), also=(batch_size,))
     rows, y = axis.rows(windows), log_y(axis, "examples")
@@ -94,7 +91,7 @@ def noise_scale_chart(windows: Windows, batch_size: float) -> alt.LayerChart:
 
 
 def noise_and_gradient_chart(variance: Windows, norm_squared: Windows, unit: str) -> alt.LayerChart:
-    """tr Σ and ‖g‖² along the run on one logarithmic axis: their distance is the noise scale."""
+    """tr Σ and ‖g‖² along the run on one logarithmic axis. The distance between them is the noise scale."""
     axis = LogAxis.holding(estimate for _, estimate in (*variance, *norm_squared))
     y, series = log_y(axis, unit), named_series(names := ("tr Σ, gradient variance", "‖g‖², squared gradient norm"))
     layers: list[alt.Chart | alt.LayerChart] = []
@@ -125,7 +122,7 @@ def layers_chart(estimates: Mapping[str, Estimate], batch_size: float) -> alt.La
 
 
 def save_png(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
-    """Write a chart as PNG, at twice the density of a plain screen."""
+    """Write a chart as PNG, at twice the usual resolution."""
     replace_file(path, vl_convert.vegalite_to_png(_with_title(chart, title, palette), vl_version(), scale=2))
     return path
 
@@ -140,10 +137,10 @@ def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
     """A chart as the page embeds it: as wide as its column, in the page's colours.
 
     Args:
-        chart: Any chart of this file.
+        chart: The chart.
         description: Its text alternative.
     """
-    # The schema is checked in the tests: once more for every page would double its time.
+    # The tests check the schema. Checking it again for every page would double the time to write a page.
     return chart.to_dict(validate=False) | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
@@ -154,7 +151,7 @@ def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
 
 @cache
 def vl_version() -> str:
-    """Version of Vega-Lite the charts are written in, as vl-convert names it: 6.4."""
+    """Version of Vega-Lite in which the charts are written, in the format of vl-convert: 6.4."""
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
@@ -164,7 +161,7 @@ def _with_title(chart: alt.LayerChart, title: str, palette: Palette) -> str:
 
 
 def _steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
-    """Whether all of it is positive and spans more than a linear axis can show."""
+    """True if all values are positive and they span more than a linear axis can show."""
     lowest = min((estimate.value for estimate in estimates), default=0.0)
     return lowest > 0 and axis.high / axis.low > STEEP
 

@@ -1,4 +1,4 @@
-"""The charts of issue 3: the learning rate along the run, what a cut gains, and how far the run moves."""
+"""The charts of issue 3: the learning rate along the run, the gain of a cut, and the lengths of the moves."""
 
 from collections.abc import Sequence
 
@@ -25,8 +25,8 @@ from gradiometer.report.charts.marks import (
     tooltip,
 )
 
-MOVES = ("from place to place", "in one step")
-PAYING = ("a cut to zero gains", "going on may gain")
+MOVES = ("between groups", "in one step")
+GAINS = ("gain of a cut to zero", "possible gain without a cut")
 
 STEEP = 50
 """Learning rates that span more than this factor, and do not end at zero, are drawn on a logarithmic axis."""
@@ -35,12 +35,12 @@ STEEP = 50
 def learning_rate_chart(
     rates: Sequence[tuple[int, float]], now: int | None = None, *, to_zero: bool = False
 ) -> alt.LayerChart:
-    """η at every step of the run, as the schedule gives it.
+    """The learning rate η at every step of the run.
 
     Args:
-        rates: Steps and η there, in order; between two of them the rate of the first holds.
-        now: The step the run has come to, drawn as a rule where it is not its end.
-        to_zero: Whether η ends at zero: on a linear axis that is seen.
+        rates: Steps in order, with η at each. η is constant from one step to the next.
+        now: The current step, drawn as a rule; None if the run is complete.
+        to_zero: True if η ends at zero. The axis is then linear, so that the zero is visible.
     """
     values = [rate for _, rate in rates]
     y = _rate_axis(values, to_zero)
@@ -62,17 +62,18 @@ def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 
-def paying_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerChart:
-    """What a cut of the rate to zero gains, and what going on may still gain, at every look.
+def plateau_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerChart:
+    """The gain of a cut of the rate to zero, and the possible gain without a cut, at every test.
 
     Args:
-        cut, on: The two at each look.
+        cut: Gain of a cut at each test.
+        on: Gain without a cut at each test.
         cuts: Steps at which the rate was cut, drawn as rules.
     """
     axis = LogAxis.holding(estimate for _, estimate in (*cut, *on))
-    y, series = log_y(axis, "gain in the loss"), named_series(PAYING)
+    y, series = log_y(axis, "gain in the loss"), named_series(GAINS)
     layers: list[alt.Chart | alt.LayerChart] = []
-    for name, windows in zip(PAYING, (cut, on), strict=True):
+    for name, windows in zip(GAINS, (cut, on), strict=True):
         rows = [{**row, "series": name} for row in axis.rows(windows)]
         base = by_step(rows)
         layers.append(bars(base, y, **series))
@@ -85,7 +86,7 @@ def paying_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerCha
 
 
 def move_lengths_chart(moves: Sequence[MoveLength]) -> alt.LayerChart:
-    """How far the parameters move in each doubling of time, and in one step of it, against the step it ends at."""
+    """How far the parameters move in each doubling of the steps, and in one step, against the last step of each."""
     axis = LogAxis.holding(estimate for move in moves for estimate in (move.moved, move.stepped))
     ends = [move.last for move in moves]
     x, y = log_x(LogAxis(min(ends) / 1.3, max(ends) * 1.3), "step"), log_y(axis, "length of a move, in units of Φ")

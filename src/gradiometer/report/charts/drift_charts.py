@@ -1,4 +1,4 @@
-"""The charts of issue 2: the sharpness along the run against its edge, and the density of the curvatures."""
+"""The charts of issue 2: the sharpness along the run and the edge of stability, and the density of curvatures."""
 
 import math
 from collections.abc import Mapping
@@ -28,19 +28,19 @@ from gradiometer.report.charts.marks import (
 )
 
 DECADES = 1e-6
-"""Share of its peak below which a density is not drawn."""
+"""Share of its peak below which the density is not drawn."""
 
 UNIT = "loss / parameter²"
 
 
 def sharpness_chart(batch: Windows, full: Windows, edge: Windows, edge_words: str) -> alt.LayerChart:
-    """Batch sharpness along the run as a band, full-batch sharpness where it was surveyed, and the edge of both.
+    """Batch sharpness along the run as a band, full-batch sharpness at each survey, and the edge of stability.
 
     Args:
         batch: The batch sharpness of each window; may be empty.
         full: λ_max at each survey; may be empty.
         edge: The edge, which moves with the learning rate; may be empty.
-        edge_words: The edge in words: 2/η.
+        edge_words: Label of the edge, such as 2/η.
     """
     axis = LogAxis.holding(estimate for _, estimate in (*batch, *full, *edge))
     y = log_y(axis, UNIT)
@@ -72,12 +72,12 @@ def _edge_line(edge: Windows, y: Vertical, words: str) -> list[alt.Chart]:
     return [point, label.encode(y=y("edge"), text="label:N")]
 
 
-def density_chart(density: SpectralDensity, held_against: Mapping[str, float]) -> alt.LayerChart:
-    """The spectral density on a logarithmic axis with its band, and the curvatures it is held against as rules.
+def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.LayerChart:
+    """The spectral density with its band on a logarithmic axis.
 
     Args:
-        density: Of the Hessian's eigenvalues.
-        held_against: Curvatures by their label: λ_max, the edge.
+        density: The density of the Hessian's eigenvalues.
+        marked: Curvatures to draw as rules, by label: λ_max, the edge.
     """
     grid = density.grid
     value, low, high = density.at(grid)
@@ -100,11 +100,11 @@ def density_chart(density: SpectralDensity, held_against: Mapping[str, float]) -
     base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip)
     area = base.mark_area(clip=True).encode(y=alt.Y("low:Q", scale=scale, axis=y_axis), y2=alt.Y2("high:Q"))
     line = base.mark_line(clip=True).encode(y=alt.Y("value:Q", scale=scale, axis=y_axis))
-    return layered(area, line, *_rules(held_against)).properties(width=WIDTH, height=HEIGHT)
+    return layered(area, line, *_rules(marked)).properties(width=WIDTH, height=HEIGHT)
 
 
-def _rules(held_against: Mapping[str, float]) -> list[alt.Chart]:
-    rows = [{"curvature": at, "label": label} for label, at in held_against.items()]
+def _rules(marked: Mapping[str, float]) -> list[alt.Chart]:
+    rows = [{"curvature": at, "label": label} for label, at in marked.items()]
     if not rows:
         return []
     base = alt.Chart(inline(rows)).encode(x=alt.X("curvature:Q"))

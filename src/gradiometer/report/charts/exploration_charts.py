@@ -1,4 +1,4 @@
-"""The charts of issue 4: what heats SGD along the run, what becomes of the heat, and the layers."""
+"""The charts of issue 4: the temperature of SGD along the run by source, where the heat goes, and the layers."""
 
 from collections.abc import Mapping
 
@@ -29,11 +29,11 @@ DASHES = ([1, 0], [6, 3])
 
 
 def heat_chart(parts: Mapping[str, Windows], unit: str) -> alt.LayerChart:
-    """The temperature and what of it is the noise of the batches, on a logarithmic axis.
+    """The temperature and the part of it that comes from batch noise, on a logarithmic axis.
 
     Args:
-        parts: Windows by the words in the legend, the whole first.
-        unit: Of all of them.
+        parts: Windows by legend label, the whole temperature first.
+        unit: The unit of all temperatures.
     """
     axis = LogAxis.holding(estimate for windows in parts.values() for _, estimate in windows)
     y, series = log_y(axis, unit), named_series(list(parts))
@@ -41,13 +41,13 @@ def heat_chart(parts: Mapping[str, Windows], unit: str) -> alt.LayerChart:
     for (name, windows), dash in zip(parts.items(), DASHES, strict=False):
         rows = [{**row, "series": name} for row in axis.rows(windows)]
         base = by_step(rows)
-        layers += _course(base, y, len(rows), dash, series)
+        layers += _curve(base, y, len(rows), dash, series)
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
     return along_steps(*layers)
 
 
 def drift_share_chart(windows: Windows) -> alt.LayerChart:
-    """The share of the heat that carries Φ away, and zero, where it has come to rest."""
+    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net movement."""
     y = linear_y("share of the heat", "~%")
     rows = [{"step": step, **plain_row(estimate)} for step, estimate in windows]
     zero = alt.Chart(alt.Data(values=[{"zero": 0.0, "label": "at rest"}]))
@@ -55,12 +55,12 @@ def drift_share_chart(windows: Windows) -> alt.LayerChart:
     return along_steps(
         zero.mark_rule(style="reference").encode(y=y("zero")),
         label.encode(y=y("zero"), x=alt.value(0), text="label:N"),
-        *_course(by_step(rows), y, len(rows), DASHES[0], {}),
+        *_curve(by_step(rows), y, len(rows), DASHES[0], {}),
     )
 
 
 def layer_temperatures_chart(estimates: Mapping[str, Estimate], whole: Estimate, unit: str) -> alt.LayerChart:
-    """The temperature of each layer as horizontal intervals, in the order given, and the whole as a rule."""
+    """The temperature of each layer as horizontal intervals in the given order, with a rule at the whole model's."""
     axis = LogAxis.holding([*estimates.values(), whole])
     rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
     place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))
@@ -78,10 +78,10 @@ def layer_temperatures_chart(estimates: Mapping[str, Estimate], whole: Estimate,
     return layered(*layers).properties(width=WIDTH, height=26 * len(rows))
 
 
-def _course(
+def _curve(
     base: alt.Chart, y: Vertical, count: int, dash: list[int], series: dict[str, object]
 ) -> list[alt.Chart | alt.LayerChart]:
-    """A band with its points, or bars where there are too few for a line."""
+    """A band with its points, or bars if there are too few points for a line."""
     if count < 3:
         return [bars(base, y, **series)]
     return [band(base, y, dash, **series), points(base, y, **series)]

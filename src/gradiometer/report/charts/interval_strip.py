@@ -1,4 +1,4 @@
-"""An estimate in words, and as a strip: its interval on a small axis, with the exact numbers it is held against."""
+"""An estimate as text and as a strip: its interval on a small axis, with exact numbers to compare it with."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ class Tick:
     """An exact number on the strip.
 
     Attributes:
-        place: In percent of the strip's width.
-        label: In words: "B = 32".
+        place: Position, in percent of the strip's width.
+        label: Its text, such as "B = 32".
     """
 
     place: float
@@ -23,13 +23,13 @@ class Tick:
 
 @dataclass(frozen=True)
 class Strip:
-    """An interval on a small axis, in percent of the strip's width: logarithmic, or linear where zero is on it.
+    """An interval on a small axis, in percent of the strip's width. The axis is linear if it contains zero, else log.
 
     Attributes:
         left, right: Ends of the interval.
-        point: The estimate; None where there is none to draw.
-        open_left, open_right: Whether the interval goes on beyond the strip.
-        ticks: Exact numbers it is held against.
+        point: The estimate; None if it cannot be drawn.
+        open_left, open_right: True if the interval continues beyond this end of the strip.
+        ticks: Exact numbers to compare the interval with.
     """
 
     left: float
@@ -40,23 +40,23 @@ class Strip:
     ticks: tuple[Tick, ...]
 
 
-def strip(estimate: Estimate, held_against: Mapping[str, Estimate]) -> Strip | None:
-    """The strip of an estimate, or None where no end of its interval is known.
+def strip(estimate: Estimate, thresholds: Mapping[str, Estimate]) -> Strip | None:
+    """The strip of an estimate, or None if no end of its interval is known.
 
     Args:
-        estimate: Whose interval is drawn.
-        held_against: Exact estimates by the label of their tick; one that is not positive makes the axis linear.
+        estimate: The estimate to draw.
+        thresholds: Exact estimates by tick label. A threshold that is not positive makes the axis linear.
     """
     if not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return None
-    exact = {label: other.value for label, other in held_against.items()}
+    exact = {label: other.value for label, other in thresholds.items()}
     if estimate.low < 0 or not all(value > 0 for value in exact.values()):
         return _linear_strip(estimate, exact)
     return _logarithmic_strip(estimate, exact) if estimate.high > 0 and math.isfinite(estimate.low) else None
 
 
 def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip | None:
-    if not estimate.low > 0 and math.isinf(estimate.high):  # from zero to anywhere
+    if not estimate.low > 0 and math.isinf(estimate.high):  # any positive number
         return None
     axis = LogAxis.holding([estimate], also=exact.values())
     return Strip(
@@ -70,7 +70,7 @@ def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip 
 
 
 def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
-    """With a tick at zero, which such an interval is held against where nothing else is."""
+    """With a tick at zero if there is no other threshold."""
     marks = {f"{label} = {number(value)}": value for label, value in exact.items()} or {"0": 0.0}
     shown = [end for end in (estimate.low, estimate.value, estimate.high, *marks.values()) if math.isfinite(end)]
     room = 0.08 * (max(shown) - min(shown)) or 1.0
@@ -90,32 +90,36 @@ def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
 
 
 def strips(estimates: Mapping[str, Estimate], names: Sequence[str], symbols: Mapping[str, str]) -> dict[str, Strip]:
-    """The strips of those of these estimates that are no exact numbers, held against those that are.
+    """The strips of the estimates that are not exact, with the exact ones as thresholds.
 
-    Where all are exact, the first is drawn and held against the others.
+    If all are exact, the first is drawn and the others are its thresholds.
 
     Args:
         estimates: Estimates by name.
-        names: The ones a finding speaks of.
-        symbols: How a quantity is written on paper, by name.
+        names: Names of the estimates in a finding.
+        symbols: Mathematical symbols of quantities, by name.
     """
-    spoken_of = {name: estimates[name] for name in names if name in estimates}
-    shown = [name for name, each in spoken_of.items() if each.method != "exact"]
-    if not shown and len(spoken_of) > 1:  # a number that happens to be exact, against its threshold
-        shown = [next(iter(spoken_of))]
-    exact = {symbols.get(name, name): each for name, each in spoken_of.items() if name not in shown}
+    named = {name: estimates[name] for name in names if name in estimates}
+    shown = [name for name, each in named.items() if each.method != "exact"]
+    if not shown and len(named) > 1:  # the estimate itself is exact, like its threshold
+        shown = [next(iter(named))]
+    exact = {symbols.get(name, name): each for name, each in named.items() if name not in shown}
     exact = {name: each for name, each in exact.items() if each.method == "exact"}
-    drawn = {name: strip(spoken_of[name], exact) for name in shown}
+    drawn = {name: strip(named[name], exact) for name in shown}
     return {name: each for name, each in drawn.items() if each is not None}
 
 
 def number(value: float) -> str:
-    """A number in few digits, and a whole number as one: 32, 1.64, 695."""
+    """A number as text with few digits; a whole number has no decimals.
+
+    >>> number(32.0), number(1.6389)
+    ('32', '1.64')
+    """
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e6 else significant(value)
 
 
 def interval(estimate: Estimate) -> str:
-    """The interval in words; an end that is not there is open: [695, ∞)."""
+    """The interval as text. An infinite end is written as open: [695, ∞)."""
     if estimate.method == "exact":
         return "exact"
     left = "(" if math.isinf(estimate.low) else "["

@@ -1,4 +1,4 @@
-"""How an interval is drawn: as a band or a bar, and where it has no end, as an arrow off the axis."""
+"""How an interval is drawn: as a band or a bar, and an open end as an arrow at the edge of the axis."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -10,33 +10,34 @@ from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogA
 from gradiometer.report.charts.theme import SHAPES
 
 Row = dict[str, Any]
-"""One drawn interval: `value`, `low`, `high` (None where there is none), `interval` in words, and its place."""
+"""One drawn interval: `value`, `low` and `high` (None if unknown), `interval` as text, and its place."""
 Vertical = Callable[[str], alt.Y]
-"""The vertical channel of a chart, for a field of its rows."""
+Horizontal = Callable[[str], alt.X]
+"""The vertical and the horizontal channel of a chart, for a field of its rows."""
 
 Windows = Sequence[tuple[int, Estimate]]
-"""Estimates along a run: the step each window ends at, and its estimate."""
+"""Estimates along a run: the last step of each window, and the estimate."""
 
 WIDTH, HEIGHT = 680, 280
 NUMBER = ",~g"
-"""Numbers on an axis with ticks of its own: 0.05, 1,200, 1e-7."""
+"""Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7."""
 PLAIN = ",~r"
-"""Numbers on an axis whose ticks are d3's, which has `g` write 400 as 4e+2 there: 0.05, 1,200."""
+"""Number format of an axis whose ticks d3 chooses (`g` would write 400 as 4e+2 there): 0.05, 1,200."""
 
 
 def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Rows as a chart holds them. A tuple, which altair leaves alone where it copies a list at every layer."""
+    """Rows as the data of a chart. They are a tuple because altair copies a list once per layer."""
     return alt.InlineData(values=tuple(rows))
 
 
 def by_step(rows: Sequence[Row]) -> alt.Chart:
-    """Rows along the run, each with its numbers at hand when pointed at."""
+    """Rows along the run, each with a tooltip."""
     return alt.Chart(inline(rows)).encode(x=step_x(), tooltip=tooltip("step:Q"))
 
 
 def step_x() -> alt.X:
-    """The step axis, which all charts of a run share: the page sets `span` in every one of them."""
-    whole = "datum.value === floor(datum.value) ? datum.label : ''"  # few steps have ticks between them
+    """The step axis that all charts of a run share. The page sets `span` in every chart."""
+    whole = "datum.value === floor(datum.value) ? datum.label : ''"  # a short run has ticks between steps
     axis = alt.Axis(
         title="step", format=",d", tickMinStep=1, tickCount=alt.ExprRef("max(2, width / 90)"), labelExpr=whole
     )
@@ -44,22 +45,22 @@ def step_x() -> alt.X:
 
 
 def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
-    """Layers over the shared step axis, whole until `span` is set to a part of it."""
+    """Layers over the shared step axis. The whole run is shown until `span` is set."""
     chart = layered(*layers)
-    # In place: altair's own `properties` and `add_params` copy the whole chart each.
+    # In place, because altair's `properties` and `add_params` each copy the whole chart.
     chart.params = [cast("alt.VariableParameter", alt.param(name="span", value=None).param)]
     chart.width, chart.height = WIDTH, HEIGHT
     return chart
 
 
 def layered(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
-    """One above the other, on the same axes; laid flat, since altair copies what is nested many times over."""
+    """Layers on the same axes. They are flattened because altair copies nested layers many times."""
     flat = [part for layer in layers for part in _parts(layer)]
-    return cast("alt.LayerChart", alt.layer(*flat))  # a facet among them would make it a FacetChart
+    return cast("alt.LayerChart", alt.layer(*flat))  # only a facet would make it a FacetChart
 
 
 def _parts(layer: alt.Chart | alt.LayerChart) -> Sequence[alt.Chart | alt.LayerChart]:
-    """The layers of a layer, each with the data that altair has moved up from them."""
+    """The layers of a layer, each with the data that altair moved to their parent."""
     if not isinstance(layer, alt.LayerChart) or layer.params is not alt.Undefined:
         return [layer]
     parts = [cast("alt.Chart", part.copy(deep=False)) for part in layer.layer]
@@ -70,28 +71,31 @@ def _parts(layer: alt.Chart | alt.LayerChart) -> Sequence[alt.Chart | alt.LayerC
 
 def log_y(axis: LogAxis, title: str) -> Vertical:
     """A logarithmic vertical axis."""
-    scale = alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
-    return lambda field: alt.Y(
-        field, type="quantitative", scale=scale, axis=alt.Axis(title=title, values=axis.ticks, format=NUMBER)
-    )
+    return lambda field: alt.Y(field, **_logarithmic(axis, title))
 
 
-def log_x(axis: LogAxis, title: str) -> Callable[[str], alt.X]:
+def log_x(axis: LogAxis, title: str) -> Horizontal:
     """A logarithmic horizontal axis."""
+    return lambda field: alt.X(field, **_logarithmic(axis, title))
+
+
+def _logarithmic(axis: LogAxis, title: str) -> dict[str, Any]:
     scale = alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
-    return lambda field: alt.X(
-        field, type="quantitative", scale=scale, axis=alt.Axis(title=title, values=axis.ticks, format=NUMBER)
-    )
+    return {
+        "type": "quantitative",
+        "scale": scale,
+        "axis": alt.Axis(title=title, values=axis.ticks, format=NUMBER),
+    }
 
 
 def linear_y(title: str, format: str = PLAIN, scale: alt.Scale | None = None) -> Vertical:
-    """A linear vertical axis, as near to the data as it comes."""
+    """A linear vertical axis that fits the data; it does not have to include zero."""
     scale, axis = scale or alt.Scale(zero=False), alt.Axis(title=title, format=format, tickCount=6)
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 
 def band(base: alt.Chart, y: Vertical, dash: Sequence[int] = (1, 0), **series: Any) -> alt.LayerChart:
-    """A line with the band of its intervals; it is broken where there is no estimate, the band where an end lacks."""
+    """A line with the band of its intervals. The line has gaps at unknown estimates, the band at missing ends."""
     area = base.mark_area(clip=True)
     line = base.mark_line(clip=True, strokeDash=list(dash))
     return layered(
@@ -115,33 +119,31 @@ def points(base: alt.Chart, y: Vertical, **series: Any) -> alt.Chart:
 
 
 def off_the_axis(base: alt.Chart, rows: Sequence[Row], y: Vertical) -> list[alt.Chart]:
-    """What cannot be drawn in place: an arrow at the end that is open, a question mark where nothing is known."""
-    found = {row["open"] for row in rows}
-    layers = []
-    if OPEN_ABOVE in found:
-        layers.append(_arrow(base, OPEN_ABOVE, "triangle-up").encode(y=y("high")))
-    if OPEN_BELOW in found:
-        layers.append(_arrow(base, OPEN_BELOW, "triangle-down").encode(y=y("low")))
-    if UNKNOWN in found:
-        layers.append(_question_mark(base).encode(y=y("middle")))
-    return layers
+    """An arrow at each open end of a vertical interval, and a question mark for an interval with no known end."""
+    found = _open_marks(base, rows, ("triangle-up", "triangle-down"))
+    return [mark.encode(y=y(field)) for field, mark in found]
 
 
-def off_the_side(base: alt.Chart, rows: Sequence[Row], x: Callable[[str], alt.X]) -> list[alt.Chart]:
+def off_the_side(base: alt.Chart, rows: Sequence[Row], x: Horizontal) -> list[alt.Chart]:
     """The same for horizontal intervals."""
+    found = _open_marks(base, rows, ("triangle-right", "triangle-left"))
+    return [mark.encode(x=x(field)) for field, mark in found]
+
+
+def _open_marks(base: alt.Chart, rows: Sequence[Row], arrows: tuple[str, str]) -> list[tuple[str, alt.Chart]]:
+    """The field at which each mark is drawn, and the mark."""
     found = {row["open"] for row in rows}
-    layers = []
-    if OPEN_ABOVE in found:
-        layers.append(_arrow(base, OPEN_ABOVE, "triangle-right").encode(x=x("high")))
-    if OPEN_BELOW in found:
-        layers.append(_arrow(base, OPEN_BELOW, "triangle-left").encode(x=x("low")))
+    marks: list[tuple[str, alt.Chart]] = []
+    for kind, field, shape in zip((OPEN_ABOVE, OPEN_BELOW), ("high", "low"), arrows, strict=True):
+        if kind in found:
+            marks.append((field, _only(base, kind).mark_point(style="open", shape=shape)))
     if UNKNOWN in found:
-        layers.append(_question_mark(base).encode(x=x("middle")))
-    return layers
+        marks.append(("middle", _only(base, UNKNOWN).mark_text(style="unknown", text="?", clip=True)))
+    return marks
 
 
 def named_series(names: Sequence[str]) -> dict[str, Any]:
-    """Colour and shape by `series`, so that none is told by colour alone; a legend where there are two."""
+    """Colour and shape by `series`, so that series never differ by colour alone. Two or more have a legend."""
     legend = alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 210))")) if len(names) > 1 else None
     domain = list(names)
     return {
@@ -153,20 +155,15 @@ def named_series(names: Sequence[str]) -> dict[str, Any]:
 
 
 def tooltip(place: str) -> list[alt.Tooltip]:
-    """Where, and the estimate in words."""
+    """The place, and the estimate as text."""
     return [alt.Tooltip(place, format=",d") if place.endswith(":Q") else alt.Tooltip(place), alt.Tooltip("interval:N")]
 
 
 def _colour_of(series: dict[str, Any]) -> dict[str, Any]:
-    """Lines and bars have no shape: given one, a line is drawn with points."""
+    """Colour without shape: a line with a shape would be drawn with points."""
     return {"color": series["color"]} if series else {}
 
 
-def _arrow(base: alt.Chart, which: str, shape: str) -> alt.Chart:
-    arrow: alt.Chart = base.transform_filter(alt.datum.open == which).mark_point(style="open", shape=shape)
-    return arrow
-
-
-def _question_mark(base: alt.Chart) -> alt.Chart:
-    mark: alt.Chart = base.transform_filter(alt.datum.open == UNKNOWN).mark_text(style="unknown", text="?", clip=True)
-    return mark
+def _only(base: alt.Chart, kind: str) -> alt.Chart:
+    chart: alt.Chart = base.transform_filter(alt.datum.open == kind)
+    return chart

@@ -1,4 +1,4 @@
-"""The pictures of chains: their traces, the ranks of their draws, and how long a draw is remembered."""
+"""The charts of chains: traces, ranks of the draws, and autocorrelations."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from gradiometer.report.charts.theme import DASHES, SERIES
 Draws = Float[np.ndarray, "draws chains"]
 
 MOST_POINTS = 500
-"""Draws of a chain that are drawn; of longer chains, means of neighbours."""
+"""Maximum number of points per chain. In a longer chain, neighbouring draws are averaged."""
 
 LAGS = 40
 BINS = 20
 
 
 def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> alt.LayerChart:
-    """Every chain along the run: chains that have mixed lie on one another.
+    """Every chain along the run. Chains that have mixed overlap.
 
     Args:
-        name: Of the function, as the axis says it.
-        draws: Of every chain.
-        steps: After which each draw was taken.
+        name: Name of the function, for the axis.
+        draws: The draws of every chain.
+        steps: The step after which each draw was taken.
     """
     together = max(-(-len(draws) // MOST_POINTS), 1)
     kept = len(draws) // together * together
@@ -43,9 +43,9 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
 
 
 def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
-    """How many draws of each chain have which rank among all: flat within the band, where chains have mixed.
+    """Histogram of the ranks of each chain's draws among all draws. It is flat if the chains have mixed.
 
-    The band holds 95 % of counts of independent draws; draws that depend on one another leave it more often.
+    The band contains 95 % of the counts of independent draws. Correlated draws leave it more often.
     """
     counts = rank_counts(draws, BINS)
     expected = len(draws) / BINS
@@ -64,7 +64,7 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
 
 
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
-    """The correlation of a draw with later ones, by chain: the sooner it is zero, the more a draw is worth."""
+    """Correlation of a draw with later draws, by chain. The sooner it reaches zero, the more a draw is worth."""
     correlations = autocorrelations(draws, LAGS)
     rows = [
         {"lag": lag, "correlation": float(value), "chain": str(chain)}
@@ -78,7 +78,7 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
 
 
 def _by_chain(chains: int) -> dict[str, Any]:
-    """Colour and dash by chain, as many as can be told apart; more chains are drawn alike."""
+    """Colour and dash by chain. With too many chains to distinguish, all look the same."""
     if chains > len(SERIES):
         return {"detail": alt.Detail("chain:N"), "opacity": alt.value(0.4)}
     domain = [str(chain) for chain in range(chains)]

@@ -1,16 +1,16 @@
-"""One look for every chart: calm, legible, safe for colour-blind eyes, in the light, in the dark and on paper."""
+"""The theme of all charts, safe for colour-blind readers: light, dark, and in the colours of the page."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 Palette = Mapping[str, str]
-"""Colours by role: ink, muted, grid, paper, and first to sixth for series."""
+"""Colours by role: ink, muted, grid, paper, and first to sixth for the series."""
 
 SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
 SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down")
 DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (12, 3), (4, 2, 1, 2))
-"""Colours, shapes and dashes of up to six series, in one order: none is told by colour alone."""
+"""Colours, shapes and dashes of up to six series, in the same order: series never differ by colour alone."""
 
 LIGHT: Palette = MappingProxyType(
     {
@@ -41,15 +41,15 @@ DARK: Palette = MappingProxyType(
     }
 )
 PAGE: Palette = MappingProxyType({role: f"var(--{role})" for role in LIGHT})
-"""The page's own colours, by reference: its charts follow the reader into the dark and onto paper at once."""
+"""CSS variables of the page, so that its charts follow dark mode and printing."""
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 PAGE_FONT = "system-ui, -apple-system, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif"
-"""The page's own font: labels are measured in it, so `inherit` will not do."""
+"""The font of the page. `inherit` does not work, because Vega measures labels in this font."""
 
 
 def config(palette: Palette, font: str = FONT) -> dict[str, Any]:
-    """The theme as Vega-Lite's `config`. A second series differs in dash and shape too, never by colour alone.
+    """The theme as Vega-Lite's `config`.
 
     Args:
         palette: `LIGHT`, `DARK` or `PAGE`.

@@ -1,4 +1,4 @@
-"""Runs against one another."""
+"""Comparison of runs."""
 
 import lazy_loader
 

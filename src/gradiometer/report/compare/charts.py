@@ -1,4 +1,4 @@
-"""Several runs on one pair of axes: each with its colour, its shape and its dash."""
+"""Several runs on the same axes, each with its own colour, shape and dash."""
 
 from collections.abc import Mapping
 
@@ -28,9 +28,9 @@ def together_chart(runs: Mapping[str, Windows], title: str, format: str | None =
     """One quantity of several runs along their steps, each with the band of its intervals.
 
     Args:
-        runs: Estimates along each run, by its name.
-        title: Of the vertical axis.
-        format: How its numbers are written; left out, as they are.
+        runs: Estimates along each run, by the run's name.
+        title: Title of the vertical axis.
+        format: Number format of a linear vertical axis. By default the axis is logarithmic for steep curves.
     """
     estimates = [estimate for windows in runs.values() for _, estimate in windows]
     axis, names = LogAxis.holding(estimates), list(runs)

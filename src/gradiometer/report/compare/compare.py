@@ -1,7 +1,8 @@
-"""Runs against one another: paired differences with intervals, and how many runs a claim about them would need.
+"""Comparison of runs: paired differences with intervals, and the number of runs that a conclusion would need.
 
-Runs that differ in nothing but their seed are one configuration. What is shown by one run of each is shown of these
-two runs; of the configurations only several seeds can show something, and the spread between seeds says how many.
+Runs that differ only in their seed have the same configuration. One run of each configuration supports a conclusion
+about these two runs only. A conclusion about the configurations needs several seeds of each; the spread between seeds
+determines how many.
 """
 
 import math
@@ -20,24 +21,24 @@ from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, 
 from gradiometer.run.reader import Run
 
 FEWEST, MOST = 2, 6
-"""Runs in a comparison."""
+"""Minimum and maximum number of runs in a comparison."""
 
 
 def compare(runs: Sequence[Run], level: float | None = None) -> tuple[tuple[Compared, ...], tuple[Contrast, ...]]:
-    """Every configuration among the runs against that of the first; seeds of one configuration against the first seed.
+    """Compare every configuration with that of the first run; if all runs have the same one, compare their seeds.
 
     Args:
-        runs: Two to six, on the same data.
-        level: Confidence level; left out, that of the first run.
+        runs: Two to six runs on the same data.
+        level: Confidence level; by default that of the first run.
 
     Raises:
-        BadArgument: There are too few or too many, their data differ, or they have nothing in common to compare.
+        BadArgument: There are too few or too many runs, their data differ, or they have no loss at a common step.
     """
     if not FEWEST <= len(runs) <= MOST:
-        raise BadArgument(f"`compare` takes {FEWEST} to {MOST} runs, got {len(runs)}.")
+        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {len(runs)}.")
     for place, run in enumerate(runs):
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
-            raise BadArgument(f"`{run.path}` is given twice: compare it with another run.")
+            raise BadArgument(f"`runs` contains {run.path} twice. Compare it with another run.")
     _refuse_other_data(runs)
     level = runs[0].configuration.level if level is None else level
     compared = tuple(Compared(letter, run, diagnose(run, level)) for letter, run in zip("ABCDEF", runs, strict=False))
@@ -56,8 +57,8 @@ def _refuse_other_data(runs: Sequence[Run]) -> None:
         theirs, ours = (run.manifest.get("problem", {}).get("fingerprint") for run in (other, first))
         if theirs != ours:
             raise BadArgument(
-                f"`{other.path}` was trained on other data than `{first.path}` (fingerprints {theirs} and {ours}): "
-                "their losses are not on one scale; compare runs of one problem."
+                f"`runs` must have the same data: {other.path} and {first.path} were trained on different data "
+                f"(fingerprints {theirs} and {ours}), so their losses cannot be compared."
             )
 
 
@@ -69,7 +70,7 @@ def _contrast(baseline: Sequence[Compared], other: Sequence[Compared], level: fl
     differences = tuple(difference for difference in found if difference is not None)
     if not any(not difference.is_ratio for difference in differences):
         names = " and ".join(str(each.run.path) for each in (baseline[0], other[0]))
-        raise BadArgument(f"{names} have no loss at a common step: there is nothing to compare yet.")
+        raise BadArgument(f"`runs`: {names} have no loss at a common step. Compare them after more steps.")
     pairs = len({each.seed for each in baseline} & {each.seed for each in other})
     return Contrast(tuple(baseline), tuple(other), step, changed, differences, pairs)
 
@@ -77,7 +78,7 @@ def _contrast(baseline: Sequence[Compared], other: Sequence[Compared], level: fl
 def _difference(
     quantity: str, baseline: Sequence[Compared], other: Sequence[Compared], step: int, level: float
 ) -> Difference | None:
-    """Over pairs of seeds where there are two, over runs where there are three, else over the steps of two runs."""
+    """Over two or more pairs of seeds, else over three or more runs, else over the steps of two runs."""
     if len(baseline) + len(other) == 2:
         return _of_two_runs(quantity, baseline[0], other[0], step, level)
     numbers = [{each.seed: _number(quantity, each, step, level) for each in group} for group in (baseline, other)]
@@ -113,7 +114,7 @@ def _of_two_runs(quantity: str, first: Compared, second: Compared, step: int, le
 
 
 def _common_losses(first: Run, second: Run, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The finite losses of both at the same steps, over the last quarter of the way to the common end."""
+    """The finite losses of both runs at the same steps, over the last quarter of their common steps."""
     (steps, losses), (other_steps, other_losses) = first.losses, second.losses
     _, ours, theirs = np.intersect1d(steps, other_steps, assume_unique=True, return_indices=True)
     kept = (steps[ours] <= step) & np.isfinite(losses[ours]) & np.isfinite(other_losses[theirs])
@@ -123,7 +124,7 @@ def _common_losses(first: Run, second: Run, step: int) -> tuple[np.ndarray, np.n
 
 
 def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimate | None:
-    """Of one run, at the common end; None where it has none."""
+    """The estimate of one run at the last common step; None if it has none."""
     if quantity == "noise_scale":
         series = each.run.series(GradientNoise.name)
         if series is None:
@@ -140,7 +141,7 @@ def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimat
 
 
 def _number(quantity: str, each: Compared, step: int, level: float) -> float | None:
-    """The estimate as a number that differences are taken of: of a noise scale, its logarithm."""
+    """The number whose differences are averaged: the estimate, or the logarithm of a noise scale."""
     estimate = _estimate(quantity, each, step, level)
     if estimate is None or not math.isfinite(estimate.value):
         return None

@@ -1,4 +1,4 @@
-"""What a comparison of runs holds, and what it says: the difference, and how many runs a claim would need."""
+"""The result of a comparison: the differences, and the number of runs that a conclusion would need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
 
-BESIDE_THE_POINT = (
+NOT_TRAINING = (
     *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints"),
     *("budget", "gauges", "check_edge", "check_endpoint", "every", "level", "parts"),
 )
-"""Settings that are not of the training itself: the instrument's, the machine's, and the seed."""
+"""Settings that do not change the configuration: those of the instrument and the machine, and the seed."""
 
 QUANTITIES = {
     "test_loss": "test loss",
@@ -24,17 +24,17 @@ QUANTITIES = {
     "test_accuracy": "test accuracy",
     "noise_scale": "noise scale",
 }
-"""What is compared; the first that both runs have decides, and is named before anything is looked at."""
+"""The compared quantities. The verdict rests on the first one that both runs have, whatever its value."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A run, its letter, and what was found in it.
+    """A run in a comparison.
 
     Args:
         letter: A, B, …
         run: The run.
-        diagnosis: What its readings say, at the level of the comparison.
+        diagnosis: Its diagnosis, at the level of the comparison.
     """
 
     letter: str
@@ -43,19 +43,19 @@ class Compared:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the training was asked to do, its seed aside; a model that was left out by the name it has."""
+        """The settings of the training without the seed. A default model appears under its name."""
         every = msgspec.structs.asdict(self.run.configuration)
         every["model"] = self.run.manifest.get("problem", {}).get("model", every["model"])
-        return {name: value for name, value in every.items() if name not in BESIDE_THE_POINT}
+        return {name: value for name, value in every.items() if name not in NOT_TRAINING}
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
+        """The seed of the run."""
         return self.run.configuration.seed
 
     @cached_property
     def evaluations(self) -> Mapping[int, Mapping[str, Estimate]]:
-        """What was found on held-out data, by step."""
+        """The estimates on held-out data, by step."""
         return {
             int(event["step"]): {name: Estimate(**fields) for name, fields in event["estimates"].items()}
             for event in self.run.evaluations
@@ -64,13 +64,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Difference:
-    """One quantity of a group of runs against that of another.
+    """The difference of one quantity between two groups of runs.
 
     Args:
-        quantity: Its name.
-        estimate: The other less the baseline; of the noise scale, the other over the baseline.
-        over: What the interval is over: "steps", "test examples", "measured steps" of two runs, or "seeds".
-        needed: Pairs of seeds that would show a difference of this size; None where the spread is not known.
+        quantity: Name of the quantity.
+        estimate: The other group minus the baseline; for the noise scale, the other group divided by the baseline.
+        over: The samples of the interval: "steps", "test examples" or "measured steps" of two runs, or "seeds".
+        needed: Pairs of seeds needed to show a difference of this size; None if the spread is unknown.
     """
 
     quantity: str
@@ -80,30 +80,30 @@ class Difference:
 
     @property
     def is_ratio(self) -> bool:
-        """Whether it is a quotient, and nothing is a difference of 1."""
+        """True if the estimate is a ratio, which is 1 if there is no difference."""
         return self.quantity == "noise_scale"
 
     @property
     def none(self) -> float:
-        """What the estimate would be if there were no difference."""
+        """The value of the estimate if there is no difference."""
         return 1.0 if self.is_ratio else 0.0
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves no difference out."""
+        """True if the interval excludes "no difference"."""
         return self.estimate.low > self.none or self.estimate.high < self.none
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The runs of one configuration against those of another.
+    """A comparison of two configurations.
 
     Args:
-        baseline, other: The runs, one or more of each.
-        step: Up to which they are compared: the last that all of them have.
-        changed: Settings that differ, as (baseline's, other's).
-        differences: By quantity, the deciding one first.
-        pairs: Pairs of runs with the same seed.
+        baseline, other: The runs of each configuration, one or more.
+        step: The last step that all runs have. They are compared up to this step.
+        changed: Settings that differ, as (value of the baseline, value of the other).
+        differences: One per quantity, the deciding one first.
+        pairs: Number of pairs of runs with the same seed.
     """
 
     baseline: tuple[Compared, ...]
@@ -115,23 +115,23 @@ class Contrast:
 
     @property
     def deciding(self) -> Difference:
-        """The one the verdict rests on."""
+        """The difference on which the verdict rests."""
         return self.differences[0]
 
     @property
     def shown(self) -> bool:
-        """Whether there is a difference: none is ever shown between seeds of one configuration."""
+        """True if there is a difference. Seeds of the same configuration never show one."""
         return bool(self.changed) and self.deciding.shown
 
     @property
     def names(self) -> tuple[str, str]:
-        """Letters of the baseline's runs, and of the other's."""
+        """Letters of the runs of the baseline and of the other."""
         first, second = ("".join(each.letter for each in group) for group in (self.baseline, self.other))
         return first, second
 
 
 def sentence(contrast: Contrast) -> str:
-    """Whether there is a difference, with its numbers."""
+    """A sentence that says if there is a difference, with its numbers."""
     first, second = contrast.names
     deciding = contrast.deciding
     words = QUANTITIES[deciding.quantity]
@@ -139,10 +139,10 @@ def sentence(contrast: Contrast) -> str:
         seeds = " and ".join(str(each.seed) for each in (*contrast.baseline, *contrast.other))
         apart = f"{_signed(deciding.estimate)} in {words}"
         return (
-            f"No difference is shown: {first} and {second} are one configuration with the seeds {seeds}, and {apart} "
-            "is what seeds do."
+            f"No difference is shown: {first} and {second} have the same configuration with the seeds {seeds}. "
+            f"Their difference, {apart}, is due to the seeds."
         )
-    what = f"the {words} of {second} less that of {first} is {_signed(deciding.estimate)}"
+    what = f"the {words} of {second} minus that of {first} is {_signed(deciding.estimate)}"
     over = ""
     if deciding.over == "seeds":
         over = f", over {deciding.estimate.samples} {'pairs of seeds' if contrast.pairs >= 2 else 'runs'}"
@@ -150,21 +150,21 @@ def sentence(contrast: Contrast) -> str:
 
 
 def claim(contrast: Contrast) -> str:
-    """What a claim about the configurations would need."""
+    """A sentence that says what a conclusion about the configurations would need."""
     if not contrast.changed:
-        return "A claim needs another configuration: nothing but the seed differs here."
+        return "To compare configurations, change more than the seed."
     needed = contrast.deciding.needed
     if needed is None:
         return (
-            f"It is about these two runs. How much of it the seeds do is not known from one run of each: a claim about "
-            f"the configurations needs at least 2 seeds of each (--seed {contrast.other[0].seed + 1})."
+            f"This is about these two runs. One run of each does not show how much is due to the seeds: a conclusion "
+            f"about the configurations needs at least 2 seeds of each (--seed {contrast.other[0].seed + 1})."
         )
     if contrast.shown:
-        return "It is about the configurations, with the spread between these seeds in the interval."
-    return f"To show a difference of this size, {needed} pairs of seeds would be needed, with a chance of 80 %."
+        return "This is about the configurations: the interval includes the spread between these seeds."
+    return f"To show a difference of this size with a probability of 80 %, {needed} pairs of seeds would be needed."
 
 
 def _signed(estimate: Estimate) -> str:
-    """With its sign: −0.02 [−0.05, 0.01]."""
+    """The estimate with its sign: −0.02 [−0.05, 0.01]."""
     plus = "+" if estimate.value > 0 else ""
     return f"{plus}{significant(estimate.value)} [{significant(estimate.low)}, {significant(estimate.high)}]"

@@ -1,10 +1,9 @@
-"""The page of a comparison: what differs between runs, each difference against none, and their curves together."""
+"""The page of a comparison: the differences between runs, with intervals, and their curves on the same axes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.blocks import blocks
@@ -12,33 +11,30 @@ from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.compare.charts import together_chart
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, claim, sentence
-from gradiometer.report.page.cards import Card, Told
+from gradiometer.report.page.cards import Card, Shown
 from gradiometer.report.page.document import document
-from gradiometer.report.sections.section import Figure, Numbers, cells, course
-from gradiometer.run.disk import replace_file
+from gradiometer.report.sections.section import Figure, Numbers, cells, change
+from gradiometer.run.disk import replace_file, writing
 
 CONTENT = "compare.html.jinja"
 
-LOSS, SHARE = "loss, mean over examples", "share of test examples classified rightly"
+LOSS, SHARE = "loss, mean over examples", "share of test examples classified correctly"
 
 CAVEAT = (
-    "Each interval is at its own level; the verdict rests on the first quantity alone, which was named before looking. "
+    "Each interval has its own level. The verdict rests only on the first quantity, which is fixed in advance. "
     "Runs are compared at the same step, not after the same number of examples or the same time."
 )
 
 
 def write_comparison(compared: Sequence[Compared], contrasts: Sequence[Contrast], path: Path) -> Path:
-    """Write the page of a comparison, whole or not at all.
+    """Write the page of a comparison; the file is complete or does not exist.
 
     Raises:
-        BadArgument: It cannot be written there.
+        StorageFailed: It cannot be written.
     """
     page = render(compared, contrasts).encode()
-    try:
+    with writing(path, "choose another file"):
         replace_file(path, page)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadArgument(f"`--out` {path}: the page cannot be written: {reason}; name a file elsewhere.") from error
     return path
 
 
@@ -55,7 +51,7 @@ def render(compared: Sequence[Compared], contrasts: Sequence[Contrast]) -> str:
         cards=[_card(contrast) for contrast in contrasts],
         quantities={
             f"{difference.quantity} {second}": f"{QUANTITIES[difference.quantity]}, "
-            f"{second} {'over' if difference.is_ratio else 'less'} {first}"
+            f"{second} {'divided by' if difference.is_ratio else 'minus'} {first}"
             for contrast in contrasts
             for first, second in [contrast.names]
             for difference in contrast.differences
@@ -67,7 +63,7 @@ def render(compared: Sequence[Compared], contrasts: Sequence[Contrast]) -> str:
 
 
 def finding_of(contrast: Contrast) -> Finding:
-    """A contrast in words: look where a difference is shown, cannot tell where none is."""
+    """A contrast as a finding: "look" if a difference is shown, otherwise "cannot tell"."""
     return Finding(
         gauge="comparison",
         issue=Issue.CONVERGENCE,
@@ -79,9 +75,9 @@ def finding_of(contrast: Contrast) -> Finding:
 
 
 def changes(contrast: Contrast) -> str:
-    """The settings that differ: "learning rate 0.1 → 0.001", or that there is none."""
+    """The settings that differ, such as "learning rate 0.1 → 0.001"."""
     if not contrast.changed:
-        return "the seed alone differs"
+        return "only the seed differs"
     pairs = (f"{name.replace('_', ' ')} {first} → {second}" for name, (first, second) in contrast.changed.items())
     return ", ".join(pairs)
 
@@ -94,7 +90,7 @@ def _card(contrast: Contrast) -> Card:
         f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
         for each in contrast.differences
     }
-    told = Told(finding, estimates, {name: each for name, each in drawn.items() if each is not None})
+    shown = Shown(finding, estimates, {name: each for name, each in drawn.items() if each is not None})
     return Card(
         name=f"{second}-{first}",
         short=f"{second} against {first}",
@@ -102,7 +98,7 @@ def _card(contrast: Contrast) -> Card:
         state=finding.state.name.lower(),
         word="a difference" if contrast.shown else "none shown",
         symbol=finding.state.symbol,
-        told=(told,),
+        shown=(shown,),
     )
 
 
@@ -130,7 +126,7 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
         for contrast in contrasts
         for each in contrast.differences
     ]
-    columns = ("runs", "quantity", "as", "estimate", "interval", "level", "rests on", "pairs of seeds to show it")
+    columns = ("runs", "quantity", "kind", "estimate", "interval", "level", "samples", "pairs of seeds needed")
     return Numbers(columns, tuple(rows))
 
 
@@ -155,7 +151,7 @@ def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[st
         name=name,
         title=title,
         chart=together_chart(shown, axis, format),
-        summary=" ".join(f"{run} {course(points)}." for run, points in shown.items()),
+        summary=" ".join(f"{run} {change(points)}." for run, points in shown.items()),
         table=Numbers(("run", "step", title.lower(), "interval"), tuple(rows)),
     )
 

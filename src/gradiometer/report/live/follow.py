@@ -1,4 +1,4 @@
-"""A run followed while it is written: looked at when its files have changed, drawn within a share of a core."""
+"""A run followed while it is written: its page is drawn again when files change, within a share of one core."""
 
 import threading
 import time
@@ -16,24 +16,24 @@ from gradiometer.run.journal import being_written
 from gradiometer.run.reader import Run
 
 SHARE, SHARE_OF_LONG = 0.05, 0.004
-"""Of a core, that looking and drawing may use: a long run changes slowly, and its page with it. Waiting and sending
-the page come on top; of a long run all of it is meant to stay below 0.01."""
+"""Share of one core that reading and drawing may use. It is smaller for a long run, whose page changes slowly: with
+waiting and sending the page, the total should stay below 0.01 for a long run."""
 
 LONG = 100_000
-"""Steps from which on a run is long."""
+"""Number of steps above which a run is long."""
 
 SOONEST = 1.0
-"""Seconds from one look to the next, at least."""
+"""Minimum time between two checks of the files, in seconds."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of a run at one moment.
+    """The content of the page of a run at one moment.
 
     Attributes:
-        version: Counts from 1; another one is another view.
-        figures: Its charts.
-        values: What its template is given.
+        version: Number of the view, from 1.
+        figures: The charts.
+        values: The variables of the template.
     """
 
     version: int
@@ -41,25 +41,25 @@ class View:
     values: dict[str, Any]
 
     def page(self, live: str, runs: list[tuple[str, str]]) -> str:
-        """The whole page, which asks `live` for what comes next."""
+        """The whole page, which gets its updates from the address `live`."""
         return document(
             CONTENT, self.values["run"].name, self.figures, live, view=self.version, runs=runs, **self.values
         )
 
     def update(self, live: str) -> str:
-        """The same for a page that is shown already, as JSON."""
+        """The update of a page that is already open, as JSON."""
         html = fragment(CONTENT, live=live, **self.values)
         return json_for_script({"version": self.version, "html": html, "specs": specs(self.figures)})
 
 
 class Followed:
-    """One run and its latest view. It may be asked from several threads.
+    """One run and its latest view. Several threads may use it.
 
     Args:
         path: The run's folder.
 
     Raises:
-        BadArgument: It is not a run.
+        RunNotFound: There is no run in the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,29 +71,29 @@ class Followed:
 
     @property
     def name(self) -> str:
-        """The run's."""
+        """The name of the run."""
         return self.run.name
 
     def latest(self) -> View:
-        """The view there is, or the first."""
+        """The latest view. The first call draws it."""
         if self.view is None:
             self.look()
         assert self.view is not None
         return self.view
 
     def look(self) -> bool:
-        """Draw the run anew if its files have changed and its share of the time allows. Returns whether it was."""
+        """Draw the run again if its files have changed and its share of a core allows. Returns True if it was drawn."""
         with self._lock:
             if self.view is not None and time.monotonic() < self.not_before:
                 return False
             seen = self._state()
             if self.view is not None and (seen == self._seen or not self.run.folder.manifest_path.is_file()):
-                return False  # where it was moved or deleted, what was seen last stays
+                return False  # a run that was moved or deleted keeps its last view
             began = time.thread_time()
             run = self.run.refreshed()
             share = SHARE_OF_LONG if run.steps > LONG else SHARE
             if self.view is None:
-                began = time.thread_time()  # read from its start, once: that is not what a look costs
+                began = time.thread_time()  # the first reading from the start is not counted
             self.view = self._drawn(run)
             self._seen = seen
             self.not_before = time.monotonic() + max(SOONEST, (time.thread_time() - began) / share)
@@ -108,7 +108,7 @@ class Followed:
         return View(1 if self.view is None else self.view.version + 1, figures, values)
 
     def _state(self) -> tuple[object, ...]:
-        """What shows that something was written, or that the writer is gone, without reading a line."""
+        """A value that changes when something is written or the writer ends; no file is read."""
         folder = self.run.folder
         paths = (folder.readings_path(), folder.events_path, folder.path / "curvature", folder.manifest_path)
         return (*map(_stamp, paths), being_written(folder.events_path))

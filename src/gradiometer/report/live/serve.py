@@ -1,8 +1,9 @@
-"""The live page: the page of a run, served to this machine alone, and sent anew when the run has gone on.
+"""The live page: the page of a run, served to this machine only, and updated while the run continues.
 
-Only the loopback address is listened on, at a free port and under a random token, which whoever asks must know; a page
-of another site that finds the port is turned away by its Host and its missing token. Runs are asked for by their
-number, so no path can be asked for. Nothing here is seen by the training: only its files are read.
+The server listens on the loopback address only, at a free port, and answers only requests with a random token. A page
+of another site that finds the port is refused, because its Host header is wrong and it does not know the token. Runs
+are requested by number, so that no file path can be requested. The server only reads files of the run, so training is
+not affected.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 HEARTBEAT = 15.0
-"""Seconds after which a word goes out though nothing happened, so that a lost listener is noticed."""
+"""Seconds without an update after which a message is sent, to detect lost connections."""
 
 HEADERS = {
     b"cache-control": b"no-store",
@@ -37,18 +38,20 @@ HEADERS = {
     b"x-frame-options": b"DENY",
     b"cross-origin-resource-policy": b"same-origin",
 }
-"""With every answer: the address holds the token, and no other site may have it, frame it or read it."""
+"""Headers of every response. They keep other sites from framing or reading the page, and from learning the token in
+its address."""
 
 
 class Live:
-    """Runs, their listeners, and the address under which they are seen.
+    """A server for the live pages of several runs.
 
     Args:
         paths: Run folders.
-        port: To listen on; 0 for one that is free.
+        port: Port to listen on; 0 chooses a free one.
 
     Raises:
-        BadArgument: One is not a run, or the port is taken.
+        RunNotFound: There is no run in one of the folders.
+        BadArgument: The port cannot be used.
     """
 
     def __init__(self, paths: Sequence[Path], port: int = 0) -> None:
@@ -65,15 +68,15 @@ class Live:
         )
 
     def serve(self) -> None:
-        """Until the process is asked to stop, or `stop` is called."""
+        """Serve until the process receives a signal or `stop` is called."""
         self._server.run(sockets=[self.socket])
 
     def stop(self) -> None:
-        """End `serve`, from another thread."""
+        """End `serve`. Call it from another thread."""
         self._server.should_exit = True
 
     def app(self) -> ASGIApp:
-        """The application, behind its guard."""
+        """The application, protected by `Guard`."""
         routes = [
             Route("/{token}/", self._first),
             Route("/{token}/run/{number:int}/", self._page),
@@ -91,12 +94,12 @@ class Live:
             await watching
 
     async def _watch(self) -> None:
-        """Look at every run that somebody is looking at."""
+        """Check every run whose page is open."""
         while True:
             await asyncio.sleep(SOONEST)
             for followed, listeners in zip(self.followed, self._listeners, strict=True):
-                came = bool(listeners) and await asyncio.to_thread(_looked_at, followed)
-                for listener in listeners if came else ():
+                changed = bool(listeners) and await asyncio.to_thread(_changed, followed)
+                for listener in listeners if changed else ():
                     listener.set()
 
     async def _first(self, _: Request) -> Response:
@@ -121,10 +124,10 @@ class Live:
     async def _events(self, request: Request) -> Response:
         if self._asked_for(request) is None:
             return _nothing_here()
-        return StreamingResponse(self._told(request.path_params["number"]), media_type="text/event-stream")
+        return StreamingResponse(self._versions(request.path_params["number"]), media_type="text/event-stream")
 
-    async def _told(self, number: int) -> AsyncIterator[str]:
-        """The version there is, and every one that comes."""
+    async def _versions(self, number: int) -> AsyncIterator[str]:
+        """The current version, and every later one."""
         listener = asyncio.Event()
         listener.set()
         self._listeners[number].add(listener)
@@ -133,7 +136,7 @@ class Live:
                 try:
                     await asyncio.wait_for(listener.wait(), HEARTBEAT)
                 except TimeoutError:
-                    yield ": still here\n\n"
+                    yield ": no change\n\n"
                     continue
                 listener.clear()
                 view = self.followed[number].view
@@ -150,11 +153,11 @@ class Live:
 
 
 class Guard:
-    """Lets in who knows the address by its own name and by its token, and only to read.
+    """Accepts only requests that read, with the right Host header and the right token.
 
     Args:
-        app: What is guarded.
-        live: Whose token and port.
+        app: The application to protect.
+        live: The server that has the token and the port.
     """
 
     def __init__(self, app: ASGIApp, live: Live) -> None:
@@ -162,7 +165,7 @@ class Guard:
         self.live = live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -178,17 +181,17 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if hosts not in ([f"{LOOPBACK}:{self.live.port}"], [f"localhost:{self.live.port}"]):
-            return PlainTextResponse("This address is for this machine alone.", 403)
+            return PlainTextResponse("This address is for this machine only.", 403)
         given = scope["path"].split("/")[1]
         if not compare_digest(given.encode(), self.live.token.encode()):
-            return PlainTextResponse("The token in the address is not the one that gradiometer show printed.", 403)
+            return PlainTextResponse("Wrong token: use the address that gradiometer show printed.", 403)
         if scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("There is nothing to change here.", 405)
+            return PlainTextResponse("Only GET and HEAD are allowed.", 405)
         return None
 
 
-def _looked_at(followed: Followed) -> bool:
-    """Whether there is something new to see; a look that fails is told of, and the next one may succeed."""
+def _changed(followed: Followed) -> bool:
+    """True if there is a new view. A failure is logged, because the next attempt may succeed."""
     try:
         return followed.look()
     except (GradiometerError, OSError) as error:
@@ -197,7 +200,7 @@ def _looked_at(followed: Followed) -> bool:
 
 
 def _nothing_here() -> Response:
-    return PlainTextResponse("There is no such run here.", 404)
+    return PlainTextResponse("There is no such run.", 404)
 
 
 def _listening(port: int) -> socket.socket:
@@ -211,5 +214,5 @@ def _listening(port: int) -> socket.socket:
     except OSError as error:
         made.close()
         reason = (error.strerror or str(error)).lower()
-        raise BadArgument(f"`--port` {port} cannot be listened on: {reason}; leave it out for a free one.") from error
+        raise BadArgument(f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port.") from error
     return made

@@ -1,6 +1,6 @@
-"""Vega, Vega-Lite and vega-embed as one script: put together once on a machine, and kept in the user's cache.
+"""Vega, Vega-Lite and vega-embed as one script, built once (in about a second) and kept in the user's cache.
 
-Putting it together takes about a second; it is the same for every page until vl-convert changes.
+It is the same for every page until the version of vl-convert changes.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from gradiometer.report.charts.charts import vl_version
 from gradiometer.run.disk import replace_file
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
-"""What the script leaves behind."""
+"""The only global name that the script defines."""
 
 
 @cache
 def bundle() -> str:
-    """The script, as it may stand in a page. Without a cache that can be read and written it is made anew."""
+    """The script, escaped for a page. It is built again if the cache cannot be read."""
     folder = cache_folder()
     path = None if folder is None else folder / _name()
     script = None if path is None else _kept(path)
@@ -34,10 +34,10 @@ def bundle() -> str:
 
 
 def cache_folder() -> Path | None:
-    """Where the system keeps what a user's programs can make again: below XDG_CACHE_HOME, or ~/.cache, on Linux.
+    """Our folder in the user's cache: below XDG_CACHE_HOME or ~/.cache on Linux.
 
     Returns:
-        The folder, which may not exist yet; None where the user has no home.
+        The folder, which may not exist yet; None if the user has no home folder.
     """
     variable, below = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}.get(
         sys.platform, ("XDG_CACHE_HOME", ".cache")
@@ -52,13 +52,13 @@ def cache_folder() -> Path | None:
 
 
 def _name() -> str:
-    """Of the file: another version of anything in it has another one."""
+    """Name of the file. It changes with the version of every part."""
     asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
     return f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
 
 
 def _kept(path: Path) -> str | None:
-    """The script of a file that is whole: its first line is the checksum of the rest."""
+    """The script from a complete file, whose first line is the checksum of the rest; otherwise None."""
     try:
         checksum, _, content = path.read_bytes().partition(b"\n")
     except OSError:
@@ -67,7 +67,6 @@ def _kept(path: Path) -> str | None:
 
 
 def _keep(path: Path, script: str) -> None:
-    """Where that is possible."""
     content = script.encode()
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

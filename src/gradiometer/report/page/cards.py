@@ -1,4 +1,4 @@
-"""A card per question: what was found, each interval against its threshold, or the command that would measure it."""
+"""One card per question: the findings, each interval with its threshold, or the command that measures it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ SYMBOLS = {
     for symbols in (Certificate.symbols, *(kind.symbols for kind in GAUGES.values()))
     for name, symbol in symbols.items()
 }
-"""Quantities in a few letters, for the ticks of a strip."""
+"""Mathematical symbols of quantities, for the ticks of a strip."""
 
 
 @dataclass(frozen=True)
-class Told:
+class Shown:
     """A finding with the strips of its intervals.
 
     Attributes:
-        finding: In words.
-        estimates: In numbers, by name.
-        strips: Those of the estimates that can be drawn, by name.
+        finding: The finding.
+        estimates: Its estimates, by name.
+        strips: The strips of the estimates that can be drawn, by name.
     """
 
     finding: Finding
@@ -42,25 +42,25 @@ class Told:
     strips: Mapping[str, Strip]
 
     @classmethod
-    def of(cls, answer: Answer) -> "Told":
-        """With every interval the finding names held against every exact number it names."""
+    def of(cls, answer: Answer) -> "Shown":
+        """Draw every interval in the finding, with the exact numbers in the finding as thresholds."""
         symbols = SYMBOLS if answer.gauge is None else {**SYMBOLS, **answer.gauge.symbols}
         return cls(answer.finding, answer.estimates, strips(answer.estimates, answer.finding.estimates, symbols))
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the page says about one question, or beside the questions.
+    """A card of the page: a question with its answers, or a further finding.
 
     Attributes:
-        name: Its place on the page.
-        short: The question in a word or two.
+        name: Its anchor on the page.
+        short: The question in one or two words.
         title: The question.
-        state: As the stylesheet names it: ok, look, act, cannot_tell, or not_measured.
-        word, symbol: The state as it is read and seen.
-        told: What was found, the most urgent first; empty where nothing was measured.
-        needs: What an answer would rest on.
-        command: What would measure it.
+        state: Class in the stylesheet: ok, look, act, cannot_tell, or not_measured.
+        word, symbol: The state as a word and as a symbol.
+        shown: The findings, the most urgent first; empty if nothing was measured.
+        needs: The measurements that an answer needs.
+        command: The command that makes them.
     """
 
     name: str
@@ -69,25 +69,25 @@ class Card:
     state: str
     word: str
     symbol: str
-    told: tuple[Told, ...]
+    shown: tuple[Shown, ...]
     needs: str = ""
     command: str = ""
 
 
 def answers_of(diagnosis: Diagnosis, sections: Iterable[Section]) -> tuple[Answer, ...]:
-    """What the gauges found, and what the sections add from beside the readings."""
+    """The findings of the gauges, and those that the sections add."""
     gauges = {gauge.name: gauge for gauge in diagnosis.gauges}
     found = [Answer(finding, diagnosis.estimates, gauges.get(finding.gauge)) for finding in diagnosis.findings]
     return (*found, *(answer for section in sections for answer in section.answers))
 
 
 def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
-    """One for each question, in their order, whether it has an answer or not."""
+    """One card per question, in their order, with or without an answer."""
     found = tuple(found)
     made = []
     for question in QUESTIONS:
-        told = tuple(Told.of(answer) for answer in question.answers(found))
-        state = told[0].finding.state if told else None
+        shown = tuple(Shown.of(answer) for answer in question.answers(found))
+        state = shown[0].finding.state if shown else None
         made.append(
             Card(
                 name=question.name,
@@ -96,7 +96,7 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
                 state="not_measured" if state is None else state.name.lower(),
                 word=NOT_MEASURED if state is None else state.value,
                 symbol=NOT_MEASURED_SYMBOL if state is None else state.symbol,
-                told=told,
+                shown=shown,
                 needs=question.needs,
                 command=_command(question, run),
             )
@@ -105,14 +105,14 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
 
 
 def _command(question: Question, run: Run) -> str:
-    """What would measure it; of a loop on several processes `watch` measures what it does by itself, and no more."""
+    """The command that measures it. In a loop on several processes there is none: `watch` measures only its default."""
     if not run.watched:
         return question.command(run.path, run.configuration)
     return question.in_a_loop if run.manifest.get("ranks", 1) == 1 else ""
 
 
 def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
-    """One for each finding that answers none of the questions, the most urgent first."""
+    """One card per finding that answers no question, the most urgent first."""
     return tuple(
         Card(
             name=f"also-{place}",
@@ -121,7 +121,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
             state=answer.finding.state.name.lower(),
             word=answer.finding.state.value,
             symbol=answer.finding.state.symbol,
-            told=(Told.of(answer),),
+            shown=(Shown.of(answer),),
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)

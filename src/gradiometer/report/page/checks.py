@@ -1,4 +1,4 @@
-"""What was checked on a run before its numbers were shown, with the outcome: the last part of the page's methods."""
+"""The checks of a run before its numbers are shown, with their results. They are at the end of the page's methods."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from gradiometer.run.budget import time_used
 from gradiometer.run.reader import Run
 
 SLACK = 0.005
-"""Share of the training time beyond its budget that the instrument may use before the page says so."""
+"""Share of the training time by which the instrument may exceed its budget before the check fails."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One check.
 
     Args:
-        passed: Whether it was as it should be.
-        words: What was looked at and what was found, with its numbers.
+        passed: True if it passed.
+        words: The check and its result, with numbers.
     """
 
     passed: bool
@@ -27,7 +27,7 @@ class Check:
 
 
 def checks(run: Run, diagnosis: Diagnosis) -> tuple[Check, ...]:
-    """Whether the record is whole, its numbers finite, its intervals rested on enough, and the budget kept."""
+    """Check that the record is complete, its numbers finite, its intervals based on enough data, the budget kept."""
     return (*_of_the_record(run), *_of_the_intervals(diagnosis), *_of_the_budget(run))
 
 
@@ -36,25 +36,25 @@ def _of_the_record(run: Run) -> Iterator[Check]:
     if len(steps):
         expected = int(steps[-1] - steps[0]) + 1
         missing = expected - len(steps)
-        yield Check(missing == 0, f"The loss of every step is on record: {len(steps):,} of {expected:,}.")
+        yield Check(missing == 0, f"Steps whose loss is recorded: {len(steps):,} of {expected:,}.")
         spoiled = int((~np.isfinite(losses)).sum())
-        yield Check(spoiled == 0, f"Losses that are not finite, and in no mean: {spoiled:,}.")
+        yield Check(spoiled == 0, f"Losses that are not finite, and not in any mean: {spoiled:,}.")
     skipped = [warning for warning in run.warnings if "skipped" in warning]
-    yield Check(not skipped, f"Places of the record that could not be used: {len(skipped):,}.")
-    if taken_up := [int(event["step"]) for event in run.events if event["event"] == "resumed"]:
-        places = ", ".join(f"{step:,}" for step in taken_up)
-        yield Check(True, f"Taken up again at step {places}: what the stopped process wrote beyond is dropped.")
+    yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
+    if resumed := [int(event["step"]) for event in run.events if event["event"] == "resumed"]:
+        places = ", ".join(f"{step:,}" for step in resumed)
+        yield Check(True, f"Resumed at step {places}. What the stopped process wrote after that step is not used.")
 
 
 def _of_the_intervals(diagnosis: Diagnosis) -> Iterator[Check]:
-    rested_on = [estimate.samples for estimate in diagnosis.estimates.values() if 0 < estimate.level < 1]
-    if rested_on:
-        fewest = min(rested_on)
+    samples = [estimate.samples for estimate in diagnosis.estimates.values() if 0 < estimate.level < 1]
+    if samples:
+        fewest = min(samples)
         yield Check(
-            fewest >= FEWEST, f"Readings that an interval of the latest window rests on, at the fewest: {fewest:,}."
+            fewest >= FEWEST, f"Smallest number of readings behind an interval of the latest window: {fewest:,}."
         )
     unknown = sum(not estimate.tells for estimate in diagnosis.estimates.values())
-    yield Check(True, f"Estimates without an end yet, shown as open: {unknown} of {len(diagnosis.estimates)}.")
+    yield Check(True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}.")
 
 
 def _of_the_budget(run: Run) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""A page of any kind as one file: frame, style, charts and their library, asking nothing of any network."""
+"""A page as one file with its style, charts and their library. It makes no network request."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -17,14 +17,14 @@ TEMPLATES = files("gradiometer.report") / "templates"
 
 
 def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any) -> str:
-    """The whole page.
+    """The whole page as HTML.
 
     Args:
-        content: Name of the template of what stands in the frame.
-        title: Of the window.
-        drawn: Every chart that the content has a place for.
-        live: Where a page that is served asks for what comes next; empty for a file that asks for nothing.
-        values: What the template is given.
+        content: Name of the content's template.
+        title: Title of the window.
+        drawn: The charts of the content.
+        live: Address from which a served page gets its updates; empty for a file.
+        values: Variables of the template.
     """
     names = ["page.js", *(["live.js"] if live else [])]
     scripts = [Markup(bundle()), *(Markup(source(TEMPLATES, name)) for name in names)]
@@ -43,12 +43,12 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
 
 
 def fragment(content: str, live: str, **values: Any) -> str:
-    """What stands in the frame alone, for a page that is shown already."""
+    """The content alone, for a page that is already open."""
     return _rendered(content, live=live, version=__version__, **values)
 
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
-    """Every chart as the page embeds it, by its place."""
+    """Every chart as the page embeds it, by name."""
     return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures}
 
 

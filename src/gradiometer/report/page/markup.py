@@ -1,4 +1,4 @@
-"""Text into a page: templates that escape, JSON that no text in it can end, and what a script is known by."""
+"""Safe text in a page: templates that escape, JSON inside a script element, and hashes of scripts."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 
 def environment(*templates: Traversable) -> jinja2.Environment:
-    """Templates from folders, the first that has one by its name; whatever they are given is escaped."""
+    """Templates from several folders; the first folder that contains a name wins. All values are escaped."""
     made = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.FunctionLoader(partial(_found, folder)) for folder in templates]),
         autoescape=True,
@@ -26,12 +26,12 @@ def environment(*templates: Traversable) -> jinja2.Environment:
 
 
 def source(templates: Traversable, name: str) -> str:
-    """A file of a folder of templates, as it stands."""
+    """The text of a file in a folder of templates."""
     return (templates / name).read_text(encoding="utf-8")
 
 
 def json_for_script(value: Any) -> Markup:
-    """JSON that no text in it can end: `<`, `>` and `&` are written as escapes."""
+    """JSON that is safe inside a script element: `<`, `>` and `&` are escaped."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -39,7 +39,7 @@ def json_for_script(value: Any) -> Markup:
 
 
 def script_hash(script: str) -> str:
-    """What a page's security policy knows a script by: it runs these and no other."""
+    """The hash that allows a script in a Content Security Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -48,5 +48,5 @@ def _found(templates: Traversable, name: str) -> str | None:
 
 
 def _code(text: str) -> Markup:
-    """Escaped text, with `code` between backticks."""
+    """Escaped text; text between backticks becomes a `code` element."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -1,4 +1,4 @@
-"""The page of a run: one self-contained file that asks nothing of any network, and the same charts as PNG."""
+"""The page of a run as one self-contained file, and its charts as PNG."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.page.cards import answers_of, cards, further_cards
@@ -17,7 +16,7 @@ from gradiometer.report.page.document import TEMPLATES, document
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
 from gradiometer.run.budget import overhead_sentence
-from gradiometer.run.disk import replace_file
+from gradiometer.run.disk import replace_file, writing
 from gradiometer.run.reader import Run
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
@@ -25,59 +24,49 @@ CONTENT = "content.html.jinja"
 
 
 def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path:
-    """Write the page of a run, aside and renamed: whoever looks sees the old page or the new one.
+    """Write the page of a run and return its path. The file is replaced at once: readers see the old or the new page.
 
     Args:
         run: The run.
-        diagnosis: What its readings say.
-        path: Where to; left out, `report.html` in the run's folder.
-
-    Returns:
-        Where it lies.
+        diagnosis: Its diagnosis.
+        path: File to write; by default `report.html` in the run's folder.
 
     Raises:
-        BadArgument: It cannot be written there.
+        StorageFailed: It cannot be written.
     """
-    path = run.path / "report.html" if path is None else path
+    standard = run.path / "report.html"
+    path = path or standard
     page = render(run, diagnosis).encode()
-    try:
+    again = f"when that is fixed, run gradiometer report {shlex.quote(str(run.path))}"
+    with writing(path, again if path == standard else "choose another file"):
         replace_file(path, page)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        if path == run.path / "report.html":
-            way = f"mend that, then `gradiometer report {shlex.quote(str(run.path))}`"
-            raise BadArgument(f"the page cannot be written to {path}: {reason}; {way}.") from error
-        raise BadArgument(f"`path`: the page cannot be written to {path}: {reason}; name a file elsewhere.") from error
     return path
 
 
 def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
-    """Write every chart of the page as PNG into a folder, made where it is missing.
+    """Write every chart of the page as PNG into a folder, which is created if missing.
 
     Returns:
         The files, in the order of the page.
 
     Raises:
-        BadArgument: They cannot be written there.
+        StorageFailed: They cannot be written.
     """
     figures = [figure for section in sections(run, diagnosis) for figure in section.figures]
-    try:
+    with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         return [save_png(figure.chart, folder / f"{figure.name}.png", figure.title) for figure in figures]
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadArgument(f"`folder`: charts cannot be written to {folder}: {reason}; name another one.") from error
 
 
 def render(run: Run, diagnosis: Diagnosis) -> str:
-    """The page as text."""
+    """The page as HTML."""
     shown = sections(run, diagnosis)
     figures = tuple(figure for section in shown for figure in section.figures)
     return document(CONTENT, run.name, figures, **content(run, diagnosis, shown))
 
 
 def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[str, Any]:
-    """What stands in the frame of the page, by the names its template has for it."""
+    """The variables of the template of the page's content."""
     found = answers_of(diagnosis, shown)
     return {
         "run": run,

@@ -1,4 +1,4 @@
-"""The sections of the page, one file each."""
+"""The sections of the page, one file per section."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The sections of the page, in order: a new one is a file like `loss.py` and a line here."""
+"""The sections of the page, in order. A new section needs a file like `loss.py` and a line here."""
 
 from collections.abc import Callable
 

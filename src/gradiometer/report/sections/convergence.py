@@ -1,4 +1,4 @@
-"""The section of issue 3, convergence: the learning rate, what is left of it, the path, and the certificate."""
+"""The section of issue 3, convergence: the learning rate, its remaining sums, the path, and the certificate."""
 
 import math
 import shlex
@@ -14,7 +14,7 @@ from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.convergence_charts import learning_rate_chart
-from gradiometer.report.sections.plateau_chart import paying_figure
+from gradiometer.report.sections.plateau_chart import plateau_figure
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.rates import SUMMED, Rates, rates_of
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells
@@ -23,24 +23,24 @@ from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 
 DRAWN = 400
-"""Steps drawn, at most."""
+"""Maximum number of steps in the chart."""
 ROWS = 25
-"""Steps in the table behind the chart, at most."""
-LEAD = "The learning rate must go to zero for SGD to come to rest: does it, and has it?"
+"""Maximum number of steps in the table of the chart."""
+LEAD = "SGD comes to rest only if the learning rate goes to zero. Does it, and has SGD come to rest?"
 
 
 def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
-    """Issue 3: η along the run, the theorem's verdict on it, how far it can still travel, its path, its certificate."""
+    """Issue 3: η along the run, the theorem's verdict, how far the run can still travel, its path, its certificate."""
     rates, certificates = rates_of(run), load_artifacts(run, Certificate)
     if rates is None:
         return Section("convergence", "Convergence", f"{LEAD} Nothing has been recorded yet.", ())
-    drawn = (_rate_figure(rates), paying_figure(run), trajectory_figure(run, diagnosis.estimates))
+    drawn = (_rate_figure(rates), plateau_figure(run), trajectory_figure(run, diagnosis.estimates))
     figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
     if not certificates:
         command = f"`gradiometer certify {shlex.quote(str(run.path))}`"
-        told = f" {command} tells whether this is a stationary point of the training loss."
-        lead = LEAD if run.watched else LEAD + told
+        advice = f" {command} checks if this is a stationary point of the training loss."
+        lead = LEAD if run.watched else LEAD + advice
     else:
         lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
     return Section(
@@ -56,15 +56,15 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
 
 def _rate_figure(rates: Rates) -> Figure:
     distance, noise = rates.sums()
-    parts = [f"η {_course(rates)}."]
+    parts = [f"η {_change(rates)}."]
     if rates.verdict is not None:
-        parts.append(f"Were it to go on for ever: {rates.verdict.why}")
+        parts.append(f"If the run never ended: {rates.verdict.why}")
     parts.append(f"Over the run Σ η = {significant(distance)} and Σ η² = {significant(noise)}.")
     if rates.now < rates.total:
         left, noise_left = rates.sums(rates.now)
         parts.append(
-            f"From step {rates.now:,} on Σ η = {significant(left)} is left to travel, in units of ‖g‖, at Σ η² = "
-            f"{significant(noise_left)} of noise."
+            f"From step {rates.now:,} to the end, Σ η = {significant(left)} (distance in units of ‖g‖) and Σ η² = "
+            f"{significant(noise_left)} (noise) are left."
         )
     chosen = np.unique(np.linspace(0, len(rates.steps) - 1, DRAWN).round().astype(int))
     drawn = [(int(rates.steps[place]), float(rates.values[place])) for place in chosen]
@@ -76,22 +76,24 @@ def _rate_figure(rates: Rates) -> Figure:
         summary=" ".join(parts),
         table=_rate_table(rates),
         note=(
-            f"η at every step, {rates.source}. Σ η is how far a run can travel, in units of the gradient's norm; Σ η² "
-            "is what it takes in of the gradient's noise. The theorem is about runs without end; what counts in a "
-            "finite one is whether η is zero at its end."
+            f"η at every step, {rates.source}. Σ η is the distance that a run can travel, in units of the gradient "
+            "norm. Σ η² measures the gradient noise that it accumulates. The theorem is about runs that never end. In "
+            "a finite run it matters that η is zero at the end."
         ),
     )
 
 
-def _course(rates: Rates) -> str:
+def _change(rates: Rates) -> str:
     first, last = float(rates.values[0]), float(rates.values[-1])
     peak = float(rates.values.max())
     if peak == float(rates.values.min()):
-        return f"stays at {significant(first)} throughout"
+        return f"is constant at {significant(first)}"
     middle = (
-        f", by way of {significant(peak)} at step {int(rates.steps[rates.values.argmax()]):,}," if peak > first else ""
+        f", with a peak of {significant(peak)} at step {int(rates.steps[rates.values.argmax()]):,},"
+        if peak > first
+        else ""
     )
-    ends = ", which is zero for the run" if rates.reaches_zero else ""
+    ends = ", which counts as zero" if rates.reaches_zero else ""
     return f"goes from {significant(first)}{middle} to {significant(last)} at step {int(rates.steps[-1]):,}{ends}"
 
 
@@ -106,7 +108,7 @@ def _rate_table(rates: Rates) -> Numbers:
 
 
 def _finding(rates: Rates) -> Finding | None:
-    """Whether η reaches zero by the end of the run: what the lecture asks of a schedule."""
+    """A finding that says if η reaches zero by the end of the run."""
     if not rates.planned:
         return None
     last, peak = float(rates.values[-1]), float(rates.values.max())
@@ -115,17 +117,17 @@ def _finding(rates: Rates) -> Finding | None:
             "schedule",
             Issue.CONVERGENCE,
             State.OK,
-            f"The learning rate {_course(rates)}.",
-            "The spread that a constant rate would leave about the minimum is cooled away by the end.",
+            f"The learning rate {_change(rates)}.",
+            "A constant rate would leave the iterates spread around the minimum; this schedule removes that spread.",
         )
     return Finding(
         "schedule",
         Issue.CONVERGENCE,
         State.LOOK,
         f"The learning rate ends at {significant(last)}, {last / peak:.0%} of its peak.",
-        "At a rate that does not go to zero the iterates keep a spread about the minimum, and the loss a floor.",
-        "`--schedule linear` ends at zero; an average of the iterates takes the spread away, too.",
-        f"Of an infinite run {SUFFICIENT}; a finite one may have other reasons to stop here.",
+        "If the rate does not go to zero, the iterates stay spread around the minimum, and the loss above its floor.",
+        "`--schedule linear` ends at zero. Averaging the iterates removes the spread, too.",
+        f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at this rate.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The section of issue 2, drift: batch sharpness against its edge along the run, sharpness, and density."""
+"""The section of issue 2, drift: batch sharpness and sharpness along the run, the edge of stability, the density."""
 
 import math
 import shlex
@@ -15,27 +15,27 @@ from gradiometer.report.charts.drift_charts import density_chart, sharpness_char
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.rates import rates_of
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, quantity_table
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, quantity_table
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 
 NEARLY_ZERO = 1e-3
-"""Share of the configured learning rate below which a schedule has come to its end, and no edge is near."""
+"""Share of the configured learning rate below which a schedule has ended, so that the edge is far away."""
 
 SEEN = 20
-"""Times its lowest, up to which an edge is drawn: where η has all but come to zero, none is near."""
+"""The edge is drawn up to this multiple of its lowest value. Above it, η is nearly zero and the edge far away."""
 PLACES = 200
-"""At which a moving edge is drawn, at most."""
+"""Maximum number of points of a moving edge."""
 
 
 def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 2: batch sharpness and sharpness along the run, the density, and the latest numbers."""
     history, surveys = diagnosis.history, load_artifacts(run, Survey)
-    lead = "How does the gradient change as Φ moves, and does the learning rate bear the curvature it meets?"
+    lead = "How does the gradient change as Φ moves, and is the learning rate small enough for the curvature?"
     labels = {**labels_of(diagnosis.gauges, Issue.DRIFT), **Survey.labels}
     batch = history.get("batch_sharpness", ())
     if not batch and not surveys:
-        how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` surveys the curvature"
+        how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` measures it"
         lead += f" The sharpness has not been measured yet{'' if run.watched else how}."
         return Section("drift", "Drift", lead, (), quantity_table(labels, diagnosis.estimates))
     kind = Momentum(run.configuration.momentum, run.configuration.nesterov)
@@ -52,30 +52,30 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
 
     Args:
         survey: The curvature at one step.
-        edge: The edge in words and in numbers, where there is a learning rate to speak of.
+        edge: Formula and value of the edge; None if there is no learning rate.
     """
     grid = survey.density.grid
     value, low, high = survey.density.at(grid)
-    held_against = {f"λ_max = {significant(survey.sharpness.value)}": survey.sharpness.value}
+    marked = {f"λ_max = {significant(survey.sharpness.value)}": survey.sharpness.value}
     if edge is not None and edge[1] <= 2 * grid[-1]:
-        held_against[f"{edge[0]} = {significant(edge[1])}"] = edge[1]
+        marked[f"{edge[0]} = {significant(edge[1])}"] = edge[1]
     columns = ([significant(float(number)) for number in column[::8]] for column in (grid, value, low, high))
     rows = tuple((at, middle, f"[{one}, {other}]") for at, middle, one, other in zip(*columns, strict=True))
     negative = survey.negative_share
     return Figure(
         name="density",
         title=f"Density of curvatures at step {survey.step:,}",
-        chart=density_chart(survey.density, held_against),
+        chart=density_chart(survey.density, marked),
         summary=(
-            f"Of {survey.what}: the largest eigenvalue is {survey.sharpness}, the smallest {survey.smallest[0]}, the "
-            f"trace {survey.trace}. A share of {negative} of the {survey.dimension:,} directions curves down by more "
-            f"than is resolved."
+            f"Hessian of {survey.what}: the largest eigenvalue is {survey.sharpness}, the smallest "
+            f"{survey.smallest[0]}, the trace {survey.trace}. The share of the {survey.dimension:,} directions with "
+            f"resolved negative curvature is {negative}."
         ),
         table=Numbers(("curvature", "density", "interval"), rows),
         note=(
-            f"Smoothed by {significant(survey.density.width, 2)}; the band is the {survey.density.level:.0%} interval "
-            f"over {len(survey.density.nodes)} random vectors at each curvature. The scale is logarithmic: nearly all "
-            "directions are flat."
+            f"The density is smoothed with width {significant(survey.density.width, 2)}. The band is the "
+            f"{survey.density.level:.0%} interval at each curvature, over {len(survey.density.nodes)} random vectors. "
+            "The scale is logarithmic, because nearly all directions are flat."
         ),
     )
 
@@ -85,13 +85,11 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
     if not edge:
         limit = stability_limit(run.configuration.learning_rate, kind)
         edge = tuple((step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)}))
-    parts = [f"The batch sharpness {course(batch)}."] if batch else []
-    parts += [f"The sharpness λ_max {course(full)}, of {surveys[-1].what}."] if full else []
+    parts = [f"The batch sharpness {change(batch)}."] if batch else []
+    parts += [f"The sharpness λ_max of {surveys[-1].what} {change(full)}."] if full else []
     lowest, moving = _moving_edge(run, kind)
     if moving:
-        parts.append(
-            f"The edge {kind.formula} is {significant(lowest)} where η is largest, and the higher the smaller η."
-        )
+        parts.append(f"The edge {kind.formula} is {significant(lowest)} at the largest η, and rises as η falls.")
     else:
         parts.append(f"The edge {kind.formula} is {significant(edge[-1][1].value)}.")
     rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
@@ -99,19 +97,19 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
     rows += [(f"{step:,}", f"edge {kind.formula}", *cells(estimate)) for step, estimate in edge]
     return Figure(
         name="sharpness",
-        title="Sharpness against its edge",
+        title="Sharpness and the edge of stability",
         chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {kind.formula}"),
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
-            "With small batches it is the batch sharpness that rises to the edge and stays; the sharpness of the full "
-            "loss sits lower, the lower the smaller the batch."
+            "With small batches, the batch sharpness rises to the edge and stays there. The sharpness of the full loss "
+            "stays lower; the smaller the batch, the lower it is."
         ),
     )
 
 
 def _answer(survey: Survey, run: Run, kind: Momentum) -> Answer:
-    """What the latest survey says about the learning rate it was made at."""
+    """The finding of the latest survey about the learning rate at that step."""
     rate, decay = _rate_at(survey.step, run), run.configuration.weight_decay
     edge = Estimate.exact(stability_limit(rate, kind, weight_decay=decay), unit=survey.sharpness.unit)
     finding = edge_sentence(survey.sharpness, rate, kind, weight_decay=decay)
@@ -119,7 +117,7 @@ def _answer(survey: Survey, run: Run, kind: Momentum) -> Answer:
 
 
 def _rate_at(step: int, run: Run) -> float:
-    """η as it was recorded last before a step, and the configured one where it was not, or had all but come to zero."""
+    """The last recorded η up to a step. If there is none, or it is nearly zero, the configured η."""
     configured = run.configuration.learning_rate
     for gauge in run.gauges:
         series = run.series(gauge)
@@ -129,7 +127,7 @@ def _rate_at(step: int, run: Run) -> float:
 
 
 def _moving_edge(run: Run, kind: Momentum) -> tuple[float, Windows]:
-    """The lowest edge so far, and the edge as η went, without end above `SEEN` times that; none where η stood."""
+    """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty if η is constant."""
     rates = rates_of(run)
     values = np.array([]) if rates is None else rates.values[rates.steps <= run.steps]
     if rates is None or not values.size or not values.max() > 1.01 * values.min():
@@ -147,7 +145,7 @@ def _moving_edge(run: Run, kind: Momentum) -> tuple[float, Windows]:
 
 
 def _from_the_start(edge: Windows, run: Run) -> Windows:
-    """As it is drawn: the first window began at the start, and the last speaks until the end."""
+    """The edge extended to the start and to the current step, for drawing."""
     return ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1])) if edge else edge
 
 

@@ -63,12 +63,12 @@ def size_figure(report: EnsembleReport) -> Figure:
         chart=layered(bars(base, linear_y("log-loss, calibrated, nats"))).properties(width=WIDTH, height=HEIGHT),
         summary=(
             f"The calibrated log-loss is {sizes[0][1]} for the last snapshot alone and {sizes[-1][1]} for all "
-            f"{report.snapshots}; the last {report.chosen} are best on the validation examples."
+            f"{report.snapshots}. On the validation examples, the last {report.chosen} are best."
         ),
         table=Numbers(("m", "log-loss, calibrated", "interval", "change by the m-th, paired"), rows),
         note=(
-            "The intervals are over test examples, and move together from m to m. The change by each member, paired by "
-            "example, is known far better: see the table."
+            "The intervals are over test examples and are correlated from one m to the next. The table has the change "
+            "by each member, which is paired by example and much more precise."
         ),
     )
 
@@ -102,7 +102,7 @@ def reliability_figure(report: EnsembleReport) -> Figure:
             ),
         ),
         note=f"Before calibration, which divides the log-probabilities by τ = {report.temperature:.3g}. On the dashed "
-        "line the confidence is right; below it the confidence is too high.",
+        "line the confidence is correct; below it the confidence is too high.",
     )
 
 
@@ -110,7 +110,7 @@ def _table(report: EnsembleReport) -> Numbers:
     """Every score of the ensemble, and its difference from each baseline."""
     rows = [(words, "the ensemble", *cells(report.scores[name])) for name, words in SCORES.items()]
     for baseline in report.baselines:
-        rows += [(words, f"less {baseline.name}", *cells(baseline.difference[name])) for name, words in SCORES.items()]
+        rows += [(words, f"minus {baseline.name}", *cells(baseline.difference[name])) for name, words in SCORES.items()]
     rows.append(("disagreement over error", "the snapshots", *cells(report.disagreement_over_error)))
     for number, path in enumerate(report.paths, start=1):
         rows.append(("error barrier", f"from {number} to {report.snapshots}", *cells(path.barrier)))

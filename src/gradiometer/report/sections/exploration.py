@@ -1,4 +1,4 @@
-"""The section of issue 4, exploration: the temperature SGD runs at, what heats it, and what becomes of the heat."""
+"""The section of issue 4, exploration: the temperature of SGD, its sources, and where the heat goes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,20 +12,20 @@ from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.report.charts.exploration_charts import drift_share_chart, heat_chart, layer_temperatures_chart
 from gradiometer.report.charts.marks import Windows
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, quantity_table
+from gradiometer.report.sections.section import Figure, Numbers, Section, by_layer, cells, change, quantity_table
 from gradiometer.run.reader import Run
 
 MOST_LAYERS = 40
-"""Layers drawn; the table holds all of them."""
+"""Maximum number of layers in the chart. The table has all of them."""
 
 
 def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 4: the heat balance along the run and by layer."""
-    lead = "At what temperature does SGD explore: how much noise do its steps put in, and what becomes of it?"
+    lead = "At which temperature does SGD explore? How much noise do its steps add, and where does this heat go?"
     labels = labels_of(diagnosis.gauges, Issue.EXPLORATION)
     windows = diagnosis.history.get("temperature", ())
     if not windows:
-        lead += " Nothing has been measured yet: `--gauges noise,temperature` reads the thermometer at measured steps."
+        lead += " The temperature has not been measured yet: add it with `--gauges noise,temperature`."
         return Section("exploration", "Exploration", lead, (), quantity_table(labels, diagnosis.estimates))
     examples = diagnosis.estimates.get("temperature_examples")
     scale, unit = (examples.value, "posterior units, N × loss") if examples is not None else (1.0, "loss")
@@ -38,8 +38,8 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [_heat_figure(history, unit, run)]
     if shares := diagnosis.history.get("temperature_drift_share", ()):
         figures.append(_share_figure(shares, history))
-    if layers := _of_layers(latest, "temperature/"):
-        figures.append(_layers_figure(layers, _of_layers(latest, "temperature_configurational/"), latest, unit))
+    if layers := by_layer(latest, "temperature/"):
+        figures.append(_layers_figure(layers, by_layer(latest, "temperature_configurational/"), latest, unit))
     table = quantity_table(labels, {**diagnosis.estimates, **latest})
     return Section("exploration", "Exploration", lead, tuple(figures), table)
 
@@ -51,18 +51,20 @@ def _heat_figure(history: Mapping[str, Windows], unit: str, run: Run) -> Figure:
         for (step, heat), (_, noise), (_, length) in zip(whole, batches, history["temperature_step"], strict=True)
     ]
     note = (
-        "The noise of the batches heats at every step by η tr Σ/(2Bd(1 − μ)), and steps of finite length by the rest. "
-        "In posterior units, N times those of the loss, the posterior of the training set is at 1."
+        "At every step, batch noise adds η tr Σ/(2Bd(1 − μ)) to the temperature; the finite length of the step adds "
+        "the rest. In posterior units (N times the units of the loss), the posterior of the training set is at 1."
     )
     if run.sampling.draw is Draw.RESHUFFLED:
-        note += " Epochs in random order undo their own noise: directions too flat to forget it in an epoch are colder."
+        note += (
+            " With reshuffled epochs the noise of an epoch sums to zero, so directions that are flat enough are colder."
+        )
     return Figure(
         name="temperature",
-        title="The temperature, and what heats",
-        chart=heat_chart({"temperature T": whole, "of the batches": batches}, unit),
-        summary=f"In {unit}, the temperature {course(whole)}; the part of the batches {course(batches)}.",
+        title="Temperature by source",
+        chart=heat_chart({"temperature T": whole, "from batch noise": batches}, unit),
+        summary=f"In {unit}, the temperature {change(whole)}; the part from batch noise {change(batches)}.",
         table=Numbers(
-            ("window ends at step", "T", "interval", "of the batches", "interval", "of step length", "interval"),
+            ("window ends at step", "T", "interval", "from batch noise", "interval", "from step length", "interval"),
             tuple(rows),
         ),
         note=note,
@@ -78,17 +80,17 @@ def _share_figure(shares: Windows, history: Mapping[str, Windows]) -> Figure:
     ]
     return Figure(
         name="heat-balance",
-        title="What becomes of the heat",
+        title="Heat balance",
         chart=drift_share_chart(shares),
-        summary=f"The share of the heat that carries the parameters away from where they were {course(shares)}.",
+        summary=f"The share of the heat that moves the parameters away from their earlier position {change(shares)}.",
         table=Numbers(
             ("window ends at step", "share that drifts", "interval", "drift", "interval", "T_conf", "interval"),
             tuple(rows),
         ),
         note=(
-            "What is put in either stays in the spread of the parameters, as their temperature T_conf, or carries them "
-            "away. At zero they have come to rest about a place, and T is the temperature there; below zero they move "
-            "back. Where they were is renewed at steps 1, 2, 4, 8, …: while they go one way the share grows until then."
+            "The heat either stays in the spread of the parameters, as their temperature T_conf, or moves them away. "
+            "At zero they fluctuate around a fixed position, and T is their temperature; below zero they move back. "
+            "The earlier position is reset at steps 1, 2, 4, 8, …; between resets the share grows if they keep moving away."
         ),
     )
 
@@ -114,14 +116,10 @@ def _layers_figure(
         summary=summary,
         table=Numbers(("layer", "T", "interval", "T_conf", "interval"), rows),
         note=(
-            "One temperature for all would need the same noise in every direction: T is effective, and a layer's is "
-            "that of its own parameters."
+            "A single temperature would need the same noise in every direction. T is therefore an effective "
+            "temperature; that of a layer is for its parameters only."
         ),
     )
-
-
-def _of_layers(latest: Mapping[str, Estimate], prefix: str) -> dict[str, Estimate]:
-    return {name.removeprefix(prefix): estimate for name, estimate in latest.items() if name.startswith(prefix)}
 
 
 def _scaled(windows: Windows, scale: float) -> Windows:

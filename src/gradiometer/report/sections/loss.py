@@ -9,11 +9,11 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart
 from gradiometer.report.charts.marks import Windows
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, course, numbers_of
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
 
 FEW = 3
-"""Blocks below which there is no line to see, and every loss is drawn."""
+"""With fewer blocks there is no line to see, so every loss is drawn."""
 
 
 def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -29,7 +29,7 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
                 name="accuracy",
                 title="Test accuracy",
                 chart=accuracy_chart(test_accuracy),
-                summary=f"Test accuracy {course(test_accuracy)}.",
+                summary=f"Test accuracy {change(test_accuracy)}.",
                 table=numbers_of(test_accuracy, "test accuracy"),
             )
         )
@@ -45,14 +45,14 @@ def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
 
 def _loss_figure(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Figure:
     ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
-    parts = [f"{name} {course(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
+    parts = [f"{name} {change(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
     if batches:
         one, other = (f"{significant(loss)} at step {step:,}" for step, loss in (batches[0], batches[-1]))
         parts.insert(0, f"The loss of a batch goes from {one} to {other}")
     spoiled = sum(block.spoiled for block in training)
     if spoiled:
         first = next(block.first for block in training if block.spoiled)
-        parts.append(f"{spoiled:,} losses are not finite, from the block at step {first:,} on; they are in no mean")
+        parts.append(f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them")
     return Figure(
         name="loss",
         title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
@@ -67,13 +67,13 @@ def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]])
     if not training:
         return ""
     if batches:
-        mean = ", the point with a bar their mean" if all(block.mean.tells for block in training) else ""
-        return f"The line is the loss of every batch{mean}: the run is short."
+        mean = ", the point with a bar is their mean" if all(block.mean.tells for block in training) else ""
+        return f"The run is short, so the line is the loss of every batch{mean}."
     length = int(np.median([block.count for block in training]))
     level = training[0].mean.level
     return (
-        f"The line is the mean of {length:,} successive batch losses, the band its {level:.0%} interval by batch "
-        "means. Every single loss is in the run folder."
+        f"The line is the mean of {length:,} successive batch losses, and the band is its {level:.0%} interval by "
+        "batch means. The run folder has every single loss."
     )
 
 

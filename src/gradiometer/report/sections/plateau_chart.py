@@ -1,55 +1,55 @@
-"""Whether a learning rate still pays: what a cut gains against what going on may, at every look."""
+"""The figure of the plateau test: the gain of a cut of the learning rate, and the possible gain without a cut."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.report.charts.convergence_charts import paying_chart
+from gradiometer.report.charts.convergence_charts import plateau_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run
 
 Event = Mapping[str, Any]
 
 
-def paying_figure(run: Run) -> Figure | None:
-    """The looks of the test, its cuts, and how their forecasts were met; None where nothing was watched."""
-    looks = _named(run, "stationarity")
-    if not looks:
+def plateau_figure(run: Run) -> Figure | None:
+    """The results of the test, the cuts, and the outcomes of their forecasts; None if the test did not run."""
+    tests = _named(run, "stationarity")
+    if not tests:
         return None
     cuts, scored = [int(event["step"]) for event in _named(run, "cut")], _named(run, "cut scored")
-    gains = [(int(look["step"]), Estimate(**look["gain"])) for look in looks]
-    left = [(int(look["step"]), Estimate.exact(float(look["left"]))) for look in looks]
-    last = looks[-1]
+    gains = [(int(test["step"]), Estimate(**test["gain"])) for test in tests]
+    left = [(int(test["step"]), Estimate.exact(float(test["left"]))) for test in tests]
+    last = tests[-1]
     parts = [
-        f"At the last look, step {last['step']:,}, the noise at η = {significant(last['learning_rate'])} costs "
-        f"{gains[-1][1]} in the training loss, which a cut to zero gains; going on may still gain "
+        f"At the last test, at step {last['step']:,} with η = {significant(last['learning_rate'])}, a cut to zero "
+        f"would lower the training loss by {gains[-1][1]}, the cost of the noise. Without a cut, the possible gain is "
         f"{significant(left[-1][1].value)}."
     ]
     if cuts:
         parts.append(f"The rate was cut at step {_listed(cuts)}.")
     parts += [_score(event) for event in scored]
     return Figure(
-        name="still-paying",
-        title="Going on, or a cut",
-        chart=paying_chart(gains, left, cuts),
+        name="plateau",
+        title="Keep the learning rate, or cut it",
+        chart=plateau_chart(gains, left, cuts),
         summary=" ".join(parts),
         table=Numbers(
-            ("step", "learning rate", "a cut gains", "interval", "going on gains", "stopped paying"),
+            ("step", "learning rate", "gain of a cut", "interval", "gain without a cut", "plateau"),
             tuple(
                 (
-                    f"{look['step']:,}",
-                    significant(look["learning_rate"]),
-                    *cells(Estimate(**look["gain"])),
-                    significant(float(look["left"])),
-                    "yes" if look["stopped"] else "no",
+                    f"{test['step']:,}",
+                    significant(test["learning_rate"]),
+                    *cells(Estimate(**test["gain"])),
+                    significant(float(test["left"])),
+                    "yes" if test["stopped"] else "no",
                 )
-                for look in looks
+                for test in tests
             ),
         ),
         note=(
-            "What a cut gains is measured: the loss of the newest iterates less that of their average, on examples "
-            "that stay the same; a cut to a tenth gains nine tenths of it. What going on gains is extrapolated along "
-            "the run's own way; a gain that is not above zero cannot be drawn (▼)."
+            "The gain of a cut is measured: the loss of the newest iterates minus the loss of their average, always on "
+            "the same examples. A cut to a tenth gains nine tenths of it. The gain without a cut is extrapolated from "
+            "the run so far. A gain that is not above zero cannot be drawn (▼)."
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The five questions a run is asked, and what answers each: the cards of the page and the lines of the panel."""
+"""The five questions about a run and what answers them: the cards of the page and the lines of the panel."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -18,12 +18,12 @@ NOT_MEASURED, NOT_MEASURED_SYMBOL = "not measured", "○"
 
 @dataclass(frozen=True)
 class Answer:
-    """A finding with the estimates it speaks of.
+    """A finding with its estimates.
 
     Args:
-        finding: In words.
-        estimates: At least those the finding names.
-        gauge: The gauge that the finding is from; needed for a gauge that is not in the catalogue.
+        finding: The finding.
+        estimates: At least the estimates that the finding names.
+        gauge: The gauge of the finding; needed for a gauge that is not in the catalogue.
     """
 
     finding: Finding
@@ -39,15 +39,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """What a person wants to know of a run.
+    """A question about a run.
 
     Args:
-        name: Its place on the page.
-        short: In a word or two.
-        words: The question itself.
+        name: Its anchor on the page.
+        short: The question in one or two words.
+        words: The question.
         others: Names of findings that answer it and are not from a gauge.
-        needs: What an answer rests on, for a run that has none yet.
-        command: What would measure it, from the run's folder and its configuration.
+        needs: The measurements that an answer needs.
+        command: The command that makes them, from the run's folder and configuration.
         in_a_loop: What would in a loop that is watched; empty where `watch` cannot.
     """
 
@@ -60,11 +60,11 @@ class Question:
     in_a_loop: str = ""
 
     def is_answered_by(self, answer: Answer) -> bool:
-        """True for a finding of a gauge with this question, or of another source that is listed in `others`."""
+        """True if the gauge of the finding has this question, or if `others` lists the finding."""
         return answer.question == self.words or answer.finding.gauge in self.others
 
     def answers(self, found: Iterable[Answer]) -> tuple[Answer, ...]:
-        """Those that are about this question, the most urgent first."""
+        """The answers to this question, the most urgent first."""
         mine = [answer for answer in found if self.is_answered_by(answer)]
         return tuple(sorted(mine, key=lambda answer: answer.finding.state.rank))
 
@@ -82,7 +82,7 @@ def _look(verb: str) -> Callable[[Path, Configuration], str]:
 
 
 def _ensemble(path: Path, configuration: Configuration) -> str:
-    """Score the snapshots there are, or train with some."""
+    """Score the existing snapshots, or train with snapshots."""
     return (_look("ensemble") if configuration.snapshots else _train("--snapshots 5"))(path, configuration)
 
 
@@ -92,7 +92,7 @@ QUESTIONS = (
         short="batch",
         words=GradientNoise.question,
         others=(),
-        needs="The noise scale of at least a few measured steps, held against B.",
+        needs="The noise scale from a few measured steps, compared with B.",
         command=_train("--every 10"),
         in_a_loop="watch(…, every=10)",
     ),
@@ -101,16 +101,16 @@ QUESTIONS = (
         short="learning rate",
         words=BatchSharpness.question,
         others=("sharpness",),
-        needs="The sharpness where training stands, held against the edge of stability.",
+        needs="The sharpness at the current parameters, compared with the edge of stability.",
         command=_look("sharpness"),
         in_a_loop='watch(…, gauges="noise,batch_sharpness")',
     ),
     Question(
-        name="paying",
-        short="still paying",
-        words="Has this learning rate stopped paying?",
+        name="plateau",
+        short="plateau",
+        words="Has this learning rate stopped paying off?",
         others=("stationarity",),
-        needs="The slope of the loss with an interval, held against what a cut would gain.",
+        needs="The slope of the loss with an interval, compared with the gain of a cut.",
         command=_train("--cool watch"),
     ),
     Question(
@@ -126,8 +126,8 @@ QUESTIONS = (
         short="ensemble",
         words="Is there an ensemble in this run?",
         others=("ensemble",),
-        needs="Snapshots at the ends of cooling cycles, scored together against the last one alone.",
+        needs="Snapshots at the ends of cooling cycles, whose joint score is compared with that of the last one.",
         command=_ensemble,
     ),
 )
-"""In the order in which a run can answer them."""
+"""The questions, in the order in which a run can answer them."""

@@ -1,4 +1,4 @@
-"""The learning rate over a run: as the schedule gives it, as cooling changed it, or as it was measured."""
+"""The learning rate over a run: from the schedule, from the schedule and cuts, or as measured."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +14,9 @@ from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
 
 COOLED = 0.01
-"""A last rate below this share of the largest counts as zero: the floor of the loss goes with η."""
+"""A last rate below this share of the largest counts as zero, because the floor of the loss is proportional to η."""
 SUMMED = 100_000
-"""Steps of a schedule that are added up one by one; of a longer run one in so many."""
+"""Maximum number of steps in a sum over a schedule. A longer run uses evenly spaced steps."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Rates:
     """The learning rate over a run.
 
     Args:
-        steps: Steps, evenly spaced unless they are measured ones, and
-        values: η there, which holds up to the next.
-        end: η at the step after the last, where it is known: a linear fall is over only then.
-        total: T, the steps of the run.
-        now: The step it has come to.
-        source: Where the rates come from, in words.
-        schedule: The schedule, where it alone gives them.
-        verdict: What the theorem says of it.
+        steps: Steps, evenly spaced unless the rates were measured.
+        values: η at these steps, constant up to the next one.
+        end: η at the step after the last if it is known: a linear schedule reaches zero only there.
+        total: T, the number of steps of the run.
+        now: The current step.
+        source: Source of the rates: `GIVEN`, `CUTS` or `MEASURED`.
+        schedule: The schedule, if all rates come from it.
+        verdict: The theorem's verdict on the schedule.
     """
 
     steps: Int[np.ndarray, " steps"]
@@ -45,31 +45,31 @@ class Rates:
 
     @property
     def planned(self) -> bool:
-        """Whether every rate to the end of the run is known."""
+        """True if every rate up to the end of the run is known."""
         return self.source != MEASURED
 
     @property
     def reaches_zero(self) -> bool:
-        """Whether η ends below a hundredth of its peak, or would at the step after the last."""
+        """True if η is below a hundredth of its peak at the last step or the step after it."""
         return bool(min(self.values[-1], self.end) < COOLED * self.values.max())
 
     def sums(self, start: int = 0) -> tuple[float, float]:
         """Σ η and Σ η² from a step to the end of the run."""
         first = max(int(np.searchsorted(self.steps, start, side="right")) - 1, 0)
         steps, values = self.steps[first:], self.values[first:]
-        held = np.diff(steps, append=self.total)
-        held[0] = max(held[0] - max(start - steps[0], 0), 0)
-        weighted = held * values
+        counts = np.diff(steps, append=self.total)
+        counts[0] = max(counts[0] - max(start - steps[0], 0), 0)
+        weighted = counts * values
         return float(weighted.sum()), float(weighted @ values)
 
 
-GIVEN = "as the schedule gives it"
-CUTS = "as the schedule and the cuts made of it"
-MEASURED = "as it was at the measured steps"
+GIVEN = "from the schedule"
+CUTS = "from the schedule and the cuts"
+MEASURED = "as recorded at the measured steps"
 
 
 def rates_of(run: Run) -> Rates | None:
-    """As the schedule and cooling give them; in a loop of one's own as they were measured. None where there is none."""
+    """The rates from the schedule and the cuts if they agree with the measured ones, else the measured ones, if any."""
     total, measured = run.manifest.get("steps"), _measured(run)
     if not isinstance(total, int) or not total >= 1:
         return measured
@@ -78,7 +78,7 @@ def rates_of(run: Run) -> Rates | None:
     try:
         values = np.array([schedule(int(step)) for step in steps])
         end = schedule(total)
-    except BadArgument:  # a rate that is none: training says so
+    except BadArgument:  # the schedule gives an invalid rate, which training reports
         return measured
     if not values.max() > 0:
         return None
@@ -91,7 +91,7 @@ def rates_of(run: Run) -> Rates | None:
 
 
 def _cooling(run: Run, steps: Int[np.ndarray, " steps"], total: int) -> Float[np.ndarray, " steps"]:
-    """What cuts and the linear end leave of the schedule's rate."""
+    """The factor by which cuts and the linear end multiply the schedule's rate."""
     begun = [int(event["begins"]) for event in run.events if event["event"] == "finish"]
     finish = begun[-1] if begun else total - int(FINISH * total)
     left = np.clip((total - steps) / (total - finish), None, 1.0) if finish < total else np.ones(len(steps))
@@ -103,14 +103,14 @@ def _cooling(run: Run, steps: Int[np.ndarray, " steps"], total: int) -> Float[np
 
 
 def _agree(made: Rates, measured: Rates) -> bool:
-    """Whether measured rates are what was planned; of a long run, at the steps that were looked at."""
+    """True if the measured rates equal the planned ones at the steps that both have."""
     places = np.searchsorted(made.steps, measured.steps, side="right") - 1
     exact = made.steps[places] == measured.steps
     return np.allclose(made.values[places][exact], measured.values[exact], rtol=1e-6)
 
 
 def _measured(run: Run) -> Rates | None:
-    """η at the steps the most frequent gauge was asked."""
+    """η at the measured steps of the most frequent gauge."""
     series = max((found for name in run.gauges if (found := run.series(name))), key=len, default=None)
     if series is None or not series.learning_rate.max() > 0:
         return None
@@ -121,5 +121,5 @@ def _measured(run: Run) -> Rates | None:
 
 @lru_cache(maxsize=64)
 def _verdict(schedule: Schedule) -> Verdict:
-    """Decided once: a formula may take a second."""
+    """Cached, because a formula may take a second."""
     return theorem(schedule)

@@ -1,4 +1,4 @@
-"""A part of the page: its charts, each with what it shows in words and the numbers behind it."""
+"""A section of the page: its charts, each with a summary and the numbers behind it."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from gradiometer.report.sections.questions import Answer
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers in words: the first column names the row."""
+    """A table of formatted numbers. The first column names the row."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -22,15 +22,15 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, what it shows in words, and its numbers.
+    """A chart with its summary and its numbers.
 
     Args:
-        name: File name of the chart, and its place on the page.
-        title: What is drawn.
+        name: File name of the chart, and its anchor on the page.
+        title: Title of the chart.
         chart: The chart.
-        summary: Text alternative: what one sees, with its numbers.
+        summary: Text alternative: the content of the chart with its numbers.
         table: The numbers behind the chart.
-        note: How to read it.
+        note: How to read the chart.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Args:
-        name: Its place on the page; where the page has `methods_NAME.html.jinja`, its formulas.
+        name: Its anchor on the page. The template `methods_NAME.html.jinja`, if it exists, has its formulas.
         title: Its heading.
-        lead: What it is about.
+        lead: The question that it answers.
         figures: Its charts.
         table: Numbers that belong to no chart.
-        answers: What it found beside the readings of the gauges, for the cards.
-        heading: Of the table.
+        answers: Findings that do not come from a gauge, for the cards.
+        heading: Heading of the table.
     """
 
     name: str
@@ -64,27 +64,32 @@ class Section:
     heading: str = "In the latest window"
 
 
-def course(points: Windows) -> str:
-    """From where to where: "goes from 52 [41, 66] at step 250 to 610 [480, 800] at step 6,000"."""
+def change(points: Windows) -> str:
+    """The first and the last estimate: "goes from 52 [41, 66] at step 250 to 610 [480, 800] at step 6,000"."""
     (first_step, first), (last_step, last) = points[0], points[-1]
     if len(points) == 1:
-        return f"{_stands(last)} at step {last_step:,}"
-    if not (_told(first) and _told(last)):
-        return f"{_stands(first)} at step {first_step:,}, and {_stands(last)} at step {last_step:,}"
+        return f"{_value(last)} at step {last_step:,}"
+    if not (_known(first) and _known(last)):
+        return f"{_value(first)} at step {first_step:,}, and {_value(last)} at step {last_step:,}"
     return f"goes from {first} at step {first_step:,} to {last} at step {last_step:,}"
 
 
-def _told(estimate: Estimate) -> bool:
-    """Whether its words are a number."""
+def _known(estimate: Estimate) -> bool:
+    """True if the text of the estimate is a number."""
     return estimate.method == "exact" or math.isfinite(estimate.low)
 
 
-def _stands(estimate: Estimate) -> str:
-    return f"is {estimate}" if _told(estimate) else "cannot be told yet"
+def _value(estimate: Estimate) -> str:
+    return f"is {estimate}" if _known(estimate) else "is not known yet"
+
+
+def by_layer(estimates: Mapping[str, Estimate], prefix: str) -> dict[str, Estimate]:
+    """The estimates whose name begins with a prefix such as "noise_scale/", by the name of the layer after it."""
+    return {name.removeprefix(prefix): each for name, each in estimates.items() if name.startswith(prefix)}
 
 
 def numbers_of(points: Windows, quantity: str) -> Numbers:
-    """A row for every point along the run: its step, the estimate, its interval, and how many readings it rests on."""
+    """One row per point along the run: step, estimate, interval, and number of readings."""
     return Numbers(
         ("step", quantity, "interval", "readings"),
         tuple((f"{step:,}", *cells(estimate), f"{estimate.samples:,}") for step, estimate in points),
@@ -92,7 +97,7 @@ def numbers_of(points: Windows, quantity: str) -> Numbers:
 
 
 def quantity_table(labels: Mapping[str, str], estimates: Mapping[str, Estimate]) -> Numbers:
-    """The estimates that have a label, in the order of the labels, with all that is known of each."""
+    """The estimates that have a label, in the order of the labels, with all their details."""
     rows = [
         (
             label,

@@ -1,4 +1,4 @@
-"""Where the parameters go: how far they move in each doubling of time, and the facts their path's name rests on."""
+"""The path of the parameters: how far they move in each doubling of the steps, and the facts that classify it."""
 
 import math
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from gradiometer.run.reader import Run
 
 
 def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | None:
-    """How far Φ moved in each doubling of the steps; None where there are no two of them, or nothing was kept.
+    """How far Φ moved in each doubling of the steps; None with fewer than two doublings or without readings.
 
     Args:
         run: The run.
-        estimates: What its readings say, by name.
+        estimates: The estimates of its readings, by name.
     """
-    series, told = run.series(Trajectory.name), estimates.get("step_correlation")
-    if series is None or told is None:
+    series, correlation = run.series(Trajectory.name), estimates.get("step_correlation")
+    if series is None or correlation is None:
         return None
     path = Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate)
-    found = lengths_of(path, told.level)
+    found = lengths_of(path, correlation.level)
     if len(found) < 2:
         return None
     first, last = found[0], found[-1]
@@ -34,24 +34,24 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     rows = tuple((f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped)) for each in found)
     return Figure(
         name=Trajectory.name,
-        title="Where the parameters go",
+        title="Path of the parameters",
         chart=move_lengths_chart(found),
         summary=(
-            f"{seen}From place to place the parameters moved {_told(first.moved)} in steps {first.first:,} to "
-            f"{first.last:,}, and {_told(last.moved)} in steps {last.first:,} to {last.last:,}; one step moved them "
-            f"{_told(first.stepped)} and {_told(last.stepped)}."
+            f"{seen}Between groups of iterates the parameters moved by {_text(first.moved)} in steps {first.first:,} "
+            f"to {first.last:,}, and by {_text(last.moved)} in steps {last.first:,} to {last.last:,}. A single step "
+            f"moved them by {_text(first.stepped)} and {_text(last.stepped)}."
         ),
-        table=Numbers(("steps", "from place to place", "interval", "in one step", "interval"), rows),
+        table=Numbers(("steps", "between groups", "interval", "in one step", "interval"), rows),
         note=(
-            "Sixteen iterates of every doubling of the steps are kept, at five places in it. On these axes a run that "
-            "comes to rest goes down, one that wanders about a place stays level, and one under way goes up, a random "
-            "walk by a factor of √2 a doubling. Lengths are those of a sketch of 61 numbers where Φ has more; the "
-            "intervals hold what it errs by."
+            "Sixteen iterates are kept in every doubling of the steps, at five places. On these axes a run that comes "
+            "to rest goes down, a run that fluctuates around a fixed position stays level, and a run that travels goes "
+            "up; a random walk goes up by a factor of √2 per doubling. If Φ has more than 61 parameters, lengths are "
+            "computed from a sketch of 61 numbers, and the intervals include the error of the sketch."
         ),
     )
 
 
-def _told(length: Estimate) -> str:
+def _text(length: Estimate) -> str:
     return " ".join(cells(length))
 
 
