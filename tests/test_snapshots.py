@@ -236,7 +236,7 @@ def test_a_snapshots_batch_norm_is_estimated_on_all_training_data_at_its_own_wei
     [
         (["--snapshots", "1"], "`snapshots` must be 0 or at least 2, got 1"),
         (["--snapshots", "7", "--epochs", "1", "-b", "128"], "7 cycles of 2 steps do not fit into 12 steps"),
-        (["--schedule", "cycles"], "as many as `snapshots`: set snapshots"),
+        (["--schedule", "cycles"], "is the number of cycles: set snapshots"),
     ],
 )
 def test_the_command_line_refuses_settings_without_an_ensemble(tmp_path: Path, flags: list[str], words: str) -> None:

@@ -90,7 +90,7 @@ def _share_figure(shares: Windows, history: Mapping[str, Windows]) -> Figure:
         note=(
             "The heat either stays in the spread of the parameters, as their temperature T_conf, or moves them away. "
             "At zero they fluctuate around a fixed position, and T is their temperature; below zero they move back. "
-            "The earlier position is reset at steps 1, 2, 4, 8, …; between resets the share grows if they keep moving away."
+            "The earlier position is reset at steps 1, 2, 4, 8, …; until then the share grows if they keep moving away."
         ),
     )
 
