@@ -125,7 +125,7 @@ def test_the_section_of_a_run_without_drift_names_the_command(tmp_path: Path) ->
 
 def test_a_density_is_drawn_without_an_edge() -> None:
     figure = density_figure(KNOWN, None)
-    assert figure.summary.startswith("Of the full loss") and len(figure.table.rows) == 50
+    assert figure.summary.startswith("Hessian of the full loss") and len(figure.table.rows) == 50
 
 
 def test_an_incomplete_survey_file_is_left_out(trained: Run) -> None:
@@ -170,7 +170,7 @@ def test_the_edge_is_drawn_for_a_changing_learning_rate(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, schedule="cosine")
     history = {"batch_sharpness": ((600, _around(9.0)),), "edge": ((600, Estimate.exact(40.0)),)}
     figure = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history)).figures[0]
-    assert "The edge 2/η is 20.0 where η is largest, and the higher the smaller η." in figure.summary
+    assert "The edge 2/η is 20.0 at the largest η, and rises as η falls." in figure.summary
     drawn = [row["edge"] for rows in figure.chart.to_dict()["datasets"].values() for row in rows if "edge" in row]
     known = [edge for edge in drawn if edge is not None]
     assert min(known) == pytest.approx(20.0) and 300 < max(known) <= 400 and None in drawn

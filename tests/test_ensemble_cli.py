@@ -92,7 +92,7 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
     for words in (
         "Size of the ensemble",
         "Calibration of the ensemble",
-        "less the last snapshot",
+        "minus the last snapshot",
         "not a posterior",
     ):
         assert words in page
