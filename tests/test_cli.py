@@ -78,7 +78,7 @@ def test_findings_are_printed_also_if_the_page_cannot_be_written(
     monkeypatch.setattr("gradiometer.report.page.page.replace_file", full)
     code, out, err = called(capsys, "report", trained["run"])
     assert code == 6 and "noise scale" in out and "page " not in out
-    assert f"no space left on device; mend that, then `gradiometer report {trained['run']}`" in err
+    assert f"`{trained['run']}/report.html` could not be written: no space left on device" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
