@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+import array_checks  # noqa: F401  # before gradiometer, which it checks
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss, supervised
 from gradiometer.measurement.objective import Objective
