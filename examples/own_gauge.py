@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from gradiometer import Estimate, Finding, Gauge, Issue, Series, State, TrainingStep, watch
-from gradiometer.measurement.uncertainty import mean
+from gradiometer.measurement.uncertainty import proportion
 from gradiometer.problems import load
 
 
@@ -32,7 +32,8 @@ class ClippedShare(Gauge):
         return {"clipped": float(torch.cat([part.flatten() for part in step.gradient]).norm() > self.norm)}
 
     def estimate(self, series: Series, level: float = 0.9) -> dict[str, Estimate]:
-        return {"clipped_share": mean(series.moments["clipped"], level=level, spacing=series.spacing)}
+        clipped = series.moments["clipped"]
+        return {"clipped_share": proportion(int(clipped.sum()), len(clipped), level)}
 
     def interpret(self, estimates: Mapping[str, Estimate]) -> Finding:
         share = estimates["clipped_share"]

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss, supervised
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement import Batch, Loss, Objective, supervised
 
 torch.set_num_threads(1)
 CHROMIUM = Path("/usr/bin/chromium")

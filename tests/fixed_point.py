@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement import Draw, Estimates, Sampling
 
 EXAMPLES, DIMENSION, BATCH = 400, 6, 8
 RATE = 1e-9

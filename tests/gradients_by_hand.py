@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import watch
-from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.loss import supervised
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement import supervised
 
 Batch = tuple[Tensor, Tensor]
 Network = tuple[nn.Sequential, torch.optim.SGD]

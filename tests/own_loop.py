@@ -11,10 +11,9 @@ from torch import nn
 
 from conftest import CASES
 from gradiometer import watch
-from gradiometer.exploration.temperature.heat_balance import HeatBalance, heat_balance
-from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.exploration.temperature import HeatBalance, heat_balance
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement import Draw, Sampling, supervised
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 500)
 LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fixed_point import BATCH, DIMENSION, POINTS, RATE, SAMPLING, Position, losses
-from gradiometer import watch
-from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.problems.registry import load
-from gradiometer.run.configuration import Configuration
+from gradiometer import BadArgument, Unsupported, watch
+from gradiometer.problems import load
+from gradiometer.run import Configuration
 from gradiometer.train import train
 
 torch.set_num_threads(1)

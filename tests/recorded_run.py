@@ -6,13 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.finding import Finding, Issue
-from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Moments, Series
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
+from gradiometer.measurement import Estimates, Finding, Gauge, Issue, Moments, Series
+from gradiometer.run import Configuration, Recorder, Run
 
 
 @dataclass(frozen=True)

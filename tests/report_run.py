@@ -8,13 +8,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gradiometer.diagnosis import Diagnosis
+from gradiometer import Diagnosis
 from gradiometer.estimation.batch_advice import interpret_batch_size
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
+from gradiometer.measurement import Estimate, Finding, Issue, State
+from gradiometer.run import Configuration, Run, RunFolder
 
 STEPS = 6_000
 LAYERS = ("conv1.weight", "conv2.weight", "fully_connected.weight", "output.weight", "output.bias")

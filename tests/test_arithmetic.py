@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.arithmetic import average, product, transformed
-from gradiometer.measurement.uncertainty.medians import median
+from gradiometer import BadArgument
+from gradiometer.measurement import Estimate
+from gradiometer.measurement.uncertainty import average, median, product, transformed
 
 Z = 1.6448536269514722
 """The normal distribution's 95 % quantile: intervals at 90 %."""

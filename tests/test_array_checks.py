@@ -10,8 +10,8 @@ from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturn
 from jaxtyping import Float
 
 from array_checks import checked
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement import Estimate
+from gradiometer.measurement.uncertainty import slope
 
 
 @checked

@@ -8,12 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.exploration.samplers.sgnht import SGNHT
-from gradiometer.exploration.temperature.audit import Audit, audit
-from gradiometer.exploration.temperature.stationary_law import Rule, mode_variance
+from gradiometer import BadArgument, Diverged
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
+from gradiometer.exploration.temperature import Audit, Rule, audit, mode_variance
 
 CURVATURES = (0.3, 1.0, 3.0)
 NAN = math.nan

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer.convergence.schedules.shapes import Constant, Exponential, InverseTime
-from gradiometer.errors import BadArgument
-from gradiometer.lecture.averaged_gradient import Ground, moves, steps_of, steps_to_move
-from gradiometer.lecture.chart import moves_chart
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms.quadratic import Quadratic
+from gradiometer import BadArgument
+from gradiometer.convergence.schedules import Constant, Exponential, InverseTime
+from gradiometer.lecture import Ground, moves, moves_chart, steps_to_move
+from gradiometer.lecture.averaged_gradient import steps_of
+from gradiometer.measurement import Objective
+from gradiometer.problems.closed_forms import Quadratic
 
 CURVATURES = np.array([0.05, 0.2, 1.0, 2.0])
 NOISE = np.array([0.1, 0.4, 1.0, 3.0])

@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn, update_bn
 
-from gradiometer.convergence.averaging import (
-    MultiAverage,
-    exponential,
-    polynomial,
-    refresh_batch_norm,
-    suffix,
-    uniform,
-)
-from gradiometer.errors import BadArgument
-from gradiometer.problems.closed_forms.quadratic import Quadratic
+from gradiometer import BadArgument
+from gradiometer.convergence import exponential, polynomial, refresh_batch_norm, suffix, uniform
+from gradiometer.convergence.averaging import MultiAverage
+from gradiometer.problems.closed_forms import Quadratic
 
 STEPS = 60
 

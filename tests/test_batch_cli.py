@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from gradiometer import BadArgument, Diverged, RunNotFound
 from gradiometer.cli.batch import _choices, _table, batch
-from gradiometer.errors import BadArgument, Diverged, RunNotFound
-from gradiometer.estimation.batch_table import BatchRow, BatchTable
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.estimation import BatchRow, BatchTable
+from gradiometer.measurement import Estimate
 from gradiometer.problems import load
-from gradiometer.run.configuration import Configuration
+from gradiometer.run import Configuration
 from gradiometer.train import train
 
 QUICK = ("--seconds", "0.01")

@@ -10,33 +10,22 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
+from gradiometer import BadArgument, Diverged, diagnose
 from gradiometer.cli.certify import certify as verb
-from gradiometer.convergence.certificate.certificate import Certificate, Verdict
-from gradiometer.convergence.certificate.certifying import certify, gradient_squared
-from gradiometer.convergence.certificate.gradient_norm import squared_norm
-from gradiometer.convergence.certificate.lowest_curvature import (
+from gradiometer.convergence.certificate import (
+    Certificate,
+    Verdict,
+    certify,
+    gradient_squared,
     lanczos_deficit,
-    of_all_examples,
-    of_samples,
-    products_for,
+    squared_norm,
 )
-from gradiometer.diagnosis import diagnose
-from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import Product
-from gradiometer.errors import BadArgument, Diverged
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.registry import load
-from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.convergence.certificate.lowest_curvature import of_all_examples, of_samples, products_for
+from gradiometer.drift import Curvature, Product, eigenvalues
+from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, flat, supervised
+from gradiometer.problems import Examples, load
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
 
 FRESH = Sampling(Draw.FRESH)

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.chains.chains import Chains, run_chains
+from gradiometer import BadArgument, Diverged
+from gradiometer.exploration.chains import Chains, run_chains
 from gradiometer.exploration.chains.stacked import why_not_stacked
-from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.measurement.batch import Order
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.reading import Draw
+from gradiometer.exploration.samplers import SGLD
+from gradiometer.measurement import Draw, Order, supervised
 
 EXAMPLES, BATCH, STEPS = 90, 16, 40
 CROSS_ENTROPY = supervised(nn.CrossEntropyLoss(reduction="none"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from command_line import called, run_cli
-from gradiometer.convergence.trajectory.trajectory import kept_steps
+from gradiometer.convergence.trajectory import kept_steps
 
 
 @pytest.fixture(scope="module")

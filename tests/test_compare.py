@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradiometer import BadArgument, diagnose
 from gradiometer.cli import main
-from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument
-from gradiometer.report.compare.compare import compare
+from gradiometer.report.compare import compare
 from gradiometer.report.compare.contrast import NOT_TRAINING, Contrast, claim, sentence
 from gradiometer.report.compare.page import render
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.run import Configuration, Run
 from report_run import run_in
 
 

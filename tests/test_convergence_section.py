@@ -7,22 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.convergence.certificate.certificate import Certificate
-from gradiometer.diagnosis import Diagnosis, diagnose
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
-from gradiometer.problems.registry import load
-from gradiometer.report.charts.charts import page_spec
-from gradiometer.report.page.page import render
+from gradiometer import Diagnosis, diagnose
+from gradiometer.convergence.certificate import Certificate
+from gradiometer.measurement import Estimate, State
+from gradiometer.problems import load
+from gradiometer.report.charts import page_spec
+from gradiometer.report.page import render
+from gradiometer.report.sections import Section
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.rates import rates_of
-from gradiometer.report.sections.section import Section
-from gradiometer.run.artifacts import save_artifact
-from gradiometer.run.budget import Budget
-from gradiometer.run.configuration import Configuration
+from gradiometer.run import Budget, Configuration, Run, save_artifact
 from gradiometer.run.planned import planned
-from gradiometer.run.reader import Run
-from gradiometer.train.training import Training
+from gradiometer.train import Training
 from report_run import run_in
 
 NOTHING = Diagnosis("", (), {}, {})

@@ -7,29 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.plateau.noise_floor import (
-    CUT,
-    Plateau,
-    finding,
-    floor_by_formula,
-    forecast,
-    gain_of_averaging,
-    plateau_since,
-)
-from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, Interrupted
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.examples import Examples
-from gradiometer.run.checkpoints import load_latest
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
+from gradiometer import BadArgument, Interrupted, diagnose
+from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
+from gradiometer.convergence.plateau.noise_floor import CUT, finding
+from gradiometer.measurement import Estimate, Objective, State
+from gradiometer.problems import Examples
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.run import Configuration, Run, RunFolder, load_latest
+from gradiometer.train import Cooling, TrainProbe, train
 from gradiometer.train import loop as loops
-from gradiometer.train import train
-from gradiometer.train.cooling import Cooling, TrainProbe
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]

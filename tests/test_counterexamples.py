@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.theorem.theorem import theorem
-from gradiometer.drift.curvature import Curvature
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.counterexamples.catalogue import COUNTEREXAMPLES, DYING_RATE, dead_unit, load
-from gradiometer.problems.counterexamples.counterexample import Counterexample
-from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer import BadArgument
+from gradiometer.convergence.theorem import theorem
+from gradiometer.drift import Curvature
+from gradiometer.measurement import Objective
+from gradiometer.problems.counterexamples import (
+    COUNTEREXAMPLES,
+    Arctangent,
+    Counterexample,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+)
+from gradiometer.problems.counterexamples.catalogue import DYING_RATE, dead_unit, load
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.diagnosis import diagnose, latest_window, verdict, windows
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.reading import Draw, Sampling, Series
-from gradiometer.run.reader import Run
+from gradiometer import diagnose
+from gradiometer.diagnosis import latest_window, verdict, windows
+from gradiometer.estimation import GradientNoise
+from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
+from gradiometer.run import Run
 from report_run import LAYERS, run_in
 
 

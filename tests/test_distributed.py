@@ -14,14 +14,12 @@ from torch import nn
 
 from fixed_point import BATCH, NOISE_SCALE, assert_known
 from gradiometer import Run, diagnose
-from gradiometer.convergence.trajectory.trajectory import kept_steps
-from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.convergence.trajectory import kept_steps
+from gradiometer.exploration.temperature import heat_balance
 from gradiometer.integrations.fsdp import _places
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.registry import load
-from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import load_latest
-from gradiometer.run.folder import RunFolder
+from gradiometer.measurement import Objective
+from gradiometer.problems import load
+from gradiometer.run import Budget, RunFolder, load_latest
 from gradiometer.train import train as train_alone
 
 TESTS = Path(__file__).parent

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gradiometer import GAUGES
 from gradiometer.cli import gradiometer
-from gradiometer.gauges import GAUGES
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.errors import BadArgument
-from gradiometer.logs.log import Column, Log
+from gradiometer.logs import Column, Log, log_findings, read_log
 from gradiometer.logs.rate import rate_findings
-from gradiometer.logs.readers import read_log
-from gradiometer.logs.verdicts import log_findings
-from gradiometer.measurement.finding import Finding, State
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement import Finding, State
+from gradiometer.measurement.uncertainty import slope
 
 LOGS = Path(__file__).parent / "logs"
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.kramers import barrier_seen, escape_time, passage_steps
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.uncertainty.arithmetic import weighted_slope
+from gradiometer import BadArgument
+from gradiometer.exploration.temperature import barrier_seen, escape_time, passage_steps
+from gradiometer.measurement import Estimate, Objective
+from gradiometer.measurement.uncertainty import weighted_slope
 from gradiometer.problems import registry
-from gradiometer.problems.closed_forms.double_well import DoubleWell
+from gradiometer.problems.closed_forms import DoubleWell
 
 NAN = math.nan
 RATE = 0.05

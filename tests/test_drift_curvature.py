@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from conftest import CASES, Case, TinyTransformer
-from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.spectrum import SpectralDensity
-from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
+from gradiometer import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.drift import Curvature, SpectralDensity
+from gradiometer.measurement import Objective, supervised
 
 
 def in_double(case: Case) -> tuple[Objective, object]:
-    from gradiometer.measurement.batch import mapped
+    from gradiometer.measurement import mapped
 
     case.model.double()
     batch = mapped(case.batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

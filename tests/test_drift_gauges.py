@@ -11,21 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from conftest import CASES, Case
-from gradiometer.drift.along_gradient import CurvatureAlongGradient
-from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer import BadArgument
+from gradiometer.drift import (
+    Anchor,
+    BatchSharpness,
+    CurvatureAlongGradient,
+    LossChange,
+    Momentum,
+    StepDrift,
+    edge_sentence,
+    largest_stable_rate,
+    stability_limit,
+)
 from gradiometer.drift.edge import edge_warning
-from gradiometer.drift.horizon import Anchor
-from gradiometer.drift.loss_change import LossChange
-from gradiometer.drift.stability import Momentum, edge_sentence, largest_stable_rate, stability_limit
-from gradiometer.drift.step_drift import StepDrift
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
+from gradiometer.measurement import (
+    Draw,
+    Estimate,
+    Gauge,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    State,
+    TrainingStep,
+    supervised,
+)
 
 GAUGES: tuple[Gauge, ...] = (BatchSharpness(), CurvatureAlongGradient(), StepDrift(), LossChange())
 SAMPLING = Sampling(Draw.REPLACEMENT, 48)

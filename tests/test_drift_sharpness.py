@@ -9,21 +9,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from gradiometer import BadArgument, Diagnosis, diagnose
 from gradiometer.cli.sharpness import sharpness
-from gradiometer.diagnosis import Diagnosis, diagnose
-from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.curvature_survey import Survey, survey
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.registry import load
-from gradiometer.report.charts.charts import page_spec, save_png
+from gradiometer.drift import Curvature, Survey, survey
+from gradiometer.measurement import Estimate, Objective
+from gradiometer.problems import load
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.report.charts import page_spec, save_png
 from gradiometer.report.sections.drift import density_figure, drift_section
-from gradiometer.run.artifacts import load_artifacts, save_artifact
-from gradiometer.run.configuration import Configuration
+from gradiometer.run import Configuration, Run, load_artifacts, save_artifact
 from gradiometer.run.journal import plain
-from gradiometer.run.reader import Run
 from gradiometer.train import train
 from report_run import run_in
 

@@ -7,11 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer.drift.density import spectral_density, tridiagonal
-from gradiometer.drift.hutchinson import trace
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import Product
-from gradiometer.errors import BadArgument
+from gradiometer import BadArgument
+from gradiometer.drift import Product, eigenvalues, spectral_density, trace
+from gradiometer.drift.density import tridiagonal
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.errors import BadArgument, StorageFailed, Unsupported
-from gradiometer.exploration.ensembles.ensemble import Ensemble
-from gradiometer.exploration.ensembles.export import export
-from gradiometer.exploration.ensembles.snapshots import Snapshot
+from gradiometer import BadArgument, StorageFailed, Unsupported
+from gradiometer.exploration.ensembles import Ensemble, Snapshot, export
+from gradiometer.problems.images import digits_cnn
 from gradiometer.problems.images.digits import load
-from gradiometer.problems.images.models import digits_cnn
 
 
 def models(count: int = 3) -> list[nn.Module]:

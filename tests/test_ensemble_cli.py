@@ -12,18 +12,20 @@ import torch
 from click.testing import CliRunner
 from torch.nn import functional as F  # noqa: N812
 
+from gradiometer import BadArgument, GradiometerError, RunDamaged, Unsupported, diagnose
 from gradiometer.cli import gradiometer
-from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, GradiometerError, RunDamaged, Unsupported
-from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
-from gradiometer.exploration.ensembles.ensemble_size import validation_mask
-from gradiometer.exploration.ensembles.snapshots import Snapshot
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.exploration.ensembles import (
+    Baseline,
+    EnsembleReport,
+    EnsembleSize,
+    LinearPath,
+    Snapshot,
+    validation_mask,
+)
+from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
-from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
 from gradiometer.train.ensemble import evaluate_ensemble
 
@@ -194,7 +196,7 @@ def test_the_verb_refuses_bad_input(runs: dict[str, Path], tmp_path: Path) -> No
 
 
 def test_a_problem_without_classes_is_refused(tmp_path: Path) -> None:
-    from gradiometer.problems.registry import load as problem_named
+    from gradiometer.problems import load as problem_named
 
     run = train(problem_named("one-dimensional"), Configuration(problem="one-dimensional", snapshots=2), tmp_path)
     with pytest.raises(Unsupported, match=r"batches of type Tensor: pairs \(inputs, labels\) are needed"):

@@ -10,19 +10,23 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
-from gradiometer.convergence.averaging import refresh_batch_norm
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.barrier import between, linear_path
-from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.ensembles.diversity import correlations, disagreement
-from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
-from gradiometer.exploration.ensembles.scores import (
+from gradiometer import BadArgument
+from gradiometer.convergence import refresh_batch_norm
+from gradiometer.exploration.ensembles import (
     Predictions,
     averaged,
+    between,
+    chosen_count,
+    correlations,
+    deep_ensemble_equivalent,
+    disagreement,
+    ensemble_sizes,
+    linear_path,
+    validation_mask,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement import Estimate
+from gradiometer.problems import held_out_labels, log_probabilities
 from gradiometer.problems.images.digits import load
-from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from made_up import made_up
 
 

@@ -9,23 +9,21 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import (
-    calibration_difference,
-    calibration_error,
-    reliability,
-    squared_gaps,
-)
-from gradiometer.exploration.ensembles.ensemble_size import validation_mask
-from gradiometer.exploration.ensembles.scores import (
+from gradiometer import BadArgument
+from gradiometer.exploration.ensembles import (
     Predictions,
     at_temperature,
     averaged,
-    check_predictions,
+    calibration_difference,
+    calibration_error,
     differences,
     fitted_temperature,
+    reliability,
     scores,
+    validation_mask,
 )
+from gradiometer.exploration.ensembles.calibration import squared_gaps
+from gradiometer.exploration.ensembles.scores import check_predictions
 from made_up import made_up
 
 

@@ -9,16 +9,11 @@ import pytest
 import torch
 
 from conftest import CASES, Case
-from gradiometer.errors import BadArgument
-from gradiometer.estimation.gram import NoiseMoments
-from gradiometer.estimation.micro_batches import inner_products
-from gradiometer.estimation.noise import GradientNoise, cosine
-from gradiometer.estimation.noise_shape import NoiseShape
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.closed_forms.quadratic import Position, Quadratic, position_losses
+from gradiometer import BadArgument
+from gradiometer.estimation import GradientNoise, NoiseMoments, NoiseShape, cosine, inner_products
+from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.problems.closed_forms.quadratic import Position, position_losses
 
 GRADIENTS = np.array([[1.0, 0.2, -0.3], [-0.5, 1.5, 0.4], [2.0, -1.0, 0.1], [0.3, 0.4, 1.2]])
 """Four examples, three parameters: all of the population."""

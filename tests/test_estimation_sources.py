@@ -9,17 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.estimation.example_norms import noisiest, squared_norms
-from gradiometer.estimation.heavy_examples import HeavyExamples, norm_moments
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.noise_sources import NoiseSources
-from gradiometer.measurement.batch import Batch, batch_size, take
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
+from gradiometer import BadArgument, Unsupported
+from gradiometer.estimation import GradientNoise, HeavyExamples, NoiseSources, noisiest, squared_norms
+from gradiometer.estimation.heavy_examples import norm_moments
+from gradiometer.measurement import (
+    Batch,
+    Draw,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    State,
+    TrainingStep,
+    batch_size,
+    supervised,
+    take,
+)
 
 FRESH = Sampling(Draw.FRESH)
 EXAMPLES = torch.tensor([[1.0, 0.2], [-0.5, 1.5], [2.0, -1.0], [0.3, 0.4]], dtype=torch.float64)

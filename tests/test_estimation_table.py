@@ -6,12 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_table import BatchTable, batch_sizes, relative_updates
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.step_time import FEWEST_ROUNDS, MOST_ROUNDS, step_times
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
+from gradiometer import BadArgument
+from gradiometer.estimation import BatchTable, GradientNoise, batch_sizes, relative_updates, step_times
+from gradiometer.estimation.step_time import FEWEST_ROUNDS, MOST_ROUNDS
+from gradiometer.measurement import Draw, Estimate, Reading, Sampling, Series
 
 SIZES = (8, 16, 32, 64, 128)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gradiometer import UserCodeFailed
 from gradiometer.convergence.theorem import evidence, theorem
-from gradiometer.errors import UserCodeFailed
 from known_series import ALL, FINITE, SLOW, STAYS, Truth, conditions
 
 OPAQUE: list[tuple[Callable[[int], float], Truth]] = [

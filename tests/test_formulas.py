@@ -2,9 +2,9 @@
 
 import pytest
 
+from gradiometer import BadArgument
 from gradiometer.convergence.formulas import Expression
 from gradiometer.convergence.theorem import theorem
-from gradiometer.errors import BadArgument
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def trained(
 ):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from gradiometer.integrations.huggingface import HuggingFaceCallback
+    from gradiometer.integrations import HuggingFaceCallback
 
     asked = MEASURED | {"gauges": gauges}
     callback = HuggingFaceCallback(lambda model, batch: model(**batch)["loss"], out=out / "runs", **asked)
@@ -159,7 +159,7 @@ def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_le
     tmp_path: Path, by_name: bool
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from gradiometer.integrations.huggingface import HuggingFaceCallback
+    from gradiometer.integrations import HuggingFaceCallback
 
     class Copies(transformers.TrainerCallback):
         fails = True

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.run.checkpoints import load_latest
-from gradiometer.run.folder import RunFolder
+from gradiometer.run import Run, RunFolder, load_latest
 from gradiometer.run.journal import being_written
-from gradiometer.run.reader import Run
 
 KILLS = 25
 SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from gradiometer import BadArgument
 from gradiometer.cli import main
-from gradiometer.errors import BadArgument
-from gradiometer.lecture.catalogue import STATEMENTS, chosen
+from gradiometer.lecture import STATEMENTS, chosen, run, write_site
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
-from gradiometer.lecture.site import prediction, write_site
-from gradiometer.lecture.statement import Result, result, run
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.lecture.site import prediction
+from gradiometer.lecture.statement import Result, result
+from gradiometer.measurement import Estimate
 
 
 def within(low: float, high: float) -> Estimate:

@@ -7,13 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.lecture.catalogue import STATEMENTS
-from gradiometer.lecture.site import write_site
+from gradiometer.lecture import STATEMENTS, write_site
 from gradiometer.lecture.statement import result
-from gradiometer.problems.closed_forms.double_well import DoubleWell
-from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
-from gradiometer.problems.counterexamples.line import Arctangent, LogCosh
-from gradiometer.problems.counterexamples.plane import Saddle
+from gradiometer.problems.closed_forms import DoubleWell, OneDimensional
+from gradiometer.problems.counterexamples import Arctangent, LogCosh, Saddle
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

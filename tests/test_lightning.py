@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from fixed_point import BATCH, RATE, Position, assert_known, losses
-from gradiometer import diagnose
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer import BadArgument, Unsupported, diagnose
 from known_noise_loader import MEASURED, QUIET, assert_balanced, loader, weights
 
 
@@ -26,7 +25,7 @@ def fitted(
     **trainer: Any,
 ):
     lightning = pytest.importorskip("lightning.pytorch")
-    from gradiometer.integrations.lightning import LightningCallback
+    from gradiometer.integrations import LightningCallback
 
     class Standing(lightning.LightningModule):
         def __init__(self) -> None:
@@ -113,7 +112,7 @@ def test_lightning_goes_on_with_the_run_of_its_checkpoint(tmp_path: Path) -> Non
 @QUIET
 def test_a_module_that_makes_its_own_backwards_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("lightning.pytorch")
-    from gradiometer.integrations.lightning import LightningCallback
+    from gradiometer.integrations import LightningCallback
 
     with pytest.raises(Unsupported, match=r"put `gradiometer\.watch` around them"):
         LightningCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))

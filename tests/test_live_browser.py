@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.report.compare.compare import compare
-from gradiometer.report.compare.page import write_comparison
-from gradiometer.report.live.serve import Live
-from gradiometer.run.folder import run_folders
-from gradiometer.run.reader import Run
+from gradiometer.report.compare import compare, write_comparison
+from gradiometer.report.live import Live
+from gradiometer.run import Run, run_folders
 from report_run import run_in
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -10,12 +10,8 @@ import torch
 from torch import nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.measurement.batch import batch_size, chunks, take
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.measurement.step import TrainingStep
+from gradiometer import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, batch_size, chunks, supervised, take
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 
@@ -201,6 +197,6 @@ def test_a_model_loss_or_batch_that_cannot_be_measured_raises(build, error: type
 
 
 def _double(batch):
-    from gradiometer.measurement.batch import mapped
+    from gradiometer.measurement import mapped
 
     return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from gradiometer import BadArgument
 from gradiometer.cli.sample import sample
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.chains.mixing import mixing, rank_counts
-from gradiometer.report.charts.charts import save_png
+from gradiometer.exploration.chains import mixing, rank_counts
+from gradiometer.report.charts import save_png
 from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
 
 MEMORY = 0.6

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.trajectory.move_lengths import MoveLength, lengths_of
-from gradiometer.convergence.trajectory.path_facts import Path
-from gradiometer.convergence.trajectory.trajectory import kept_steps, sketch
-from gradiometer.diagnosis import diagnose
-from gradiometer.report.charts.charts import page_spec
+from gradiometer import diagnose
+from gradiometer.convergence.trajectory import MoveLength, Path, kept_steps, lengths_of, sketch
+from gradiometer.report.charts import page_spec
 from gradiometer.report.sections.convergence import convergence_section
-from gradiometer.run.reader import Run
+from gradiometer.run import Run
 from report_run import run_in
 
 STEPS = 1_100

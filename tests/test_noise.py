@@ -11,16 +11,21 @@ import torch
 from torch import nn
 
 from conftest import Case
-from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import examples_factor, interpret_batch_size, updates_factor
-from gradiometer.estimation.noise import GradientNoise, noise_moments
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.spread import Spread
-from gradiometer.measurement.step import TrainingStep
+from gradiometer import BadArgument
+from gradiometer.estimation import GradientNoise, examples_factor, noise_moments, updates_factor
+from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.measurement import (
+    Draw,
+    Estimate,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    Spread,
+    State,
+    TrainingStep,
+    supervised,
+)
 
 FEATURES = torch.tensor([[1.0, 0.2], [-0.5, 1.5], [2.0, -1.0], [0.3, 0.4]], dtype=torch.float64)
 TARGETS = torch.tensor([[0.7], [-1.2], [0.1], [2.0]], dtype=torch.float64)

@@ -11,21 +11,15 @@ from typing import ClassVar
 import pytest
 import torch
 
+from gradiometer import GAUGES, BadArgument, UserCodeFailed, diagnose
 from gradiometer.cli import main
-from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.gauges import GAUGES, Asked
-from gradiometer.integrations.watch.watch import watch
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.registry import load
-from gradiometer.report.page.page import write_page
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.gauges import Asked
+from gradiometer.integrations.watch import watch
+from gradiometer.measurement import Estimate, Finding, Gauge, Issue, Series, State, TrainingStep
+from gradiometer.measurement.uncertainty import mean
+from gradiometer.problems import load
+from gradiometer.report.page import write_page
+from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
 
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from gradiometer.cli.outcome import answers, tell
 from gradiometer.cli.panel import Panel, two_lines
-from gradiometer.problems.registry import load
+from gradiometer.problems import load
 from gradiometer.report.sections.questions import QUESTIONS
-from gradiometer.run.configuration import Configuration
+from gradiometer.run import Configuration
 from gradiometer.train import train
 from report_run import diagnosis_of, run_in
 

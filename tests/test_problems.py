@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.loss import supervised
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer import BadArgument
+from gradiometer.measurement import supervised
+from gradiometer.problems import Examples, Problem
 
 PICKED = torch.tensor([7, 7, 1])
 

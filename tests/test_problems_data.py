@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadArgument
-from gradiometer.problems.images import digits, fashion_mnist
-from gradiometer.problems.images.idx import read_idx
-from gradiometer.problems.registry import load
+from gradiometer import BadArgument
+from gradiometer.problems import load
+from gradiometer.problems.images import digits, fashion_mnist, read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_debian = pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")

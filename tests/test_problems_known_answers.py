@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms.one_dimensional import OneDimensional
-from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer import BadArgument
+from gradiometer.measurement import Objective
+from gradiometer.problems import Examples, Problem
+from gradiometer.problems.closed_forms import OneDimensional, Quadratic
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

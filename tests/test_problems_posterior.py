@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.exploration.samplers.sgnht import SGNHT
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms import linear_regression, logistic_regression
-from gradiometer.problems.closed_forms.linear_regression import LinearRegression
-from gradiometer.problems.closed_forms.logistic_regression import LogisticRegression
+from gradiometer import BadArgument
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Sampler
+from gradiometer.measurement import Objective
+from gradiometer.problems.closed_forms import (
+    LinearRegression,
+    LogisticRegression,
+    linear_regression,
+    logistic_regression,
+)
 
 Gradient = Callable[[Tensor], Tensor]
 

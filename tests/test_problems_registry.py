@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.registry import KNOWN, NAMES, load
+from gradiometer import BadArgument, UserCodeFailed
+from gradiometer.measurement import Objective
+from gradiometer.problems import NAMES, load
+from gradiometer.problems.registry import KNOWN
 
 HERE_TOO = """
 import random

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.report.page.page import write_page
+from gradiometer.report.page import write_page
 from report_run import diagnosis_of, run_in
 
 sync_api = pytest.importorskip("playwright.sync_api")

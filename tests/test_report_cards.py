@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli import gradiometer
 from gradiometer.cli.outcome import answers
-from gradiometer.diagnosis import Diagnosis
-from gradiometer.drift.stability import edge_sentence
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.report.charts.interval_strip import strip
+from gradiometer.drift import edge_sentence
+from gradiometer.measurement import Estimate, Finding, Issue, State
+from gradiometer.report.charts import strip
+from gradiometer.report.page import render
 from gradiometer.report.page.cards import cards, further_cards
 from gradiometer.report.page.checks import checks
-from gradiometer.report.page.page import render
 from gradiometer.report.sections.questions import QUESTIONS, Answer
-from gradiometer.run.reader import WATCHED, Run
+from gradiometer.run import Run
+from gradiometer.run.reader import WATCHED
 from gradiometer.train.loop import problem_of
 from report_run import diagnosis_of, run_in
 

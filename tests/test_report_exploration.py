@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.diagnosis import Diagnosis
-from gradiometer.exploration.temperature.thermometer import Temperature
-from gradiometer.measurement.reading import Draw, Sampling, Series
-from gradiometer.report.charts.charts import page_spec, save_png
-from gradiometer.report.page.page import render
+from gradiometer import Diagnosis
+from gradiometer.exploration.temperature import Temperature
+from gradiometer.measurement import Draw, Sampling, Series
+from gradiometer.report.charts import page_spec, save_png
+from gradiometer.report.page import render
 from gradiometer.report.sections.exploration import exploration_section
 from report_run import diagnosis_of, run_in
 

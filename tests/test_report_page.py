@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.diagnosis import Diagnosis
-from gradiometer.errors import StorageFailed
-from gradiometer.report.page.page import render, write_charts, write_page
-from gradiometer.run.reader import Run
+from gradiometer import Diagnosis, StorageFailed
+from gradiometer.report.page import render, write_charts, write_page
+from gradiometer.run import Run
 from report_run import LAYERS, diagnosis_of, run_in
 
 NOTHING = Diagnosis("Nothing was measured.", (), {}, {})

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from gradiometer.errors import BadArgument
-from gradiometer.run.budget import Budget, overhead_sentence
+from gradiometer import BadArgument
+from gradiometer.run import Budget, overhead_sentence
 
 
 class Clock:

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadArgument, Interrupted
-from gradiometer.run.checkpoints import checkpoint_steps, load_latest, save
-from gradiometer.run.folder import RunFolder
+from gradiometer import BadArgument, Interrupted
+from gradiometer.run import RunFolder, checkpoint_steps, load_latest
+from gradiometer.run.checkpoints import save
 
 FILES = ("tensors.safetensors", "state.json", "SHA256SUMS")
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gradiometer.errors import BadArgument
-from gradiometer.run.configuration import Configuration
+from gradiometer import BadArgument
+from gradiometer.run import Configuration
 
 
 def toml(folder: Path, text: str) -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import FORMAT, RunFolder, run_folders
+from gradiometer import BadArgument, RunDamaged, RunNotFound, StorageFailed
+from gradiometer.measurement import Draw, Sampling
+from gradiometer.run import Configuration, RunFolder, run_folders
+from gradiometer.run.folder import FORMAT
 
 MANIFEST = {
     "configuration": {"batch_size": 4},

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadArgument, Interrupted, StorageFailed
-from gradiometer.run.journal import JournalWriter, being_written, read_journal
+from gradiometer import BadArgument, Interrupted, StorageFailed
+from gradiometer.run import read_journal
+from gradiometer.run.journal import JournalWriter, being_written
 
 RECORDS: list[dict[str, Any]] = [
     {"step": 0, "values": [0.1, -2.5e-300, math.inf], "name": "η · “x”\n\t\\"},

@@ -10,12 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.budget import Budget
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
+from gradiometer.measurement import Draw, Sampling
+from gradiometer.run import Budget, Configuration, Recorder, Run, RunFolder
 from recorded_run import MANIFEST, Square, Wild, check_whole, train
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
+from gradiometer.run import Configuration, Run, RunFolder
 from gradiometer.run.readings import AT_ONCE, Readings
 
 

@@ -13,12 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gradiometer.errors import BadArgument, Interrupted
-from gradiometer.measurement.reading import Moments
-from gradiometer.run.budget import Budget
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
+from gradiometer import BadArgument, Interrupted
+from gradiometer.measurement import Moments
+from gradiometer.run import Budget, Recorder, Run, RunFolder
 from recorded_run import MANIFEST, Dear, Square, Step, check_whole, loss_at, train
 
 

@@ -13,15 +13,14 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
+from gradiometer import BadArgument, Diverged
 from gradiometer.cli.sample import sample as verb
-from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.chains.sampling import Sampled, sample
-from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.reading import Draw
+from gradiometer.exploration.chains import Sampled, sample
+from gradiometer.exploration.samplers import SGHMC
+from gradiometer.measurement import Draw, supervised
+from gradiometer.problems import load
 from gradiometer.problems.closed_forms import linear_regression
-from gradiometer.problems.registry import load
-from gradiometer.run.configuration import Configuration
+from gradiometer.run import Configuration
 from gradiometer.train import train
 
 

@@ -15,13 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.exploration.chains.sampling import Moment, sample
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.exploration.samplers.sgnht import SGNHT
-from gradiometer.exploration.temperature.virial import Virial
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.exploration.chains import Moment, sample
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Sampler
+from gradiometer.exploration.temperature import Virial
+from gradiometer.measurement import Estimate
 
 EXAMPLES, BATCH_SIZE, DIMENSION, DECAY, TEMPERATURE = 200, 100, 8, 0.25, 2.0
 DATA = torch.randn(EXAMPLES, DIMENSION, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

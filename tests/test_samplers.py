@@ -10,14 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.samplers.cyclical import CyclicalSampling
-from gradiometer.exploration.samplers.heat import Heat
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.samplers.sghmc import SGHMC
-from gradiometer.exploration.samplers.sgld import SGLD
-from gradiometer.exploration.samplers.sgnht import SGNHT
+from gradiometer import BadArgument, Diverged
+from gradiometer.convergence.schedules import SnapshotCycle
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, CyclicalSampling, Heat, Sampler
 
 N = 1000
 TEMPERATURE = 2.0

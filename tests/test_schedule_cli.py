@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gradiometer import BadArgument
 from gradiometer.cli.schedule import schedule as verb
-from gradiometer.errors import BadArgument
 
 
 def test_json_holds_all_verdicts_and_loads_no_heavy_library() -> None:

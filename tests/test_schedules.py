@@ -12,14 +12,11 @@ import torch
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as peer
 
-from gradiometer.convergence.schedules.algebra import Warmup
-from gradiometer.convergence.schedules.cycles import CosineRestarts, OneCycle, SnapshotCycle, Triangular
-from gradiometer.convergence.schedules.horizon import horizon, left, transferred
-from gradiometer.convergence.schedules.picture import picture
-from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import (
+from gradiometer import BadArgument
+from gradiometer.convergence.schedules import (
     Constant,
     Cosine,
+    CosineRestarts,
     Exponential,
     InversePower,
     InverseSquareRoot,
@@ -27,11 +24,19 @@ from gradiometer.convergence.schedules.shapes import (
     Linear,
     MultiStep,
     Noam,
+    OneCycle,
     Polynomial,
+    Schedule,
+    SnapshotCycle,
     StepDecay,
+    Triangular,
+    Warmup,
     WarmupStableDecay,
+    horizon,
+    left,
+    picture,
+    transferred,
 )
-from gradiometer.errors import BadArgument
 
 CATALOGUE = [
     "Constant(0.1)",
@@ -379,8 +384,7 @@ def test_a_finite_run_has_a_distance_and_a_noise_from_any_step_on() -> None:
 
 def test_a_tuned_rate_transfers_to_another_shape_and_back() -> None:
     linear, constant = Linear(1.0, 1000), Constant(1.0)
-    carried = transferred(0.1, constant, linear, 1000)
-    assert carried == pytest.approx(0.1 * 0.031497 / 0.010856, rel=1e-3)
+    assert (carried := transferred(0.1, constant, linear, 1000)) == pytest.approx(0.1 * 0.031497 / 0.010856, rel=1e-3)
     assert transferred(carried, linear, constant, 1000) == pytest.approx(0.1)
 
 
@@ -391,7 +395,6 @@ def test_a_run_without_steps_or_rates_is_rejected(ask: Any) -> None:
 
 
 def test_the_picture_shows_every_schedule_over_the_run() -> None:
-    chart = picture({"cosine": Cosine(0.1, 100), "inverse": InversePower(0.1)}, 100).to_dict()
-    points = chart["data"]["values"]
+    points = picture({"cosine": Cosine(0.1, 100), "inverse": InversePower(0.1)}, 100).to_dict()["data"]["values"]
     assert {point["schedule"] for point in points} == {"cosine", "inverse"}
     assert {point["step"] for point in points} == set(range(100))

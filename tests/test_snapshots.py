@@ -14,18 +14,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from conftest import CASES, TinyTransformer
+from gradiometer import BadArgument, Interrupted, RunDamaged
 from gradiometer.cli import gradiometer
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
-from gradiometer.errors import BadArgument, Interrupted, RunDamaged
-from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector, checked_cycle
-from gradiometer.exploration.ensembles.swag import SWAG
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
-from gradiometer.run.checkpoints import load_latest
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
-from gradiometer.run.snapshots import load_snapshots, save_snapshot, snapshot_paths
+from gradiometer.convergence.schedules import SnapshotCycle
+from gradiometer.exploration.ensembles import SWAG, Snapshot, SnapshotCollector
+from gradiometer.exploration.ensembles.snapshots import checked_cycle
+from gradiometer.problems import Examples, Problem
+from gradiometer.run import Configuration, Run, RunFolder, load_latest, load_snapshots, save_snapshot
+from gradiometer.run.snapshots import snapshot_paths
 from gradiometer.train import loop as loops
 from gradiometer.train import resume, train
 

@@ -18,9 +18,9 @@ from stationarity_rivals import (
 )
 from streaming import Stream
 
-from gradiometer.convergence.plateau.extrapolation import Extrapolation, Looks, extrapolated_gain
-from gradiometer.errors import BadArgument
-from gradiometer.problems.closed_forms.quadratic import Quadratic
+from gradiometer import BadArgument
+from gradiometer.convergence.plateau import Extrapolation, Looks, extrapolated_gain
+from gradiometer.problems.closed_forms import Quadratic
 
 CURVATURES = (1.0, 0.3, 0.1)
 CURVED = Stream(CURVATURES, CURVATURES, learning_rate=0.1, batch_size=8)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.stationary_law import (
+from gradiometer import BadArgument
+from gradiometer.exploration.temperature import (
     Rule,
     configurational_temperature,
     excess_loss,

@@ -12,22 +12,18 @@ import torch
 from torch import nn
 
 from conftest import CASES, Case
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.heat_balance import heat_balance
-from gradiometer.exploration.temperature.stationary_law import (
+from gradiometer import BadArgument
+from gradiometer.exploration.temperature import (
     Rule,
+    Temperature,
+    heat_balance,
     reshuffled_covariance,
     stationary_covariance,
 )
-from gradiometer.exploration.temperature.thermometer import Temperature
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.motion import Motion, Origin, velocity_of
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.configuration import Configuration
-from gradiometer.train.loop import train
+from gradiometer.measurement import Draw, Motion, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
+from gradiometer.run import Configuration
+from gradiometer.train import Training, train
 from gradiometer.train.state import capture, restore
-from gradiometer.train.training import Training
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 
 NAN = math.nan
@@ -165,7 +161,7 @@ def test_the_origin_is_renewed_at_powers_of_two_and_restored_from_its_state() ->
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: float) -> None:
     from gradiometer.problems import load
-    from gradiometer.run.budget import Budget
+    from gradiometer.run import Budget
 
     settings = {"gauges": "temperature", "every": 1, "epochs": 1, "batch_size": 100, "momentum": momentum}
     configuration = Configuration(**settings, weight_decay=0.01, check_edge=False)
@@ -190,7 +186,7 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
 
 
 def test_a_run_reports_its_temperature(tmp_path) -> None:
-    from gradiometer.diagnosis import diagnose
+    from gradiometer import diagnose
     from gradiometer.problems import load
 
     configuration = Configuration(gauges="noise,temperature", every=1, epochs=2, check_edge=False, momentum=0.5)

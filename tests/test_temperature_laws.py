@@ -7,19 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.exploration.temperature.heat_balance import heat_balance
-from gradiometer.exploration.temperature.stationary_law import (
+from gradiometer.exploration.temperature import (
     Rule,
+    Temperature,
     configurational_temperature,
+    heat_balance,
     small_rate_temperature,
 )
-from gradiometer.exploration.temperature.thermometer import Temperature
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.motion import Motion
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Series
-from gradiometer.measurement.step import TrainingStep
-from gradiometer.problems.closed_forms.quadratic import Quadratic, position_losses
+from gradiometer.measurement import Estimate, Motion, Objective, Series, TrainingStep
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.problems.closed_forms.quadratic import position_losses
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from fixed_point import RATE, SAMPLING, Position, draws, losses
-from gradiometer import watch
-from gradiometer.errors import BadArgument
+from gradiometer import BadArgument, watch
 from gradiometer.integrations.trackers import loggers, numbers_of
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.run.reader import Run
+from gradiometer.measurement import Estimate
+from gradiometer.run import Run
 
 
 def run_with(out: Path, to: Any = (), steps: int = 30) -> Run:

@@ -11,23 +11,15 @@ import torch
 from torch import nn
 
 from conftest import CASES
-from gradiometer.convergence.schedules.shapes import Linear
-from gradiometer.convergence.theorem.theorem import read
-from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, Diverged, Interrupted, RunDamaged, Unsupported, UserCodeFailed
-from gradiometer.measurement.batch import batch_size
-from gradiometer.measurement.loss import supervised
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
-from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import load_latest
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
-from gradiometer.run.reader import Run
+from gradiometer import BadArgument, Diverged, Interrupted, RunDamaged, Unsupported, UserCodeFailed, diagnose
+from gradiometer.convergence.schedules import Linear
+from gradiometer.convergence.theorem import read
+from gradiometer.measurement import batch_size, supervised
+from gradiometer.problems import Examples, Problem
+from gradiometer.run import Budget, Configuration, Run, RunFolder, load_latest
+from gradiometer.train import Training, train
 from gradiometer.train import loop as loops
-from gradiometer.train import train
 from gradiometer.train.state import restore
-from gradiometer.train.training import Training
 
 
 def problem(name: str = "mlp", examples: int = 100) -> Problem:

@@ -9,20 +9,26 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of
-from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of
-from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
-from gradiometer.convergence.trajectory.trajectory import MEANINGS, Trajectory, keeps, kept_steps, sketch
-from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument, Interrupted
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
-from gradiometer.measurement.loss import supervised
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.registry import load
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer import BadArgument, Interrupted, diagnose
+from gradiometer.convergence.trajectory import (
+    Endpoint,
+    Kind,
+    Path,
+    Trajectory,
+    dead_units_of,
+    endpoint_of,
+    facts_of,
+    kept_steps,
+    kind_of,
+    sketch,
+    twin_units_of,
+)
+from gradiometer.convergence.trajectory.endpoint import NAME
+from gradiometer.convergence.trajectory.trajectory import MEANINGS, keeps
+from gradiometer.measurement import Estimate, Objective, State, supervised
+from gradiometer.problems import load
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
 from gradiometer.train.loop import Loop
 from trajectory_cases import CASES, Case, named

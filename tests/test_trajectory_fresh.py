@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of
-from gradiometer.convergence.trajectory.path_facts import Path as TrajectoryPath
-from gradiometer.convergence.trajectory.path_facts import facts_of, kind_of
-from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.diagnosis import diagnose
-from gradiometer.measurement.finding import State
-from gradiometer.problems.closed_forms.quadratic import Quadratic
-from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
-from gradiometer.problems.registry import load
-from gradiometer.run.configuration import Configuration
+from gradiometer import diagnose
+from gradiometer.convergence.trajectory import Path as TrajectoryPath
+from gradiometer.convergence.trajectory import Trajectory, endpoint_of, facts_of, kind_of
+from gradiometer.convergence.trajectory.endpoint import NAME
+from gradiometer.measurement import State
+from gradiometer.problems import load
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.problems.counterexamples import Arctangent, LogCosh, Mirrored, Ring, Saddle, Softplus, Winding
+from gradiometer.run import Configuration
 from gradiometer.train import train
 from trajectory_cases import Case, named
 

@@ -11,8 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gradiometer.cli.selftest import selftest
 from gradiometer.estimation import noise
-from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement import Draw, Spread
 from gradiometer.selftest import Check, checks, run_checks
 from gradiometer.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
 from gradiometer.selftest.known import Known, KnownQuadratic, known_network, known_problems

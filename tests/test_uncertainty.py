@@ -9,12 +9,10 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import binom, binomtest, t
 
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer import BadArgument
+from gradiometer.measurement import Estimate
+from gradiometer.measurement.uncertainty import difference_of_means, fieller_set, mean, proportion, ratio_of_means
 from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_means
-from gradiometer.measurement.uncertainty.fieller import fieller_set
-from gradiometer.measurement.uncertainty.means import difference_of_means, mean, ratio_of_means
-from gradiometer.measurement.uncertainty.proportions import proportion
 
 NOISE_SCALE = 450.0
 BATCH = 32

@@ -14,13 +14,12 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 import gradiometer
 from conftest import CASES
 from fixed_point import BATCH, NOISE_SCALE, RATE, SAMPLING, Position, assert_known, draws, losses
-from gradiometer import diagnose, sampling_of, watch
-from gradiometer.errors import BadArgument
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.report.page.page import write_page
-from gradiometer.run.reader import Run
+from gradiometer import BadArgument, diagnose, sampling_of, watch
+from gradiometer.estimation import GradientNoise
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement import Draw, Sampling
+from gradiometer.report.page import write_page
+from gradiometer.run import Run
 from watched_loop import one_backward, simple
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer, Any], None]

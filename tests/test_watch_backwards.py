@@ -20,8 +20,8 @@ from gradients_by_hand import (
     network,
     watched,
 )
-from gradiometer.errors import BadArgument
-from gradiometer.integrations.watch.watching import Watch
+from gradiometer import BadArgument
+from gradiometer.integrations.watch import Watch
 
 
 def a_penalty_of_its_own(model: nn.Module, batch: Batch) -> Tensor:

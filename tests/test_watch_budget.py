@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.integrations.watch.watching import Watch
+from gradiometer.estimation import GradientNoise
+from gradiometer.integrations.watch import Watch
 from watched_loop import Clock, one_backward, simple
 
 

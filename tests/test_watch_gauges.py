@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from conftest import CASES
 from gradiometer import diagnose, watch
-from gradiometer.convergence.trajectory.trajectory import Trajectory, kept_steps, sketch
-from gradiometer.exploration.temperature.thermometer import Temperature
-from gradiometer.problems.registry import load
-from gradiometer.report.page.page import write_page
-from gradiometer.run.budget import Budget
-from gradiometer.run.configuration import Configuration
-from gradiometer.train import train
-from gradiometer.train.training import Training
+from gradiometer.convergence.trajectory import Trajectory, kept_steps, sketch
+from gradiometer.exploration.temperature import Temperature
+from gradiometer.problems import load
+from gradiometer.report.page import write_page
+from gradiometer.run import Budget, Configuration
+from gradiometer.train import Training, train
 from own_loop import LOSS, SAMPLING, Loop
 from watched_loop import Clock
 

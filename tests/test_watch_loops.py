@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gradients_by_hand import LOSSES, assert_read, backward, batches, by_hand, examples, network, watched
-from gradiometer import watch
-from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer import BadArgument, Unsupported, UserCodeFailed, watch
+from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.updates import A_WHILE
-from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.loss import supervised
+from gradiometer.measurement import supervised
 
 JUDGES = ("batch_sharpness", "step_drift", "loss_change")
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES
-from gradiometer import watch
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.integrations.watch.capture import part_of
-from gradiometer.measurement.loss import supervised
+from gradiometer.measurement import supervised
 from watched_loop import one_backward, simple
 
 

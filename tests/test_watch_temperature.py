@@ -11,14 +11,11 @@ import torch
 from torch import nn
 
 from conftest import CASES
-from gradiometer import watch
-from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.exploration.temperature.heat_balance import heat_balance
-from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer import BadArgument, Unsupported, watch
+from gradiometer.exploration.temperature import Temperature, heat_balance
 from gradiometer.integrations.watch.updates import Updates
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.reader import Run
+from gradiometer.measurement import Draw, Objective, Sampling
+from gradiometer.run import Run
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
 
 FORMS = pytest.mark.parametrize(

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer.exploration.temperature.thermometer import Temperature
-from gradiometer.measurement.batch import Batch, mapped, take
-from gradiometer.measurement.motion import Origin, velocity_of
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling
-from gradiometer.measurement.step import TrainingStep
+from gradiometer.exploration.temperature import Temperature
+from gradiometer.measurement import (
+    Batch,
+    Draw,
+    Objective,
+    Origin,
+    Reading,
+    Sampling,
+    TrainingStep,
+    mapped,
+    take,
+    velocity_of,
+)
 
 INDEPENDENT = Sampling(Draw.REPLACEMENT, 500)
 

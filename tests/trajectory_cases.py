@@ -6,17 +6,23 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from gradiometer.convergence.theorem.theorem import read
-from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
-from gradiometer.convergence.trajectory.path_facts import Kind
-from gradiometer.convergence.trajectory.trajectory import kept_steps
-from gradiometer.measurement.objective import Objective
-from gradiometer.problems.closed_forms.quadratic import Quadratic
+from gradiometer.convergence.theorem import read
+from gradiometer.convergence.trajectory import Endpoint, Kind, kept_steps
+from gradiometer.convergence.trajectory.endpoint import MANY
+from gradiometer.measurement import Objective
+from gradiometer.problems import Problem
+from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.problems.counterexamples import (
+    Arctangent,
+    Counterexample,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+)
 from gradiometer.problems.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
-from gradiometer.problems.counterexamples.counterexample import Counterexample
-from gradiometer.problems.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.problems.counterexamples.plane import Mirrored, Ring, Saddle, Winding
-from gradiometer.problems.problem import Problem
 
 
 @dataclass(frozen=True)

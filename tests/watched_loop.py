@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import watch
-from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.loss import supervised
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement import supervised
 
 
 def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, Watch]:
