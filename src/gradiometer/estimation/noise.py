@@ -93,51 +93,80 @@ class GradientNoise(Gauge):
 
         For each layer: its noise scale and its share of tr Σ.
         """
-        variance, norm_squared, error = self._about_the_gradient_meant(series)
+        moments = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
+        variance, norm_squared, error = of_the_gradient_meant(*moments, series, self.gradient_of)
         spacing = series.spacing
-
-        def noise_scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
-            return ratio_of_means(variance, norm_squared, level=level, unit="examples", spacing=spacing)
-
         whole = variance.sum(axis=1), norm_squared.sum(axis=1)
         signal_to_noise = ratio_of_means(whole[1], error.sum(axis=1), level=level, spacing=spacing)
-        by_layer: dict[str, Estimate] = {}
-        for place, layer in enumerate(series.layers) if len(series.layers) > 1 else ():
-            by_layer[f"noise_scale/{layer}"] = noise_scale(variance[:, place], norm_squared[:, place])
-            by_layer[f"noise_share/{layer}"] = ratio_of_means(
-                variance[:, place], whole[0], level=level, spacing=spacing
-            )
+        shares = {
+            f"noise_share/{layer}": ratio_of_means(variance[:, place], whole[0], level=level, spacing=spacing)
+            for place, layer in enumerate(series.layers if len(series.layers) > 1 else ())
+        }
         return {
-            "noise_scale": noise_scale(*whole),
+            **noise_scales("noise_scale", variance, norm_squared, series, level),
             "gradient_variance": mean(whole[0], level=level, unit=self.unit, spacing=spacing),
             "gradient_norm_squared": mean(whole[1], level=level, unit=self.unit, spacing=spacing),
             "signal_to_noise": signal_to_noise,
             "cosine": transformed(signal_to_noise, cosine),
             "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),
-            **by_layer,
+            **shares,
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:
         """Compare the batch size with the noise scale: below, near, above, or not known yet."""
         return interpret_batch_size(self.name, estimates["batch_size"], estimates["noise_scale"])
 
-    def _about_the_gradient_meant(self, series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """tr Σ, ‖g‖² and E‖ĝ − g‖², each [steps, layers], for `gradient_of` and the way batches were drawn."""
-        variance, norm_squared = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
-        batch_size = series.batch_size[:, None]
-        if self.gradient_of == "population" or series.sampling.draw is not Draw.RESHUFFLED:
-            return variance, norm_squared, variance / batch_size
-        examples = series.sampling.examples
-        if examples is None:
-            raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give its number of "
-                "`examples`, or use `gradient_of='population'`."
-            )
-        return (
-            variance * (1 - 1 / examples),
-            norm_squared + variance / examples,
-            variance * (1 / batch_size - 1 / examples),
+
+def of_the_gradient_meant(
+    variance: Float[np.ndarray, "steps layers"],
+    norm_squared: Float[np.ndarray, "steps layers"],
+    series: Series,
+    gradient_of: Literal["train", "population"],
+) -> tuple[Float[np.ndarray, "steps layers"], Float[np.ndarray, "steps layers"], Float[np.ndarray, "steps layers"]]:
+    """tr Σ, ‖g‖² and E‖ĝ − g‖² for the gradient that is meant and the way batches were drawn.
+
+    Args:
+        variance: tr Σ, unbiased for independent examples.
+        norm_squared: ‖g‖², unbiased for independent examples.
+        series: The readings that they come from.
+        gradient_of: See `GradientNoise`.
+
+    Raises:
+        BadArgument: The size of the training set is missing.
+    """
+    batch_size = series.batch_size[:, None]
+    if gradient_of == "population" or series.sampling.draw is not Draw.RESHUFFLED:
+        return variance, norm_squared, variance / batch_size
+    examples = series.sampling.examples
+    if examples is None:
+        raise BadArgument(
+            "`sampling` draws without replacement from a training set of unknown size: give its number of "
+            "`examples`, or use `gradient_of='population'`."
         )
+    return (
+        variance * (1 - 1 / examples),
+        norm_squared + variance / examples,
+        variance * (1 / batch_size - 1 / examples),
+    )
+
+
+def noise_scales(
+    name: str,
+    variance: Float[np.ndarray, "steps layers"],
+    norm_squared: Float[np.ndarray, "steps layers"],
+    series: Series,
+    level: float,
+) -> dict[str, Estimate]:
+    """tr Σ / ‖g‖² as `name`, and of every layer as `name/layer` if there are several."""
+
+    def scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
+        return ratio_of_means(variance, norm_squared, level=level, unit="examples", spacing=series.spacing)
+
+    layers = series.layers if len(series.layers) > 1 else ()
+    return {
+        name: scale(variance.sum(axis=1), norm_squared.sum(axis=1)),
+        **{f"{name}/{layer}": scale(variance[:, place], norm_squared[:, place]) for place, layer in enumerate(layers)},
+    }
 
 
 def cosine(signal_to_noise: float) -> float:
