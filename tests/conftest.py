@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
+from gradiometer.integrations.watch.looks import Announcements
 from gradiometer.measurement import Batch, Loss, Objective, supervised
 
 torch.set_num_threads(1)
@@ -119,6 +120,13 @@ def case(request: pytest.FixtureRequest) -> Case:
     """Every model in turn, freshly made."""
     torch.manual_seed(0)
     return CASES[request.param]()
+
+
+@pytest.fixture(autouse=True)
+def no_page_at_the_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`watch` writes no page, which takes a third of a second, except in tests that are marked with `page`."""
+    if "page" not in request.keywords:
+        monkeypatch.setattr(Announcements, "show", lambda self, run: None)
 
 
 @pytest.fixture(scope="module")

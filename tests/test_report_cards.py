@@ -20,7 +20,7 @@ from gradiometer.report.page.checks import checks
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
 from gradiometer.run.reader import WATCHED
-from gradiometer.train.loop import problem_of
+from gradiometer.train.loop import IN_YOUR_PROGRAM, problem_of
 from report_run import diagnosis_of, run_in
 
 
@@ -88,8 +88,9 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
     page = render(run, diagnosis_of())
     assert not re.search("gradiometer (train|batch|certify|sharpness|ensemble)", page)
     assert "not measured" in " ".join(answers(run, diagnosis_of()))
-    with pytest.raises(BadArgument, match="is a watched run"):
-        problem_of(run)
+    for verb, line in IN_YOUR_PROGRAM.items():
+        with pytest.raises(BadArgument, match=f"is a watched run.*{re.escape(line)}"):
+            problem_of(run, verb)
 
 
 def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:

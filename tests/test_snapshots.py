@@ -198,7 +198,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_snapshots_bit_for_bit(
         with pytest.raises(Interrupted):
             train(problem(), settings(checkpoint_seconds=0.0 if stopped_at % 2 else math.inf), tmp_path / "parts")
     (path,) = (tmp_path / "parts").iterdir()
-    monkeypatch.setattr(loops, "problem_of", lambda run: problem())
+    monkeypatch.setattr(loops, "problem_of", lambda run, verb: problem())
     run = resume(path)
     digests = [[s.digest for s in load_snapshots(r.path / "snapshots")] for r in (whole, run)]
     assert digests[0] == digests[1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.place import keep, load_last_checkpoint, training_at_start
+from gradiometer.cli.place import load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
     from gradiometer.convergence.certificate.certificate import Certificate
@@ -40,6 +40,7 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
     Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
     largest. The certificate is saved in the run and shown on its page.
     """
+    from gradiometer.report.page.page import keep
     from gradiometer.run.reader import Run
 
     certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
@@ -72,7 +73,7 @@ def _certified(
 
     check_level(tolerance, "tolerance")
     check_level(level)
-    training, run = training_at_start(path)
+    training, run = training_at_start(path, "certify")
     settings = run.configuration
     gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.weight_decay}
     objective, data = training.objective, training.data

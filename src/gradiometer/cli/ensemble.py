@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.place import keep
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -54,6 +53,7 @@ def ensemble(
         check_file(export)
     if not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    from gradiometer.report.page.page import keep
     from gradiometer.train.ensemble import evaluate_ensemble, example_inputs
 
     found = evaluate_ensemble(run, against, points=points, level=level)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from gradiometer.measurement.artifact import Artifact
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
 
@@ -18,15 +17,15 @@ def is_run(target: str) -> bool:
     return target not in NAMES and ":" not in target and (Path(target).is_dir() or len(Path(target).parts) > 1)
 
 
-def training_at_start(path: Path) -> "tuple[Training, Run]":
-    """The training of a run before its first step, and the run."""
+def training_at_start(path: Path, verb: str) -> "tuple[Training, Run]":
+    """The training of a run before its first step, and the run. `verb` is the command that needs it."""
     from gradiometer.run.budget import Budget
     from gradiometer.run.reader import Run
     from gradiometer.train.loop import problem_of
     from gradiometer.train.training import Training
 
     run = Run.open(path)
-    return Training(problem_of(run), run.configuration, Budget(0.0)), run
+    return Training(problem_of(run, verb), run.configuration, Budget(0.0)), run
 
 
 def load_last_checkpoint(training: "Training", path: Path) -> None:
@@ -42,13 +41,3 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     if checkpoint is None:
         raise BadArgument(f"`{path}` has no checkpoint, so there is no model to measure.")
     restore(training, checkpoint.tensors, checkpoint.state)
-
-
-def keep(run: "Run", artifact: "Artifact") -> Path:
-    """Write an artifact into a run, and update the run's page. Returns the path of the page."""
-    from gradiometer.diagnosis import diagnose
-    from gradiometer.report.page.page import write_page
-    from gradiometer.run.artifacts import save_artifact
-
-    save_artifact(run, artifact)
-    return write_page(run, diagnose(run))

@@ -108,7 +108,7 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
     for name in ("model", "data_dir"):
         if settings[name] is not None:
             raise BadArgument(f"`--{name.replace('_', '-')}` is the run's own: leave it out, or name a problem.")
-    training, run = training_at_start(path)
+    training, run = training_at_start(path, "sample")
     load_last_checkpoint(training, path)
     configuration = run.configuration
     defaults = {

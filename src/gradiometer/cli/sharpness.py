@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.place import is_run, keep, load_last_checkpoint, training_at_start
+from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
     from gradiometer.drift.curvature_survey import Survey
@@ -53,6 +53,7 @@ def sharpness(
     result is saved in the run and shown on its page.
     """
     from gradiometer.errors import BadArgument
+    from gradiometer.report.page.page import keep
     from gradiometer.train.curvature import edge_finding, survey_training
 
     if png is not None and not png.parent.is_dir():
@@ -80,7 +81,7 @@ def _training(target: str, seed: int, settings: dict[str, Any]) -> "tuple[Traini
         if given := [name for name, value in settings.items() if value]:
             flag = {"learning_rate": "lr"}.get(given[0], given[0]).replace("_", "-")
             raise BadArgument(f"`--{flag}` is only for a problem: leave it out, the run {target} has its own value.")
-        training, run = training_at_start(Path(target))
+        training, run = training_at_start(Path(target), "sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
     from gradiometer.run.configuration import Configuration

@@ -1,7 +1,7 @@
 """A finite set of examples, as tensors or as a torch data set, with batches by index."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,10 @@ class Examples:
 
     Args:
         data: A tree of tuples, lists and mappings of tensors, whose first axis is the example; or a map-style
-            `torch.utils.data.Dataset`, whose items are collated by torch's `default_collate`.
+            `torch.utils.data.Dataset`.
         name: Name of the examples in messages.
+        collate: Puts a list of a data set's items into a batch, such as the `collate_fn` of a DataLoader. Default:
+            torch's `default_collate`.
 
     Raises:
         BadArgument: Two tensors differ in their number of examples, a leaf is a NumPy array, the data cannot be
@@ -38,12 +40,14 @@ class Examples:
         (10, tensor([7, 7, 1]))
     """
 
-    def __init__(self, data: Any, name: str = "examples") -> None:
-        self.name = name
+    def __init__(
+        self, data: Any, name: str = "examples", collate: Callable[[list[Any]], Batch] = default_collate
+    ) -> None:
+        self.name, self.collate = name, collate
         self.data: Any = tuple(data.tensors) if isinstance(data, TensorDataset) else data
         self.device: torch.device | None = None
         self._in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
-        self._length = _size(self.data, name) if self._in_memory else _checked_dataset(self.data, name)
+        self._length = _size(self.data, name) if self._in_memory else _checked_dataset(self.data, name, collate)
         if not self._length >= 1:
             raise BadArgument(f"`{name}` is empty: at least one example is needed.")
 
@@ -60,7 +64,7 @@ class Examples:
             return take(self.data, index)
         with user_code(self.name):
             items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
-            collated = default_collate(items or [self.data[position] for position in index.tolist()])
+            collated = self.collate(items or [self.data[position] for position in index.tolist()])
         return collated if self.device is None else _moved(collated, self.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -72,7 +76,7 @@ class Examples:
 
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
-        moved = Examples(_moved(self.data, device) if self._in_memory else self.data, self.name)
+        moved = Examples(_moved(self.data, device) if self._in_memory else self.data, self.name, self.collate)
         moved.device = torch.device(device)
         return moved
 
@@ -101,7 +105,7 @@ def _size(data: Batch, name: str) -> int:
     return batch_size(data, name)
 
 
-def _checked_dataset(data: Any, name: str) -> int:
+def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]) -> int:
     """The length of a map-style data set whose examples can be collated."""
     if isinstance(data, IterableDataset) or not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
         raise BadArgument(
@@ -111,7 +115,7 @@ def _checked_dataset(data: Any, name: str) -> int:
     if len(data):
         with untouched_randomness(0, []):
             try:
-                batch_size(default_collate([data[0]]))
+                batch_size(collate([data[0]]))
             except (TypeError, RuntimeError, BadArgument) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")
                 raise BadArgument(

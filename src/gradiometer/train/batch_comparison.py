@@ -74,7 +74,7 @@ def compare_for_run(
         path: The folder of the run.
         over: "run": the whole path, to plan another run like it. "now": the latest window, to continue it.
         level: Confidence level; None for that of the run.
-        seconds: About how long to time steps; None to skip it.
+        seconds: About how long to time steps; None to skip it. A watched run has no model here to time.
     """
     run, gauge = Run.open(path), GradientNoise()
     series = run.series(gauge.name)
@@ -85,7 +85,7 @@ def compare_for_run(
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
     latest = gauge.estimate(latest_window(series), level)
     scales = [gauge.estimate(window, level)["noise_scale"] for window in windows(series)] if over == "run" else []
-    return _compared(run.name, run.configuration, latest, scales, seconds)
+    return _compared(run.name, run.configuration, latest, scales, None if run.watched else seconds)
 
 
 def compare_for_problem(

@@ -71,7 +71,13 @@ def evaluate_ensemble(
         RunDamaged: A snapshot or a checkpoint cannot be read.
     """
     run = Run.open(path)
-    problem = problem_of(run)
+    return score_snapshots(run, problem_of(run, "ensemble"), against, points=points, level=level)
+
+
+def score_snapshots(
+    run: Run, problem: Problem, against: Sequence[Path] = (), *, points: int = 9, level: float = 0.9
+) -> EnsembleEvaluation:
+    """Score the snapshots of a run on the test examples of a problem. Arguments as in `evaluate_ensemble`."""
     labels = held_out_labels(problem)
     if not len(labels) >= FEWEST_HELD_OUT:
         raise Unsupported(
@@ -145,7 +151,7 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
     checkpoint, _ = load_latest(other.folder)
     if checkpoint is None:
         raise RunDamaged(f"`{path}` has no complete checkpoint, so its final model is lost: train it again.")
-    problem = problem_of(other)
+    problem = problem_of(other, "ensemble")
     model, prefix = _new_model(other, problem), "model."
     model.load_state_dict(
         {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}

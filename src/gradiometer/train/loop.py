@@ -34,6 +34,17 @@ from gradiometer.train.state import capture, restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
+AT_THE_END = "at the end of `with watch(…) as w:`, with the"
+IN_YOUR_PROGRAM = {
+    "certify": f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples.",
+    "sharpness": f"Add the line `w.sharpness(train)` to it, {AT_THE_END} training examples.",
+    "ensemble": "Add the line `w.snapshot()` to it, at the end of each cycle of the learning rate, and "
+    f"`w.ensemble(test)` {AT_THE_END} test examples.",
+    "sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
+    "resume": "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the first step.",
+}
+"""The lines that do the work of a command in the user's own program, for a watched run."""
+
 
 @runtime_checkable
 class Watcher(Protocol):
@@ -101,7 +112,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
     made, missing = recorded_gauges(run)
     if missing:
         raise BadArgument(f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.")
-    problem = problem_of(run)
+    problem = problem_of(run, "resume")
     with _threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
         training = Training(problem, run.configuration, budget, ranks, gauges=made)
@@ -297,12 +308,16 @@ def _name_of_run(problem: Problem) -> str:
     return "-".join(words)[:60] or "run"
 
 
-def problem_of(run: Run) -> Problem:
-    """The problem of a run. Its data must be unchanged."""
+def problem_of(run: Run, verb: str) -> Problem:
+    """The problem of a run. Its data must be unchanged.
+
+    Args:
+        run: The run.
+        verb: The command that needs the problem. For a watched run, the error names the line that replaces it.
+    """
     if run.watched:
         raise BadArgument(
-            f"`{run.path}` is a watched run: only its own program has its model and data. `report` and `export` work "
-            "without them."
+            f"`{run.path}` is a watched run: only your program has its model and data. {IN_YOUR_PROGRAM[verb]}"
         )
     configuration = run.configuration
     problem = load(

@@ -10,6 +10,7 @@ from torch import nn
 from gradiometer.gauges import GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.description import bare, bare_optimizer, gauges_for
+from gradiometer.integrations.watch.looks import Announcements
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.reading import Draw, Sampling
@@ -33,6 +34,8 @@ def watch(
     level: float = 0.9,
     seed: int = 0,
     to: Sequence[Any] = (),
+    page: bool = True,
+    quiet: bool = False,
 ) -> Watch:
     """Measure your own training loop. Training stays the same, bit for bit.
 
@@ -75,9 +78,12 @@ def watch(
         seed: Seed of the random numbers that measuring draws. Training's own random states are not touched.
         to: Trackers that also get the estimates, as value, low and high: TensorBoard writers, Lightning loggers,
             functions of (numbers, step). An active run of W&B, MLflow or trackio is found automatically.
+        page: Write the page of a run with readings when the `with` block ends, which takes 1 to 2 seconds.
+        quiet: Do not print the paths of the run and of its page on standard error.
 
     Returns:
-        The watch: a context manager with `step`, `findings` and `run`.
+        The watch: a context manager with `step`, `findings` and `run`, and with looks at the model on request:
+        `certify`, `sharpness`, `snapshot`, `ensemble`.
 
     Raises:
         BadArgument: An argument cannot be used, or two do not fit together.
@@ -111,4 +117,5 @@ def watch(
         asked=asked,
         gauges=chosen,
         to=to,
+        announcements=Announcements(page, quiet),
     )

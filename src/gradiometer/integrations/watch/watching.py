@@ -27,6 +27,7 @@ from gradiometer.integrations.watch.description import (
     refuse_what_cannot_be_watched,
 )
 from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.looks import Announcements, Looks
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.measurement.batch import Batch
@@ -40,7 +41,7 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 
 
-class Watch:
+class Watch(Looks):
     """A watched training loop, made by `watch`. Use it as a context manager around the whole training."""
 
     def __init__(
@@ -57,6 +58,7 @@ class Watch:
         asked: Mapping[str, Any],
         gauges: Asked,
         to: Sequence[Any],
+        announcements: Announcements,
     ) -> None:
         model, self.ranks, self._optimizers = bare(model), Ranks.here(), [bare_optimizer(one) for one in optimizers]
         sharded = is_sharded(model)
@@ -77,7 +79,7 @@ class Watch:
                 "accumulate several backwards per update and give their number as `accumulation`."
             )
         self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
-        self._asked, self._gauges = asked, gauges
+        self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._objective = Objective(model, no_loss if loss is None else explained(loss))
         looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
@@ -139,6 +141,7 @@ class Watch:
             self._trackers.send(recorder, self.budget.clock(), at_once=True)
             reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
             recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
+        self._announcements.show(Run.open(recorder.folder.path, gauges=self._gauges.given))
 
     @property
     def run(self) -> Run | None:
@@ -230,6 +233,7 @@ class Watch:
             configuration, manifest, self._gauges, self._out, self.budget, self._restored, self.steps
         )
         self._recorder = self._losses.recorder = recorder
+        self._announcements.say(recorder.folder.path)
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from gradiometer.diagnosis import Diagnosis
+from gradiometer.diagnosis import Diagnosis, diagnose
+from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.page.cards import answers_of, cards, further_cards
@@ -15,6 +16,7 @@ from gradiometer.report.page.checks import checks
 from gradiometer.report.page.document import TEMPLATES, document
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.budget import overhead_sentence
 from gradiometer.run.disk import replace_file, writing
 from gradiometer.run.reader import Run
@@ -41,6 +43,12 @@ def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path
     with writing(path, again if path == standard else "choose another file"):
         replace_file(path, page)
     return path
+
+
+def keep(run: Run, artifact: Artifact) -> Path:
+    """Write an artifact into a run, and update the run's page. Returns the path of the page."""
+    save_artifact(run, artifact)
+    return write_page(run, diagnose(run))
 
 
 def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:

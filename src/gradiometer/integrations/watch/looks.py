@@ -1,0 +1,308 @@
+"""What a watch does besides measuring steps: looks at the model on request, its snapshots, and the page at the end."""
+
+import copy
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradiometer.convergence.averaging import tracked
+from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
+from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify
+from gradiometer.convergence.certificate.gradient_norm import UNIT
+from gradiometer.diagnosis import diagnose
+from gradiometer.drift.curvature_survey import Survey
+from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
+from gradiometer.exploration.ensembles.snapshots import Snapshot
+from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.capture import as_written
+from gradiometer.integrations.watch.data import OnDevice, examples_of
+from gradiometer.integrations.watch.losses import no_loss
+from gradiometer.measurement.artifact import Artifact
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.problems.problem import Problem
+from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.budget import Budget
+from gradiometer.run.ranks import Ranks
+from gradiometer.run.reader import Run
+from gradiometer.run.recorder import Recorder
+from gradiometer.run.snapshots import save_snapshot, snapshot_paths
+from gradiometer.train.curvature import survey_examples
+
+if TYPE_CHECKING:
+    from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
+
+AT_THE_START = 8
+"""Readings whose mean is taken as ‖g‖² at the start of training."""
+
+PENALTIES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad)
+"""Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is not."""
+
+
+@dataclass(frozen=True)
+class Announcements:
+    """What a watch prints on standard error, and the page that it writes at its end.
+
+    Args:
+        page: True to write the page.
+        quiet: True to print nothing.
+    """
+
+    page: bool = True
+    quiet: bool = False
+
+    def say(self, text: object) -> None:
+        """Print a line on standard error. A closed or missing one is no error."""
+        if not self.quiet and sys.stderr is not None:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(f"gradiometer: {text}\n")
+
+    def show(self, run: Run) -> None:
+        """Write the page of a run that has readings, and print its path. A page that fails does not raise."""
+        if not (self.page and run.gauges):
+            return
+        from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
+
+        try:
+            self.say(write_page(run, diagnose(run)))
+        except Exception as error:
+            self.say(f"the page was not written: {error}")
+
+
+class Looks:
+    """Looks at the model of a watched loop, on request. They are kept in the run and shown on its page.
+
+    Call them inside of `with watch(...) as w:`, after the first step, or after it. Training stays the same, bit for
+    bit, and their time is charged to the budget. On several processes rank 0 looks, and the others get None.
+    """
+
+    ranks: Ranks
+    budget: Budget
+    steps: int
+    _objective: Objective
+    _optimizers: Sequence[torch.optim.Optimizer]
+    _recorder: Recorder | None
+    _announcements: Announcements
+
+    @property
+    @abstractmethod
+    def run(self) -> Run | None:
+        """The run as it is on disk now."""
+
+    def certify(
+        self,
+        train: Any,
+        *,
+        exact: bool = False,
+        batches: int = BATCHES,
+        batch_size: int | None = None,
+        examples: int = EXAMPLES,
+        weight_decay: float | None = None,
+        tolerance: float = TOLERANCE,
+        level: float = 0.95,
+        start: Estimate | None = None,
+        seed: int = 0,
+    ) -> Certificate | None:
+        """Decide if the model is now at a minimum, a saddle, or not at a stationary point of the training loss.
+
+        The model runs in its present mode: call `model.eval()` before to leave Dropout and batch statistics out.
+
+        Args:
+            train: The training examples: a tree of tensors, a map-style data set, or a DataLoader.
+            exact: Use all examples for the gradient.
+            batches, batch_size: Otherwise, use this many batches of this size. Default: the batch size of training.
+            examples: Number of examples for the curvature.
+            weight_decay: λ of the penalty in the loss. Default: that of SGD, Adam, RMSprop or Adagrad, and 0 for
+                other optimizers, in which the decay is not part of the gradient.
+            tolerance: Gradients below this share of the one at the start, and curvatures below this share of λ_max,
+                count as zero.
+            level: Confidence level of every interval, and of the verdict.
+            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`. Default: the mean of
+                the first 8 readings of the noise.
+            seed: Seed of the batches and the random vectors.
+
+        Raises:
+            BadArgument: An argument is invalid, there was no step yet, or `start` is missing.
+            Unsupported: The model is sharded.
+
+        Example:
+            >>> import torch
+            >>> from gradiometer import supervised, watch
+            >>> train, model = (torch.ones(16, 1), torch.arange(16.0)[:, None]), torch.nn.Linear(1, 1, bias=False)
+            >>> _ = torch.nn.init.zeros_(model.weight)
+            >>> loss, optimizer = supervised(torch.nn.MSELoss()), torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> with watch(model, optimizer, loss=loss, every=1, page=False, quiet=True) as w:
+            ...     for _ in range(100):
+            ...         optimizer.zero_grad()
+            ...         value = loss(model, train)
+            ...         value.backward()
+            ...         w.step(value, train)
+            ...         optimizer.step()
+            ...     print(w.certify(train, exact=True).verdict)
+            minimum
+        """
+        with self._looking() as run:
+            if run is None:
+                return None
+            data = self._on_device(train, "train")
+            size = run.configuration.batch_size if batch_size is None else batch_size
+            certificate = certify(
+                self._objective,
+                data,
+                _start_of(run, level) if start is None else start,
+                exact=exact,
+                batches=batches,
+                batch_size=min(size, len(data)) if batch_size is None else size,
+                examples=examples,
+                weight_decay=self._penalty() if weight_decay is None else weight_decay,
+                tolerance=tolerance,
+                level=level,
+                step=self.steps,
+                seed=seed,
+            )
+            self._keep(run, certificate)
+            return certificate
+
+    def sharpness(
+        self, train: Any, *, examples: int | None = None, top: int = 5, probes: int = 8, seed: int = 0
+    ) -> Survey | None:
+        """Measure the curvature of the training loss at the present parameters.
+
+        The model runs in its present mode.
+
+        Args:
+            train: The training examples: a tree of tensors, a map-style data set, or a DataLoader.
+            examples: Size of a fixed random subsample of them; None for 1,024 or all.
+            top: Number of largest eigenvalues.
+            probes: Number of random vectors for trace and density.
+            seed: Seed of the subsample and the random vectors.
+
+        Raises:
+            BadArgument: An argument is invalid, or there was no step yet.
+            Unsupported: The model is sharded, or its loss has no second derivative.
+        """
+        with self._looking() as run:
+            if run is None:
+                return None
+            data = self._on_device(train, "train")
+            found = survey_examples(self._objective, data, examples, step=self.steps, top=top, probes=probes, seed=seed)
+            self._keep(run, found)
+            return found
+
+    def snapshot(self) -> Path | None:
+        """Write the model into the run as a member of its ensemble, and return the file.
+
+        Call it at the end of a cycle of the learning rate. One of the same step is replaced.
+
+        Raises:
+            BadArgument: There was no step yet.
+            StorageFailed: It cannot be written.
+        """
+        with self._looking() as run:
+            if run is None:
+                return None
+            folder = run.folder.snapshots_path
+            number = sum(path.stem != f"step_{self.steps:06d}" for path in snapshot_paths(folder)) + 1
+            path = save_snapshot(folder, Snapshot.of(self._objective.model, number=number, step=self.steps))
+            if self._recorder is not None and not self._recorder.closed:
+                self._recorder.event("snapshot", self.steps, number=number)
+            return path
+
+    def ensemble(self, test: Any, *, train: Any = None, points: int = 9, level: float = 0.9) -> "EnsembleReport | None":
+        """Average the predictions of the run's snapshots and score the average on examples that were not trained on.
+
+        A quarter of the examples selects the number of snapshots and the calibration; the others are scored.
+
+        Args:
+            test: Pairs (inputs, labels) of a classification, of which `model(inputs)` gives the logits: tensors, a
+                map-style data set, or a DataLoader.
+            train: The training examples, for a model with BatchNorm: the statistics of averaged weights are
+                estimated on them.
+            points: Number of points on the line from each snapshot to the last; 0 skips the error barriers.
+            level: Confidence level of every interval.
+
+        Raises:
+            BadArgument: There are fewer than two snapshots, or `train` is missing.
+            Unsupported: The examples are not those of a classification, or too few.
+        """
+        from gradiometer.train.ensemble import score_snapshots  # noqa: PLC0415 (heavy)
+
+        with self._looking() as run:
+            if run is None:
+                return None
+            model = self._objective.model
+            if train is None and tracked(model):
+                raise BadArgument("`train` is missing, on which the statistics of BatchNorm are estimated.")
+            held_out = examples_of(test, "test")
+            examples = held_out if train is None else examples_of(train, "train")
+            problem = Problem(run.name, lambda: copy.deepcopy(model), self._objective.loss, examples, held_out)
+            report = score_snapshots(run, problem, points=points, level=level).report
+            self._keep(run, report)
+            return report
+
+    @contextmanager
+    def _looking(self) -> Iterator[Run | None]:
+        """The run, while the time is charged; None on every process except rank 0."""
+        if is_sharded(self._objective.model):
+            raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
+        run = self.run
+        if run is None and self.ranks.first:
+            raise BadArgument("`step` was not called yet, so there is no run to keep a result in: call it first.")
+        with self.budget.spending(), as_written():
+            yield run
+
+    def _on_device(self, data: Any, name: str) -> OnDevice:
+        """The examples, if there is a loss to run on them."""
+        if self._objective.loss is no_loss:
+            raise BadArgument(
+                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to `watch`."
+            )
+        return OnDevice(examples_of(data, name), self._objective.parameters[0].device)
+
+    def _keep(self, run: Run, artifact: Artifact) -> None:
+        """Save a result in the run. After the end of the run its page is written again."""
+        save_artifact(run, artifact)
+        if self._recorder is not None and self._recorder.closed:
+            self._announcements.show(run)
+
+    def _penalty(self) -> float:
+        """λ of the loss that the optimizer trains."""
+        groups = [(type(one), group) for one in self._optimizers for group in one.param_groups]
+        found = {
+            float(group.get("weight_decay", 0.0))
+            if issubclass(kind, PENALTIES) and kind is not torch.optim.AdamW
+            else 0.0
+            for kind, group in groups
+        }
+        if len(found) > 1:
+            raise BadArgument(
+                f"`weight_decay` differs between the parameter groups ({', '.join(map(str, sorted(found)))}): give the "
+                "one of the loss to certify, such as weight_decay=0."
+            )
+        return found.pop()
+
+
+def _start_of(run: Run, level: float) -> Estimate:
+    """‖g‖² at the start, from the first readings of the noise."""
+    series = run.series(GradientNoise.name)
+    why = "the run has no readings of the noise"
+    if series is not None:
+        first = series[:AT_THE_START]
+        moments = first.moments["gradient_variance"], first.moments["gradient_norm_squared"]
+        _, norm_squared, _ = of_the_gradient_meant(*moments, first, "train")
+        found = mean(norm_squared.sum(axis=1), level=level, unit=UNIT)
+        if found.low > 0:
+            return found
+        why = f"the first {len(first)} readings of the noise do not show it ({found})"
+    raise BadArgument(
+        f"`start` is missing, and {why}: give start=gradient_squared(Objective(model, loss), Examples(train))[0], "
+        "measured before training."
+    )
