@@ -4,7 +4,7 @@ Names are imported when they are first used, so reading a run needs no torch. Wh
 `gradiometer.__all__` and in `__all__` of each room (a sub-package such as `gradiometer.drift`). Every other module path
 is private and may change.
 
-- your own loop: `watch`, `sampling_of` for its DataLoader, `Watch`
+- your own loop: `watch`, `sampling_of` for its DataLoader, `Watch`; `NormsWatch` for a loop without PyTorch
 - what a run says: `Run`, `diagnose`, `Diagnosis`, `Finding`, `Estimate`, `Issue`, `State`
 - measuring: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `GAUGES`, `Reading`, `Series`, `Sampling`, `Draw`
 - gauges: `GradientNoise`, `Temperature` (with `Origin`); the others are in `gradiometer.estimation` and

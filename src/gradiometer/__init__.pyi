@@ -24,6 +24,7 @@ from .exploration.samplers.sgnht import SGNHT as SGNHT
 from .exploration.temperature.audit import audit as audit
 from .exploration.temperature.thermometer import Temperature as Temperature
 from .gauges import GAUGES as GAUGES
+from .integrations.norms import NormsWatch as NormsWatch
 from .integrations.watch.description import sampling_of as sampling_of
 from .integrations.watch.watch import watch as watch
 from .integrations.watch.watching import Watch as Watch

@@ -11,6 +11,7 @@ from .heavy_examples import HeavyExamples as HeavyExamples
 from .micro_batches import inner_products as inner_products
 from .noise import GradientNoise as GradientNoise
 from .noise import cosine as cosine
+from .noise import moments_of_norms as moments_of_norms
 from .noise import noise_moments as noise_moments
 from .noise_shape import NoiseShape as NoiseShape
 from .noise_sources import NoiseSources as NoiseSources

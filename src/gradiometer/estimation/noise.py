@@ -192,7 +192,28 @@ def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[n
         >>> print(variance, norm_squared)
         [64.] [0.]
     """
-    sizes, total = spread.sizes[:, None], spread.sizes.sum()
-    between = (sizes * spread.squared_norms).sum(axis=0) - total * spread.mean_squared_norm
-    variance = between / (len(sizes) - 1)
-    return variance, spread.mean_squared_norm - variance / total
+    total = int(spread.sizes.sum())
+    small = (spread.sizes[:, None] * spread.squared_norms).sum(axis=0) / total
+    return moments_of_norms(small, spread.mean_squared_norm, total / len(spread.sizes), total)
+
+
+def moments_of_norms(
+    small: Float[np.ndarray, " layers"], big: Float[np.ndarray, " layers"], small_size: float, big_size: int
+) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:
+    """tr Σ = (small − big)/(1/b − 1/B) and ‖g‖² = big − tr Σ/B by layer, unbiased for independent examples.
+
+    Args:
+        small: ‖ĝ‖² for batches of b examples, or its mean over several of them.
+        big: ‖ĝ‖² for a batch of B examples.
+        small_size: b.
+        big_size: B.
+
+    Source: McCandlish et al. (2018), app. A.1.
+
+    Example:
+        >>> variance, norm_squared = moments_of_norms(np.array([4.0]), np.array([2.0]), 16.0, 32)
+        >>> print(variance, norm_squared)
+        [64.] [0.]
+    """
+    variance = (small - big) * big_size / (big_size / small_size - 1)
+    return variance, big - variance / big_size

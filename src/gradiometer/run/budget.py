@@ -162,6 +162,8 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
     if overhead["mode"] == "off":
         return "Measuring was off."
     steps, spacing = overhead["measured_steps"], overhead.get("every")
+    if overhead["mode"] == "given":
+        return f"The program gave the norms of {counted(steps, 'step')}. The time that it used for them is not known."
     cadence = "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
     if every is not None:
         cadence = f" (`every` = {every:,})"

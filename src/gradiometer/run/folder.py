@@ -240,3 +240,8 @@ def versions() -> dict[str, str]:
         **{package: version(package) for package in ("gradiometer", "torch", "numpy")},
         "platform": platform.platform(),
     }
+
+
+def file_name(name: str) -> str:
+    """A name that can begin the name of a folder."""
+    return "-".join(re.findall(r"\w[\w.]*", name))[:60] or "loop"

@@ -24,7 +24,7 @@ SECONDS_BETWEEN_WRITES = 1.0
 EXPENSIVE = 8
 """Expected cost of the first measurement with an expensive gauge (`one_in` above 1), in training steps."""
 
-Mode = Literal["apart", "shared"]
+Mode = Literal["apart", "shared", "given"]
 
 
 @runtime_checkable
@@ -125,10 +125,14 @@ class Recorder:
             readings = [reading for gauge in self._turn() if (reading := self._reading(gauge, step)) is not None]
             for reading in readings:
                 self._record(reading)
-        self._first_measured = readings[0].step if readings and not self._measured_steps else self._first_measured
-        self._last_measured = readings[0].step if readings else self._last_measured
-        self._measured_steps += bool(readings)
+        if readings:
+            self._count(readings[0].step)
         return readings
+
+    def record(self, reading: Reading) -> None:
+        """Record a reading of numbers that another program computed. Call `due` first, once per step."""
+        self._record(reading)
+        self._count(reading.step)
 
     def follows(self, step: int) -> bool:
         """True if a gauge that chooses its own steps measures at this one."""
@@ -246,6 +250,13 @@ class Recorder:
         self._last_measured = int(state["last_measured"])
         self._asked_about = int(state.get("asked_about", self._last_measured + 1))
         self.budget.load_state_dict(state["budget"])
+
+    def _count(self, step: int) -> None:
+        """Count one more measured step."""
+        if not self._measured_steps:
+            self._first_measured = step
+        self._last_measured = step
+        self._measured_steps += 1
 
     def _guess(self) -> float:
         """Expected seconds of the first measurement of a kind; 0 if all its gauges are cheap."""

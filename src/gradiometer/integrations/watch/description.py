@@ -1,7 +1,6 @@
 """The description of a watched loop that its run folder keeps."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,8 +238,3 @@ def recorder_of(
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
     """True for SGD, with momentum or without: the edge of stability and the heat balance are known only for it."""
     return isinstance(optimizer, torch.optim.SGD)
-
-
-def file_name(name: str) -> str:
-    """A name that can begin the name of a folder."""
-    return "-".join(re.findall(r"\w[\w.]*", name))[:60] or "loop"

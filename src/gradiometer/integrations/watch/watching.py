@@ -19,7 +19,6 @@ from gradiometer.integrations.watch.description import (
     bare,
     bare_optimizer,
     configuration_of,
-    file_name,
     learning_rate_of,
     left_out,
     manifest_of,
@@ -36,6 +35,7 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
+from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
