@@ -204,6 +204,11 @@ def test_the_example_sharded_reads_what_it_reads_under_ddp(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_if_one_of_two_ranks_fails_while_measuring_both_train_on(tmp_path: Path) -> None:
+    run_all(2, str(TESTS / "rank_faults.py"), str(tmp_path))
+
+
+@pytest.mark.slow
 def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path) -> None:
     run_all(2, *LOOPS, "refused", str(tmp_path))
 

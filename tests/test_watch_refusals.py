@@ -114,7 +114,7 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
         ("sparse gradients", lambda: watch(nn.Embedding(3, 2, sparse=True), sgd, loss=loss)),
         ("complex parameter", lambda: watch(nn.Linear(2, 2, dtype=torch.cfloat), sgd, loss=loss)),
         ("no trainable parameters", lambda: watch(nn.ReLU(), sgd, loss=loss)),
-        ("`share`", lambda: watch(model, sgd, loss=loss, budget=math.nan)),
+        ("`budget`", lambda: watch(model, sgd, loss=loss, budget=math.nan)),
     ]
     for words, call in refused:
         with pytest.raises((BadArgument, Unsupported), match=words):

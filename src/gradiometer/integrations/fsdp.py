@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -110,10 +111,13 @@ class ShardHooks:
     Args:
         objective: The objective of the sharded model.
         budget: The account that the cost is charged to.
+        shield: A context for everything that a forward or a backward calls, which may keep errors from it.
     """
 
-    def __init__(self, objective: Objective, budget: Budget) -> None:
-        self._pieces, self._budget = objective.parameters, budget
+    def __init__(
+        self, objective: Objective, budget: Budget, shield: AbstractContextManager[object, bool | None]
+    ) -> None:
+        self._pieces, self._budget, self._shield = objective.parameters, budget, shield
         self._places = _places(objective)
         self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
@@ -169,23 +173,25 @@ class ShardHooks:
 
     def _find(self, places: list[Place], *_: Any) -> None:
         """The parameters of a module are whole now; hooks on them stay until `rest`."""
-        for place, owner, name in places:
-            parameter = getattr(owner, name)
-            if place not in self._hooks and parameter.requires_grad and not is_shard(parameter):
-                self._hooks[place] = parameter.register_hook(partial(self._take_in, place))
+        with self._shield:
+            for place, owner, name in places:
+                parameter = getattr(owner, name)
+                if place not in self._hooks and parameter.requires_grad and not is_shard(parameter):
+                    self._hooks[place] = parameter.register_hook(partial(self._take_in, place))
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
-        with self._budget.spending(), torch.no_grad():
-            self._in_parts |= place in self._read
-            self._read[place] = _two_numbers(gradient)
-        if self.whole_is_wanted and not self._ending:
-            self._ending = True
-            at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
+        with self._shield:
+            with self._budget.spending(), torch.no_grad():
+                self._in_parts |= place in self._read
+                self._read[place] = _two_numbers(gradient)
+            if self.whole_is_wanted and not self._ending:
+                self._ending = True
+                at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
 
     def _end(self) -> None:
         """`.grad` is complete. Called after FSDP's own callback of this backward, which was queued earlier."""
         self._ending = False
-        with self._budget.spending(), torch.no_grad():
+        with self._shield, self._budget.spending(), torch.no_grad():
             grads: list[Any] = [piece.grad for piece in self._pieces]
             self.whole = self._in_a_row([None if grad is None else _two_numbers(grad.to_local()) for grad in grads])
 

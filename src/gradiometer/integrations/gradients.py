@@ -1,6 +1,7 @@
 """Hooks that read the gradients as `backward` makes them, before clipping and before any all-reduce."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -23,11 +24,14 @@ class GradientHooks:
     Args:
         parameters: The trainable parameters of the model.
         budget: The account that the cost is charged to.
+        shield: A context for everything that a backward calls, which may keep errors from it.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], budget: Budget) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], budget: Budget, shield: AbstractContextManager[object, bool | None]
+    ) -> None:
         self._parameters = parameters
-        self._budget = budget
+        self._budget, self._shield = budget, shield
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._read: list[Tensor | None] = []
         self._ending = False
@@ -91,6 +95,10 @@ class GradientHooks:
         return norms_and_first_entries(self.take())
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
+        with self._shield:
+            self._keep(place, gradient)
+
+    def _keep(self, place: int, gradient: Tensor) -> None:
         read = self._read[place]
         # The tensor itself, not a view: torch then sees a second reference and copies it before `.grad` changes.
         self._read[place] = gradient if read is None else read + gradient
@@ -102,7 +110,7 @@ class GradientHooks:
     def _end(self) -> None:
         """`.grad` is complete. Called after DDP's own callback of this backward, which was queued earlier."""
         self._ending = False
-        with self._budget.spending(), torch.no_grad():
+        with self._shield, self._budget.spending(), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
             self.whole = norms_and_first_entries(grads)
 

@@ -95,6 +95,8 @@ class Recorder:
         self._refused: set[str] = set()
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         self._cadenced = tuple(gauge for gauge in self.gauges if not gauge.own_steps)
+        self.tell: Callable[[str], object] | None = None
+        """Takes the text of every warning too, before it is written; None to write only."""
         self._asked_about = self._measured_steps = 0
         self._first_measured = self._last_measured = 0
 
@@ -157,6 +159,8 @@ class Recorder:
 
     def event(self, event: str, step: int, **fields: Any) -> None:
         """Record an event and write it at once. Only rank 0 writes events."""
+        if event == "warning" and self.tell is not None:
+            self.tell(fields["text"])
         if self._events is not None:
             self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
             self._events.flush()
@@ -278,7 +282,7 @@ class Recorder:
             moments = gauge.measure(cast("TrainingStep", step))
         except (BadArgument, Unsupported, UserCodeFailed) as error:
             self._refused.add(gauge.name)
-            self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}")
+            self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}", stopped=gauge.name)
             return None
         return Reading(
             gauge=gauge.name,

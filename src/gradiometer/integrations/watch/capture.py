@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks
 from gradiometer.integrations.watch.loss_check import LossCheck
+from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
@@ -41,6 +42,13 @@ class Part:
     loss: Tensor | float
 
 
+NO_PART = Part(None, 0, math.nan)
+"""A backward of which nothing is known."""
+
+LEAVING = -1.0
+"""In the exchange of a measured step, in place of the next step to measure: this process measures no more."""
+
+
 class Capture:
     """Reads the gradients of measured steps.
 
@@ -54,6 +62,7 @@ class Capture:
         has_loss: True if the objective can be run.
         seed: Seed of the random numbers that measuring draws.
         warn: Takes a warning, in one sentence.
+        shield: Entered by everything that a backward calls.
     """
 
     def __init__(
@@ -68,21 +77,20 @@ class Capture:
         has_loss: bool,
         seed: int,
         warn: Callable[[str], None],
+        shield: Shield,
     ) -> None:
         self._objective, self._sampling, self._ranks = objective, sampling, ranks
         self._parameters = objective.parameters
         self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
-        self._seed, self._warn = seed, warn
+        self._seed, self._warn, self._shield = seed, warn, shield
         self._gradients = (
-            ShardHooks(objective, budget)
+            ShardHooks(objective, budget, shield)
             if is_sharded(objective.model)
-            else GradientHooks(objective.parameters, budget)
+            else GradientHooks(objective.parameters, budget, shield)
         )
         self._builder = SpreadBuilder(objective.layer_of)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
-        self.before_first_update = True
-        """True until the first update. Until then a problem raises; later it is a warning, and training continues."""
         self._accelerators: list[torch.device] = []
         self.next_due = 0
         """On several processes: the step that rank 0 measures next, known to all."""
@@ -212,6 +220,9 @@ class Capture:
             [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
         )
         everyone = self._ranks.gathered(torch.cat([torch.cat([own, squared], dim=1), pad(whole, (2, 0))]))
+        if (everyone[:, 0] == LEAVING).any():
+            self.next_due = sys.maxsize
+            raise Interrupted("another process of this training has stopped measuring")
         self.next_due = int(everyone[0, 0])
         sizes = everyone[:, 1]
         sizes = sizes[sizes > 0]
@@ -231,8 +242,16 @@ class Capture:
             spread.mean_squared_norm / scale**2,
         )
 
+    def leave(self) -> None:
+        """Take part in one more exchange, without numbers, so that the other processes stop measuring too."""
+        numbers = 2 + 2 * len(self._parameters)
+        rows = torch.zeros(self._accumulation + 1, numbers, dtype=torch.float64, device=self._parameters[0].device)
+        rows[:, 0] = LEAVING
+        self.next_due = sys.maxsize
+        self._ranks.gathered(rows)
+
     def _refuse_or_warn(self, text: str, *, can_continue: bool = True) -> None:
-        if self.before_first_update or not can_continue:
+        if self._shield.before_first_update or not can_continue:
             raise BadArgument(f"{text}.")
         self._warn_once(f"{text}; such steps are not measured")
 

@@ -35,10 +35,12 @@ def bare(model: nn.Module) -> nn.Module:
     return model
 
 
-def bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer itself, without the wrapper of Accelerate."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
+def bare_optimizer(optimizer: Any) -> Any:
+    """The torch optimizer in a wrapper, such as those of Accelerate and fastai. Other objects stay as they are."""
+    for place in ("optimizer", "opt", "_optimizer"):
+        inner = getattr(optimizer, place, None)
+        if inner is not optimizer and isinstance(found := bare_optimizer(inner), torch.optim.Optimizer):
+            return found
     return optimizer
 
 
@@ -77,12 +79,9 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     """Refuse a model whose gradients hooks cannot read, and optimizers that do not train it.
 
     Raises:
-        BadArgument: No optimizer was given, or none that trains the model.
+        BadArgument: No optimizer trains the model.
         Unsupported: The model cannot be measured.
     """
-    if not optimizers or not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
-        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers) or "none"
-        raise BadArgument(f"`optimizer` must be a torch.optim.Optimizer or several, got {kinds}.")
     trained = {
         id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
     }

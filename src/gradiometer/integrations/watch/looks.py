@@ -65,9 +65,9 @@ class Announcements:
             with suppress(OSError, ValueError):
                 sys.stderr.write(f"gradiometer: {text}\n")
 
-    def show(self, run: Run) -> None:
+    def show(self, run: Run | None) -> None:
         """Write the page of a run that has readings, and print its path. A page that fails does not raise."""
-        if not (self.page and run.gauges):
+        if not (self.page and run is not None and run.gauges):
             return
         from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,18 +163,22 @@ class Pace:
         self._steps = self.updates = 0
 
 
-def before_the_update(look: Callable[[], None]) -> Callable[[torch.optim.Optimizer, Any, Any], Any]:
+def before_the_update(
+    look: Callable[[], None], shield: AbstractContextManager[object, bool | None]
+) -> Callable[[torch.optim.Optimizer, Any, Any], Any]:
     """A pre-hook of `optimizer.step` that calls `look` when `.grad` is final: after the closure, if there is one."""
 
     def hook(_: torch.optim.Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
         if closure is None:
-            look()
+            with shield:
+                look()
             return None
 
         def closure_and_look() -> Any:
             value = closure()
-            look()
+            with shield:
+                look()
             return value
 
         return arguments[:1], {**named, "closure": closure_and_look}

@@ -6,25 +6,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from gradiometer.gauges import GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.description import bare, bare_optimizer, gauges_for
+from gradiometer.integrations.watch.arguments import check_settings, optimizers_of, sampling_from
+from gradiometer.integrations.watch.description import bare, gauges_for
 from gradiometer.integrations.watch.looks import Announcements
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.reading import Sampling
 from gradiometer.run.ranks import Ranks
 
 
 def watch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Any,
     *,
     loss: Loss | None = None,
     out: Path | str = "runs",
     name: str = "loop",
-    sampling: Sampling | None = None,
+    sampling: "Sampling | DataLoader[Any] | None" = None,
+    examples: int | None = None,
+    replacement: bool | None = None,
     accumulation: int = 1,
     scaler: Any = None,
     budget: float = 0.02,
@@ -58,14 +62,17 @@ def watch(
     Args:
         model: The model that is trained: plain, compiled, wrapped in DistributedDataParallel, or sharded over all
             processes by `fully_shard` (FSDP2). Only the gradient noise of a sharded model is measured.
-        optimizer: The optimizer that trains it, or a list of several.
+        optimizer: The optimizer that trains it, a wrapper of it (Accelerate, fastai), or a list of several.
         loss: Called as `loss(model, batch)`. Returns one value per example or their mean: the loss that is trained,
             under the same autocast, without a scaler. Optional if backwards are accumulated or if there are several
             processes; gauges that run the model, such as the batch sharpness, are then not available.
         out: Folder of the runs.
         name: Beginning of the run's name.
-        sampling: How batches are drawn, such as `sampling_of(loader)`. By default independent draws, which is close
-            enough if the training set is much larger than the noise scale.
+        sampling: How batches are drawn: the DataLoader, or a `Sampling`. By default independent draws. In shuffled
+            epochs over N examples, ‖g‖² is then too small by the relative amount noise scale / N: leave it out only
+            if N is much larger than the noise scale.
+        examples: N, the size of the training set, instead of `sampling`.
+        replacement: With `examples`: True for independent draws, False (the default) for shuffled epochs.
         accumulation: Number of backwards per update on each process. Each divides its mean loss by this number.
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
@@ -89,10 +96,24 @@ def watch(
         BadArgument: An argument cannot be used, or two do not fit together.
         Unsupported: The model, the optimizer or the loop cannot be measured.
     """
-    optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    check_settings(
+        model=model,
+        loss=loss,
+        out=out,
+        name=name,
+        scaler=scaler,
+        accumulation=accumulation,
+        budget=budget,
+        every=every,
+        parts=parts,
+        level=level,
+        seed=seed,
+        to=to,
+    )
+    optimizers = optimizers_of(optimizer)
     chosen = gauges_for(
         gauges,
-        [*map(bare_optimizer, optimizers)],
+        optimizers,
         has_loss=loss is not None,
         alone=Ranks.here().alone,
         sharded=is_sharded(bare(model)),
@@ -111,7 +132,7 @@ def watch(
         loss,
         out=Path(out),
         name=name,
-        sampling=sampling or Sampling(Draw.REPLACEMENT),
+        sampling=sampling_from(sampling, examples, replacement),
         accumulation=accumulation,
         scaler=scaler,
         asked=asked,

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.watch.capture import Capture, Part, as_written, part_of
+from gradiometer.integrations.watch.arguments import check_spread
+from gradiometer.integrations.watch.capture import NO_PART, Capture, Part, as_written, part_of
 from gradiometer.integrations.watch.description import (
     bare,
-    bare_optimizer,
     configuration_of,
     learning_rate_of,
     left_out,
@@ -26,9 +25,12 @@ from gradiometer.integrations.watch.description import (
     refuse_what_cannot_be_watched,
 )
 from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.looks import Announcements, Looks
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
+from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
+from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
@@ -60,24 +62,14 @@ class Watch(Looks):
         to: Sequence[Any],
         announcements: Announcements,
     ) -> None:
-        model, self.ranks, self._optimizers = bare(model), Ranks.here(), [bare_optimizer(one) for one in optimizers]
+        model, self.ranks, self._optimizers = bare(model), Ranks.here(), optimizers
         sharded = is_sharded(model)
         reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
         refuse_unsupported_shards(model, self.ranks)
-        if not accumulation >= 1:
-            raise BadArgument(f"`accumulation` must be at least 1 backward per update, got {accumulation}.")
         self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in gauges.kinds)
-        if sharded and accumulation == 1 and self.ranks.alone and self._cadenced:
-            raise BadArgument(
-                "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: start several "
-                "processes, or accumulate several backwards per update and give their number as `accumulation`."
-            )
-        if loss is None and accumulation == 1 and self.ranks.alone and self._cadenced:
-            raise BadArgument(
-                "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, batch: ..., or "
-                "accumulate several backwards per update and give their number as `accumulation`."
-            )
+        if self._cadenced:
+            check_spread(model, self.ranks, accumulation=accumulation, has_loss=loss is not None)
         self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._objective = Objective(model, no_loss if loss is None else explained(loss))
@@ -85,6 +77,10 @@ class Watch(Looks):
         self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
         self.budget = Budget(asked["budget"])
+        self.shield = Shield(self._stop)
+        """The context for everything that training calls: after the first update its errors become warnings."""
+        self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
+        self._failures = 0
         self._capture = Capture(
             self._objective,
             sampling,
@@ -95,6 +91,7 @@ class Watch(Looks):
             has_loss=loss is not None and not sharded,
             seed=asked["seed"],
             warn=self._warn,
+            shield=self.shield,
         )
         self._losses = Losses(
             self._objective,
@@ -104,6 +101,7 @@ class Watch(Looks):
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],
         )
+        self._kept = Kept(self._losses, self.shield, self._warn, announcements, gauges.given)
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._recorder: Recorder | None = None
         self._restored: Mapping[str, Any] = {}
@@ -118,40 +116,30 @@ class Watch(Looks):
 
     def __enter__(self) -> "Watch":
         if self._handles or self._begun:
-            raise BadArgument(
-                "`watch` can be entered only once, around the whole training: call `watch` again for another training."
-            )
+            raise BadArgument("`watch` can be entered only once: call `watch` again for another training.")
         self._handles = [self._optimizers[0].register_step_post_hook(self._was_updated)]
         if self._updates is not None:
-            look = before_the_update(self._measure_what_waited)
+            look = before_the_update(self._measure_what_waited, self.shield)
             self._handles.append(self._optimizers[0].register_step_pre_hook(look))
         if self._cadenced:
             self._capture.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._capture.stop()
+        with self.shield:
+            self._capture.stop()
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._recorder is None:
-            return
-        with self._recorder as recorder:
-            self._losses.fetch()
-            self._trackers.send(recorder, self.budget.clock(), at_once=True)
-            reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
-            recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
-        self._announcements.show(Run.open(recorder.folder.path, gauges=self._gauges.given))
+        self._kept.close(self.steps, self._trackers, error)
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, and on every process except rank 0."""
-        if self._recorder is None:
-            return None
-        if not self._recorder.closed:
-            self._losses.fetch()
-            self._recorder.flush()
-        return Run.open(self._recorder.folder.path, gauges=self._gauges.given)
+        """The run as it is on disk now; None before the first step, and on every process except rank 0.
+
+        It is also None if it can no longer be read: training is not stopped for that.
+        """
+        return self._kept.run
 
     @property
     def overhead(self) -> dict[str, Any]:
@@ -159,9 +147,8 @@ class Watch(Looks):
         return {} if self._recorder is None else self._recorder.overhead
 
     def findings(self) -> Findings:
-        """The findings so far, the most urgent first."""
-        run = self.run
-        return Findings(() if run is None else diagnose(run).findings)
+        """The findings so far, the most urgent first, and the warnings."""
+        return self._kept.findings()
 
     def step(self, loss: Tensor | float, batch: Batch) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before or after it.
@@ -174,12 +161,21 @@ class Watch(Looks):
             raise BadArgument(
                 "`step` must be called inside `with watch(...) as w:`, which goes around the whole training."
             )
+        self._parts.append(NO_PART)
+        if self._failures <= self.ranks.alone:
+            with self.shield:
+                self._step(loss, batch)
+                return
+        if len(self._parts) >= self._accumulation:
+            self._close_after_a_failure()
+
+    def _step(self, loss: Tensor | float, batch: Batch) -> None:
         self._capture.settle()
         self._looked_at = self.budget.clock()
         self._waiting = None  # a scaler may have skipped the step that waited
         self._was_called = True
         with self.budget.spending():
-            self._parts.append(part_of(batch, loss))
+            self._parts[-1] = part_of(batch, loss)
             if not self._begun:
                 self._begin()
             self._follow()
@@ -195,12 +191,7 @@ class Watch(Looks):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
-        if self._recorder is None:
-            return {"steps": self.steps}
-        if not self._recorder.closed:
-            self._losses.fetch()
-            self._recorder.flush()
-        return {"steps": self.steps, "run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
+        return {"steps": self.steps, **self._kept.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first step."""
@@ -218,12 +209,11 @@ class Watch(Looks):
         self.budget.start()
         if not self.ranks.first:
             return
-        size = self._parts[0].size * self._accumulation * self.ranks.count
         configuration = configuration_of(
             self._optimizers[0],
             self._objective,
             name=self._name,
-            batch_size=size,
+            batch_size=self._parts[0].size * self._accumulation * self.ranks.count,
             accumulation=self._accumulation * self.ranks.count,
             draw=self._sampling.draw,
             **self._asked,
@@ -232,14 +222,13 @@ class Watch(Looks):
         recorder = recorder_of(
             configuration, manifest, self._gauges, self._out, self.budget, self._restored, self.steps
         )
-        self._recorder = self._losses.recorder = recorder
-        self._announcements.say(recorder.folder.path)
+        self._recorder = self._kept.attached(recorder)
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
 
     def _follow(self) -> None:
         """Let gauges that choose their own steps read Φ, which is the same at all backwards of a step."""
-        if self._recorder is None or len(self._parts) > 1 or not self._recorder.follows(self.steps):
+        if self._failures or self._recorder is None or len(self._parts) > 1 or not self._recorder.follows(self.steps):
             return
         if self._capture.changed:
             return
@@ -301,6 +290,8 @@ class Watch(Looks):
             self._capture.stop()
 
     def _is_due(self) -> bool:
+        if self._failures:
+            return False
         due = self._recorder is not None and self._recorder.due(self.steps)
         if self.ranks.alone or not self._asked["budget"]:
             return due
@@ -316,16 +307,37 @@ class Watch(Looks):
             kind="" if self._recorder is None else self._recorder.kind(ahead=1),
         )
 
-    def _warn(self, text: str) -> None:
-        if self._recorder is not None:
-            self._recorder.event("warning", self.steps, text=text)
+    def _close_after_a_failure(self) -> None:
+        """Count a step that could not be closed. Tell the other processes at the exchange that they expect now."""
+        if self._cadenced and not self.ranks.alone and self.steps >= self._capture.next_due:
+            with self.shield:
+                self._capture.leave()
+        self.steps, self._parts = self.steps + 1, []
+
+    def _stop(self, error: Exception) -> None:
+        """An error of our own after the first update: stop measuring. After a second one, stop recording too."""
+        self._failures += 1
+        self._waiting = None
+        stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
+        text = f"{stopped} at step {self.steps:,}, and training continues: {reason_of(error)}"
+        attempt(self._capture.stop, lambda: self._warn(text, stopped="all"))
 
     def _was_updated(self, *_: Any) -> None:
-        """The optimizer was called: close, unmeasured, a step that `step` did not close.
+        """The optimizer was called."""
+        with self.shield:
+            self._count_update()
+        if self._failures:
+            self.steps, self._parts = self.steps + bool(self._parts), []
+        self.shield.before_first_update = False
+
+    def _count_update(self) -> None:
+        """Close, unmeasured, a step that `step` did not close.
 
         This happens after the update, since an optimizer with a closure makes its backward inside.
         """
         self._pace.updates += 1
+        if self._failures > self.ranks.alone:
+            return
         was_called, self._was_called = self._was_called, False
         if self._parts:
             with self.budget.spending():  # fewer backwards than usual, as at the end of an epoch
@@ -336,4 +348,3 @@ class Watch(Looks):
                 self._capture.forget()
             else:
                 self._capture.forget_unannounced_backward()
-        self._capture.before_first_update = False

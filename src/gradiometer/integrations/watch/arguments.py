@@ -1,0 +1,138 @@
+"""Checks of the arguments of `watch`, all made before training begins."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.errors import BadArgument
+from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.description import bare_optimizer, sampling_of
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.ranks import Ranks
+
+
+def check_settings(
+    *,
+    model: Any,
+    loss: Any,
+    out: Any,
+    name: Any,
+    scaler: Any,
+    accumulation: Any,
+    budget: Any,
+    every: Any,
+    parts: Any,
+    level: Any,
+    seed: Any,
+    to: Any,
+) -> None:
+    """Check the type and the range of every argument that is used as it is given.
+
+    Raises:
+        BadArgument: One of them cannot be used.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadArgument(f"`model` must be a torch.nn.Module, got {kind_of(model)}.")
+    if loss is not None and not callable(loss):
+        raise BadArgument(f"`loss` must be a function, called as loss(model, batch), got {kind_of(loss)}.")
+    if isinstance(loss, nn.Module):
+        raise BadArgument(
+            f"`loss` is a {type(loss).__name__}, which does not take a model and a batch: give "
+            "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, batch: ..."
+        )
+    if not isinstance(out, str | os.PathLike):
+        raise BadArgument(f"`out` must be the path of a folder, got {kind_of(out)}.")
+    if Path(out).is_file():
+        raise BadArgument(f"`out` must be a folder, got the file {out}.")
+    if not isinstance(name, str):
+        raise BadArgument(f"`name` must be a string, got {kind_of(name)}.")
+    if scaler is not None and not all(hasattr(scaler, method) for method in ("is_enabled", "get_scale")):
+        raise BadArgument(f"`scaler` must be a torch.amp.GradScaler, got {kind_of(scaler)}.")
+    check_whole("accumulation", accumulation, 1)
+    check_number("budget", budget)
+    if not budget < 1:
+        raise BadArgument(f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.")
+    if every is not None:
+        check_whole("every", every, 1)
+    check_whole("parts", parts, 0)
+    if parts == 1:
+        raise BadArgument("`parts` must be at least 2, or 0 for one part per example, got 1.")
+    check_number("level", level)
+    check_level(level)
+    check_whole("seed", seed, 0)
+    if isinstance(to, str) or not isinstance(to, Iterable):
+        raise BadArgument(f"`to` must be a list of trackers, got {kind_of(to)}: give to=[tracker].")
+
+
+def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The torch optimizers in an optimizer, in a wrapper of one (Accelerate, fastai), or in a list of these.
+
+    Raises:
+        BadArgument: There is none.
+    """
+    several = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    found = [bare_optimizer(one) for one in several]
+    strangers = [kind_of(one) for one in found if not isinstance(one, torch.optim.Optimizer)]
+    if strangers or not found:
+        raise BadArgument(
+            f"`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
+            f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer that trains `model`."
+        )
+    return found
+
+
+def sampling_from(sampling: Any, examples: int | None, replacement: bool | None) -> Sampling:
+    """How batches are drawn, from any of the ways to give it.
+
+    Raises:
+        BadArgument: They contradict each other, or one cannot be used.
+    """
+    if examples is None and replacement is not None:
+        raise BadArgument("`replacement` is given without the size of the training set: give `examples` too.")
+    if sampling is not None and examples is not None:
+        raise BadArgument("`sampling` and `examples` both say how batches are drawn: leave one of them out.")
+    if examples is not None:
+        check_whole("examples", examples, 1)
+        if not isinstance(replacement, bool | None):
+            raise BadArgument(f"`replacement` must be True or False, got {replacement!r}.")
+        return Sampling(Draw.REPLACEMENT if replacement else Draw.RESHUFFLED, examples)
+    if isinstance(sampling, DataLoader):
+        return sampling_of(sampling)
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise BadArgument(
+            f"`sampling` must be a DataLoader or a Sampling, got {kind_of(sampling)}: give sampling=loader, or "
+            "examples=N with replacement=False for shuffled epochs and True for independent draws."
+        )
+    return sampling or Sampling(Draw.REPLACEMENT)
+
+
+def check_spread(model: nn.Module, ranks: Ranks, *, accumulation: int, has_loss: bool) -> None:
+    """Check that a step shows a spread: that a batch can be run in halves, or comes in several backwards.
+
+    Raises:
+        BadArgument: It does not.
+    """
+    if accumulation > 1 or not ranks.alone:
+        return
+    if is_sharded(model):
+        raise BadArgument(
+            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: start several "
+            "processes, or accumulate several backwards per update and give their number as `accumulation`."
+        )
+    if not has_loss:
+        raise BadArgument(
+            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, batch: ..., or "
+            "accumulate several backwards per update and give their number as `accumulation`."
+        )
+
+
+def kind_of(value: Any) -> str:
+    """The type of a value, with its module unless that is Python's own."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

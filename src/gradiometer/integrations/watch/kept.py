@@ -1,0 +1,94 @@
+"""The run of a watched loop: written, read and described while training uses it."""
+
+from contextlib import suppress
+from typing import Any
+
+from gradiometer.diagnosis import diagnose
+from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.looks import Announcements
+from gradiometer.integrations.watch.losses import Losses
+from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.warning_log import WarningLog
+from gradiometer.measurement.finding import Finding
+from gradiometer.run.reader import Run
+from gradiometer.run.recorder import Recorder
+
+
+class Kept:
+    """The recorder of a watched loop and what is read back from its folder, inside the shield.
+
+    Args:
+        losses: The losses, some of which may wait to be written.
+        shield: Keeps errors of the disk from training.
+        warn: The warnings so far.
+        announcements: What is printed, and the page at the end.
+        gauges: Custom gauges of the run.
+    """
+
+    def __init__(
+        self,
+        losses: Losses,
+        shield: Shield,
+        warn: WarningLog,
+        announcements: Announcements,
+        gauges: tuple[Any, ...],
+    ) -> None:
+        self._losses, self._shield, self._warn, self._gauges = losses, shield, warn, gauges
+        self._announcements = announcements
+        self._recorder: Recorder | None = None
+
+    def attached(self, recorder: Recorder) -> Recorder:
+        """The recorder, whose run is written and read from now on."""
+        self._recorder = self._losses.recorder = recorder
+        self._announcements.say(recorder.folder.path)
+        self._warn.attach(recorder)
+        return recorder
+
+    def close(self, step: int, trackers: Trackers, error: BaseException | None) -> None:
+        """Write and send everything, and the end of the training. `error` is the user's own, which hides ours."""
+        if self._recorder is None:
+            return
+        with self._shield, suppress(*(Exception,) if error else ()), self._recorder as recorder:
+            with self._shield:
+                self._losses.fetch()
+            with self._shield:
+                trackers.send(recorder, recorder.budget.clock(), at_once=True)
+            reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
+            recorder.event("finished" if error is None else "interrupted", step, **reason)
+        attempt(lambda: self._announcements.show(self.run))
+
+    @property
+    def run(self) -> Run | None:
+        """The run as it is on disk now; None if there is none, or none that can be read."""
+        if self._recorder is None:
+            return None
+        self._write()
+        with self._shield:
+            return Run.open(self._recorder.folder.path, gauges=self._gauges)
+        return None
+
+    def findings(self) -> Findings:
+        """The findings so far, and the warnings."""
+        run = self.run
+        found: tuple[Finding, ...] = ()
+        try:
+            found = () if run is None else diagnose(run).findings
+        except Exception as error:  # the measuring itself has not failed
+            if self._shield.before_first_update:
+                raise
+            self._warn(f"the findings could not be made: {reason_of(error)}")
+        return Findings(found, dict.fromkeys([*(run.warnings if run else ()), *self._warn.texts]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The folder of the run and the state of its recorder; empty without a run."""
+        if self._recorder is None:
+            return {}
+        self._write()
+        return {"run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
+
+    def _write(self) -> None:
+        if self._recorder is not None and not self._recorder.closed:
+            with self._shield:
+                self._losses.fetch()
+                self._recorder.flush()

@@ -1,0 +1,45 @@
+"""The shield between measuring and training: after the first update, no error of measuring reaches the user's loop."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from gradiometer.errors import GradiometerError
+
+
+class Shield:
+    """A context for everything that a training loop, its optimizer or its backward calls.
+
+    Errors pass before the first update, when nothing is lost yet. Later an error is given to `stop`, and training
+    continues. KeyboardInterrupt and SystemExit always pass.
+
+    Args:
+        stop: Takes the error. It should stop what failed, and warn. Its own errors are dropped.
+    """
+
+    def __init__(self, stop: Callable[[Exception], None]) -> None:
+        self._stop = stop
+        self.before_first_update = True
+        """True until the first update of the optimizer. Until then errors pass."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if self.before_first_update or not isinstance(error, Exception):
+            return False
+        with suppress(Exception):
+            self._stop(error)
+        return True
+
+
+def reason_of(error: Exception) -> str:
+    """The error as the end of a sentence. An error that was not raised on purpose is named with its type."""
+    text = next(iter(str(error).splitlines()), "").rstrip(".")
+    return text if isinstance(error, GradiometerError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def attempt(*calls: Callable[[], object]) -> None:
+    """Make every call, also if an earlier one fails. Errors are dropped."""
+    for call in calls:
+        with suppress(Exception):
+            call()

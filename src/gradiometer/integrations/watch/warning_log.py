@@ -1,0 +1,51 @@
+"""The warnings of a watched loop: each once, through `logging` and into the run."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from gradiometer.run.recorder import Recorder
+
+LOG = logging.getLogger("gradiometer")
+
+
+class WarningLog:
+    """Passes warnings to the logger "gradiometer" and to the run, each text once, and keeps them.
+
+    Without handlers `logging` prints them to the standard error.
+
+    Args:
+        step: Returns the step of training, from 0.
+        speaks: False on processes that do not log, because rank 0 does.
+    """
+
+    def __init__(self, step: Callable[[], int], *, speaks: bool) -> None:
+        self._step, self._speaks = step, speaks
+        self._recorder: Recorder | None = None
+        self._early: list[dict[str, Any]] = []
+        self.texts: list[str] = []
+        """All texts so far, in order."""
+
+    def __call__(self, text: str, **fields: Any) -> None:
+        """Warn, unless that was done before. Fields say what the warning means for the findings."""
+        if not self._log(text):
+            return
+        if self._recorder is None:
+            self._early.append({"text": text, **fields})
+        else:
+            self._recorder.event("warning", self._step(), text=text, **fields)
+
+    def attach(self, recorder: Recorder) -> None:
+        """Write into this run from now on, beginning with what came earlier, and log its own warnings too."""
+        self._recorder, recorder.tell = recorder, self._log
+        for fields in self._early:
+            recorder.event("warning", self._step(), **fields)
+
+    def _log(self, text: str) -> bool:
+        """Log and keep a text. False if that was done before."""
+        if text in self.texts:
+            return False
+        self.texts.append(text)
+        if self._speaks:
+            LOG.warning("%s", text)
+        return True
