@@ -11,6 +11,7 @@ import torch
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, NoiseMoments, NoiseShape, cosine, inner_products
+from gradiometer.estimation.gram import of_a_finite_population
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.problems.closed_forms.quadratic import Position, position_losses
@@ -47,6 +48,43 @@ def test_means_of_all_moments_over_all_batches_are_exact(size: int) -> None:
     expected = true_moments(population.mean(0), np.cov(population, rowvar=False, bias=True))
     for name, truth in expected.items():
         assert np.mean([moments[name] for moments in seen]) == pytest.approx(truth, rel=1e-10, abs=1e-12), name
+
+
+def test_batches_without_replacement_give_the_moments_of_their_training_set() -> None:
+    """Their mean over all batches is that over all different examples, which the parts of one whole batch give at once.
+
+    The noise scale is three times N: uncorrected, ‖g‖⁴ has the wrong size altogether. What is left is of third and
+    fourth moments, over N².
+    """
+    draw = np.random.default_rng(0)
+    gradients = draw.normal(size=(60, 40)) * np.linspace(0.5, 2, 40)
+    gradients += draw.normal(size=40) * 0.08 - gradients.mean(0)
+    train = gradients.mean(0)
+    truth = true_moments(train, np.cov(gradients, rowvar=False))
+    assert truth["gradient_variance"] > 3 * 60 * truth["gradient_norm_squared"]
+    raw = {name: np.array([value]) for name, value in asdict(NoiseMoments.of(gradients @ gradients.T, 1)).items()}
+    found = of_a_finite_population(raw, 1 / 60)
+    assert found["gradient_norm_squared"].item() == pytest.approx(truth["gradient_norm_squared"], rel=1e-9)
+    del truth["covariance_norm_squared"]  # it stays that of the distribution
+    for name, expected in truth.items():
+        assert found[name].item() == pytest.approx(expected, rel=0.04), name
+    off = {name for name, expected in truth.items() if abs(raw[name].item() / expected - 1) > 0.4}
+    assert off == set(truth) - {"gradient_variance", "gradient_variance_squared"}
+
+
+def test_the_tests_of_a_training_set_use_the_error_of_its_own_batches() -> None:
+    """At B = N there is no error; at B = N/2 it is half of tr S/B."""
+    moments = {name: np.ones(9) for name in true_moments(np.ones(1), np.ones((1, 1)))}
+    whole, half = (
+        NoiseShape().estimate(series_of(moments, Sampling(Draw.RESHUFFLED, 64), size))["norm_test"].value
+        for size in (64, 32)
+    )
+    assert whole == 0.0 and half == pytest.approx(math.sqrt((1 / 32 - 1 / 64) / (1 + 1 / 64)))
+
+
+def series_of(moments: dict[str, np.ndarray], sampling: Sampling, size: int) -> Series:
+    steps = np.arange(len(next(iter(moments.values()))))
+    return Series("noise_shape", steps, np.full_like(steps, size), np.ones(len(steps)), moments, sampling)
 
 
 def test_inner_products_of_equal_parts_average_to_the_squared_gradient_norm(case: Case) -> None:

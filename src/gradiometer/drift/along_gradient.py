@@ -9,7 +9,7 @@ import numpy as np
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Moments, Series
+from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
@@ -24,13 +24,21 @@ class CurvatureAlongGradient(Gauge):
     gradients of two disjoint parts of the batch, and H the Hessian of other examples. Then ĝ_1ᵀHĝ_2 is unbiased for
     gᵀHg. The excess of ĝ_1ᵀHĝ_1 and ĝ_2ᵀHĝ_2 over it, times their number of examples, is unbiased for tr(HΣ) if the
     examples are drawn independently. Both can be negative: if the loss curves down, and at a single step by chance.
+    For batches drawn without replacement from N examples ĝ_1ᵀHĝ_2 is tr(HΣ)/N too small, which `estimate` corrects.
+    This is exact if H comes from a probe. Without one, the covariance of an example's gradient and Hessian remains,
+    also divided by N.
 
     Costs about five and a half plain steps if the step has a probe (a gradient in two halves, one gradient with its
     graph, and two products), and half of that without: then half of the batch gives H, and the quarters of the other
     half give ĝ_1 and ĝ_2.
 
+    Args:
+        gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
+
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.6 to 2.8.
     """
+
+    gradient_of: GradientOf = "train"
 
     name: ClassVar[str] = "curvature_along_gradient"
     issue: ClassVar[Issue] = Issue.DRIFT
@@ -41,8 +49,11 @@ class CurvatureAlongGradient(Gauge):
     }
     one_in: ClassVar[int] = 16
 
+    def __post_init__(self) -> None:
+        check_gradient_of(self.gradient_of)
+
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """gᵀHg and tr(HΣ)."""
+        """gᵀHg and tr(HΣ) for independent examples; `estimate` corrects for how they were drawn."""
         halves = step.acting_halves
         (first, second), sizes = halves.gradients, halves.sizes
         along_first, along_second = step.judging_graph.products(halves.gradients).double()
@@ -52,7 +63,9 @@ class CurvatureAlongGradient(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """gᵀHg, tr(HΣ), their ratio (a number of examples), and B."""
-        gradient, noise = series.moments["gradient_curvature"], series.moments["noise_curvature"]
+        finite = series.sampling.one_over_examples(self.gradient_of)
+        gradient = series.moments["gradient_curvature"] + finite * series.moments["noise_curvature"]
+        noise = (1 - finite) * series.moments["noise_curvature"]
         return {
             "curvature_noise_scale": ratio_of_means(
                 noise, gradient, level=level, unit="examples", spacing=series.spacing, nonnegative=False

@@ -10,7 +10,7 @@ import numpy as np
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Moments, Series
+from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
@@ -26,10 +26,17 @@ class StepDrift(Gauge):
     two training gradients is 1.4 to 2 times too large, because the step changes the gradient of this batch most.
 
     Costs about two plain steps if the step has a probe, one and a half without: then half of the batch makes the step
-    and the other half judges it, and the drift is that of a step at B/2. The step is −ηĝ, without momentum.
+    and the other half judges it, and the drift is that of a step at B/2. The step is −ηĝ, without momentum. If that
+    half was drawn without replacement from N examples, both squares are their noise over N too small, which `estimate`
+    corrects.
+
+    Args:
+        gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
 
     Source: the lecture, S3. For the drift over many steps see `gradiometer.drift.horizon`.
     """
+
+    gradient_of: GradientOf = "train"
 
     name: ClassVar[str] = "step_drift"
     issue: ClassVar[Issue] = Issue.DRIFT
@@ -37,23 +44,35 @@ class StepDrift(Gauge):
     labels: ClassVar[Mapping[str, str]] = {"step_drift": "step drift, ‖g(Φ′) − g(Φ)‖² / ‖g(Φ)‖²"}
     one_in: ClassVar[int] = 16
 
+    def __post_init__(self) -> None:
+        check_gradient_of(self.gradient_of)
+
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The squared drift, ‖g‖², and the number of examples that made the step."""
-        before, after = step.judging_halves.gradients.double(), step.judging_halves_after.gradients.double()
+        """The squared drift and ‖g‖², the noise of both if the step has no probe, and the size of the batch.
+
+        The noise is 0 if a probe judges the step, since its examples are independent.
+        """
+        halves = step.judging_halves
+        before, after = halves.gradients.double(), step.judging_halves_after.gradients.double()
         drift = after - before
+        shared = 0.0 if step.has_probe else halves.sizes[0] * halves.sizes[1] / sum(halves.sizes)
         return {
             "drift": float(drift[0] @ drift[1]),
             "gradient_norm_squared": float(before[0] @ before[1]),
+            "drift_variance": shared * float((drift[0] - drift[1]).square().sum()),
+            "gradient_variance": shared * float((before[0] - before[1]).square().sum()),
             "made_by": float(step.acting_size),
         }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Squared drift relative to ‖g‖² and absolute, and the batch size of the step."""
-        drift, norm_squared = series.moments["drift"], series.moments["gradient_norm_squared"]
+        moments, finite = series.moments, series.sampling.one_over_examples(self.gradient_of)
+        drift = moments["drift"] + finite * moments["drift_variance"]
+        norm_squared = moments["gradient_norm_squared"] + finite * moments["gradient_variance"]
         return {
             "step_drift": ratio_of_means(drift, norm_squared, level=level, spacing=series.spacing),
             "drift_squared": mean(drift, level=level, unit=self.unit, spacing=series.spacing),
-            "drift_batch_size": Estimate.exact(float(np.median(series.moments["made_by"])), unit="examples"),
+            "drift_batch_size": Estimate.exact(float(np.median(moments["made_by"])), unit="examples"),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

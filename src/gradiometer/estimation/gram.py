@@ -5,6 +5,7 @@ Every moment of g and Σ is a mean over different micro-batches, so that no grad
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +23,7 @@ class NoiseMoments:
     """Moments of g and Σ from the inner products of one step, each unbiased for independent examples.
 
     If examples are drawn without replacement from a training set, the moments are unbiased for the distribution from
-    which the set was drawn.
+    which the set was drawn; `of_a_finite_population` corrects them for the set itself.
 
     Args:
         gradient_variance: tr Σ.
@@ -72,6 +73,36 @@ class NoiseMoments:
             gradient_variance_squared=examples**2 * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
             covariance_norm_squared=examples**2 * (middle.pair_squared - 2 * middle.chain + middle.pairs),
         )
+
+
+def of_a_finite_population(
+    moments: Mapping[str, Float[np.ndarray, " steps"]], finite: float
+) -> dict[str, Float[np.ndarray, " steps"]]:
+    """The moments of `NoiseMoments` for the mean g and the covariance S (divisor N − 1) of N examples themselves.
+
+    Over batches drawn without replacement, the mean of a moment is that over all different examples of the set. That of
+    ⟨g_i, g_j⟩ is ‖g‖² − tr S/N, and likewise, up to third and fourth moments of the gradients, divided by N²:
+    gᵀSg − tr S²/N, tr S·‖g‖² − (tr S)²/N, and ‖g‖⁴ − (2 tr S·‖g‖² + 4 gᵀSg)/N + ((tr S)² + 2 tr S²)/N². Here tr S² is
+    that of the distribution, which `moments` has; that of the N examples is larger by the mean of ‖g_i − g‖⁴/N, and is
+    not estimated.
+
+    Args:
+        moments: As measured.
+        finite: 1/N; 0 changes nothing.
+
+    Source: the expansion of a mean over all N⁴ indices by the indices that are equal; Cochran (1977), th. 2.2, for two.
+    """
+    variance, shape = moments["gradient_variance"], moments["covariance_norm_squared"]
+    along, across = moments["variance_along_gradient"], moments["variance_times_norm_squared"]
+    squared = moments["gradient_variance_squared"]
+    fourth = moments["gradient_norm_fourth"] + finite * (2 * across + 4 * along) + finite**2 * (squared + 2 * shape)
+    return {
+        **moments,
+        "gradient_norm_squared": moments["gradient_norm_squared"] + finite * variance,
+        "variance_along_gradient": along + finite * shape,
+        "variance_times_norm_squared": across + finite * squared,
+        "gradient_norm_fourth": fourth,
+    }
 
 
 class _Means:

@@ -13,7 +13,7 @@ from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Draw, Moments, Series
+from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 from gradiometer.measurement.spread import Spread
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
@@ -57,7 +57,7 @@ class GradientNoise(Gauge):
     """
 
     parts: int | None = 2
-    gradient_of: Literal["train", "population"] = "train"
+    gradient_of: GradientOf = "train"
 
     name: ClassVar[str] = "noise"
     issue: ClassVar[Issue] = Issue.ESTIMATION
@@ -79,8 +79,7 @@ class GradientNoise(Gauge):
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= 2:
             raise BadArgument(f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.")
-        if self.gradient_of not in ("train", "population"):
-            raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {self.gradient_of!r}.")
+        check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """tr Σ and ‖g‖² by layer for independent examples; `estimate` corrects for how they were drawn."""
@@ -121,7 +120,7 @@ def of_the_gradient_meant(
     variance: Float[np.ndarray, "steps layers"],
     norm_squared: Float[np.ndarray, "steps layers"],
     series: Series,
-    gradient_of: Literal["train", "population"],
+    gradient_of: GradientOf,
 ) -> tuple[Float[np.ndarray, "steps layers"], Float[np.ndarray, "steps layers"], Float[np.ndarray, "steps layers"]]:
     """tr Σ, ‖g‖² and E‖ĝ − g‖² for the gradient that is meant and the way batches were drawn.
 
@@ -134,20 +133,9 @@ def of_the_gradient_meant(
     Raises:
         BadArgument: The size of the training set is missing.
     """
-    batch_size = series.batch_size[:, None]
-    if gradient_of == "population" or series.sampling.draw is not Draw.RESHUFFLED:
-        return variance, norm_squared, variance / batch_size
-    examples = series.sampling.examples
-    if examples is None:
-        raise BadArgument(
-            "`sampling` draws without replacement from a training set of unknown size: give its number of "
-            "`examples`, or use `gradient_of='population'`."
-        )
-    return (
-        variance * (1 - 1 / examples),
-        norm_squared + variance / examples,
-        variance * (1 / batch_size - 1 / examples),
-    )
+    finite = series.sampling.one_over_examples(gradient_of)
+    error = variance * (1 / series.batch_size[:, None] - finite)
+    return variance * (1 - finite), norm_squared + variance * finite, error
 
 
 def noise_scales(

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.gram import FEWEST, NoiseMoments
+from gradiometer.estimation.gram import FEWEST, NoiseMoments, of_a_finite_population
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import Moments, Series
+from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
@@ -34,14 +34,16 @@ class NoiseShape(Gauge):
     - orthogonality test: ν = √((tr Σ − gᵀΣg/‖g‖²)/B)/‖g‖, the part across g, which turns a step away from g.
 
     The papers raise B to keep each below a constant (0.9 for the inner product, 5.84 for the orthogonality). They use
-    ‖ĝ‖ for ‖g‖, which the noise itself makes too large. Here g is the gradient of the distribution from which the
-    training set was drawn.
+    ‖ĝ‖ for ‖g‖, which the noise itself makes too large. For batches drawn without replacement from N examples,
+    `estimate` corrects the tests to leading order in tr Σ/N; the effective dimension stays that of the distribution
+    from which the training set was drawn.
 
     Costs k gradients of B/k examples: the arithmetic of one step, but the time of tens of steps in a tiny model, in
     which calls cost more than arithmetic. Needs memory for k × d numbers.
 
     Args:
         parts: k, at least 4. None makes every example a part, which is the most precise and needs B × d numbers.
+        gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
 
     Source: the participation ratio of Σ's eigenvalues; norm test: Byrd, Chin, Nocedal & Wu (2012), Sample Size
         Selection in Optimization Methods for Machine Learning; the other two: Bollapragada, Byrd & Nocedal (2018),
@@ -50,6 +52,7 @@ class NoiseShape(Gauge):
     """
 
     parts: int | None = 8
+    gradient_of: GradientOf = "train"
 
     name: ClassVar[str] = "noise_shape"
     issue: ClassVar[Issue] = Issue.ESTIMATION
@@ -68,6 +71,7 @@ class NoiseShape(Gauge):
                 f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise needs two pairs "
                 "without a common member."
             )
+        check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The moments of g and Σ from the inner products of micro-batch gradients."""
@@ -78,7 +82,8 @@ class NoiseShape(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Effective dimension and the three tests, each a ratio of means over the window."""
-        moments, batch_size = series.moments, series.batch_size
+        finite = series.sampling.one_over_examples(self.gradient_of)
+        moments, error = of_a_finite_population(series.moments, finite), 1 / series.batch_size - finite
         square = moments["gradient_norm_fourth"]
         across = moments["variance_times_norm_squared"] - moments["variance_along_gradient"]
 
@@ -87,9 +92,9 @@ class NoiseShape(Gauge):
 
         return {
             "effective_dimension": ratio(moments["gradient_variance_squared"], moments["covariance_norm_squared"]),
-            "norm_test": _root(ratio(moments["gradient_variance"] / batch_size, moments["gradient_norm_squared"])),
-            "inner_product_test": _root(ratio(moments["variance_along_gradient"] / batch_size, square)),
-            "orthogonality_test": _root(ratio(across / batch_size, square)),
+            "norm_test": _root(ratio(error * moments["gradient_variance"], moments["gradient_norm_squared"])),
+            "inner_product_test": _root(ratio(error * moments["variance_along_gradient"], square)),
+            "orthogonality_test": _root(ratio(error * across, square)),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

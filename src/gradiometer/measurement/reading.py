@@ -6,11 +6,21 @@ This module needs no torch, so that a run can be read on another machine.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.errors import BadArgument
+
+GradientOf = Literal["train", "population"]
+"""The g that is meant: that of the training set, or that of the distribution from which it was drawn."""
+
+
+def check_gradient_of(gradient_of: str) -> None:
+    """Refuse a name that is neither "train" nor "population"."""
+    if gradient_of not in ("train", "population"):
+        raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.")
 
 
 class Draw(StrEnum):
@@ -43,6 +53,35 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.examples is not None and not self.examples >= 1:
             raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
+
+    def one_over_examples(self, gradient_of: GradientOf) -> float:
+        """1/N if batches are drawn without replacement from N examples whose gradient is meant; 0 otherwise.
+
+        Two different examples of such a batch have the covariance −S/N, with S the covariance of the N examples with
+        divisor N − 1. So the mean of ⟨ĝ_1, ĝ_2⟩ over disjoint parts is ‖g‖² − tr S/N, and the covariance of ĝ is
+        S(1/B − 1/N).
+
+        Args:
+            gradient_of: "train": the gradient of the training set. "population": that of the distribution from which
+                the training set was drawn, for which the examples are independent.
+
+        Raises:
+            BadArgument: N is missing.
+
+        Source: Cochran (1977), Sampling Techniques, th. 2.2.
+
+        >>> from gradiometer import Draw, Sampling
+        >>> Sampling(Draw.RESHUFFLED, 500).one_over_examples("train")
+        0.002
+        """
+        if gradient_of == "population" or self.draw is not Draw.RESHUFFLED:
+            return 0.0
+        if self.examples is None:
+            raise BadArgument(
+                "`sampling` draws without replacement from a training set of unknown size: give its number of "
+                "`examples`, or use `gradient_of='population'`."
+            )
+        return 1 / self.examples
 
 
 Moments = Mapping[str, float | list[float]]

@@ -128,6 +128,11 @@ class TrainingStep:
         """The gradient of the batch with its graph, for products with the Hessian of this batch."""
         return GradientGraph(self.objective, self.batch, seed=self.derived_seed("graph"))
 
+    @property
+    def has_probe(self) -> bool:
+        """True if independent examples judge the step."""
+        return self._probe is not None
+
     @cached_property
     def acting(self) -> Batch:
         """The examples whose gradient makes the step to judge: the batch, or a random half of it."""
