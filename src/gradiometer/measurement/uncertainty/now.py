@@ -1,0 +1,296 @@
+"""The value of a drifting quantity at the newest reading.
+
+A mean over a window speaks of the whole window. If the quantity drifts, its value at the newest reading is another
+number. Here it is estimated from all recent readings, with a drift that follows a power of time and of the learning
+rate (see `power_law`). If the newest readings by themselves contradict the result, the interval contains theirs too.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from gradiometer.arguments import check_level
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.batch_means import finite_samples
+from gradiometer.measurement.uncertainty.fieller import steps_to_bound
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.power_law import Drift, power_law
+
+NOISE_PRIOR = Drift(time=(-0.6, 0.9), rate=(0.7, 0.4))
+"""1/B, with B the noise scale: it falls along a run, and with the learning rate."""
+
+SHARPNESS_PRIOR = Drift(time=(0.0, 0.5), rate=(-0.5, 0.6), share=0.35)
+"""The batch sharpness: it rises if the learning rate falls."""
+
+TEMPERATURE_PRIOR = Drift(time=(-0.3, 0.7), rate=(1.0, 0.5))
+"""The temperature: it is proportional to the learning rate, and to tr Σ, which drifts."""
+
+MOMENT_PRIOR = Drift(time=(0.0, 0.7), rate=(0.0, 0.5))
+"""A moment of which nothing is known, such as tr Σ or ‖g‖²."""
+
+FEWEST = 16
+"""Smallest number of readings. Fewer do not show a drift."""
+
+WIDEST = 30.0
+"""Ratio of the ends above which an interval of a positive quantity counts as open."""
+
+NEIGHBOURS = 15
+"""Readings in the running mean by which each reading is divided."""
+
+GUARDS = (16, 8, 4)
+"""Each guard is the newest 16th, 8th and 4th of the readings."""
+
+FEWEST_GUARDING = 8
+GUARD_LEVEL = 0.95
+FEWEST_SINCE_CHANGE = 8
+"""Readings at about the newest learning rate. With fewer, the value there is extrapolated."""
+
+Readings = Float[np.ndarray, " steps"]
+Steps = Shaped[np.ndarray, " steps"]
+
+
+def ratio_now(
+    numerator: Readings,
+    denominator: Readings,
+    *,
+    steps: Steps,
+    learning_rate: Readings | None = None,
+    level: float = 0.9,
+    unit: str = "",
+    prior: Drift = NOISE_PRIOR,
+) -> Estimate:
+    """The ratio of two positive moments at the newest reading, such as the noise scale tr Σ / ‖g‖² now.
+
+    Denominator over numerator is taken to follow a power of time and of the learning rate. Single readings of the
+    denominator may be negative by noise. An interval whose ends are more than 30 apart is given as open, [L, ∞),
+    "at least L"; then `needed` is about how many more steps would close it.
+
+    With fewer than 16 readings the estimate is unknown. With fewer than 8 since the learning rate last changed twofold,
+    `method` says "extrapolated": the value rests on the drift that is usual after such a change.
+
+    Args:
+        numerator, denominator: Readings at the same steps, oldest first, each unbiased.
+        steps: Training step of each reading, increasing.
+        learning_rate: η at each reading, at least 0. Default: it did not change.
+        level: Confidence level, between 0 and 1.
+        unit: Unit of the ratio.
+        prior: The drift of denominator over numerator that is expected.
+
+    Raises:
+        BadArgument: The arrays differ in length, a reading is not finite, the steps do not increase, or a rate is
+            negative.
+
+    Source: estimating equations: Godambe (1960), An Optimum Property of Regular Maximum Likelihood Estimation. Their
+        weights are this package's own.
+
+    >>> import numpy as np
+    >>> from gradiometer.measurement.uncertainty import ratio_now, ratio_of_means
+    >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
+    >>> signal = 10 / steps  # ‖g‖² falls, so the noise scale rises from 10 to 2,000
+    >>> variance = np.full(200, 100.0)
+    >>> print(ratio_now(variance, signal * (1 + 0.3 * noise), steps=steps, unit="examples"))
+    1,890 [1,480, 2,720] examples
+    >>> print(ratio_of_means(variance, signal * (1 + 0.3 * noise), unit="examples"))
+    337 [241, 559] examples
+    """
+    numerator, denominator = finite_samples(numerator, "numerator"), finite_samples(denominator, "denominator")
+    steps, learning_rate = _checked(steps, learning_rate, numerator=numerator, denominator=denominator)
+    check_level(level)
+    if len(steps) < FEWEST:
+        return _too_few(steps, level, unit)
+
+    size = _size(numerator), _size(denominator)
+    above, below = numerator / size[0], denominator / size[1]
+
+    def recent(count: int, level: float) -> Estimate:
+        return ratio_of_means(above[-count:], below[-count:], level=level)
+
+    sizes = np.sqrt(_neighbours(above) * _neighbours(below))
+    found = _value_now(below, above, sizes, steps, learning_rate, prior, level, positive=True)
+    if found is None or not found[1] > 0:
+        estimate = recent(len(steps), level)
+    else:
+        low, value, high = found
+        estimate = _found(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
+        estimate = _closed(_guarded(estimate, recent), value, value - low, float(steps[-1] - steps[0]))
+    return transformed(estimate, lambda ratio: ratio * (size[0] / size[1]), unit=unit)
+
+
+def mean_now(
+    samples: Readings,
+    *,
+    steps: Steps,
+    learning_rate: Readings | None = None,
+    level: float = 0.9,
+    unit: str = "",
+    prior: Drift = MOMENT_PRIOR,
+) -> Estimate:
+    """The mean of one moment at the newest reading, such as tr Σ, ‖g‖² or a temperature, of either sign.
+
+    As `ratio_now`, with the moment itself following the power law. Both ends are finite from 16 readings on.
+
+    Args:
+        samples: Readings, oldest first, each unbiased.
+        steps, learning_rate, level: See `ratio_now`.
+        unit: Unit of the readings.
+        prior: The drift that is expected.
+
+    >>> import numpy as np
+    >>> from gradiometer.measurement.uncertainty import mean, mean_now
+    >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
+    >>> samples = 10 / np.sqrt(steps) * (1 + 0.3 * noise)  # ends at 0.71
+    >>> print(mean_now(samples, steps=steps))
+    0.725 [0.545, 0.896]
+    >>> print(mean(samples))
+    1.35 [0.959, 1.74]
+    """
+    samples = finite_samples(samples, "samples")
+    steps, learning_rate = _checked(steps, learning_rate, samples=samples)
+    check_level(level)
+    if len(steps) < FEWEST:
+        return _too_few(steps, level, unit)
+
+    size = _size(samples)
+    scaled, positive = samples / size, bool((samples > 0).all())
+
+    def recent(count: int, level: float) -> Estimate:
+        return mean(scaled[-count:], level=level)
+
+    ones = np.ones(len(steps))
+    found = _value_now(scaled, ones, _neighbours(scaled), steps, learning_rate, prior, level, positive)
+    if found is None:
+        estimate = recent(len(steps), level)
+    else:
+        low, value, high = found
+        estimate = _guarded(_found(value, low, high, len(steps), level, learning_rate), recent)
+    return transformed(estimate, lambda mean: mean * size, unit=unit)
+
+
+def _value_now(
+    values: Readings,
+    units: Readings,
+    sizes: Readings,
+    steps: Readings,
+    learning_rate: Readings | None,
+    prior: Drift,
+    level: float,
+    positive: bool,
+) -> tuple[float, float, float] | None:
+    """Low end, median and high end of the factor between values and units at the newest reading."""
+    if not (values.any() and units.any()):
+        return None
+    newest = slice(-max(FEWEST, math.ceil(prior.share * len(steps))), None)
+    rate = None if learning_rate is None else learning_rate[newest]
+    mixture = power_law((values / sizes)[newest], (units / sizes)[newest], steps[newest], rate, prior)
+    if mixture is None:
+        return None
+    shares = np.array([(1 - level) / 2, 0.5, (1 + level) / 2])
+    low, value, high = (float(each) for each in mixture.quantiles(shares, positive))
+    return None if math.isnan(value) else (low, value, high)
+
+
+def _neighbours(sizes: Readings) -> Readings:
+    """For each reading the mean size of its neighbours without itself, so that readings weigh alike.
+
+    A reading divided by a mean that contains it would be biased.
+    """
+    sizes = np.abs(sizes)
+    sums, place = np.concatenate([[0.0], np.cumsum(sizes)]), np.arange(len(sizes))
+    first, last = np.maximum(place - NEIGHBOURS // 2, 0), np.minimum(place + NEIGHBOURS // 2 + 1, len(sizes))
+    means: np.ndarray = (sums[last] - sums[first] - sizes) / (last - first - 1)
+    means += 1e-9 * sizes.mean()
+    return means
+
+
+def _guarded(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Estimate:
+    """The estimate, widened to contain the intervals of the newest readings that contradict it."""
+    low, high, contradicted = estimate.low, estimate.high, False
+    for share in GUARDS:
+        count = max(FEWEST_GUARDING, estimate.samples // share)
+        strict = recent(count, GUARD_LEVEL)
+        if not strict.low <= estimate.value <= strict.high:
+            plain = recent(count, estimate.level)
+            low, high, contradicted = min(low, plain.low), max(high, plain.high), True
+    if not contradicted:
+        return estimate
+    method = f"{estimate.method}, widened to contain the newest readings"
+    return Estimate.interval(
+        estimate.value, low, high, level=estimate.level, method=method, samples=estimate.samples, unit=estimate.unit
+    )
+
+
+def _closed(estimate: Estimate, value: float, margin: float, span: float) -> Estimate:
+    """The estimate of a positive quantity, open above if its ends are more than 30 apart."""
+    if estimate.high <= WIDEST * estimate.low:
+        return estimate
+    # The ends are 30 apart if value ± margin are, with margin = 29/31 of the value.
+    needed = steps_to_bound(value * (WIDEST - 1) / (WIDEST + 1), margin, span)
+    return Estimate.interval(
+        estimate.value,
+        estimate.low,
+        math.inf,
+        level=estimate.level,
+        method=estimate.method,
+        samples=estimate.samples,
+        unit=estimate.unit,
+        needed=needed,
+    )
+
+
+def _method(learning_rate: Readings | None) -> str:
+    """The name of the method; "extrapolated" if few readings were made at about the newest rate."""
+    name = "now, power law of time" if learning_rate is None else "now, power law of time and rate"
+    if learning_rate is None or not learning_rate.max() > 0:
+        return name
+    newest = learning_rate[-1]
+    changed = ~((learning_rate <= 2 * newest) & (learning_rate >= newest / 2))
+    since = int(np.argmax(changed[::-1])) if changed.any() else len(learning_rate)
+    return f"{name}, extrapolated" if since < FEWEST_SINCE_CHANGE else name
+
+
+def _found(
+    value: float, low: float, high: float, samples: int, level: float, learning_rate: Readings | None
+) -> Estimate:
+    method = _method(learning_rate)
+    return Estimate.interval(value, low, high, level=level, method=method, samples=samples)
+
+
+def _inverse(value: float) -> float:
+    return 1 / value if value > 0 else math.inf
+
+
+def _size(samples: Readings) -> float:
+    """The largest size among the readings, or 1 if all are zero."""
+    return float(np.abs(samples).max()) or 1.0
+
+
+def _too_few(steps: Readings, level: float, unit: str) -> Estimate:
+    count = len(steps)
+    spacing = float(steps[-1] - steps[0]) / (count - 1) if count > 1 else 1.0
+    needed = math.ceil((FEWEST - count) * spacing)
+    return Estimate.unknown(level=level, method="too few readings", samples=count, unit=unit, needed=needed)
+
+
+def _checked(
+    steps: np.ndarray, learning_rate: np.ndarray | None, **samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Steps and rates in double precision, if they fit to the readings."""
+    steps = finite_samples(np.asarray(steps, dtype=np.float64), "steps")
+    others = {**samples, "steps": steps}
+    if learning_rate is not None:
+        learning_rate = finite_samples(learning_rate, "learning_rate")
+        others["learning_rate"] = learning_rate
+        if not (learning_rate >= 0).all():
+            raise BadArgument(f"`learning_rate` must be at least 0, got {learning_rate.min()}.")
+    first, count = next((name, len(each)) for name, each in others.items())
+    for name, each in others.items():
+        if len(each) != count:
+            raise BadArgument(f"`{name}` must have one entry for each of the {count} of `{first}`, got {len(each)}.")
+    if len(steps) > 1 and not (np.diff(steps) > 0).all():
+        place = int((np.diff(steps) <= 0).argmax())
+        raise BadArgument(f"`steps` must increase, got {steps[place]:g} and then {steps[place + 1]:g}.")
+    return steps, learning_rate

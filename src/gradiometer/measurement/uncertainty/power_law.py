@@ -1,0 +1,218 @@
+"""A quantity that drifts as a power of time and of the learning rate: its value at the newest reading."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtr
+
+from gradiometer.arguments import check_number
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.uncertainty.batch_means import MOST_BATCHES
+
+MOST_READINGS = 96
+"""Longer series are averaged down to this many stretches."""
+
+OFFSET = 0.1
+"""Share of the span that is added to the age, so that the logarithm of the oldest reading's age is finite."""
+
+TIME_POWERS = np.linspace(-3.6, 2.4, 21)
+RATE_POWERS = np.linspace(-0.5, 2.0, 9)
+
+LEAST_RATE = 1e-3
+"""Smallest learning rate that counts, as a share of the largest. Schedules start and end at zero."""
+
+VARIED = 1.05
+"""Ratio of the largest rate to the smallest above which the rate counts as varied."""
+
+BISECTIONS = 40
+PLACES = np.sinh(np.linspace(-7.0, 7.0, 2_001))
+"""Where Student's distribution is tabulated: its function is called some ten thousand times for one estimate."""
+
+LARGEST_LOG = 60.0
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How fast a quantity is expected to drift before it is measured: as age^β · η^γ.
+
+    Args:
+        time: Expected β and its standard deviation.
+        rate: Expected γ and its standard deviation. It is used only if the learning rate varied.
+        still: Prior probability of no drift at all, from 0 to below 1.
+        share: Share of the readings that is used, the newest ones, above 0 and at most 1.
+        wander: Standard deviation of what no power law follows, relative to the quantity.
+
+    >>> from gradiometer.measurement.uncertainty import Drift
+    >>> Drift(time=(0.0, 0.5), rate=(1.0, 0.5)).share
+    0.75
+    """
+
+    time: tuple[float, float]
+    rate: tuple[float, float]
+    still: float = 0.2
+    share: float = 0.75
+    wander: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("time", "rate"):
+            center, spread = getattr(self, name)
+            if not math.isfinite(center):
+                raise BadArgument(f"`{name}` must have a finite center, got {center}.")
+            check_number(name, spread, positive=True)
+        if not 0 <= self.still < 1:
+            raise BadArgument(f"`still` must be at least 0 and below 1, got {self.still}.")
+        if not 0 < self.share <= 1:
+            raise BadArgument(f"`share` must be above 0 and at most 1, got {self.share}.")
+        check_number("wander", self.wander)
+
+    def log_density(
+        self, time: Float[np.ndarray, " powers"], rate: Float[np.ndarray, " powers"]
+    ) -> Float[np.ndarray, " powers"]:
+        """Log prior of the exponents. A fifth of the prior of β is 2.5 times as wide, for what is seldom seen."""
+        place = (time - self.time[0]) / self.time[1]
+        narrow, wide = 0.8 * np.exp(-(place**2) / 2), 0.08 * np.exp(-((place / 2.5) ** 2) / 2)
+        density: np.ndarray = np.log(narrow + wide) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
+        return density
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A weighted mixture of Student's t distributions: what is known of a value."""
+
+    centers: Float[np.ndarray, " powers"]
+    errors: Float[np.ndarray, " powers"]
+    weights: Float[np.ndarray, " powers"]
+    freedom: int
+
+    def below(self, values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
+        """Probability of a smaller value."""
+        places = (values[:, None] - self.centers) / self.errors
+        probability: np.ndarray = np.interp(places, PLACES, _student(self.freedom)) @ self.weights
+        return probability
+
+    def quantiles(self, shares: Float[np.ndarray, " values"], positive: bool) -> Float[np.ndarray, " values"]:
+        """The values below which these shares lie; with `positive`, of the part above zero (NaN if there is none)."""
+        if positive:
+            none = float(self.below(np.zeros(1))[0])
+            if not none < 1 - 1e-9:
+                return np.full(len(shares), math.nan)
+            shares = none + (1 - none) * shares
+        reach = 10 * self.errors
+        low = np.full(len(shares), float((self.centers - reach).min()))
+        high = np.full(len(shares), float((self.centers + reach).max()))
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            under = self.below(middle) < shares
+            low, high = np.where(under, middle, low), np.where(under, high, middle)
+        result: np.ndarray = (low + high) / 2
+        return np.maximum(result, 0.0) if positive else result
+
+
+def power_law(
+    values: Float[np.ndarray, " steps"],
+    units: Float[np.ndarray, " steps"],
+    steps: Float[np.ndarray, " steps"],
+    learning_rate: Float[np.ndarray, " steps"] | None,
+    prior: Drift,
+) -> Mixture | None:
+    """The factor u at the newest reading if E values = u · units · (age^β · η^γ, relative to now), over all β and γ.
+
+    For each pair of exponents u = Σ values / Σ expected: an estimating equation, unbiased also if single values are
+    negative. Its standard error comes from at most 24 batch sums of the residuals with their lag-one correlation, and
+    from the `wander`. A pair is weighted by its prior and by a score test of the residuals against log age and log η.
+
+    Returns:
+        The mixture over all pairs, or None if no pair gives a positive sum.
+    """
+    values, units, steps = _thinned(values), _thinned(units), _thinned(steps)
+    learning_rate = None if learning_rate is None else _thinned(learning_rate)
+    age = np.log((steps - steps[0] + OFFSET * (steps[-1] - steps[0])) / ((1 + OFFSET) * (steps[-1] - steps[0])))
+    rate = _log_rate(learning_rate)
+    time_powers, rate_powers, log_prior = _exponents(prior, varied=rate is not None)
+    logs = np.outer(time_powers, age) + (0 if rate is None else np.outer(rate_powers, rate))
+    expected = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)) * units
+    total = expected.sum(axis=1)
+    if not (total > 0).any():
+        return None
+    kept = total > 0
+    expected, total, log_prior = expected[kept], total[kept], log_prior[kept]
+    centers = values.sum() / total
+    residuals = values - centers[:, None] * expected
+    starts = np.linspace(0, len(values), min(MOST_BATCHES, len(values) // 2), endpoint=False).astype(int)
+    sums = np.add.reduceat(residuals, starts, axis=1)
+    count = len(starts)
+    squares = (sums**2).sum(axis=1)
+    lag = np.divide((sums[:, 1:] * sums[:, :-1]).sum(axis=1), squares, out=np.zeros(len(sums)), where=squares > 0)
+    noise = squares * (1 + 2 * np.maximum(lag, 0)) * count / (count - 1) / total**2
+    # What wanders shows in the batches, so it is not larger than their spread.
+    wander = np.minimum((prior.wander * centers) ** 2, squares * count / total**2)
+    clocks = [age] if rate is None else [age, rate]
+    scores = np.stack([_score(clock, expected, total, residuals, starts) for clock in clocks])
+    log_weights = log_prior - count / 2 * np.log1p(_chi_squared(scores) / count)
+    weights = np.exp(log_weights - log_weights.max())
+    heavy = weights > 1e-7
+    errors = np.sqrt(noise + wander)
+    errors = np.maximum(errors, 1e-12 * np.abs(centers) + np.finfo(float).tiny)
+    return Mixture(centers[heavy], errors[heavy], weights[heavy] / weights[heavy].sum(), count - 1)
+
+
+@lru_cache
+def _student(freedom: int) -> Float[np.ndarray, " places"]:
+    table: np.ndarray = stdtr(freedom, PLACES)
+    return table
+
+
+def _exponents(prior: Drift, varied: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """β, γ and the log prior at each point of the grid, and at no drift."""
+    time, rate = (each.ravel() for each in np.meshgrid(TIME_POWERS, RATE_POWERS if varied else [prior.rate[0]]))
+    log_prior = prior.log_density(time, rate)
+    log_prior = log_prior - np.logaddexp.reduce(log_prior) + math.log1p(-prior.still)
+    if not prior.still:
+        return time, rate, log_prior
+    return np.append(time, 0.0), np.append(rate, 0.0), np.append(log_prior, math.log(prior.still))
+
+
+def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
+    """log η_i/η_now, or None if the rate hardly varied."""
+    if learning_rate is None or not learning_rate.max() > 0:
+        return None
+    rate = np.maximum(learning_rate, LEAST_RATE * learning_rate.max())
+    return np.log(rate / rate[-1]) if rate.max() > VARIED * rate.min() else None
+
+
+def _thinned(series: np.ndarray) -> np.ndarray:
+    """The means of equal stretches of a long series; the oldest remainder is dropped."""
+    if len(series) <= MOST_READINGS:
+        return series
+    length = math.ceil(len(series) / MOST_READINGS)
+    means: np.ndarray = series[len(series) % length :].reshape(-1, length).mean(axis=1)
+    return means
+
+
+def _score(
+    clock: np.ndarray, expected: np.ndarray, total: np.ndarray, residuals: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """Batch sums of the residuals times the clock, [powers, batches]: zero on average for the right exponents."""
+    middle = expected @ clock / total
+    return np.add.reduceat((clock - middle[:, None]) * residuals, starts, axis=1)
+
+
+def _chi_squared(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:
+    """The score test's χ² (Hotelling's T²): the square of the mean score over its variance, around its mean."""
+    batches = scores.shape[-1]
+    size = np.sqrt((scores**2).sum(axis=-1, keepdims=True))
+    scores = np.divide(scores, size, out=np.zeros_like(scores), where=size > 0)
+    sums = scores.sum(axis=-1)
+    if len(scores) == 1:
+        plain = sums[0] ** 2
+    else:
+        # Both clocks may run alike; the ridge keeps the determinant above zero.
+        cross = (scores[0] * scores[1]).sum(axis=-1)
+        ridge = 1 + 1e-6
+        plain = ridge * (sums**2).sum(axis=0) - 2 * sums[0] * sums[1] * cross
+        plain /= ridge**2 - cross**2
+    result: np.ndarray = plain / np.maximum(1 - plain / batches, 1e-3)
+    return result
