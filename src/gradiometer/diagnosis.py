@@ -1,9 +1,10 @@
 """The diagnosis of a run: estimates, findings, and a verdict in one sentence."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, findi
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
+from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
+from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
+from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.spikes.finding import spikes_finding
+from gradiometer.estimation.noise import GradientNoise
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -23,6 +29,7 @@ from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.spikes import spikes_of
 
 WINDOW = 200
 """Number of readings in the latest window. For a long run it is the last quarter, if that is more."""
@@ -44,6 +51,7 @@ class Diagnosis:
         estimates: Estimates of the latest window. The key is the quantity, or `quantity/layer` for one layer.
         history: Estimates along the run. For each quantity, pairs of the last step of a window and its estimate.
         gauges: The gauges that the run was measured with and whose classes are available.
+        spikes: The spikes of the training loss. Their places are steps.
     """
 
     verdict: str
@@ -51,6 +59,7 @@ class Diagnosis:
     estimates: Mapping[str, Estimate]
     history: Mapping[str, tuple[tuple[int, Estimate], ...]]
     gauges: tuple[Gauge, ...] = ()
+    spikes: tuple[Spike, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -104,6 +113,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     findings += _endpoint(run, estimates)
     if level_finding := _stationarity(run, level):
         findings.append(level_finding)
+    spikes = spikes_of(run)
+    if spikes:
+        findings.append(spikes_finding(spikes, partial(_explained, run, gauges)))
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
     for certificate in load_artifacts(run, Certificate)[-1:]:
@@ -116,7 +128,20 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates=estimates,
         history={name: tuple(points) for name, points in history.items()},
         gauges=gauges,
+        spikes=spikes,
     )
+
+
+def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
+    """The likely cause of a spike, with the readings near it."""
+    near = []
+    for gauge in gauges:
+        if (series := run.series(gauge.name)) is not None:
+            if isinstance(gauge, BatchSharpness):
+                near.append(sharpness_near(spike, series, gauge.kind))
+            elif isinstance(gauge, GradientNoise):
+                near.append(layer_near(spike, series))
+    return explain(spike, readings=tuple(near))
 
 
 def _unavailable(name: str, path: str, run: Run) -> Finding:

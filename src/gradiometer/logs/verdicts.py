@@ -7,6 +7,7 @@ from gradiometer.logs.finite import finite_findings
 from gradiometer.logs.log import Log
 from gradiometer.logs.plateau import plateau_finding
 from gradiometer.logs.rate import rate_findings
+from gradiometer.logs.spikes import spike_finding
 from gradiometer.logs.staircase import staircase_finding
 from gradiometer.measurement.finding import Finding, Issue, State
 
@@ -28,7 +29,7 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
 
 def _findings(log: Log, level: float) -> Iterator[Finding]:
     yield from finite_findings(log)
-    for finding in (staircase_finding(log, level), plateau_finding(log, level)):
+    for finding in (spike_finding(log), staircase_finding(log, level), plateau_finding(log, level)):
         if finding is not None:
             yield finding
     yield from rate_findings(log)

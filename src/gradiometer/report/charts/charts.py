@@ -37,13 +37,19 @@ STEEP = 20
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""
 
 
-def loss_chart(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]] = ()) -> alt.LayerChart:
+def loss_chart(
+    training: Sequence[Block],
+    test: Windows,
+    batches: Sequence[tuple[int, float]] = (),
+    spikes: Sequence[tuple[int, str]] = (),
+) -> alt.LayerChart:
     """Training loss as block means with the band of their intervals; test loss as points with bars.
 
     Args:
         training: The blocks, in order.
         test: The test loss along the run; may be empty.
         batches: The losses of single batches, drawn as a line if there are too few blocks for one; otherwise empty.
+        spikes: Step and description of each spike, drawn as vertical lines.
     """
     names = ["training loss"] * bool(training) + ["test loss"] * bool(test)
     estimates = [block.mean for block in training] + [estimate for _, estimate in test]
@@ -62,6 +68,9 @@ def loss_chart(training: Sequence[Block], test: Windows, batches: Sequence[tuple
             *([bars(curve, y, **series)] if all(block.mean.tells for block in training) else []),
         ]
     layers += [bars(tests, y, **series)] * bool(test)
+    if spikes:
+        marks = by_step([{"step": step, "interval": words} for step, words in spikes])
+        layers.append(marks.mark_rule(style="spike", clip=True))
     return along_steps(*layers)
 
 

@@ -132,6 +132,7 @@ def _marks(palette: Palette) -> dict[str, Any]:
             "reference": {"color": palette["ink"], "strokeWidth": 1.25, "strokeDash": [5, 4]},
             "reference-label": {"color": palette["ink"], "fontSize": 12, "fontWeight": 600},
             "open": {"size": 52},
+            "spike": {"color": palette["muted"], "strokeDash": [3, 3]},
             "unknown": {"color": palette["muted"], "fontSize": 14, "fontWeight": 600},
         },
     }

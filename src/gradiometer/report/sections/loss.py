@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
+from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.spikes.finding import steps_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart
@@ -22,7 +24,9 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = []
     test_loss, test_accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
     if training or test_loss:
-        figures.append(_loss_figure(training, test_loss, _single_batches(run) if len(training) < FEW else ()))
+        figures.append(
+            _loss_figure(training, test_loss, _single_batches(run) if len(training) < FEW else (), diagnosis.spikes)
+        )
     if test_accuracy:
         figures.append(
             Figure(
@@ -43,7 +47,9 @@ def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
     return tuple((int(step), float(loss)) for step, loss in zip(steps, losses, strict=True) if np.isfinite(loss))
 
 
-def _loss_figure(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Figure:
+def _loss_figure(
+    training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
+) -> Figure:
     ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
     parts = [f"{name} {change(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
     if batches:
@@ -53,14 +59,22 @@ def _loss_figure(training: Sequence[Block], test: Windows, batches: Sequence[tup
     if spoiled:
         first = next(block.first for block in training if block.spoiled)
         parts.append(f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them")
+    if spikes:
+        parts.append(f"The loss spiked at {steps_of(spikes)}")
+    note = _block_note(training, batches)
     return Figure(
         name="loss",
         title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
-        chart=loss_chart(training, test, batches),
+        chart=loss_chart(training, test, batches, [(spike.peak, _rise(spike)) for spike in spikes]),
         summary=". ".join(parts) + ".",
-        table=_loss_table(training, test, batches),
-        note=_block_note(training, batches),
+        table=_loss_table(training, test, batches, spikes),
+        note=f"{note} A vertical line marks a spike.".strip() if spikes else note,
     )
+
+
+def _rise(spike: Spike) -> str:
+    """The spike as text, for its mark and its row."""
+    return f"spike from {significant(spike.level)} to {significant(spike.height)}"
 
 
 def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]]) -> str:
@@ -77,7 +91,9 @@ def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]])
     )
 
 
-def _loss_table(training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]]) -> Numbers:
+def _loss_table(
+    training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
+) -> Numbers:
     rows = [
         (
             f"{block.first:,} to {block.last:,}",
@@ -88,6 +104,10 @@ def _loss_table(training: Sequence[Block], test: Windows, batches: Sequence[tupl
         for block in training
     ]
     rows += [(f"{step:,}", "training, one batch", "", "", significant(loss)) for step, loss in batches]
+    rows += [
+        (f"{spike.first:,} to {spike.last:,}", "training, spike", "", "", _rise(spike).removeprefix("spike "))
+        for spike in spikes
+    ]
     rows += [(f"{step:,}", "test", *cells(estimate), "") for step, estimate in test]
     return Numbers(("steps", "loss", "mean", "interval", "single batches"), tuple(rows))
 

@@ -1,0 +1,2 @@
+from .detection import Spike as Spike
+from .detection import find_spikes as find_spikes

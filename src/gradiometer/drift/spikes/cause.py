@@ -1,0 +1,127 @@
+"""The likely cause of a spike: this batch, or an instability of the training."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.stability import BEYOND, Momentum
+from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.reading import Series
+
+NEAR = 3
+"""A reading at most this many times the usual distance of readings away from a spike is near it."""
+
+LONGER = 2.0
+"""A layer's gradient that is this many times as long as usual is named."""
+
+BEFORE = 20
+"""Number of readings before a spike that show the usual length."""
+
+
+class Cause(StrEnum):
+    """What a spike is due to."""
+
+    THIS_BATCH = "this batch"
+    INSTABILITY = "instability"
+    UNKNOWN = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The likely cause of a spike, with its evidence in sentences."""
+
+    cause: Cause
+    evidence: tuple[str, ...]
+
+
+def explain(spike: Spike, *, batches: float = 1.0, readings: tuple[str, ...] = ()) -> Explanation:
+    """The cause that the losses around a spike speak for.
+
+    The next batches hold other examples. If their losses did not rise, only the examples of this batch were unusual. If
+    they rose too, and the highest loss came later than the first, the parameters moved.
+
+    Args:
+        spike: The spike.
+        batches: Number of batches whose mean is one loss: 1, or more in a log that averages.
+        readings: Further evidence, as sentences.
+    """
+    cause, why = _from_losses(spike, batches)
+    return Explanation(cause, (why, *readings))
+
+
+def _from_losses(spike: Spike, batches: float) -> tuple[Cause, str]:
+    if spike.length == 1 and batches > 1:
+        return Cause.UNKNOWN, f"The high value is a mean over {batches:,.0f} steps of the log."
+    if spike.length == 1 and not spike.ended:
+        return Cause.UNKNOWN, "It is the last loss of the record, so the losses after it are not known."
+    if spike.length == 1:
+        return Cause.THIS_BATCH, "The batches before and after it, which have other examples, had the usual loss."
+    if spike.peak > spike.first and spike.length >= 3:
+        others = f"on {spike.length - 1:,} other batches" if batches <= 1 else "in several values of the log"
+        return Cause.INSTABILITY, (
+            f"It was high {others}, and the highest value came after the first high one: the parameters had moved."
+        )
+    return Cause.UNKNOWN, (
+        "The first high loss is the highest, and the loss stayed high after it. Either the update on this batch moved "
+        "the parameters too far, or they had moved before."
+        if spike.peak == spike.first
+        else "The loss was high on two batches only."
+    )
+
+
+def sharpness_near(spike: Spike, series: Series, kind: Momentum) -> str:
+    """η times the batch sharpness against its edge, at the last reading before the end of the spike, as a sentence.
+
+    Args:
+        spike: Its places are steps.
+        series: The readings of the gauge `batch_sharpness`.
+        kind: The kind of SGD.
+    """
+    at = _last_until(spike.last, series)
+    if at is None or series.moments["norm_squared"][at] <= 0:
+        return ""
+    sharpness = series.moments["curvature"][at] / series.moments["norm_squared"][at]
+    product = float(series.learning_rate[at] * sharpness)
+    share = product / kind.limit
+    return (
+        f"At step {series.steps[at]:,}, η times the batch sharpness was {significant(product)}, "
+        f"{significant(share, 2)} of its edge {significant(kind.limit)} (one reading)"
+        f"{', which speaks for an instability.' if share > BEYOND else '.'}"
+    )
+
+
+def layer_near(spike: Spike, series: Series) -> str:
+    """The layer whose gradient rose most at a reading within the spike, as a sentence; empty if none is known.
+
+    Args:
+        spike: Its places are steps.
+        series: The readings of the gauge `noise`, with several layers.
+    """
+    inside = np.flatnonzero((series.steps >= spike.first) & (series.steps <= spike.last + 1))
+    if not len(inside) or len(series.layers) < 2 or inside[0] == 0:
+        return ""
+    squares = series.moments["gradient_norm_squared"] + series.moments["gradient_variance"] / series.batch_size[:, None]
+    usual = np.median(squares[max(int(inside[0]) - BEFORE, 0) : inside[0]], axis=0)
+    highest = squares[inside].max(axis=0)
+    known = (usual > 0) & (highest > 0)
+    if not known.any():
+        return ""
+    ratios = np.where(known, np.sqrt(np.where(known, highest, 1) / np.where(known, usual, 1)), 0)
+    layer = int(ratios.argmax())
+    if ratios[layer] < LONGER:
+        return ""
+    step = int(series.steps[inside[squares[inside, layer].argmax()]])
+    return (
+        f"At step {step:,}, the gradient of {series.layers[layer]} was {significant(float(ratios[layer]), 2)} times as "
+        "long as usual, the most of all layers."
+    )
+
+
+def _last_until(step: int, series: Series) -> int | None:
+    """The place of the last reading at or before a step, if it is near."""
+    place = int(np.searchsorted(series.steps, step, side="right")) - 1
+    if place < 0 or step - series.steps[place] > NEAR * max(series.spacing, 1):
+        return None
+    return place

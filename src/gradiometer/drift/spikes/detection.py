@@ -1,0 +1,245 @@
+"""Find the spikes in a record of losses."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.lib.stride_tricks import sliding_window_view
+
+from gradiometer.drift.spikes.noise import grouped, noise_limit
+from gradiometer.errors import BadArgument
+
+BLOCK = 8
+"""Values per block. The level and the spread are medians over blocks."""
+
+SIDE = 6
+"""Number of blocks on each side that give the level and the spread."""
+
+SCALES = (1, 4, 16, 64)
+"""The losses are searched one by one, and as medians of so many successive ones: these show spikes that last."""
+
+SHORT = 4
+"""The longest of these scales if the learning rate is not known: a warm restart looks like a longer spike."""
+
+SMALLEST = 0.05
+"""The smallest rise that is reported, relative to the loss."""
+
+RISEN = 1.3
+"""A rise of the learning rate by this factor explains a rise of the loss."""
+
+FEWEST = 3
+"""Number of blocks before a spike, at least."""
+
+_Values = Float[np.ndarray, " values"]
+
+
+@dataclass(frozen=True)
+class Spike:
+    """A rise of the loss that is too high for the noise of its surroundings, and comes down again.
+
+    Args:
+        first: Index of the first high loss.
+        peak: Index of the highest loss.
+        last: Index of the last high loss.
+        level: The median loss before it.
+        height: The highest loss.
+        score: The rise in units of the local spread, on the scale on which the spike was found.
+        limit: The score that noise exceeds in a share `false_alarms` of records.
+        ended: False if the loss is still high at the end of the record.
+    """
+
+    first: int
+    peak: int
+    last: int
+    level: float
+    height: float
+    score: float
+    limit: float
+    ended: bool
+
+    @property
+    def length(self) -> int:
+        """Number of losses from the first high one to the last high one."""
+        return self.last - self.first + 1
+
+
+def find_spikes(
+    losses: Sequence[float] | Float[np.ndarray, " losses"],
+    *,
+    rates: Sequence[float] | Float[np.ndarray, " losses"] | None = None,
+    sizes: Sequence[float] | Float[np.ndarray, " losses"] | None = None,
+    false_alarms: float = 0.01,
+) -> list[Spike]:
+    """The spikes in the losses of successive batches, in their order.
+
+    A loss is compared with the median level before it or after it, whichever is higher, in units of the spread around
+    it. So neither a trend nor a rise that stays is a spike. How far noise reaches is estimated from the upper tail of
+    this record: a heavy tail raises the limit. Spikes that last are found in medians of up to 64 losses. Positive
+    losses are compared by their logarithms.
+
+    Args:
+        losses: The mean loss of each batch, in order. NaN and infinite ones are left out.
+        rates: The learning rate of each step; NaN if unknown. A rise of the loss after a rise of the rate (a warm
+            restart) is no spike. Without `rates`, only spikes up to about a hundred steps are found.
+        sizes: The number of examples of each batch, if they differ: a small last batch of an epoch is noisier.
+        false_alarms: The share of records without a spike in which one may be reported. It is nominal: for 0.01, the
+            tests allow 0.02.
+
+    Raises:
+        BadArgument: `false_alarms` is not between 0 and 1, or `rates` or `sizes` has another length than `losses`.
+
+    >>> import numpy as np
+    >>> from gradiometer.drift.spikes import find_spikes
+    >>> losses = 2 + 0.1 * np.random.default_rng(0).standard_normal(1000)
+    >>> losses[500:503] = 4.0
+    >>> [(spike.first, spike.length, spike.height) for spike in find_spikes(losses)]
+    [(500, 3, 4.0)]
+    """
+    if not 0 < false_alarms < 1:
+        raise BadArgument(f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
+    values = np.asarray(losses, dtype=np.float64)
+    kept = np.flatnonzero(np.isfinite(values))
+    rate, size = _alike(values, rates, "rates")[kept], _alike(values, sizes, "sizes")[kept]
+    values = values[kept]
+    if len(values) < (FEWEST + 2) * BLOCK:
+        return []
+    in_logs = bool((values > 0).all())
+    heights = np.log(values) if in_logs else values
+    smallest = float(np.log1p(SMALLEST)) if in_logs else SMALLEST * float(np.median(np.abs(values)))
+    noise = np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
+    found: list[Spike] = []
+    for scale in SCALES if rates is not None else [scale for scale in SCALES if scale <= SHORT]:
+        if len(heights) < scale * (FEWEST + 2) * BLOCK:
+            break
+        stretches = _Search(heights, noise, rate, scale).spikes(false_alarms / len(SCALES), smallest)
+        found = _merged(found, list(stretches), 4 * scale)
+    return [_placed(spike, values, kept, in_logs) for spike in found]
+
+
+def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) -> _Values:
+    """The numbers that go with the losses; NaN if they are not given."""
+    numbers = np.full(len(values), np.nan) if given is None else np.asarray(given, dtype=np.float64)
+    if len(numbers) != len(values):
+        raise BadArgument(f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}.")
+    return numbers
+
+
+class _Search:
+    """The search on one scale: places count medians of `scale` successive values, the last of which is complete."""
+
+    def __init__(self, heights: _Values, noise: _Values, rate: _Values, scale: int) -> None:
+        self.scale, self.offset = scale, len(heights) % scale
+        self.heights, self.rate = heights, rate
+        medians = heights[self.offset :].reshape(-1, scale)
+        self.series: _Values = heights if scale == 1 else np.median(medians, axis=1)
+        self.before, after, spread = _surroundings(self.series)
+        self.spread = np.maximum(spread, 1e-9) * (noise if scale == 1 else 1)
+        after = np.where(np.isnan(after), self.before, after)
+        self.rise = self.series - np.maximum(self.before, after)
+        self.drop = np.minimum(self.before, after) - self.series
+        self.noise = self.series - (self.before + after) / 2  # without the trend
+
+    def spikes(self, false_alarms: float, smallest: float) -> Iterator[Spike]:
+        """The spikes, with first, peak, last and height in terms of the heights."""
+        scores, drops = self.rise / self.spread, self.drop / self.spread
+        known = np.isfinite(scores)
+        ordinary = (self.noise / self.spread)[known]
+        # Medians of 4 values have a lighter tail than the values.
+        heaviest = 3.0 if self.scale == 1 else 6.0
+        limit = noise_limit(ordinary, false_alarms, together=BLOCK, heaviest=heaviest)
+        # Losses as far below the level show noise that is rare, such as that of small last batches.
+        limit = max(limit, 1.5 * float(np.partition(drops[known], -2)[-2]))
+        for stretch in grouped((scores > limit) & (self.rise > smallest), BLOCK):
+            top = int(stretch[scores[stretch].argmax()])
+            level = float(self.before[stretch[0]])
+            line = level + max((self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top])
+            begin, end = _extent(self.series, top, float(line))
+            first, last = self._refined(begin, end, float(line))
+            peak = first + int(self.heights[first : last + 1].argmax())
+            if not self._risen(first, peak):
+                ended = end < len(self.series) - 1
+                yield Spike(first, peak, last, level, float(self.heights[peak]), float(scores[top]), limit, ended)
+
+    def _refined(self, begin: int, end: int, line: float) -> tuple[int, int]:
+        """The first and the last high value of these medians, and of those next to them."""
+        first, last = self.offset + begin * self.scale, self.offset + (end + 1) * self.scale - 1
+        high = self.heights > line
+        while first < last and not high[first]:
+            first += 1
+        while first > 0 and high[first - 1]:
+            first -= 1
+        while last > first and not high[last]:
+            last -= 1
+        while last < len(high) - 1 and high[last + 1]:
+            last += 1
+        return first, last
+
+    def _risen(self, first: int, peak: int) -> bool:
+        """True if the learning rate rose just before or during the rise."""
+        back = BLOCK * self.scale * (1 if self.scale == 1 else SIDE)
+        rates = self.rate[max(first - back, 0) : peak + 1]
+        rates = rates[np.isfinite(rates)]
+        return len(rates) > 0 and bool((rates / np.minimum.accumulate(rates)).max() > RISEN)
+
+
+def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
+    """For each value the level before, the level after (NaN at the end), and the larger spread of the two sides."""
+    count = len(series) // BLOCK
+    start = len(series) - count * BLOCK
+    blocks = series[start:].reshape(count, BLOCK)
+    medians = np.median(blocks, axis=1)
+    before, after = _sides(medians)
+    spread = np.fmax(*_sides(1.4826 * np.median(np.abs(blocks - medians[:, None]), axis=1)))
+    before[:FEWEST] = np.nan
+    block = np.concatenate([np.zeros(start, dtype=np.int64), np.repeat(np.arange(count), BLOCK)])
+    return before[block], after[block], spread[block]
+
+
+def _sides(values: Float[np.ndarray, " blocks"]) -> tuple[Float[np.ndarray, " blocks"], Float[np.ndarray, " blocks"]]:
+    """The medians over the blocks before and after each block; NaN where there are none."""
+    count, empty = len(values), np.full(SIDE, np.nan)
+    ordered = np.sort(sliding_window_view(np.concatenate([empty, values, empty]), SIDE), axis=1)  # NaN last
+    known = np.isfinite(ordered).sum(axis=1)
+    rows = np.arange(len(ordered))
+    low, high = ordered[rows, np.maximum(known - 1, 0) // 2], ordered[rows, np.minimum(known // 2, SIDE - 1)]
+    medians = (low + high) / 2
+    return medians[:count], medians[SIDE + 1 : SIDE + 1 + count]
+
+
+def _extent(series: _Values, top: int, line: float) -> tuple[int, int]:
+    """First and last place of the high values around the top. Two low ones in a row end it."""
+    low = series <= line
+    pairs = np.flatnonzero(low[:-1] & low[1:])
+    before, after = pairs[pairs + 1 < top], pairs[pairs > top]
+    begin = int(before[-1]) + 2 if len(before) else 0
+    end = int(after[0]) - 1 if len(after) else len(series) - 1
+    while end > top and low[end]:
+        end -= 1
+    while begin < top and low[begin]:
+        begin += 1
+    return begin, end
+
+
+def _merged(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
+    """The spikes of all scales. A long one takes the place of those within; a short one was seen better before."""
+    for spike in coarser:
+        within = [each for each in found if each.first <= spike.last and spike.first <= each.last]
+        if within and spike.length < long:
+            continue
+        found = [each for each in found if each not in within] + [spike]
+    return sorted(found, key=lambda spike: spike.first)
+
+
+def _placed(spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool) -> Spike:
+    """In terms of the losses that were given."""
+    return Spike(
+        first=int(kept[spike.first]),
+        peak=int(kept[spike.peak]),
+        last=int(kept[spike.last]),
+        level=float(np.exp(spike.level)) if in_logs else spike.level,
+        height=float(values[spike.peak]),
+        score=spike.score,
+        limit=spike.limit,
+        ended=spike.ended,
+    )
