@@ -305,6 +305,11 @@ class Capture:
             return None
         return taken if factor * scale == 1 else list(torch._foreach_div(taken, factor * scale))
 
+    def mean_loss(self, called: Tensor) -> Tensor:
+        """The mean loss, from the scaled and divided one that `backward` was called on. It stays on its device."""
+        unscaled = called if self._scaler is None else called / self._scaler.scale(torch.ones_like(called))
+        return unscaled * self._accumulation if self._accumulation > 1 else unscaled
+
     @property
     def _scale(self) -> float:
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())

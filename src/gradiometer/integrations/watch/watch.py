@@ -54,6 +54,8 @@ def watch(
                 optimizer.step()
             print(w.findings())
 
+    If `backward` and the update are one call, write `for batch in w.batches(loader)` instead of calling `step`.
+
     Hooks read the gradients as `backward` makes them, before clipping, DDP's all-reduce and FSDP's reduce-scatter.
     They are in place only at measured steps. If an update takes one backward on one process, half of the batch is run
     once more, which needs `loss`. If it takes several backwards, or one on each of several processes, their gradients

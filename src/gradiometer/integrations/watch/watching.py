@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
+from gradiometer.integrations.automatic import Automatic
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.arguments import check_spread
@@ -43,7 +44,7 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 
 
-class Watch(Looks):
+class Watch(Looks, Automatic):
     """A watched training loop, made by `watch`. Use it as a context manager around the whole training."""
 
     def __init__(
@@ -135,10 +136,7 @@ class Watch(Looks):
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, and on every process except rank 0.
-
-        It is also None if it can no longer be read: training is not stopped for that.
-        """
+        """The run as it is on disk now; None before the first step, if it cannot be read, and on ranks other than 0."""
         return self._kept.run
 
     @property

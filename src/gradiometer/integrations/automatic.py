@@ -1,0 +1,130 @@
+"""Steps without a call of `step`: the batch comes from the loader, and the loss from `backward`."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.integrations.backwards import Listener
+from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.objective import Objective
+
+if TYPE_CHECKING:  # a watch is made of these, and of this
+    from gradiometer.integrations.watch.capture import Capture
+    from gradiometer.integrations.watch.shield import Shield
+    from gradiometer.integrations.watch.warning_log import WarningLog
+
+NOTHING = object()
+"""In place of a batch that was not announced."""
+
+
+class Automatic:
+    """Announces the backwards of a watched loop that has no line between `backward` and `optimizer.step()`."""
+
+    _objective: Objective
+    _capture: "Capture"
+    _warn: "WarningLog"
+    shield: "Shield"
+    _handles: list[Any]
+    _announced: Any = NOTHING
+    _listener: Listener | None = None
+    _few: Sequence[nn.Parameter] = ()
+    _always = False
+    _marks: Sequence[tuple[Tensor | None, int]] = ()
+
+    @abstractmethod
+    def step(self, loss: Tensor | float, batch: Batch) -> None:
+        """Record one backward."""
+
+    def batches(self, loader: Iterable[Any]) -> "Batches":
+        """The batches of a loader, for a loop that makes `backward` and the update in one call.
+
+        Use it in place of `step`, which is then called at the end of every `backward` through the model:
+
+            with watch(model, optimizer, loss=loss) as w:
+                for batch in w.batches(loader):
+                    train_one_step(model, optimizer, batch)
+
+        The loss is the number that `backward` was called on, times `accumulation`, without the scale of `scaler`. The
+        second `backward` for the same batch is not measured.
+
+        Args:
+            loader: Any iterable. Its batches are passed on as they are. On a measured step the batch is moved to the
+                device of the model.
+
+        Returns:
+            An iterable with the length and the attributes of the loader.
+        """
+        return Batches(self, loader)
+
+    def batch(self, batch: Batch) -> Batch:
+        """Announce the examples of the next `backward`, and return them unchanged. Use it in place of `batches` if the
+        loop changes its batches after loading (mixup, augmentation on the device), or is not an iteration of a loader.
+        """
+        if not self._handles:
+            raise BadArgument(
+                "`batch` must be announced inside `with watch(...) as w:`, which goes around the whole training."
+            )
+        if self._listener is None:
+            parameters = self._objective.parameters
+            self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
+            # `.grad` of a sharded model is not changed by every backward
+            self._always = is_sharded(self._objective.model)
+            self._listener = Listener(self._before_backward, self._after_backward).start()
+            self._handles.append(self._listener)
+        self._announced = batch
+        return batch
+
+    def _before_backward(self) -> None:
+        self._marks = self._marks_now()
+
+    def _after_backward(self, loss: Tensor | None) -> None:
+        with self.shield:
+            if self._went_through_the_model():
+                batch, self._announced = self._announced, NOTHING
+                self._announce(loss, batch)
+
+    def _announce(self, loss: Tensor | None, batch: Batch) -> None:
+        if batch is NOTHING:
+            self._warn(
+                "several backwards went through `model` for one batch: only the first of them is measured, and its "
+                "loss is recorded"
+            )
+            return
+        if loss is None:
+            raise BadArgument("`backward` was not called on one number: call `step` yourself in place of `batches`.")
+        if self._capture.active:
+            device = self._objective.parameters[0].device
+            batch = mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+        self.step(self._capture.mean_loss(loss), batch)
+
+    def _marks_now(self) -> list[tuple[Tensor | None, int]]:
+        """A few gradients and their versions, which change when a backward goes through the model."""
+        return [(p.grad, 0 if p.grad is None else p.grad._version) for p in self._few]
+
+    def _went_through_the_model(self) -> bool:
+        before, self._marks = self._marks, ()
+        return self._always or any(
+            gradient is not old or version != then
+            for (gradient, version), (old, then) in zip(self._marks_now(), before, strict=True)
+        )
+
+
+class Batches:
+    """The batches of a loader, each announced to a watch before it is passed on."""
+
+    def __init__(self, automatic: Automatic, loader: Iterable[Any]) -> None:
+        self._automatic, self._loader = automatic, loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            yield self._automatic.batch(batch)
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

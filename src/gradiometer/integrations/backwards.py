@@ -1,0 +1,74 @@
+"""Listen to every `backward` of the program.
+
+`Tensor.backward` calls `torch.autograd.backward`, which is wrapped here while there are listeners.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """Functions that are called around every `backward`.
+
+    A `backward` inside of another one, as reentrant checkpointing makes it, is part of that one. `after` is not called
+    if `backward` raises.
+
+    Args:
+        before: Called before the gradients are computed.
+        after: Called when they are in `.grad`, with the loss, detached; with None if `backward` was not called on a
+            single number.
+    """
+
+    before: Callable[[], None]
+    after: Callable[[Tensor | None], None]
+
+    def start(self) -> "Listener":
+        """Listen from now on."""
+        _listeners.append(self)
+        if len(_listeners) == 1:
+            torch.autograd.backward = _heard
+        return self
+
+    def remove(self) -> None:
+        """Do not listen any longer. After the last listener torch's own function is back in its place."""
+        if self in _listeners:
+            _listeners.remove(self)
+        if not _listeners and torch.autograd.backward is _heard:  # unless another program has wrapped it since
+            torch.autograd.backward = _plain
+
+
+_plain = torch.autograd.backward
+_listeners: list[Listener] = []
+_under_way: list[Any] = []
+
+
+@wraps(_plain)
+def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
+    """`torch.autograd.backward` with listeners."""
+    if _under_way:
+        _plain(tensors, *arguments, **named)
+        return
+    listeners = list(_listeners)
+    _under_way.append(tensors)
+    try:
+        for listener in listeners:
+            listener.before()
+        _plain(tensors, *arguments, **named)
+    finally:
+        _under_way.clear()
+    loss = _loss(tensors)
+    for listener in listeners:
+        listener.after(loss)
+
+
+def _loss(tensors: Any) -> Tensor | None:
+    """The only tensor, if it is a single number."""
+    if not isinstance(tensors, Tensor):
+        tensors = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else None
+    return tensors.detach() if isinstance(tensors, Tensor) and tensors.numel() == 1 else None
