@@ -22,7 +22,7 @@ from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.finding import Finding, Issue, Reservations, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Series
 from gradiometer.problems.user_code import user_code
@@ -121,6 +121,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
+    findings = _with_reservations(run, findings, gauges)
     findings.sort(key=lambda finding: finding.state.rank)
     return Diagnosis(
         verdict=verdict(run, findings, estimates),
@@ -142,6 +143,20 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             elif isinstance(gauge, GradientNoise):
                 near.append(layer_near(spike, series))
     return explain(spike, readings=tuple(near))
+
+
+def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:
+    """The findings as far as the warnings of the run let them hold, and one for each gauge that stopped early."""
+    reservations = Reservations.of(run.events)
+    apart = run.manifest.get("mode") != "shared"
+    uses_loss = {gauge.name: not gauge.own_steps and (apart or gauge.needs_loss) for gauge in gauges}
+    held = [
+        reservations.on(finding, uses_loss=uses_loss[finding.gauge]) if finding.gauge in uses_loss else finding
+        for finding in findings
+    ]
+    found = {finding.gauge for finding in findings}
+    stopped = [gauge for gauge in gauges if gauge.name not in found and reservations.why(gauge.name)]
+    return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
 
 
 def _unavailable(name: str, path: str, run: Run) -> Finding:
@@ -199,7 +214,10 @@ def verdict(run: Run, findings: list[Finding], estimates: Mapping[str, Estimate]
         parts.append(f"test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
     elif (loss := estimates.get("test_loss")) is not None:
         parts.append(f"test loss {loss}" if loss.tells else f"test loss not known ({loss.method})")
-    parts.append(_most_urgent(findings) if findings else _nothing_measured(run.configuration))
+    if reason := Reservations.of(run.events).loss:
+        parts.append(f"no verdict: {reason.rstrip('.')}")
+    else:
+        parts.append(_most_urgent(findings) if findings else _nothing_measured(run.configuration))
     return "; ".join(parts) + "."
 
 

@@ -1,7 +1,7 @@
 """Findings: what a gauge's estimates mean for a person, and how urgent that is."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -71,3 +71,72 @@ class Finding:
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.seen, self.means, self.advice, self.caveat) if part)
+
+
+@dataclass(frozen=True)
+class Reservations:
+    """What the warnings of a run take from its findings: gauges that have stopped, and verdicts that do not hold.
+
+    Args:
+        loss: The warning that the measured loss is not the trained one; empty if there is none.
+        stopped: Step and reason, by the name of a gauge that is no longer measured. `all` stands for every gauge.
+    """
+
+    loss: str = ""
+    stopped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Iterable[Mapping[str, Any]]) -> "Reservations":
+        """Read them from the events of a run. A process that resumes the run begins without any."""
+        loss, stopped = "", dict[str, tuple[int, str]]()
+        for event in events:
+            if event["event"] == "resumed":
+                loss, stopped = "", {}
+            if event["event"] == "warning" and event.get("withholds") == "loss":
+                loss = loss or str(event["text"])
+            if event["event"] == "warning" and "stopped" in event:
+                stopped.setdefault(str(event["stopped"]), (int(event["step"]), str(event["text"])))
+        return cls(loss, stopped)
+
+    def why(self, gauge: str) -> tuple[int, str] | None:
+        """The step after which a gauge was not measured, and the reason; None if it did not stop."""
+        return self.stopped.get(gauge, self.stopped.get("all"))
+
+    def on(self, finding: Finding, *, uses_loss: bool) -> Finding:
+        """The finding with these reservations.
+
+        Args:
+            finding: What a gauge found.
+            uses_loss: True if the gauge was measured with the loss that the user gave.
+        """
+        if uses_loss and self.loss:
+            return replace(
+                finding,
+                state=State.CANNOT_TELL,
+                seen=f"No verdict: {_sentence(self.loss)}",
+                means="The readings describe another loss than the one that is trained.",
+                advice="",
+                caveat="",
+            )
+        if (why := self.why(finding.gauge)) is None:
+            return finding
+        step, reason = why
+        if finding.state is State.CANNOT_TELL:
+            return self.stop_of(finding.gauge, finding.issue)
+        caveat = f"{finding.caveat} Not measured after step {step:,}: {_sentence(reason)}".strip()
+        return replace(finding, caveat=caveat)
+
+    def stop_of(self, gauge: str, issue: Issue) -> Finding:
+        """The finding for a gauge that stopped before it could tell anything."""
+        step, reason = self.stopped.get(gauge, self.stopped.get("all", (0, "")))
+        return Finding(
+            gauge=gauge,
+            issue=issue,
+            state=State.CANNOT_TELL,
+            seen=f"Stopped at step {step:,}: {_sentence(reason)}",
+            means="There are too few readings for a verdict, and no more will come.",
+        )
+
+
+def _sentence(text: str) -> str:
+    return text.rstrip(".") + "."

@@ -1,6 +1,7 @@
-"""Check once that the loss given to `watch` is the loss that is trained."""
+"""Check that the loss given to `watch` is the loss that is trained, on the batch that is trained."""
 
 import math
+import random
 from collections.abc import Callable
 
 import torch
@@ -21,25 +22,38 @@ ALIKE = 0.05
 UNLIKE = 0.5
 """Two gradients differ by more than precision if their difference is longer than this share of one of them."""
 
+PARALLEL = 0.9
+"""Two gradients with a larger cosine differ by a factor, which does not change the noise scale."""
+
+DRAWS = 4
+"""Number of times that a loss with random numbers is run to see how much it varies."""
+
+FAR, SIGMAS = 0.25, 6.0
+"""A loss with random numbers is another one if it differs by this share and so many standard deviations."""
+
+AGAIN = 16
+"""After the first measured step, one in so many is checked again."""
+
 
 class LossCheck:
-    """Compares the value and the gradient of training with those of the given loss, at the first measured step.
+    """Compares training's loss with the given loss on the same batch: at the first measured step, and at random later.
 
     Args:
         objective: The bare model and the given loss.
-        warn: Takes a warning, in one sentence.
+        warn: Takes a warning, in one sentence, and what it withholds.
         accumulation: Backwards an update takes on this process.
         seed: Seed of the random numbers that measuring draws.
     """
 
-    def __init__(self, objective: Objective, warn: Callable[[str], None], accumulation: int, seed: int) -> None:
+    def __init__(self, objective: Objective, warn: Callable[..., None], accumulation: int, seed: int) -> None:
         self._objective, self._warn, self._accumulation, self._seed = objective, warn, accumulation, seed
         self._done = False
+        self._chance, self._tolerance = random.Random(seed), ALIKE
         self.same_loss = True
         """False if training's gradient is not the gradient of the given loss."""
 
     def __call__(self, batch: Batch, loss: Tensor | float, made: Gradients | None) -> None:
-        """Compare, the first time it is called. A loss that draws random numbers is not compared.
+        """Compare, if it is time to.
 
         Args:
             batch: The examples of the first backward.
@@ -49,41 +63,72 @@ class LossCheck:
         Raises:
             BadArgument: The loss given to `step` was divided for accumulation.
         """
-        if self._done:
+        if self._done and (not self.same_loss or self._chance.random() >= 1 / AGAIN):
             return
-        self._done = True
-        seed, objective, trained = self._seed, self._objective, float(loss)
-        if objective.traits(batch, seed=seed).random or not math.isfinite(trained):
+        first, self._done = not self._done, True
+        trained = float(loss)
+        if not math.isfinite(trained):
             return
-        if made is None:
-            with torch.no_grad(), objective.untouched_randomness(seed):
-                value = objective.mean_loss(objective.parameters, batch).item()
+        if self._objective.traits(batch, seed=self._seed).random:
+            self._compare_random(batch, trained, first=first)
+        elif first and made is not None:
+            value, own = self._objective.loss_and_gradient(batch, seed=self._seed)
+            if self._is_same(trained, value, first=first):
+                self._compare_gradients(own, made)
         else:
-            value, own = objective.loss_and_gradient(batch, seed=seed)
+            self._is_same(trained, self._value(batch, self._seed), first=first)
+
+    def _value(self, batch: Batch, seed: int) -> float:
+        with torch.no_grad(), self._objective.untouched_randomness(seed):
+            return self._objective.mean_loss(self._objective.parameters, batch).item()
+
+    def _is_same(self, trained: float, value: float, *, first: bool) -> bool:
+        """True if the two values are of one loss, up to precision."""
         self.same_loss = _near(trained, value, SAME)
         if self._accumulation > 1 and not self.same_loss and _near(trained * self._accumulation, value, SAME):
             raise BadArgument(
                 f"`loss` of the step is {trained:.4g}, {self._accumulation} times less than the loss given to `watch` "
                 f"({value:.4g}): give the mean loss of the micro-batch, before it is divided for accumulation."
             )
-        if not _near(trained, value, ALIKE):
-            self._warn(
-                f"the loss given to `watch` is {value:.4g} on a batch where the loss in training is {trained:.4g}: the "
-                "measurements describe the former; give `watch` the loss that is trained."
-            )
-        elif made is not None:
-            self._compare_gradients(own, made)
+        if _near(trained, value, self._tolerance):
+            self._tolerance = 10 * SAME if self.same_loss else ALIKE
+            return True
+        self.same_loss = False
+        self._tell(trained, value, first=first)
+        return False
+
+    def _compare_random(self, batch: Batch, trained: float, *, first: bool) -> None:
+        """Compare a loss that draws random numbers with several runs of it."""
+        values = torch.tensor([self._value(batch, self._seed + draw) for draw in range(DRAWS)], dtype=torch.float64)
+        value, spread = float(values.mean()), float(values.std())
+        if abs(trained - value) > FAR * max(abs(trained), abs(value)) + SIGMAS * spread:
+            self.same_loss = False
+            self._tell(trained, value, first=first)
+
+    def _tell(self, trained: float, value: float, *, first: bool) -> None:
+        remedy = (
+            "the measurements describe the former; give `watch` the loss that is trained"
+            if first
+            else "they were equal at the first measured step; give `step` the batch of its loss, at every step"
+        )
+        self._warn(
+            f"the loss given to `watch` is {value:.4g} on a batch where the loss in training is {trained:.4g}: "
+            f"{remedy}",
+            withholds="loss",
+        )
 
     def _compare_gradients(self, own: Gradients, made: Gradients) -> None:
         length = float(squared_norms(own).sum().sqrt())
         off = float(squared_norms(torch._foreach_sub(made, own)).sum().sqrt())
         self.same_loss &= not off > OFF * length
         if off > UNLIKE * length > 0:
-            factor = float(inner_products(made, own).sum()) / length**2
+            along = float(inner_products(made, own).sum()) / length
+            parallel = along > PARALLEL * float(squared_norms(made).sum().sqrt())
             self._warn(
-                f"`backward` made another gradient than `loss` has, {factor:.4g} times as long along it: the "
+                f"`backward` made another gradient than `loss` has, {along / length:.4g} times as long along it: the "
                 "measurements describe `loss`; give the scaler as `scaler`, call `backward` on the loss without a "
-                "factor, and give `step` the batch of that loss"
+                "factor, and give `step` the batch of that loss",
+                **({} if parallel else {"withholds": "loss"}),
             )
 
 
