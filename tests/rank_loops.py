@@ -42,6 +42,7 @@ def loop(
     held_back: bool = True,
     clip: bool = True,
     evaluated: bool = False,
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     **asked: Any,
 ) -> Any:
     """A loop on the standing problem, clipped, the batch shared by all ranks; the model and the watch.
@@ -50,7 +51,7 @@ def loop(
     """
     model = make()
     wrapped = wrap(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    optimizer = kind(model.parameters(), lr=rate)
     generator = torch.Generator().manual_seed(100 * seed + dist.get_rank())
     if evaluated:
         with torch.no_grad():

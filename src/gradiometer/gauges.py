@@ -17,6 +17,7 @@ from gradiometer.estimation.heavy_examples import HeavyExamples
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_shape import NoiseShape
 from gradiometer.estimation.noise_sources import NoiseSources
+from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
@@ -27,7 +28,7 @@ from gradiometer.run.reader import Run
 GAUGES: dict[str, type[Gauge]] = {
     gauge.name: gauge
     for gauge in (
-        *(GradientNoise, NoiseShape, NoiseSources, HeavyExamples),
+        *(GradientNoise, PreconditionedNoise, NoiseShape, NoiseSources, HeavyExamples),
         *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
         Temperature,
         Trajectory,
@@ -84,6 +85,19 @@ class Asked:
         """The classes of the gauges."""
         given = {gauge.name: type(gauge) for gauge in self.given}
         return tuple(given.get(name) or GAUGES[name] for name in self.names)
+
+    def refuse_under_sgd(self) -> None:
+        """Refuse gauges of other optimizers than SGD, with which `train` trains.
+
+        Raises:
+            BadArgument: A gauge needs a preconditioner.
+        """
+        for kind in self.kinds:
+            if kind.needs_preconditioner:
+                raise BadArgument(
+                    f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its kind, and `train` "
+                    "trains with SGD: leave it out, or measure your own loop with `gradiometer.watch`."
+                )
 
     def made(self, configuration: Configuration) -> tuple[Gauge, ...]:
         """The gauges: objects as they were given, the others with settings from the configuration."""

@@ -15,5 +15,6 @@ from .noise import moments_of_norms as moments_of_norms
 from .noise import noise_moments as noise_moments
 from .noise_shape import NoiseShape as NoiseShape
 from .noise_sources import NoiseSources as NoiseSources
+from .preconditioned_noise import PreconditionedNoise as PreconditionedNoise
 from .step_time import StepTimes as StepTimes
 from .step_time import step_times as step_times

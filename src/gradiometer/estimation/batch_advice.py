@@ -1,6 +1,7 @@
 """Advice on the batch size, from a model of what a larger or a smaller batch saves."""
 
 import math
+from dataclasses import dataclass
 
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -17,6 +18,17 @@ CAVEAT = (
 
 Parts = tuple[State, str, str, str]
 """State, seen, means and advice of a finding."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The name of the noise scale, and the unit behind a batch size, with a space before it."""
+
+    scale: str
+    unit: str
+
+    def size(self, batch: float) -> str:
+        return f"{batch:,.0f}{self.unit}"
 
 
 def updates_factor(batch_size: float, noise_scale: float) -> float:
@@ -43,8 +55,17 @@ def examples_factor(batch_size: float, noise_scale: float) -> float:
     return 1 + batch_size / noise_scale
 
 
-def interpret_batch_size(gauge: str, batch_size: Estimate, noise_scale: Estimate) -> Finding:
+def interpret_batch_size(
+    gauge: str, batch_size: Estimate, noise_scale: Estimate, *, kind: str = "gradient", unit: str = ""
+) -> Finding:
     """Compare the batch size with the noise scale: below, near, above, or not known yet.
+
+    Args:
+        gauge: Name of the gauge.
+        batch_size: B.
+        noise_scale: The noise scale, in the same unit.
+        kind: The noise scale that it is: "gradient" or "preconditioned".
+        unit: Unit of both if that is not examples, such as "tokens".
 
     Example:
         >>> from gradiometer import Estimate
@@ -55,24 +76,24 @@ def interpret_batch_size(gauge: str, batch_size: Estimate, noise_scale: Estimate
         >>> print(finding.advice)
         `B = 64` if wall time matters more than examples.
     """
-    batch = batch_size.value
+    batch, words = batch_size.value, _Words(f"{kind} noise scale", f" {unit}" if unit else "")
     if noise_scale.low > batch:
-        state, seen, means, advice = _below(batch, noise_scale)
+        state, seen, means, advice = _below(batch, noise_scale, words)
     elif noise_scale.high < batch:
-        state, seen, means, advice = _above(batch, noise_scale)
+        state, seen, means, advice = _above(batch, noise_scale, words)
     elif noise_scale.low >= batch / NEAR and noise_scale.high <= batch * NEAR:
-        state, seen, means, advice = _near(batch, noise_scale)
+        state, seen, means, advice = _near(batch, noise_scale, words)
     else:
-        state, seen, means, advice = _unknown(batch, noise_scale)
+        state, seen, means, advice = _unknown(batch, noise_scale, words)
     caveat = "" if state is State.CANNOT_TELL else CAVEAT
     return Finding(gauge, Issue.ESTIMATION, state, seen, means, advice, caveat, ("noise_scale", "batch_size"))
 
 
-def _below(batch: float, noise_scale: Estimate) -> Parts:
+def _below(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
     times = significant(noise_scale.value / batch, 2)
-    seen = f"B = {batch:,.0f} is {times}x below the gradient noise scale {_with_interval(noise_scale)}."
+    seen = f"B = {words.size(batch)} is {times}x below the {words.scale} {_with_interval(noise_scale)}."
     if not math.isfinite(noise_scale.high):
-        seen = _unbounded(batch, noise_scale, f", above B = {batch:,.0f}")
+        seen = _unbounded(batch, noise_scale, words, f", above B = {words.size(batch)}")
     reference = noise_scale.value if math.isfinite(noise_scale.value) else noise_scale.low
     now, doubled = (updates_factor(times * batch, reference) for times in (1, 2))
     more = examples_factor(2 * batch, reference) / examples_factor(batch, reference) - 1
@@ -83,38 +104,38 @@ def _below(batch: float, noise_scale: Estimate) -> Parts:
         f"In this range doubling B {updates} ({now:.1f}x → {doubled:.1f}x of the minimum) and "
         f"costs {more:.0%} more examples."
     )
-    return State.LOOK, seen, means, f"`B = {2 * batch:.0f}` if wall time matters more than examples."
+    return State.LOOK, seen, means, f"`B = {2 * batch:.0f}`{words.unit} if wall time matters more than examples."
 
 
-def _above(batch: float, noise_scale: Estimate) -> Parts:
-    advice = f"`B = {max(batch // 2, 1):.0f}` if examples are expensive."
+def _above(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
+    advice = f"`B = {max(batch // 2, 1):.0f}`{words.unit} if examples are expensive."
     if not noise_scale.value > 0:
         is_below = f"below {significant(noise_scale.high)}" if noise_scale.high > 0 else "0: no noise was seen"
-        seen = f"The gradient noise scale is {is_below}, and B = {batch:,.0f} is above it."
+        seen = f"The {words.scale} is {is_below}, and B = {words.size(batch)} is above it."
         means = "The examples in a batch already agree, so averaging more of them gains little."
         return State.LOOK, seen, means, advice
     times = significant(batch / noise_scale.value, 2)
-    seen = f"B = {batch:,.0f} is {times}x above the gradient noise scale {_with_interval(noise_scale)}."
+    seen = f"B = {words.size(batch)} is {times}x above the {words.scale} {_with_interval(noise_scale)}."
     more = updates_factor(batch / 2, noise_scale.value) / updates_factor(batch, noise_scale.value) - 1
     saved = 1 - examples_factor(batch / 2, noise_scale.value) / examples_factor(batch, noise_scale.value)
     means = f"In this range halving B costs {more:.0%} more updates and saves {saved:.0%} of the examples."
     return State.LOOK, seen, means, advice
 
 
-def _near(batch: float, noise_scale: Estimate) -> Parts:
-    seen = f"B = {batch:,.0f} is near the gradient noise scale {_with_interval(noise_scale)}."
+def _near(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
+    seen = f"B = {words.size(batch)} is near the {words.scale} {_with_interval(noise_scale)}."
     updates, examples = updates_factor(batch, noise_scale.value), examples_factor(batch, noise_scale.value)
     means = f"Here updates ({updates:.1f}x of the minimum) and examples ({examples:.1f}x) trade about evenly."
     return State.OK, seen, means, ""
 
 
-def _unknown(batch: float, noise_scale: Estimate) -> Parts:
+def _unknown(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
     if not noise_scale.low > 0:
-        seen = f"The gradient noise scale is not known yet; {_needs(batch, noise_scale, 'an interval')}."
+        seen = f"The {words.scale} is not known yet; {_needs(batch, noise_scale, words, 'an interval')}."
     elif not math.isfinite(noise_scale.high):
-        seen = _unbounded(batch, noise_scale)
+        seen = _unbounded(batch, noise_scale, words)
     else:
-        seen = f"The gradient noise scale {_with_interval(noise_scale)} is too uncertain for B = {batch:,.0f}."
+        seen = f"The {words.scale} {_with_interval(noise_scale)} is too uncertain for B = {words.size(batch)}."
     return State.CANNOT_TELL, seen, "It is too early to say whether another batch size would be better.", ""
 
 
@@ -123,15 +144,15 @@ def _with_interval(noise_scale: Estimate) -> str:
     return f"{value} [{low}, {high}] ({counted(noise_scale.samples, 'measured step')})"
 
 
-def _unbounded(batch: float, noise_scale: Estimate, above: str = "") -> str:
+def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = "") -> str:
     return (
-        "The gradient is not distinguishable from zero yet: the noise scale is at least "
-        f"{significant(noise_scale.low)}{above}; {_needs(batch, noise_scale, 'an upper bound')}."
+        f"The gradient is not distinguishable from zero yet: the {words.scale.removeprefix('gradient ')} is at least "
+        f"{significant(noise_scale.low)}{above}; {_needs(batch, noise_scale, words, 'an upper bound')}."
     )
 
 
-def _needs(batch: float, noise_scale: Estimate, what: str) -> str:
+def _needs(batch: float, noise_scale: Estimate, words: _Words, what: str) -> str:
     if noise_scale.needed is None:
         return f"the number of steps that {what} needs is not known either"
     steps = float(f"{noise_scale.needed:.2g}")  # more digits would claim to know
-    return f"{what} needs about {steps:,.0f} more steps at B = {batch:,.0f}"
+    return f"{what} needs about {steps:,.0f} more steps at B = {words.size(batch)}"

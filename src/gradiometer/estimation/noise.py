@@ -13,8 +13,7 @@ from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 

@@ -1,23 +1,30 @@
 """Sharded models (FSDP2): which can be watched, and their gradients, read by hooks before they are scattered."""
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
-from gradiometer.integrations.gradients import at_the_end_of_backward, norms_and_first_entries
+from gradiometer.integrations.gradients import Preconditioner, at_the_end_of_backward, numbers_of
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.preconditioner import SAMPLE, Sample, preconditioner_of
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
 Place = tuple[int, nn.Module, str]
 """A parameter: its position, the module that owns it, and its name in that module."""
+
+Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
+"""Squared norms of micro-batches, and of their mean."""
 
 OFF = 0.02
 """Relative difference of training's gradient from the mean over processes that is more than rounding to bfloat16."""
@@ -105,27 +112,37 @@ class ShardHooks:
 
     From the forward to the backward of a module under `fully_shard`, the whole parameter is in the place of this
     process's piece. A hook on it is called once per backward with the whole gradient of this process's examples,
-    before FSDP reduces it. Only two numbers of each gradient are kept, so that no freed memory is held: its squared
-    norm, and its first entry, by which `norms_of_all` checks the reduced gradient.
+    before FSDP reduces it. Only a few numbers of each gradient are kept, so that no freed memory is held: its squared
+    norm, its first entry, by which `norms_of_all` checks the reduced gradient, and its squared norm under P.
+
+    P is gathered as the parameters are, in the forward, since all processes come by there in the same order. It is
+    kept in bfloat16 until the end of the measured step.
 
     Args:
         objective: The objective of the sharded model.
         budget: The account that the cost is charged to.
         shield: A context for everything that a forward or a backward calls, which may keep errors from it.
+        preconditioner: This process's pieces of P, if norms under P are wanted too.
     """
 
     def __init__(
-        self, objective: Objective, budget: Budget, shield: AbstractContextManager[object, bool | None]
+        self,
+        objective: Objective,
+        budget: Budget,
+        shield: AbstractContextManager[object, bool | None],
+        preconditioner: Preconditioner | None = None,
     ) -> None:
         self._pieces, self._budget, self._shield = objective.parameters, budget, shield
+        self._preconditioner = preconditioner
+        self._whole_preconditioner: dict[int, Tensor] = {}
         self._places = _places(objective)
         self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
-        self._read: dict[int, Float[Tensor, "2"]] = {}
+        self._read: dict[int, Float[Tensor, " numbers"]] = {}
         self._in_parts = self._ending = False
         self.whole_is_wanted = False
-        self.whole: Float[Tensor, "1 2*parameters"] | None = None
-        """The same two numbers of this process's piece of every parameter's `.grad`, at the end of the last backward
+        self.whole: Float[Tensor, "1 numbers"] | None = None
+        """The same numbers of this process's piece of every parameter's `.grad`, at the end of the last backward
         for which `whole_is_wanted` was set: reduced, not yet clipped."""
 
     @property
@@ -155,10 +172,13 @@ class ShardHooks:
             hook.remove()
         self._module_hooks, self._hooks = [], {}
         self.forget()
+        self._whole_preconditioner = {}
+        if self._preconditioner is not None:
+            self._preconditioner.forget()
         self.whole, self._ending = None, False
 
-    def norms(self) -> Float[Tensor, "1 2*parameters"]:
-        """‖·‖² of every parameter's gradient since the last `norms`, zero if there was none; then the first entries.
+    def norms(self) -> Float[Tensor, "1 numbers"]:
+        """The numbers of every parameter's gradient since the last `norms`, zero if there was none; see `numbers_of`.
 
         Raises:
             Unsupported: There were several backwards since.
@@ -178,12 +198,21 @@ class ShardHooks:
                 parameter = getattr(owner, name)
                 if place not in self._hooks and parameter.requires_grad and not is_shard(parameter):
                     self._hooks[place] = parameter.register_hook(partial(self._take_in, place))
+                    self._gather(place)
+
+    def _gather(self, place: int) -> None:
+        """Gather the pieces of P of a parameter."""
+        if self._preconditioner is None:
+            return
+        with self._budget.spending(), torch.no_grad():
+            if (pieces := self._preconditioner()) is not None:
+                self._whole_preconditioner[place] = gathered(pieces[place], like=self._pieces[place])
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
         with self._shield:
             with self._budget.spending(), torch.no_grad():
                 self._in_parts |= place in self._read
-                self._read[place] = _two_numbers(gradient)
+                self._read[place] = self._numbers(gradient, self._whole_preconditioner.get(place))
             if self.whole_is_wanted and not self._ending:
                 self._ending = True
                 at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
@@ -193,11 +222,25 @@ class ShardHooks:
         self._ending = False
         with self._shield, self._budget.spending(), torch.no_grad():
             grads: list[Any] = [piece.grad for piece in self._pieces]
-            self.whole = self._in_a_row([None if grad is None else _two_numbers(grad.to_local()) for grad in grads])
+            known = None if self._preconditioner is None else self._preconditioner()
+            pieces: Sequence[Tensor | None] = known or [None] * len(grads)
+            self.whole = self._in_a_row(
+                [
+                    None if grad is None else self._numbers(grad.to_local(), piece)
+                    for grad, piece in zip(grads, pieces, strict=True)
+                ]
+            )
 
-    def _in_a_row(self, numbers: Sequence[Float[Tensor, "2"] | None]) -> Float[Tensor, "1 2*parameters"]:
-        nothing = torch.zeros(2, dtype=torch.float64, device=self._pieces[0].device)
-        return torch.stack([nothing if pair is None else pair for pair in numbers], dim=1).reshape(1, -1)
+    def _numbers(self, gradient: Tensor, weights: Tensor | None) -> Float[Tensor, " numbers"]:
+        """The numbers of a gradient or of a piece."""
+        if self._preconditioner is None:
+            return numbers_of([gradient])[0]
+        return numbers_of([gradient], lambda: None if weights is None else [weights.bfloat16()])[0]
+
+    def _in_a_row(self, numbers: Sequence[Float[Tensor, " numbers"] | None]) -> Float[Tensor, "1 numbers"]:
+        count = 2 if self._preconditioner is None else 3
+        nothing = torch.zeros(count, dtype=torch.float64, device=self._pieces[0].device)
+        return torch.stack([nothing if each is None else each for each in numbers], dim=1).reshape(1, -1)
 
 
 def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
@@ -212,9 +255,40 @@ def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
     return dict(places)
 
 
+def preconditioner_for(
+    gauges: Iterable[type[Gauge]], optimizers: Sequence[torch.optim.Optimizer], objective: Objective, ranks: Ranks
+) -> Preconditioner | None:
+    """P, or this process's pieces of it, clipped at a median over the pieces of all; None if no gauge needs it."""
+    if not any(gauge.needs_preconditioner for gauge in gauges):
+        return None
+    if not is_sharded(objective.model):
+        return Preconditioner(lambda: preconditioner_of(optimizers, objective.parameters))
+    pieces = objective.parameters  # within a forward the model has whole ones in their place
+
+    def joined(sample: Sample) -> Sample:
+        device = pieces[0].device
+        row = torch.full((1, 2 * SAMPLE), math.nan, dtype=torch.float64, device=device)
+        row[0, : len(sample)] = torch.from_numpy(sample).to(device)
+        everyone: Sample = ranks.gathered(row).flatten().cpu().numpy()
+        return np.asarray(everyone[~np.isnan(everyone)])
+
+    return Preconditioner(lambda: preconditioner_of(optimizers, pieces, sample_of_all=joined))
+
+
+def gathered(piece: Tensor, like: Any) -> Tensor:
+    """A whole tensor from the pieces of all processes, in bfloat16, laid out as a sharded parameter is."""
+    from torch.distributed.tensor import DTensor  # noqa: PLC0415 (the import takes seconds)
+
+    mesh, placements = like.device_mesh, like.placements
+    whole: Tensor = DTensor.from_local(
+        piece.bfloat16(), mesh, placements, run_check=False, shape=like.shape, stride=like.stride()
+    ).full_tensor()
+    return whole
+
+
 def norms_of_all(
-    everyone: Float[Tensor, "rows numbers"], ranks: int, *, sharded: bool
-) -> tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"], bool]:
+    everyone: Float[Tensor, "rows numbers"], ranks: int, *, sharded: bool, kinds: int = 2
+) -> tuple[list[Norms], bool]:
     """‖·‖² of the gradient of every micro-batch and of their mean, and if that is the mean of the gradients read.
 
     The first entry of a parameter is on rank 0. There training's entry is compared with the mean of the entries read,
@@ -224,16 +298,22 @@ def norms_of_all(
         everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it; of one process after
             the other.
         ranks: W, the number of processes.
-        sharded: Whether each holds pieces.
+        sharded: True if each holds pieces.
+        kinds: Numbers per parameter, see `numbers_of`: 2, or 3 with the norms under P.
+
+    Returns:
+        The norms, then those under P if there are any, each a pair for the micro-batches and for their mean.
     """
-    by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (2, -1))
-    squared, first = by_rank[:, :-1].unbind(2)
-    held, entry = by_rank[:, -1, 0], by_rank[0, -1, 1]
-    whole = held.sum(0) if sharded else held[0]
+    by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (kinds, -1))
+    squared, first = by_rank[:, :-1, 0], by_rank[:, :-1, 1]
+    entry, held = by_rank[0, -1, 1], by_rank[:, -1]
+    means = held.sum(0) if sharded else held[0]
+    whole = means[0]
     difference = (entry - first.sum((0, 1)) / ranks).norm()
     unread = (whole > 0) & (squared.sum((0, 1)) == 0)
     off = unread.any() or difference > OFF * (first.abs().sum((0, 1)) / ranks).norm()
-    return squared.flatten(0, 1), whole.unsqueeze(0), not (off and everyone.isfinite().all())
+    norms = [(by_rank[:, :-1, kind].flatten(0, 1), means[kind : kind + 1]) for kind in range(kinds) if kind != 1]
+    return norms, not (off and by_rank[:, :, :2].isfinite().all())
 
 
 def not_the_mean(ranks: int, *, sharded: bool) -> str:
@@ -253,8 +333,3 @@ def not_the_mean(ranks: int, *, sharded: bool) -> str:
         f"`model` is not trained on the plain mean of the gradients that its {ranks} processes make in its forward and "
         f"backward: leave out {leave_out}, or switch measuring off with budget=0"
     )
-
-
-def _two_numbers(gradient: Tensor) -> Float[Tensor, "2"]:
-    """‖·‖² and the first entry of a gradient or of a piece, zero if it is empty."""
-    return norms_and_first_entries([gradient])[0]

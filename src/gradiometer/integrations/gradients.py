@@ -1,5 +1,6 @@
 """Hooks that read the gradients as `backward` makes them, before clipping and before any all-reduce."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -10,8 +11,30 @@ from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
-from gradiometer.measurement.parts import squared_norms
+from gradiometer.measurement.parts import preconditioned_norms, squared_norms
 from gradiometer.run.budget import Budget
+
+
+class Preconditioner:
+    """P of the optimizer at the step at hand, read when it is first used and kept until `forget`.
+
+    Args:
+        read: Reads P from the state of the optimizer before its update; None if there is no state yet.
+    """
+
+    def __init__(self, read: Callable[[], Gradients | None]) -> None:
+        self._read = read
+        self._known: tuple[Gradients | None] | None = None
+
+    def __call__(self) -> Gradients | None:
+        """P, one tensor per parameter; None if there is no state yet."""
+        if self._known is None:
+            self._known = (self._read(),)
+        return self._known[0]
+
+    def forget(self) -> None:
+        """Forget P: the optimizer is about to change it."""
+        self._known = None
 
 
 class GradientHooks:
@@ -25,13 +48,19 @@ class GradientHooks:
         parameters: The trainable parameters of the model.
         budget: The account that the cost is charged to.
         shield: A context for everything that a backward calls, which may keep errors from it.
+        preconditioner: P, if norms under P are wanted too.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], budget: Budget, shield: AbstractContextManager[object, bool | None]
+        self,
+        parameters: Sequence[nn.Parameter],
+        budget: Budget,
+        shield: AbstractContextManager[object, bool | None],
+        preconditioner: Preconditioner | None = None,
     ) -> None:
         self._parameters = parameters
         self._budget, self._shield = budget, shield
+        self._preconditioner = preconditioner
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._read: list[Tensor | None] = []
         self._ending = False
@@ -40,7 +69,7 @@ class GradientHooks:
         loss."""
         self.whole_is_wanted = False
         self.whole: Float[Tensor, "1 numbers"] | None = None
-        """Squared norm and first entry of every parameter's `.grad`, at the end of the last backward for which
+        """The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last backward for which
         `whole_is_wanted` was set: after DDP's all-reduce, before clipping. By the first entry `norms_of_all` checks
         that `.grad` is the mean of the gradients that were read."""
 
@@ -69,6 +98,8 @@ class GradientHooks:
             hook.remove()
         self._hooks = []
         self.forget()
+        if self._preconditioner is not None:
+            self._preconditioner.forget()
         self.whole, self._ending = None, False
 
     def forget(self) -> None:
@@ -91,8 +122,8 @@ class GradientHooks:
         ]
 
     def norms(self) -> Float[Tensor, "1 numbers"]:
-        """‖·‖² of every gradient since the last `take`, then the first entries."""
-        return norms_and_first_entries(self.take())
+        """The numbers of every gradient since the last `take`, see `numbers_of`."""
+        return numbers_of(self.take(), self._preconditioner)
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
         with self._shield:
@@ -112,15 +143,25 @@ class GradientHooks:
         self._ending = False
         with self._shield, self._budget.spending(), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-            self.whole = norms_and_first_entries(grads)
+            self.whole = numbers_of(grads, self._preconditioner)
 
 
-def norms_and_first_entries(gradients: Sequence[Tensor]) -> Float[Tensor, "1 numbers"]:
-    """‖·‖² of every gradient, then the first entry of each, zero for an empty one."""
+def numbers_of(
+    gradients: Sequence[Tensor], preconditioner: Callable[[], Sequence[Tensor] | None] | None = None
+) -> Float[Tensor, "1 numbers"]:
+    """‖·‖² of every gradient; the first entry of each, zero for an empty one; and, if P is wanted, ‖√P ·‖² of each.
+
+    The last are NaN if P is not known yet.
+    """
     squared = squared_norms(gradients)
     first = [g.as_strided((1,), (1,)) if g.numel() else g.new_zeros(1) for g in gradients]
     entries = torch.cat([entry.to(squared.device) for entry in first]).to(squared.dtype)
-    return torch.cat([squared, entries.unsqueeze(0)], dim=1)
+    numbers = [squared, entries.unsqueeze(0)]
+    if preconditioner is not None:
+        known = preconditioner()
+        under = torch.full_like(squared, math.nan) if known is None else preconditioned_norms(gradients, known)
+        numbers.append(under.to(squared.device))
+    return torch.cat(numbers, dim=1)
 
 
 def at_the_end_of_backward(call: Callable[[], None]) -> None:

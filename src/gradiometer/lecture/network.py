@@ -120,7 +120,8 @@ class Network:
                 sampling=sampling,
                 probe=probe,
             )
-            readings.append(Reading(gauge.name, index, size, learning_rate, gauge.measure(step)))
+            if (moments := gauge.measure(step)) is not None:
+                readings.append(Reading(gauge.name, index, size, learning_rate, moments))
         return gauge.estimate(Series.of(readings, sampling, self.objective.layers), LEVEL)
 
 

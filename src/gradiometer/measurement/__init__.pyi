@@ -20,11 +20,12 @@ from .motion import Motion as Motion
 from .motion import Origin as Origin
 from .motion import velocity_of as velocity_of
 from .objective import Objective as Objective
+from .preconditioner import preconditioner_of as preconditioner_of
 from .reading import Draw as Draw
 from .reading import Moments as Moments
 from .reading import Reading as Reading
 from .reading import Sampling as Sampling
 from .reading import Series as Series
-from .spread import Spread as Spread
+from .reading import Spread as Spread
 from .step import TrainingStep as TrainingStep
 from .traits import Traits as Traits

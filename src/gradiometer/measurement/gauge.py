@@ -50,6 +50,9 @@ class Gauge(ABC):
     sgd_only: ClassVar[str] = ""
     """The law it rests on, such as "edge of stability", if that is known only for SGD, with momentum or without."""
 
+    needs_preconditioner: ClassVar[bool] = False
+    """True if it needs `step.preconditioner`, which is known for Adam, AdamW, RMSprop and their kind."""
+
     one_in: ClassVar[int] = 1
     """It runs at one in this many measured steps. Above 1 for a gauge that costs more than a step. If no other gauge
     runs at every measured step, it does."""
@@ -64,8 +67,8 @@ class Gauge(ABC):
     """Names of the fields that are set from the run's configuration, such as "momentum"."""
 
     @abstractmethod
-    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The raw moments of one step, each unbiased and additive over steps.
+    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
+        """The raw moments of one step, each unbiased and additive over steps. None if this step has no reading.
 
         Args:
             step: The step between `backward` and `optimizer.step`, with its gradients and derivatives.

@@ -1,14 +1,14 @@
 """Builds a `Spread` from the gradients of the parts of a batch, one at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Spread
 
 RUN, LONG = 1024, 2**15
 """How many numbers are summed in single precision, and how long a gradient must be before that saves time."""
@@ -20,15 +20,20 @@ class SpreadBuilder:
 
     Args:
         layer_of: Index of each parameter's layer.
+        preconditioner: P, one tensor per parameter, if norms under P are wanted too.
     """
 
     layer_of: Sequence[int]
     sizes: list[int] = field(default_factory=list)
     squared: list[Float[Tensor, "rows parameters"]] = field(default_factory=list)
+    preconditioner: Sequence[Tensor] | None = None
+    preconditioned: list[Float[Tensor, "rows parameters"]] = field(default_factory=list)
 
     def add(self, size: int, gradients: Sequence[Tensor]) -> None:
         """Add the gradient of one part."""
         self.add_norms(size, squared_norms(gradients))
+        if self.preconditioner is not None:
+            self.preconditioned.append(preconditioned_norms(gradients, self.preconditioner))
 
     def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
         """Add one part by the squared norms of its gradient."""
@@ -39,10 +44,17 @@ class SpreadBuilder:
         """Add the gradients of single examples: each tensor has shape [examples, *parameter]."""
         self.sizes.extend([1] * gradients[0].shape[0])
         self.squared.append(torch.stack([_rows_squared(gradient) for gradient in gradients], dim=1))
+        if self.preconditioner is not None:
+            weighted = (gradient * p.sqrt() for gradient, p in zip(gradients, self.preconditioner, strict=True))
+            self.preconditioned.append(torch.stack([_rows_squared(gradient) for gradient in weighted], dim=1))
 
     def finish(self, mean: Sequence[Tensor]) -> Spread:
         """The spread, given the mean gradient over all examples added."""
-        return self.finish_from(squared_norms(mean))
+        spread = self.finish_from(squared_norms(mean))
+        if self.preconditioner is None:
+            return spread
+        under = SpreadBuilder(self.layer_of, self.sizes, self.preconditioned)
+        return replace(spread, preconditioned=under.finish_from(preconditioned_norms(mean, self.preconditioner)))
 
     def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
         """The spread, given the squared norms of the mean gradient."""
@@ -51,10 +63,29 @@ class SpreadBuilder:
         return Spread(np.array(self.sizes), np.stack(parts), whole)
 
 
+AT_ONCE = 2**20
+"""Numbers that are weighted by the preconditioner at once."""
+
+
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
     """‖·‖² of every parameter's gradient, summed in double precision, in one pass over all of them."""
     norms = torch._foreach_norm([_condensed(gradient) for gradient in gradients], dtype=torch.float64)
     return torch.stack([norm.to(norms[0].device) for norm in norms]).square().unsqueeze(0)
+
+
+def preconditioned_norms(
+    gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]
+) -> Float[Tensor, "1 parameters"]:
+    """‖√P ·‖² of every parameter's gradient. A few parameters at a time, to need no further copy of all of them."""
+    norms, start, numbers = [], 0, 0
+    for stop, gradient in enumerate(gradients, 1):
+        numbers += gradient.numel()
+        if numbers >= AT_ONCE or stop == len(gradients):
+            weighted = torch._foreach_sqrt(list(preconditioner[start:stop]))
+            torch._foreach_mul_(weighted, list(gradients[start:stop]))
+            norms.append(squared_norms(weighted))
+            start, numbers = stop, 0
+    return torch.cat([norm.to(norms[0].device) for norm in norms], dim=1)
 
 
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " parameters"]:

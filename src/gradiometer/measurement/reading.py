@@ -84,6 +84,24 @@ class Sampling:
         return 1 / self.examples
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Squared norms of the gradients of the disjoint parts of one batch, and of their mean.
+
+    Args:
+        sizes: b_j, the number of examples in each part.
+        squared_norms: ‖ĝ_j‖² of each part, by layer.
+        mean_squared_norm: ‖ĝ‖² of the mean over all examples, by layer.
+        preconditioned: The same under the preconditioner P of the optimizer: ‖√P ĝ_j‖² and ‖√P ĝ‖². None if P was not
+            given, or is not known yet.
+    """
+
+    sizes: Int[np.ndarray, " parts"]
+    squared_norms: Float[np.ndarray, "parts layers"]
+    mean_squared_norm: Float[np.ndarray, " layers"]
+    preconditioned: "Spread | None" = None
+
+
 Moments = Mapping[str, float | list[float]]
 """What a gauge keeps of one step: named numbers, each unbiased and additive over steps."""
 
@@ -112,6 +130,7 @@ class Series:
         sampling: How the batches were drawn.
         layers: Names of the layers, in the order of the moments per layer.
         reached: Last step of training so far; 0 if that is not known.
+        earlier_peak: Highest η of the readings that a window leaves out.
 
     >>> from gradiometer import Draw, Reading, Sampling, Series
     >>> readings = [Reading("mine", step, 32, 0.1, {"loss": 2.0 - step / 10}) for step in (0, 5, 10)]
@@ -128,6 +147,7 @@ class Series:
     sampling: Sampling
     layers: tuple[str, ...] = ()
     reached: int = 0
+    earlier_peak: float = 0.0
 
     @classmethod
     def of(cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()) -> "Series":
@@ -157,8 +177,14 @@ class Series:
             steps=self.steps[window],
             batch_size=self.batch_size[window],
             learning_rate=self.learning_rate[window],
+            earlier_peak=self.peak_rate,
             moments={name: values[window] for name, values in self.moments.items()},
         )
+
+    @property
+    def peak_rate(self) -> float:
+        """Highest η of all readings, also of those outside of this window."""
+        return max(self.earlier_peak, float(self.learning_rate.max(initial=0.0)))
 
     @property
     def spacing(self) -> float:

@@ -16,8 +16,7 @@ from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_di
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
-from gradiometer.measurement.reading import Sampling
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Sampling, Spread
 
 PER_EXAMPLE_NUMBERS = 2**25
 """Largest number of values in memory when gradients are computed per example: 128 MiB in single precision."""
@@ -44,6 +43,8 @@ class TrainingStep:
             function that returns it. Default: it is computed when first used.
         spread: The spread of the micro-batches, if training accumulates gradients; then nothing is run again
             ("shared"). Default: parts of the batch are run again ("apart").
+        preconditioner: P of the optimizer before its update, one tensor per trainable parameter (see
+            `preconditioner_of`), or a function that returns it, or None if it is not known yet.
         probe: Draws other examples, independent of the batch and in random order, on which the step is judged.
             Called once at most. Default: one half of the batch makes the step, and the other half judges it.
         motion: Earlier parameters and the velocity, for the gauges that look back (see `Origin`), or a function that
@@ -71,6 +72,7 @@ class TrainingStep:
         sampling: Sampling,
         gradient: Sequence[Tensor | None] | Callable[[], Sequence[Tensor] | None] | None = None,
         spread: Spread | None = None,
+        preconditioner: Sequence[Tensor] | Callable[[], Sequence[Tensor] | None] | None = None,
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
         seed: int = 0,
@@ -83,6 +85,7 @@ class TrainingStep:
         self.seed = seed
         self._gradient = gradient
         self._shared = spread
+        self._preconditioner = preconditioner
         self._probe = probe
         self._motion = motion
         self._spreads: dict[int, Spread] = {}
@@ -116,6 +119,11 @@ class TrainingStep:
                 "`motion=origin.motion(parameters, index)` to the step."
             )
         return self._motion if isinstance(self._motion, Motion) else self._motion()
+
+    @cached_property
+    def preconditioner(self) -> Sequence[Tensor] | None:
+        """P of the optimizer, one tensor per trainable parameter; None if it is not known yet, or was not given."""
+        return self._preconditioner() if callable(self._preconditioner) else self._preconditioner
 
     def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
         """The inner product of two lists of one tensor per parameter, by layer, summed in double precision."""
@@ -242,6 +250,20 @@ class TrainingStep:
             self._spreads[count] = self._run_apart(count)
         return self._spreads[count]
 
+    def preconditioned_spread(self, parts: int | None = 2) -> Spread | None:
+        """The same spread under P, the preconditioner of the optimizer; None if P is not known yet.
+
+        Raises:
+            BadArgument: No preconditioner was given, or see `spread`.
+        """
+        spread = self.spread(parts).preconditioned
+        if spread is None and self._preconditioner is None:
+            raise BadArgument(
+                "`preconditioner` is missing, and this gauge needs it: pass "
+                "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."
+            )
+        return spread
+
     def _run_apart(self, count: int) -> Spread:
         if not 2 <= count <= self.batch_size:
             raise BadArgument(
@@ -258,7 +280,7 @@ class TrainingStep:
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
         """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last."""
-        builder, rest, left = SpreadBuilder(self.objective.layer_of), self.gradient, self.batch_size
+        builder, rest, left = self._builder, self.gradient, self.batch_size
         for position, part in enumerate(parts[:-1]):
             gradients = self._part_gradient(part, position)
             builder.add(len(part), gradients)
@@ -270,7 +292,7 @@ class TrainingStep:
 
     def _all_run(self, parts: Sequence[Tensor]) -> Spread:
         """Compute every gradient, each with its own random numbers and batch statistics; ĝ is their mean."""
-        builder = SpreadBuilder(self.objective.layer_of)
+        builder = self._builder
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         for position, part in enumerate(parts):
             gradients = self._part_gradient(part, position)
@@ -280,7 +302,7 @@ class TrainingStep:
 
     def _per_example(self) -> Spread:
         """Compute the gradient of every example by vmap, a few at a time; ĝ is their mean."""
-        builder = SpreadBuilder(self.objective.layer_of)
+        builder = self._builder
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
         for position, part in enumerate(torch.split(torch.arange(self.batch_size, device="cpu"), at_once)):
@@ -289,6 +311,11 @@ class TrainingStep:
             builder.add_each(gradients)
             torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / self.batch_size)
         return builder.finish(mean)
+
+    @property
+    def _builder(self) -> SpreadBuilder:
+        """A new builder of a spread."""
+        return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
 
     def _part_gradient(self, part: Tensor, position: int) -> Gradients:
         return self.objective.gradient(take(self.batch, part), seed=self.derived_seed(f"part {position}"))

@@ -284,6 +284,8 @@ class Recorder:
             self._refused.add(gauge.name)
             self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}", stopped=gauge.name)
             return None
+        if moments is None:
+            return None
         return Reading(
             gauge=gauge.name,
             step=int(step.index),

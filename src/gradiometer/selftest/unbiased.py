@@ -13,8 +13,7 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.selftest.check import Check
 from gradiometer.selftest.known import Known

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.selftest.known import Known, Weights
 

@@ -11,7 +11,7 @@ from gradiometer.measurement.batch import Batch, batch_size, chunks, span
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Spread
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks

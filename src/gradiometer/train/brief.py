@@ -41,8 +41,7 @@ def advance(training: Training, steps: int, gauge: Gauge | None = None, last: in
             )
         if gauge is not None and measured:
             step = training.caught(batch, spread)
-            if step.batch_size > 1:
-                moments = gauge.measure(step)
+            if step.batch_size > 1 and (moments := gauge.measure(step)) is not None:
                 readings.append(Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments))
         training.update()
     return readings

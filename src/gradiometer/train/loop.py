@@ -82,6 +82,7 @@ def train(
         BadArgument: The configuration does not fit the problem.
     """
     asked = Asked.of(configuration.gauges if gauges is None else gauges)
+    asked.refuse_under_sgd()
     configuration = msgspec.structs.replace(configuration, gauges=",".join(asked.names))
     with _threads(configuration.threads), together() as ranks:
         budget = Budget(configuration.budget)

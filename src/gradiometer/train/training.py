@@ -26,8 +26,7 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling, Series
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.problem import Problem

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import is_
 from typing import Any
@@ -17,15 +17,14 @@ from torch.nn.functional import pad
 
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
-from gradiometer.integrations.gradients import GradientHooks
+from gradiometer.integrations.gradients import GradientHooks, Preconditioner
 from gradiometer.integrations.watch.loss_check import LossCheck
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
-from gradiometer.measurement.reading import Sampling
-from gradiometer.measurement.spread import Spread
+from gradiometer.measurement.reading import Sampling, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
@@ -63,6 +62,7 @@ class Capture:
         seed: Seed of the random numbers that measuring draws.
         warn: Takes a warning, in one sentence.
         shield: Entered by everything that a backward calls.
+        preconditioner: P of the optimizer, if a gauge needs it.
     """
 
     def __init__(
@@ -78,15 +78,17 @@ class Capture:
         seed: int,
         warn: Callable[[str], None],
         shield: Shield,
+        preconditioner: Preconditioner | None = None,
     ) -> None:
         self._objective, self._sampling, self._ranks = objective, sampling, ranks
         self._parameters = objective.parameters
         self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
         self._seed, self._warn, self._shield = seed, warn, shield
+        self._preconditioner = preconditioner
         self._gradients = (
-            ShardHooks(objective, budget, shield)
+            ShardHooks(objective, budget, shield, preconditioner)
             if is_sharded(objective.model)
-            else GradientHooks(objective.parameters, budget, shield)
+            else GradientHooks(objective.parameters, budget, shield, preconditioner)
         )
         self._builder = SpreadBuilder(objective.layer_of)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
@@ -204,6 +206,7 @@ class Capture:
             sampling=self._sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,
+            preconditioner=self._preconditioner,
             motion=None if motion is None or made is None else partial(motion, made()),
             seed=self._seed,
         )
@@ -227,15 +230,21 @@ class Capture:
         sizes = everyone[:, 1]
         sizes = sizes[sizes > 0]
         sharded = isinstance(self._gradients, ShardHooks)
-        squared, whole, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded)
+        kinds = 2 if self._preconditioner is None else 3
+        norms, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded, kinds=kinds)
         if not adds_up:
             self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=sharded))
             return None
-        spread = SpreadBuilder(self._objective.layer_of, sizes.int().tolist(), [squared]).finish_from(whole)
-        finite = np.isfinite(spread.squared_norms).all() and np.isfinite(spread.mean_squared_norm).all()
-        if len(set(spread.sizes)) > 1 or not finite:
+        plain, *others = [self._unscaled(sizes.int().tolist(), *each) for each in norms]
+        if plain is None or len(set(plain.sizes)) > 1:
             return None
-        scale = self._scale
+        return replace(plain, preconditioned=others[0]) if others else plain
+
+    def _unscaled(self, sizes: list[int], squared: Tensor, whole: Tensor) -> Spread | None:
+        """The spread for the mean loss, from norms as they were read; None if one is not finite."""
+        if not (squared.isfinite().all() and whole.isfinite().all()):
+            return None
+        spread, scale = SpreadBuilder(self._objective.layer_of, sizes, [squared]).finish_from(whole), self._scale
         return Spread(
             spread.sizes,
             spread.squared_norms * (self._accumulation / scale) ** 2,

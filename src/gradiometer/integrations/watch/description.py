@@ -14,8 +14,10 @@ from torch.utils.data.distributed import DistributedSampler
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
@@ -161,14 +163,21 @@ def gauges_for(
         BadArgument: A gauge was asked for that this loop does not allow.
     """
     others_than_sgd = [type(one).__name__ for one in optimizers if not is_plain_sgd(one)]
+    not_adaptive = [type(one).__name__ for one in optimizers if not is_adaptive(one)]
     if gauges is None:
-        allowed = has_loss and alone and not sharded and not others_than_sgd
-        gauges = f"{GradientNoise.name},{BatchSharpness.name}" if allowed else GradientNoise.name
+        chosen = [GradientNoise.name]
+        if not not_adaptive and not sharded:
+            chosen.append(PreconditionedNoise.name)
+        if has_loss and alone and not sharded and not others_than_sgd:
+            chosen.append(BatchSharpness.name)
+        gauges = chosen
     asked = Asked.of(gauges)
     for kind in asked.kinds:
         why = ""
         if kind.sgd_only and others_than_sgd:
             why = f"whose {kind.sgd_only} is known for SGD and not for {others_than_sgd[0]}: leave it out"
+        elif kind.needs_preconditioner and not_adaptive:
+            why = f"whose preconditioner is known for {KNOWN}, and not for {not_adaptive[0]}: leave it out"
         elif sharded and kind.processes != "sharded":
             why = "which cannot measure a sharded model (FSDP): ask for noise"
         elif kind.needs_loss and not has_loss:

@@ -63,7 +63,7 @@ def watch(
 
     Args:
         model: The model that is trained: plain, compiled, wrapped in DistributedDataParallel, or sharded over all
-            processes by `fully_shard` (FSDP2). Only the gradient noise of a sharded model is measured.
+            processes by `fully_shard` (FSDP2). Only the noise and preconditioned noise of a sharded model is measured.
         optimizer: The optimizer that trains it, a wrapper of it (Accelerate, fastai), or a list of several.
         loss: Called as `loss(model, batch)`. Returns one value per example or their mean: the loss that is trained,
             under the same autocast, without a scaler. Optional if backwards are accumulated or if there are several
@@ -80,8 +80,9 @@ def watch(
         budget: Share of the training time that measuring may use; 0 switches measuring off.
         every: Measure at every `every`-th step instead of keeping to the budget.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
-            ["noise", MyGauge()]. By default the noise and, if `loss` is given and the optimizer is SGD, the batch
-            sharpness. On several processes: noise, temperature and trajectory only.
+            ["noise", MyGauge()]. By default the noise; under Adam, AdamW, RMSprop, Adagrad and their kind also the
+            preconditioned noise, unless the model is sharded; under SGD with `loss` also the batch sharpness. On
+            several processes: noise, preconditioned_noise, temperature and trajectory only.
         parts: Number of parts that a batch is split into at a measured step of one backward; 0 means one per example.
         level: Confidence level of every interval.
         seed: Seed of the random numbers that measuring draws. Training's own random states are not touched.

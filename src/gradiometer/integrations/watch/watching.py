@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.automatic import Automatic
-from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
+from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse_unsupported_shards, reshard
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.arguments import check_spread
 from gradiometer.integrations.watch.capture import NO_PART, Capture, Part, as_written, part_of
@@ -81,7 +81,6 @@ class Watch(Looks, Automatic):
         self.shield = Shield(self._stop)
         """The context for everything that training calls: after the first update its errors become warnings."""
         self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
-        self._failures = 0
         self._capture = Capture(
             self._objective,
             sampling,
@@ -93,6 +92,7 @@ class Watch(Looks, Automatic):
             seed=asked["seed"],
             warn=self._warn,
             shield=self.shield,
+            preconditioner=preconditioner_for(gauges.kinds, self._optimizers, self._objective, self.ranks),
         )
         self._losses = Losses(
             self._objective,
@@ -109,7 +109,7 @@ class Watch(Looks, Automatic):
         self._parts: list[Part] = []
         self._handles: list[Any] = []
         self._begun = self._was_called = False
-        self._first_step = 0
+        self._first_step = self._failures = 0
         self._pace = Pace(self._warn)
         self._looked_at = 0.0
         self.steps = 0

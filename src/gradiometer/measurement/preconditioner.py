@@ -1,0 +1,192 @@
+"""The preconditioner of adaptive optimizers: P, with the update −η P ĝ to first order, read before the update."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+
+from gradiometer.errors import BadArgument
+
+CLIP = 3.0
+"""P is clipped at this many times its median: the second moment of a rarely touched row decays, and its P explodes."""
+
+SAMPLE = 2**15
+"""Most entries that the median is taken over, evenly spaced over all parameters."""
+
+KNOWN = "Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Adagrad"
+
+Group = Mapping[str, Any]
+Place = tuple[Optimizer, Group]
+"""Optimizer and parameter group of a parameter."""
+
+Rule = Callable[[Mapping[str, Any], Group, float], Tensor | None]
+"""√v̂ + ε as a new tensor, from a parameter's state, its group, and the number of its updates so far."""
+
+Sample = Float[np.ndarray, " entries"]
+
+
+def is_adaptive(optimizer: Optimizer) -> bool:
+    """True if `preconditioner_of` knows the preconditioner of this optimizer."""
+    return isinstance(optimizer, tuple(_DENOMINATORS))
+
+
+def preconditioner_of(
+    optimizer: Optimizer | Sequence[Optimizer],
+    parameters: Sequence[Tensor],
+    *,
+    sample_of_all: Callable[[Sample], Sample] = lambda sample: sample,
+) -> list[Tensor] | None:
+    """P of the coming update, clipped, from the state of the optimizer before that update.
+
+    P = 1/(√v̂ + ε) for Adam, AdamW, NAdam and RAdam (from the step at which it adapts), with v̂ the running mean of
+    squared gradients after bias correction, or its maximum with `amsgrad`. RMSprop uses v without the correction, and
+    minus the squared mean gradient if it is centered. Adagrad uses the sum of squares, and Adamax 1/u with its running
+    maximum u. P is clipped at three times its median over the entries whose v is not zero. A parameter without state
+    (not trained, or without a gradient so far) gets zero. If the learning rates of the parameter groups differ, P of a
+    group is multiplied by its rate over the largest rate.
+
+    Args:
+        optimizer: The optimizer of the parameters, or several.
+        parameters: Φ, the trainable parameters. For a sharded one, the piece of this process is used.
+        sample_of_all: For a sharded model: joins the entries that the processes take for the median, shape [entries].
+
+    Returns:
+        One tensor per parameter, of its shape, at least in single precision. None if there is no state yet, as before
+        the first update.
+
+    Raises:
+        BadArgument: The preconditioner of an optimizer is not known.
+
+    Source: Kingma & Ba (2015), Adam, algorithm 1: the factor of m̂ in the update. Duchi, Hazan & Singer (2011),
+    Adaptive Subgradient Methods. The clip is a measured choice, see `PreconditionedNoise`.
+
+    >>> import torch
+    >>> from gradiometer.measurement import preconditioner_of
+    >>> weight = torch.nn.Parameter(torch.zeros(3))
+    >>> optimizer = torch.optim.Adam([weight], lr=0.1, eps=0.0)
+    >>> preconditioner_of(optimizer, [weight]) is None
+    True
+    >>> weight.grad = torch.tensor([1.0, 0.5, 0.01])
+    >>> optimizer.step()
+    >>> preconditioner_of(optimizer, [weight])  # 1/|g| after one update; 100 is clipped at 3 × 2
+    [tensor([1., 2., 6.])]
+    """
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    for one in optimizers:
+        if not is_adaptive(one):
+            raise BadArgument(
+                f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is known for {KNOWN}."
+            )
+    owners = {id(p): (one, group) for one in optimizers for group in one.param_groups for p in group["params"]}
+    places = [owners.get(id(parameter)) for parameter in parameters]
+    with torch.no_grad():
+        found = _denominators(parameters, places)
+        sample = sample_of_all(_sample(found, places))
+        if not len(sample):
+            return None
+        floor = 1 / (CLIP * float(np.median(1 / sample)))
+        return [
+            torch.zeros_like(local(parameter)) if one is None else one.clamp_(min=floor).reciprocal_().mul_(rate)
+            for one, parameter, rate in zip(found, parameters, _relative_rates(places), strict=True)
+        ]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The tensor itself, or this process's piece of a sharded one."""
+    piece: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return piece
+
+
+def _denominators(parameters: Sequence[Tensor], places: Sequence[Place | None]) -> list[Tensor | None]:
+    """√v̂ + ε of every parameter, as a new tensor; None for a parameter without state."""
+    states = [{} if place is None else place[0].state.get(p, {}) for p, place in zip(parameters, places, strict=True)]
+    return [
+        None if place is None or not state or step == 0 else _rule_of(place[0])(state, place[1], step)
+        for state, place, step in zip(states, places, _steps(states), strict=True)
+    ]
+
+
+def _rule_of(optimizer: Optimizer) -> Rule:
+    return next(rule for kind, rule in _DENOMINATORS.items() if isinstance(optimizer, kind))
+
+
+def _steps(states: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Number of updates that each parameter has had. One transfer if they are counted on an accelerator."""
+    counts = [local(torch.as_tensor(state.get("step", 1.0), dtype=torch.float32)).reshape(()) for state in states]
+    device = next((count.device for count in counts if count.device.type != "cpu"), torch.device("cpu"))
+    listed: list[float] = torch.stack([count.to(device) for count in counts]).tolist()
+    return listed
+
+
+def _sample(found: Sequence[Tensor | None], places: Sequence[Place | None]) -> Sample:
+    """Evenly spaced entries of √v̂ + ε, without those whose v is zero."""
+    known = [(one, place[1]) for one, place in zip(found, places, strict=True) if one is not None and place is not None]
+    # An odd distance does not fall into step with rows whose length is a power of two.
+    distance = sum(one.numel() for one, _ in known) // SAMPLE | 1
+    passed, taken, least = 0, [], []
+    for one, group in known:
+        taken.append(one.reshape(-1)[-passed % distance :: distance].double().to(known[0][0].device))
+        least.append(np.full(len(taken[-1]), torch.tensor(float(group.get("eps", 0.0)), dtype=one.dtype).item()))
+        passed += one.numel()
+    if not taken:
+        return np.empty(0)
+    entries = torch.cat(taken).cpu().numpy()
+    return np.asarray(entries[~(entries <= np.concatenate(least))])  # NaN stays
+
+
+def _relative_rates(places: Sequence[Place | None]) -> list[float]:
+    """The learning rate of every parameter over the largest one; 1 if all are zero, as at the start of a warm-up."""
+    rates = [0.0 if place is None else float(place[1]["lr"]) for place in places]
+    return [rate / max(rates) for rate in rates] if any(rates) else [1.0] * len(rates)
+
+
+def _adam(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
+    second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    corrected: Tensor = _wide(second) / (1 - float(group["betas"][1]) ** step)
+    return corrected.sqrt_().add_(float(group["eps"]))
+
+
+def _radam(state: Mapping[str, Any], group: Group, step: float) -> Tensor | None:
+    """Known from the step at which torch divides the update by √v̂: ρ > 5. There ε is added before the correction."""
+    decay = float(group["betas"][1])
+    rho = 2 / (1 - decay) - 1 - 2 * (step + 1) * decay ** (step + 1) / (1 - decay ** (step + 1))
+    if not rho > 5:
+        return None
+    wide: Tensor = _wide(state["exp_avg_sq"]).sqrt()
+    return wide.add_(float(group["eps"])).div_((1 - decay**step) ** 0.5)
+
+
+def _rmsprop(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
+    second = _wide(state["square_avg"])
+    if group["centered"]:
+        second = torch.addcmul(second, mean := _wide(state["grad_avg"]), mean, value=-1).clamp_(min=0)
+    return second.sqrt().add_(float(group["eps"]))
+
+
+def _adagrad(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
+    return torch.sqrt(_wide(state["sum"])).add_(float(group["eps"]))
+
+
+def _adamax(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
+    return _wide(state["exp_inf"]).clone()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """This process's piece, at least in single precision."""
+    piece = local(tensor)
+    return piece.to(torch.promote_types(piece.dtype, torch.float32))
+
+
+_DENOMINATORS: Mapping[type[Optimizer], Rule] = {
+    Adam: _adam,
+    AdamW: _adam,
+    NAdam: _adam,
+    RAdam: _radam,
+    Adamax: _adamax,
+    RMSprop: _rmsprop,
+    Adagrad: _adagrad,
+}
