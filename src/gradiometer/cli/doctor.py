@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_json: bool) -> int:
     """Diagnose the log of a training, and list what the log cannot show.
 
-    PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines, a TensorBoard event
-    file, or a folder with one of them. The command looks for NaN and inf in the loss or gradient, including those the
+    PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines such as W&B's, a Keras
+    history as JSON, a run of MLflow, a TensorBoard event file, printed lines such as nanoGPT's, or a folder with one of
+    them. The command looks for NaN and inf in the loss or gradient, including those the
     log hides; spikes of the loss; a staircase at the epochs; a plateau, as opposed to noise; and a learning rate that
     jumps at a resume.
     """

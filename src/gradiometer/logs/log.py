@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,6 +17,12 @@ LOSSES = ("loss", "train_loss", "train/loss", "training_loss", "train_loss_step"
 RATES = ("learning_rate", "lr", "train/learning_rate", "train/lr", "lrs")
 NORMS = ("grad_norm", "train/grad_norm", "gradient_norm", "grad_2.0_norm_total", "train/gradient_norm")
 EPOCHS = ("epoch", "train/epoch", "epochs")
+LARGEST = 1e150
+"""Larger numbers are left out of every mean: their squares are beyond a float."""
+DEEPEST = 10
+"""Objects nested more deeply are not opened."""
+LARGEST_STEP = 2**53
+"""Steps are whole numbers below this one, up to which floats hold every whole number."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class Column:
 
     @property
     def finite(self) -> "Column":
-        """Without NaN and inf."""
-        kept = np.isfinite(self.values)
+        """Without NaN, inf, and numbers whose squares are beyond a float."""
+        kept = np.abs(self.values) < LARGEST
         return Column(self.name, self.steps[kept], self.values[kept])
 
 
@@ -105,16 +112,23 @@ class Log:
 
 
 def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Columns from the numbers in rows, and a note if no column has the step.
+    """Columns from the numbers in rows, and notes on the steps.
 
-    Missing values and values that are not numbers are omitted.
+    Objects within a row are opened: {"train": {"loss": 1.0}} has the column train/loss. Missing values and values that
+    are not numbers are omitted. Without a step, whole epochs count as steps if they rise from row to row; otherwise
+    rows are counted.
     """
-    rows = [{str(name).strip(): value for name, value in row.items()} for row in rows]
-    step = next((name for wanted in STEP for row in rows[:50] for name in row if name.lower() == wanted), None)
+    flat = [dict(_flat(row)) for row in rows]
+    step = next((name for wanted in STEP for row in flat[:50] for name in row if name.lower() == wanted), None)
+    epoch = _epochs_as_steps(flat) if step is None else None
     gathered: dict[str, tuple[list[int], list[float]]] = {}
-    for place, row in enumerate(rows):
-        at = place if step is None else _number(row.get(step))
-        if at is None or not math.isfinite(at):
+    beyond = 0
+    for place, row in enumerate(flat):
+        at = place if step is None and epoch is None else _number(row.get(step or epoch or ""))
+        if at is None or math.isnan(at):
+            continue
+        if not abs(at) < LARGEST_STEP:
+            beyond += 1
             continue
         for name, value in row.items():
             number = None if name == step else _number(value)
@@ -122,19 +136,51 @@ def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column],
                 steps, values = gathered.setdefault(name, ([], []))
                 steps.append(int(at))
                 values.append(number)
-    notes = () if step is not None else ("No column has the step: rows are counted instead.",)
+    notes = []
+    if step is None:
+        instead = "rows are counted" if epoch is None else f"the column {epoch} is used"
+        notes.append(f"No column has the step: {instead} instead.")
+    if beyond:
+        notes.append(
+            f"{beyond:,} row{'s' * (beyond > 1)} had a step beyond 2⁵³ and {'were' if beyond > 1 else 'was'} skipped."
+        )
     return {
         name: Column(name, np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
         for name, (steps, values) in gathered.items()
-    }, notes
+    }, tuple(notes)
+
+
+def _flat(row: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The values of a row and of the objects in it, with `/` between the names."""
+    for name, value in row.items():
+        whole = f"{prefix}{str(name).strip()}"
+        if isinstance(value, Mapping) and prefix.count("/") < DEEPEST:
+            yield from _flat(value, f"{whole}/")
+        else:
+            yield whole, value
+
+
+def _epochs_as_steps(rows: Sequence[Mapping[str, object]]) -> str | None:
+    """The column of epochs, if it has whole numbers that rise from row to row."""
+    for wanted in EPOCHS:
+        name = next((name for row in rows[:50] for name in row if name.lower() == wanted), None)
+        if name is not None:
+            numbers = [number for row in rows if (number := _number(row.get(name))) is not None]
+            whole = all(math.isfinite(number) and number == math.floor(number) for number in numbers)
+            rising = len(numbers) == len(rows) and all(one < other for one, other in pairwise(numbers))
+            return name if whole and rising else None
+    return None
 
 
 def _number(value: object) -> float | None:
-    """The value as a number, if it is one or is the text of one; else None."""
+    """The value as a number, if it is one or the text of one; else None. An integer beyond all floats is infinite."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, str):
         text = re.sub(r"^tensor\((.*?)(,.*)?\)$", r"\1", value.strip())
         try:

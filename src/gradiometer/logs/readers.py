@@ -1,7 +1,6 @@
-"""Readers of logs: Hugging Face's trainer_state.json, CSV (Lightning's too), JSON lines, TensorBoard's event files."""
+"""Readers of logs: which reader a file needs, CSV (also Lightning's), and TensorBoard's event files."""
 
 import csv
-import json
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from gradiometer.errors import BadArgument
+from gradiometer.logs.json_logs import read_json
 from gradiometer.logs.log import Column, Log, columns_of
+from gradiometer.logs.mlflow import metrics_folder, read_metrics
+from gradiometer.logs.printed import read_printed
 
 SUPPORTED = (
-    "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), JSON lines, or a "
-    "TensorBoard event file"
+    "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), JSON lines (such as "
+    "W&B's), a Keras history as JSON, MLflow's metrics, a TensorBoard event file, or printed lines with a step or an "
+    "epoch and a loss"
 )
 EVENTS = "tfevents"
+TABLES = (".csv", ".tsv")
 
 
 def read_log(path: Path, loss: str | None = None) -> Log:
@@ -43,7 +47,11 @@ def read_log(path: Path, loss: str | None = None) -> Log:
     run = path if path.is_dir() else path.parent
     if _is_run(run):
         raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer report {run}")
-    found = _in_folder(path) if path.is_dir() else path
+    found = _in_folder(path) if path.is_dir() and metrics_folder(path) is None else path
+    if (metrics := metrics_folder(found)) is not None:
+        return read_metrics(metrics, loss)
+    if not found.is_file():
+        raise BadArgument(f"`{found}` is not a file: pass {SUPPORTED}.")
     if EVENTS in found.name:
         return _events(found, loss)
     try:
@@ -54,13 +62,28 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{found}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
     if not text.strip():
         raise BadArgument(f"`{found}` is empty: pass {SUPPORTED}.")
-    return _json(found, text, loss) if text.lstrip()[0] in "{[" else _csv(found, text, loss)
+    return _text(found, text, loss)
+
+
+def _text(path: Path, text: str, loss: str | None) -> Log:
+    """JSON, printed lines or CSV, by what the text looks like."""
+    in_json = text.lstrip()[0] in "{["
+    if in_json and (log := read_json(path, text, loss, SUPPORTED)) is not None:
+        return log
+    if path.suffix.lower() not in TABLES and (log := read_printed(path, text, loss)) is not None:
+        return log
+    if in_json:
+        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
+    return _csv(path, text, loss)
 
 
 def _in_folder(folder: Path) -> Path:
-    """The newest log below a folder, by kind: the Trainer's state, Lightning's CSV, an event file, JSON lines."""
-    for pattern in ("trainer_state.json", "metrics.csv", f"*{EVENTS}*", "*.jsonl"):
-        logs = (path for path in folder.rglob(pattern) if not _is_run(path.parent))
+    """The newest log below a folder, by kind: the tools' own files first, printed lines last."""
+    patterns = ("trainer_state.json", "metrics.csv", f"*{EVENTS}*", "*.jsonl", "metrics/**/*", "*history*.json")
+    for pattern in (*patterns, "*.log", "*.out"):
+        logs = (path for path in folder.rglob(pattern) if path.is_file() and not _is_run(path.parent))
+        if pattern == "metrics/**/*":
+            logs = (path for path in logs if metrics_folder(path) is not None)
         found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
         if found:
             return found[-1]
@@ -70,49 +93,6 @@ def _in_folder(folder: Path) -> Path:
 def _is_run(folder: Path) -> bool:
     """True for a run of gradiometer, for which `gradiometer report` shows more."""
     return (folder / "run.toml").is_file()
-
-
-def _json(path: Path, text: str, loss: str | None) -> Log:
-    """One object with a `log_history`, a list of objects, or one object per line."""
-    try:
-        whole: Any = json.loads(text)
-    except json.JSONDecodeError:
-        whole = None
-    if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
-        columns, notes = columns_of([row for row in whole["log_history"] if isinstance(row, dict)])
-        summary = "train_runtime" in columns  # the last row is a summary, under the name of a loss
-        columns = {name: column for name, column in columns.items() if not (summary and name == "train_loss")}
-        return Log(str(path), "Hugging Face's Trainer", columns, notes, loss)
-    if isinstance(whole, list):
-        rows, torn = [row for row in whole if isinstance(row, dict)], 0
-    elif isinstance(whole, dict) and "\n" in text.strip():
-        raise BadArgument(f"`{path}` is one JSON object without a `log_history`: pass {SUPPORTED}.")
-    else:
-        rows, torn = _lines(text)
-    if not rows or torn > len(rows):
-        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
-    columns, notes = columns_of(rows)
-    if torn:
-        notes += (
-            f"{torn} line{'s' * (torn > 1)} could not be read as JSON and {'was' if torn == 1 else 'were'} skipped.",
-        )
-    return Log(str(path), "JSON lines", columns, notes, loss)
-
-
-def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
-    """The objects in JSON lines, and the number of lines that are not objects."""
-    rows, torn = [], 0
-    for line in text.splitlines():
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                torn += 1
-    return rows, torn
 
 
 def _csv(path: Path, text: str, loss: str | None) -> Log:

@@ -24,7 +24,10 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
     losses, epochs = log.losses, log.epochs
     if losses is None or epochs is None:
         return None
-    falls, size = _falls(losses.latest.finite, epochs.latest.finite)
+    losses, epochs = losses.latest.finite, epochs.latest.finite
+    if not (len(losses) and len(epochs)):
+        return None
+    falls, size = _falls(losses, epochs)
     if len(falls) < FEWEST_READINGS:
         return None
     fall = mean(falls, level=level, batches=len(falls))

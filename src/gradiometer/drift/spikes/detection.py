@@ -28,6 +28,9 @@ SMALLEST = 0.05
 RISEN = 1.3
 """A rise of the learning rate by this factor explains a rise of the loss."""
 
+LARGEST = 1e150
+"""Larger numbers are left out: their squares are beyond a float."""
+
 FEWEST = 3
 """Number of blocks before a spike, at least."""
 
@@ -79,7 +82,7 @@ def find_spikes(
     losses are compared by their logarithms.
 
     Args:
-        losses: The mean loss of each batch, in order. NaN and infinite ones are left out.
+        losses: The mean loss of each batch, in order. NaN, inf and numbers above 1e150 are left out.
         rates: The learning rate of each step; NaN if unknown. A rise of the loss after a rise of the rate (a warm
             restart) is no spike. Without `rates`, only spikes up to about a hundred steps are found.
         sizes: The number of examples of each batch, if they differ: a small last batch of an epoch is noisier.
@@ -99,7 +102,7 @@ def find_spikes(
     if not 0 < false_alarms < 1:
         raise BadArgument(f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
     values = np.asarray(losses, dtype=np.float64)
-    kept = np.flatnonzero(np.isfinite(values))
+    kept = np.flatnonzero(np.abs(values) < LARGEST)
     rate, size = _alike(values, rates, "rates")[kept], _alike(values, sizes, "sizes")[kept]
     values = values[kept]
     if len(values) < (FEWEST + 2) * BLOCK:

@@ -1,0 +1,95 @@
+"""Read the lines that a training prints: nanoGPT's, Keras's, PyTorch's tutorials', and others like them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gradiometer.logs.log import STEP, Log, columns_of
+
+Row = dict[str, object]
+
+_NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x08")
+_STEP = re.compile(
+    r"\b(?:global[_ ]step|step|iter(?:ation)?|it|update)\b['\"]?\s*[:=#]?\s*[\[(]?\s*(\d[\d,]*)(?:\s*/\s*(\d[\d,]*))?",
+    re.I,
+)
+_BAR = re.compile(r"\|\s*(\d+)/(\d+) \[\d+:")
+"""The progress bar of tqdm: `12%|█▏        | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`."""
+_EPOCH = re.compile(r"\bepoch\b['\"]?\s*[:=#]?\s*[\[(]?\s*(\d+(?:\.\d+)?)(?:\s*/\s*\d+)?", re.I)
+_WITHIN = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\(\s*\d+%\)\s*\]")
+"""The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000 (1%)]`."""
+_NAMED = re.compile(rf"['\"]?([a-z_][\w./-]*(?: [a-z_][\w./-]*)?)['\"]?\s*[:=]\s*['\"]?({_NUMBER})(?![\w/])", re.I)
+_SPACED = re.compile(
+    rf"\b((?:(?:train|training|val|valid|validation|eval|test) )?(?:loss|lr|grad_norm|norm))\s+({_NUMBER})", re.I
+)
+_TIMES = {*STEP, "epoch", "epochs", "global step"}
+
+
+def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
+    """The numbers in printed lines; None if no line has a step or an epoch together with a loss.
+
+    A step that counts from the start of its epoch is counted on. The last line of an epoch counts if lines have no
+    step, since a progress bar prints its line many times.
+
+    Args:
+        path: Where the text is from.
+        text: The lines.
+        loss: Name of the training loss, if it is an unusual one. Spaces in a name are written as `_`.
+    """
+    rows = list(_rows(text))
+    if not any("loss" in name.lower() for row in rows for name in row):
+        return None
+    if any("step" in row for row in rows):
+        rows = _counted_on([row for row in rows if "step" in row])
+    elif all(float(str(row["epoch"])).is_integer() for row in rows):
+        last: dict[object, Row] = {}
+        for row in rows:
+            last[row["epoch"]] = {**last.get(row["epoch"], {}), **row}
+        rows = list(last.values())
+    columns, notes = columns_of(rows)
+    return Log(str(path), "printed lines", columns, notes, loss)
+
+
+def _rows(text: str) -> Iterator[Row]:
+    """The step, the epoch and the named numbers of every line that has them."""
+    epoch: float | None = None
+    for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)):
+        found_epoch, found_step = _EPOCH.search(line), _BAR.search(line) or _STEP.search(line)
+        row: Row = {}
+        if found_epoch:
+            epoch = float(found_epoch[1])
+        if within := _WITHIN.search(line):
+            row["epoch"] = (epoch or 1.0) - 1 + int(within[1]) / max(int(within[2]), 1)
+        elif epoch is not None:
+            row["epoch"] = epoch
+        if found_step and not within:
+            row["step"] = _plain(found_step[1])
+            if found_step[2]:
+                row["of"] = _plain(found_step[2])
+        numbers = {_name(name): _plain(value) for name, value in (*_SPACED.findall(line), *_NAMED.findall(line))}
+        numbers = {name: value for name, value in numbers.items() if name not in _TIMES}
+        if numbers and ("step" in row or "epoch" in row):
+            yield {**numbers, **row}
+
+
+def _name(words: str) -> str:
+    return words.strip().replace(" ", "_").lower()
+
+
+def _plain(number: str) -> str:
+    return number.replace(",", "")
+
+
+def _counted_on(rows: list[Row]) -> list[Row]:
+    """Steps that start again in each epoch, added to those of the epochs before."""
+    offset, before, epoch = 0, 0, None
+    counted = []
+    for row in rows:
+        step, length = int(str(row["step"])), row.pop("of", None)
+        new = row.get("epoch") != epoch
+        if epoch is not None and new and step <= before - offset:
+            offset = offset + int(str(length)) if length else before
+        epoch, before = row.get("epoch"), offset + step
+        counted.append({**row, "step": before})
+    return counted
