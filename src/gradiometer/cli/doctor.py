@@ -28,9 +28,8 @@ def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_j
 
     PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines such as W&B's, a Keras
     history as JSON, a run of MLflow, a TensorBoard event file, printed lines such as nanoGPT's, or a folder with one of
-    them. The command looks for NaN and inf in the loss or gradient, including those the
-    log hides; spikes of the loss; a staircase at the epochs; a plateau, as opposed to noise; and a learning rate that
-    jumps at a resume.
+    them. The command looks for NaN and inf in the loss or gradient, including those the log hides; spikes of the loss;
+    a staircase at the epochs; a plateau, as opposed to noise; and a learning rate that jumps at a resume.
     """
     from gradiometer.cli.outcome import exit_code
     from gradiometer.logs.readers import read_log
