@@ -254,7 +254,7 @@ class NormsWatch:
                 **({"learning_rate": reading.learning_rate} if reading.learning_rate else {}),
             },
             "versions": versions(),
-            "sampling": {"draw": str(self._sampling.draw), "examples": self._sampling.examples},
+            "sampling": self._sampling.to_dict(),
             "layers": list(self._layers),
             "mode": "given",
             "problem": {"name": self._name, "description": WATCHED, "optimizer": self._optimizer},

@@ -54,6 +54,10 @@ class Sampling:
         if self.examples is not None and not self.examples >= 1:
             raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
 
+    def to_dict(self) -> dict[str, str | int | None]:
+        """Plain values, for `run.toml`."""
+        return {"draw": str(self.draw), "examples": self.examples}
+
     def one_over_examples(self, gradient_of: GradientOf) -> float:
         """1/N if batches are drawn without replacement from N examples whose gradient is meant; 0 otherwise.
 

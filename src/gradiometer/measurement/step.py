@@ -276,7 +276,7 @@ class TrainingStep:
         elif count == self.batch_size > 2:
             return self._per_example()
         parts = torch.randperm(self.batch_size, generator=self.generator("deal"), device="cpu").tensor_split(count)
-        return self._with_last_by_subtraction(parts) if traits.fixed else self._all_run(parts)
+        return self._with_last_by_subtraction(parts) if traits.fixed and self._gradient else self._all_run(parts)
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
         """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last."""

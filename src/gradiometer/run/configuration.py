@@ -54,6 +54,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
             measurements use the micro-batch gradients themselves.
         parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0: one per example.
+        probe: Measure independent examples instead of the training batches, which are biased in shuffled epochs over
+            few examples. A reading then costs a whole step.
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
         gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step.
         check_edge: Compare the learning rate with the sharpness before the first step. A fixed cost outside the budget.
@@ -90,6 +92,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
     accumulation: int = 1
     parts: int = 2
+    probe: bool = False
     budget: float = 0.02
     gauges: str = "noise,batch_sharpness,trajectory"
     check_edge: bool = True

@@ -131,13 +131,21 @@ class RunFolder:
     @cached_property
     def sampling(self) -> Sampling:
         """How batches were drawn: `sampling` of the manifest, or else of the configuration, with unknown N."""
-        stated = self.manifest.get("sampling", {"draw": self.configuration.sampling})
+        return self._sampling("sampling", {"draw": self.configuration.sampling})
+
+    @property
+    def measured_sampling(self) -> Sampling:
+        """How the examples of the readings were drawn: `probe` of the manifest, or else as the batches."""
+        return self._sampling("probe", None) if "probe" in self.manifest else self.sampling
+
+    def _sampling(self, key: str, default: Any) -> Sampling:
+        stated = self.manifest.get(key, default)
         try:
             examples = stated.get("examples")
             return Sampling(Draw(stated["draw"]), None if examples is None else int(examples))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunDamaged(
-                f"`{self.manifest_path}` is damaged: `sampling` must be a table of draw and examples, got {stated!r}."
+                f"`{self.manifest_path}` is damaged: `{key}` must be a table of draw and examples, got {stated!r}."
             ) from error
 
     @cached_property

@@ -6,6 +6,19 @@ from gradiometer.convergence.schedules.shapes import Constant, Cosine, Linear
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.run.configuration import Configuration
 
+STEPS_CHECKED = 100_000
+"""Most steps of the schedule that are checked before training."""
+
+
+def check_rates(schedule: Schedule, steps: int) -> None:
+    """Refuse, before training, a schedule that gives no rate at some step.
+
+    Checks every step; in a very long run evenly spaced steps and the last one.
+    """
+    looked_at = range(0, steps, -(-steps // STEPS_CHECKED))
+    for step in (*looked_at, steps - 1):
+        schedule(step)
+
 
 def planned(configuration: Configuration, steps: int) -> Schedule:
     """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""

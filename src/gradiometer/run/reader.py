@@ -113,6 +113,11 @@ class Run:
         return self.folder.sampling
 
     @property
+    def measured_sampling(self) -> Sampling:
+        """How the examples of the readings were drawn: as the batches, or independently if they are of a probe."""
+        return self.folder.measured_sampling
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers, in the order of the moments per layer."""
         return self.folder.layers
@@ -198,4 +203,4 @@ class Run:
 
     @cached_property
     def _series_and_warnings(self) -> tuple[dict[str, Series], list[str]]:
-        return self._readings.series(self.sampling, self.layers)
+        return self._readings.series(self.measured_sampling, self.layers)

@@ -184,7 +184,7 @@ class Recorder:
     def recent(self, gauge: str) -> Series | None:
         """The last readings of a gauge in this process, for a live panel; None before the first."""
         readings = self._recent.get(gauge)
-        return Series.of(list(readings), self.folder.sampling, self.folder.layers) if readings else None
+        return Series.of(list(readings), self.folder.measured_sampling, self.folder.layers) if readings else None
 
     def flush(self) -> None:
         """Write everything and wait until it is on the disk."""

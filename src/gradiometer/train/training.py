@@ -33,13 +33,10 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.planned import planned
+from gradiometer.run.planned import check_rates, planned
 from gradiometer.run.ranks import Ranks
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-
-STEPS_CHECKED = 100_000
-"""Most steps of the schedule that are checked before training."""
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
@@ -95,13 +92,17 @@ class Training:
         )
         cycle = SnapshotCycle(configuration.learning_rate, self.steps, max(configuration.snapshots, 1))
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
-        _check_rates(self.schedule, self.steps)
+        check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling = self._cooling()
         parts = configuration.accumulation, self.ranks, budget, configuration.seed
         self._accumulator = Accumulator(self.objective, *parts) if self.shared else None
         self.gauges = tuple(Asked.of(configuration.gauges).made(configuration) if gauges is None else gauges)
-        self.origin = Origin() if any(gauge.looks_back for gauge in self.gauges) else None
+        backward = [gauge.name for gauge in self.gauges if gauge.looks_back]
+        if configuration.probe and (backward or self.shared):
+            who = f"{backward[0]} measures" if backward else "several gradients per update are"
+            raise BadArgument(f"`probe` is for measuring apart from training, but {who} training's own: leave one out.")
+        self.origin = Origin() if backward else None
         self.step = 0
         self.first_loss = math.nan
 
@@ -119,6 +120,11 @@ class Training:
     def sampling(self) -> Sampling:
         """The way batches are drawn, and the number of examples."""
         return Sampling(self.order.draw, self.order.examples)
+
+    @property
+    def measured_sampling(self) -> Sampling:
+        """The way measured examples are drawn: independently if they are of a probe."""
+        return Sampling(Draw.REPLACEMENT, len(self.data)) if self.configuration.probe else self.sampling
 
     @property
     def shared(self) -> bool:
@@ -195,16 +201,17 @@ class Training:
             return not self.objective.traits(batch, seed=self.configuration.seed).coupled
 
     def caught(self, batch: Batch, spread: Spread | None) -> TrainingStep:
-        """The step as the gauges see it, between `backward` and `update`."""
+        """The step as the gauges see it, between `backward` and `update`; with `probe`, one of independent examples."""
+        size, probe = batch_size(batch), self.configuration.probe
         return TrainingStep(
             self.objective,
-            batch,
+            self._independent(size, "probe") if probe else batch,
             index=self.step,
             learning_rate=self.learning_rate,
-            sampling=self.sampling,
-            gradient=[parameter.grad for parameter in self.parameters],
+            sampling=self.measured_sampling,
+            gradient=None if probe else [parameter.grad for parameter in self.parameters],
             spread=spread,
-            probe=partial(self._judges, batch_size(batch)),
+            probe=partial(self._independent, size, "judges"),
             motion=self._motion(),
             seed=self.configuration.seed,
         )
@@ -216,9 +223,9 @@ class Training:
         velocity = velocity_of(self.optimizer, self.parameters) if self.configuration.momentum else None
         return self.origin.motion(self.parameters, self.step, velocity)
 
-    def _judges(self, count: int) -> Batch:
-        """Examples that judge a step made by a batch: independent draws, so that their mean gradient is Train's."""
-        seed = zlib.crc32(f"{self.configuration.seed}/{self.step}/judges".encode())
+    def _independent(self, count: int, purpose: str) -> Batch:
+        """Independent draws, whose mean gradient is Train's: a probe, or examples that judge a step."""
+        seed = zlib.crc32(f"{self.configuration.seed}/{self.step}/{purpose}".encode())
         with untouched_randomness(seed, [self.device]):  # a data set may draw, too
             return self.data.batch(torch.randint(len(self.data), (count,)))
 
@@ -277,7 +284,8 @@ class Training:
         """What the run folder records of this training besides its configuration."""
         return {
             "seeds": {"seed": self.configuration.seed},
-            "sampling": {"draw": str(self.sampling.draw), "examples": self.sampling.examples},
+            "sampling": self.sampling.to_dict(),
+            **({"probe": self.measured_sampling.to_dict()} if self.configuration.probe else {}),
             "layers": list(self.objective.layers),
             "mode": self.mode,
             "ranks": self.ranks.count,
@@ -307,16 +315,6 @@ def _model(problem: Problem) -> nn.Module:
         if getattr(module, "sparse", False) is True:
             raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     return model
-
-
-def _check_rates(schedule: Schedule, steps: int) -> None:
-    """Refuse, before training, a schedule that gives no rate at some step.
-
-    Checks every step; in a very long run evenly spaced steps and the last one.
-    """
-    looked_at = range(0, steps, -(-steps // STEPS_CHECKED))
-    for step in (*looked_at, steps - 1):
-        schedule(step)
 
 
 def _where(step: int, batch: Batch) -> str:

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.errors import BadArgument
+from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.data import Probe
 from gradiometer.integrations.watch.description import bare_optimizer, sampling_of
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.ranks import Ranks
@@ -110,6 +112,23 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
             "examples=N with replacement=False for shuffled epochs and True for independent draws."
         )
     return sampling or Sampling(Draw.REPLACEMENT)
+
+
+def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) -> Probe:
+    """The source of independent examples, from what was given as `probe`.
+
+    Raises:
+        BadArgument: No examples can be taken from it, or they cannot be measured in this loop.
+    """
+    if not has_loss:
+        raise BadArgument("`probe` is given without `loss`, which runs its examples: give both.")
+    if accumulation > 1 or not Ranks.here().alone:
+        raise BadArgument(
+            "`probe` is for one backward per update on one process: leave it out, and the backwards are measured."
+        )
+    if back := next((kind.name for kind in gauges.kinds if kind.looks_back), ""):
+        raise BadArgument(f"`gauges` names {back}, which needs training's own batches: leave it out, or `probe`.")
+    return Probe.of(probe)
 
 
 def check_spread(model: nn.Module, ranks: Ranks, *, accumulation: int, has_loss: bool) -> None:

@@ -18,13 +18,14 @@ from torch.nn.functional import pad
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, Preconditioner
+from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.loss_check import LossCheck
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, batch_size, joined
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
-from gradiometer.measurement.reading import Sampling, Spread
+from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
@@ -53,7 +54,7 @@ class Capture:
 
     Args:
         objective: The bare model and the loss.
-        sampling: How batches are drawn.
+        batches: How batches are drawn.
         budget: The account that the cost is charged to.
         ranks: The processes that train together. One exchange per measured step joins what they read.
         accumulation: Number of backwards per update on each process.
@@ -68,7 +69,7 @@ class Capture:
     def __init__(
         self,
         objective: Objective,
-        sampling: Sampling,
+        batches: Batches,
         budget: Budget,
         ranks: Ranks,
         *,
@@ -80,7 +81,7 @@ class Capture:
         shield: Shield,
         preconditioner: Preconditioner | None = None,
     ) -> None:
-        self._objective, self._sampling, self._ranks = objective, sampling, ranks
+        self._objective, self._batches, self._ranks = objective, batches, ranks
         self._parameters = objective.parameters
         self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
         self._seed, self._warn, self._shield = seed, warn, shield
@@ -198,12 +199,14 @@ class Capture:
             self._check(parts[0].batch, parts[0].loss, gradient if isinstance(gradient, list) else None)
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
+        if (probe := self._batches.probe) is not None:
+            return probe.step(self._objective, parts[0].size, index, learning_rate, self._preconditioner, self._seed)
         return TrainingStep(
             self._objective,
             self._batch(parts),
             index=index,
             learning_rate=learning_rate,
-            sampling=self._sampling,
+            sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,
             preconditioner=self._preconditioner,

@@ -1,6 +1,9 @@
-"""The examples that a person gives to a watch, by position and on the model's device."""
+"""The examples that a person gives to a watch: by position, on the model's device, or as batches of a probe."""
 
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.errors import BadArgument
+from gradiometer.integrations.gradients import Preconditioner
+from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 
 
@@ -47,3 +55,80 @@ def examples_of(data: Any, name: str) -> Examples:
     if isinstance(data, DataLoader):
         return Examples(data.dataset, name, data.collate_fn)
     return Examples(data, name)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Batches of independent examples, which are measured in place of training's own.
+
+    Args:
+        source: The examples that are drawn from, with replacement; or a function of a number of examples that returns
+            so many independent ones.
+    """
+
+    source: Examples | Callable[[int], Batch]
+
+    @classmethod
+    def of(cls, data: Any) -> "Probe":
+        """The probe from what a person gives as `probe`.
+
+        Raises:
+            BadArgument: No examples can be taken from it.
+        """
+        return cls(data if callable(data) and not isinstance(data, Examples) else examples_of(data, "probe"))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the examples of the probe are drawn."""
+        if isinstance(self.source, Examples):
+            return Sampling(Draw.REPLACEMENT, len(self.source))
+        return Sampling(Draw.FRESH)
+
+    def draw(self, count: int, objective: Objective, seed: int) -> Batch:
+        """A batch on the model's device. The random states of training are not touched."""
+        device = objective.parameters[0].device
+        with objective.untouched_randomness(seed):
+            if isinstance(self.source, Examples):
+                return OnDevice(self.source, device).batch(torch.randint(len(self.source), (count,)))
+            batch = mapped(self.source(count), lambda tensor: tensor.to(device))
+        if (size := batch_size(batch, "probe")) != count:
+            raise BadArgument(f"`probe` returned {size} examples, and {count} were asked for: return as many.")
+        return batch
+
+    def step(
+        self,
+        objective: Objective,
+        count: int,
+        index: int,
+        learning_rate: float,
+        preconditioner: Preconditioner | None,
+        seed: int,
+    ) -> TrainingStep:
+        """The step that a batch of the probe would make, judged by another one. Arguments as in `TrainingStep`."""
+
+        def drawn(purpose: str) -> Batch:
+            return self.draw(count, objective, zlib.crc32(f"{seed}/{index}/{purpose}".encode()))
+
+        return TrainingStep(
+            objective,
+            drawn("probe"),
+            index=index,
+            learning_rate=learning_rate,
+            sampling=self.sampling,
+            probe=partial(drawn, "judges"),
+            preconditioner=preconditioner,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How batches are drawn.
+
+    Args:
+        sampling: Those of training.
+        probe: Those that are measured; None for training's own.
+    """
+
+    sampling: Sampling
+    probe: Probe | None = None

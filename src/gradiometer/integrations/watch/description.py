@@ -16,6 +16,7 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
+from gradiometer.integrations.watch.data import Batches
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
@@ -190,14 +191,15 @@ def gauges_for(
 
 
 def manifest_of(
-    configuration: Configuration, objective: Objective, sampling: Sampling, ranks: Ranks, asked: Asked
+    configuration: Configuration, objective: Objective, batches: Batches, ranks: Ranks, asked: Asked
 ) -> dict[str, Any]:
     """The contents of `run.toml` for a watched loop."""
     return {
         "configuration": configuration.to_dict(),
         "versions": versions(),
         "seeds": {"seed": configuration.seed},
-        "sampling": {"draw": str(sampling.draw), "examples": sampling.examples},
+        "sampling": batches.sampling.to_dict(),
+        **({} if batches.probe is None else {"probe": batches.probe.sampling.to_dict()}),
         "layers": list(objective.layers),
         "mode": "shared" if configuration.accumulation > 1 else "apart",
         "ranks": ranks.count,

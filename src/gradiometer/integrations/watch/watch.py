@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from gradiometer.gauges import GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.arguments import check_settings, optimizers_of, sampling_from
+from gradiometer.integrations.watch.arguments import check_settings, optimizers_of, probe_from, sampling_from
+from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import bare, gauges_for
 from gradiometer.integrations.watch.looks import Announcements
 from gradiometer.integrations.watch.watching import Watch
@@ -29,6 +30,7 @@ def watch(
     sampling: "Sampling | DataLoader[Any] | None" = None,
     examples: int | None = None,
     replacement: bool | None = None,
+    probe: Any = None,
     accumulation: int = 1,
     scaler: Any = None,
     budget: float = 0.02,
@@ -75,6 +77,11 @@ def watch(
             if N is much larger than the noise scale.
         examples: N, the size of the training set, instead of `sampling`.
         replacement: With `examples`: True for independent draws, False (the default) for shuffled epochs.
+        probe: Measure independent examples instead of the batches of training: the training examples (tensors, a
+            map-style data set, or the DataLoader), from which batches are drawn with replacement; or a function of a
+            number of examples that returns so many new ones. In shuffled epochs over few examples it removes a bias:
+            the coming batch was not trained on in this epoch, so its gradient is larger than that of the training set.
+            A reading then costs a whole step. Needs `loss`, one process and one backward per update.
         accumulation: Number of backwards per update on each process. Each divides its mean loss by this number.
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
@@ -121,6 +128,7 @@ def watch(
         alone=Ranks.here().alone,
         sharded=is_sharded(bare(model)),
     )
+    drawn = None if probe is None else probe_from(probe, chosen, accumulation, has_loss=loss is not None)
     asked = {
         "budget": budget,
         "every": every,
@@ -135,7 +143,7 @@ def watch(
         loss,
         out=Path(out),
         name=name,
-        sampling=sampling_from(sampling, examples, replacement),
+        batches=Batches(sampling_from(sampling, examples, replacement), drawn),
         accumulation=accumulation,
         scaler=scaler,
         asked=asked,

@@ -16,6 +16,7 @@ from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.arguments import check_spread
 from gradiometer.integrations.watch.capture import NO_PART, Capture, Part, as_written, part_of
+from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
     bare,
     configuration_of,
@@ -35,7 +36,6 @@ from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Sampling
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import file_name
@@ -55,7 +55,7 @@ class Watch(Looks, Automatic):
         *,
         out: Path,
         name: str,
-        sampling: Sampling,
+        batches: Batches,
         accumulation: int,
         scaler: Any,
         asked: Mapping[str, Any],
@@ -71,11 +71,11 @@ class Watch(Looks, Automatic):
         self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in gauges.kinds)
         if self._cadenced:
             check_spread(model, self.ranks, accumulation=accumulation, has_loss=loss is not None)
-        self._out, self._name, self._sampling, self._accumulation = out, file_name(name), sampling, accumulation
+        self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._objective = Objective(model, no_loss if loss is None else explained(loss))
         looks_back = any(kind.looks_back for kind in gauges.kinds)
-        self._updates = Updates(self._optimizers, self._objective, sampling) if looks_back else None
+        self._updates = Updates(self._optimizers, self._objective, batches.sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
         self.budget = Budget(asked["budget"])
         self.shield = Shield(self._stop)
@@ -83,7 +83,7 @@ class Watch(Looks, Automatic):
         self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
         self._capture = Capture(
             self._objective,
-            sampling,
+            batches,
             self.budget,
             self.ranks,
             accumulation=accumulation,
@@ -213,10 +213,10 @@ class Watch(Looks, Automatic):
             name=self._name,
             batch_size=self._parts[0].size * self._accumulation * self.ranks.count,
             accumulation=self._accumulation * self.ranks.count,
-            draw=self._sampling.draw,
+            draw=self._batches.sampling.draw,
             **self._asked,
         )
-        manifest = manifest_of(configuration, self._objective, self._sampling, self.ranks, self._gauges)
+        manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
         recorder = recorder_of(
             configuration, manifest, self._gauges, self._out, self.budget, self._restored, self.steps
         )

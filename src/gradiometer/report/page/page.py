@@ -81,7 +81,8 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "diagnosis": diagnosis,
         "sections": shown,
         "methods": [section.name for section in shown if _has_methods(section)],
-        "without_replacement": run.sampling.draw is Draw.RESHUFFLED,
+        "without_replacement": run.measured_sampling.draw is Draw.RESHUFFLED,
+        "meant": gradient_meant(run),
         "cards": cards(run, found),
         "further": further_cards(found),
         "checks": checks(run, diagnosis),
@@ -91,6 +92,26 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),
         "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
     }
+
+
+def gradient_meant(run: Run) -> str:
+    """A sentence about the gradient that is meant by g, and about the examples that are measured."""
+    measured, count = run.measured_sampling, f"{run.measured_sampling.examples or 0:,}"
+    if "probe" in run.manifest:
+        examples = "new examples" if measured.draw is Draw.FRESH else f"draws with replacement from {count} examples"
+        return f"The measured batches are not those of training but a probe, independent {examples}. Here g is the " + (
+            "gradient of the distribution that they come from."
+            if measured.draw is Draw.FRESH
+            else "gradient of these examples."
+        )
+    if measured.draw is Draw.FRESH:
+        return "Here g is the gradient of the distribution that the examples come from."
+    if measured.draw is Draw.REPLACEMENT:
+        return "Here g is the gradient of the training set, from which batches are drawn with replacement."
+    return (
+        "Here g is the gradient of the training set. The coming batch has not been trained on yet in this epoch, so in "
+        "a small training set its gradient and noise are larger; a `probe` of independent examples has no such bias."
+    )
 
 
 def _has_methods(section: Section) -> bool:

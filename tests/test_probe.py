@@ -1,0 +1,183 @@
+"""Measuring on a probe: batches of independent examples instead of those of training."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradiometer import BadArgument, Run, RunDamaged, Sampling, supervised, watch
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement import Draw
+from gradiometer.problems import Examples
+from gradiometer.problems.images.digits import load
+from gradiometer.report.page.page import gradient_meant
+from gradiometer.run import Configuration, RunFolder
+from gradiometer.train import train
+
+LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
+ALL = "noise,batch_sharpness,step_drift,curvature_along_gradient"
+N = 24
+INPUTS = torch.randn(N, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.randint(5, (N,), generator=torch.Generator().manual_seed(1))
+
+
+def net(coupled: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    more = (nn.BatchNorm1d(16), nn.Dropout(0.3)) if coupled else ()
+    return nn.Sequential(nn.Linear(8, 16), *more, nn.Tanh(), nn.Linear(16, 5))
+
+
+def trained(
+    out: Path, coupled: bool = False, *, steps: int = 12, lr: float = 0.1, watched: dict[str, Any] | None = None
+) -> tuple[list[Tensor], Tensor, Watch | None]:
+    """The tensors of the model after shuffled epochs, the random state, and the watch."""
+    model = net(coupled)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    torch.manual_seed(7)
+
+    def through(w: Watch | None) -> None:
+        for step, chosen in enumerate(epochs()):
+            if step == steps:
+                return
+            batch = INPUTS[chosen], LABELS[chosen]
+            optimizer.zero_grad()
+            value = LOSS(model, batch).mean()
+            value.backward()
+            if w is not None:
+                w.step(value, batch)
+            optimizer.step()
+
+    if watched is None:
+        through(None)
+        return list(model.state_dict().values()), torch.get_rng_state(), None
+    settings = {"sampling": Sampling(Draw.RESHUFFLED, N), "every": 1, "gauges": ALL} | watched
+    with watch(model, optimizer, loss=LOSS, out=out, **settings) as w:
+        through(w)
+    return list(model.state_dict().values()), torch.get_rng_state(), w
+
+
+def epochs() -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(N).split(8)
+
+
+SOURCES = {
+    "tensors": (INPUTS, LABELS),
+    "data set": TensorDataset(INPUTS, LABELS),
+    "examples": Examples((INPUTS, LABELS)),
+    "loader": DataLoader(TensorDataset(INPUTS, LABELS), batch_size=3, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("coupled", [False, True], ids=["plain", "batch norm, dropout"])
+def test_a_probe_leaves_training_as_it_was(tmp_path: Path, coupled: bool) -> None:
+    plain, random, _ = trained(tmp_path, coupled, steps=17)
+    for source in ("tensors", "loader"):
+        probed, other, w = trained(tmp_path, coupled, steps=17, watched={"probe": SOURCES[source]})
+        assert all(torch.equal(one, two) for one, two in zip(plain, probed, strict=True))
+        assert torch.equal(random, other)
+        assert w is not None and w.run is not None and w.run.warnings == []
+        assert set(w.run.gauges) == set(ALL.split(","))
+
+
+def test_every_kind_of_source_gives_the_same_readings(tmp_path: Path) -> None:
+    found = []
+    for source in SOURCES.values():
+        _, _, w = trained(tmp_path, watched={"probe": source, "gauges": "noise"})
+        assert w is not None and w.run is not None
+        series = w.run.series("noise")
+        assert series is not None
+        found.append(series.moments["gradient_variance"])
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+def test_readings_are_of_independent_examples_whatever_training_does(tmp_path: Path) -> None:
+    """Without moving, the mean of many readings is that of all examples, with no correction for shuffled epochs."""
+    _, _, w = trained(tmp_path, steps=120, lr=1e-12, watched={"probe": (INPUTS, LABELS), "gauges": "noise"})
+    assert w is not None and w.run is not None
+    series = w.run.series("noise")
+    assert series is not None and series.sampling == Sampling(Draw.REPLACEMENT, N)
+    assert w.run.sampling == Sampling(Draw.RESHUFFLED, N)
+    assert set(series.batch_size) == {8}
+    model = net()
+    each = torch.stack(
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(LOSS(model, one).mean(), list(model.parameters()))])
+            for one in ((INPUTS[[place]], LABELS[[place]]) for place in range(N))
+        ]
+    ).double()
+    truth = {
+        "gradient_variance": float(each.var(dim=0, correction=0).sum()),
+        "gradient_norm_squared": float(each.mean(0).square().sum()),
+    }
+    for name, value in truth.items():
+        samples = series.moments[name].sum(axis=1)
+        assert abs(samples.mean() - value) < 3 * samples.std() / 120**0.5, name
+    assert len(set(samples)) == 120
+
+
+def test_new_examples_come_from_a_function(tmp_path: Path) -> None:
+    asked = []
+
+    def fresh(count: int) -> tuple[Tensor, Tensor]:
+        asked.append(count)
+        return torch.randn(count, 8), torch.randint(5, (count,))
+
+    plain, random, _ = trained(tmp_path)
+    probed, other, w = trained(tmp_path, watched={"probe": fresh})
+    assert all(torch.equal(one, two) for one, two in zip(plain, probed, strict=True)) and torch.equal(random, other)
+    assert set(asked) == {8} and len(asked) >= 12
+    assert w is not None and w.run is not None and w.run.measured_sampling == Sampling(Draw.FRESH)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"probe": 3}, "`probe` is of type int, which cannot be indexed"),
+        ({"probe": lambda count: (INPUTS[:2], LABELS[:2])}, "`probe` returned 2 examples, and 8 were asked for"),
+        ({"gauges": "temperature"}, "`gauges` names temperature, which needs training's own batches"),
+        ({"accumulation": 2}, "`probe` is for one backward per update on one process"),
+    ],
+)
+def test_a_probe_that_cannot_be_measured_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadArgument, match=message):
+        trained(tmp_path, watched={"probe": (INPUTS, LABELS)} | settings)
+
+
+def test_a_probe_needs_the_loss(tmp_path: Path) -> None:
+    model = net()
+    with pytest.raises(BadArgument, match="`probe` is given without `loss`"):
+        watch(model, torch.optim.SGD(model.parameters(), lr=0.1), probe=(INPUTS, LABELS), out=tmp_path)
+
+
+def configuration(**settings: Any) -> Configuration:
+    given = {"epochs": 1, "every": 1, "check_edge": False, "check_endpoint": False}
+    return Configuration(**(given | {"gauges": ALL} | settings))
+
+
+def test_training_with_a_probe_is_training_without(tmp_path: Path) -> None:
+    plain, probed = (train(load("mlp"), configuration(probe=probe), tmp_path) for probe in (False, True))
+    assert np.array_equal(plain.losses[1], probed.losses[1])
+    one, two = (run.series("noise") for run in (plain, probed))
+    assert one is not None and two is not None and len(one) == len(two)
+    assert one.sampling.draw is Draw.RESHUFFLED and two.sampling == Sampling(Draw.REPLACEMENT, 1437)
+    assert not np.isin(one.moments["gradient_variance"], two.moments["gradient_variance"]).any()
+    assert "independent draws with replacement from 1,437 examples" in gradient_meant(probed)
+    assert "has not been trained on" in gradient_meant(plain)
+
+
+@pytest.mark.parametrize("settings", [{"gauges": "temperature"}, {"accumulation": 2}])
+def test_training_refuses_a_probe_beside_what_needs_its_own_batches(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(BadArgument, match="`probe` is for measuring apart from training"):
+        train(load("mlp"), configuration(probe=True, **settings), tmp_path)
+
+
+def test_a_damaged_probe_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "example", {"probe": {"draw": "twice"}})
+    with pytest.raises(RunDamaged, match="`probe` must be a table of draw and examples"):
+        _ = Run(folder).measured_sampling
