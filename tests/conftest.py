@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
-from gradiometer.integrations.watch.looks import Announcements
+from gradiometer.integrations.announcements import Announcements
 from gradiometer.measurement import Batch, Loss, Objective, supervised
 
 torch.set_num_threads(1)

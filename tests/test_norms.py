@@ -271,6 +271,19 @@ def test_the_run_holds_settings_that_are_known_and_says_that_the_cost_is_not(tmp
     assert overhead_sentence(w.run.overhead).startswith("The program gave the norms of 40 steps.")
 
 
+@pytest.mark.page
+def test_the_page_of_the_run_is_written_and_paths_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with NormsWatch(out=tmp_path) as w:
+        for step in range(20):
+            w.norms(**(STEP | {"small": 4.0 + step % 3}), loss=1.0)
+        w.norms(**(STEP | {"big": float("nan")}))
+    assert (tmp_path / "norms-1" / "report.html").exists()
+    assert capsys.readouterr().err.splitlines()[0] == f"gradiometer: {tmp_path / 'norms-1'}"
+    assert str(w.findings()).startswith("! warning: step 20 is not recorded: `big` must be squared norms")
+
+
 def test_it_needs_no_torch() -> None:
     code = "import sys; from gradiometer import NormsWatch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,5 @@
 """Record a training from squared gradient norms that its program computes: in JAX, DeepSpeed, Megatron or Keras."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,9 +11,12 @@ from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
+from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.given_norms import GivenNorms, number
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.shield import reason_of
+from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import RunFolder, file_name, versions
 from gradiometer.run.reader import WATCHED, Run
@@ -51,6 +53,8 @@ class NormsWatch:
             much larger than the noise scale.
         level: Confidence level of every interval.
         to: Trackers that also get the estimates, as in `watch`.
+        page: Write the page of the run when the `with` block ends, which takes 1 to 2 seconds.
+        quiet: Do not print the paths of the run and of its page on standard error.
 
     Raises:
         BadArgument: An argument cannot be used.
@@ -77,6 +81,8 @@ class NormsWatch:
         sampling: Sampling | None = None,
         level: float = 0.9,
         to: Sequence[Any] = (),
+        page: bool = True,
+        quiet: bool = False,
     ) -> None:
         check_level(level)
         if optimizer is not None and not (isinstance(optimizer, str) and optimizer.strip()):
@@ -87,7 +93,9 @@ class NormsWatch:
             raise BadArgument(
                 "`sampling` draws without replacement from a training set of unknown size: give its `examples`."
             )
-        self._trackers = Trackers(to, level, self._warn)
+        self._announcements = Announcements(page, quiet)
+        self._log = WarningLog(lambda: self.steps, speaks=True)
+        self._trackers = Trackers(to, level, self._log)
         self._recorder: Recorder | None = None
         self._layers: tuple[str, ...] = ()
         self._restored: Mapping[str, Any] = {}
@@ -114,7 +122,9 @@ class NormsWatch:
                 self._trackers.send(recorder, recorder.budget.clock(), at_once=True)
                 recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
         except Exception as failed:
-            self._warn(f"the end of the run was not recorded: {type(failed).__name__}: {failed}")
+            self._warn(f"the end of the run was not recorded: {reason_of(failed)}", "end")
+        with suppress(Exception):
+            self._announcements.show(self.run)
 
     @property
     def run(self) -> Run | None:
@@ -126,9 +136,9 @@ class NormsWatch:
         return Run.open(self._recorder.folder.path)
 
     def findings(self) -> Findings:
-        """The findings so far, the most urgent first."""
+        """The findings so far, the most urgent first, and the warnings."""
         run = self.run
-        return Findings(() if run is None else diagnose(run).findings)
+        return Findings(() if run is None else diagnose(run).findings, dict.fromkeys(self._log.texts))
 
     def norms(
         self,
@@ -191,11 +201,11 @@ class NormsWatch:
             step = given[-1]
             self._warn(
                 f"step {self.steps if step is None else step} is not recorded: {str(error).rstrip('.')}",
-                kind=error.argument,
+                error.argument,
             )
             self.steps += step is None
         except Exception as error:
-            self._warn(f"nothing is recorded from step {self.steps} on: {type(error).__name__}: {error}")
+            self._warn(f"nothing is recorded from step {self.steps} on: {reason_of(error)}", "end")
             with suppress(Exception):
                 recorder.close()
 
@@ -220,7 +230,7 @@ class NormsWatch:
         if doubt := given.doubt:
             if self._recorder is None:
                 raise BadArgument(doubt)
-            self._warn(f"step {index}: {doubt.rstrip('.')}", kind="doubt")
+            self._warn(f"step {index}: {doubt.rstrip('.')}", "doubt")
         self._layers = given.layers
         variance, norm_squared = moments_of_norms(given.small, given.big, float(sizes[0]), int(sizes[1]))
         moments = {"gradient_variance": variance.tolist(), "gradient_norm_squared": norm_squared.tolist()}
@@ -236,6 +246,8 @@ class NormsWatch:
             else RunFolder.create(self._out, self._name, self._manifest(reading))
         )
         self._recorder = recorder = Recorder(folder, [GradientNoise()], mode="given")
+        self._log.attach(recorder)
+        self._announcements.say(folder.path)
         if known:
             recorder.load_state_dict(self._restored["recorder"])
             recorder.resume(reading.step)
@@ -267,14 +279,12 @@ class NormsWatch:
         if loss is not None:
             recorder.loss(reading.step, loss)
             if not math.isfinite(loss):
-                self._warn(f"the loss is {loss} at step {reading.step:,}, for the first time in this run", kind="loss")
+                self._warn(f"the loss is {loss} at step {reading.step:,}, for the first time in this run", "loss")
         self._trackers.send(recorder, recorder.budget.clock())
 
-    def _warn(self, text: str, kind: str = "") -> None:
-        """Log a warning and keep it with the run, one of each kind."""
-        if self._recorder is None or (kind or text) in self._warned:
-            return
-        self._warned.add(kind or text)
-        logging.getLogger("gradiometer").warning("%s.", text)
-        with suppress(Exception):
-            self._recorder.event("warning", self.steps, text=text)
+    def _warn(self, text: str, kind: str) -> None:
+        """Warn, once of each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            with suppress(Exception):
+                self._log(text)

@@ -4,9 +4,9 @@ from contextlib import suppress
 from typing import Any
 
 from gradiometer.diagnosis import diagnose
+from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
-from gradiometer.integrations.watch.looks import Announcements
 from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog

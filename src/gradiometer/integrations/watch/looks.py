@@ -1,11 +1,9 @@
 """What a watch does besides measuring steps: looks at the model on request, its snapshots, and the page at the end."""
 
 import copy
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +13,11 @@ from gradiometer.convergence.averaging import tracked
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify
 from gradiometer.convergence.certificate.gradient_norm import UNIT
-from gradiometer.diagnosis import diagnose
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
 from gradiometer.exploration.ensembles.snapshots import Snapshot
+from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.capture import as_written
 from gradiometer.integrations.watch.data import OnDevice, examples_of
@@ -45,36 +43,6 @@ AT_THE_START = 8
 
 PENALTIES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad)
 """Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is not."""
-
-
-@dataclass(frozen=True)
-class Announcements:
-    """What a watch prints on standard error, and the page that it writes at its end.
-
-    Args:
-        page: True to write the page.
-        quiet: True to print nothing.
-    """
-
-    page: bool = True
-    quiet: bool = False
-
-    def say(self, text: object) -> None:
-        """Print a line on standard error. A closed or missing one is no error."""
-        if not self.quiet and sys.stderr is not None:
-            with suppress(OSError, ValueError):
-                sys.stderr.write(f"gradiometer: {text}\n")
-
-    def show(self, run: Run | None) -> None:
-        """Write the page of a run that has readings, and print its path. A page that fails does not raise."""
-        if not (self.page and run is not None and run.gauges):
-            return
-        from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
-
-        try:
-            self.say(write_page(run, diagnose(run)))
-        except Exception as error:
-            self.say(f"the page was not written: {error}")
 
 
 class Looks:

@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from gradiometer.gauges import GaugesAsked
+from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.arguments import check_settings, optimizers_of, probe_from, sampling_from
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import bare, gauges_for
-from gradiometer.integrations.watch.looks import Announcements
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.reading import Sampling

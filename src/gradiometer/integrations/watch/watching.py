@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
+from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.automatic import Automatic
 from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse_unsupported_shards, reshard
 from gradiometer.integrations.trackers import Trackers
@@ -28,7 +29,7 @@ from gradiometer.integrations.watch.description import (
 )
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.kept import Kept
-from gradiometer.integrations.watch.looks import Announcements, Looks
+from gradiometer.integrations.watch.looks import Looks
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update

@@ -1,0 +1,38 @@
+"""What a watch prints on standard error, and the page that it writes at its end."""
+
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gradiometer.diagnosis import diagnose
+from gradiometer.run.reader import Run
+
+
+@dataclass(frozen=True)
+class Announcements:
+    """Prints the paths of a run and of its page on standard error, and writes the page.
+
+    Args:
+        page: True to write the page.
+        quiet: True to print nothing.
+    """
+
+    page: bool = True
+    quiet: bool = False
+
+    def say(self, text: object) -> None:
+        """Print a line on standard error. A closed or missing one is no error."""
+        if not self.quiet and sys.stderr is not None:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(f"gradiometer: {text}\n")
+
+    def show(self, run: Run | None) -> None:
+        """Write the page of a run that has readings, and print its path. A page that fails does not raise."""
+        if not (self.page and run is not None and run.gauges):
+            return
+        from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
+
+        try:
+            self.say(write_page(run, diagnose(run)))
+        except Exception as error:
+            self.say(f"the page was not written: {error}")
