@@ -271,6 +271,7 @@ def test_the_run_holds_settings_that_are_known_and_says_that_the_cost_is_not(tmp
     assert overhead_sentence(w.run.overhead).startswith("The program gave the norms of 40 steps.")
 
 
+@pytest.mark.slow
 @pytest.mark.page
 def test_the_page_of_the_run_is_written_and_paths_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
