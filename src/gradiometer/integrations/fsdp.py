@@ -140,6 +140,7 @@ class ShardHooks:
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
         self._read: dict[int, Float[Tensor, " numbers"]] = {}
         self._in_parts = self._ending = False
+        self.stale = False
         self.whole_is_wanted = False
         self.whole: Float[Tensor, "1 numbers"] | None = None
         """The same numbers of this process's piece of every parameter's `.grad`, at the end of the last backward

@@ -67,6 +67,8 @@ class GradientHooks:
         self.in_parts = False
         """True if a parameter had several gradients since the last `take`: their sum need not be the gradient of one
         loss."""
+        self.stale = False
+        """True if a gradient was already in `.grad` before the first backward since the last `take`."""
         self.whole_is_wanted = False
         self.whole: Float[Tensor, "1 numbers"] | None = None
         """The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last backward for which
@@ -131,6 +133,9 @@ class GradientHooks:
 
     def _keep(self, place: int, gradient: Tensor) -> None:
         read = self._read[place]
+        if not self.has_read:
+            held = self._parameters[place].grad
+            self.stale = held is not None and not held.is_sparse and bool(held.count_nonzero())
         # The tensor itself, not a view: torch then sees a second reference and copies it before `.grad` changes.
         self._read[place] = gradient if read is None else read + gradient
         self.in_parts |= read is not None

@@ -4,12 +4,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from operator import is_
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,10 +17,12 @@ from torch.nn.functional import pad
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, Preconditioner
+from gradiometer.integrations.watch.checks.accumulation import Shares
+from gradiometer.integrations.watch.checks.loss_check import LossCheck
 from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.loss_check import LossCheck
+from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.shield import Shield
-from gradiometer.measurement.batch import Batch, batch_size, joined
+from gradiometer.measurement.batch import Batch, joined
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
@@ -32,18 +33,6 @@ from gradiometer.run.ranks import Ranks
 
 Norms = Float[Tensor, " parameters"]
 
-
-@dataclass(frozen=True)
-class Part:
-    """One backward: its examples, how many, and their mean loss."""
-
-    batch: Batch
-    size: int
-    loss: Tensor | float
-
-
-NO_PART = Part(None, 0, math.nan)
-"""A backward of which nothing is known."""
 
 LEAVING = -1.0
 """In the exchange of a measured step, in place of the next step to measure: this process measures no more."""
@@ -92,6 +81,7 @@ class Capture:
             else GradientHooks(objective.parameters, budget, shield, preconditioner)
         )
         self._builder = SpreadBuilder(objective.layer_of)
+        self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
         self._accelerators: list[torch.device] = []
@@ -118,11 +108,13 @@ class Capture:
         self._builder = SpreadBuilder(self._objective.layer_of)
         self._accelerators = [device for device in {p.device for p in self._parameters} if device.type != "cpu"]
         self._gradients.start()
+        self._shares.start()
         self._gradients.whole_is_wanted = self.shared and self._accumulation == 1
 
     def stop(self) -> None:
         """Do not measure the next step."""
         self._gradients.stop()
+        self._shares.stop()
 
     def forget_unannounced_backward(self) -> None:
         """The parameters were updated after a backward without a call of `step`."""
@@ -159,8 +151,9 @@ class Capture:
         for device in self._accelerators:
             torch.get_device_module(device.type).synchronize(device)
 
-    def catch(self, parts: Sequence[Part]) -> None:
-        """Take in one more backward."""
+    def catch(self, parts: Sequence[Part], loss: Any) -> None:
+        """Take in one more backward, and the loss as it was given to `step`."""
+        self._shares.given(loss)
         if not self.has_read:
             self._refuse_or_warn(
                 "`step` was called, but no backward of this model was made since the last one: call it after every "
@@ -191,6 +184,7 @@ class Capture:
             motion: A function of ‖ĝ‖² of every parameter, as `backward` made it. It is called only for gauges that
                 look back.
         """
+        self._shares.decide([part.loss for part in parts], self._scaled)
         spread = self._spread(proposal) if self.shared else None
         if self.changed:
             return None
@@ -205,7 +199,7 @@ class Capture:
             self._objective,
             self._batch(parts),
             index=index,
-            learning_rate=learning_rate,
+            learning_rate=learning_rate * (self._shares.multiple or 1.0),
             sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,
@@ -233,13 +227,12 @@ class Capture:
         sizes = everyone[:, 1]
         sizes = sizes[sizes > 0]
         sharded = isinstance(self._gradients, ShardHooks)
-        kinds = 2 if self._preconditioner is None else 3
-        norms, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded, kinds=kinds)
+        norms, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded, kinds=self._kinds)
         if not adds_up:
             self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=sharded))
             return None
         plain, *others = [self._unscaled(sizes.int().tolist(), *each) for each in norms]
-        if plain is None or len(set(plain.sizes)) > 1:
+        if plain is None or len(set(plain.sizes)) > 1 or self._shares.multiple is None:
             return None
         return replace(plain, preconditioned=others[0]) if others else plain
 
@@ -254,9 +247,14 @@ class Capture:
             spread.mean_squared_norm / scale**2,
         )
 
+    @property
+    def _kinds(self) -> int:
+        """How many numbers are kept of every parameter's gradient."""
+        return 2 if self._preconditioner is None else 3
+
     def leave(self) -> None:
         """Take part in one more exchange, without numbers, so that the other processes stop measuring too."""
-        numbers = 2 + 2 * len(self._parameters)
+        numbers = 2 + self._kinds * len(self._parameters)
         rows = torch.zeros(self._accumulation + 1, numbers, dtype=torch.float64, device=self._parameters[0].device)
         rows[:, 0] = LEAVING
         self.next_due = sys.maxsize
@@ -297,6 +295,11 @@ class Capture:
             return partial(self._as_made, squared, scale), lambda: squared / scale**2
         in_parts, taken = self._gradients.in_parts, self._gradients.take()
         gradient = taken if scale == 1 else list(torch._foreach_div(taken, scale))
+        if self._gradients.stale and not in_parts:
+            self._warn_once(
+                "`.grad` was not zero before `backward`, so that training adds the gradients of all earlier steps: "
+                "call `optimizer.zero_grad()` before each update; the measurements describe the last batch alone"
+            )
         if in_parts:
             self._warn_once(
                 "several backwards went through `model` before one `step`: only `loss` is measured, which is run for "
@@ -324,6 +327,11 @@ class Capture:
 
     @property
     def _scale(self) -> float:
+        """The factor between `.grad` and ĝ."""
+        return self._scaled * (self._shares.multiple or 1.0)
+
+    @property
+    def _scaled(self) -> float:
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
 
@@ -335,16 +343,3 @@ def as_written() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-def part_of(batch: Batch, loss: Tensor | float) -> Part:
-    """One backward of the mean loss of a batch."""
-    if not isinstance(loss, Tensor | float | int | np.number):
-        raise BadArgument(
-            f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
-            'as output["loss"].'
-        )
-    if not isinstance(loss, Tensor):
-        return Part(batch, batch_size(batch), float(loss))
-    value = loss.detach().mean() if loss.dim() else loss.detach()
-    return Part(batch, batch_size(batch), value.item() if value.device.type == "cpu" else value)

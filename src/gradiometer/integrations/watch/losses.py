@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
-from gradiometer.integrations.watch.capture import Part, as_written
+from gradiometer.integrations.watch.capture import as_written
 from gradiometer.integrations.watch.nonfinite import culprit
+from gradiometer.integrations.watch.part import Part
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective

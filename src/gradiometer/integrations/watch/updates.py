@@ -131,6 +131,9 @@ class Updates:
                 )
 
 
+A_FEW = 3
+"""Number of updates in a row with too few backwards after which that is no exception."""
+
 A_WHILE = 32
 """Number of steps after which the updates are counted."""
 
@@ -143,23 +146,35 @@ class Pace:
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn: Callable[[str], None] | None = warn
+        self._tell, self._told = warn, False
         self._steps = 0
         self.updates = 0
         """Updates since the last check."""
+        self.short = 0
+        """Updates since the last one with all of its backwards."""
+
+    def fell_short(self, made: int, expected: int) -> None:
+        """Count an update with fewer backwards than expected. A few are normal, such as the end of an epoch."""
+        self.short += 1
+        if self.short == A_FEW:
+            self._tell(
+                f"`accumulation` is {expected}, but {A_FEW} updates in a row took {made} "
+                f"backward{'s' if made > 1 else ''}: such steps are not measured; give the number of backwards that an "
+                "update takes"
+            )
 
     def stepped(self, steps: int) -> None:
         """Count one more step. A scaler may skip some updates."""
         self._steps += 1
         if self._steps < A_WHILE:
             return
-        if self.updates <= A_WHILE / 2 and self._warn is not None:
-            self._warn(
+        if self.updates <= A_WHILE / 2 and not self._told:
+            self._tell(
                 f"`optimizer` made {self.updates} updates in {A_WHILE} steps up to {steps:,}: batch size and learning "
                 "rate are not those of an update; give the number of backwards per update as `accumulation`, call "
                 "`step` once for each, and start a new `watch` with another optimizer"
             )
-            self._warn = None
+            self._told = True
         self._steps = self.updates = 0
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from gradiometer.gauges import GaugesAsked
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.arguments import check_settings, optimizers_of, probe_from, sampling_from
+from gradiometer.integrations.watch.checks.arguments import check_settings, optimizers_of, probe_from, sampling_from
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import bare, gauges_for
 from gradiometer.integrations.watch.watching import Watch

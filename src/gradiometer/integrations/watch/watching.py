@@ -15,8 +15,8 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.automatic import Automatic
 from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse_unsupported_shards, reshard
 from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.watch.arguments import check_spread
-from gradiometer.integrations.watch.capture import NO_PART, Capture, Part, as_written, part_of
+from gradiometer.integrations.watch.capture import Capture, as_written
+from gradiometer.integrations.watch.checks.arguments import check_spread
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
     bare,
@@ -31,6 +31,7 @@ from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.looks import Looks
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
+from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
@@ -157,9 +158,7 @@ class Watch(Looks, Automatic):
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
         """
         if not self._handles:
-            raise BadArgument(
-                "`step` must be called inside `with watch(...) as w:`, which goes around the whole training."
-            )
+            raise BadArgument("`step` must be called inside `with watch(...) as w:`, around the whole training.")
         self._parts.append(NO_PART)
         if self._failures <= self.ranks.alone:
             with self.shield:
@@ -175,16 +174,22 @@ class Watch(Looks, Automatic):
         self._was_called = True
         with self.budget.spending():
             self._parts[-1] = part_of(batch, loss)
+            if not self._parts[-1].size and self.ranks.alone:
+                self._parts.pop()
+                self._capture.forget()
+                self._warn("`batch` is empty: such steps are not recorded")
+                return
             if not self._begun:
                 self._begin()
             self._follow()
             if self._capture.active:
-                self._capture.catch(self._parts)
+                self._capture.catch(self._parts, loss)
             self._losses.look_at(self.steps, self._parts)
             if len(self._parts) == self._accumulation:
                 if self._capture.active:
                     with as_written():
                         self._measure()
+                self._pace.short = 0
                 self._close_step()
         self._decide_now_or_later()
 
@@ -195,9 +200,7 @@ class Watch(Looks, Automatic):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first step."""
         if self._begun:
-            raise BadArgument(
-                "`state` was loaded after the first step: load it before the first step, to continue the same run."
-            )
+            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
         if "steps" not in state:
             raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
         self.steps, self._restored = int(state["steps"]), state
@@ -246,14 +249,13 @@ class Watch(Looks, Automatic):
             proposal=self._proposal(),
             motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
         )
-        if caught is None or self._recorder is None:
-            return
-        if updates is None:
-            self._record(self._recorder, caught)
-            return
-        self._waiting = caught
-        if self.ranks.alone:
-            self._capture.stop()
+        if caught is not None and self._recorder is not None:
+            if updates is None:
+                self._record(self._recorder, caught)
+            else:
+                self._waiting = caught
+                if self.ranks.alone:
+                    self._capture.stop()
 
     def _measure_what_waited(self) -> None:
         """Measure the step that waited: the update is about to be made, and `.grad` is final."""
@@ -307,7 +309,7 @@ class Watch(Looks, Automatic):
         )
 
     def _close_after_a_failure(self) -> None:
-        """Count a step that could not be closed. Tell the other processes at the exchange that they expect now."""
+        """Count a step that could not be closed, and leave the other processes at the exchange that is due."""
         if self._cadenced and not self.ranks.alone and self.steps >= self._capture.next_due:
             with self.shield:
                 self._capture.leave()
@@ -315,8 +317,7 @@ class Watch(Looks, Automatic):
 
     def _stop(self, error: Exception) -> None:
         """An error of our own after the first update: stop measuring. After a second one, stop recording too."""
-        self._failures += 1
-        self._waiting = None
+        self._failures, self._waiting = self._failures + 1, None
         stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
         text = f"{stopped} at step {self.steps:,}, and training continues: {reason_of(error)}"
         attempt(self._capture.stop, lambda: self._warn(text, stopped="all"))
@@ -340,6 +341,7 @@ class Watch(Looks, Automatic):
         was_called, self._was_called = self._was_called, False
         if self._parts:
             with self.budget.spending():  # fewer backwards than usual, as at the end of an epoch
+                self._pace.fell_short(len(self._parts), self._accumulation)
                 self._close_step()
             self._decide()
         elif self._capture.active and self._capture.has_read:
