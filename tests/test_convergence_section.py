@@ -17,7 +17,7 @@ from gradiometer.report.sections import Section
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Budget, Configuration, Run, save_artifact
-from gradiometer.run.planned import planned
+from gradiometer.run.settings.planned import planned
 from gradiometer.train import Training
 from report_run import run_in
 
@@ -177,7 +177,7 @@ def test_a_loop_of_ones_own_shows_the_rates_it_was_measured_at(tmp_path: Path) -
         journal.writelines(json.dumps(line) + "\n" for line in lines)
     section = of(Run.open(run.path))
     assert "goes from 0.100 to 0.0100 at step 400" in section.figures[0].summary
-    assert "as recorded at the measured steps" in section.figures[0].note
+    assert "η at every step, as recorded." in section.figures[0].note
     assert not section.answers
 
 

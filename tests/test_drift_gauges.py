@@ -302,6 +302,7 @@ def _estimates(share: float, width: float, momentum: float = 0.0) -> tuple[Batch
         "edge_share": around(share),
         "edge": Estimate.exact(edge),
         "small_batch_edge": Estimate.exact(gauge.kind.limit_of_small_batches / 0.1),
+        "momentum": Estimate.exact(momentum),
     }
 
 

@@ -46,7 +46,7 @@ def test_it_records_what_watch_records_on_the_same_batches(tmp_path: Path) -> No
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     loss = supervised(nn.CrossEntropyLoss(reduction="none"))
     watched = watch(model, optimizer, accumulation=4, every=1, gauges="noise", out=tmp_path, name="watched")
-    with watched, NormsWatch(out=tmp_path, name="norms") as w:
+    with watched, NormsWatch(out=tmp_path, name="norms", optimizer="sgd") as w:
         for parts in micro_batches(16):
             optimizer.zero_grad()
             each, values = [], []

@@ -20,6 +20,7 @@ from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sha
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.rate_advice import completed
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, Reservations, State
@@ -29,6 +30,7 @@ from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.spikes import spikes_of
 
 WINDOW = 200
@@ -94,6 +96,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     estimates: dict[str, Estimate] = {}
     history: dict[str, list[tuple[int, Estimate]]] = {}
     gauges, missing = recorded_gauges(run)
+    schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
     for gauge in gauges:
         series = run.series(gauge.name)
         if series is None:
@@ -103,7 +106,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             latest = gauge.estimate(latest_window(series), level)
             estimates |= latest
             if finding := gauge.interpret(latest):
-                findings.append(finding)
+                findings.append(completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges))
             if gauge.own_steps:
                 continue  # it needs the whole path, not windows
             for window in windows(replace(series, layers=())):
@@ -229,7 +232,7 @@ def _ending(run: Run) -> str:
     return f"{'Stopped' if run.status == 'interrupted' else 'Under way'} at step {run.steps:,}"
 
 
-def _nothing_measured(configuration: Configuration) -> str:
+def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> str:
     """The reason that nothing was measured, and what to do."""
     if configuration.budget == 0:
         return "measuring was off (budget 0)"

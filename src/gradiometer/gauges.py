@@ -3,9 +3,11 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
+
+from msgspec import structs
 
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift.along_gradient import CurvatureAlongGradient
@@ -21,9 +23,11 @@ from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.problems.user_code import user_code, user_module
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.settings.watched import WatchedConfiguration
 
 GAUGES: dict[str, type[Gauge]] = {
     gauge.name: gauge
@@ -99,10 +103,18 @@ class Asked:
                     "trains with SGD: leave it out, or measure your own loop with `gradiometer.watch`."
                 )
 
-    def made(self, configuration: Configuration) -> tuple[Gauge, ...]:
-        """The gauges: objects as they were given, the others with settings from the configuration."""
+    def made(
+        self, configuration: Configuration | WatchedConfiguration, groups: Sequence[Group] = ()
+    ) -> tuple[Gauge, ...]:
+        """The gauges: objects as they were given, the others with settings from the configuration.
+
+        Args:
+            configuration: The configuration of the run.
+            groups: The settings of the optimizer when training began; needed for a watched loop.
+        """
         given = {gauge.name: gauge for gauge in self.given}
-        return tuple(given[name] if name in given else _from_catalogue(name, configuration) for name in self.names)
+        settings = _settings_of(configuration, groups)
+        return tuple(given[name] if name in given else _from_catalogue(name, settings) for name in self.names)
 
     def manifest(self) -> list[dict[str, str]]:
         """Records of the objects for `run.toml`: name, import path, `repr`, and settings if JSON can store them."""
@@ -127,10 +139,12 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
         The gauges, and for the others a mapping from name to import path.
     """
     records = {record["name"]: record for record in _records(run)}
+    recorded = run.hyperparameters
+    settings = _settings_of(run.configuration, () if recorded is None else recorded.groups[0])
     found: list[Gauge] = []
     missing: dict[str, str] = {}
     for name in dict.fromkeys(name.strip() for name in run.configuration.gauges.split(",")):
-        gauge = _restored(name, records.get(name), run)
+        gauge = _restored(name, records.get(name), run, settings)
         if gauge is not None:
             found.append(gauge)
         elif name:
@@ -190,9 +204,15 @@ def imported_gauge(path: str) -> Gauge:
         return kind()
 
 
-def _from_catalogue(name: str, configuration: Configuration) -> Gauge:
+def _settings_of(configuration: Configuration | WatchedConfiguration, groups: Sequence[Group]) -> dict[str, Any]:
+    """The settings that gauges take from a run: those of the configuration, or else of the first group."""
+    optimizer = asdict(groups[0]) if groups else {}
+    return {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0} | optimizer | structs.asdict(configuration)
+
+
+def _from_catalogue(name: str, known: Mapping[str, Any]) -> Gauge:
     kind = GAUGES[name]
-    settings: dict[str, Any] = {field: getattr(configuration, field) for field in kind.from_run}
+    settings = {field: known[field] for field in kind.from_run}
     if "parts" in settings:
         settings["parts"] = settings["parts"] or None  # 0 means one part per example
     return kind(**settings)
@@ -213,12 +233,12 @@ def _records(run: Run) -> list[Mapping[str, Any]]:
     return [record for record in records if isinstance(record, Mapping) and isinstance(record.get("name"), str)]
 
 
-def _restored(name: str, record: Mapping[str, Any] | None, run: Run) -> Gauge | None:
+def _restored(name: str, record: Mapping[str, Any] | None, run: Run, settings: Mapping[str, Any]) -> Gauge | None:
     for known in run.known_gauges:
         if getattr(known, "name", None) == name and isinstance(known, Gauge):
             return known
     if record is None:
-        return _from_catalogue(name, run.configuration) if name in GAUGES else None
+        return _from_catalogue(name, settings) if name in GAUGES else None
     kinds = {path_of(kind): kind for kind in (*run.known_gauges, *GAUGES.values()) if isinstance(kind, type)}
     path = str(record.get("path"))
     module, _, qualified = path.partition(":")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gradiometer.estimation.batch_table import BatchRow, BatchTable
+    from gradiometer.estimation.rate_advice import RateBracket
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.batch_comparison import BatchComparison
 
@@ -41,6 +42,9 @@ def batch(target: str, steps: int, over: Over, measure_time: bool, seconds: floa
 
     RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
     module:function), which is trained briefly first. Training flags apply only to a problem; a run keeps its own.
+
+    The learning rates are peaks of the schedule. Updates and examples are forecast for SGD. For Adam, AdamW, RMSprop
+    and Adagrad only a range of learning rates is given, and for other optimizers nothing.
     """
     from gradiometer.errors import BadArgument
     from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
@@ -63,28 +67,50 @@ def batch(target: str, steps: int, over: Over, measure_time: bool, seconds: floa
 
 
 def _print(found: "BatchComparison") -> None:
-    """Print the finding, the table, and the fastest and the cheapest batch sizes."""
+    """Print the finding, the table or the learning rates to try, and the fastest and the cheapest batch sizes."""
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled
-    from gradiometer.train.batch_comparison import CAVEAT
 
-    click.echo(f"{found.subject}, B = {found.table.present:,}, η = {found.learning_rate:g}\n")
+    click.echo(filled(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
     click.echo(filled(f"{found.finding.seen} {found.finding.means}") + "\n")
-    path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
-    click.echo(f"To the same loss, relative to the present batch{path}:\n")
-    Console().print(_table(found.table))
-    click.echo("\n" + "\n".join(filled(line) for line in [*_choices(found.table), f"caution: {CAVEAT}"]))
+    if found.table is not None:
+        path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
+        click.echo(f"To the same loss, relative to the present batch{path}:\n")
+        peak = "η" if found.settings.is_constant else "peak η"
+        Console().print(_table(found.table, peak))
+        click.echo("\n" + "\n".join(filled(line) for line in _choices(found.table)))
+    elif found.brackets:
+        click.echo(f"Learning rates to try{'' if found.settings.is_constant else ', as peaks of the schedule'}:\n")
+        Console().print(_bracket_table(found.brackets, found.present))
+        click.echo("")
+    if found.caveat:
+        click.echo(filled(f"caution: {found.caveat}"))
 
 
-def _table(table: "BatchTable") -> "Table":
+def _bracket_table(brackets: "Sequence[RateBracket]", present: int) -> "Table":
+    from rich.table import Table
+
+    from gradiometer.measurement.estimate import significant
+
+    drawn = Table(box=None, pad_edge=False)
+    for title in ("B", "η from", "to"):
+        drawn.add_column(title, justify="right", no_wrap=True)
+    for bracket in brackets:
+        now = bracket.batch_size == present
+        ends = (significant(end, 2) for end in (bracket.low, bracket.high))
+        drawn.add_row(f"{'now ' * now}{bracket.batch_size:,}", *ends)
+    return drawn
+
+
+def _table(table: "BatchTable", rate: str = "η") -> "Table":
     from rich.table import Table
 
     from gradiometer.measurement.estimate import significant
 
     timed = any(row.time is not None for row in table.rows)
     drawn = Table(box=None, pad_edge=False)
-    for title in ("B", "η", "updates", "examples", *["time"] * timed):
+    for title in ("B", rate, "updates", "examples", *["time"] * timed):
         drawn.add_column(title, justify="right", no_wrap=True)
     for row in table.rows:
         rate = significant(row.learning_rate.value, 2)

@@ -73,8 +73,8 @@ def _certified(
 
     check_level(tolerance, "tolerance")
     check_level(level)
-    training, run = training_at_start(path, "certify")
-    settings = run.configuration
+    training, _ = training_at_start(path, "certify")
+    settings = training.configuration
     gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.weight_decay}
     objective, data = training.objective, training.data
     training.model.train(mode == "train")

@@ -21,11 +21,11 @@ def training_at_start(path: Path, verb: str) -> "tuple[Training, Run]":
     """The training of a run before its first step, and the run. `verb` is the command that needs it."""
     from gradiometer.run.budget import Budget
     from gradiometer.run.reader import Run
-    from gradiometer.train.loop import problem_of
+    from gradiometer.train.loop import configuration_of, problem_of
     from gradiometer.train.training import Training
 
     run = Run.open(path)
-    return Training(problem_of(run, verb), run.configuration, Budget(0.0)), run
+    return Training(problem_of(run, verb), configuration_of(run, verb), Budget(0.0)), run
 
 
 def load_last_checkpoint(training: "Training", path: Path) -> None:

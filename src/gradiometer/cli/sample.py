@@ -110,7 +110,7 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
             raise BadArgument(f"`--{name.replace('_', '-')}` is the run's own: leave it out, or name a problem.")
     training, run = training_at_start(path, "sample")
     load_last_checkpoint(training, path)
-    configuration = run.configuration
+    configuration = training.configuration
     defaults = {
         "learning_rate": training.learning_rate if training.learning_rate > 0 else configuration.learning_rate,
         "batch_size": configuration.batch_size,

@@ -1,12 +1,15 @@
 """Batch sharpness: the curvature of a batch along its own gradient, and the edge of stochastic stability."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from gradiometer.drift.stability import BELOW, BEYOND, MOVES, Momentum
+from gradiometer.errors import Unsupported
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
@@ -45,7 +48,7 @@ class BatchSharpness(Gauge):
     unit: ClassVar[str] = "loss / parameter²"
     labels: ClassVar[Mapping[str, str]] = {
         "batch_sharpness": "batch sharpness, E ĝᵀH_Bĝ / E‖ĝ‖²",
-        "edge": "edge of stability, at the median η",
+        "edge": "edge of stability, median of the readings",
     }
     question: ClassVar[str] = "Is the learning rate too high?"
     sgd_only: ClassVar[str] = "edge of stability"
@@ -61,41 +64,75 @@ class BatchSharpness(Gauge):
         return Momentum(self.momentum, self.nesterov)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """ĝᵀH_Bĝ and ‖ĝ‖², with the same random numbers (Dropout) in both."""
+        """ĝᵀH_Bĝ and ‖ĝ‖², with the same random numbers (Dropout) in both, and the momentum if the step knows it.
+
+        Raises:
+            Unsupported: The step is not one of SGD.
+        """
+        kind = self._kind_at(step)
         gradient = step.graph.gradient
         image = step.graph.products(gradient[None])[0]
         wide = gradient.double()
-        return {"curvature": float(wide @ image.double()), "norm_squared": float(wide @ wide)}
+        found = {"curvature": float(wide @ image.double()), "norm_squared": float(wide @ wide)}
+        return found if kind is None else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
+
+    def _kind_at(self, step: "gradiometer.measurement.step.TrainingStep") -> Momentum | None:
+        """The kind of SGD that makes this step: that with the lowest edge, if its groups differ."""
+        for group in step.groups:
+            if group.family != "sgd":
+                raise Unsupported(
+                    f"`optimizer` is now {group.optimizer}, whose edge of stability is not known: leave "
+                    f"{self.name} out of `gauges`."
+                )
+        kinds = [Momentum(group.momentum, group.nesterov) for group in step.groups]
+        return min(kinds, key=lambda kind: kind.limit, default=None)
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Batch sharpness, its edge at the median η of the window, and its share of the edge with η of every step."""
+        """Batch sharpness, its median edge in the window, and its share of the edge with η and μ of every step."""
         curvature, norm_squared = series.moments["curvature"], series.moments["norm_squared"]
         settings: dict[str, Any] = {"level": level, "spacing": series.spacing, "nonnegative": False}
-        learning_rate = float(np.median(series.learning_rate))
+        kinds = self._kinds(series)
+        shares = series.learning_rate / np.array([kind.limit for kind in kinds])
+        small = series.learning_rate / np.array([kind.limit_of_small_batches for kind in kinds])
         return {
             "batch_sharpness": ratio_of_means(curvature, norm_squared, unit=self.unit, **settings),
-            "edge_share": ratio_of_means(series.learning_rate * curvature / self.kind.limit, norm_squared, **settings),
-            "edge": Estimate.exact(self.kind.limit / learning_rate, unit=self.unit),
-            "small_batch_edge": Estimate.exact(self.kind.limit_of_small_batches / learning_rate, unit=self.unit),
+            "edge_share": ratio_of_means(shares * curvature, norm_squared, **settings),
+            "edge": Estimate.exact(_edge(shares), unit=self.unit),
+            "small_batch_edge": Estimate.exact(_edge(small), unit=self.unit),
+            "momentum": Estimate.exact(float(np.median([kind.momentum for kind in kinds]))),
         }
+
+    def _kinds(self, series: Series) -> list[Momentum]:
+        """The kind of SGD at every reading: as it was measured, or else that of the gauge."""
+        if "momentum" not in series.moments:
+            return [self.kind] * len(series)
+        measured = zip(series.moments["momentum"].tolist(), series.moments["nesterov"].tolist(), strict=True)
+        return [Momentum(momentum, bool(nesterov)) for momentum, nesterov in measured]
 
     def interpret(self, estimates: Estimates) -> Finding | None:
         """Compare batch sharpness with its edge: below, at, beyond, or not known yet."""
         sharpness, share, edge = (estimates[name] for name in ("batch_sharpness", "edge_share", "edge"))
-        lowest = self.kind.limit_of_small_batches / self.kind.limit
+        kind = Momentum(estimates["momentum"].value, self.nesterov)
+        lowest = kind.limit_of_small_batches / kind.limit
         state, means, advice = _against(share, lowest)
-        times = f"{significant(share.value, 2)} of the edge {self.kind.formula} = {significant(edge.value)}"
+        times = f"{significant(share.value, 2)} of the edge {kind.formula} = {significant(edge.value)}"
         measured = counted(sharpness.samples, "measured step")
         seen = f"The batch sharpness {sharpness} is {times} ({measured})."
         if not share.tells:
             needs = f"; an interval needs about {share.needed:,} more steps" if share.needed else ""
             seen = f"The batch sharpness is not known yet ({measured}){needs}."
         caveat = CAVEAT
-        if self.momentum:
+        if kind.momentum:
             plateau = significant(estimates["small_batch_edge"].value)
             caveat = f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {plateau}. {CAVEAT}"
         caveat = "" if state is State.CANNOT_TELL else caveat
         return Finding(self.name, self.issue, state, seen, means, advice, caveat, ("batch_sharpness", "edge"))
+
+
+def _edge(shares: Float[np.ndarray, " steps"]) -> float:
+    """The median edge, from one over the edge at every reading."""
+    middle = float(np.median(shares))
+    return 1 / middle if middle > 0 else math.inf
 
 
 def _against(share: Estimate, lowest: float) -> tuple[State, str, str]:

@@ -18,8 +18,8 @@ from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.shield import reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.reading import Draw, Reading, Sampling
-from gradiometer.run.folder import RunFolder, file_name, versions
-from gradiometer.run.reader import WATCHED, Run
+from gradiometer.run.folder import WATCHED, RunFolder, file_name, versions
+from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 
 Number = Any

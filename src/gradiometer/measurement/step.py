@@ -15,6 +15,7 @@ from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
 
@@ -38,6 +39,7 @@ class TrainingStep:
         batch: The step's batch.
         index: The step's number, from 0.
         learning_rate: η at this step.
+        groups: The settings of the optimizer's parameter groups at this step, if they are known.
         sampling: How the batch was drawn.
         gradient: ĝ of training, one tensor per trainable parameter (a `.grad` that is None counts as zero), or a
             function that returns it. Default: it is computed when first used.
@@ -70,6 +72,7 @@ class TrainingStep:
         index: int,
         learning_rate: float,
         sampling: Sampling,
+        groups: tuple[Group, ...] = (),
         gradient: Sequence[Tensor | None] | Callable[[], Sequence[Tensor] | None] | None = None,
         spread: Spread | None = None,
         preconditioner: Sequence[Tensor] | Callable[[], Sequence[Tensor] | None] | None = None,
@@ -81,6 +84,7 @@ class TrainingStep:
         self.batch = batch
         self.index = index
         self.learning_rate = learning_rate
+        self.groups = groups
         self.sampling = sampling
         self.seed = seed
         self._gradient = gradient

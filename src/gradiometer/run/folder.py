@@ -21,11 +21,15 @@ from gradiometer.errors import BadArgument, RunDamaged, RunNotFound
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.disk import reason_of, replace_file, sync_folder, writing
+from gradiometer.run.settings.watched import WatchedConfiguration
 
 FORMAT = 1
 """Version of the layout of a run folder. It is raised if readers of the previous version cannot read the new one."""
 
 MANIFEST = "run.toml"
+WATCHED = "a loop of its own, watched"
+"""The description of the problem of a run that `watch` has recorded in a user's own loop."""
+
 _RESERVED = ("format", "name", "created")
 
 
@@ -117,14 +121,21 @@ class RunFolder:
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RunDamaged(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
 
+    @property
+    def watched(self) -> bool:
+        """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
+        problem = self.manifest.get("problem")
+        return isinstance(problem, dict) and problem.get("description") == WATCHED
+
     @cached_property
-    def configuration(self) -> Configuration:
+    def configuration(self) -> Configuration | WatchedConfiguration:
         """The configuration of the run."""
         mapping = self.manifest.get("configuration", {})
         if not isinstance(mapping, dict):
             raise RunDamaged(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
         try:
-            return Configuration.from_mapping(mapping, str(self.manifest_path))
+            kind = WatchedConfiguration if self.watched else Configuration
+            return kind.from_mapping(mapping, str(self.manifest_path))
         except BadArgument as error:
             raise RunDamaged(str(error)) from error
 

@@ -10,12 +10,15 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
+from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.journal import being_written, read_journal
 from gradiometer.run.readings import Readings
+from gradiometer.run.settings.watched import WatchedConfiguration
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
@@ -24,15 +27,15 @@ HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
 
 _ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged", "finished": "finished"}
 
-WATCHED = "a loop of its own, watched"
-"""The description of the problem of a run that `watch` has recorded in a user's own loop."""
-
 
 class _Event(msgspec.Struct):
     event: str
     step: StepNumber
     time: float
 
+
+POINTS = 200
+"""Number of steps at which a schedule is read if no learning rate was recorded."""
 
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
@@ -94,8 +97,7 @@ class Run:
     @property
     def watched(self) -> bool:
         """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
-        problem = self.manifest.get("problem")
-        return isinstance(problem, dict) and problem.get("description") == WATCHED
+        return self.folder.watched
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -103,7 +105,7 @@ class Run:
         return self.folder.manifest
 
     @property
-    def configuration(self) -> Configuration:
+    def configuration(self) -> Configuration | WatchedConfiguration:
         """The configuration of the run."""
         return self.folder.configuration
 
@@ -146,6 +148,37 @@ class Run:
         """The readings of a gauge with finite moments, oldest first; None if it has none."""
         series = self._series.get(gauge)
         return None if series is None else replace(series, reached=self.steps)
+
+    @cached_property
+    def hyperparameters(self) -> Hyperparameters | None:
+        """Learning rate, momentum, weight decay and optimizer along the run; None if they were not recorded.
+
+        A run of `NormsWatch` or of an older version has only the learning rates of its measured steps, and one of
+        `train` at least those of its schedule.
+        """
+        if self._readings.settings:
+            steps, groups = zip(*self._readings.settings, strict=True)
+            return Hyperparameters(steps, groups, self.steps)
+        longest = max(self._series.values(), key=len, default=None)
+        c, problem = self.configuration, self.manifest.get("problem")
+        name = str((isinstance(problem, dict) and problem.get("optimizer")) or UNKNOWN_OPTIMIZER)
+        settings: dict[str, Any] = {"optimizer": name, "family": family_of([name])}
+        if isinstance(c, Configuration):
+            settings = {"optimizer": "SGD", "family": "sgd", "momentum": c.momentum, "nesterov": c.nesterov}
+            settings["weight_decay"] = c.weight_decay
+        if longest is not None:
+            steps, rates = longest.steps.tolist(), longest.learning_rate.tolist()
+        elif isinstance(c, Configuration):
+            from gradiometer.run.settings.planned import planned  # noqa: PLC0415 (slow)
+
+            steps = np.unique(np.linspace(0, self.steps, POINTS).round().astype(int)).tolist()
+            schedule = planned(c, int(self.manifest.get("steps", self.steps + 1)))
+            rates = [schedule(step) for step in steps]
+        else:
+            return None
+        return Hyperparameters(
+            tuple(steps), tuple((Group(**settings, learning_rate=r),) for r in rates), self.steps, longest is not None
+        )
 
     @property
     def overhead(self) -> dict[str, Any]:

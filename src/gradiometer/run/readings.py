@@ -7,7 +7,7 @@ import gc
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.errors import RunDamaged
+from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
 from gradiometer.run.disk import reason_of
@@ -34,6 +35,17 @@ class _ResumedLine(msgspec.Struct, tag_field="kind", tag="resumed"):
     step: StepNumber
 
 
+class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameters", gc=False):
+    step: StepNumber
+    groups: int
+    optimizer: str | list[str]
+    family: Family | list[Family]
+    learning_rate: float | list[float]
+    momentum: float | list[float]
+    nesterov: bool | list[bool]
+    weight_decay: float | list[float]
+
+
 class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     budget: Number | None
     used: Number
@@ -42,7 +54,7 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     mode: str
 
 
-_decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine)
+_decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine)
 
 
 class Readings:
@@ -63,6 +75,8 @@ class Readings:
         self.overhead: dict[str, Any] = {}
         self._columns: dict[str, list[Columns]] = {}
         self._losses: list[tuple[np.ndarray, np.ndarray]] = []
+        self.settings: list[tuple[int, tuple[Group, ...]]] = []
+        """Steps and the groups of the optimizers at each."""
         self._garbled: list[int] = []
         self._torn = False
         self._lines = self._offset = 0
@@ -135,6 +149,9 @@ class Readings:
                 values = np.array(record.values, dtype=np.float64)
                 steps = np.arange(record.from_step, record.from_step + len(values), dtype=np.int64)
                 self._losses.append((steps, values))
+            elif type(record) is _HyperparametersLine:
+                with suppress(ValueError):
+                    self.settings.append((record.step, read(msgspec.structs.asdict(record))))
             elif type(record) is _OverheadLine:
                 self.overhead = {name: NOT_FINITE.get(x, x) for name, x in msgspec.structs.asdict(record).items()}
             else:
@@ -152,6 +169,7 @@ class Readings:
         for blocks in self._columns.values():
             blocks[:] = [block.kept(block.steps < step) for block in blocks]
         self._losses = [(steps[steps < step], losses[steps < step]) for steps, losses in self._losses]
+        self.settings = [(at, groups) for at, groups in self.settings if at < step]
 
     @property
     def losses(self) -> tuple[Int[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkabl
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import RunFolder
@@ -74,11 +75,9 @@ class Recorder:
         mode: Mode | None = None,
     ) -> None:
         _check(gauges, every, rank)
-        self.folder = folder
-        self.gauges = tuple(gauges)
+        self.folder, self.gauges = folder, tuple(gauges)
         self.budget = budget if budget is not None else Budget(0.0)  # with share 0 it only counts the time
-        self.every = every
-        self.rank = rank
+        self.every, self.rank = every, rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
         self._clock: Callable[[], float] = self.budget.clock
@@ -88,6 +87,7 @@ class Recorder:
         except BaseException:
             self._readings.close()
             raise
+        self.settings = Changes(self._readings.append)
         self._losses: list[float] = []
         self._losses_from = self._next_loss = 0
         self._written = self._clock()
@@ -175,6 +175,7 @@ class Recorder:
         self._end_losses()
         self._readings.append({"kind": "resumed", "step": int(step)})
         self._readings.flush()
+        self.settings.restart(step)
         self.event("resumed", step)
         for readings in self._recent.values():
             kept = [reading for reading in readings if reading.step < step]

@@ -1,7 +1,7 @@
 """Compare other batch sizes with the present one: the noise scale from readings, step times from this machine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,16 @@ from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.rate_advice import RateBracket, completed, rate_brackets
 from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Series
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.train.brief import advance, started
 from gradiometer.train.training import Training
 
@@ -36,33 +40,52 @@ class BatchComparison:
 
     Args:
         subject: A name for the run or the problem.
-        learning_rate: η at the present batch.
+        present: The present batch size.
+        settings: The settings of the optimizer.
         noise_scales: The noise scale in windows of equal length, oldest first.
         finding: The present batch size against the latest noise scale.
-        table: Updates, examples and time to the same loss.
+        table: Updates, examples and time to the same loss, for SGD. Its learning rates are peaks of the schedule.
+        brackets: Peak learning rates to try, for an adaptive optimizer; empty for another.
         times: Times of a step; None if they were not measured.
     """
 
     subject: str
-    learning_rate: float
+    present: int
+    settings: Hyperparameters
     noise_scales: Sequence[Estimate]
     finding: Finding
-    table: BatchTable
+    table: BatchTable | None
+    brackets: Sequence[RateBracket]
     times: StepTimes | None
+
+    @property
+    def learning_rate(self) -> float:
+        """The largest η of the schedule so far; of the largest group, if the groups differ."""
+        return max(self.settings.peaks)
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as `gradiometer batch --json` prints it."""
         seconds = self.times.seconds if self.times else {}
+        table = {"rows": [], "fastest": [], "cheapest": []} if self.table is None else self.table.to_dict()
         return {
             "subject": self.subject,
-            "batch_size": self.table.present,
+            "batch_size": self.present,
+            "optimizer": self.settings.optimizer,
             "learning_rate": self.learning_rate,
+            "learning_rates": self.settings.rate_words,
             "noise_scale": [scale.to_dict() for scale in self.noise_scales],
             "finding": self.finding.to_dict(),
-            **self.table.to_dict(),
+            "present": self.present,
+            **table,
+            "brackets": [asdict(bracket) for bracket in self.brackets],
             "step_seconds": {str(size): estimate.to_dict() for size, estimate in seconds.items()},
-            "caveat": CAVEAT,
+            "caveat": self.caveat,
         }
+
+    @property
+    def caveat(self) -> str:
+        """What could make the numbers wrong: for SGD that of the table, else that of the finding."""
+        return self.finding.caveat if self.table is None else CAVEAT
 
 
 def compare_for_run(
@@ -85,7 +108,12 @@ def compare_for_run(
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
     latest = gauge.estimate(latest_window(series), level)
     scales = [gauge.estimate(window, level)["noise_scale"] for window in windows(series)] if over == "run" else []
-    return _compared(run.name, run.configuration, latest, scales, None if run.watched else seconds)
+    settings = run.hyperparameters
+    if settings is None:
+        raise BadArgument(f"`{path}` has no record of its learning rate.")
+    if isinstance(run.configuration, Configuration):
+        return _compared(run.name, run.configuration, settings, latest, scales, seconds)
+    return _compared(run.name, run.configuration, settings, latest, scales, None)
 
 
 def compare_for_problem(
@@ -103,23 +131,35 @@ def compare_for_problem(
     readings = advance(training, steps, gauge, last=MEASURED)
     latest = gauge.estimate(Series.of(readings, training.sampling, training.objective.layers), configuration.level)
     subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
-    return _compared(subject, configuration, latest, [], seconds)
+    c = configuration
+    group = Group("SGD", "sgd", c.learning_rate, c.momentum, c.nesterov, c.weight_decay)
+    return _compared(subject, c, Hyperparameters((0,), ((group,),), steps), latest, [], seconds)
 
 
 def _compared(
-    subject: str, configuration: Configuration, latest: Estimates, scales: list[Estimate], seconds: float | None
+    subject: str,
+    configuration: Configuration | WatchedConfiguration,
+    settings: Hyperparameters,
+    latest: Estimates,
+    scales: list[Estimate],
+    seconds: float | None,
 ) -> BatchComparison:
-    present, rate, scales = configuration.batch_size, configuration.learning_rate, scales or [latest["noise_scale"]]
-    sizes, times = batch_sizes(present), None
-    if seconds is not None:
-        torch.set_num_threads(configuration.threads)
-        training = started(configuration)
-        sizes = batch_sizes(present, len(training.data))
-        times = _timed(training, sizes, seconds)
-    relative = times.relative if times else None
-    table = BatchTable.of(scales, sizes, present=present, learning_rate=rate, relative_times=relative)
-    finding = interpret_batch_size(GradientNoise.name, latest["batch_size"], latest["noise_scale"])
-    return BatchComparison(subject, rate, scales, finding, table, times)
+    present, scales, gauge = configuration.batch_size, scales or [latest["noise_scale"]], GradientNoise()
+    sizes, times, schedule = batch_sizes(present), None, None
+    if isinstance(configuration, Configuration):
+        schedule = configuration.schedule
+        if seconds is not None:
+            torch.set_num_threads(configuration.threads)
+            training = started(configuration)
+            sizes = batch_sizes(present, len(training.data))
+            times = _timed(training, sizes, seconds)
+    finding = interpret_batch_size(gauge.name, latest["batch_size"], latest["noise_scale"])
+    finding = completed(finding, gauge, latest, settings, schedule)
+    rate, relative, table = max(settings.peaks), times.relative if times else None, None
+    if settings.family == "sgd":
+        table = BatchTable.of(scales, sizes, present=present, learning_rate=rate, relative_times=relative)
+    brackets = rate_brackets("adaptive", rate, present, sizes) if settings.family == "adaptive" else ()
+    return BatchComparison(subject, present, settings, scales, finding, table, brackets, times)
 
 
 def _timed(training: Training, sizes: Sequence[int], seconds: float) -> StepTimes:

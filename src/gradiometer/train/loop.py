@@ -16,6 +16,7 @@ from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.optimizer.groups import groups_of
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
@@ -116,7 +117,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
     problem = problem_of(run, "resume")
     with _threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
-        training = Training(problem, run.configuration, budget, ranks, gauges=made)
+        training = Training(problem, configuration_of(run, "resume"), budget, ranks, gauges=made)
         if not ranks.first:
             return follow(training)
         loop = Loop(training, RunFolder.open(path), budget, watcher)
@@ -206,6 +207,8 @@ class Loop:
             self._diverged(reason)
         if measured or recorder.follows(step):
             self._measure(training.caught(batch, spread), measured)
+        if step >= recorder.settings.next_look:
+            recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
         learning_rate = training.learning_rate
         training.update()
         recorder.loss(step, loss)
@@ -309,18 +312,18 @@ def _name_of_run(problem: Problem) -> str:
     return "-".join(words)[:60] or "run"
 
 
-def problem_of(run: Run, verb: str) -> Problem:
-    """The problem of a run. Its data must be unchanged.
-
-    Args:
-        run: The run.
-        verb: The command that needs the problem. For a watched run, the error names the line that replaces it.
-    """
-    if run.watched:
+def configuration_of(run: Run, verb: str) -> Configuration:
+    """The configuration of a run of `train`, for the command `verb`. A watched run is refused with its own line."""
+    if not isinstance(run.configuration, Configuration):
         raise BadArgument(
             f"`{run.path}` is a watched run: only your program has its model and data. {IN_YOUR_PROGRAM[verb]}"
         )
-    configuration = run.configuration
+    return run.configuration
+
+
+def problem_of(run: Run, verb: str) -> Problem:
+    """The problem of a run. Its data must be unchanged. The arguments are those of `configuration_of`."""
+    configuration = configuration_of(run, verb)
     problem = load(
         configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
     )

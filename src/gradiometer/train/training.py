@@ -33,8 +33,8 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.planned import check_rates, planned
 from gradiometer.run.ranks import Ranks
+from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 

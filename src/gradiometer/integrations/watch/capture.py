@@ -25,6 +25,7 @@ from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, joined
 from gradiometer.measurement.motion import Motion, multiple
 from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.step import TrainingStep
@@ -170,7 +171,7 @@ class Capture:
         parts: Sequence[Part],
         *,
         index: int,
-        learning_rate: float,
+        groups: tuple[Group, ...],
         proposal: int,
         motion: Callable[[Norms], Motion] | None = None,
     ) -> TrainingStep | None:
@@ -178,11 +179,9 @@ class Capture:
 
         Args:
             parts: All backwards of this process.
-            index: The step's number.
-            learning_rate: η.
+            groups: The settings of the optimizers.
             proposal: The step that this process would measure next. Rank 0's becomes `next_due` on all processes.
-            motion: A function of ‖ĝ‖² of every parameter, as `backward` made it. It is called only for gauges that
-                look back.
+            motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that look back.
         """
         self._shares.decide([part.loss for part in parts], self._scaled)
         spread = self._spread(proposal) if self.shared else None
@@ -194,12 +193,13 @@ class Capture:
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
         if (probe := self._batches.probe) is not None:
-            return probe.step(self._objective, parts[0].size, index, learning_rate, self._preconditioner, self._seed)
+            return probe.step(self._objective, parts[0].size, index, groups, self._preconditioner, self._seed)
         return TrainingStep(
             self._objective,
             self._batch(parts),
             index=index,
-            learning_rate=learning_rate * (self._shares.multiple or 1.0),
+            learning_rate=largest_rate(groups) * (self._shares.multiple or 1.0),
+            groups=groups,
             sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,

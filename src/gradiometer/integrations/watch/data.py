@@ -15,6 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
@@ -100,7 +101,7 @@ class Probe:
         objective: Objective,
         count: int,
         index: int,
-        learning_rate: float,
+        groups: tuple[Group, ...],
         preconditioner: Preconditioner | None,
         seed: int,
     ) -> TrainingStep:
@@ -113,7 +114,8 @@ class Probe:
             objective,
             drawn("probe"),
             index=index,
-            learning_rate=learning_rate,
+            learning_rate=largest_rate(groups),
+            groups=groups,
             sampling=self.sampling,
             probe=partial(drawn, "judges"),
             preconditioner=preconditioner,

@@ -17,15 +17,15 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.watch.data import Batches
+from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder, versions
+from gradiometer.run.folder import WATCHED, RunFolder, versions
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.reader import WATCHED
 from gradiometer.run.recorder import Recorder
+from gradiometer.run.settings.watched import WatchedConfiguration
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 """Wrappers that torch puts around a model, by class name (importing them takes seconds), and where they keep it."""
@@ -73,11 +73,6 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     )
 
 
-def learning_rate_of(optimizer: torch.optim.Optimizer) -> float:
-    """η of the first parameter group."""
-    return float(optimizer.param_groups[0]["lr"])
-
-
 def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Refuse a model whose gradients hooks cannot read, and optimizers that do not train it.
 
@@ -85,6 +80,9 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
         BadArgument: No optimizer trains the model.
         Unsupported: The model cannot be measured.
     """
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        if not 0 <= float(group.get("lr", 0.0)) < math.inf:
+            raise BadArgument(f"`optimizer` has the learning rate {float(group['lr']):g}: set it to a finite one.")
     trained = {
         id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
     }
@@ -117,35 +115,16 @@ def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
 
 
 def configuration_of(
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    *,
-    name: str,
-    batch_size: int,
-    accumulation: int,
-    draw: Draw,
-    **asked: Any,
-) -> Configuration:
-    """The loop as a configuration, from its optimizer and the settings of `watch`."""
-    group = optimizer.param_groups[0]
-    rate = max(learning_rate_of(optimizer), float(group.get("initial_lr", 0.0)))
-    rate = rate or float(optimizer.defaults.get("lr", 0.0))  # a manual warm-up starts at zero
-    if not 0 < rate < math.inf:
-        raise BadArgument(f"`optimizer` has the learning rate {rate:g}: its first group needs a positive one.")
-    plain = is_plain_sgd(optimizer)
-    return Configuration(
+    objective: Objective, *, name: str, batch_size: int, accumulation: int, draw: Draw, **asked: Any
+) -> WatchedConfiguration:
+    """The configuration of the loop, from the settings of `watch` and the first batch."""
+    return WatchedConfiguration(
         problem=name,
-        learning_rate=rate,
         batch_size=batch_size,
         accumulation=accumulation,
         sampling="reshuffled" if draw is Draw.RESHUFFLED else "replacement",
-        momentum=float(group["momentum"]) if plain else 0.0,
-        nesterov=bool(group["nesterov"]) if plain else False,
-        weight_decay=float(group.get("weight_decay", 0.0)),
         device=objective.parameters[0].device.type,
         threads=torch.get_num_threads(),
-        check_edge=False,
-        epochs=1,
         **asked,
     )
 
@@ -191,7 +170,7 @@ def gauges_for(
 
 
 def manifest_of(
-    configuration: Configuration, objective: Objective, batches: Batches, ranks: Ranks, asked: Asked
+    configuration: WatchedConfiguration, objective: Objective, batches: Batches, ranks: Ranks, asked: Asked
 ) -> dict[str, Any]:
     """The contents of `run.toml` for a watched loop."""
     return {
@@ -214,9 +193,9 @@ def manifest_of(
 
 
 def recorder_of(
-    configuration: Configuration,
+    configuration: WatchedConfiguration,
     manifest: Mapping[str, Any],
-    asked: Asked,
+    gauges: Sequence[Gauge],
     out: Path,
     budget: Budget,
     restored: Mapping[str, Any],
@@ -225,15 +204,14 @@ def recorder_of(
     """The recorder of a new run, or of a run that is continued from a checkpoint.
 
     Args:
-        configuration: The loop as a configuration.
+        configuration: The configuration of the loop.
         manifest: The contents of `run.toml`.
-        asked: The gauges.
+        gauges: The gauges.
         out: Folder of the runs.
         budget: The budget of the run.
         restored: The state of a checkpoint; empty if there is none.
         step: The next step.
     """
-    gauges = asked.made(configuration)
     known = "run" in restored
     folder = RunFolder.open(restored["run"]) if known else RunFolder.create(out, configuration.problem, manifest)
     recorder = Recorder(folder, gauges, budget=budget, every=configuration.every)

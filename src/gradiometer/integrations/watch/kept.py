@@ -8,6 +8,7 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.losses import Losses
+from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.finding import Finding
@@ -24,6 +25,7 @@ class Kept:
         warn: The warnings so far.
         announcements: What is printed, and the page at the end.
         gauges: Custom gauges of the run.
+        settings: The settings of the optimizers.
     """
 
     def __init__(
@@ -33,13 +35,15 @@ class Kept:
         warn: WarningLog,
         announcements: Announcements,
         gauges: tuple[Any, ...],
+        settings: Settings,
     ) -> None:
         self._losses, self._shield, self._warn, self._gauges = losses, shield, warn, gauges
-        self._announcements = announcements
+        self._announcements, self._settings = announcements, settings
         self._recorder: Recorder | None = None
 
-    def attached(self, recorder: Recorder) -> Recorder:
-        """The recorder, whose run is written and read from now on."""
+    def attached(self, recorder: Recorder, step: int) -> Recorder:
+        """The recorder, whose run is written and read from this step on."""
+        self._settings.attach(recorder.settings, step)
         self._recorder = self._losses.recorder = recorder
         self._announcements.say(recorder.folder.path)
         self._warn.attach(recorder)
@@ -51,6 +55,7 @@ class Kept:
             return
         with self._shield, suppress(*(Exception,) if error else ()), self._recorder as recorder:
             with self._shield:
+                self._settings.note()
                 self._losses.fetch()
             with self._shield:
                 trackers.send(recorder, recorder.budget.clock(), at_once=True)
@@ -90,5 +95,6 @@ class Kept:
     def _write(self) -> None:
         if self._recorder is not None and not self._recorder.closed:
             with self._shield:
+                self._settings.note()
                 self._losses.fetch()
                 self._recorder.flush()

@@ -21,7 +21,6 @@ from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
     bare,
     configuration_of,
-    learning_rate_of,
     left_out,
     manifest_of,
     recorder_of,
@@ -32,12 +31,14 @@ from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.looks import Looks
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
+from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import file_name
@@ -76,6 +77,7 @@ class Watch(Looks, Automatic):
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._objective = Objective(model, no_loss if loss is None else explained(loss))
+        self._settings = Settings(self._optimizers, self._objective)
         looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, batches.sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
@@ -104,16 +106,13 @@ class Watch(Looks, Automatic):
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],
         )
-        self._kept = Kept(self._losses, self.shield, self._warn, announcements, gauges.given)
+        self._kept = Kept(self._losses, self.shield, self._warn, announcements, gauges.given, self._settings)
         self._trackers = Trackers(to, asked["level"], self._warn)
-        self._recorder: Recorder | None = None
         self._restored: Mapping[str, Any] = {}
-        self._parts: list[Part] = []
-        self._handles: list[Any] = []
-        self._begun = self._was_called = False
-        self._first_step = self._failures = 0
+        self._parts, self._handles = list[Part](), list[Any]()
+        self._begun, self._was_called, self._first_step, self._failures = False, False, 0, 0
         self._pace = Pace(self._warn)
-        self._looked_at = 0.0
+        self._recorder, self._looked_at = None, 0.0
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
 
@@ -212,7 +211,6 @@ class Watch(Looks, Automatic):
         if not self.ranks.first:
             return
         configuration = configuration_of(
-            self._optimizers[0],
             self._objective,
             name=self._name,
             batch_size=self._parts[0].size * self._accumulation * self.ranks.count,
@@ -221,10 +219,9 @@ class Watch(Looks, Automatic):
             **self._asked,
         )
         manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
-        recorder = recorder_of(
-            configuration, manifest, self._gauges, self._out, self.budget, self._restored, self.steps
-        )
-        self._recorder = self._kept.attached(recorder)
+        gauges = self._gauges.made(configuration, self._settings.groups)
+        recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
+        self._recorder = self._kept.attached(recorder, self.steps)
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
 
@@ -235,17 +232,17 @@ class Watch(Looks, Automatic):
         if self._capture.changed:
             return
         size = self._parts[0].size * self._accumulation * self.ranks.count
-        self._recorder.follow(Following(self._objective, self.steps, size, learning_rate_of(self._optimizers[0])))
+        self._recorder.follow(Following(self._objective, self.steps, size, largest_rate(self._settings.groups)))
         if self._updates is not None:
             self._updates.pass_by(self.steps)
 
     def _measure(self) -> None:
         """Measure the step. If a gauge looks back, the step waits until the update is about to be made."""
-        rate, updates = learning_rate_of(self._optimizers[0]), self._updates
+        updates, rate = self._updates, largest_rate(groups := self._settings.groups)
         caught = self._capture.step(
             self._parts,
             index=self.steps,
-            learning_rate=rate,
+            groups=groups,
             proposal=self._proposal(),
             motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
         )
@@ -274,6 +271,7 @@ class Watch(Looks, Automatic):
 
     def _close_step(self) -> None:
         """Keep the losses of the step, and count it: each step should be one update."""
+        self._settings.stepped(self.steps)
         self._losses.keep(self.steps, self._parts)
         self.steps, self._parts = self.steps + 1, []
         self._pace.stepped(self.steps)

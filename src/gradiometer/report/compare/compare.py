@@ -65,7 +65,8 @@ def _refuse_other_data(runs: Sequence[Run]) -> None:
 def _contrast(baseline: Sequence[Compared], other: Sequence[Compared], level: float) -> Contrast:
     step = min(each.run.steps for each in (*baseline, *other))
     ours, theirs = baseline[0].settings, other[0].settings
-    changed = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    named = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
+    changed = {name: values for name, values in named.items() if values[0] != values[1]}
     found = [_difference(quantity, baseline, other, step, level) for quantity in QUANTITIES]
     differences = tuple(difference for difference in found if difference is not None)
     if not any(not difference.is_ratio for difference in differences):

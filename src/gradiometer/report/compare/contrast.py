@@ -9,6 +9,7 @@ import msgspec
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.optimizer.hyperparameters import listed
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
 
@@ -45,7 +46,11 @@ class Compared:
     def settings(self) -> Mapping[str, Any]:
         """The settings of the training without the seed. A default model appears under its name."""
         every = msgspec.structs.asdict(self.run.configuration)
-        every["model"] = self.run.manifest.get("problem", {}).get("model", every["model"])
+        every["model"] = self.run.manifest.get("problem", {}).get("model", every.get("model"))
+        if self.run.watched and (settings := self.run.hyperparameters) is not None:
+            every["optimizer"] = " and ".join(settings.names)
+            every["learning_rate"] = listed(settings.peaks)  # the shape of the schedule may depend on the seed
+            every["weight_decay"] = settings.weight_decay_words
         return {name: value for name, value in every.items() if name not in NOT_TRAINING}
 
     @property

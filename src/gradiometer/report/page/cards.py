@@ -17,6 +17,7 @@ from gradiometer.report.sections.questions import (
     Question,
 )
 from gradiometer.report.sections.section import Section
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
 SYMBOLS = {
@@ -97,7 +98,7 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
                 word=NOT_MEASURED if state is None else state.value,
                 symbol=NOT_MEASURED_SYMBOL if state is None else state.symbol,
                 shown=shown,
-                needs=question.needs,
+                needs=_needs(question, run),
                 command=_command(question, run),
             )
         )
@@ -105,10 +106,24 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
 
 
 def _command(question: Question, run: Run) -> str:
-    """The command that measures it. In a loop on several processes there is none: `watch` measures only its default."""
-    if not run.watched:
+    """The command that measures it; empty if `watch` would refuse the gauge, as it does on several processes."""
+    if isinstance(run.configuration, Configuration):
         return question.command(run.path, run.configuration)
-    return question.in_a_loop if run.manifest.get("ranks", 1) == 1 else ""
+    return question.in_a_loop if run.manifest.get("ranks", 1) == 1 and not _unknown_law(question, run) else ""
+
+
+def _needs(question: Question, run: Run) -> str:
+    """The measurements that an answer needs, or the reason that there is none for the optimizer of this run."""
+    return _unknown_law(question, run) or question.needs
+
+
+def _unknown_law(question: Question, run: Run) -> str:
+    """A sentence if the gauges of the question rest on a law of SGD and the run has another optimizer; else empty."""
+    settings = run.hyperparameters
+    laws = [kind.sgd_only for kind in GAUGES.values() if kind.question == question.words and kind.sgd_only]
+    if not run.watched or not laws or settings is None or settings.family == "sgd":
+        return ""
+    return f"The {laws[0]} is known for SGD, and not for {' and '.join(settings.names)}."
 
 
 def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:

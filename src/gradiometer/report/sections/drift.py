@@ -3,24 +3,23 @@
 import math
 import shlex
 
-import numpy as np
-
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Issue
+from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
 from gradiometer.report.charts.marks import Windows
 from gradiometer.report.sections.questions import Answer
-from gradiometer.report.sections.rates import rates_of
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, quantity_table
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 
 NEARLY_ZERO = 1e-3
-"""Share of the configured learning rate below which a schedule has ended, so that the edge is far away."""
+"""Share of the largest learning rate below which a schedule has ended, so that the edge is far away."""
 
 SEEN = 20
 """The edge is drawn up to this multiple of its lowest value. Above it, η is nearly zero and the edge far away."""
@@ -38,12 +37,11 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
         how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` measures it"
         lead += f" The sharpness has not been measured yet{'' if run.watched else how}."
         return Section("drift", "Drift", lead, (), quantity_table(labels, diagnosis.estimates))
-    kind = Momentum(run.configuration.momentum, run.configuration.nesterov)
-    figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run, kind)]
+    figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run)]
     if surveys:
-        figures.append(density_figure(surveys[-1], _edge_at_start(run, kind)))
+        figures.append(density_figure(surveys[-1], _edge_at_peak(run)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
-    answers = (_answer(surveys[-1], run, kind),) if surveys else ()
+    answers = (_answer(surveys[-1], run),) if surveys else ()
     return Section("drift", "Drift", lead, tuple(figures), quantity_table(labels, estimates), answers)
 
 
@@ -80,25 +78,25 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
     )
 
 
-def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows, run: Run, kind: Momentum) -> Figure:
+def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows, run: Run) -> Figure:
     full = tuple((survey.step, survey.sharpness) for survey in surveys)
+    formula, limit = _edge_at_peak(run)
     if not edge:
-        limit = stability_limit(run.configuration.learning_rate, kind)
         edge = tuple((step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)}))
     parts = [f"The batch sharpness {change(batch)}."] if batch else []
     parts += [f"The sharpness λ_max of {surveys[-1].what} {change(full)}."] if full else []
-    lowest, moving = _moving_edge(run, kind)
+    lowest, moving = _moving_edge(run)
     if moving:
-        parts.append(f"The edge {kind.formula} is {significant(lowest)} at the largest η, and rises as η falls.")
+        parts.append(f"The edge {formula} is {significant(lowest)} at the largest η, and rises as η falls.")
     else:
-        parts.append(f"The edge {kind.formula} is {significant(edge[-1][1].value)}.")
+        parts.append(f"The edge {formula} is {significant(edge[-1][1].value)}.")
     rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
     rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
-    rows += [(f"{step:,}", f"edge {kind.formula}", *cells(estimate)) for step, estimate in edge]
+    rows += [(f"{step:,}", f"edge {formula}", *cells(estimate)) for step, estimate in edge]
     return Figure(
         name="sharpness",
         title="Sharpness and the edge of stability",
-        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {kind.formula}"),
+        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {formula}"),
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
@@ -108,36 +106,50 @@ def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows
     )
 
 
-def _answer(survey: Survey, run: Run, kind: Momentum) -> Answer:
+def _answer(survey: Survey, run: Run) -> Answer:
     """The finding of the latest survey about the learning rate at that step."""
-    rate, decay = _rate_at(survey.step, run), run.configuration.weight_decay
+    group = _fastest(_settings(run).at(survey.step))
+    peak = _fastest_of_all(run)
+    rate = group.learning_rate if group.learning_rate > NEARLY_ZERO * peak.learning_rate else peak.learning_rate
+    kind, decay = Momentum(group.momentum, group.nesterov), group.weight_decay
     edge = Estimate.exact(stability_limit(rate, kind, weight_decay=decay), unit=survey.sharpness.unit)
     finding = edge_sentence(survey.sharpness, rate, kind, weight_decay=decay)
     return Answer(finding, {"sharpness": survey.sharpness, "edge": edge})
 
 
-def _rate_at(step: int, run: Run) -> float:
-    """The last recorded η up to a step. If there is none, or it is nearly zero, the configured η."""
-    configured = run.configuration.learning_rate
-    for gauge in run.gauges:
-        series = run.series(gauge)
-        if series is not None and (before := series.learning_rate[series.steps <= step]).size:
-            return float(before[-1]) if before[-1] > NEARLY_ZERO * configured else configured
-    return configured
+def _settings(run: Run) -> Hyperparameters:
+    """The settings of the optimizer along the run. Without a record they are those of an unknown one."""
+    return run.hyperparameters or Hyperparameters((0,), ((Group(UNKNOWN_OPTIMIZER, "other", 0.0),),))
 
 
-def _moving_edge(run: Run, kind: Momentum) -> tuple[float, Windows]:
-    """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty if η is constant."""
-    rates = rates_of(run)
-    values = np.array([]) if rates is None else rates.values[rates.steps <= run.steps]
-    if rates is None or not values.size or not values.max() > 1.01 * values.min():
+def _fastest(groups: tuple[Group, ...]) -> Group:
+    """The group with the largest η, whose edge is the lowest."""
+    return max(groups, key=lambda group: group.learning_rate)
+
+
+def _fastest_of_all(run: Run) -> Group:
+    """The group at the largest η of the run."""
+    return max(map(_fastest, _settings(run).groups), key=lambda group: group.learning_rate)
+
+
+def _edge(group: Group) -> float:
+    """The edge of one group; infinite for η = 0 and for an optimizer whose edge is not known."""
+    if group.family != "sgd" or not group.learning_rate > 0:
+        return math.inf
+    return stability_limit(group.learning_rate, Momentum(group.momentum, group.nesterov))
+
+
+def _moving_edge(run: Run) -> tuple[float, Windows]:
+    """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty if constant."""
+    settings = _settings(run)
+    kept = [place for place, step in enumerate(settings.steps) if step <= run.steps]
+    limits = [_edge(_fastest(settings.groups[place])) for place in kept]
+    lowest = min(limits, default=math.inf)
+    if not math.isfinite(lowest) or not max(limits) > 1.01 * lowest:
         return math.nan, ()
-    lowest = stability_limit(float(values.max()), kind)
-    stride = -(-len(values) // PLACES)
-    begun = rates.steps[: len(values) : stride].tolist()
-    limits = [
-        stability_limit(rate, kind) if SEEN * rate >= values.max() else math.inf for rate in values[::stride].tolist()
-    ]
+    stride = -(-len(kept) // PLACES)
+    begun = [settings.steps[place] for place in kept[::stride]]
+    limits = [limit if limit <= SEEN * lowest else math.inf for limit in limits[::stride]]
     ends = [*begun[1:], max(run.steps, begun[-1])]
     return lowest, tuple(
         (step, Estimate.exact(limit)) for step, limit in zip([0, *ends], [limits[0], *limits], strict=True)
@@ -149,5 +161,7 @@ def _from_the_start(edge: Windows, run: Run) -> Windows:
     return ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1])) if edge else edge
 
 
-def _edge_at_start(run: Run, kind: Momentum) -> tuple[str, float]:
-    return kind.formula, stability_limit(run.configuration.learning_rate, kind)
+def _edge_at_peak(run: Run) -> tuple[str, float]:
+    """Formula and value of the edge at the largest η of the run."""
+    group = _fastest_of_all(run)
+    return Momentum(group.momentum, group.nesterov).formula, _edge(group)

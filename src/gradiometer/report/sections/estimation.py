@@ -43,9 +43,10 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     variance, norm_squared = history.get("gradient_variance", ()), history.get("gradient_norm_squared", ())
     if variance and norm_squared:
         figures.append(_noise_and_gradient_figure(variance, norm_squared))
-    if any(math.isfinite(scale.low) for _, scale in windows):
+    settings = run.hyperparameters
+    if settings is not None and settings.family == "sgd" and any(math.isfinite(scale.low) for _, scale in windows):
         present = round(latest["batch_size"].value)
-        figures.append(_batch_figure([scale for _, scale in windows], present, run))
+        figures.append(_batch_figure([scale for _, scale in windows], present, max(settings.peaks), run))
     layers, shares = by_layer(latest, "noise_scale/"), by_layer(latest, "noise_share/")
     if layers:
         figures.append(_layers_figure(layers, shares, latest["batch_size"].value))
@@ -88,10 +89,10 @@ def _noise_and_gradient_figure(variance: Windows, norm_squared: Windows) -> Figu
     )
 
 
-def _batch_figure(noise_scales: Sequence[Estimate], present: int, run: Run) -> Figure:
-    """Updates and examples at other batch sizes, over the whole run."""
-    sizes, learning_rate = batch_sizes(present, run.sampling.examples), run.configuration.learning_rate
-    table = BatchTable.of(noise_scales, sizes, present=present, learning_rate=learning_rate)
+def _batch_figure(noise_scales: Sequence[Estimate], present: int, peak: float, run: Run) -> Figure:
+    """Updates and examples at other batch sizes, over the whole run. The forecast is one of SGD."""
+    sizes = batch_sizes(present, run.sampling.examples)
+    table = BatchTable.of(noise_scales, sizes, present=present, learning_rate=peak)
     rows = [
         (f"{row.batch_size:,}", number(row.learning_rate.value), *cells(row.updates), *cells(row.examples))
         for row in table.rows
@@ -105,7 +106,7 @@ def _batch_figure(noise_scales: Sequence[Estimate], present: int, run: Run) -> F
             f"To reach the same loss, a batch of {largest.batch_size:,} is predicted to take {largest.updates} times "
             f"the updates of B = {table.present:,}, and {largest.examples} times the examples."
         ),
-        table=Numbers(("batch size", "learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
+        table=Numbers(("batch size", "peak learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
         note=(
             "This is a prediction of a model: each window of the run, at the best learning rate for its noise, is "
             "converted to steps with the other batch by its noise scale."

@@ -10,8 +10,9 @@ from gradiometer.convergence.plateau.noise_floor import CUT, FINISH
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import Verdict, theorem
 from gradiometer.errors import BadArgument
-from gradiometer.run.planned import planned
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.settings.planned import planned
 
 COOLED = 0.01
 """A last rate below this share of the largest counts as zero, because the floor of the loss is proportional to η."""
@@ -65,15 +66,16 @@ class Rates:
 
 GIVEN = "from the schedule"
 CUTS = "from the schedule and the cuts"
-MEASURED = "as recorded at the measured steps"
+MEASURED = "as recorded"
 
 
 def rates_of(run: Run) -> Rates | None:
     """The rates from the schedule and the cuts if they agree with the measured ones, else the measured ones, if any."""
     total, measured = run.manifest.get("steps"), _measured(run)
-    if not isinstance(total, int) or not total >= 1:
+    configuration = run.configuration
+    if not isinstance(total, int) or not total >= 1 or not isinstance(configuration, Configuration):
         return measured
-    schedule = planned(run.configuration, total)
+    schedule = planned(configuration, total)
     steps = np.arange(0, total, -(-total // SUMMED))
     try:
         values = np.array([schedule(int(step)) for step in steps])
@@ -83,7 +85,7 @@ def rates_of(run: Run) -> Rates | None:
     if not values.max() > 0:
         return None
     now = min(run.steps, total)
-    if run.configuration.cool == "auto":
+    if configuration.cool == "auto":
         made = Rates(steps, values * _cooling(run, steps, total), 0.0, total, now, CUTS)
     else:
         made = Rates(steps, values, end, total, now, GIVEN, schedule, _verdict(schedule))
@@ -110,13 +112,13 @@ def _agree(made: Rates, measured: Rates) -> bool:
 
 
 def _measured(run: Run) -> Rates | None:
-    """η at the measured steps of the most frequent gauge."""
-    series = max((found for name in run.gauges if (found := run.series(name))), key=len, default=None)
-    if series is None or not series.learning_rate.max() > 0:
+    """η as it was recorded: the largest one of the groups."""
+    settings = run.hyperparameters
+    if settings is None or not (settings.recorded and settings.rates.max() > 0):
         return None
-    total = max(run.steps, int(series.steps[-1]) + 1)
-    last = float(series.learning_rate[-1])
-    return Rates(series.steps, series.learning_rate, last, total, run.steps, MEASURED)
+    steps = np.array(settings.steps, dtype=np.int64)
+    total = max(run.steps, int(steps[-1]), 1)
+    return Rates(steps, settings.rates, float(settings.rates[-1]), total, run.steps, MEASURED)
 
 
 @lru_cache(maxsize=64)

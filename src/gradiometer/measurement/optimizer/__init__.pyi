@@ -1,0 +1,2 @@
+from .groups import Group as Group
+from .hyperparameters import Hyperparameters as Hyperparameters

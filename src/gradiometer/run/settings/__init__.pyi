@@ -1,0 +1,2 @@
+from .planned import planned as planned
+from .watched import WatchedConfiguration as WatchedConfiguration

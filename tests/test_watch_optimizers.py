@@ -1,0 +1,238 @@
+"""What a watched loop says of its optimizer, learning rate and schedule, and the advice that follows from them."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from gradiometer import BadArgument, diagnose, watch
+from gradiometer.cli.batch import batch
+from gradiometer.integrations.watch import Watch
+from gradiometer.measurement import Finding, Hyperparameters, supervised
+from gradiometer.report.page import write_page
+from gradiometer.run import Run, WatchedConfiguration
+
+LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
+STEPS = 200
+
+
+class Lion(torch.optim.Optimizer):
+    """An optimizer whose steps are signs."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": (0.9, 0.99)})
+
+    def step(self, closure: Any = None) -> None:
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+
+def sgd(model: nn.Module, rate: float = 0.1, momentum: float = 0.0) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+
+
+def groups(model: nn.Module) -> torch.optim.Optimizer:
+    first, _, last = model
+    own = [{"params": first.parameters()}, {"params": last.parameters(), "lr": 0.01, "weight_decay": 0.1}]
+    return torch.optim.SGD(own, lr=0.1)
+
+
+def no_schedule(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Keep the rate."""
+
+
+def scheduled(kind: Any, **settings: Any) -> Callable[[torch.optim.Optimizer, int], None]:
+    """A scheduler of torch, made at the first step."""
+    made: list[Any] = []
+
+    def set_rate(optimizer: torch.optim.Optimizer, step: int) -> None:
+        if not made:
+            made.append(kind(optimizer, **settings))
+        elif isinstance(made[0], torch.optim.lr_scheduler.ReduceLROnPlateau):
+            made[0].step(1.0)
+        else:
+            made[0].step()
+
+    return set_rate
+
+
+def warm_up_and_cosine(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Set by hand, as nanoGPT does: over 20 steps to 6e-4, then to 6e-5."""
+    rate = 6e-5 + 2.7e-4 * (1 + math.cos(math.pi * (step - 20) / (STEPS - 21)))
+    for group in optimizer.param_groups:
+        group["lr"] = 6e-4 * step / 20 if step < 20 else rate
+
+
+def by_hand(optimizer: torch.optim.Optimizer, step: int) -> None:
+    if step == 150:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+
+
+def loop(
+    out: Path,
+    make: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
+    set_rate: Callable[[torch.optim.Optimizer, int], None] = no_schedule,
+    **settings: Any,
+) -> Run:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    optimizer = make(model)
+    settings = {"loss": LOSS, "every": 4, "gauges": "noise"} | settings
+    with watch(model, optimizer, out=out, **settings) as w:
+        for step in range(STEPS):
+            set_rate(optimizer, step)
+            one_step(model, optimizer, w)
+    assert w.run is not None
+    return w.run
+
+
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, w: Watch) -> None:
+    inputs, labels = torch.randn(8, 8), torch.randint(5, (8,))
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(inputs), labels)
+    loss.backward()
+    w.step(loss, (inputs, labels))
+    optimizer.step()
+
+
+def settings_of(run: Run) -> Hyperparameters:
+    assert run.hyperparameters is not None
+    return run.hyperparameters
+
+
+def header(run: Run) -> dict[str, str]:
+    """The facts at the top of the page."""
+    page = write_page(run, diagnose(run)).read_text()
+    return dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page.partition("</header>")[0]))
+
+
+def of_the_batch(run: Run) -> Finding:
+    return next(finding for finding in diagnose(run).findings if finding.gauge == "noise")
+
+
+def batch_of(run: Run) -> dict[str, Any]:
+    result = CliRunner().invoke(batch, [str(run.path), "--json"], standalone_mode=False, catch_exceptions=False)
+    return dict(json.loads(result.stdout))
+
+
+ONE_CYCLE = scheduled(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=STEPS)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+def test_one_cycle_is_described_and_its_edge_has_the_momentum_of_each_step(tmp_path: Path) -> None:
+    run = loop(tmp_path, lambda model: sgd(model, momentum=0.9), ONE_CYCLE, gauges="noise,batch_sharpness")
+    facts = header(run)
+    assert facts["optimizer"] == "SGD" and facts["momentum"] == "between 0.85 and 0.95, now 0.95"
+    assert facts["learning rate"] == "warm-up over 59 steps to 0.1, then cosine to 4e-7"
+    series = run.series("batch_sharpness")
+    assert series is not None
+    momentum = series.moments["momentum"]
+    assert 0.85 <= momentum.min() < 0.87 and momentum.max() > 0.94
+    edge = diagnose(run).estimates["edge"].value
+    middle = sorted((series.learning_rate / (2 * (1 + momentum))).tolist())[len(series) // 2]
+    assert len(series) % 2 == 1 and edge == pytest.approx(1 / middle)
+
+
+def test_under_a_schedule_the_advice_scales_the_schedule_from_its_peak(tmp_path: Path) -> None:
+    run = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS))
+    advice, told = of_the_batch(run).advice, batch_of(run)
+    factor, peak, updates = re.findall(r"times ([\d.]+) \(peak ([\d.]+) instead of 0\.1\), over ([\d.]+)", advice)[0]
+    assert advice.startswith("`batch_size = 16` with the whole schedule of the learning rate")
+    assert float(peak) == pytest.approx(0.1 * float(factor), rel=0.01)
+    assert float(factor) * float(updates) == pytest.approx(1, rel=0.01)
+    row = next(row for row in told["rows"] if row["batch_size"] == 8)
+    assert row["learning_rate"]["value"] == told["learning_rate"] == 0.1
+    assert told["learning_rates"] == header(run)["learning rate"]
+
+
+def test_advice_at_a_constant_rate_is_batch_and_rate(tmp_path: Path) -> None:
+    run = loop(tmp_path)
+    finding = of_the_batch(run)
+    rate = re.findall(r"^`batch_size = 16` with `lr = ([\d.]+)`, if wall time matters", finding.advice)[0]
+    scale = diagnose(run).estimates["noise_scale"].value
+    assert float(rate) == pytest.approx(0.1 * (1 + scale / 8) / (1 + scale / 16), rel=0.01)
+    assert "times the updates" in finding.advice and header(run)["learning rate"] == "constant 0.1"
+    assert run.configuration == WatchedConfiguration(batch_size=8, every=4, gauges="noise")
+    assert not {"learning_rate", "schedule", "epochs", "momentum"} & set(run.manifest["configuration"])
+
+
+def test_adamw_with_warm_up_and_cosine_gets_a_range_of_rates(tmp_path: Path) -> None:
+    run = loop(tmp_path, adamw, warm_up_and_cosine)
+    facts, finding, told = header(run), of_the_batch(run), batch_of(run)
+    assert facts["optimizer"] == "AdamW" and facts["weight decay"] == "0.1"
+    assert facts["learning rate"] == "warm-up over 20 steps to 6e-4, then cosine to 6e-5"
+    assert "The optimizer is AdamW, for which SGD's forecast of updates and examples does not hold." in finding.means
+    assert "`batch_size = 16` with a learning rate between 5.88e-4 and 9.29e-4 as the peak" in finding.advice
+    assert "doubling" not in str(finding) and told["rows"] == [] and "B^p" in told["caveat"]
+    assert told["brackets"][3]["low"] == pytest.approx(6e-4 * 2**-0.03)
+    page = write_page(run, diagnose(run)).read_text()
+    assert 'gauges="noise,batch_sharpness"' not in page and "batch_sharpness&#34;" not in page
+    assert "The edge of stability is known for SGD, and not for AdamW." in page
+
+
+def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
+    run = loop(tmp_path, groups, gauges="noise,batch_sharpness")
+    assert header(run)["learning rate"] == "2 groups: 0.1 and 0.01, constant"
+    assert header(run)["weight decay"] == "0 and 0.1"
+    assert re.search(r"with all learning rates times [\d.]+ \(0\.1\d+ and 0\.01\d+\)", of_the_batch(run).advice)
+    edge = next(finding for finding in diagnose(run).findings if finding.gauge == "batch_sharpness")
+    assert "different learning rates (0.1 and 0.01): η is the largest of them" in edge.caveat
+    assert [group.learning_rate for group in settings_of(run).now] == [0.1, 0.01]
+
+
+def test_a_plateau_scheduler_and_a_rate_set_by_hand_are_cuts(tmp_path: Path) -> None:
+    plateau = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110))
+    hand = loop(tmp_path, set_rate=by_hand)
+    assert re.fullmatch(r"0\.1, then 0\.01 from step 11\d", header(plateau)["learning rate"])
+    assert re.fullmatch(r"0\.1, then 0\.01 from step 15[0-3]", header(hand)["learning rate"])
+    for run in (plateau, hand):
+        assert "(peak 0.17" in of_the_batch(run).advice and settings_of(run).now[0].learning_rate == pytest.approx(0.01)
+
+
+def test_an_optimizer_without_a_predictor_is_named_and_gets_no_batch(tmp_path: Path) -> None:
+    run = loop(tmp_path, lambda model: Lion(model.parameters(), lr=1e-3))
+    finding, told = of_the_batch(run), batch_of(run)
+    assert finding.state == "cannot tell" and finding.advice == "" and "The optimizer is Lion." in finding.means
+    assert header(run)["optimizer"] == "Lion" and told["rows"] == told["brackets"] == []
+
+
+def test_a_resumed_loop_continues_the_record(tmp_path: Path) -> None:
+    """What the first process recorded from the resumed step on is not used."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    optimizer, state = sgd(model), {}
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=4) as w:
+        for step in range(40):
+            by_hand(optimizer, step + 115)
+            if step == 30:
+                state = w.state_dict()
+            one_step(model, optimizer, w)
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=4) as w:
+        w.load_state_dict(state)
+        optimizer.param_groups[0]["lr"] = 0.02
+        one_step(model, optimizer, w)
+    assert w.run is not None and settings_of(w.run).rate_words == "0.1, then 0.02 from step 30"
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, rate: float) -> None:
+    def broken(model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = sgd(model)
+        optimizer.param_groups[0]["lr"] = rate
+        return optimizer
+
+    with pytest.raises(BadArgument, match="`optimizer` has the learning rate"):
+        loop(tmp_path, broken)
