@@ -64,7 +64,7 @@ class SpreadBuilder:
 
 
 AT_ONCE = 2**20
-"""Numbers that are weighted by the preconditioner at once."""
+"""Numbers that are weighted by the preconditioner at once, on an accelerator."""
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
@@ -76,7 +76,10 @@ def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
 def preconditioned_norms(
     gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]
 ) -> Float[Tensor, "1 parameters"]:
-    """‖√P ·‖² of every parameter's gradient. A few parameters at a time, to need no further copy of all of them."""
+    """‖√P ·‖² of every parameter's gradient, a piece at a time, so that no further copy of all of them is made."""
+    if all(gradient.device.type == "cpu" for gradient in gradients):
+        pairs = zip(gradients, preconditioner, strict=True)
+        return torch.stack([_preconditioned(*pair) for pair in pairs]).unsqueeze(0)
     norms, start, numbers = [], 0, 0
     for stop, gradient in enumerate(gradients, 1):
         numbers += gradient.numel()
@@ -86,6 +89,13 @@ def preconditioned_norms(
             norms.append(squared_norms(weighted))
             start, numbers = stop, 0
     return torch.cat([norm.to(norms[0].device) for norm in norms], dim=1)
+
+
+def _preconditioned(gradient: Tensor, preconditioner: Tensor) -> Float[Tensor, ""]:
+    """Runs of a length that stays in the cache; over one of them a sum in single precision errs by 1e-8."""
+    runs = zip(gradient.reshape(-1).split(LONG), preconditioner.reshape(-1).split(LONG), strict=True)
+    sums = [torch.dot(weighted := p * g, g.to(weighted.dtype)) for g, p in runs]
+    return torch.stack(sums).sum(dtype=torch.float64)
 
 
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " parameters"]:

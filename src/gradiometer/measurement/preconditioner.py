@@ -14,7 +14,7 @@ from gradiometer.errors import BadArgument
 CLIP = 3.0
 """P is clipped at this many times its median: the second moment of a rarely touched row decays, and its P explodes."""
 
-SAMPLE = 2**15
+SAMPLE = 2**13
 """Most entries that the median is taken over, evenly spaced over all parameters."""
 
 KNOWN = "Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Adagrad"
@@ -90,9 +90,15 @@ def preconditioner_of(
             return None
         floor = 1 / (CLIP * float(np.median(1 / sample)))
         return [
-            torch.zeros_like(local(parameter)) if one is None else one.clamp_(min=floor).reciprocal_().mul_(rate)
+            torch.zeros_like(local(parameter)) if one is None else _inverse(one, floor, rate)
             for one, parameter, rate in zip(found, parameters, _relative_rates(places), strict=True)
         ]
+
+
+def _inverse(denominator: Tensor, floor: float, rate: float) -> Tensor:
+    """The rate over the denominator, in its place."""
+    inverse: Tensor = denominator.clamp_(min=floor).reciprocal_()
+    return inverse if rate == 1.0 else inverse.mul_(rate)
 
 
 def local(tensor: Tensor) -> Tensor:
