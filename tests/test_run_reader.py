@@ -86,8 +86,9 @@ def test_readings_that_are_not_finite_are_written_and_flagged_but_not_estimated_
     assert run.warnings == ["wild: 6 of 9 readings are not finite, the first at step 0: skipped."]
 
 
-def test_a_run_is_seen_as_it_is_written(folder: RunFolder) -> None:
+def test_a_run_is_seen_as_it_is_written(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     with Recorder(folder, [Square()], budget=Budget(0.5, lambda: now)) as recorder:
         recorder.event("started", 0)
         for step in range(30):

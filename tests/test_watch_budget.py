@@ -28,8 +28,9 @@ def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.Monke
             w.step(*one_backward(model))
             optimizer.step()
             clock.seconds += 1
-    assert w.overhead["measured_steps"] == 6  # the first before its cost is known, then one in 150 seconds
-    assert w.overhead["budget"] == 0.02 and 0.017 < w.overhead["used"] < 0.0202
+    assert 20 <= w.overhead["measured_steps"] <= 25  # a reading costs three steps: 20 are promised
+    assert w.overhead["budget"] == 0.02 and 0.05 < w.overhead["used"] < 0.1
+    assert w.overhead["spent"]["start"] >= 3 / 1000  # the first measurement is not taken as the price of the next
 
 
 def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
@@ -58,7 +59,5 @@ def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
     model, optimizer, again = simple(tmp_path, every=None, gauges="noise")
     again.load_state_dict(kept)
     go(again, model, optimizer, 2)
-    earned = (again.budget.spent + 3) / 0.02 - again.budget.training
-    assert again.steps == 1002 and earned > 100
-    again._looked_at = clock()  # nothing of a measurement is under way
-    assert again._proposal() - again.steps == pytest.approx(earned, rel=0.02)
+    assert again.steps == 1002 and again._recorder is not None
+    assert again._recorder.next_due(1002, 0.0) - 1002 > 20

@@ -30,6 +30,7 @@ ENTRIES = {
     "_end",
     "<lambda>",
     "findings",
+    "_save",
 }
 """Functions that training calls, which do nothing but enter the shield."""
 LOOPS: dict[str, dict[str, Any]] = {

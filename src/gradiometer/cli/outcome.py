@@ -90,7 +90,7 @@ def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
 
 def tell(run: "Run", diagnosis: "Diagnosis") -> None:
     """Print the verdict, the findings and the overhead."""
-    from gradiometer.run.budget import overhead_sentence
+    from gradiometer.run.cadence.overhead import overhead_sentence
 
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)

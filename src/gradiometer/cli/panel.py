@@ -18,7 +18,7 @@ from rich.text import Text
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
-from gradiometer.run.budget import time_used
+from gradiometer.run.cadence.overhead import time_used
 
 if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimates
@@ -75,7 +75,7 @@ class Panel:
         if now - self.shown_at < self.interval:
             return
         self.shown_at = now
-        with training.budget.spending():
+        with training.budget.spending("panel"):
             if self.live is not None:
                 self.live.update(self._drawn(training, recorder), refresh=True)
             else:

@@ -17,7 +17,7 @@ from gradiometer.integrations.gradients import Preconditioner, at_the_end_of_bac
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import SAMPLE, Sample, preconditioner_of
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
 Place = tuple[int, nn.Module, str]
@@ -205,13 +205,13 @@ class ShardHooks:
         """Gather the pieces of P of a parameter."""
         if self._preconditioner is None:
             return
-        with self._budget.spending(), torch.no_grad():
+        with self._budget.spending(READINGS), torch.no_grad():
             if (pieces := self._preconditioner()) is not None:
                 self._whole_preconditioner[place] = gathered(pieces[place], like=self._pieces[place])
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
         with self._shield:
-            with self._budget.spending(), torch.no_grad():
+            with self._budget.spending(READINGS), torch.no_grad():
                 self._in_parts |= place in self._read
                 self._read[place] = self._numbers(gradient, self._whole_preconditioner.get(place))
             if self.whole_is_wanted and not self._ending:
@@ -221,7 +221,7 @@ class ShardHooks:
     def _end(self) -> None:
         """`.grad` is complete. Called after FSDP's own callback of this backward, which was queued earlier."""
         self._ending = False
-        with self._shield, self._budget.spending(), torch.no_grad():
+        with self._shield, self._budget.spending(READINGS), torch.no_grad():
             grads: list[Any] = [piece.grad for piece in self._pieces]
             known = None if self._preconditioner is None else self._preconditioner()
             pieces: Sequence[Tensor | None] = known or [None] * len(grads)

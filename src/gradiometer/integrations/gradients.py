@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import preconditioned_norms, squared_norms
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
 
 
 class Preconditioner:
@@ -146,7 +146,7 @@ class GradientHooks:
     def _end(self) -> None:
         """`.grad` is complete. Called after DDP's own callback of this backward, which was queued earlier."""
         self._ending = False
-        with self._shield, self._budget.spending(), torch.no_grad():
+        with self._shield, self._budget.spending(READINGS), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
             self.whole = numbers_of(grads, self._preconditioner)
 

@@ -1,6 +1,7 @@
 """The time that measuring may use: a share of the training time, measured and reported."""
 
 import math
+import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -8,48 +9,104 @@ from contextlib import contextmanager
 from typing import Any
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import counted
 
-FEW = 40
-"""With fewer measured steps, intervals are wide mostly because there are few readings."""
+PROMISED = 40
+"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of their number."""
+
+PROMISED_EXPENSIVE = 20
+"""The same if a reading costs a training step or more."""
+
+PROMISED_BY = 300
+"""The step by which they should be made."""
+
+START_UP_STEPS = 1000
+"""Steps in which more than the share may be used."""
+
+START_UP = 5
+"""In these steps, measuring may use at most this many times the share."""
+
+SMALL = 0.25
+"""Seconds that the promised readings may use in any case, within the allowance of the first 1,000 steps."""
+
+REPAID = 0.6
+"""Part of the share that pays back what was used early, from step 1,000 on."""
+
+ASSURED = 0.25
+"""Part of the share that readings have in any case, whatever bookkeeping takes and early readings have to pay back."""
+
+READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
+"""Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
 
 _REMEMBERED = 5
+_EARLY_STEPS = 450
+_SPREAD = 1.25
+_IN_TIME = 0.93
 
 
 class Budget:
     """Decides from measured seconds whether another measurement fits into a share of the training time.
 
-    Training time is the elapsed time minus the time used for measuring. It counts from the first call of `fits` or
-    the first measurement, not from the construction, so that loading data earns nothing. The expected cost of a
-    measurement is the mean of the last five of its kind. The first of a kind always fits unless a guess is given;
-    until its cost is earned, more than the share is used.
+    Training time is the elapsed time minus the time used for measuring. It counts from the first call of `start`,
+    `fits` or `spending`, not from the construction, so that loading data earns nothing. All time used is charged by
+    name.
+
+    - In the long run at most `share` of the training time is used.
+    - The first 1,000 steps have a start-up allowance of five times the share. It pays for the first 40 readings, or
+      20 if a reading costs a training step or more, spread over the first 300 steps, denser at the beginning. What
+      was used beyond the share is paid back from step 1,000 on, with 60 % of the share.
+    - The first measurement of a process is slower than the later ones. It is not used to forecast the next, and is
+      charged to the start of the run. The forecast is the median of the last five of a kind.
+    - Readings and expensive measurements have half of the share each while an expensive one waits. A quarter of the
+      share is left to the readings in any case.
 
     Args:
         share: Share of the training time, at least 0 and below 1. With 0 nothing fits.
-        clock: A clock in seconds that never goes back.
+        clock: A clock in seconds that never goes back. `clock_for` chooses it.
+        planned: Number of steps of the whole training, if known: the first 40 readings are then spread over at most
+            its first 1,000 steps.
 
-    >>> seconds = iter([0.0, 10.0])
+    >>> seconds = iter([0.0, 10.0, 10.0])
     >>> budget = Budget(0.02, clock=lambda: next(seconds))
     >>> budget.start()
-    >>> budget.fits("noise", guess=0.5)  # 0.5 s is more than 2 % of 10 s
+    >>> budget.fits("batch_sharpness", guess=0.5)  # 0.5 s is more than 2 % of 10 s
     False
     """
 
-    def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, share: float, clock: Callable[[], float] = time.perf_counter, *, planned: int | None = None
+    ) -> None:
         if not 0 <= share < 1:
             raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
-        self.spent = 0.0
-        self._earlier = 0.0
+        self.planned = planned
+        self.spent_on: defaultdict[str, float] = defaultdict(float)
+        self.asked_for: set[str] = set()
+        """Names of fixed costs that the user asked for: reported, but not counted against the share."""
+        self.steps = 0
+        """Training steps so far."""
+        self.readings = 0
+        """Measured steps so far."""
+        self._earlier = self._lent = self._last = 0.0
         self._started: float | None = None
+        self._repays_from: float | None = None
         self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
-        self._depth = 0
+        self._first: dict[str, float] = {}
+        self._counted: defaultdict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._mark = 0.0
+        self._borrows = False
+        self._saves_from: tuple[float, float] | None = None
 
     def start(self) -> None:
         """Start to count the time, unless it has started already."""
         if self._started is None:
             self._started = self.clock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the instrument used."""
+        return math.fsum(self.spent_on.values())
 
     @property
     def elapsed(self) -> float:
@@ -61,114 +118,233 @@ class Budget:
         """Seconds of training: elapsed seconds minus those that the instrument used."""
         return self.elapsed - self.spent
 
-    def expected(self, kind: str = "", guess: float = 0.0) -> float:
-        """Expected seconds of the next measurement of a kind: the mean of the last five, or `guess` for the first."""
-        costs = self._costs.get(kind)
-        return sum(costs) / len(costs) if costs else guess
-
     @property
     def used(self) -> float:
         """Time that the instrument used, as a fraction of the training time."""
-        if self.spent == 0:
+        spent = self.spent
+        if spent == 0:
             return 0.0
         training = self.training
-        return self.spent / training if training > 0 else float("inf")
+        return spent / training if training > 0 else float("inf")
 
-    def fits(self, kind: str = "", guess: float = 0.0) -> bool:
-        """True if another measurement of a kind keeps within the share. The first is expected to take `guess`."""
+    def passed(self, steps: int) -> None:
+        """Note the number of training steps so far."""
+        self.steps = steps
+        if steps > START_UP_STEPS and self._repays_from is None:
+            self._repays_from = self.training
+
+    def expected(self, kind: str = READINGS, guess: float = 0.0) -> float:
+        """Expected seconds of the next measurement of a kind: the median of the last five without the first.
+
+        After the first alone it is `guess`, or for an expensive kind the first if that took longer.
+        """
+        if costs := self._costs.get(kind):
+            return statistics.median(costs)
+        return guess if kind == READINGS else max(guess, self._first.get(kind, 0.0))
+
+    def fits(self, kind: str = READINGS, guess: float | None = None, *, saving: bool = False) -> bool:
+        """True if another measurement of a kind may be made.
+
+        Args:
+            kind: `READINGS`, or the name of an expensive measurement.
+            guess: Seconds that the first one is expected to take. Default: half a training step.
+            saving: True if an expensive measurement waits, so that readings leave half of the share to it.
+        """
         if self.share == 0:
             return False
         self.start()
-        return self.spent + self.expected(kind, guess) <= self.share * self.training
+        training = self.training
+        cost = self.expected(kind, self._half_step(training) if guess is None else guess)
+        if kind == READINGS:
+            earned = any(lacks <= 0 for lacks, _ in self._lacks(cost, training, saving, 0.0))
+            self._borrows = not earned and self.steps >= self._promised_from(cost, training, self.readings, 0.0)
+            return earned or self._borrows
+        income = self._income(training)
+        if self._promised_from(self.expected(guess=self._half_step(training)), training, self.readings, 0.0) < math.inf:
+            return False
+        return self._budgeted + cost <= income + self._lent and self._expensive + cost <= income / 2
 
-    def steps_to_earn(self, steps: int, under_way: float = 0.0, kind: str = "") -> int:
-        """Steps until another measurement fits, at least 1, if steps take as long as they did so far.
+    def steps_until(self, under_way: float = 0.0, *, saving: bool = False, pause: int = 1) -> int:
+        """Steps until another reading fits, at least 1, if steps take as long as they did so far.
 
         Args:
-            steps: Steps since the start.
             under_way: Seconds of the current measurement, which is not counted yet.
-            kind: Kind of the next measurement.
+            saving: True if an expensive measurement waits.
+            pause: Fewest steps, except for promised readings.
         """
-        training = self.training - under_way
-        pace, next_one = training / max(steps, 1), max(self.expected(kind), under_way)
+        training, readings = self.training - under_way, self.readings + bool(under_way)
+        if READINGS not in self._first:
+            under_way = 0.0  # it will be charged to the start
+        pace = training / max(self.steps, 1)
         if not (self.share > 0 and pace > 0):
             return 1
-        return max(math.ceil(((self.spent + under_way + next_one) / self.share - training) / pace), 1)
+        costs = [*self._costs.get(READINGS, ()), *([under_way] if under_way else [])]
+        cost = statistics.median(costs) if costs else self._half_step(training)
+        repaying = self._repays_from is not None and self._repaid(training) < self._lent
+        earned = self.share * pace * (1 - REPAID if repaying else 1)
+        bookkeeping = self.spent_on[BOOKKEEPING] / max(self.steps, 1)
+        ways = [(lacks, earned - part * bookkeeping) for lacks, part in self._lacks(cost, training, saving, under_way)]
+        earns = max(min(lacks / rate if rate > 0 else math.inf for lacks, rate in ways), pause)
+        promised = self._promised_from(cost, training, readings, under_way) - self.steps
+        return max(math.ceil(min(earns, promised, self.steps + 1e6)), 1)
+
+    def short_of(self) -> int | None:
+        """The number of readings promised, if 300 steps were made with fewer because the budget could not pay."""
+        by = max(min(self.planned or 0, START_UP_STEPS), PROMISED_BY)
+        if self.share == 0 or self.steps < _IN_TIME * by:
+            return None
+        training = self.training
+        target, _ = self._target(self.expected(guess=self._half_step(training)), training / self.steps)
+        return target if self.readings < target else None
 
     @contextmanager
-    def spending(self) -> Iterator[None]:
-        """Count the time inside as the instrument's. A nested region counts once."""
+    def spending(self, name: str = BOOKKEEPING, *, asked_for: bool = False) -> Iterator[None]:
+        """Charge the time inside to this name. Time in a nested region is charged to the inner name only.
+
+        Args:
+            name: What the time is spent on.
+            asked_for: True for a fixed cost that the user asked for, such as `--cool`.
+        """
         self.start()
-        began = self.clock()
-        self._depth += 1
+        if asked_for:
+            self.asked_for.add(name)
+        now = self.clock()
+        if self._open:
+            self._charge(now)
+        self._open.append(name)
+        self._mark = now
         try:
             yield
         finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self.spent += self.clock() - began
+            self._charge(self.clock())
+            self._open.pop()
 
-    @contextmanager
-    def measuring(self, kind: str = "") -> Iterator[None]:
-        """Count the time inside as the instrument's and as the cost of a measurement of this kind."""
-        with self.spending():
-            began = self.clock()
-            yield
-            self._costs[kind].append(self.clock() - began)
+    def charge(self, name: str, seconds: float) -> None:
+        """Charge seconds that were measured elsewhere."""
+        self.spent_on[name] += seconds
+        if name == START:
+            self._lent += seconds
+
+    def made(self, kind: str = READINGS) -> None:
+        """A measurement of this kind is complete: what was charged to it since the last one is its cost."""
+        cost = self.spent_on[kind] - self._counted[kind]
+        if kind not in self._first:
+            self._first[kind] = cost
+            if kind == READINGS:
+                self.spent_on[kind] -= cost
+                self.charge(START, cost)
+        else:
+            self._costs[kind].append(cost)
+        self._counted[kind] = self.spent_on[kind]
+        if kind == READINGS:
+            self.readings += 1
+            self._last = self.training
+            if self._borrows:
+                spent = self._budgeted - self.spent_on[BOOKKEEPING]
+                self._lent = max(self._lent, spent - self._income(self.training))
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
         return {
             "elapsed": self.elapsed,
-            "spent": self.spent,
+            "spent": dict(self.spent_on),
+            "asked_for": sorted(self.asked_for),
             "costs": {kind: list(costs) for kind, costs in self._costs.items()},
+            "steps": self.steps,
+            "readings": self.readings,
+            "lent": self._lent,
+            "last": self._last,
+            "repays_from": self._repays_from,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint. The time between the two processes is not counted.
-
-        Costs without kinds, as earlier versions wrote them, are ignored.
-        """
-        elapsed, spent = float(state["elapsed"]), float(state["spent"])
-        if not 0 <= spent <= elapsed:
-            raise BadArgument(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {spent} s of {elapsed} s.")
-        self._earlier, self.spent, self._started = elapsed, spent, None
+        """Continue from a checkpoint. The time between the two processes is not counted."""
+        spent = {name: float(seconds) for name, seconds in state["spent"].items()}
+        elapsed, total = float(state["elapsed"]), math.fsum(spent.values())
+        if not 0 <= total <= elapsed:
+            raise BadArgument(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s.")
+        self._earlier, self._started = elapsed, None
+        self.spent_on = defaultdict(float, spent)
+        self._counted = defaultdict(float, spent)
+        self.asked_for = set(state["asked_for"])
+        self.steps, self.readings = int(state["steps"]), int(state["readings"])
+        self._lent, self._last = float(state["lent"]), float(state["last"])
+        self._repays_from = state["repays_from"]
+        self._first.clear()
         self._costs.clear()
-        kept = state["costs"]
-        for kind, costs in kept.items() if isinstance(kept, Mapping) else ():
-            self._costs[kind].extend(map(float, costs))
+        for kind, kept in state["costs"].items():
+            self._costs[kind].extend(map(float, kept))
+
+    def _charge(self, now: float) -> None:
+        self.charge(self._open[-1], now - self._mark)
+        self._mark = now
+
+    def _half_step(self, training: float) -> float:
+        return training / max(self.steps, 1) / 2
+
+    @property
+    def _budgeted(self) -> float:
+        """Seconds that count against the share."""
+        return self.spent - math.fsum(self.spent_on[name] for name in self.asked_for)
+
+    @property
+    def _expensive(self) -> float:
+        others = {READINGS, START, BOOKKEEPING, *self.asked_for}
+        return math.fsum(seconds for name, seconds in self.spent_on.items() if name not in others)
+
+    def _repaid(self, training: float) -> float:
+        """Seconds of the early allowance that are paid back."""
+        if self._repays_from is None:
+            return 0.0
+        return min(REPAID * self.share * (training - self._repays_from), self._lent)
+
+    def _income(self, training: float) -> float:
+        return self.share * training - self._repaid(training)
+
+    def _lacks(self, cost: float, training: float, saving: bool, under_way: float) -> tuple[tuple[float, int], ...]:
+        """Two ways in which a reading of this cost may fit: for each, the seconds of income that are still needed, at
+        most 0 if it fits, and how often a second of bookkeeping counts in them."""
+        income, spent = self._income(training), self._budgeted + under_way + cost - self._lent
+        readings = spent - self._expensive
+        assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0
+        if not saving:
+            self._saves_from = None
+            return (spent - income, 1), assured
+        if self._saves_from is None:
+            self._saves_from = readings - cost - under_way, income
+        before, earned = self._saves_from
+        return (2 * (readings - before) - (income - earned), 2), assured
+
+    def _target(self, cost: float, pace: float) -> tuple[int, float]:
+        """The number of promised readings, and the seconds that they may use however short the run is."""
+        small = min(SMALL, START_UP * self.share * START_UP_STEPS * pace)
+        return (PROMISED if cost < pace or PROMISED * cost <= small else PROMISED_EXPENSIVE), small
+
+    def _promised_from(self, cost: float, training: float, readings: int, under_way: float) -> float:
+        """The step from which the next promised reading may be made; infinite if there is none."""
+        if self.steps > START_UP_STEPS:
+            return math.inf
+        pace = training / max(self.steps, 1)
+        target, small = self._target(cost, pace)
+        if readings >= target:
+            return math.inf
+        by = max(min(self.planned or 0, START_UP_STEPS), PROMISED_BY)
+        due: float = _IN_TIME * by * (readings / target) ** _SPREAD
+        spent = self._budgeted - self.spent_on[START] + under_way + cost
+        a_step = START_UP * self.share * pace
+        if spent <= max(small, _EARLY_STEPS * a_step if cost < pace else 0.0):
+            return due
+        return max(due, spent / a_step) if a_step > 0 else math.inf
 
 
-def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
-    """The share of the training time that the instrument used, with its budget if it had one.
+def clock_for(device: str) -> Callable[[], float]:
+    """The clock that counts what training and measuring cost on this kind of device.
+
+    On the CPU it is the processor time of this process, with all its threads: on a busy machine the wall clock also
+    counts other processes. With an accelerator it is the wall clock, since the processor does not do the work; measured
+    steps wait for the accelerator before they are timed.
 
     Args:
-        overhead: `Recorder.overhead`.
-        every: The interval between measured steps, in steps, if the user set one. Then there is no budget.
+        device: `torch.device.type` of the parameters.
     """
-    budget = overhead.get("budget") if every is None else None
-    used = f"{100 * overhead['used']:.2g} % of the training time"
-    return used if budget is None else f"{used} (budget {100 * budget:.2g} %)"
-
-
-def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:
-    """How much time the instrument used and how many steps it measured. Arguments as in `time_used`.
-
-    >>> overhead_sentence({"mode": "apart", "budget": 0.02, "used": 0.019, "measured_steps": 100})
-    'The instrument used 1.9 % of the training time (budget 2 %). It measured 100 steps, apart from training.'
-    """
-    if not overhead:
-        return "The time used for measuring was not recorded."
-    if overhead["mode"] == "off":
-        return "Measuring was off."
-    steps, spacing = overhead["measured_steps"], overhead.get("every")
-    if overhead["mode"] == "given":
-        return f"The program gave the norms of {counted(steps, 'step')}. The time that it used for them is not known."
-    cadence = "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
-    if every is not None:
-        cadence = f" (`every` = {every:,})"
-    how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[overhead["mode"]]
-    measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
-    if every is None and steps < FEW:
-        measured += " That is few: `every` = 1 measures every step, at any cost."
-    return f"The instrument used {time_used(overhead, every)}. {measured}"
+    return time.process_time if device == "cpu" else time.perf_counter

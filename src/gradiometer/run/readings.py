@@ -20,7 +20,7 @@ from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
 from gradiometer.run.disk import reason_of
-from gradiometer.run.journal import NOT_FINITE, skipped_lines
+from gradiometer.run.journal import restored, skipped_lines
 
 AT_ONCE = 1 << 20
 """Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the time."""
@@ -52,6 +52,9 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     measured_steps: int
     every: Number | None
     mode: str
+    spent: dict[str, Number] = {}
+    asked_for: list[str] = []
+    short_of: int | None = None
 
 
 _decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine)
@@ -153,7 +156,7 @@ class Readings:
                 with suppress(ValueError):
                     self.settings.append((record.step, read(msgspec.structs.asdict(record))))
             elif type(record) is _OverheadLine:
-                self.overhead = {name: NOT_FINITE.get(x, x) for name, x in msgspec.structs.asdict(record).items()}
+                self.overhead = restored(msgspec.structs.asdict(record))
             else:
                 self._stack(readings)
                 readings.clear()

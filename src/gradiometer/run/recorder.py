@@ -11,7 +11,8 @@ from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFa
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
+from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.journal import JournalWriter
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
 LOSSES_A_LINE = 1000
 RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
-
-EXPENSIVE = 8
-"""Expected cost of the first measurement with an expensive gauge (`one_in` above 1), in training steps."""
 
 Mode = Literal["apart", "shared", "given"]
 
@@ -80,7 +78,6 @@ class Recorder:
         self.every, self.rank = every, rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
-        self._clock: Callable[[], float] = self.budget.clock
         self._readings = JournalWriter(folder.readings_path(rank), folder.path)
         try:
             self._events = JournalWriter(folder.events_path, folder.path) if rank == 0 else None
@@ -90,32 +87,31 @@ class Recorder:
         self.settings = Changes(self._readings.append)
         self._losses: list[float] = []
         self._losses_from = self._next_loss = 0
-        self._written = self._clock()
+        self._written = time.perf_counter()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
-        self._refused: set[str] = set()
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
-        self._cadenced = tuple(gauge for gauge in self.gauges if not gauge.own_steps)
+        cadenced = [gauge for gauge in self.gauges if not gauge.own_steps]
         self.tell: Callable[[str], object] | None = None
         """Takes the text of every warning too, before it is written; None to write only."""
-        self._asked_about = self._measured_steps = 0
-        self._first_measured = self._last_measured = 0
+        self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
-        """True if this step should be measured. Call it once per step: it also writes the buffers in time."""
-        now = self._clock()
-        if not now - self._written < SECONDS_BETWEEN_WRITES:
-            self._write()
-        self.budget.start()
-        self._asked_about += 1
-        if self._share == 0 or not self._turn():
+        """True if this step should be measured. It also writes the buffers in time. Steps may be left out before
+        `next_look`."""
+        if step < self._cadence.next_look:
             return False
-        if self.every is not None:
-            return step % self.every == 0
-        return self._share is None or self.budget.fits(self.kind(), self._guess())
+        if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
+            self._write()
+        return self._cadence.due(step)
 
-    def kind(self, ahead: int = 0) -> str:
-        """Names of the gauges that run at the next measured step, or `ahead` measured steps later."""
-        return ",".join(gauge.name for gauge in self._turn(ahead))
+    @property
+    def next_look(self) -> int:
+        """The next step that `due` has to be asked about, or that a gauge with its own steps wants."""
+        return self._cadence.next_look
+
+    def next_due(self, step: int, under_way: float) -> int:
+        """The step that will be measured next at the pace so far, after this one, which took `under_way` seconds."""
+        return self._cadence.next_due(step, under_way)
 
     def measure(self, step: Measurable) -> list[Reading]:
         """Run the gauges whose turn it is and record their readings.
@@ -123,18 +119,23 @@ class Recorder:
         If a gauge cannot measure this training (such as a loss without a second derivative), the run gets a warning,
         the gauge is switched off and training continues.
         """
-        with self.budget.measuring(self.kind()):
-            readings = [reading for gauge in self._turn() if (reading := self._reading(gauge, step)) is not None]
-            for reading in readings:
+        with self.budget.spending(READINGS):
+            readings = [self._reading(gauge, step) for gauge in self._cadence.turn()]
+            for gauge in self._cadence.expensive():
+                with self.budget.spending(gauge.name):
+                    readings.append(self._reading(gauge, step))
+                self._cadence.ran(gauge)
+            made = [reading for reading in readings if reading is not None]
+            for reading in made:
                 self._record(reading)
-        if readings:
-            self._count(readings[0].step)
-        return readings
+        if made:
+            self._cadence.made(made[0].step)
+        return made
 
     def record(self, reading: Reading) -> None:
         """Record a reading of numbers that another program computed. Call `due` first, once per step."""
         self._record(reading)
-        self._count(reading.step)
+        self._cadence.made(reading.step)
 
     def follows(self, step: int) -> bool:
         """True if a gauge that chooses its own steps measures at this one."""
@@ -144,7 +145,7 @@ class Recorder:
         """Run the gauges that have chosen this step themselves, and record their readings."""
         with self.budget.spending():
             for gauge in self._followers:
-                if gauge.name not in self._refused and gauge.wants(step.index):
+                if gauge.name not in self._cadence.refused and gauge.wants(step.index):
                     reading = self._reading(gauge, step)
                     if reading is not None:
                         self._record(reading)
@@ -226,63 +227,37 @@ class Recorder:
         """The time that measuring was allowed and used, and how often it measured.
 
         `budget` and `used` are fractions of the training time, and `every` is the mean distance of measured steps, in
-        steps. `budget` is None without a budget, `every` with fewer than two measured steps.
+        steps. `budget` is None without a budget, `every` with fewer than two measured steps. `spent` splits `used` by
+        name, and `asked_for` names fixed costs outside the budget. `short_of` is the number of readings that the run
+        should have by now, if the budget could not pay for them; else None.
         """
-        measured = self._measured_steps
-        gap = (self._last_measured - self._first_measured) / (measured - 1) if measured > 1 else None
+        spent, training = self.budget.spent_on, self.budget.training
+        budgeted = self._share is not None and self.every is None
         return {
             "budget": self._share,
             "used": self.budget.used,
-            "measured_steps": measured,
-            "every": gap,
+            "measured_steps": self._cadence.measured,
+            "every": self._cadence.spacing,
             "mode": "off" if self._share == 0 or not self.gauges else self.mode,
+            "spent": {name: seconds / training for name, seconds in spent.items()} if training > 0 else {},
+            "asked_for": sorted(self.budget.asked_for),
+            "short_of": self.budget.short_of() if budgeted else None,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
-        return {
-            "asked_about": self._asked_about,
-            "measured_steps": self._measured_steps,
-            "first_measured": self._first_measured,
-            "last_measured": self._last_measured,
-            "budget": self.budget.state_dict(),
-        }
+        return {**self._cadence.state_dict(), "budget": self.budget.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint. Older ones lack `asked_about`, and get the last measured step instead."""
-        self._measured_steps = int(state["measured_steps"])
-        self._first_measured = int(state["first_measured"])
-        self._last_measured = int(state["last_measured"])
-        self._asked_about = int(state.get("asked_about", self._last_measured + 1))
+        """Continue from a checkpoint."""
         self.budget.load_state_dict(state["budget"])
-
-    def _count(self, step: int) -> None:
-        """Count one more measured step."""
-        if not self._measured_steps:
-            self._first_measured = step
-        self._last_measured = step
-        self._measured_steps += 1
-
-    def _guess(self) -> float:
-        """Expected seconds of the first measurement of a kind; 0 if all its gauges are cheap."""
-        expensive = any(gauge.one_in > 1 for gauge in self._turn())
-        return EXPENSIVE * self.budget.training / self._asked_about if expensive else 0.0
-
-    def _turn(self, ahead: int = 0) -> list[Gauge]:
-        """The gauges whose turn it is. Expensive ones run at the end of a round, after readings of the cheap ones.
-
-        If no cheap gauge is left, all run at every measured step.
-        """
-        working = [gauge for gauge in self._cadenced if gauge.name not in self._refused]
-        if all(gauge.one_in > 1 for gauge in working):
-            return working
-        return [gauge for gauge in working if (self._measured_steps + 1 + ahead) % gauge.one_in == 0]
+        self._cadence.load_state_dict(state)
 
     def _reading(self, gauge: Gauge, step: Measurable) -> Reading | None:
         try:
             moments = gauge.measure(cast("TrainingStep", step))
         except (BadArgument, Unsupported, UserCodeFailed) as error:
-            self._refused.add(gauge.name)
+            self._cadence.refused.add(gauge.name)
             self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}", stopped=gauge.name)
             return None
         if moments is None:
@@ -322,7 +297,7 @@ class Recorder:
         with self.budget.spending():
             self._end_losses()
             self._readings.flush()
-        self._written = self._clock()
+        self._written = time.perf_counter()
 
     def _close_files(self) -> None:
         try:

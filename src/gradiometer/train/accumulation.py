@@ -13,7 +13,7 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
 
@@ -60,7 +60,7 @@ class Accumulator:
             parameter.grad = gradient
         if not measured:
             return loss, None
-        with self._budget.spending():
+        with self._budget.spending(READINGS):
             return loss, self._joined(builder).finish(self._mean)
 
     def _accumulate(
@@ -77,7 +77,7 @@ class Accumulator:
                 loss = with_graph(checked_loss(value, part).mean())
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             if builder is not None:
-                with self._budget.spending():
+                with self._budget.spending(READINGS):
                     builder.add(batch_size(part), gradients)
             if place == 0:
                 torch._foreach_copy_(self._mean, gradients)

@@ -31,7 +31,7 @@ from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
@@ -197,7 +197,7 @@ class Training:
         size = batch_size(batch)
         if self.shared or not 2 <= size < 4:
             return size >= 2
-        with self.budget.spending():
+        with self.budget.spending(READINGS):
             return not self.objective.traits(batch, seed=self.configuration.seed).coupled
 
     def caught(self, batch: Batch, spread: Spread | None) -> TrainingStep:

@@ -68,7 +68,7 @@ class Kept:
         """The run as it is on disk now; None if there is none, or none that can be read."""
         if self._recorder is None:
             return None
-        self._write()
+        self._save()
         with self._shield:
             return Run.open(self._recorder.folder.path, gauges=self._gauges)
         return None
@@ -89,12 +89,12 @@ class Kept:
         """The folder of the run and the state of its recorder; empty without a run."""
         if self._recorder is None:
             return {}
-        self._write()
+        self._save()
         return {"run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
 
-    def _write(self) -> None:
-        if self._recorder is not None and not self._recorder.closed:
-            with self._shield:
+    def _save(self) -> None:
+        with self._shield:
+            if self._recorder is not None and not self._recorder.closed:
                 self._settings.note()
                 self._losses.fetch()
                 self._recorder.flush()

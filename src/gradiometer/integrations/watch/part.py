@@ -23,14 +23,28 @@ NO_PART = Part(None, 0, math.nan)
 """A backward of which nothing is known."""
 
 
-def part_of(batch: Batch, loss: Tensor | float) -> Part:
-    """One backward of the mean loss of a batch."""
-    if not isinstance(loss, Tensor | float | int | np.number):
+def part_of(batch: Batch, loss: Tensor | float, *, checked: bool = True) -> Part:
+    """One backward of the mean loss of a batch. `checked` compares the sizes of all tensors of the batch."""
+    return Part(batch, batch_size(batch) if checked else _first_size(batch), value_of(loss))
+
+
+def value_of(loss: object) -> float | Tensor:
+    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes training wait."""
+    if isinstance(loss, Tensor):
+        if loss.dim():
+            loss = loss.detach().mean()
+        return loss.item() if loss.is_cpu else loss.detach()
+    if not isinstance(loss, float | int | np.number):
         raise BadArgument(
             f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
             'as output["loss"].'
         )
-    if not isinstance(loss, Tensor):
-        return Part(batch, batch_size(batch), float(loss))
-    value = loss.detach().mean() if loss.dim() else loss.detach()
-    return Part(batch, batch_size(batch), value.item() if value.device.type == "cpu" else value)
+    return float(loss)
+
+
+def _first_size(batch: Batch) -> int:
+    """The length of the first axis of the first tensor."""
+    first = batch
+    while isinstance(first, tuple | list | dict) and first:
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    return first.shape[0] if isinstance(first, Tensor) and first.dim() else batch_size(batch)

@@ -147,35 +147,41 @@ class Pace:
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._tell, self._told = warn, False
-        self._steps = 0
+        self._from: int | None = None
         self.updates = 0
         """Updates since the last check."""
-        self.short = 0
-        """Updates since the last one with all of its backwards."""
+        self._short, self._short_at = 0, -1
 
-    def fell_short(self, made: int, expected: int) -> None:
+    def fell_short(self, step: int, made: int, expected: int) -> None:
         """Count an update with fewer backwards than expected. A few are normal, such as the end of an epoch."""
-        self.short += 1
-        if self.short == A_FEW:
+        self._short = self._short + 1 if step == self._short_at + 1 else 1
+        self._short_at = step
+        if self._short == A_FEW:
             self._tell(
                 f"`accumulation` is {expected}, but {A_FEW} updates in a row took {made} "
                 f"backward{'s' if made > 1 else ''}: such steps are not measured; give the number of backwards that an "
                 "update takes"
             )
 
-    def stepped(self, steps: int) -> None:
-        """Count one more step. A scaler may skip some updates."""
-        self._steps += 1
-        if self._steps < A_WHILE:
+    def at(self, steps: int) -> None:
+        """Check the steps so far, if there were enough since the last check. A scaler may skip some updates.
+
+        Args:
+            steps: Number of steps so far.
+        """
+        if self._from is None:
+            self._from = steps - 1
+        made = steps - self._from
+        if made < A_WHILE:
             return
-        if self.updates <= A_WHILE / 2 and not self._told:
+        if self.updates <= made / 2 and not self._told:
             self._tell(
-                f"`optimizer` made {self.updates} updates in {A_WHILE} steps up to {steps:,}: batch size and learning "
+                f"`optimizer` made {self.updates} updates in {made} steps up to {steps:,}: batch size and learning "
                 "rate are not those of an update; give the number of backwards per update as `accumulation`, call "
                 "`step` once for each, and start a new `watch` with another optimizer"
             )
             self._told = True
-        self._steps = self.updates = 0
+        self._from, self.updates = steps, 0
 
 
 def before_the_update(

@@ -29,7 +29,7 @@ from gradiometer.integrations.watch.description import (
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.looks import Looks
-from gradiometer.integrations.watch.losses import Losses, explained, no_loss
+from gradiometer.integrations.watch.losses import Between, Losses, explained, next_decision, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
@@ -40,7 +40,7 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget, clock_for
 from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
@@ -81,7 +81,7 @@ class Watch(Looks, Automatic):
         looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, batches.sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
-        self.budget = Budget(asked["budget"])
+        self.budget = Budget(asked["budget"], clock_for(self._objective.parameters[0].device.type))
         self.shield = Shield(self._stop)
         """The context for everything that training calls: after the first update its errors become warnings."""
         self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
@@ -110,8 +110,9 @@ class Watch(Looks, Automatic):
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles = list[Part](), list[Any]()
-        self._begun, self._was_called, self._first_step, self._failures = False, False, 0, 0
+        self._begun, self._was_called, self._failures = False, False, 0
         self._pace = Pace(self._warn)
+        self._between = Between(self._losses, self._settings, self.budget, accumulation)
         self._recorder, self._looked_at = None, 0.0
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
@@ -130,9 +131,11 @@ class Watch(Looks, Automatic):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self.shield:
             self._capture.stop()
+            self._pace.at(self.steps)
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._between.end()
         self._kept.close(self.steps, self._trackers, error)
 
     @property
@@ -156,10 +159,17 @@ class Watch(Looks, Automatic):
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
         """
-        if not self._handles:
+        is_quick = self.steps < self._between.until
+        is_between = is_quick or (not self._parts and self._between.starts_at(self.steps))
+        if is_between:
+            take = self._between.take if is_quick else self._between.take_timed
+            with self.shield:
+                self.steps += take(self.steps, self._parts, loss, batch)
+                return
+        elif not self._handles:
             raise BadArgument("`step` must be called inside `with watch(...) as w:`, around the whole training.")
         self._parts.append(NO_PART)
-        if self._failures <= self.ranks.alone:
+        if self._failures <= self.ranks.alone and not is_between:
             with self.shield:
                 self._step(loss, batch)
                 return
@@ -171,15 +181,17 @@ class Watch(Looks, Automatic):
         self._looked_at = self.budget.clock()
         self._waiting = None  # a scaler may have skipped the step that waited
         self._was_called = True
-        with self.budget.spending():
+        with self.budget.spending(READINGS if self._capture.active else BOOKKEEPING):
+            self._between.charge(self.steps)
             self._parts[-1] = part_of(batch, loss)
             if not self._parts[-1].size and self.ranks.alone:
                 self._parts.pop()
                 self._capture.forget()
-                self._warn("`batch` is empty: such steps are not recorded")
+                self._losses.leave_out()
                 return
             if not self._begun:
-                self._begin()
+                with self.budget.spending(START):
+                    self._begin()
             self._follow()
             if self._capture.active:
                 self._capture.catch(self._parts, loss)
@@ -188,7 +200,6 @@ class Watch(Looks, Automatic):
                 if self._capture.active:
                     with as_written():
                         self._measure()
-                self._pace.short = 0
                 self._close_step()
         self._decide_now_or_later()
 
@@ -206,7 +217,7 @@ class Watch(Looks, Automatic):
 
     def _begin(self) -> None:
         """Make the run's folder and recorder, now that the batch size is known."""
-        self._begun, self._first_step = True, 0 if "run" in self._restored else self.steps
+        self._begun = True
         self.budget.start()
         if not self.ranks.first:
             return
@@ -227,9 +238,9 @@ class Watch(Looks, Automatic):
 
     def _follow(self) -> None:
         """Let gauges that choose their own steps read Φ, which is the same at all backwards of a step."""
-        if self._failures or self._recorder is None or len(self._parts) > 1 or not self._recorder.follows(self.steps):
+        if self._failures or self._recorder is None or len(self._parts) > 1:
             return
-        if self._capture.changed:
+        if not self._recorder.follows(self.steps) or self._capture.changed:
             return
         size = self._parts[0].size * self._accumulation * self.ranks.count
         self._recorder.follow(Following(self._objective, self.steps, size, largest_rate(self._settings.groups)))
@@ -239,16 +250,17 @@ class Watch(Looks, Automatic):
     def _measure(self) -> None:
         """Measure the step. If a gauge looks back, the step waits until the update is about to be made."""
         updates, rate = self._updates, largest_rate(groups := self._settings.groups)
+        recorder, took = self._recorder, self.budget.clock() - self._looked_at
         caught = self._capture.step(
             self._parts,
             index=self.steps,
             groups=groups,
-            proposal=self._proposal(),
+            proposal=self.steps + 1 if recorder is None else recorder.next_due(self.steps, took),
             motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
         )
-        if caught is not None and self._recorder is not None:
+        if caught is not None and recorder is not None:
             if updates is None:
-                self._record(self._recorder, caught)
+                self._record(recorder, caught)
             else:
                 self._waiting = caught
                 if self.ranks.alone:
@@ -260,7 +272,7 @@ class Watch(Looks, Automatic):
         if waiting is None or self._recorder is None:
             return
         self._capture.wait()
-        with self.budget.spending(), as_written():
+        with self.budget.spending(READINGS), as_written():
             self._record(self._recorder, waiting)
         if self.ranks.alone:
             self._decide()
@@ -272,9 +284,9 @@ class Watch(Looks, Automatic):
     def _close_step(self) -> None:
         """Keep the losses of the step, and count it: each step should be one update."""
         self._settings.stepped(self.steps)
-        self._losses.keep(self.steps, self._parts)
-        self.steps, self._parts = self.steps + 1, []
-        self._pace.stepped(self.steps)
+        self._between.keep(self.steps, self._parts, at_once=True)
+        self.steps += 1
+        self._pace.at(self.steps)
 
     def _decide_now_or_later(self) -> None:
         """Decide later if a step waits, since its cost is not known yet; on several processes now, as the others do."""
@@ -283,28 +295,19 @@ class Watch(Looks, Automatic):
 
     def _decide(self) -> None:
         """Decide if the next step is measured, after the time of the previous one has been counted."""
-        if self._is_due():
-            self._capture.start()
-        elif self._capture.active:
-            self._capture.stop()
+        due = self._is_due()
+        if due or self._capture.active:
+            with self.budget.spending(READINGS):
+                self._capture.start() if due else self._capture.stop()
+        recorder = None if self._failures else self._recorder
+        next_due = None if self.ranks.alone or not self._cadenced else self._capture.next_due
+        self._between.begin(self.steps, self.steps if due else next_decision(recorder, self.steps, next_due))
 
     def _is_due(self) -> bool:
-        if self._failures:
-            return False
-        due = self._recorder is not None and self._recorder.due(self.steps)
+        due = not self._failures and self._recorder is not None and self._recorder.due(self.steps)
         if self.ranks.alone or not self._asked["budget"]:
             return due
-        return self.steps >= self._capture.next_due
-
-    def _proposal(self) -> int:
-        """On several processes: the step that rank 0 would measure next, given the cost of one and the budget."""
-        if (every := self._asked["every"]) is not None:
-            return int((self.steps // every + 1) * every)
-        return self.steps + self.budget.steps_to_earn(
-            self.steps - self._first_step + 1,
-            under_way=self.budget.clock() - self._looked_at,
-            kind="" if self._recorder is None else self._recorder.kind(ahead=1),
-        )
+        return not self._failures and self.steps >= self._capture.next_due
 
     def _close_after_a_failure(self) -> None:
         """Count a step that could not be closed, and leave the other processes at the exchange that is due."""
@@ -316,34 +319,31 @@ class Watch(Looks, Automatic):
     def _stop(self, error: Exception) -> None:
         """An error of our own after the first update: stop measuring. After a second one, stop recording too."""
         self._failures, self._waiting = self._failures + 1, None
+        self._between.end()
         stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
         text = f"{stopped} at step {self.steps:,}, and training continues: {reason_of(error)}"
         attempt(self._capture.stop, lambda: self._warn(text, stopped="all"))
 
     def _was_updated(self, *_: Any) -> None:
         """The optimizer was called."""
-        with self.shield:
-            self._count_update()
-        if self._failures:
-            self.steps, self._parts = self.steps + bool(self._parts), []
+        self._pace.updates += 1
+        if self.steps >= self._between.until or self._parts:
+            with self.shield:
+                self._settle_update()
+            if self._failures:
+                self.steps, self._parts = self.steps + bool(self._parts), []
         self.shield.before_first_update = False
 
-    def _count_update(self) -> None:
-        """Close, unmeasured, a step that `step` did not close.
-
-        This happens after the update, since an optimizer with a closure makes its backward inside.
-        """
-        self._pace.updates += 1
+    def _settle_update(self) -> None:
+        """Close a step that `step` did not close, after the update: a closure makes its backward inside."""
         if self._failures > self.ranks.alone:
             return
         was_called, self._was_called = self._was_called, False
         if self._parts:
             with self.budget.spending():  # fewer backwards than usual, as at the end of an epoch
-                self._pace.fell_short(len(self._parts), self._accumulation)
+                self._pace.fell_short(self.steps, len(self._parts), self._accumulation)
                 self._close_step()
             self._decide()
         elif self._capture.active and self._capture.has_read:
-            if was_called:  # the update made more backwards than the measured one, as SAM does
-                self._capture.forget()
-            else:
-                self._capture.forget_unannounced_backward()
+            # after a call of `step` the update itself made more backwards, as SAM does
+            self._capture.forget() if was_called else self._capture.forget_unannounced_backward()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.diagnosis import FEWEST, Diagnosis
-from gradiometer.run.budget import time_used
+from gradiometer.run.cadence.overhead import time_used
 from gradiometer.run.reader import Run
 
 SLACK = 0.005

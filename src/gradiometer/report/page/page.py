@@ -17,7 +17,7 @@ from gradiometer.report.page.document import TEMPLATES, document
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
-from gradiometer.run.budget import overhead_sentence
+from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.disk import replace_file, writing
 from gradiometer.run.reader import Run
 

@@ -1,0 +1,168 @@
+"""Decides which steps are measured, and which gauges run at a measured step."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.run.budget import READINGS, Budget
+
+EXPENSIVE = 8
+"""Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training steps."""
+
+LOOK_SECONDS, LOOK_STEPS = 0.05, 32
+"""`due` looks at the clock again after this time, or after this many steps."""
+
+PAUSE = 8
+"""Fewest steps between two looks at which no reading fits: a look costs time, too."""
+
+
+class Cadence:
+    """Decides which steps are measured, and which gauges run then.
+
+    Cheap gauges run at every measured step. An expensive one (`one_in` above 1) runs after enough readings of the
+    cheap ones, at the first measured step at which the budget covers it. If only expensive gauges are left, all run
+    at every measured step.
+
+    Args:
+        gauges: The gauges that do not choose their own steps.
+        budget: The account.
+        every: Measure at every n-th step.
+        share: Share of the training time; None to measure every step, or every n-th.
+    """
+
+    def __init__(self, gauges: Sequence[Gauge], budget: Budget, every: int | None, share: float | None) -> None:
+        self._gauges, self._budget, self._every, self._share = tuple(gauges), budget, every, share
+        self.refused: set[str] = set()
+        """Names of gauges that cannot measure this training."""
+        self.measured = self.first = self.last = 0
+        """Number of measured steps, and the first and last of them."""
+        self.next_look = 0
+        """The next step that `due` has to be asked about: no earlier one is measured."""
+        self._expensive_at: dict[str, int] = {}
+        self._unsettled = False
+        self._first_asked: int | None = None
+        self._steps_before = 0
+        self._looked, self._looked_from = time.perf_counter(), 0
+
+    @property
+    def spacing(self) -> float | None:
+        """Mean distance of measured steps, in steps; None with fewer than two."""
+        return (self.last - self.first) / (self.measured - 1) if self.measured > 1 else None
+
+    def due(self, step: int) -> bool:
+        """True if this step should be measured."""
+        if step < self.next_look:
+            return False
+        with self._budget.spending():
+            self._count(step)
+            due = self._decides(step)
+            self.next_look = step + (1 if due else self._ahead(step))
+        return due
+
+    def turn(self) -> list[Gauge]:
+        """The gauges that run at every measured step: the cheap ones, or all if only expensive ones are left."""
+        working = self._working
+        return [gauge for gauge in working if gauge.one_in == 1] or working
+
+    def expensive(self) -> list[Gauge]:
+        """The expensive gauges that run at this measured step."""
+        return [gauge for gauge in self._waiting if self._is_covered(gauge)]
+
+    def ran(self, gauge: Gauge) -> None:
+        """An expensive gauge has measured."""
+        self._budget.made(gauge.name)
+        self._expensive_at[gauge.name] = self.measured + 1
+
+    def made(self, step: int) -> None:
+        """The step was measured."""
+        self.first = self.first if self.measured else step
+        self.last = step
+        self.measured += 1
+        self._unsettled = True
+
+    def next_due(self, steps: int, under_way: float) -> int:
+        """The step that will be measured next, after the one under way, at the pace so far.
+
+        Args:
+            steps: The index of the step under way.
+            under_way: Seconds that measuring it took so far.
+        """
+        if self._every is not None:
+            return int((steps // self._every + 1) * self._every)
+        self._count(steps)
+        return steps + self._budget.steps_until(under_way, saving=self._saving)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a checkpoint."""
+        return {
+            "measured_steps": self.measured,
+            "first_measured": self.first,
+            "last_measured": self.last,
+            "expensive_at": self._expensive_at,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint, after the budget was restored."""
+        self.measured = int(state["measured_steps"])
+        self.first, self.last = int(state["first_measured"]), int(state["last_measured"])
+        self._expensive_at = dict(state.get("expensive_at", {}))
+        self._steps_before = self._budget.steps or self.last
+
+    def _count(self, step: int) -> None:
+        """Tell the budget how many steps were made, and that the last measured one is complete."""
+        if self._first_asked is None:
+            self._first_asked = step
+        self._budget.passed(self._steps_before + step - self._first_asked + 1)
+        if self._unsettled:
+            self._unsettled = False
+            self._budget.made(READINGS)
+
+    def _decides(self, step: int) -> bool:
+        turn = self.turn()
+        if self._share == 0 or not turn:
+            return False
+        if self._every is not None:
+            return step % self._every == 0
+        if self._share is None:
+            return True
+        guess = None
+        if turn[0].one_in > 1:
+            guess = EXPENSIVE * self._budget.training / self._budget.steps
+        return self._budget.fits(READINGS, guess, saving=self._saving)
+
+    def _ahead(self, step: int) -> int:
+        """Steps until the next look: when a reading is expected to fit, but soon enough to write in time."""
+        now = time.perf_counter()
+        made = step - self._looked_from
+        a_step = (now - self._looked) / made if made > 0 else 0.0
+        self._looked, self._looked_from = now, step
+        most = max(min(int(LOOK_SECONDS / a_step), LOOK_STEPS), 1) if a_step > 0 else 1
+        if self._share == 0 or not self.turn():
+            return most
+        if self._every is not None:
+            return min(self._every - step % self._every, most)
+        return min(self._budget.steps_until(saving=self._saving, pause=PAUSE), most)
+
+    @property
+    def _saving(self) -> bool:
+        """True if an expensive gauge waits that the budget does not cover yet."""
+        return not all(self._is_covered(gauge) for gauge in self._waiting)
+
+    def _is_covered(self, gauge: Gauge) -> bool:
+        if self._every is not None or self._share is None:
+            return True
+        return self._budget.fits(gauge.name, EXPENSIVE * self._budget.training / max(self._budget.steps, 1))
+
+    @property
+    def _working(self) -> list[Gauge]:
+        return [gauge for gauge in self._gauges if gauge.name not in self.refused]
+
+    @property
+    def _waiting(self) -> list[Gauge]:
+        """The expensive gauges whose turn it is, after enough readings of the cheap ones."""
+        working, number = self._working, self.measured + 1
+        if all(gauge.one_in > 1 for gauge in working):
+            return []
+        expensive = [gauge for gauge in working if gauge.one_in > 1]
+        return [gauge for gauge in expensive if number - self._expensive_at.get(gauge.name, 0) >= gauge.one_in]

@@ -1,0 +1,70 @@
+"""Sentences about the time that the instrument used and about readings that the budget could not pay for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradiometer.measurement.estimate import counted
+from gradiometer.run.budget import READINGS
+
+NAMED = 0.0005
+"""A smaller share of the training time is not named."""
+
+
+def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
+    """The share of the training time that the instrument used, with its budget if it had one.
+
+    Args:
+        overhead: `Recorder.overhead`.
+        every: The interval between measured steps, in steps, if the user set one. Then there is no budget.
+    """
+    budget = overhead.get("budget") if every is None else None
+    used = f"{100 * overhead['used']:.2g} % of the training time"
+    return used if budget is None else f"{used} (budget {100 * budget:.2g} %)"
+
+
+def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
+    """A sentence if the budget could not pay for the readings that a run of 300 steps should have; else empty.
+
+    Arguments as in `time_used`.
+    """
+    wanted = overhead.get("short_of")
+    if wanted is None or every is not None:
+        return ""
+    measured = counted(overhead["measured_steps"], "reading")
+    return (
+        f"The budget of {100 * overhead['budget']:.2g} % paid for {measured}, and intervals need about {wanted}: "
+        f"set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+    )
+
+
+def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:
+    """How much time the instrument used, on what, and how many steps it measured. Arguments as in `time_used`.
+
+    >>> overhead_sentence({"mode": "apart", "budget": 0.02, "used": 0.019, "measured_steps": 100})
+    'The instrument used 1.9 % of the training time (budget 2 %). It measured 100 steps, apart from training.'
+    """
+    if not overhead:
+        return "The time used for measuring was not recorded."
+    if overhead["mode"] == "off":
+        return "Measuring was off."
+    steps, spacing = overhead["measured_steps"], overhead.get("every")
+    if overhead["mode"] == "given":
+        return f"The program gave the norms of {counted(steps, 'step')}. The time that it used for them is not known."
+    cadence = "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
+    if every is not None:
+        cadence = f" (`every` = {every:,})"
+    how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[overhead["mode"]]
+    measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
+    few = too_few(overhead, every)
+    return f"The instrument used {time_used(overhead, every)}{_by_name(overhead)}. {measured}{few and ' ' + few}"
+
+
+def _by_name(overhead: Mapping[str, Any]) -> str:
+    """What the time was spent on, if that was more than readings and what comes with them."""
+    spent = {name: share for name, share in (overhead.get("spent") or {}).items() if share >= NAMED}
+    if not set(spent) - {READINGS}:
+        return ""
+    parts = [f"{name} {100 * share:.2g} %" for name, share in sorted(spent.items(), key=lambda item: -item[1])]
+    fixed = [name for name in overhead.get("asked_for") or () if name in spent]
+    outside = f"; {' and '.join(fixed)} outside the budget, as asked" if fixed else ""
+    return f": {', '.join(parts)}{outside}"
