@@ -15,7 +15,9 @@ from torch import nn
 
 from gradiometer import BadArgument, Draw, NormsWatch, Sampling, diagnose, watch
 from gradiometer.measurement import supervised
+from gradiometer.report.page.cards import cards
 from gradiometer.run import overhead_sentence
+from gradiometer.train.loop import problem_of
 
 STEP = {"small": 4.0, "big": 2.0, "sizes": (8, 32), "learning_rate": 0.1}
 
@@ -283,6 +285,17 @@ def test_the_page_of_the_run_is_written_and_paths_are_printed(
     assert (tmp_path / "norms-1" / "report.html").exists()
     assert capsys.readouterr().err.splitlines()[0] == f"gradiometer: {tmp_path / 'norms-1'}"
     assert str(w.findings()).startswith("! warning: step 20 is not recorded: `big` must be squared norms")
+
+
+def test_no_line_is_named_that_needs_a_model(tmp_path: Path) -> None:
+    with NormsWatch(out=tmp_path) as w:
+        for _ in range(5):
+            w.norms(**STEP)
+    assert w.run is not None and not w.run.has_program_with_model
+    for verb in ("certify", "sharpness", "ensemble"):
+        with pytest.raises(BadArgument, match="it has no model to run"):
+            problem_of(w.run, verb)
+    assert {card.command for card in cards(w.run, ())} == {""}
 
 
 def test_it_needs_no_torch() -> None:

@@ -85,6 +85,19 @@ def test_a_probe_leaves_training_as_it_was(tmp_path: Path, coupled: bool) -> Non
         assert set(w.run.gauges) == set(ALL.split(","))
 
 
+def test_a_probe_is_weighted_by_the_preconditioner_of_the_optimizer(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1, probe=(INPUTS, LABELS)) as w:
+        for chosen in torch.arange(N).split(8):
+            optimizer.zero_grad()
+            value = LOSS(model, (INPUTS[chosen], LABELS[chosen])).mean()
+            value.backward()
+            w.step(value, (INPUTS[chosen], LABELS[chosen]))
+            optimizer.step()
+    assert w.run is not None and "preconditioned_noise" in w.run.gauges and w.run.warnings == []
+
+
 def test_every_kind_of_source_gives_the_same_readings(tmp_path: Path) -> None:
     found = []
     for source in SOURCES.values():
@@ -119,6 +132,36 @@ def test_readings_are_of_independent_examples_whatever_training_does(tmp_path: P
         samples = series.moments[name].sum(axis=1)
         assert abs(samples.mean() - value) < 3 * samples.std() / 120**0.5, name
     assert len(set(samples)) == 120
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_probe_removes_the_bias_of_the_batches_that_are_still_to_come(tmp_path: Path, probe: bool) -> None:
+    """A step halves the residuals of its batch, so a coming batch has larger ones than the batches of this epoch."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = nn.functional.normalize(torch.randn(64, 400, generator=generator, dtype=torch.float64))
+    targets = torch.randn(64, 1, generator=generator, dtype=torch.float64)
+    torch.manual_seed(3)
+    model = nn.Linear(400, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=4.0)
+    exact, half = [], supervised(lambda output, target: (output - target).square().flatten() / 2)
+    data = {"probe": (inputs, targets)} if probe else {}
+    sampling = Sampling(Draw.RESHUFFLED, 64)
+    with watch(model, optimizer, loss=half, out=tmp_path, sampling=sampling, gauges="noise", every=1, **data) as w:
+        for chosen in (part for _ in range(10) for part in torch.randperm(64).split(8)):
+            each = (model(inputs) - targets).detach() * inputs
+            exact.append(float(each.var(dim=0, correction=0).sum()))
+            optimizer.zero_grad()
+            loss = half(model, (inputs[chosen], targets[chosen])).mean()
+            loss.backward()
+            w.step(loss, (inputs[chosen], targets[chosen]))
+            optimizer.step()
+    series = w.run and w.run.series("noise")
+    assert series is not None
+    finite = series.sampling.one_over_examples("train")
+    ratio = (1 - finite) * series.moments["gradient_variance"].sum(axis=1) / exact
+    error = ratio.std(ddof=1) / len(ratio) ** 0.5
+    assert error < 0.1
+    assert (abs(ratio.mean() - 1) < 3 * error) if probe else (ratio.mean() > 1 + 4 * error)
 
 
 def test_new_examples_come_from_a_function(tmp_path: Path) -> None:

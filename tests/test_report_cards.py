@@ -82,7 +82,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
     run = run_in(tmp_path, steps=100)
     run.manifest["problem"] = {"name": "digits", "description": WATCHED}
     made = {card.name: card.command for card in cards(run, ())}
-    assert made["batch"] == "watch(…, every=10)" and made["converged"] == ""
+    assert made["batch"] == "watch(…, every=10)" and made["converged"] == "w.certify(train)"
     run.manifest["ranks"] = 2
     assert {card.command for card in cards(run, ())} == {""}
     page = render(run, diagnosis_of())

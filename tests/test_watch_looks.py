@@ -89,7 +89,9 @@ def trained(out: Path, *, looks: bool) -> tuple[list[torch.Tensor], torch.Tensor
     with watch(model, optimizer, loss=LOSS, out=out, every=2) as w:
         through(model, optimizer, w, 9)
         if looks:
+            before = w.budget.spent
             assert w.certify(data(), batches=8, start=START) is not None
+            assert w.budget.spent > before
             assert w.sharpness(data(), top=1, probes=4) is not None
             assert w.snapshot() is not None
         through(model, optimizer, w, 4)

@@ -1,5 +1,6 @@
 """Read a run, without torch, while it is being written or after its process was killed."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +27,10 @@ HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
 """Events of the process. They are kept if a run is resumed from an earlier step. The last one is the run's status."""
 
 _ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged", "finished": "finished"}
+
+
+GIVEN = "given"
+"""The `mode` of a run whose gradient norms were given as numbers, without a model."""
 
 
 class _Event(msgspec.Struct):
@@ -98,6 +103,17 @@ class Run:
     def watched(self) -> bool:
         """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
         return self.folder.watched
+
+    @property
+    def has_program_with_model(self) -> bool:
+        """True if a program has its PyTorch model: `gradiometer train`, or one with `watch`; not for given norms."""
+        return self.manifest.get("mode") != GIVEN
+
+    def call(self, verb: str, examples: str) -> str:
+        """The command for this run, or the call that does its work in a program with `watch`, in backticks."""
+        if self.watched:
+            return f"`w.{verb}({examples})` in your program"
+        return f"`gradiometer {verb} {shlex.quote(str(self.path))}`"
 
     @property
     def manifest(self) -> dict[str, Any]:

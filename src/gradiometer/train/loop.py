@@ -314,6 +314,8 @@ def _name_of_run(problem: Problem) -> str:
 
 def configuration_of(run: Run, verb: str) -> Configuration:
     """The configuration of a run of `train`, for the command `verb`. A watched run is refused with its own line."""
+    if not run.has_program_with_model:
+        raise BadArgument(f"`{run.path}` has gradient norms that were given as numbers: it has no model to run.")
     if not isinstance(run.configuration, Configuration):
         raise BadArgument(
             f"`{run.path}` is a watched run: only your program has its model and data. {IN_YOUR_PROGRAM[verb]}"

@@ -1,7 +1,6 @@
 """The section of issue 3, convergence: the learning rate, its remaining sums, the path, and the certificate."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -38,9 +37,8 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
     if not certificates:
-        command = f"`gradiometer certify {shlex.quote(str(run.path))}`"
-        advice = f" {command} checks if this is a stationary point of the training loss."
-        lead = LEAD if run.watched else LEAD + advice
+        advice = f" {run.call('certify', 'train')} checks if this is a stationary point of the training loss."
+        lead = LEAD + (advice if run.has_program_with_model else "")
     else:
         lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
     return Section(

@@ -1,7 +1,6 @@
 """The section of issue 2, drift: batch sharpness and sharpness along the run, the edge of stability, the density."""
 
 import math
-import shlex
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.curvature_survey import Survey
@@ -34,8 +33,8 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     labels = {**labels_of(diagnosis.gauges, Issue.DRIFT), **Survey.labels}
     batch = history.get("batch_sharpness", ())
     if not batch and not surveys:
-        how = f": `gradiometer sharpness {shlex.quote(str(run.path))}` measures it"
-        lead += f" The sharpness has not been measured yet{'' if run.watched else how}."
+        how = f": {run.call('sharpness', 'train')} measures it" if run.has_program_with_model else ""
+        lead += f" The sharpness has not been measured yet{how}."
         return Section("drift", "Drift", lead, (), quantity_table(labels, diagnosis.estimates))
     figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run)]
     if surveys:

@@ -30,8 +30,9 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
     lead = "Do the snapshots together predict better than the last one alone?"
     if not reports:
         taken = sum(event["event"] == "snapshot" for event in run.events)
-        command = f"`gradiometer ensemble {shlex.quote(str(run.path))}`"
-        state = f"The run has {taken} snapshots: {command} scores them." if taken else "The run has no snapshots."
+        state = "The run has no snapshots."
+        if taken:
+            state = f"The run has {taken} snapshots: {run.call('ensemble', 'test')} scores them."
         return Section("ensemble", "Ensemble", f"{lead} {state}", ())
     (report,) = reports
     finding = report.finding(shlex.quote(str(run.path)))

@@ -48,7 +48,7 @@ class Question:
         others: Names of findings that answer it and are not from a gauge.
         needs: The measurements that an answer needs.
         command: The command that makes them, from the run's folder and configuration.
-        in_a_loop: What would in a loop that is watched; empty where `watch` cannot.
+        in_a_loop: What does so in a program with `watch`; empty if nothing does.
     """
 
     name: str
@@ -120,6 +120,7 @@ QUESTIONS = (
         others=("certificate",),
         needs="An upper bound on the norm of the full gradient, and the smallest curvature.",
         command=_look("certify"),
+        in_a_loop="w.certify(train)",
     ),
     Question(
         name="ensemble",
@@ -128,6 +129,7 @@ QUESTIONS = (
         others=("ensemble",),
         needs="Snapshots at the ends of cooling cycles, whose joint score is compared with that of the last one.",
         command=_ensemble,
+        in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )
 """The questions, in the order in which a run can answer them."""
