@@ -39,7 +39,7 @@ class Automatic:
     def step(self, loss: Tensor | float, batch: Batch) -> None:
         """Record one backward."""
 
-    def batches(self, loader: Iterable[Any]) -> "Batches":
+    def batches(self, loader: Iterable[Any]) -> "Announced":
         """The batches of a loader, for a loop that makes `backward` and the update in one call.
 
         Use it in place of `step`, which is then called at the end of every `backward` through the model:
@@ -58,7 +58,7 @@ class Automatic:
         Returns:
             An iterable with the length and the attributes of the loader.
         """
-        return Batches(self, loader)
+        return Announced(self, loader)
 
     def batch(self, batch: Batch) -> Batch:
         """Announce the examples of the next `backward`, and return them unchanged. Use it in place of `batches` if the
@@ -113,11 +113,14 @@ class Automatic:
         )
 
 
-class Batches:
+class Announced:
     """The batches of a loader, each announced to a watch before it is passed on."""
 
+    _automatic: Automatic
+    _loader: Iterable[Any]
+
     def __init__(self, automatic: Automatic, loader: Iterable[Any]) -> None:
-        self._automatic, self._loader = automatic, loader
+        self.__dict__.update(_automatic=automatic, _loader=loader)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
@@ -128,3 +131,7 @@ class Batches:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the loader, as timm does to end its mixup."""
+        setattr(self._loader, name, value)
