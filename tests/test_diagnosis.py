@@ -1,20 +1,21 @@
-"""What a run's readings say along the run, and in the latest window."""
+"""What a run's readings say along the run, and at the newest reading."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradiometer import diagnose
-from gradiometer.diagnosis import latest_window, verdict, windows
+from gradiometer.diagnosis import along, verdict
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.run import Run
 from report_run import LAYERS, run_in
 
 
-def test_along_the_run_whole_quantities_are_estimated_and_layers_in_the_latest_window_alone(tmp_path: Path) -> None:
+def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_reading_alone(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     random = np.random.default_rng(0)
     with run.folder.readings_path().open("a") as file:
@@ -32,19 +33,18 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_in_the_latest_w
         f"{quantity}/{layer}" for quantity in ("noise_scale", "noise_share") for layer in LAYERS
     }
     assert set(found.history) == {name for name in found.estimates if name.isidentifier() and "test_" not in name}
-    for place, window in enumerate(windows(series)):
-        expected = GradientNoise().estimate(window)
+    for place, past in enumerate(along(replace(series, layers=()))):
+        expected = GradientNoise().estimate(past.at_newest())
         for name, points in found.history.items():
-            assert points[place] == (int(window.steps[-1]), expected[name])
+            assert points[place] == (int(past.steps[-1]), expected[name])
 
 
-@pytest.mark.parametrize(
-    ("readings", "latest"), [(1, 1), (199, 199), (200, 200), (201, 200), (803, 200), (804, 201), (4003, 1000)]
-)
-def test_the_latest_window_is_200_readings_or_the_last_quarter_if_that_is_more(readings: int, latest: int) -> None:
+@pytest.mark.parametrize(("readings", "points"), [(3, 0), (4, 1), (20, 17), (24, 21), (40, 22), (1000, 24)])
+def test_the_curve_has_points_along_the_run_and_ends_at_the_newest_reading(readings: int, points: int) -> None:
     steps = np.arange(readings)
     series = Series("noise", steps, steps + 1, steps / 10, {"trace": steps / 1}, Sampling(Draw.FRESH))
-    assert latest_window(series).steps.tolist() == steps[readings - latest :].tolist()
+    ends = [len(past) for past in along(series)]
+    assert len(ends) == points and ends == sorted(set(ends)) and ends[-1:] == [readings] * bool(points)
 
 
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:

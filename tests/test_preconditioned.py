@@ -359,13 +359,13 @@ def finding(scale: float, batch_size: int = 8, rates: Callable[[int], float] = l
         Reading(gauge.name, i, batch_size, rates(i), {"variance": [scale + i % 3 - 1], "norm_squared": [1.0]})
         for i in range(60)
     ]
-    return gauge.interpret(gauge.estimate(Series.of(readings, FRESH)[-40:]))
+    return gauge.interpret(gauge.estimate(Series.of(readings, FRESH)))
 
 
 def test_the_advice_is_another_batch_with_a_bracket_of_rates() -> None:
     below, above = finding(100.0), finding(100.0, batch_size=400)
     assert below.state is above.state is State.LOOK
-    assert below.seen.startswith("B = 8 is 13x below the preconditioned noise scale 100 [")
+    assert below.seen.startswith("B = 8 is 12x below the preconditioned noise scale 100 [")
     assert below.advice.startswith("`B = 16` with a learning rate of 1.0 to 1.5 times the present one, if wall time")
     assert above.advice.startswith("`B = 200` with a learning rate of 0.67 to 1.0 times the present one, if examples")
     assert "within a factor of 2" in below.caveat and "6 of 6" in below.caveat
@@ -378,7 +378,7 @@ def test_nearer_than_its_validity_no_batch_is_advised() -> None:
 
 
 def test_in_a_cool_down_no_batch_is_advised() -> None:
-    """Also if the window begins after the peak; but after a drop that has come to rest, and in a warm-up."""
+    """But after a drop that has come to rest, and in a warm-up."""
     falling = finding(100.0, rates=lambda step: 1e-3 * (1 - step / 60))
     assert falling.state is State.CANNOT_TELL and falling.advice == "" and "cool-down" in falling.means
     assert "0.017 of its peak" in falling.means
@@ -388,7 +388,7 @@ def test_in_a_cool_down_no_batch_is_advised() -> None:
 
 def test_in_tokens_scale_and_batch_are_multiplied_and_the_advice_is_in_examples() -> None:
     found = finding(100.0, tokens=128)
-    assert found.seen.startswith("B = 1,024 tokens is 13x below the preconditioned noise scale 12,800 [")
+    assert found.seen.startswith("B = 1,024 tokens is 12x below the preconditioned noise scale 12,800 [")
     assert found.advice.startswith("`B = 16` with")
     with pytest.raises(BadArgument, match="`tokens` must be the number of tokens in an example, at least 1, got 0"):
         PreconditionedNoise(tokens=0)

@@ -66,11 +66,11 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(span: float) -> None:
     assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
 
 
-def test_windows_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> None:
+def test_points_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     noise_scale, noise_and_gradient, _, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
     assert "3 of 20 (▲) have no upper end" in noise_scale.summary
-    assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 windows." in noise_and_gradient.summary
+    assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 points." in noise_and_gradient.summary
     assert "1 of 5 (▶) has no upper end" in by_layer.summary
     assert noise_scale.table.rows[-1][2] == "[695, ∞)"
     first = {name: points[-1:] for name, points in diagnosis_of().history.items()}
@@ -165,7 +165,8 @@ def test_what_is_not_known_is_told_as_such_along_the_run() -> None:
 
 def test_what_another_batch_buys_is_not_drawn_before_anything_is_known(tmp_path: Path) -> None:
     history = dict.fromkeys(("noise_scale", "gradient_variance", "gradient_norm_squared"), ((10, NOTHING_KNOWN),))
-    found = replace(diagnosis_of(), history=history)
+    estimates = {**diagnosis_of().estimates, "noise_scale": NOTHING_KNOWN}
+    found = replace(diagnosis_of(), history=history, estimates=estimates)
     names = [figure.name for figure in estimation_section(run_in(tmp_path, steps=100), found).figures]
     assert names == ["noise-scale", "noise-and-gradient", "noise-by-layer"]
 

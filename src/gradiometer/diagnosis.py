@@ -26,6 +26,7 @@ from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, Reservations, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Series
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
@@ -33,14 +34,8 @@ from gradiometer.run.reader import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.spikes import spikes_of
 
-WINDOW = 200
-"""Number of readings in the latest window. For a long run it is the last quarter, if that is more."""
-
 POINTS = 24
-"""Maximum number of windows along a run."""
-
-FEWEST = 40
-"""Minimum number of readings in a window. With fewer, intervals are too wide to be useful."""
+"""Maximum number of points of a curve along a run."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,9 @@ class Diagnosis:
     Args:
         verdict: One sentence.
         findings: The findings of the gauges, most urgent first.
-        estimates: Estimates of the latest window. The key is the quantity, or `quantity/layer` for one layer.
-        history: Estimates along the run. For each quantity, pairs of the last step of a window and its estimate.
+        estimates: Estimates at the newest reading. The key is the quantity, or `quantity/layer` for one layer.
+        history: Estimates along the run. For each quantity, pairs of a step and the estimate of its value there, from
+            the readings up to it.
         gauges: The gauges that the run was measured with and whose classes are available.
         spikes: The spikes of the training loss. Their places are steps.
     """
@@ -103,15 +99,15 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             continue
         ours = type(gauge) in GAUGES.values()
         with nullcontext() if ours else user_code(f"{type(gauge).__name__}.estimate"):
-            latest = gauge.estimate(latest_window(series), level)
+            latest = gauge.estimate(series.at_newest(), level)
             estimates |= latest
             if finding := gauge.interpret(latest):
                 findings.append(completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges))
             if gauge.own_steps:
-                continue  # it needs the whole path, not windows
-            for window in windows(replace(series, layers=())):
-                for name, estimate in gauge.estimate(window, level).items():
-                    history.setdefault(name, []).append((int(window.steps[-1]), estimate))
+                continue  # it is about the whole path
+            for past in along(replace(series, layers=())):
+                for name, estimate in gauge.estimate(past.at_newest(), level).items():
+                    history.setdefault(name, []).append((int(past.steps[-1]), estimate))
     findings += [_unavailable(name, path, run) for name, path in missing.items()]
     findings += _endpoint(run, estimates)
     if level_finding := _stationarity(run, level):
@@ -196,18 +192,11 @@ def _stationarity(run: Run, level: float) -> Finding | None:
     return finding(found, look["learning_rate"], look, CUT * look["learning_rate"])
 
 
-def latest_window(series: Series) -> Series:
-    """The last 200 readings, or the last quarter of a long run if that is more."""
-    return series[-max(WINDOW, len(series) // 4) :]
-
-
-def windows(series: Series) -> Iterator[Series]:
-    """Consecutive windows with equal numbers of readings. The last one ends with the series."""
-    count = max(min(POINTS, len(series) // FEWEST), 1)
-    length = len(series) // count
-    first = len(series) - count * length
-    for start in range(first, len(series), length):
-        yield series[start : start + length]
+def along(series: Series) -> Iterator[Series]:
+    """The readings up to points along the run, equally many readings apart. The last point is the newest reading."""
+    for stop in sorted({*np.linspace(len(series), 0, POINTS, endpoint=False).astype(int).tolist()}):
+        if stop >= FEWEST_READINGS:
+            yield series[:stop]
 
 
 def verdict(run: Run, findings: list[Finding], estimates: Mapping[str, Estimate]) -> str:

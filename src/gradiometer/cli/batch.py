@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.batch_comparison import BatchComparison
 
-Over = Literal["run", "now"]
+Of = Literal["now", "run"]
 
 LEFT_OUT = (
     *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_endpoint", "every"),
@@ -29,15 +29,15 @@ LEFT_OUT = (
 @click.argument("target", metavar="RUN-OR-PROBLEM")
 @click.option("--steps", type=click.IntRange(min=200), default=600, show_default=True,
               help="Steps to train a problem; the noise is measured in the last 200.")  # fmt: skip
-@click.option("--over", type=click.Choice(["run", "now"]), default="run", show_default=True,
-              help="The whole run, to plan another like it, or its latest window, to continue it.")  # fmt: skip
+@click.option("--of", type=click.Choice(["now", "run"]), default="now", show_default=True,
+              help="Noise scale now, to continue the run, or over the whole run, to plan another.")  # fmt: skip
 @click.option("--measure-time/--no-measure-time", default=True, show_default=True,
               help="Measure the time of a step at every batch size on this machine.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
               help="About how long to measure step times.")  # fmt: skip
 @configuration_options(*LEFT_OUT)
 @json_option
-def batch(target: str, steps: int, over: Over, measure_time: bool, seconds: float, as_json: bool, **flags: Any) -> None:
+def batch(target: str, steps: int, of: Of, measure_time: bool, seconds: float, as_json: bool, **flags: Any) -> None:
     """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
 
     RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
@@ -55,7 +55,7 @@ def batch(target: str, steps: int, over: Over, measure_time: bool, seconds: floa
         if given := [name for name, value in flags.items() if value is not None]:
             flag = f"--{given[0].replace('_', '-')}"
             raise BadArgument(f"`{flag}` cannot be changed for a run: leave it out, or give a problem instead.")
-        found = compare_for_run(Path(target), over=over, level=level, seconds=budget)
+        found = compare_for_run(Path(target), of=of, level=level, seconds=budget)
     else:
         found = compare_for_problem(configuration_from(None, {"problem": target, **flags}), steps=steps, seconds=budget)
     if as_json:

@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -67,12 +64,10 @@ class CurvatureAlongGradient(Gauge):
         gradient = series.moments["gradient_curvature"] + finite * series.moments["noise_curvature"]
         noise = (1 - finite) * series.moments["noise_curvature"]
         return {
-            "curvature_noise_scale": ratio_of_means(
-                noise, gradient, level=level, unit="examples", spacing=series.spacing, nonnegative=False
-            ),
-            "gradient_curvature": mean(gradient, level=level, unit=self.unit, spacing=series.spacing),
-            "noise_curvature": mean(noise, level=level, unit=self.unit, spacing=series.spacing),
-            "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),
+            "curvature_noise_scale": series.ratio(noise, gradient, level=level, unit="examples", nonnegative=False),
+            "gradient_curvature": series.mean(gradient, level=level, unit=self.unit),
+            "noise_curvature": series.mean(noise, level=level, unit=self.unit),
+            "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

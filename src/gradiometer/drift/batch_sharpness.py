@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
 
 from gradiometer.drift.stability import BELOW, BEYOND, MOVES, Momentum
 from gradiometer.errors import Unsupported
@@ -14,7 +13,7 @@ from gradiometer.measurement.estimate import Estimate, Estimates, counted, signi
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
-from gradiometer.measurement.uncertainty.means import ratio_of_means
+from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -28,7 +27,7 @@ class BatchSharpness(Gauge):
 
     With small batches the batch sharpness, not λ_max of the full loss, rises to 2/η and stays there: beyond it a step
     overshoots the loss of that batch. The full-batch sharpness stays below, and lower for smaller batches. The
-    estimate is a ratio of means over a window, with Fieller's interval, not a mean of ratios.
+    estimate is a ratio of means, not a mean of ratios.
 
     Costs about three plain steps: the gradient once more with its graph, and one product.
 
@@ -88,18 +87,18 @@ class BatchSharpness(Gauge):
         return min(kinds, key=lambda kind: kind.limit, default=None)
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Batch sharpness, its median edge in the window, and its share of the edge with η and μ of every step."""
+        """Batch sharpness, its edge at the present η and μ, and its share of the edge with η and μ of every step."""
         curvature, norm_squared = series.moments["curvature"], series.moments["norm_squared"]
-        settings: dict[str, Any] = {"level": level, "spacing": series.spacing, "nonnegative": False}
+        settings: dict[str, Any] = {"level": level, "nonnegative": False, "prior": SHARPNESS_PRIOR}
         kinds = self._kinds(series)
         shares = series.learning_rate / np.array([kind.limit for kind in kinds])
         small = series.learning_rate / np.array([kind.limit_of_small_batches for kind in kinds])
         return {
-            "batch_sharpness": ratio_of_means(curvature, norm_squared, unit=self.unit, **settings),
-            "edge_share": ratio_of_means(shares * curvature, norm_squared, **settings),
-            "edge": Estimate.exact(_edge(shares), unit=self.unit),
-            "small_batch_edge": Estimate.exact(_edge(small), unit=self.unit),
-            "momentum": Estimate.exact(float(np.median([kind.momentum for kind in kinds]))),
+            "batch_sharpness": series.ratio(curvature, norm_squared, unit=self.unit, **settings),
+            "edge_share": series.ratio(shares * curvature, norm_squared, **settings),
+            "edge": Estimate.exact(_edge(series.setting(shares)), unit=self.unit),
+            "small_batch_edge": Estimate.exact(_edge(series.setting(small)), unit=self.unit),
+            "momentum": Estimate.exact(series.setting(np.array([kind.momentum for kind in kinds]))),
         }
 
     def _kinds(self, series: Series) -> list[Momentum]:
@@ -129,10 +128,9 @@ class BatchSharpness(Gauge):
         return Finding(self.name, self.issue, state, seen, means, advice, caveat, ("batch_sharpness", "edge"))
 
 
-def _edge(shares: Float[np.ndarray, " steps"]) -> float:
-    """The median edge, from one over the edge at every reading."""
-    middle = float(np.median(shares))
-    return 1 / middle if middle > 0 else math.inf
+def _edge(share: float) -> float:
+    """The edge from one over it, which is zero for η = 0."""
+    return 1 / share if share > 0 else math.inf
 
 
 def _against(share: Estimate, lowest: float) -> tuple[State, str, str]:

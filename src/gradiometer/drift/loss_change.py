@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
-from gradiometer.measurement.uncertainty.means import difference_of_means, mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -57,12 +56,11 @@ class LossChange(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Predicted and measured change, their difference, and the share of the slope's gain that curvature undoes."""
         first, second, seen = (series.moments[name] for name in ("first_order", "second_order", "seen"))
-        settings: dict[str, Any] = {"level": level, "spacing": series.spacing}
         return {
-            "curvature_share": ratio_of_means(second, -first, nonnegative=False, **settings),
-            "predicted_change": mean(first + second, unit=self.unit, **settings),
-            "seen_change": mean(seen, unit=self.unit, **settings),
-            "unpredicted_change": difference_of_means(seen, first + second, unit=self.unit, **settings),
+            "curvature_share": series.ratio(second, -first, level=level, nonnegative=False),
+            "predicted_change": series.mean(first + second, level=level, unit=self.unit),
+            "seen_change": series.mean(seen, level=level, unit=self.unit),
+            "unpredicted_change": series.mean(seen - first - second, level=level, unit=self.unit),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

@@ -5,13 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -70,9 +67,9 @@ class StepDrift(Gauge):
         drift = moments["drift"] + finite * moments["drift_variance"]
         norm_squared = moments["gradient_norm_squared"] + finite * moments["gradient_variance"]
         return {
-            "step_drift": ratio_of_means(drift, norm_squared, level=level, spacing=series.spacing),
-            "drift_squared": mean(drift, level=level, unit=self.unit, spacing=series.spacing),
-            "drift_batch_size": Estimate.exact(float(np.median(moments["made_by"])), unit="examples"),
+            "step_drift": series.ratio(drift, norm_squared, level=level),
+            "drift_squared": series.mean(drift, level=level, unit=self.unit),
+            "drift_batch_size": Estimate.exact(series.setting(moments["made_by"]), unit="examples"),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

@@ -11,6 +11,9 @@ NEAR = 4.0
 
 NEARLY_HALVES = 1.8
 
+AHEAD = 2.0
+"""Advice on the batch looks ahead to this many times the steps made so far."""
+
 CAVEAT = (
     "The factors come from a model (one step of SGD at its best learning rate), and the noise scale usually grows as "
     "the loss falls."
@@ -77,7 +80,9 @@ def interpret_batch_size(
         `B = 64` if wall time matters more than examples.
     """
     batch, words = batch_size.value, _Words(f"{kind} noise scale", f" {unit}" if unit else "")
-    if noise_scale.low > batch:
+    if _passes(batch, noise_scale):
+        state, seen, means, advice = _moving(batch, noise_scale, words)
+    elif noise_scale.low > batch:
         state, seen, means, advice = _below(batch, noise_scale, words)
     elif noise_scale.high < batch:
         state, seen, means, advice = _above(batch, noise_scale, words)
@@ -87,6 +92,24 @@ def interpret_batch_size(
         state, seen, means, advice = _unknown(batch, noise_scale, words)
     caveat = "" if state is State.CANNOT_TELL else CAVEAT
     return Finding(gauge, Issue.ESTIMATION, state, seen, means, advice, caveat, ("noise_scale", "batch_size"))
+
+
+def _passes(batch: float, noise_scale: Estimate) -> bool:
+    """True if the noise scale passes B before training is `AHEAD` times as long, if it drifts as it did so far."""
+    if noise_scale.earlier is None or not noise_scale.step or not noise_scale.value > 0:
+        return False
+    step, value = noise_scale.earlier
+    if not (0 < value < math.inf and noise_scale.value < math.inf):
+        return False
+    growth: float = (noise_scale.value / value) ** (math.log(AHEAD) / math.log((noise_scale.step + 1) / (step + 1)))
+    return (noise_scale.value < batch) != (growth * noise_scale.value < batch)
+
+
+def _moving(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
+    side, verb = ("below", "rising") if noise_scale.value < batch else ("above", "falling")
+    seen = f"The {words.scale} is {_with_interval(noise_scale)}, {side} B = {words.size(batch)}, and {verb}."
+    means = f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no other batch is advised."
+    return State.CANNOT_TELL, seen, means, ""
 
 
 def _below(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
@@ -141,7 +164,17 @@ def _unknown(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
 
 def _with_interval(noise_scale: Estimate) -> str:
     value, low, high = map(significant, (noise_scale.value, noise_scale.low, noise_scale.high))
-    return f"{value} [{low}, {high}] ({counted(noise_scale.samples, 'measured step')})"
+    return f"{value} [{low}, {high}] {_when(noise_scale)}"
+
+
+def _when(noise_scale: Estimate) -> str:
+    """What the value is of: a step of training, with an early value if it has changed, or a window."""
+    if noise_scale.step is None:
+        return f"({counted(noise_scale.samples, 'measured step')})"
+    if noise_scale.earlier is None:
+        return f"now (step {noise_scale.step:,})"
+    step, value = noise_scale.earlier
+    return f"now (step {noise_scale.step:,}; it was {significant(value, 2)} at step {step:,})"
 
 
 def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = "") -> str:

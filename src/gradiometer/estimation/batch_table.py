@@ -33,7 +33,7 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
     """Updates to the same loss at another batch size, against those at the present one.
 
     Args:
-        noise_scales: B_noise in windows of equal length along the run, or in the latest window alone.
+        noise_scales: B_noise in windows of equal length along the run, or that of now alone.
         present: B₀, the batch size of the run.
         other: B.
 

@@ -14,7 +14,6 @@ from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -57,12 +56,12 @@ class HeavyExamples(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The share of the top tenth, the variation, and the mean of ‖g_i‖²."""
-        moments, spacing = series.moments, series.spacing
-        ratio = ratio_of_means(moments["square"], moments["pair"], level=level, spacing=spacing)
+        moments = series.moments
+        ratio = series.ratio(moments["square"], moments["pair"], level=level)
         return {
-            "top_tenth_share": ratio_of_means(moments["top_tenth"], moments["mean"], level=level, spacing=spacing),
+            "top_tenth_share": series.ratio(moments["top_tenth"], moments["mean"], level=level),
             "norm_variation": replace(transformed(ratio, lambda square: max(square - 1, 0.0)), high=math.inf),
-            "example_norm_squared": mean(moments["mean"], level=level, unit=self.unit, spacing=spacing),
+            "example_norm_squared": series.mean(moments["mean"], level=level, unit=self.unit),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

@@ -15,7 +15,7 @@ from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -26,8 +26,8 @@ class GradientNoise(Gauge):
     """The noise of the batch gradient: tr Σ, ‖g‖², and their ratio, the gradient noise scale, in total and by layer.
 
     E‖ĝ − g‖² = tr Σ / B, with Σ the covariance of per-example gradients. Both moments are unbiased at every step;
-    ‖g‖² can be negative at a single step and keeps its sign. The noise scale tr Σ / ‖g‖² is a ratio of means over a
-    window, never a mean of ratios, with Fieller's interval.
+    ‖g‖² can be negative at a single step and keeps its sign. The noise scale tr Σ / ‖g‖² is a ratio of means,
+    never a mean of ratios. Along training it is estimated at the newest reading.
 
     With two micro-batches it costs half a step if the loss is a fixed function of the batch, and one step if it is not
     (Dropout, batch statistics). If training accumulates micro-batches anyway, it costs only their norms. Dropout and
@@ -93,20 +93,21 @@ class GradientNoise(Gauge):
         """
         moments = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
         variance, norm_squared, error = of_the_gradient_meant(*moments, series, self.gradient_of)
-        spacing = series.spacing
         whole = variance.sum(axis=1), norm_squared.sum(axis=1)
-        signal_to_noise = ratio_of_means(whole[1], error.sum(axis=1), level=level, spacing=spacing)
+        signal_to_noise = transformed(
+            series.ratio(error.sum(axis=1), whole[1], level=level, prior=NOISE_PRIOR), _inverse
+        )
         shares = {
-            f"noise_share/{layer}": ratio_of_means(variance[:, place], whole[0], level=level, spacing=spacing)
+            f"noise_share/{layer}": series.ratio(variance[:, place], whole[0], level=level)
             for place, layer in enumerate(series.layers if len(series.layers) > 1 else ())
         }
         return {
             **noise_scales("noise_scale", variance, norm_squared, series, level),
-            "gradient_variance": mean(whole[0], level=level, unit=self.unit, spacing=spacing),
-            "gradient_norm_squared": mean(whole[1], level=level, unit=self.unit, spacing=spacing),
+            "gradient_variance": series.mean(whole[0], level=level, unit=self.unit),
+            "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit),
             "signal_to_noise": signal_to_noise,
             "cosine": transformed(signal_to_noise, cosine),
-            "batch_size": Estimate.exact(float(np.median(series.batch_size)), unit="examples"),
+            "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),
             **shares,
         }
 
@@ -147,13 +148,17 @@ def noise_scales(
     """tr Σ / ‖g‖² as `name`, and of every layer as `name/layer` if there are several."""
 
     def scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
-        return ratio_of_means(variance, norm_squared, level=level, unit="examples", spacing=series.spacing)
+        return series.ratio(variance, norm_squared, level=level, unit="examples", prior=NOISE_PRIOR)
 
     layers = series.layers if len(series.layers) > 1 else ()
     return {
         name: scale(variance.sum(axis=1), norm_squared.sum(axis=1)),
         **{f"{name}/{layer}": scale(variance[:, place], norm_squared[:, place]) for place, layer in enumerate(layers)},
     }
+
+
+def _inverse(ratio: float) -> float:
+    return 1 / ratio if ratio > 0 else math.inf
 
 
 def cosine(signal_to_noise: float) -> float:

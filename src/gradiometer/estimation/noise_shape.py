@@ -15,7 +15,6 @@ from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -81,14 +80,14 @@ class NoiseShape(Gauge):
         return asdict(NoiseMoments.of(*inner_products(step, count)))
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Effective dimension and the three tests, each a ratio of means over the window."""
+        """Effective dimension and the three tests, each a ratio of means."""
         finite = series.sampling.one_over_examples(self.gradient_of)
         moments, error = of_a_finite_population(series.moments, finite), 1 / series.batch_size - finite
         square = moments["gradient_norm_fourth"]
         across = moments["variance_times_norm_squared"] - moments["variance_along_gradient"]
 
         def ratio(numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]) -> Estimate:
-            return ratio_of_means(numerator, denominator, level=level, spacing=series.spacing)
+            return series.ratio(numerator, denominator, level=level)
 
         return {
             "effective_dimension": ratio(moments["gradient_variance_squared"], moments["covariance_norm_squared"]),

@@ -12,7 +12,6 @@ from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -56,10 +55,10 @@ class NoiseSources(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Both parts, and the share from random numbers in the model, in total and by layer."""
-        variance, drawn, spacing = series.moments["gradient_variance"], series.moments["drawn"], series.spacing
+        variance, drawn = series.moments["gradient_variance"], series.moments["drawn"]
 
         def share(part: np.ndarray, whole: np.ndarray) -> Estimate:
-            ratio = ratio_of_means(part, whole, level=level, spacing=spacing)
+            ratio = series.ratio(part, whole, level=level)
             return transformed(ratio, lambda share: min(share, 1.0))
 
         by_layer = {
@@ -68,8 +67,8 @@ class NoiseSources(Gauge):
             if len(series.layers) > 1
         }
         return {
-            "noise_of_data": mean((variance - drawn).sum(axis=1), level=level, unit=self.unit, spacing=spacing),
-            "noise_of_draws": mean(drawn.sum(axis=1), level=level, unit=self.unit, spacing=spacing),
+            "noise_of_data": series.mean((variance - drawn).sum(axis=1), level=level, unit=self.unit),
+            "noise_of_draws": series.mean(drawn.sum(axis=1), level=level, unit=self.unit),
             "drawn_share": share(drawn.sum(axis=1), variance.sum(axis=1)),
             **by_layer,
         }

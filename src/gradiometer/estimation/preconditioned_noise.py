@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant
@@ -13,7 +11,6 @@ from gradiometer.measurement.estimate import Estimate, Estimates, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
-from gradiometer.measurement.uncertainty.means import mean
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -116,14 +113,12 @@ class PreconditionedNoise(Gauge):
             series.moments["variance"], series.moments["norm_squared"], series, self.gradient_of
         )
         scales = noise_scales("preconditioned_noise_scale", variance, norm_squared, series, level)
-        batch_size = Estimate.exact(float(np.median(series.batch_size)), unit="examples")
+        batch_size = Estimate.exact(series.usual_batch_size, unit="examples")
         cooled = _cooled(series)
         return {
             **{name: self._in_tokens(scale) for name, scale in scales.items()},
-            "preconditioned_variance": mean(variance.sum(axis=1), level=level, unit=self.unit, spacing=series.spacing),
-            "preconditioned_norm_squared": mean(
-                norm_squared.sum(axis=1), level=level, unit=self.unit, spacing=series.spacing
-            ),
+            "preconditioned_variance": series.mean(variance.sum(axis=1), level=level, unit=self.unit),
+            "preconditioned_norm_squared": series.mean(norm_squared.sum(axis=1), level=level, unit=self.unit),
             "preconditioned_batch_size": self._in_tokens(batch_size),
             **({} if cooled is None else {"cool_down": Estimate.exact(cooled)}),
         }
@@ -174,5 +169,5 @@ class PreconditionedNoise(Gauge):
 def _cooled(series: Series) -> float | None:
     """η over its peak if it is below half of it and still falls over the last quarter of the readings; else None."""
     recent = series.learning_rate[-max(len(series) // 4, 2) :]
-    share = float(recent[-1] / series.peak_rate) if series.peak_rate > 0 else 1.0
+    share = float(recent[-1] / float(series.learning_rate.max())) if float(series.learning_rate.max()) > 0 else 1.0
     return share if share < COOLED and recent[-1] < recent.max() else None

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradiometer.diagnosis import latest_window
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gauge import Gauge
@@ -143,13 +142,13 @@ class Trackers:
                 self._warn(f"the tracker {name} failed and gets no more estimates: {type(error).__name__}: {error}")
 
     def _estimates(self, recorder: Recorder) -> tuple[dict[str, Estimate], int]:
-        """The estimates of the latest windows, and the step of the last reading."""
+        """The estimates at the newest readings, and the step of the last reading."""
         estimates: dict[str, Estimate] = {}
         step = -1
         for gauge in recorder.gauges:
             series = recorder.recent(gauge.name)
             if series is None or len(series) < FEWEST or not isinstance(gauge, Gauge):
                 continue
-            estimates |= gauge.estimate(latest_window(series), self._level)
+            estimates |= gauge.estimate(series.at_newest(), self._level)
             step = max(step, int(series.steps[-1]))
         return estimates, step

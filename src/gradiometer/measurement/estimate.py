@@ -21,6 +21,8 @@ class Estimate:
         unit: Unit of value, low and high; empty for a pure number.
         needed: If the interval is not finite yet, about how many more training steps would make it finite; None if
             that is not known.
+        step: The training step at which the quantity has this value; None if the estimate is not of one step.
+        earlier: An early step of training and the value there, if the quantity has shown a change since.
 
     >>> from gradiometer import Estimate
     >>> scale = Estimate.interval(181.3, 140.2, 260.0, level=0.9, method="Fieller", samples=40, unit="examples")
@@ -40,6 +42,8 @@ class Estimate:
     samples: int
     unit: str = ""
     needed: int | None = None
+    step: int | None = None
+    earlier: tuple[int, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:

@@ -3,15 +3,21 @@
 This module needs no torch, so that a run can be read on another machine.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.now import FEWEST, MOMENT_PRIOR, mean_now, ratio_now
+from gradiometer.measurement.uncertainty.power_law import Drift
+from gradiometer.measurement.uncertainty.trends import Trend, trend
 
 GradientOf = Literal["train", "population"]
 """The g that is meant: that of the training set, or that of the distribution from which it was drawn."""
@@ -125,6 +131,9 @@ class Reading:
 class Series:
     """One gauge's readings over a window of steps, as arrays, oldest first.
 
+    `mean` and `ratio` estimate from moments. Along training the moments drift, so a diagnosis asks for the values at
+    the newest reading (`at_newest`). Otherwise they are those of the window: means over its readings.
+
     Args:
         gauge: Name of the gauge.
         steps: Step of each reading, in increasing order.
@@ -134,13 +143,15 @@ class Series:
         sampling: How the batches were drawn.
         layers: Names of the layers, in the order of the moments per layer.
         reached: Last step of training so far; 0 if that is not known.
-        earlier_peak: Highest η of the readings that a window leaves out.
+        newest: True if estimates are about the newest reading, False if they are about the mean over the window.
 
     >>> from gradiometer import Draw, Reading, Sampling, Series
-    >>> readings = [Reading("mine", step, 32, 0.1, {"loss": 2.0 - step / 10}) for step in (0, 5, 10)]
+    >>> readings = [Reading("mine", step, 32, 0.1, {"loss": 2.0 - step / 10}) for step in (0, 5, 10, 15)]
     >>> series = Series.of(readings, Sampling(Draw.FRESH))
     >>> len(series), series.spacing, series[-2:].moments["loss"].tolist()
-    (3, 5.0, [1.5, 1.0])
+    (4, 5.0, [1.0, 0.5])
+    >>> print(series.mean(series.moments["loss"]))
+    1.25 [0.490, 2.01]
     """
 
     gauge: str
@@ -151,7 +162,7 @@ class Series:
     sampling: Sampling
     layers: tuple[str, ...] = ()
     reached: int = 0
-    earlier_peak: float = 0.0
+    newest: bool = False
 
     @classmethod
     def of(cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()) -> "Series":
@@ -174,25 +185,93 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, window: slice) -> "Series":
-        """The readings at these positions (not steps): `series[-200:]` is the last 200."""
+    def __getitem__(self, window: slice | Bool[np.ndarray, " steps"]) -> "Series":
+        """The readings at these positions, a slice or a mask: `series[-200:]` is the last 200."""
         return replace(
             self,
             steps=self.steps[window],
             batch_size=self.batch_size[window],
             learning_rate=self.learning_rate[window],
-            earlier_peak=self.peak_rate,
             moments={name: values[window] for name, values in self.moments.items()},
         )
 
+    def at_newest(self) -> "Series":
+        """The same readings, for estimates of the values at the newest one."""
+        return replace(self, newest=True)
+
+    def mean(
+        self, samples: Float[np.ndarray, " steps"], *, level: float = 0.9, unit: str = "", prior: Drift = MOMENT_PRIOR
+    ) -> Estimate:
+        """The mean of one number per reading: at the newest reading or over the window.
+
+        Args:
+            samples: One number per reading, made from the moments.
+            level: Confidence level.
+            unit: Unit of the samples.
+            prior: How the quantity is expected to drift.
+        """
+        if not self.newest:
+            return mean(samples, level=level, unit=unit, spacing=self.spacing)
+        now = mean_now(samples, steps=self.steps, learning_rate=self.learning_rate, level=level, unit=unit, prior=prior)
+        return self._dated(now, trend(samples, steps=self.steps, now=now, level=level))
+
+    def ratio(
+        self,
+        numerator: Float[np.ndarray, " steps"],
+        denominator: Float[np.ndarray, " steps"],
+        *,
+        level: float = 0.9,
+        unit: str = "",
+        nonnegative: bool = True,
+        prior: Drift = MOMENT_PRIOR,
+    ) -> Estimate:
+        """The ratio of two means: at the newest reading or over the window. It is never a mean of ratios.
+
+        Args:
+            numerator, denominator: One number per reading, each unbiased.
+            level: Confidence level.
+            unit: Unit of the ratio.
+            nonnegative: True if both means are known not to be negative.
+            prior: How the ratio is expected to drift.
+        """
+        if not self.newest:
+            return ratio_of_means(
+                numerator, denominator, level=level, unit=unit, spacing=self.spacing, nonnegative=nonnegative
+            )
+        now = ratio_now(
+            numerator,
+            denominator,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            level=level,
+            unit=unit,
+            nonnegative=nonnegative,
+            prior=prior,
+        )
+        return self._dated(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
+
+    def _dated(self, now: Estimate, change: Trend | None) -> Estimate:
+        """The estimate with its step, and the early value if a change since is shown."""
+        shown = change is not None and change.direction != 0
+        needed = now.needed
+        if len(self) == 1:  # its distance from the next one is not in the readings
+            needed = math.ceil((FEWEST - 1) * self.spacing)
+        earlier = (change.step, change.early.value) if change is not None and shown else None
+        return replace(now, needed=needed, step=int(self.steps[-1]) if len(self) else None, earlier=earlier)
+
+    def setting(self, values: Shaped[np.ndarray, " steps"], last: int = 1) -> float:
+        """A setting, such as η or B: its median over the window, or over the `last` readings before the newest."""
+        return float(np.median(values[-last:] if self.newest else values))
+
     @property
-    def peak_rate(self) -> float:
-        """Highest η of all readings, also of those outside of this window."""
-        return max(self.earlier_peak, float(self.learning_rate.max(initial=0.0)))
+    def usual_batch_size(self) -> float:
+        """B, whatever the size of an epoch's last batch."""
+        return self.setting(self.batch_size, last=9)
 
     @property
     def spacing(self) -> float:
         """Training steps from one reading to the next, on average. A single reading counts for all steps so far."""
         if len(self) > 1:
             return float(self.steps[-1] - self.steps[0]) / (len(self) - 1)
-        return float(max(self.steps[-1] + 1, self.reached))
+        last = int(self.steps[-1]) if len(self) else 0
+        return float(max(last + 1, self.reached))

@@ -1,13 +1,12 @@
 """Compare other batch sizes with the present one: the noise scale from readings, step times from this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from gradiometer.diagnosis import latest_window, windows
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
@@ -27,6 +26,12 @@ from gradiometer.train.training import Training
 
 MEASURED = 200
 """Steps measured at the end of a brief training."""
+
+WINDOWS = 24
+"""Maximum number of windows of a run."""
+
+FEWEST = 40
+"""Minimum number of readings in a window. With fewer, intervals are too wide to be useful."""
 
 CAVEAT = (
     "The factors come from a model of SGD that assumes the best learning rate at the present batch: use them for a "
@@ -89,13 +94,14 @@ class BatchComparison:
 
 
 def compare_for_run(
-    path: Path, *, over: Literal["run", "now"] = "run", level: float | None = None, seconds: float | None = 10.0
+    path: Path, *, of: Literal["now", "run"] = "now", level: float | None = None, seconds: float | None = 10.0
 ) -> BatchComparison:
     """Compare batch sizes for a run, from its readings of the noise.
 
     Args:
         path: The folder of the run.
-        over: "run": the whole path, to plan another run like it. "now": the latest window, to continue it.
+        of: "now": the noise scale at the newest reading, to continue the run. "run": those of the whole path, to plan
+            another run like it.
         level: Confidence level; None for that of the run.
         seconds: About how long to time steps; None to skip it. A watched run has no model here to time.
     """
@@ -106,14 +112,22 @@ def compare_for_run(
     level = run.configuration.level if level is None else level
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
-    latest = gauge.estimate(latest_window(series), level)
-    scales = [gauge.estimate(window, level)["noise_scale"] for window in windows(series)] if over == "run" else []
+    latest = gauge.estimate(series.at_newest(), level)
+    scales = [gauge.estimate(window, level)["noise_scale"] for window in _windows(series)] if of == "run" else []
     settings = run.hyperparameters
     if settings is None:
         raise BadArgument(f"`{path}` has no record of its learning rate.")
     if isinstance(run.configuration, Configuration):
         return _compared(run.name, run.configuration, settings, latest, scales, seconds)
     return _compared(run.name, run.configuration, settings, latest, scales, None)
+
+
+def _windows(series: Series) -> Iterator[Series]:
+    """Consecutive windows with equal numbers of readings. The last one ends with the series."""
+    count = max(min(WINDOWS, len(series) // FEWEST), 1)
+    length = len(series) // count
+    for start in range(len(series) - count * length, len(series), length):
+        yield series[start : start + length]
 
 
 def compare_for_problem(

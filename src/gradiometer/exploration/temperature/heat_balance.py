@@ -24,7 +24,7 @@ class HeatBalance:
         step: The rest of the heat of a step: η‖g‖²/2 without momentum.
         drift: (‖Φ′ − c‖² − ‖Φ − c‖²)/(2η) per step, how fast Φ moves away from c.
         parameters: The size of each layer: its number of parameters.
-        spacing: Mean number of training steps between readings.
+        readings: The readings that the rows belong to.
     """
 
     configurational: Parts
@@ -33,7 +33,7 @@ class HeatBalance:
     step: Parts
     drift: Parts
     parameters: Int[np.ndarray, " layers"]
-    spacing: float
+    readings: Series
 
     @property
     def heat(self) -> Parts:
@@ -87,7 +87,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
         step=part("kick") - minibatch,
         drift=growth / (2 * between),
         parameters=parameters,
-        spacing=max(float(gaps.mean()), 1.0) if len(gaps) else series.spacing,
+        readings=series[:-1][kept],
     )
 
 

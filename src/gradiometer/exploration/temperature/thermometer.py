@@ -16,7 +16,7 @@ from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Draw, Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
 
 if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without torch
     from collections.abc import Sequence
@@ -150,12 +150,12 @@ class Temperature(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if N is known."""
         balance, examples = heat_balance(series, momentum=self.momentum, injected=self.injected), self._examples(series)
-        posterior = self.units == "posterior"
+        posterior, readings = self.units == "posterior", balance.readings
         scale = float(examples or 1) if posterior else 1.0
-        settings: dict[str, Any] = {"level": level, "unit": "" if posterior else self.unit, "spacing": balance.spacing}
+        settings: dict[str, Any] = {"level": level, "unit": "" if posterior else self.unit, "prior": TEMPERATURE_PRIOR}
 
         def whole(part: Parts) -> Estimate:
-            return mean(scale * part.sum(axis=1) / balance.parameters.sum(), **settings)
+            return readings.mean(scale * part.sum(axis=1) / balance.parameters.sum(), **settings)
 
         estimates = {
             "temperature": whole(balance.heat),
@@ -164,12 +164,8 @@ class Temperature(Gauge):
             "temperature_injected": Estimate.exact(scale * self.injected, unit=settings["unit"]),
             "temperature_configurational": whole(balance.configurational),
             "temperature_drift": whole(balance.drift),
-            "temperature_drift_share": ratio_of_means(
-                balance.drift.sum(axis=1),
-                balance.heat.sum(axis=1),
-                level=level,
-                spacing=balance.spacing,
-                nonnegative=False,
+            "temperature_drift_share": readings.ratio(
+                balance.drift.sum(axis=1), balance.heat.sum(axis=1), level=level, nonnegative=False
             ),
             "temperature_residual": whole(balance.residual),
         }
@@ -184,7 +180,7 @@ class Temperature(Gauge):
             estimates["forgotten_curvature"] = Estimate.exact(batches / rate, unit="loss / parameter²")
         factors = series.moments.get("factor", np.ones(1))
         if (abs(factors - 1) > CLIPPED).any():
-            estimates["temperature_clipping"] = mean(factors, level=level, spacing=series.spacing)
+            estimates["temperature_clipping"] = series.mean(factors, level=level)
         return estimates | self._by_layer(series, balance, scale, settings)
 
     def _by_layer(
@@ -195,8 +191,8 @@ class Temperature(Gauge):
         found: dict[str, Estimate] = {}
         for place, layer in enumerate(series.layers):
             per_parameter = scale / balance.parameters[place]
-            found[f"temperature/{layer}"] = mean(per_parameter * balance.heat[:, place], **settings)
-            found[f"temperature_configurational/{layer}"] = mean(
+            found[f"temperature/{layer}"] = balance.readings.mean(per_parameter * balance.heat[:, place], **settings)
+            found[f"temperature_configurational/{layer}"] = balance.readings.mean(
                 per_parameter * balance.configurational[:, place], **settings
             )
         return found

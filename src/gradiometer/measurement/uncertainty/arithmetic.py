@@ -7,6 +7,7 @@ estimates erred the same way at once.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
@@ -31,7 +32,9 @@ def transformed(
     """
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
-    return _combined([estimate], value, low, high, method or estimate.method, unit)
+    found = _combined([estimate], value, low, high, method or estimate.method, unit)
+    earlier = None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
+    return replace(found, step=estimate.step, earlier=earlier)
 
 
 def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:

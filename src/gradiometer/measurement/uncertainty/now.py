@@ -61,9 +61,10 @@ def ratio_now(
     learning_rate: Readings | None = None,
     level: float = 0.9,
     unit: str = "",
+    nonnegative: bool = True,
     prior: Drift = NOISE_PRIOR,
 ) -> Estimate:
-    """The ratio of two positive moments at the newest reading, such as the noise scale tr Σ / ‖g‖² now.
+    """The ratio of two moments at the newest reading, such as the noise scale tr Σ / ‖g‖² now.
 
     Denominator over numerator is taken to follow a power of time and of the learning rate. Single readings of the
     denominator may be negative by noise. An interval whose ends are more than 30 apart is given as open, [L, ∞),
@@ -78,7 +79,10 @@ def ratio_now(
         learning_rate: η at each reading, at least 0. Default: it did not change.
         level: Confidence level, between 0 and 1.
         unit: Unit of the ratio.
-        prior: The drift of denominator over numerator that is expected.
+        nonnegative: True if neither true mean is below zero, as for a noise scale. False for a ratio of either sign;
+            the moment that is more surely positive is then taken as the unit of the other, and the estimate is
+            unknown if that other may be a zero denominator.
+        prior: The drift that is expected of denominator over numerator, or of the ratio itself if not `nonnegative`.
 
     Raises:
         BadArgument: The arrays differ in length, a reading is not finite, the steps do not increase, or a rate is
@@ -107,16 +111,24 @@ def ratio_now(
     above, below = numerator / size[0], denominator / size[1]
 
     def recent(count: int, level: float) -> Estimate:
-        return ratio_of_means(above[-count:], below[-count:], level=level)
+        return ratio_of_means(above[-count:], below[-count:], level=level, nonnegative=nonnegative)
 
-    sizes = np.sqrt(_neighbours(above) * _neighbours(below))
-    found = _value_now(below, above, sizes, steps, learning_rate, prior, level, positive=True)
-    if found is None or not found[1] > 0:
+    direct = not nonnegative and _surely_positive(below) >= _surely_positive(above)
+    values, units = (above, below) if direct else (below, above)
+    sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if nonnegative else _neighbours(units)
+    found = _value_now(values, units, sizes, steps, learning_rate, prior, level, positive=nonnegative)
+    if found is None or not (found[1] > 0 or not nonnegative):
         estimate = recent(len(steps), level)
+    elif direct:
+        estimate = _guarded(_found(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
+    elif not nonnegative and found[0] <= 0 <= found[2]:
+        estimate = Estimate.unknown(level=level, method=_method(learning_rate), samples=len(steps))
     else:
         low, value, high = found
         estimate = _found(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
-        estimate = _closed(_guarded(estimate, recent), value, value - low, float(steps[-1] - steps[0]))
+        estimate = _guarded(estimate, recent)
+        if nonnegative:
+            estimate = _closed(estimate, value, value - low, float(steps[-1] - steps[0]))
     return transformed(estimate, lambda ratio: ratio * (size[0] / size[1]), unit=unit)
 
 
@@ -260,7 +272,12 @@ def _found(
 
 
 def _inverse(value: float) -> float:
-    return 1 / value if value > 0 else math.inf
+    return 1 / value if value != 0 else math.inf
+
+
+def _surely_positive(samples: Readings) -> float:
+    """The mean in units of the readings' standard deviation."""
+    return float(samples.mean() / (samples.std() or 1.0))
 
 
 def _size(samples: Readings) -> float:

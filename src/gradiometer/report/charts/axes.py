@@ -63,7 +63,7 @@ class LogAxis:
         }
 
     def rows(self, points: Sequence[tuple[int, Estimate]]) -> list[dict[str, Any]]:
-        """One row per window, at its last step."""
+        """One row per point of a curve."""
         return [{"step": step, **self.row(estimate)} for step, estimate in points]
 
 

@@ -14,7 +14,7 @@ from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.blocks import Block
 from gradiometer.report.charts.marks import (
     WIDTH,
-    Windows,
+    Curve,
     along_steps,
     band,
     bars,
@@ -39,7 +39,7 @@ STEEP = 20
 
 def loss_chart(
     training: Sequence[Block],
-    test: Windows,
+    test: Curve,
     batches: Sequence[tuple[int, float]] = (),
     spikes: Sequence[tuple[int, str]] = (),
 ) -> alt.LayerChart:
@@ -74,19 +74,19 @@ def loss_chart(
     return along_steps(*layers)
 
 
-def accuracy_chart(test: Windows) -> alt.LayerChart:
+def accuracy_chart(test: Curve) -> alt.LayerChart:
     """Test accuracy as points with the bars of their intervals."""
     base = by_step([{"step": step, **plain_row(estimate)} for step, estimate in test])
     return along_steps(bars(base, linear_y("share of test examples classified correctly", "~%")))
 
 
-def noise_scale_chart(windows: Windows, batch_size: float) -> alt.LayerChart:
+def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
     """The gradient noise scale along the run, with a labelled rule at the batch size B.
 
-    A window whose interval has no upper end is drawn as open at the top.
+    A point whose interval has no upper end is drawn as open at the top.
     """
-    axis = LogAxis.holding((estimate for _, estimate in windows), also=(batch_size,))
-    rows, y = axis.rows(windows), log_y(axis, "examples")
+    axis = LogAxis.holding((estimate for _, estimate in curve), also=(batch_size,))
+    rows, y = axis.rows(curve), log_y(axis, "examples")
     base, reference = by_step(rows), _batch_size(batch_size)
     rule = reference.mark_rule(style="reference").encode(y=y("batch_size"))
     label = reference.mark_text(style="reference-label", align="left", baseline="bottom", dx=4, dy=-4)
@@ -99,13 +99,13 @@ def noise_scale_chart(windows: Windows, batch_size: float) -> alt.LayerChart:
     )
 
 
-def noise_and_gradient_chart(variance: Windows, norm_squared: Windows, unit: str) -> alt.LayerChart:
+def noise_and_gradient_chart(variance: Curve, norm_squared: Curve, unit: str) -> alt.LayerChart:
     """tr Σ and ‖g‖² along the run on one logarithmic axis. The distance between them is the noise scale."""
     axis = LogAxis.holding(estimate for _, estimate in (*variance, *norm_squared))
     y, series = log_y(axis, unit), named_series(names := ("tr Σ, gradient variance", "‖g‖², squared gradient norm"))
     layers: list[alt.Chart | alt.LayerChart] = []
-    for name, windows, dash in zip(names, (variance, norm_squared), ([1, 0], [6, 3]), strict=True):
-        rows = [{**row, "series": name} for row in axis.rows(windows)]
+    for name, curve, dash in zip(names, (variance, norm_squared), ([1, 0], [6, 3]), strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(curve)]
         base = by_step(rows)
         layers.append(band(base, y, dash, **series))
         layers.append(bars(base, y, **series) if len(rows) < 3 else points(base, y, **series))
@@ -114,7 +114,7 @@ def noise_and_gradient_chart(variance: Windows, norm_squared: Windows, unit: str
 
 
 def layers_chart(estimates: Mapping[str, Estimate], batch_size: float) -> alt.LayerChart:
-    """The noise scale of each layer in one window, as horizontal intervals, in the order given."""
+    """The noise scale of each layer, as horizontal intervals, in the order given."""
     axis = LogAxis.holding(estimates.values(), also=(batch_size,))
     rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
     place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))

@@ -11,8 +11,8 @@ from gradiometer.report.charts.marks import (
     HEIGHT,
     PLAIN,
     WIDTH,
+    Curve,
     Vertical,
-    Windows,
     along_steps,
     bars,
     by_step,
@@ -62,7 +62,7 @@ def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 
-def plateau_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerChart:
+def plateau_chart(cut: Curve, on: Curve, cuts: Sequence[int]) -> alt.LayerChart:
     """The gain of a cut of the rate to zero, and the possible gain without a cut, at every test.
 
     Args:
@@ -73,8 +73,8 @@ def plateau_chart(cut: Windows, on: Windows, cuts: Sequence[int]) -> alt.LayerCh
     axis = LogAxis.holding(estimate for _, estimate in (*cut, *on))
     y, series = log_y(axis, "gain in the loss"), named_series(GAINS)
     layers: list[alt.Chart | alt.LayerChart] = []
-    for name, windows in zip(GAINS, (cut, on), strict=True):
-        rows = [{**row, "series": name} for row in axis.rows(windows)]
+    for name, curve in zip(GAINS, (cut, on), strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(curve)]
         base = by_step(rows)
         layers.append(bars(base, y, **series))
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]

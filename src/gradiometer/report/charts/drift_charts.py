@@ -13,8 +13,8 @@ from gradiometer.report.charts.marks import (
     HEIGHT,
     PLAIN,
     WIDTH,
+    Curve,
     Vertical,
-    Windows,
     along_steps,
     band,
     bars,
@@ -33,11 +33,11 @@ DECADES = 1e-6
 UNIT = "loss / parameter²"
 
 
-def sharpness_chart(batch: Windows, full: Windows, edge: Windows, edge_words: str) -> alt.LayerChart:
+def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> alt.LayerChart:
     """Batch sharpness along the run as a band, full-batch sharpness at each survey, and the edge of stability.
 
     Args:
-        batch: The batch sharpness of each window; may be empty.
+        batch: The batch sharpness along the run; may be empty.
         full: λ_max at each survey; may be empty.
         edge: The edge, which moves with the learning rate; may be empty.
         edge_words: Label of the edge, such as 2/η.
@@ -47,16 +47,16 @@ def sharpness_chart(batch: Windows, full: Windows, edge: Windows, edge_words: st
     names = ["batch sharpness"] * bool(batch) + ["sharpness λ_max"] * bool(full)
     series = named_series(names)
     layers: list[alt.Chart | alt.LayerChart] = []
-    for name, windows in zip(names, [windows for windows in (batch, full) if windows], strict=True):
-        rows = [{**row, "series": name} for row in axis.rows(windows)]
+    for name, curve in zip(names, [curve for curve in (batch, full) if curve], strict=True):
+        rows = [{**row, "series": name} for row in axis.rows(curve)]
         base = by_step(rows)
-        curve = name == names[0] and bool(batch) and len(rows) > 2
-        layers += [band(base, y, **series), points(base, y, **series)] if curve else [bars(base, y, **series)]
+        connected = name == names[0] and bool(batch) and len(rows) > 2
+        layers += [band(base, y, **series), points(base, y, **series)] if connected else [bars(base, y, **series)]
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
     return along_steps(*layers, *_edge_line(edge, y, edge_words))
 
 
-def _edge_line(edge: Windows, y: Vertical, words: str) -> list[alt.Chart]:
+def _edge_line(edge: Curve, y: Vertical, words: str) -> list[alt.Chart]:
     if not edge:
         return []
     rows: list[dict[str, Any]] = [

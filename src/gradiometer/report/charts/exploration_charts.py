@@ -8,8 +8,8 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.marks import (
     WIDTH,
+    Curve,
     Vertical,
-    Windows,
     along_steps,
     band,
     bars,
@@ -28,28 +28,28 @@ from gradiometer.report.charts.marks import (
 DASHES = ([1, 0], [6, 3])
 
 
-def heat_chart(parts: Mapping[str, Windows], unit: str) -> alt.LayerChart:
+def heat_chart(parts: Mapping[str, Curve], unit: str) -> alt.LayerChart:
     """The temperature and the part of it that comes from batch noise, on a logarithmic axis.
 
     Args:
-        parts: Windows by legend label, the whole temperature first.
+        parts: Curves by legend label, the whole temperature first.
         unit: The unit of all temperatures.
     """
-    axis = LogAxis.holding(estimate for windows in parts.values() for _, estimate in windows)
+    axis = LogAxis.holding(estimate for curve in parts.values() for _, estimate in curve)
     y, series = log_y(axis, unit), named_series(list(parts))
     layers: list[alt.Chart | alt.LayerChart] = []
-    for (name, windows), dash in zip(parts.items(), DASHES, strict=False):
-        rows = [{**row, "series": name} for row in axis.rows(windows)]
+    for (name, curve), dash in zip(parts.items(), DASHES, strict=False):
+        rows = [{**row, "series": name} for row in axis.rows(curve)]
         base = by_step(rows)
         layers += _curve(base, y, len(rows), dash, series)
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
     return along_steps(*layers)
 
 
-def drift_share_chart(windows: Windows) -> alt.LayerChart:
+def drift_share_chart(curve: Curve) -> alt.LayerChart:
     """The share of the heat that moves the mean position of Φ, with a rule at zero: no net movement."""
     y = linear_y("share of the heat", "~%")
-    rows = [{"step": step, **plain_row(estimate)} for step, estimate in windows]
+    rows = [{"step": step, **plain_row(estimate)} for step, estimate in curve]
     zero = alt.Chart(alt.Data(values=[{"zero": 0.0, "label": "at rest"}]))
     label = zero.mark_text(style="reference-label", align="left", baseline="bottom", dx=4, dy=-4)
     return along_steps(

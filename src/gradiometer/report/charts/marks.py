@@ -15,8 +15,8 @@ Vertical = Callable[[str], alt.Y]
 Horizontal = Callable[[str], alt.X]
 """The vertical and the horizontal channel of a chart, for a field of its rows."""
 
-Windows = Sequence[tuple[int, Estimate]]
-"""Estimates along a run: the last step of each window, and the estimate."""
+Curve = Sequence[tuple[int, Estimate]]
+"""Estimates along a run: a step, and the estimate of the value there."""
 
 WIDTH, HEIGHT = 680, 280
 NUMBER = ",~g"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradiometer.diagnosis import diagnose, latest_window
+from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate
@@ -131,7 +131,7 @@ def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimat
         if series is None:
             return None
         before = series[: int(np.searchsorted(series.steps, step, side="right"))]
-        return GradientNoise().estimate(latest_window(before), level)["noise_scale"] if len(before) else None
+        return GradientNoise().estimate(before.at_newest(), level)["noise_scale"] if len(before) else None
     if quantity == "training_loss":
         losses = each.run.losses[1][each.run.losses[0] <= step]
         window = losses[-max(len(losses) // 4, 40) :]

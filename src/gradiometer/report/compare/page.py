@@ -8,7 +8,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
-from gradiometer.report.charts.marks import Windows
+from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, claim, sentence
 from gradiometer.report.page.cards import Card, Shown
@@ -131,21 +131,21 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
 
 
 def _figures(compared: Sequence[Compared]) -> tuple[Figure, ...]:
-    wanted: list[tuple[str, str, str, str | None, Callable[[Compared], Windows]]] = [
+    wanted: list[tuple[str, str, str, str | None, Callable[[Compared], Curve]]] = [
         ("training-loss", "Training loss", LOSS, None, _losses),
         ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
         ("test-accuracy", "Test accuracy", SHARE, "~%", partial(_evaluated, quantity="test_accuracy")),
         ("noise-scale", "Gradient noise scale", "examples", None, _noise_scales),
     ]
     made = []
-    for name, title, axis, format, windows_of in wanted:
-        windows = {f"{each.letter} {each.run.name}": windows_of(each) for each in compared}
-        if shown := {run: points for run, points in windows.items() if points}:
+    for name, title, axis, format, curve_of in wanted:
+        curves = {f"{each.letter} {each.run.name}": curve_of(each) for each in compared}
+        if shown := {run: points for run, points in curves.items() if points}:
             made.append(_figure(name, title, axis, format, shown))
     return tuple(made)
 
 
-def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[str, Windows]) -> Figure:
+def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[str, Curve]) -> Figure:
     rows = [(run, f"{step:,}", *cells(estimate)) for run, points in shown.items() for step, estimate in points]
     return Figure(
         name=name,
@@ -156,14 +156,14 @@ def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[st
     )
 
 
-def _losses(each: Compared) -> Windows:
+def _losses(each: Compared) -> Curve:
     cut = blocks(*each.run.losses, level=each.run.configuration.level, most=60)
     return tuple((round(block.middle), block.mean) for block in cut)
 
 
-def _noise_scales(each: Compared) -> Windows:
+def _noise_scales(each: Compared) -> Curve:
     return each.diagnosis.history.get("noise_scale", ())
 
 
-def _evaluated(each: Compared, quantity: str) -> Windows:
+def _evaluated(each: Compared, quantity: str) -> Curve:
     return tuple((step, found[quantity]) for step, found in sorted(each.evaluations.items()) if quantity in found)

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradiometer.diagnosis import FEWEST, Diagnosis
+from gradiometer.diagnosis import Diagnosis
 from gradiometer.run.cadence.overhead import time_used
 from gradiometer.run.reader import Run
+
+FEWEST = 40
+"""With fewer readings, an interval is wide mostly for want of readings."""
 
 SLACK = 0.005
 """Share of the training time by which the instrument may exceed its budget before the check fails."""
@@ -50,9 +53,7 @@ def _of_the_intervals(diagnosis: Diagnosis) -> Iterator[Check]:
     samples = [estimate.samples for estimate in diagnosis.estimates.values() if 0 < estimate.level < 1]
     if samples:
         fewest = min(samples)
-        yield Check(
-            fewest >= FEWEST, f"Smallest number of readings behind an interval of the latest window: {fewest:,}."
-        )
+        yield Check(fewest >= FEWEST, f"Smallest number of readings behind an interval: {fewest:,}.")
     unknown = sum(not estimate.tells for estimate in diagnosis.estimates.values())
     yield Check(True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}.")
 

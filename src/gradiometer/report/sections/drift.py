@@ -11,7 +11,7 @@ from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
-from gradiometer.report.charts.marks import Windows
+from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, quantity_table
 from gradiometer.run.artifacts import load_artifacts
@@ -77,7 +77,7 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
     )
 
 
-def _sharpness_figure(batch: Windows, surveys: tuple[Survey, ...], edge: Windows, run: Run) -> Figure:
+def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, run: Run) -> Figure:
     full = tuple((survey.step, survey.sharpness) for survey in surveys)
     formula, limit = _edge_at_peak(run)
     if not edge:
@@ -138,7 +138,7 @@ def _edge(group: Group) -> float:
     return stability_limit(group.learning_rate, Momentum(group.momentum, group.nesterov))
 
 
-def _moving_edge(run: Run) -> tuple[float, Windows]:
+def _moving_edge(run: Run) -> tuple[float, Curve]:
     """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty if constant."""
     settings = _settings(run)
     kept = [place for place, step in enumerate(settings.steps) if step <= run.steps]
@@ -155,7 +155,7 @@ def _moving_edge(run: Run) -> tuple[float, Windows]:
     )
 
 
-def _from_the_start(edge: Windows, run: Run) -> Windows:
+def _from_the_start(edge: Curve, run: Run) -> Curve:
     """The edge extended to the start and to the current step, for drawing."""
     return ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1])) if edge else edge
 

@@ -1,7 +1,7 @@
 """The section of issue 1, estimation: noise scale, noise and gradient, the effect of the batch size, and layers."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
@@ -12,7 +12,7 @@ from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, LogAxis
 from gradiometer.report.charts.batch_chart import batch_chart
 from gradiometer.report.charts.charts import layers_chart, noise_and_gradient_chart, noise_scale_chart
 from gradiometer.report.charts.interval_strip import number
-from gradiometer.report.charts.marks import Windows
+from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import (
     Figure,
     Numbers,
@@ -37,43 +37,43 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     if "noise_scale" not in latest:
         return Section("estimation", "Estimation", f"{lead} The noise has not been measured yet.", (), table)
     figures = []
-    windows = history.get("noise_scale", ())
-    if windows:
-        figures.append(_noise_scale_figure(windows, latest["batch_size"].value))
+    curve = history.get("noise_scale", ())
+    if curve:
+        figures.append(_noise_scale_figure(curve, latest["batch_size"].value))
     variance, norm_squared = history.get("gradient_variance", ()), history.get("gradient_norm_squared", ())
     if variance and norm_squared:
         figures.append(_noise_and_gradient_figure(variance, norm_squared))
     settings = run.hyperparameters
-    if settings is not None and settings.family == "sgd" and any(math.isfinite(scale.low) for _, scale in windows):
+    if settings is not None and settings.family == "sgd" and math.isfinite(latest["noise_scale"].low):
         present = round(latest["batch_size"].value)
-        figures.append(_batch_figure([scale for _, scale in windows], present, max(settings.peaks), run))
+        figures.append(_batch_figure(latest["noise_scale"], present, max(settings.peaks), run))
     layers, shares = by_layer(latest, "noise_scale/"), by_layer(latest, "noise_share/")
     if layers:
         figures.append(_layers_figure(layers, shares, latest["batch_size"].value))
     return Section("estimation", "Estimation", lead, tuple(figures), table)
 
 
-def _noise_scale_figure(windows: Windows, batch_size: float) -> Figure:
-    summary = f"The gradient noise scale {change(windows)}; B is {batch_size:,.0f}."
+def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
+    summary = f"The gradient noise scale {change(curve)}; B is {batch_size:,.0f}."
     return Figure(
         name="noise-scale",
         title="Gradient noise scale",
-        chart=noise_scale_chart(windows, batch_size),
-        summary=" ".join([summary, *_open_sentences((estimate for _, estimate in windows), "▲")]),
-        table=numbers_of(windows, "noise scale, examples"),
+        chart=noise_scale_chart(curve, batch_size),
+        summary=" ".join([summary, *_open_sentences((estimate for _, estimate in curve), "▲")]),
+        table=numbers_of(curve, "noise scale, examples"),
         note=(
-            f"Each point is one window of measured steps. The band is its {windows[0][1].level:.0%} interval by "
-            "Fieller's method. If the noise scale is above B, a larger batch saves updates; if it is below B, a larger "
-            "batch mostly costs examples."
+            f"Each point is the value at that step, from the readings up to it, with its {curve[0][1].level:.0%} "
+            "interval. If the noise scale is above B, a larger batch saves updates; if it is below B, a larger batch "
+            "mostly costs examples."
         ),
     )
 
 
-def _noise_and_gradient_figure(variance: Windows, norm_squared: Windows) -> Figure:
+def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
     summary = f"The noise, tr Σ, {change(variance)}. The squared gradient norm, ‖g‖², {change(norm_squared)}."
     below = sum(not estimate.low > 0 for _, estimate in norm_squared)
     if below:
-        where = "" if len(norm_squared) == 1 else f" in {below} of {len(norm_squared)} windows"
+        where = "" if len(norm_squared) == 1 else f" in {below} of {len(norm_squared)} points"
         summary += f" The interval of ‖g‖² reaches zero (▼){where}."
     rows = [
         (f"{step:,}", *cells(noise), *cells(norm))
@@ -84,15 +84,15 @@ def _noise_and_gradient_figure(variance: Windows, norm_squared: Windows) -> Figu
         title="Noise and gradient",
         chart=noise_and_gradient_chart(variance, norm_squared, variance[0][1].unit),
         summary=summary,
-        table=Numbers(("window ends at step", "tr Σ", "interval", "‖g‖²", "interval"), tuple(rows)),
+        table=Numbers(("step", "tr Σ", "interval", "‖g‖²", "interval"), tuple(rows)),
         note="On this logarithmic axis, the distance between the two is the noise scale.",
     )
 
 
-def _batch_figure(noise_scales: Sequence[Estimate], present: int, peak: float, run: Run) -> Figure:
-    """Updates and examples at other batch sizes, over the whole run. The forecast is one of SGD."""
+def _batch_figure(noise_scale: Estimate, present: int, peak: float, run: Run) -> Figure:
+    """Updates and examples at other batch sizes, with the noise scale of now. The forecast is one of SGD."""
     sizes = batch_sizes(present, run.sampling.examples)
-    table = BatchTable.of(noise_scales, sizes, present=present, learning_rate=peak)
+    table = BatchTable.of([noise_scale], sizes, present=present, learning_rate=peak)
     rows = [
         (f"{row.batch_size:,}", number(row.learning_rate.value), *cells(row.updates), *cells(row.examples))
         for row in table.rows
@@ -108,8 +108,8 @@ def _batch_figure(noise_scales: Sequence[Estimate], present: int, peak: float, r
         ),
         table=Numbers(("batch size", "peak learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
         note=(
-            "This is a prediction of a model: each window of the run, at the best learning rate for its noise, is "
-            "converted to steps with the other batch by its noise scale."
+            "This is a prediction of a model from the noise scale of now, at the best learning rate for each batch. "
+            "`gradiometer batch RUN --of run` predicts for the whole run."
             + ("" if run.watched else " `gradiometer batch` adds the time, measured on this machine.")
         ),
     )
@@ -119,7 +119,7 @@ def _layers_figure(layers: dict[str, Estimate], shares: dict[str, Estimate], bat
     largest = sorted(layers, key=lambda layer: -layers[layer].low)[:MOST_LAYERS]
     drawn = {layer: estimate for layer, estimate in layers.items() if layer in largest}
     known = {layer: estimate for layer, estimate in layers.items() if estimate.tells}
-    summary = f"The noise scale of {len(layers)} layers in the latest window."
+    summary = f"The noise scale of {len(layers)} layers at the newest reading."
     if known:
         low, high = (pick(known, key=lambda layer: known[layer].value) for pick in (min, max))
         if len(known) > 1:

@@ -11,7 +11,7 @@ from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.report.charts.exploration_charts import drift_share_chart, heat_chart, layer_temperatures_chart
-from gradiometer.report.charts.marks import Windows
+from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, by_layer, cells, change, quantity_table
 from gradiometer.run.reader import Run
 
@@ -23,8 +23,8 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 4: the heat balance along the run and by layer."""
     lead = "At which temperature does SGD explore? How much noise do its steps add, and where does this heat go?"
     labels = labels_of(diagnosis.gauges, Issue.EXPLORATION)
-    windows = diagnosis.history.get("temperature", ())
-    if not windows:
+    curve = diagnosis.history.get("temperature", ())
+    if not curve:
         lead += " The temperature has not been measured yet: add it with `--gauges noise,temperature`."
         return Section("exploration", "Exploration", lead, (), quantity_table(labels, diagnosis.estimates))
     examples = diagnosis.estimates.get("temperature_examples")
@@ -44,7 +44,7 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     return Section("exploration", "Exploration", lead, tuple(figures), table)
 
 
-def _heat_figure(history: Mapping[str, Windows], unit: str, run: Run) -> Figure:
+def _heat_figure(history: Mapping[str, Curve], unit: str, run: Run) -> Figure:
     whole, batches = history["temperature"], history["temperature_minibatch"]
     rows = [
         (f"{step:,}", *cells(heat), *cells(noise), *cells(length))
@@ -64,14 +64,14 @@ def _heat_figure(history: Mapping[str, Windows], unit: str, run: Run) -> Figure:
         chart=heat_chart({"temperature T": whole, "from batch noise": batches}, unit),
         summary=f"In {unit}, the temperature {change(whole)}; the part from batch noise {change(batches)}.",
         table=Numbers(
-            ("window ends at step", "T", "interval", "from batch noise", "interval", "from step length", "interval"),
+            ("step", "T", "interval", "from batch noise", "interval", "from step length", "interval"),
             tuple(rows),
         ),
         note=note,
     )
 
 
-def _share_figure(shares: Windows, history: Mapping[str, Windows]) -> Figure:
+def _share_figure(shares: Curve, history: Mapping[str, Curve]) -> Figure:
     rows = [
         (f"{step:,}", *cells(share), *cells(drift), *cells(inside))
         for (step, share), (_, drift), (_, inside) in zip(
@@ -84,7 +84,7 @@ def _share_figure(shares: Windows, history: Mapping[str, Windows]) -> Figure:
         chart=drift_share_chart(shares),
         summary=f"The share of the heat that moves the parameters away from their earlier position {change(shares)}.",
         table=Numbers(
-            ("window ends at step", "share that drifts", "interval", "drift", "interval", "T_conf", "interval"),
+            ("step", "share that drifts", "interval", "drift", "interval", "T_conf", "interval"),
             tuple(rows),
         ),
         note=(
@@ -100,7 +100,7 @@ def _layers_figure(
 ) -> Figure:
     hottest = sorted(layers, key=lambda layer: -layers[layer].low)[:MOST_LAYERS]
     drawn = {layer: estimate for layer, estimate in layers.items() if layer in hottest}
-    summary = f"The temperature of {len(layers)} layers in the latest window, in {unit}."
+    summary = f"The temperature of {len(layers)} layers at the newest reading, in {unit}."
     known = {layer: estimate for layer, estimate in layers.items() if estimate.tells}
     if known:
         cold, hot = (pick(known, key=lambda layer: known[layer].value) for pick in (min, max))
@@ -122,8 +122,8 @@ def _layers_figure(
     )
 
 
-def _scaled(windows: Windows, scale: float) -> Windows:
-    return tuple((step, _times(estimate, scale)) for step, estimate in windows)
+def _scaled(curve: Curve, scale: float) -> Curve:
+    return tuple((step, _times(estimate, scale)) for step, estimate in curve)
 
 
 def _times(estimate: Estimate, scale: float) -> Estimate:

@@ -10,7 +10,7 @@ from gradiometer.drift.spikes.finding import steps_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart
-from gradiometer.report.charts.marks import Windows
+from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
 
@@ -48,7 +48,7 @@ def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
 
 
 def _loss_figure(
-    training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
+    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
 ) -> Figure:
     ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
     parts = [f"{name} {change(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
@@ -92,7 +92,7 @@ def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]])
 
 
 def _loss_table(
-    training: Sequence[Block], test: Windows, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
+    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
 ) -> Numbers:
     rows = [
         (
@@ -112,7 +112,7 @@ def _loss_table(
     return Numbers(("steps", "loss", "mean", "interval", "single batches"), tuple(rows))
 
 
-def _evaluations(run: Run, quantity: str) -> Windows:
+def _evaluations(run: Run, quantity: str) -> Curve:
     return tuple(
         (event["step"], Estimate(**event["estimates"][quantity]))
         for event in run.evaluations

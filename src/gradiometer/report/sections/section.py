@@ -8,7 +8,7 @@ import altair as alt
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
-from gradiometer.report.charts.marks import Windows
+from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.questions import Answer
 
 
@@ -61,10 +61,10 @@ class Section:
     figures: tuple[Figure, ...]
     table: Numbers | None = None
     answers: tuple[Answer, ...] = ()
-    heading: str = "In the latest window"
+    heading: str = "At the newest reading"
 
 
-def change(points: Windows) -> str:
+def change(points: Curve) -> str:
     """The first and the last estimate: "goes from 52 [41, 66] at step 250 to 610 [480, 800] at step 6,000"."""
     (first_step, first), (last_step, last) = points[0], points[-1]
     if len(points) == 1:
@@ -88,7 +88,7 @@ def by_layer(estimates: Mapping[str, Estimate], prefix: str) -> dict[str, Estima
     return {name.removeprefix(prefix): each for name, each in estimates.items() if name.startswith(prefix)}
 
 
-def numbers_of(points: Windows, quantity: str) -> Numbers:
+def numbers_of(points: Curve, quantity: str) -> Numbers:
     """One row per point along the run: step, estimate, interval, and number of readings."""
     return Numbers(
         ("step", quantity, "interval", "readings"),
