@@ -1,7 +1,8 @@
 """The objective: a model and its loss, as a function of parameters and a batch."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from gradiometer.errors import Unsupported
 from gradiometer.measurement.batch import Batch, as_batch_of_one, example_axes, mapped
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.traits import Traits, probe_traits
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.measurement.untouched import Surroundings, untouched_randomness
 
 Result = TypeVar("Result")
 Gradients = list[Tensor]
@@ -84,9 +85,16 @@ class Objective:
         """New leaf tensors that share the parameters' memory, so that autograd fires no hook of the parameters."""
         return [parameter.detach().requires_grad_() for parameter in self.parameters]
 
-    def untouched_randomness(self, seed: int) -> AbstractContextManager[None]:
-        """A context in which the model can run; every random state is restored at its end."""
-        return untouched_randomness(seed, self.devices)
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """Generators and other models that the loss uses."""
+        return Surroundings(self.loss, self.model)
+
+    @contextmanager
+    def untouched_randomness(self, seed: int) -> Iterator[None]:
+        """A context in which the loss can run. Every random state and other models' buffers are restored at its end."""
+        with untouched_randomness(seed, self.devices), self.surroundings.untouched(seed):
+            yield
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
@@ -168,7 +176,9 @@ class Objective:
         if probed < PROBES:
             with torch.no_grad(), self.untouched_randomness(seed):
                 leaves = self.leaves()
-                traits |= probe_traits(lambda part: self.mean_loss(leaves, part), self.model, batch, self.devices)
+                traits |= probe_traits(
+                    lambda part: self.mean_loss(leaves, part), self.model, batch, self.devices, self.surroundings
+                )
             self._traits[mode] = (probed + 1, traits)
         return traits
 

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, span
+from gradiometer.measurement.untouched import Surroundings
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ class Traits:
 
 
 def probe_traits(
-    mean_loss: Callable[[Batch], Tensor], model: nn.Module, batch: Batch, devices: Iterable[torch.device]
+    mean_loss: Callable[[Batch], Tensor],
+    model: nn.Module,
+    batch: Batch,
+    devices: Iterable[torch.device],
+    surroundings: Surroundings,
 ) -> Traits:
     """The traits that this batch shows: compares its loss with the losses of three parts of different sizes.
 
@@ -44,15 +49,17 @@ def probe_traits(
         model: The model in this loss.
         batch: The examples.
         devices: Devices whose random state may change.
+        surroundings: Generators and other models that the loss may use.
 
     Raises:
         UserCodeFailed: The loss is a sum over the examples.
     """
     devices, size = list(devices), batch_size(batch)
-    before = _generator_states(devices)
+    before, own = _generator_states(devices), surroundings.states()
     whole = mean_loss(batch)
     drawn = any(not torch.equal(a, b) for a, b in zip(before, _generator_states(devices), strict=True))
-    coupled = _uses_batch_statistics(model)
+    drawn |= own != surroundings.states()
+    coupled = _use_batch_statistics([*model.modules(), *surroundings.modules])
     if drawn or coupled or size < 2:
         return Traits(random=drawn, coupled=coupled)  # random numbers would hide a coupling of other kinds
     parts = _uneven(batch, size)
@@ -69,10 +76,9 @@ def probe_traits(
     return Traits(coupled=bool(differs))
 
 
-def _uses_batch_statistics(model: nn.Module) -> bool:
+def _use_batch_statistics(modules: Iterable[nn.Module]) -> bool:
     return any(
-        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
-        for module in model.modules()
+        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None) for module in modules
     )
 
 

@@ -1,12 +1,31 @@
-"""Contexts that restore every random state, or every module's mode, at their end."""
+"""Contexts that restore every random state, every module's mode, or what a loss uses besides its model."""
 
+import functools
+import pickle
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+LARGEST = 1000
+"""Longest collection that is looked through."""
+
+MOST = 5000
+"""Most objects that are looked at."""
+
+LIBRARIES = ("torch", "numpy", "builtins", "typing", "collections", "functools", "jaxtyping", "beartype")
+"""Packages whose functions and objects are not looked through."""
+
+PLAIN = (str, bytes, int, float, complex, type, type(None), torch.Tensor, np.ndarray, torch.dtype, torch.device)
+"""Objects that are not looked into."""
 
 
 @contextmanager
@@ -45,3 +64,123 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+class Surroundings:
+    """Random generators and modules that a loss uses besides its model, as far as they can be found.
+
+    Looked for in closures, default arguments, attributes, and the global names that functions use.
+
+    Args:
+        loss: The loss.
+        model: Its model, whose buffers are not among them.
+    """
+
+    def __init__(self, loss: Callable[..., Any], model: nn.Module) -> None:
+        found, own = list(_reached([loss, model])), set(map(id, model.modules()))
+        self.generators = [one for one in found if isinstance(one, GENERATORS) and not _is_global(one)]
+        self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]
+
+    def states(self) -> list[bytes]:
+        """The states of the generators."""
+        return [pickle.dumps(_state(generator)) for generator in self.generators]
+
+    @contextmanager
+    def untouched(self, seed: int) -> Iterator[None]:
+        """Seed the generators inside. Restore their states, and the buffers of modules in training mode, at the end."""
+        states = [_state(generator) for generator in self.generators]
+        buffers = [
+            (module, name, buffer, buffer.detach().clone())
+            for module in self.modules
+            if module.training
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
+        for generator in self.generators:
+            _seed(generator, seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(self.generators, states, strict=True):
+                _restore(generator, state)
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer
+                buffer.data.copy_(before)  # as batch normalization does: a graph that has saved it stays valid
+
+
+def _reached(roots: Iterable[Any]) -> Iterator[Any]:
+    """Every object that can be reached from these, each once, the nearest first."""
+    waiting, seen = deque(roots), dict[int, Any]()
+    while waiting and len(seen) < MOST:
+        one = waiting.popleft()
+        if id(one) in seen or isinstance(one, PLAIN):
+            continue
+        seen[id(one)] = one
+        yield one
+        waiting += _inside(one)
+
+
+def _inside(one: Any) -> list[Any]:
+    if isinstance(one, FunctionType):
+        return _used_by(one)
+    if isinstance(one, MethodType):
+        return [one.__self__, one.__func__]
+    if isinstance(one, functools.partial):
+        return [one.func, *one.args, *one.keywords.values()]
+    if isinstance(one, dict | list | tuple | set):
+        return [] if len(one) > LARGEST else list(one.values()) if isinstance(one, dict) else list(one)
+    library = type(one).__module__.partition(".")[0] in LIBRARIES and not isinstance(one, nn.Module)
+    closed = library or isinstance(one, (ModuleType, *GENERATORS))
+    return [] if closed else list(getattr(one, "__dict__", {}).values())
+
+
+def _used_by(function: FunctionType) -> list[Any]:
+    """What a function of Python refers to: closure, defaults, and the global names in its code."""
+    if (function.__module__ or "").partition(".")[0] in LIBRARIES:
+        return []
+    used: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # not filled yet
+            used.append(cell.cell_contents)
+    names = _names(function.__code__)
+    for name in names & function.__globals__.keys():
+        used.append(value := function.__globals__[name])
+        if isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in LIBRARIES:
+            used += [vars(value)[inner] for inner in names & vars(value).keys()]
+    return used
+
+
+def _names(code: CodeType) -> set[str]:
+    """Global names and attributes in a code and in the functions defined inside of it."""
+    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+
+
+def _is_global(generator: Any) -> bool:
+    """True for the generators that `untouched_randomness` restores."""
+    pythons: Any = random.getstate
+    known = (np.random.mtrand._rand, torch.default_generator, pythons.__self__)
+    return any(generator is one for one in known)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _seed(generator: Any, seed: int) -> None:
+    if isinstance(generator, np.random.Generator):
+        kind: Any = type(generator.bit_generator)
+        generator.bit_generator.state = kind(seed).state
+    elif isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    else:
+        generator.seed(seed % 2**32)
