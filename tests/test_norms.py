@@ -270,6 +270,7 @@ def test_the_run_holds_settings_that_are_known_and_says_that_the_cost_is_not(tmp
             w.norms(**(STEP | {"small": 4.0 + step % 3}), step=5 * step, loss=1.0)
     assert w.run is not None and w.run.name == "a-JAX-run-1" and w.run.sampling.examples == 5000
     assert w.run.manifest["problem"]["optimizer"] == "adamw" and "momentum" not in w.run.manifest["configuration"]
+    assert w.run.configuration.sampling == "reshuffled"
     assert overhead_sentence(w.run.overhead).startswith("The program gave the norms of 40 steps.")
 
 

@@ -263,6 +263,7 @@ class NormsWatch:
                 "batch_size": reading.batch_size,
                 "gauges": GradientNoise.name,
                 "level": self._level,
+                "sampling": "reshuffled" if self._sampling.draw is Draw.RESHUFFLED else "replacement",
                 **({"learning_rate": reading.learning_rate} if reading.learning_rate else {}),
             },
             "versions": versions(),
