@@ -17,6 +17,7 @@ from .medians import median as median
 from .now import MOMENT_PRIOR as MOMENT_PRIOR
 from .now import NOISE_PRIOR as NOISE_PRIOR
 from .now import SHARPNESS_PRIOR as SHARPNESS_PRIOR
+from .now import SIGNAL_PRIOR as SIGNAL_PRIOR
 from .now import TEMPERATURE_PRIOR as TEMPERATURE_PRIOR
 from .now import mean_now as mean_now
 from .now import ratio_now as ratio_now

@@ -20,17 +20,20 @@ from gradiometer.measurement.uncertainty.fieller import steps_to_bound
 from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
 from gradiometer.measurement.uncertainty.power_law import Drift, power_law
 
-NOISE_PRIOR = Drift(time=(-0.6, 0.9), rate=(0.7, 0.4))
+NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
 """1/B, with B the noise scale: it falls along a run, and with the learning rate."""
 
-SHARPNESS_PRIOR = Drift(time=(0.0, 0.5), rate=(-0.5, 0.6), share=0.35)
-"""The batch sharpness: it rises if the learning rate falls."""
+SHARPNESS_PRIOR = Drift(time=(-0.1, 0.4), rate=(0.5, 0.5), still=0.4, share=0.5, wander=0.12)
+"""‖ĝ‖² over ĝᵀH_Bĝ, one over the batch sharpness: it falls with the learning rate."""
 
-TEMPERATURE_PRIOR = Drift(time=(-0.3, 0.7), rate=(1.0, 0.5))
-"""The temperature: it is proportional to the learning rate, and to tr Σ, which drifts."""
+TEMPERATURE_PRIOR = Drift(time=(-0.3, 0.6), rate=(1.2, 0.5), still=0.0, share=0.5, wander=0.2)
+"""The temperature: it is proportional to the learning rate and to E‖ĝ‖², which drifts."""
 
-MOMENT_PRIOR = Drift(time=(0.0, 0.7), rate=(0.0, 0.5))
-"""A moment of which nothing is known, such as tr Σ or ‖g‖²."""
+SIGNAL_PRIOR = Drift(time=(-1.3, 0.9), rate=(0.9, 0.5), still=0.1)
+"""‖g‖²: it falls along a run."""
+
+MOMENT_PRIOR = Drift(time=(-0.3, 0.8), rate=(0.2, 0.5), share=0.5, wander=0.15)
+"""A moment of which little is known, such as tr Σ."""
 
 FEWEST = 16
 """Smallest number of readings. Fewer do not show a drift."""
@@ -70,8 +73,9 @@ def ratio_now(
     denominator may be negative by noise. An interval whose ends are more than 30 apart is given as open, [L, ∞),
     "at least L"; then `needed` is about how many more steps would close it.
 
-    With fewer than 16 readings the estimate is unknown. With fewer than 8 since the learning rate last changed twofold,
-    `method` says "extrapolated": the value rests on the drift that is usual after such a change.
+    The interval is for the ratio of means around the newest step, over a few per cent of the run: ‖g‖² itself jumps
+    from step to step. With fewer than 16 readings the estimate is unknown. With fewer than 8 since the learning rate
+    last changed twofold, `method` says "extrapolated": the value rests on the drift that is usual after such a change.
 
     Args:
         numerator, denominator: Readings at the same steps, oldest first, each unbiased.
@@ -97,7 +101,7 @@ def ratio_now(
     >>> signal = 10 / steps  # ‖g‖² falls, so the noise scale rises from 10 to 2,000
     >>> variance = np.full(200, 100.0)
     >>> print(ratio_now(variance, signal * (1 + 0.3 * noise), steps=steps, unit="examples"))
-    1,890 [1,480, 2,720] examples
+    1,980 [1,630, 2,570] examples
     >>> print(ratio_of_means(variance, signal * (1 + 0.3 * noise), unit="examples"))
     337 [241, 559] examples
     """
@@ -156,7 +160,7 @@ def mean_now(
     >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
     >>> samples = 10 / np.sqrt(steps) * (1 + 0.3 * noise)  # ends at 0.71
     >>> print(mean_now(samples, steps=steps))
-    0.725 [0.545, 0.896]
+    0.699 [0.528, 0.868]
     >>> print(mean(samples))
     1.35 [0.959, 1.74]
     """

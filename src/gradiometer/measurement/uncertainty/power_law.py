@@ -15,8 +15,17 @@ from gradiometer.measurement.uncertainty.batch_means import MOST_BATCHES
 MOST_READINGS = 96
 """Longer series are averaged down to this many stretches."""
 
-OFFSET = 0.1
-"""Share of the span that is added to the age, so that the logarithm of the oldest reading's age is finite."""
+OFFSET = 0.4
+"""Age of the oldest reading, as a share of the span. With the newest 70 % of a run it is about the true age."""
+
+FIT = 0.2
+"""Share of the Gaussian likelihood in the weight of a pair of exponents; the rest is the score test's.
+
+The score test is right for noise of any size, which changes along a run, but does not see how small the residuals are.
+"""
+
+STILL_WANDER = 1 / 3
+"""What does not drift wanders less: share of the prior's wander."""
 
 TIME_POWERS = np.linspace(-3.6, 2.4, 21)
 RATE_POWERS = np.linspace(-0.5, 2.0, 9)
@@ -47,14 +56,14 @@ class Drift:
 
     >>> from gradiometer.measurement.uncertainty import Drift
     >>> Drift(time=(0.0, 0.5), rate=(1.0, 0.5)).share
-    0.75
+    0.7
     """
 
     time: tuple[float, float]
     rate: tuple[float, float]
-    still: float = 0.2
-    share: float = 0.75
-    wander: float = 0.15
+    still: float = 0.3
+    share: float = 0.7
+    wander: float = 0.22
 
     def __post_init__(self) -> None:
         for name in ("time", "rate"):
@@ -122,40 +131,35 @@ def power_law(
 
     For each pair of exponents u = Σ values / Σ expected: an estimating equation, unbiased also if single values are
     negative. Its standard error comes from at most 24 batch sums of the residuals with their lag-one correlation, and
-    from the `wander`. A pair is weighted by its prior and by a score test of the residuals against log age and log η.
+    from the `wander`. A pair is weighted by its prior, by a score test of the residuals against log age and log η, and,
+    a little, by their size.
 
     Returns:
         The mixture over all pairs, or None if no pair gives a positive sum.
     """
     values, units, steps = _thinned(values), _thinned(units), _thinned(steps)
-    learning_rate = None if learning_rate is None else _thinned(learning_rate)
-    age = np.log((steps - steps[0] + OFFSET * (steps[-1] - steps[0])) / ((1 + OFFSET) * (steps[-1] - steps[0])))
-    rate = _log_rate(learning_rate)
-    time_powers, rate_powers, log_prior = _exponents(prior, varied=rate is not None)
-    logs = np.outer(time_powers, age) + (0 if rate is None else np.outer(rate_powers, rate))
+    rate = _log_rate(None if learning_rate is None else _thinned(learning_rate))
+    clocks = [_log_age(steps)] if rate is None else [_log_age(steps), rate]
+    powers, log_prior, wander = _grid(prior, varied=rate is not None)
+    logs = sum(np.outer(power, clock) for power, clock in zip(powers, clocks, strict=False))
     expected = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)) * units
     total = expected.sum(axis=1)
-    if not (total > 0).any():
+    if not (possible := total > 0).any():
         return None
-    kept = total > 0
-    expected, total, log_prior = expected[kept], total[kept], log_prior[kept]
+    expected, total, log_prior, wander = (each[possible] for each in (expected, total, log_prior, wander))
     centers = values.sum() / total
     residuals = values - centers[:, None] * expected
-    starts = np.linspace(0, len(values), min(MOST_BATCHES, len(values) // 2), endpoint=False).astype(int)
-    sums = np.add.reduceat(residuals, starts, axis=1)
-    count = len(starts)
-    squares = (sums**2).sum(axis=1)
-    lag = np.divide((sums[:, 1:] * sums[:, :-1]).sum(axis=1), squares, out=np.zeros(len(sums)), where=squares > 0)
-    noise = squares * (1 + 2 * np.maximum(lag, 0)) * count / (count - 1) / total**2
+    count = min(MOST_BATCHES, len(values) // 2)
+    squares, correlation = _spread(_batch_sums(residuals, count))
+    noise = squares * (1 + 2 * correlation) * count / (count - 1) / total**2
     # What wanders shows in the batches, so it is not larger than their spread.
-    wander = np.minimum((prior.wander * centers) ** 2, squares * count / total**2)
-    clocks = [age] if rate is None else [age, rate]
-    scores = np.stack([_score(clock, expected, total, residuals, starts) for clock in clocks])
-    log_weights = log_prior - count / 2 * np.log1p(_chi_squared(scores) / count)
+    wandered = np.minimum((wander * centers) ** 2, squares * count / total**2)
+    scores = [_batch_sums((clock - (expected @ clock / total)[:, None]) * residuals, count) for clock in clocks]
+    fit = FIT * np.log(squares + 1e-24 * squares.max() + np.finfo(float).tiny)
+    log_weights = log_prior - count / 2 * (fit + (1 - FIT) * np.log1p(_chi_squared(np.stack(scores)) / count))
     weights = np.exp(log_weights - log_weights.max())
+    errors = np.maximum(np.sqrt(noise + wandered), 1e-12 * np.abs(centers) + np.finfo(float).tiny)
     heavy = weights > 1e-7
-    errors = np.sqrt(noise + wander)
-    errors = np.maximum(errors, 1e-12 * np.abs(centers) + np.finfo(float).tiny)
     return Mixture(centers[heavy], errors[heavy], weights[heavy] / weights[heavy].sum(), count - 1)
 
 
@@ -165,14 +169,23 @@ def _student(freedom: int) -> Float[np.ndarray, " places"]:
     return table
 
 
-def _exponents(prior: Drift, varied: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """β, γ and the log prior at each point of the grid, and at no drift."""
+def _grid(prior: Drift, varied: bool) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+    """β and γ at each point of the grid, then without drift; the log prior and the wander there."""
     time, rate = (each.ravel() for each in np.meshgrid(TIME_POWERS, RATE_POWERS if varied else [prior.rate[0]]))
     log_prior = prior.log_density(time, rate)
     log_prior = log_prior - np.logaddexp.reduce(log_prior) + math.log1p(-prior.still)
+    wander = np.full(len(time), prior.wander)
     if not prior.still:
-        return time, rate, log_prior
-    return np.append(time, 0.0), np.append(rate, 0.0), np.append(log_prior, math.log(prior.still))
+        return (time, rate), log_prior, wander
+    powers = np.append(time, 0.0), np.append(rate, 0.0)
+    return powers, np.append(log_prior, math.log(prior.still)), np.append(wander, STILL_WANDER * prior.wander)
+
+
+def _log_age(steps: np.ndarray) -> np.ndarray:
+    """Log of the age of each reading, relative to the newest."""
+    span = steps[-1] - steps[0]
+    age: np.ndarray = np.log((steps - steps[0] + OFFSET * span) / ((1 + OFFSET) * span))
+    return age
 
 
 def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
@@ -192,12 +205,16 @@ def _thinned(series: np.ndarray) -> np.ndarray:
     return means
 
 
-def _score(
-    clock: np.ndarray, expected: np.ndarray, total: np.ndarray, residuals: np.ndarray, starts: np.ndarray
-) -> np.ndarray:
-    """Batch sums of the residuals times the clock, [powers, batches]: zero on average for the right exponents."""
-    middle = expected @ clock / total
-    return np.add.reduceat((clock - middle[:, None]) * residuals, starts, axis=1)
+def _batch_sums(readings: Float[np.ndarray, "powers steps"], count: int) -> Float[np.ndarray, "powers batches"]:
+    starts = np.linspace(0, readings.shape[1], count, endpoint=False).astype(int)
+    return np.add.reduceat(readings, starts, axis=1)
+
+
+def _spread(sums: Float[np.ndarray, "powers batches"]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of squares of the batch sums, and their lag-one correlation if it is positive."""
+    squares = (sums**2).sum(axis=1)
+    products = (sums[:, 1:] * sums[:, :-1]).sum(axis=1)
+    return squares, np.maximum(np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0), 0.0)
 
 
 def _chi_squared(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:

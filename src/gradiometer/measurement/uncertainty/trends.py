@@ -108,7 +108,7 @@ def along(
     >>> steps = np.arange(1, 101)
     >>> curve = along(np.full(100, 100.0), 10.0 / (20 + steps), steps=steps, points=3)
     >>> curve.steps, curve.value.round()
-    (array([ 16.,  58., 100.]), array([ 348.,  909., 1325.]))
+    (array([ 16.,  58., 100.]), array([ 351.,  768., 1128.]))
     """
     if not points >= 1:
         raise BadArgument(f"`points` must be at least 1, got {points}.")
