@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -105,8 +105,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
                 findings.append(completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges))
             if gauge.own_steps:
                 continue  # it is about the whole path
-            for past in along(replace(series, layers=())):
-                for name, estimate in gauge.estimate(past.at_newest(), level).items():
+            for past in along(series):
+                for name, estimate in gauge.estimate(past.at_newest(by_layer=False), level).items():
                     history.setdefault(name, []).append((int(past.steps[-1]), estimate))
     findings += [_unavailable(name, path, run) for name, path in missing.items()]
     findings += _endpoint(run, estimates)

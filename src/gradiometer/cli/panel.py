@@ -158,7 +158,7 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
     for gauge in training.gauges:
         series = recorder.recent(gauge.name)
         if series is not None and len(series) > 1:
-            yield gauge, gauge.estimate(series.at_newest(), training.configuration.level)
+            yield gauge, gauge.estimate(series.at_newest(by_layer=False), training.configuration.level)
 
 
 def _answers(training: "Training", recorder: "Recorder") -> Iterator[Answer]:

@@ -149,6 +149,6 @@ class Trackers:
             series = recorder.recent(gauge.name)
             if series is None or len(series) < FEWEST or not isinstance(gauge, Gauge):
                 continue
-            estimates |= gauge.estimate(series.at_newest(), self._level)
+            estimates |= gauge.estimate(series.at_newest(by_layer=False), self._level)
             step = max(step, int(series.steps[-1]))
         return estimates, step

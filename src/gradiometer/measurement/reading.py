@@ -195,9 +195,13 @@ class Series:
             moments={name: values[window] for name, values in self.moments.items()},
         )
 
-    def at_newest(self) -> "Series":
-        """The same readings, for estimates of the values at the newest one."""
-        return replace(self, newest=True)
+    def at_newest(self, by_layer: bool = True) -> "Series":
+        """The same readings, for estimates of the values at the newest one.
+
+        Args:
+            by_layer: False to leave the estimates of single layers out, which take most of the time.
+        """
+        return replace(self, newest=True, layers=self.layers if by_layer else ())
 
     def mean(
         self, samples: Float[np.ndarray, " steps"], *, level: float = 0.9, unit: str = "", prior: Drift = MOMENT_PRIOR
