@@ -236,3 +236,23 @@ def test_a_rate_that_is_none_is_refused(tmp_path: Path, rate: float) -> None:
 
     with pytest.raises(BadArgument, match="`optimizer` has the learning rate"):
         loop(tmp_path, broken)
+
+
+def test_the_sharpness_under_another_optimizer_is_a_reading_without_an_edge(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5))
+    optimizer = adamw(model)
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=2, gauges="noise", quiet=True) as w:
+        one_step(model, optimizer, w)
+        assert w.sharpness((torch.randn(32, 8), torch.randint(5, (32,))), probes=4, top=1) is not None
+    assert w.run is not None
+    page = write_page(w.run, diagnose(w.run)).read_text()
+    assert "The edge of stability is known for SGD, and not for AdamW." in page
+    assert "edge 2(1 + μ)/η" not in page
+
+
+def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp_path: Path) -> None:
+    run = loop(tmp_path, adamw, gauges="noise,preconditioned_noise")
+    plain, other = of_the_batch(run), next(f for f in diagnose(run).findings if f.gauge == "preconditioned_noise")
+    assert plain.state == "ok" and plain.advice == "" and "the preconditioned noise scale is" in plain.means
+    assert "with a learning rate between 5.88e-4 and 9.29e-4, if wall time" in other.advice

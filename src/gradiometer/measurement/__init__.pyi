@@ -20,8 +20,8 @@ from .motion import Motion as Motion
 from .motion import Origin as Origin
 from .motion import velocity_of as velocity_of
 from .objective import Objective as Objective
-from .optimizer import Group as Group
-from .optimizer import Hyperparameters as Hyperparameters
+from .optimizer.groups import Group as Group
+from .optimizer.hyperparameters import Hyperparameters as Hyperparameters
 from .preconditioner import preconditioner_of as preconditioner_of
 from .reading import Draw as Draw
 from .reading import Moments as Moments

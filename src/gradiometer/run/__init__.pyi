@@ -13,6 +13,6 @@ from .journal import read_journal as read_journal
 from .ranks import Ranks as Ranks
 from .reader import Run as Run
 from .recorder import Recorder as Recorder
-from .settings import WatchedConfiguration as WatchedConfiguration
+from .settings.watched import WatchedConfiguration as WatchedConfiguration
 from .snapshots import load_snapshots as load_snapshots
 from .snapshots import save_snapshot as save_snapshot

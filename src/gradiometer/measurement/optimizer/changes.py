@@ -22,7 +22,7 @@ class Changes:
     ...     if step >= changes.next_look:
     ...         changes.look(step, (Group("SGD", "sgd", 0.1 if step < 200 else 0.01),))
     >>> [(line["step"], line["learning_rate"]) for line in lines]
-    [(0, 0.1), (202, 0.01)]
+    [(0, 0.1), (201, 0.01)]
     """
 
     def __init__(self, append: Callable[[dict[str, Any]], None]) -> None:

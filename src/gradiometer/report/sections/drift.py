@@ -7,7 +7,7 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Issue
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
@@ -80,15 +80,17 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
 def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, run: Run) -> Figure:
     full = tuple((survey.step, survey.sharpness) for survey in surveys)
     formula, limit = _edge_at_peak(run)
-    if not edge:
+    if not edge and math.isfinite(limit):
         edge = tuple((step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)}))
     parts = [f"The batch sharpness {change(batch)}."] if batch else []
     parts += [f"The sharpness λ_max of {surveys[-1].what} {change(full)}."] if full else []
     lowest, moving = _moving_edge(run)
     if moving:
         parts.append(f"The edge {formula} is {significant(lowest)} at the largest η, and rises as η falls.")
-    else:
+    elif edge:
         parts.append(f"The edge {formula} is {significant(edge[-1][1].value)}.")
+    else:
+        parts.append(_no_edge(run))
     rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
     rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
     rows += [(f"{step:,}", f"edge {formula}", *cells(estimate)) for step, estimate in edge]
@@ -109,8 +111,13 @@ def _answer(survey: Survey, run: Run) -> Answer:
     """The finding of the latest survey about the learning rate at that step."""
     group = _fastest(_settings(run).at(survey.step))
     peak = _fastest_of_all(run)
-    rate = group.learning_rate if group.learning_rate > NEARLY_ZERO * peak.learning_rate else peak.learning_rate
-    kind, decay = Momentum(group.momentum, group.nesterov), group.weight_decay
+    if not group.learning_rate > NEARLY_ZERO * peak.learning_rate:
+        group = peak
+    if not math.isfinite(_edge(group)):
+        seen = f"The sharpness λ_max = {survey.sharpness} at step {survey.step:,}."
+        found = Finding("sharpness", Issue.DRIFT, State.CANNOT_TELL, seen, _no_edge(run), estimates=("sharpness",))
+        return Answer(found, {"sharpness": survey.sharpness})
+    kind, decay, rate = Momentum(group.momentum, group.nesterov), group.weight_decay, group.learning_rate
     edge = Estimate.exact(stability_limit(rate, kind, weight_decay=decay), unit=survey.sharpness.unit)
     finding = edge_sentence(survey.sharpness, rate, kind, weight_decay=decay)
     return Answer(finding, {"sharpness": survey.sharpness, "edge": edge})
@@ -127,8 +134,13 @@ def _fastest(groups: tuple[Group, ...]) -> Group:
 
 
 def _fastest_of_all(run: Run) -> Group:
-    """The group at the largest η of the run."""
-    return max(map(_fastest, _settings(run).groups), key=lambda group: group.learning_rate)
+    """The group of the present optimizer at the largest η of the run."""
+    settings = _settings(run)
+    return _fastest(tuple(group for groups in settings.groups for group in groups if group.optimizer in settings.names))
+
+
+def _no_edge(run: Run) -> str:
+    return f"The edge of stability is known for SGD, and not for {' and '.join(_settings(run).names)}."
 
 
 def _edge(group: Group) -> float:

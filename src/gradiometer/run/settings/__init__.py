@@ -1,5 +1,1 @@
 """The configuration of a watched loop, and the schedule of a configuration."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,2 +1,0 @@
-from .groups import Group as Group
-from .hyperparameters import Hyperparameters as Hyperparameters

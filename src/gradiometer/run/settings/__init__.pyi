@@ -1,2 +1,0 @@
-from .planned import planned as planned
-from .watched import WatchedConfiguration as WatchedConfiguration
