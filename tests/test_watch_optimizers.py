@@ -142,8 +142,7 @@ def test_one_cycle_is_described_and_its_edge_has_the_momentum_of_each_step(tmp_p
     momentum = series.moments["momentum"]
     assert 0.85 <= momentum.min() < 0.87 and momentum.max() > 0.94
     edge = diagnose(run).estimates["edge"].value
-    middle = sorted((series.learning_rate / (2 * (1 + momentum))).tolist())[len(series) // 2]
-    assert len(series) % 2 == 1 and edge == pytest.approx(1 / middle)
+    assert edge == pytest.approx(2 * (1 + momentum[-1]) / series.learning_rate[-1])
 
 
 def test_under_a_schedule_the_advice_scales_the_schedule_from_its_peak(tmp_path: Path) -> None:
@@ -199,7 +198,8 @@ def test_a_plateau_scheduler_and_a_rate_set_by_hand_are_cuts(tmp_path: Path) -> 
     assert re.fullmatch(r"0\.1, then 0\.01 from step 11\d", header(plateau)["learning rate"])
     assert re.fullmatch(r"0\.1, then 0\.01 from step 15[0-3]", header(hand)["learning rate"])
     for run in (plateau, hand):
-        assert "(peak 0.17" in of_the_batch(run).advice and settings_of(run).now[0].learning_rate == pytest.approx(0.01)
+        assert re.search(r"\(peak 0\.1[5-9]\d* instead of 0\.1\)", of_the_batch(run).advice)
+        assert settings_of(run).now[0].learning_rate == pytest.approx(0.01)
 
 
 def test_an_optimizer_without_a_predictor_is_named_and_gets_no_batch(tmp_path: Path) -> None:
