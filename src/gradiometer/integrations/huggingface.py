@@ -1,8 +1,10 @@
 """The instrument as a callback of the Hugging Face Trainer."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,13 +66,16 @@ class HuggingFaceCallback(TrainerCallback):
     Trainer's checkpoints.
 
     Args:
-        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to the model. By default the loss
-            that the model returns. Give it if the Trainer computes another loss (label smoothing, `compute_loss`).
+        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to `compute_loss`. By default the
+            loss that is trained: the one that the model returns, or that of `label_smoothing_factor`,
+            `compute_loss_func` or an own `compute_loss`, which measuring then calls on parts of a batch. Give it if an
+            own `compute_loss` also does other things, such as logging.
         settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer knows are optional.
     """
 
-    def __init__(self, loss: Loss = output_loss, **settings: Any) -> None:
+    def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
         self._loss, self._settings = loss, settings
+        self._own: _OwnLoss | None = None
         self._watch: Watch | None = None
         self._hook: Any = None
         self._made: tuple[Tensor, Batch] | None = None
@@ -96,11 +101,23 @@ class HuggingFaceCallback(TrainerCallback):
         known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}
         if "sampling" not in self._settings:
             known["sampling"] = sampling_of(kwargs["train_dataloader"])
-        self._watch = watch(model, kwargs["optimizer"], loss=self._loss, **(known | self._settings))
-        if (kept := Path(args.output_dir, f"checkpoint-{state.global_step}", STATE)).exists():
-            self._watch.load_state_dict(json.loads(kept.read_text()))
+        trainer, resumed_from = _calling_trainer()
+        self._own = _OwnLoss.of(trainer, self._computed)
+        loss = self._loss or (output_loss if self._own is None else self._own)
+        self._watch = watch(model, kwargs["optimizer"], loss=loss, **(known | self._settings))
+        for folder in (resumed_from, Path(args.output_dir, f"checkpoint-{state.global_step}")):
+            if folder is not None and (kept := folder / STATE).exists():
+                self._continue(json.loads(kept.read_text()))
+                break
         self._hook = model.register_forward_hook(_Hook(self._ran), with_kwargs=True)
         self._watch.__enter__()
+
+    def _continue(self, state: dict[str, Any]) -> None:
+        """Continue the run of a checkpoint, or begin a new one at its step if the run is not here."""
+        if "run" in state and not Path(state["run"]).is_dir():
+            self.watch._warn(f"the run of the checkpoint, {state['run']}, is not here: a new run begins")
+            state = {"steps": state["steps"]}
+        self.watch.load_state_dict(state)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A backward was made that is not the last one of its step."""
@@ -113,8 +130,9 @@ class HuggingFaceCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has written a checkpoint."""
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        if self.watch.ranks.first and folder.is_dir():
-            (folder / STATE).write_text(json.dumps(self.watch.state_dict()))
+        with self.watch.shield:
+            if self.watch.ranks.first and folder.is_dir():
+                (folder / STATE).write_text(json.dumps(self.watch.state_dict()))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The run is finished."""
@@ -123,11 +141,13 @@ class HuggingFaceCallback(TrainerCallback):
     def _end(self, error: BaseException | None) -> None:
         self._hook.remove()
         self._hook = None
+        if self._own is not None:
+            self._own.remove()
         self.watch.__exit__(None if error is None else type(error), error, None)
 
     def _ran(self, model: nn.Module, _: Any, batch: Mapping[str, Any], output: Any) -> None:
         """The model was run, by the Trainer or by a measurement."""
-        if self._inside or not model.training:
+        if self._inside or self._own is not None or not model.training:
             return
         loss = _loss_in(output)
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
@@ -135,15 +155,95 @@ class HuggingFaceCallback(TrainerCallback):
         share = self._accumulation if ITEMS in batch else 1
         self._made = loss.detach() * share, {name: value for name, value in batch.items() if name != ITEMS}
 
+    def _computed(self, loss: Tensor, batch: Batch, *, scaled: bool) -> None:
+        """The Trainer computed a loss of its own. If it is scaled, it is a part of the mean of an update."""
+        if not self._inside and loss.requires_grad:
+            self._made = loss.detach() * (self._accumulation if scaled else 1), batch
+
     def _backward(self) -> None:
-        if self._made is None:
-            raise Unsupported(
-                "`model` returned no loss in training, so the Trainer computes its own: put `gradiometer.watch` into "
-                "its `training_step`."
-            )
-        (loss, batch), self._made = self._made, None
-        self._inside = True
-        try:
-            self.watch.step(loss, batch)
-        finally:
-            self._inside = False
+        with self.watch.shield:
+            if self._made is None:
+                raise Unsupported(
+                    "`model` returned no loss in training, and the Trainer did not call `compute_loss`: put "
+                    "`gradiometer.watch` into its `training_step`."
+                )
+            (loss, batch), self._made = self._made, None
+            self._inside = True
+            try:
+                self.watch.step(loss, batch)
+            finally:
+                self._inside = False
+
+
+class _OwnLoss:
+    """The loss of a Trainer that does not take it from its model: called by measuring, and observed in training.
+
+    Args:
+        trainer: The Trainer, whose `compute_loss` is wrapped until `remove`.
+        computed: Takes the loss, its batch, and whether the loss is already scaled for accumulation.
+    """
+
+    def __init__(self, trainer: Any, computed: Callable[..., None]) -> None:
+        self._trainer, self._computed, self._compute = trainer, computed, trainer.compute_loss
+        self._counts = False
+        trainer.compute_loss = self._observed
+
+    @classmethod
+    def of(cls, trainer: Any, computed: Callable[..., None]) -> "_OwnLoss | None":
+        """None if the Trainer takes the loss from the model, or is not known."""
+        if trainer is None:
+            return None
+        plain = getattr(type(trainer).compute_loss, "__module__", "") == "transformers.trainer"
+        own = getattr(trainer, "label_smoother", None) or getattr(trainer, "compute_loss_func", None)
+        return None if plain and own is None else cls(trainer, computed)
+
+    def remove(self) -> None:
+        """Leave the Trainer as it was."""
+        vars(self._trainer).pop("compute_loss", None)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss that the Trainer computes."""
+        labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        items = labels.ne(-100).sum() if self._counts and isinstance(labels, Tensor) else None
+        loss: Tensor = _first(self._compute(model, _copy(batch), num_items_in_batch=items))
+        return loss
+
+    def _observed(self, model: nn.Module, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        batch = _copy(inputs)  # labels are popped from the original
+        result = self._compute(model, inputs, *arguments, **named)
+        if model.training:
+            self._counts = named.get("num_items_in_batch") is not None
+            self._computed(_first(result), batch, scaled=self._is_scaled())
+        return result
+
+    def _is_scaled(self) -> bool:
+        """As `Trainer.training_step` decides it."""
+        stated = getattr(self._trainer, "loss_is_scaled_for_ga", None)
+        if stated is not None:
+            return bool(stated)
+        by_model = getattr(self._trainer, "model_accepts_loss_kwargs", False) and self._counts
+        return bool(by_model or getattr(self._trainer, "compute_loss_func", None) is not None)
+
+
+def _copy(batch: Any) -> Any:
+    return dict(batch) if isinstance(batch, Mapping) else batch
+
+
+def _first(result: Any) -> Any:
+    """The loss that `compute_loss` returned, with outputs or without."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _calling_trainer() -> tuple[Any, Path | None]:
+    """The Trainer that called the callback, which it does not pass on, and the checkpoint that it resumes from."""
+    trainer: Any = None
+    resumed_from: Path | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        one, given = frame.f_locals.get("self"), frame.f_locals.get("resume_from_checkpoint")
+        if trainer is None and hasattr(one, "compute_loss") and hasattr(one, "training_step"):
+            trainer = one
+        if resumed_from is None and isinstance(given, str):
+            resumed_from = Path(given)
+        frame = frame.f_back
+    return trainer, resumed_from

@@ -92,9 +92,10 @@ class LightningCallback(Callback):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Keep their loss, which Lightning has divided for accumulation and possibly scaled."""
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        self._value = loss.detach() * (trainer.accumulate_grad_batches / scale)
+        with self.watch.shield:
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            scale = scaler.get_scale() if scaler is not None else 1.0
+            self._value = loss.detach() * (trainer.accumulate_grad_batches / scale)
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """The gradients are complete."""

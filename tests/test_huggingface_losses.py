@@ -1,0 +1,114 @@
+"""The Trainer with losses that its model does not return, and with checkpoints from elsewhere."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from known_noise_loader import QUIET, weights
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Linear(4, 3)
+        self.config = transformers.PretrainedConfig()
+
+    def forward(self, inputs: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.layers(inputs)
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Weighted(transformers.Trainer):
+    """A Trainer with a loss of its own."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs["logits"], labels, reduction="none").square().mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def counted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "label smoothing": (transformers.Trainer, {}, {"label_smoothing_factor": 0.2}),
+    "compute_loss_func": (transformers.Trainer, {"compute_loss_func": counted}, {}),
+    "own compute_loss": (Weighted, {}, {}),
+}
+
+
+def trained(out: Path, kind: str, *, watched: bool = True, loss: Any = None, resume: Any = None, **more: Any) -> Any:
+    from gradiometer.integrations import HuggingFaceCallback
+
+    trainer_class, given, arguments = KINDS[kind]
+    callback = HuggingFaceCallback(loss, out=out / "runs", every=1, gauges="noise", page=False, quiet=True)
+    settings = {
+        "output_dir": str(out / "trainer"), "report_to": [], "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
+        "learning_rate": 0.1, "per_device_train_batch_size": 8, "max_steps": 4, "save_strategy": "no", "seed": 3,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    examples = [
+        {"inputs": torch.randn(4, generator=generator), "labels": torch.tensor(place % 3)} for place in range(128)
+    ]
+    model = Classifier()
+    trainer = trainer_class(
+        model,
+        transformers.TrainingArguments(**(settings | arguments | more)),
+        train_dataset=examples,
+        callbacks=[callback] if watched else [],
+        **given,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    assert "compute_loss" not in vars(trainer)
+    return model, callback
+
+
+@QUIET
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_that_the_trainer_computes_is_the_one_that_is_measured(
+    tmp_path: Path, kind: str, accumulation: int
+) -> None:
+    more = {"gradient_accumulation_steps": accumulation}
+    model, callback = trained(tmp_path, kind, **more)
+    run = callback.watch.run
+    assert run.warnings == [] and len(run.series("noise")) == 4
+    plain, _ = trained(tmp_path, kind, watched=False, **more)
+    assert all(map(torch.equal, weights(model), weights(plain)))
+
+
+@QUIET
+def test_a_loss_that_is_given_is_used_with_the_batch_and_its_labels(tmp_path: Path) -> None:
+    def smoothed(model: nn.Module, batch: Any) -> Tensor:
+        logits = model(batch["inputs"])["logits"]
+        return nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=0.2, reduction="none")
+
+    _, callback = trained(tmp_path, "label smoothing", loss=smoothed)
+    assert callback.watch.run.warnings == [] and len(callback.watch.run.series("noise")) == 4
+
+
+@QUIET
+def test_training_that_resumes_from_another_folder_continues_the_run_or_begins_a_new_one(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    kind = "label smoothing"
+    _, first = trained(tmp_path, kind, max_steps=2, **saving)
+    checkpoint = str(tmp_path / "trainer" / "checkpoint-2")
+    _, again = trained(tmp_path, kind, resume=checkpoint, output_dir=str(tmp_path / "other"))
+    assert again.watch.run.path == first.watch.run.path
+    assert again.watch.run.losses[0].tolist() == [0, 1, 2, 3]
+    shutil.rmtree(tmp_path / "runs")
+    _, fresh = trained(tmp_path, kind, resume=checkpoint, output_dir=str(tmp_path / "third"))
+    assert "is not here: a new run begins" in fresh.watch.run.warnings[0]
+    assert fresh.watch.run.losses[0].tolist() == [2, 3]
