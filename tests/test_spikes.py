@@ -8,14 +8,14 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.drift.spikes import Spike, find_spikes
-from noisy_losses import NOISES, RECORDED, Losses, falling
+from noisy_losses import NOISES, RECORDED, Losses, Noise, falling, without_variance
 
 STEPS = 1000
 
 
-def alarms(noise: str, steps: int, runs: int) -> int:
+def alarms(noise: Noise, steps: int, runs: int) -> int:
     random, rates = np.random.default_rng(11), np.full(steps, 0.1)
-    return sum(bool(find_spikes(NOISES[noise](random, steps), rates=rates)) for _ in range(runs))
+    return sum(bool(find_spikes(noise(random, steps), rates=rates)) for _ in range(runs))
 
 
 def gaussian(steps: int = STEPS, seed: int = 0) -> Losses:
@@ -33,7 +33,7 @@ def planted(at: int, length: int, factor: float, steps: int = STEPS, seed: int =
 
 
 def test_ordinary_noise_alarms_in_at_most_one_of_fifty_runs() -> None:
-    found = {noise: alarms(noise, 600, 12) for noise in NOISES}
+    found = {name: alarms(noise, 600, 12) for name, noise in NOISES.items()}
     assert sum(found.values()) <= 12 * len(NOISES) / 50, found
 
 
@@ -43,7 +43,13 @@ def test_ordinary_noise_alarms_in_at_most_one_of_fifty_runs() -> None:
 def test_every_kind_of_noise_alarms_in_about_one_of_fifty_runs(noise: str, steps: int) -> None:
     runs = 400
     allowed = runs / 50
-    assert alarms(noise, steps, runs) <= allowed + 2 * np.sqrt(allowed)
+    assert alarms(NOISES[noise], steps, runs) <= allowed + 2 * np.sqrt(allowed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [100, 300, 1000])
+def test_noise_without_a_variance_alarms_in_about_one_of_fifteen_runs(steps: int) -> None:
+    assert 0 < alarms(without_variance, steps, 400) <= 400 / 15 + 2 * np.sqrt(400 / 15)
 
 
 def test_no_loss_that_training_recorded_has_a_spike() -> None:

@@ -16,8 +16,9 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
+from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
 from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.rate_advice import completed
@@ -134,14 +135,18 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
 
 def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
     """The likely cause of a spike, with the readings near it."""
-    near = []
+    examined = Examined.within(spike, run.events)
+    evidence: list[str] = []
     for gauge in gauges:
-        if (series := run.series(gauge.name)) is not None:
-            if isinstance(gauge, BatchSharpness):
-                near.append(sharpness_near(spike, series, gauge.kind))
-            elif isinstance(gauge, GradientNoise):
-                near.append(layer_near(spike, series))
-    return explain(spike, readings=tuple(near))
+        if (series := run.series(gauge.name)) is None:
+            continue
+        if isinstance(gauge, BatchSharpness):
+            evidence.append(sharpness_near(spike, series, gauge.kind))
+        elif isinstance(gauge, GradientNoise):
+            usual = usual_norms(spike.first, series)
+            layer = "" if examined is None or usual is None else examined.layer(series.layers, usual)
+            evidence.append(layer or layer_near(spike, series))
+    return explain(spike, examined=examined, readings=tuple(evidence))
 
 
 def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:

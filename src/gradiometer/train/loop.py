@@ -3,13 +3,11 @@
 import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
-import torch
 
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
@@ -31,8 +29,10 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.follow import STEP, dismiss, follow, lead
 from gradiometer.train.snapshots import collector_of
+from gradiometer.train.spikes import SpikeWatch
 from gradiometer.train.state import capture, restore
 from gradiometer.train.stopping import asked_to_stop
+from gradiometer.train.threads import threads
 from gradiometer.train.training import Training
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
@@ -85,7 +85,7 @@ def train(
     asked = Asked.of(configuration.gauges if gauges is None else gauges)
     asked.refuse_under_sgd()
     configuration = msgspec.structs.replace(configuration, gauges=",".join(asked.names))
-    with _threads(configuration.threads), together() as ranks:
+    with threads(configuration.threads), together() as ranks:
         budget = Budget(configuration.budget)
         training = Training(problem, configuration, budget, ranks, gauges=asked.made(configuration))
         if not ranks.first:
@@ -115,7 +115,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
     if missing:
         raise BadArgument(f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.")
     problem = problem_of(run, "resume")
-    with _threads(run.configuration.threads), together() as ranks:
+    with threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
         training = Training(problem, configuration_of(run, "resume"), budget, ranks, gauges=made)
         if not ranks.first:
@@ -137,6 +137,7 @@ class Loop:
         mode: Mode = "shared" if training.shared else "apart"
         self.recorder = Recorder(folder, training.gauges, budget=budget, every=every, mode=mode)
         self.collector = collector_of(training, folder)
+        self.spikes = SpikeWatch(training, self.recorder)
         self.saved_at = time.monotonic()
 
     def go(self) -> Run:
@@ -205,6 +206,7 @@ class Loop:
         loss, spread = training.backward(batch, measured)
         if (reason := training.divergence(loss)) is not None:
             self._diverged(reason)
+        self.spikes.look(loss, batch)
         if measured or recorder.follows(step):
             self._measure(training.caught(batch, spread), measured)
         if step >= recorder.settings.next_look:
@@ -336,14 +338,3 @@ def problem_of(run: Run, verb: str) -> Problem:
             f"{problem.fingerprint}: a run is resumed on the same data."
         )
     return problem
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Set the number of torch's threads, since the bits of a sum depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from jaxtyping import Float
 
 from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined
 from gradiometer.drift.stability import BEYOND, Momentum
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.reading import Series
@@ -36,8 +38,10 @@ class Explanation:
     evidence: tuple[str, ...]
 
 
-def explain(spike: Spike, *, batches: float = 1.0, readings: tuple[str, ...] = ()) -> Explanation:
-    """The cause that the losses around a spike speak for.
+def explain(
+    spike: Spike, *, batches: float = 1.0, examined: Examined | None = None, readings: tuple[str, ...] = ()
+) -> Explanation:
+    """The cause that the losses around a spike, or an examination of its first step, speak for.
 
     The next batches hold other examples. If their losses did not rise, only the examples of this batch were unusual. If
     they rose too, and the highest loss came later than the first, the parameters moved.
@@ -45,9 +49,17 @@ def explain(spike: Spike, *, batches: float = 1.0, readings: tuple[str, ...] = (
     Args:
         spike: The spike.
         batches: Number of batches whose mean is one loss: 1, or more in a log that averages.
+        examined: An examination within the spike. It decides if the loss rose on other examples.
         readings: Further evidence, as sentences.
     """
     cause, why = _from_losses(spike, batches)
+    share = None if examined is None else examined.others
+    readings = (*(() if examined is None else (examined.other_examples, examined.heaviest_examples)), *readings)
+    if share is not None and share >= ROSE:
+        return Explanation(Cause.INSTABILITY, readings)
+    if share is not None and share <= STAYED:
+        after = "Its update then moved the parameters too far." if spike.length > 1 else ""
+        return Explanation(Cause.THIS_BATCH, (after, *readings))
     return Explanation(cause, (why, *readings))
 
 
@@ -100,10 +112,10 @@ def layer_near(spike: Spike, series: Series) -> str:
         series: The readings of the gauge `noise`, with several layers.
     """
     inside = np.flatnonzero((series.steps >= spike.first) & (series.steps <= spike.last + 1))
-    if not len(inside) or len(series.layers) < 2 or inside[0] == 0:
+    usual = usual_norms(spike.first, series)
+    if not len(inside) or len(series.layers) < 2 or usual is None:
         return ""
-    squares = series.moments["gradient_norm_squared"] + series.moments["gradient_variance"] / series.batch_size[:, None]
-    usual = np.median(squares[max(int(inside[0]) - BEFORE, 0) : inside[0]], axis=0)
+    squares = _squared_norms(series)
     highest = squares[inside].max(axis=0)
     known = (usual > 0) & (highest > 0)
     if not known.any():
@@ -117,6 +129,20 @@ def layer_near(spike: Spike, series: Series) -> str:
         f"At step {step:,}, the gradient of {series.layers[layer]} was {significant(float(ratios[layer]), 2)} times as "
         "long as usual, the most of all layers."
     )
+
+
+def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | None:
+    """The median squared norm of a batch's gradient by layer, in the last readings before a step; None without any."""
+    before = int(np.searchsorted(series.steps, step))
+    squares = _squared_norms(series)[max(before - BEFORE, 0) : before]
+    return np.median(squares, axis=0) if len(squares) else None
+
+
+def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
+    """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer."""
+    noise: Float[np.ndarray, "steps layers"] = series.moments["gradient_variance"] / series.batch_size[:, None]
+    squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
+    return squares
 
 
 def _last_until(step: int, series: Series) -> int | None:

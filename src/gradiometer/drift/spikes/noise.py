@@ -12,7 +12,7 @@ FEWEST = 60
 MIDDLE, FAR, FEWEST_BEYOND = 0.15, 0.01, 12
 """The two upper quantiles that show the tail, and the fewest scores beyond the far one."""
 
-SAFETY = 1.6
+SAFETY = 1.0
 """Standard errors by which the far quantile is raised."""
 
 LOWEST = 2.0
@@ -24,19 +24,19 @@ MOST = 20
 _Scores = Float[np.ndarray, " scores"]
 
 
-def noise_limit(scores: _Scores, false_alarms: float, *, together: int, heaviest: float) -> float:
+def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: float) -> float:
     """The score that noise with the tail of these scores exceeds in a share of records.
 
     It is the smaller of two limits. One extrapolates Student's t, whose degrees of freedom follow from two upper
-    quantiles of these scores. The other is a gap: if the tail is no heavier than that of Student's t with `heaviest`
-    degrees of freedom, the ratio of the k-th highest peak to the next one is almost always smaller than
-    `(2 / false_alarms) ** (1 / heaviest)`. The gap shows high spikes in short records.
+    quantiles of these scores. The other is a gap: the k-th highest peak of noise is rarely `gap` times as high as the
+    next one. For Student's t with ν degrees of freedom that has a probability of about `gap ** -ν`, whatever the number
+    of scores. The gap shows high spikes in short records.
 
     Args:
         scores: Losses above the local level, in units of the local spread.
         false_alarms: The share of records.
         together: High scores with at most this distance are one peak.
-        heaviest: Degrees of freedom of the heaviest tail that the gap allows for.
+        gap: Ratio of successive peaks.
     """
     centre = float(np.median(scores))
     usual = centre + float(stats.norm.isf(1 / len(scores))) * 1.4826 * float(np.median(np.abs(scores - centre)))
@@ -50,7 +50,6 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, heaviest
     for place in order[: max(round(0.1 * max(FAR * len(scores), FEWEST_BEYOND)), 1)]:
         usable[stretches[place]] = False
     peaks = np.append(tops[order[:MOST]], usual)
-    gap = float((2 / false_alarms) ** (1 / heaviest))
     return min(_extrapolated(scores[usable], false_alarms), _after_a_gap(peaks, gap))
 
 
@@ -61,20 +60,36 @@ def grouped(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray,
 
 
 def _extrapolated(scores: _Scores, false_alarms: float) -> float:
-    """The far quantile of Student's t, through two upper quantiles of the scores; infinite with too few scores."""
+    """The far quantile of Student's t, through two upper quantiles of the scores; infinite with too few scores.
+
+    The heavier of two tails counts: that of the scores, and that of their distances from the centre. The latter has
+    twice as many numbers beyond a quantile, and counts at the upper end of its confidence interval.
+    """
     count = len(scores)
     if count < FEWEST:
         return float("inf")
-    far = max(FAR, FEWEST_BEYOND / count)
-    beyond = count * far - SAFETY * float(np.sqrt(count * far))
-    places = [count - 1 - count // 2, count - 1 - int(count * MIDDLE), count - 1 - int(beyond)]
-    centre, *others = np.partition(scores, places)[places].tolist()
-    middle, high = (other - centre for other in others)
-    if not middle > 0:
-        return float("inf")
-    tails, ratios = _ratios(far)
-    tail = float(np.interp(high / middle, ratios, tails))
+    centre = float(np.median(scores))
+    one = _middle_and_tail(scores - centre, 1, 0.0)
+    both = _middle_and_tail(np.abs(scores - centre), 2, SAFETY)
+    middle, tail = max(one[0], both[0]), max(one[1], both[1])
     return float(centre + middle * _quantile(tail, false_alarms / count) / _quantile(tail, MIDDLE))
+
+
+def _middle_and_tail(distances: _Scores, sides: int, safety: float) -> tuple[float, float]:
+    """The middle quantile, and 1 / degrees of freedom of Student's t with the ratio of the two quantiles.
+
+    Args:
+        distances: From the centre.
+        sides: 2 for distances of both signs, which have twice the share beyond a quantile.
+        safety: Standard errors by which the far quantile is raised.
+    """
+    total = sides * len(distances)
+    far = max(FAR, FEWEST_BEYOND / total)
+    beyond = total * far
+    places = [len(distances) - 1 - int(each) for each in (total * MIDDLE, beyond - safety * np.sqrt(beyond))]
+    middle, high = np.partition(distances, places)[places].tolist()
+    tails, ratios = _ratios(far)
+    return middle, float(np.interp(high / middle, ratios, tails)) if middle > 0 else 1.0
 
 
 @cache

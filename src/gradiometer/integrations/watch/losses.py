@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
+from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
 from gradiometer.integrations.watch.capture import as_written
 from gradiometer.integrations.watch.nonfinite import culprit
@@ -53,13 +55,28 @@ class Losses:
         self._waiting: list[float | Tensor | list[Part]] = []
         self._from = 0
         self._warned = False
+        self.examiner = Examiner(objective, seed)
+        """Its `limit` is that of a loss worth an examination."""
+        self.before: tuple[Batch, float] | None = None
+        """The last batch whose loss is a number, and its loss."""
         self.recorder: Recorder | None = None
         """The recorder that writes them, on rank 0."""
 
     def look_at(self, step: int, parts: Sequence[Part]) -> None:
-        """Check the loss of the last of these backwards, before the update. On a CPU a bad loss is reported at once."""
+        """Check the loss of the last of these backwards, before the update.
+
+        On a CPU a loss that is not finite is reported at once, and one that is far above the last ones is examined.
+        """
         loss = parts[-1].loss
-        if self._warned or not isinstance(loss, float) or math.isfinite(loss):
+        if not isinstance(loss, float):
+            return
+        before, self.before = self.before, (parts[-1].batch, loss)
+        if -math.inf < loss < self.examiner.limit:
+            return
+        if math.isfinite(loss):
+            self._examine(step, loss, parts[-1].batch, before)
+            return
+        if self._warned:
             return
         which = f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
         which += "" if self._rank is None else f", on rank {self._rank}"
@@ -92,8 +109,18 @@ class Losses:
                 value = float(loss)
             if self.recorder is not None:
                 self.recorder.loss(step, value)
+            self.examiner.learn(value)
             if not (self._warned or math.isfinite(value)):
                 self._report(f"the loss is {value} at step {step:,}, for the first time in this run")
+
+    def _examine(self, step: int, loss: float, batch: Batch, before: tuple[Batch, float] | None) -> None:
+        """Keep what this step shows of a spike. Only the process that writes the run does."""
+        if self.recorder is None or not self._locate:
+            return
+        with self.recorder.budget.spending(EXAMINATIONS), as_written():
+            fields = self.examiner.examine(loss, batch, None if before is None else Before(*before))
+        if fields is not None:
+            self.recorder.event(EVENT, step, **fields)
 
     def _report(self, text: str) -> None:
         self._warned = True
@@ -152,12 +179,14 @@ class Between:
         """
         if self._accumulation == 1:
             value = value_of(loss)
-            if type(value) is float and not math.isfinite(value):
-                part = part_of(batch, value)
-                if not part.size:
+            if type(value) is float:
+                if -math.inf < value < self._losses.examiner.limit:
+                    self._losses.before = batch, value
+                elif (part := part_of(batch, value)).size:
+                    self._losses.look_at(step, [part])
+                else:
                     self._losses.leave_out()
                     return False
-                self._losses.look_at(step, [part])
             self._settings.stepped(step)
             self._losses.keep(step, value)
             return True

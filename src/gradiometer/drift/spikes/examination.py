@@ -1,0 +1,160 @@
+"""Examine a step whose loss is far above the last ones, before its update changes the parameters."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradiometer.drift.spikes.evidence import Examined
+from gradiometer.measurement.batch import Batch, batch_size, mapped, span
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.parts import squared_norms
+
+RECENT, FEWEST = 256, 64
+"""Losses that show the usual level, and the fewest of them."""
+
+SPREADS, RISE = 8.0, 0.2
+"""A loss is examined if it is above the usual one by so many spreads, and by this share of it."""
+
+PAUSE, MOST = 64, 5
+"""Fewest steps between two examinations, and most examinations in a run."""
+
+ENOUGH = 0.8
+"""The share of the rise that the named examples have together."""
+
+LARGEST_BATCH, PARTS, SINGLES = 256, 8, 32
+"""The largest batch whose examples are looked at, the parts that are run first, and the most single examples."""
+
+SAME = 0.2
+"""The parts have the loss of the batch if their rises add up to its rise within this share of it."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The step before: its batch and its loss at that step."""
+
+    batch: Batch
+    loss: float
+
+
+class Examiner:
+    """Decides which steps are examined, and examines them.
+
+    An examination runs the loss of this batch, of its single examples, and of the batch before it once more at the
+    present parameters, without gradients. It changes nothing in the training.
+
+    Args:
+        objective: The model and its loss.
+        seed: Seed of the random numbers that the loss draws.
+    """
+
+    def __init__(self, objective: Objective, seed: int = 0) -> None:
+        self._objective, self._seed = objective, seed
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._usual = self._above = math.inf
+        self._new = self._count = 0
+        self.limit = math.inf
+        """A loss at or above this one is worth an examination. Infinite if none is."""
+
+    def learn(self, loss: float) -> None:
+        """Take the loss of a finished step. Every 64 of them, the usual level is computed anew."""
+        if math.isfinite(loss):
+            self._recent.append(loss)
+        self._new += 1
+        if self._new < PAUSE:
+            return
+        self._new = 0
+        if self._count < MOST and len(self._recent) >= FEWEST:
+            self._usual = _median(self._recent)
+            spread = 1.4826 * _median([abs(recent - self._usual) for recent in self._recent])
+            self.limit = self._usual + max(SPREADS * spread, RISE * abs(self._usual))
+
+    def examine(
+        self, loss: float, batch: Batch, before: Before | None, gradients: Sequence[Tensor] | None = None
+    ) -> dict[str, Any] | None:
+        """The fields of the event, None if the loss cannot be run again. No step is due until 64 more are learnt.
+
+        Args:
+            loss: The loss of the batch.
+            batch: Its examples.
+            before: The step before, if its batch is still at hand.
+            gradients: The gradient of the batch, if `.grad` holds it as it is.
+        """
+        self.limit, self._new = math.inf, 0
+        self._count += 1
+        norms = [] if gradients is None else self._by_layer(gradients)
+        now = None if before is None or _share_memory(before.batch, batch) else self._loss(before.batch)
+        examples, share = self._heaviest(loss, batch)
+        if now is None and not examples and share is None and not norms:
+            return None
+        then = None if before is None or now is None else before.loss
+        return asdict(Examined(loss, self._usual, batch_size(batch), examples, share, then, now, norms))
+
+    def _by_layer(self, gradients: Sequence[Tensor]) -> list[float]:
+        squared = squared_norms(gradients)[0].cpu().numpy()
+        return [float(layer) for layer in np.bincount(self._objective.layer_of, weights=squared)]
+
+    def _loss(self, batch: Batch) -> float | None:
+        """The mean loss at the present parameters; None if it cannot be computed or is not finite."""
+        objective = self._objective
+        try:
+            with torch.no_grad(), objective.untouched_randomness(self._seed):
+                loss = objective.mean_loss(objective.parameters, batch).item()
+        except Exception:  # the user's loss may raise anything on other examples
+            return None
+        return loss if math.isfinite(loss) else None
+
+    def _heaviest(self, loss: float, batch: Batch) -> tuple[list[int], float | None]:
+        """The fewest examples with most of the rise of the loss, at most an eighth of the batch, and their share.
+
+        Eighths of the batch are run, and then the single examples of the heaviest ones. Without such examples, the
+        share is that of the heaviest eighth; None if parts of the batch cannot be run.
+        """
+        size = batch_size(batch)
+        if not (2 <= size <= LARGEST_BATCH and loss > self._usual):
+            return [], None
+        ends = np.linspace(0, size, min(PARTS, size) + 1).round().astype(int).tolist()
+        parts = [range(start, stop) for start, stop in pairwise(ends)]
+        rises = [rise for part in parts if (rise := self._rise(batch, part)) is not None]
+        total = size * (loss - self._usual)
+        if len(rises) < len(parts) or abs(sum(rises) - total) > SAME * total:
+            return [], None  # the loss couples the examples, or draws random numbers
+        order = np.argsort(rises)[::-1].tolist()
+        most_parts = min(PARTS // 2, SINGLES // max(map(len, parts)))
+        places = [place for part in order[:most_parts] for place in parts[part]]
+        singles = {place: self._rise(batch, range(place, place + 1)) or 0.0 for place in places}
+        heaviest = sorted(singles, key=lambda place: -singles[place])[: max(size // PARTS, 1)]
+        shares = np.cumsum([singles[place] for place in heaviest]) / total
+        enough = np.flatnonzero(shares >= ENOUGH)
+        if not len(enough):
+            return [], rises[order[0]] / total
+        needed = int(enough[0]) + 1
+        return sorted(heaviest[:needed]), float(shares[needed - 1])
+
+    def _rise(self, batch: Batch, part: range) -> float | None:
+        """The sum over these examples of their loss above the usual one; None if it cannot be run."""
+        loss = self._loss(span(batch, part.start, part.stop))
+        return None if loss is None else len(part) * (loss - self._usual)
+
+
+def _median(numbers: Iterable[float]) -> float:
+    """The upper median. For a few hundred numbers this is faster than numpy."""
+    ordered = sorted(numbers)
+    return ordered[len(ordered) // 2]
+
+
+def _share_memory(one: Batch, other: Batch) -> bool:
+    """True if both batches are in the same memory, as in a loop that fills one buffer again and again."""
+    return bool(_addresses(one) & _addresses(other))
+
+
+def _addresses(batch: Batch) -> set[int]:
+    found: set[int] = set()
+    mapped(batch, lambda tensor: found.add(tensor.data_ptr()))
+    return found
