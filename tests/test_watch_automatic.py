@@ -1,6 +1,8 @@
 """`w.batches`: a loop that makes `backward` and the update in one call, measured without a call of `step`."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,33 @@ def test_reentrant_checkpointing_is_one_backward(tmp_path: Path) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
     assert w.steps == 6 and w.run is not None and w.run.warnings == []
+
+
+def test_trainings_in_two_threads_are_told_apart(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            both.wait(timeout=20)  # one backward is inside while the other begins
+            return gradient
+
+    def training(place: int) -> int:
+        optimizer, w = watched(tmp_path / str(place), models[place])
+        with w:
+            for inputs, labels in w.batches(loader()):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(Slow.apply(models[place](inputs)), labels).backward()
+                optimizer.step()
+        return w.steps
+
+    models = [network(), network(nn.Tanh)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(training, range(2))) == [12, 12]
 
 
 def test_a_second_backward_for_one_batch_is_a_warning(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class Automatic:
     _listener: Listener | None = None
     _few: Sequence[nn.Parameter] = ()
     _always = False
+    _thread = 0
     _marks: Sequence[tuple[Tensor | None, int]] = ()
 
     @abstractmethod
@@ -75,13 +77,16 @@ class Automatic:
             self._always = is_sharded(self._objective.model)
             self._listener = Listener(self._before_backward, self._after_backward).start()
             self._handles.append(self._listener)
-        self._announced = batch
+        self._announced, self._thread = batch, get_ident()
         return batch
 
     def _before_backward(self) -> None:
-        self._marks = self._marks_now()
+        if get_ident() == self._thread:
+            self._marks = self._marks_now()
 
     def _after_backward(self, loss: Tensor | None) -> None:
+        if get_ident() != self._thread:  # of another training
+            return
         with self.shield:
             if self._went_through_the_model():
                 batch, self._announced = self._announced, NOTHING

@@ -45,23 +45,18 @@ class Listener:
 
 _plain = torch.autograd.backward
 _listeners: list[Listener] = []
-_under_way: list[Any] = []
 
 
 @wraps(_plain)
 def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     """`torch.autograd.backward` with listeners."""
-    if _under_way:
+    if torch._C._current_graph_task_id() >= 0:  # this thread is inside of a backward
         _plain(tensors, *arguments, **named)
         return
     listeners = list(_listeners)
-    _under_way.append(tensors)
-    try:
-        for listener in listeners:
-            listener.before()
-        _plain(tensors, *arguments, **named)
-    finally:
-        _under_way.clear()
+    for listener in listeners:
+        listener.before()
+    _plain(tensors, *arguments, **named)
     loss = _loss(tensors)
     for listener in listeners:
         listener.after(loss)
