@@ -10,12 +10,13 @@ from click.testing import CliRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gradiometer import BadArgument, Estimate, Run, supervised, watch
+from gradiometer import BadArgument, Estimate, Objective, Run, supervised, watch
 from gradiometer.cli import gradiometer
-from gradiometer.convergence.certificate import Certificate
+from gradiometer.convergence.certificate import Certificate, gradient_squared
 from gradiometer.drift import Survey
 from gradiometer.exploration.ensembles import EnsembleReport
 from gradiometer.integrations.watch import Watch
+from gradiometer.problems import Examples
 from gradiometer.run import load_artifacts
 from watched_loop import one_backward, simple
 
@@ -129,9 +130,7 @@ def test_a_look_after_the_end_is_on_the_page(tmp_path: Path) -> None:
     assert "lowest curvature" in page.read_text(encoding="utf-8")
 
 
-def test_a_certificate_compares_with_the_first_readings(tmp_path: Path) -> None:
-    model, optimizer, w = simple(tmp_path)
-    batch = data()[0], torch.ones(64, dtype=torch.long)
+def through_one_batch(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
     with w:
         for _ in range(20):
             optimizer.zero_grad()
@@ -139,15 +138,31 @@ def test_a_certificate_compares_with_the_first_readings(tmp_path: Path) -> None:
             value.backward()
             w.step(value, batch)
             optimizer.step()
+
+
+def test_a_certificate_compares_with_the_gradient_at_the_first_step(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path)
+    batch = data(16)
+    start, _ = gradient_squared(Objective(model, LOSS), Examples(batch), exact=True, batch_size=16)
+    through_one_batch(w, model, optimizer, batch)
+    certificate = w.certify(batch, exact=True)
+    assert certificate is not None and certificate.step == 20
+    assert certificate.start_squared.value == pytest.approx(start.value, rel=1e-12)
+    assert certificate.gradient_squared.value < start.value
+
+
+def test_a_large_model_or_a_continued_run_compares_with_the_first_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradiometer.integrations.watch.looks.KEPT_NUMBERS", 10)
+    model, optimizer, w = simple(tmp_path)
+    batch = data()[0], torch.ones(64, dtype=torch.long)
+    through_one_batch(w, model, optimizer, batch)
     certificate = w.certify(batch, exact=True)
     series = Run.open(tmp_path / "loop-1").series("noise")
     assert certificate is not None and series is not None
     first = series.moments["gradient_norm_squared"][:8].sum(axis=1).mean()
     assert certificate.start_squared.value == pytest.approx(first, rel=1e-12)
-    assert certificate.step == 20
-
-
-def test_if_the_readings_do_not_show_the_start_a_certificate_asks_for_it(tmp_path: Path) -> None:
     for gauges, steps, why in (("batch_sharpness", 6, "no readings of the noise"), ("noise", 3, "do not show it")):
         w = watched(tmp_path, gauges=gauges, steps=steps)
         with pytest.raises(BadArgument, match=f"`start` is missing, and .*{why}"):

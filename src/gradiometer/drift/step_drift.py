@@ -64,8 +64,10 @@ class StepDrift(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Squared drift relative to ‖g‖² and absolute, and the batch size of the step."""
         moments, finite = series.moments, series.sampling.one_over_examples(self.gradient_of)
-        drift = moments["drift"] + finite * moments["drift_variance"]
-        norm_squared = moments["gradient_norm_squared"] + finite * moments["gradient_variance"]
+        drift, norm_squared = moments["drift"], moments["gradient_norm_squared"]
+        if "drift_variance" in moments:  # runs of version 0.1 have no noise of the two
+            drift = drift + finite * moments["drift_variance"]
+            norm_squared = norm_squared + finite * moments["gradient_variance"]
         return {
             "step_drift": series.ratio(drift, norm_squared, level=level),
             "drift_squared": series.mean(drift, level=level, unit=self.unit),

@@ -38,7 +38,8 @@ class GradientNoise(Gauge):
             part, which is the most precise and the most expensive.
         gradient_of: The g that is meant. "train": the gradient of the training set, so that the error of a batch drawn
             without replacement is tr Σ/B · (N − B)/(N − 1). "population": the gradient of the distribution from which
-            the training set was drawn.
+            the training set was drawn. Neither holds for the coming batch of a shuffled epoch over few examples, which
+            has not been trained on yet: there measure a `probe` (see `watch`).
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app. A; finite populations:
     Cochran (1977), Sampling Techniques, th. 2.2; the cosine: ⟨ĝ, g⟩/(‖ĝ‖‖g‖) with E⟨ĝ, g⟩ = ‖g‖² and

@@ -155,7 +155,7 @@ class Certificate(Artifact):
                 return State.LOOK, means, "Train longer, with a rate that goes to zero: `--schedule linear`."
         if self.relative.high <= self.tolerance:
             means = "The gradient is zero, but it is unclear if a direction curves down."
-            return State.CANNOT_TELL, means, "Run `gradiometer certify` with more `--examples`."
+            return State.CANNOT_TELL, means, "Certify again with more `--examples`."
         return State.CANNOT_TELL, "It is unclear if this is a stationary point.", self._how_many()
 
     def _how_many(self) -> str:
@@ -163,11 +163,13 @@ class Certificate(Artifact):
         target, squared = self.tolerance**2, _ratio(self.gradient_squared, self.start_squared)
         distance, width = target - squared.value, squared.high - squared.value
         if not (distance and self.gradient_squared.samples):
-            return "Run it with `--exact`, which uses all examples."
+            return "Certify again with `--exact` (`exact=True`), which uses all examples."
         batches = self.gradient_squared.samples * (width / distance) ** 2
         if not batches * self.gradients / self.gradient_squared.samples < self.of:
-            return "Run it with `--exact`, which uses all examples."
-        return f"Run it with `--batches {significant(math.ceil(batches), 2).replace(',', '')}` or with `--exact`."
+            return "Certify again with `--exact` (`exact=True`), which uses all examples."
+        return (
+            f"Certify again with `--batches {significant(math.ceil(batches), 2).replace(',', '')}` or with `--exact`."
+        )
 
 
 def root(squared: Estimate, unit: str = "") -> Estimate:

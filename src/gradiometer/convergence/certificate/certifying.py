@@ -1,5 +1,6 @@
 """Measures a certificate: the gradient of the training loss and its lowest curvature, from all examples or some."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -125,13 +126,15 @@ def gradient_squared(
     weight_decay: float = 0.0,
     level: float = 0.95,
     seed: int = 0,
+    at: Sequence[Tensor] | None = None,
 ) -> tuple[Estimate, int]:
     """‖g‖² of the training loss including weight decay, and the number of examples behind it.
 
     Exact, from a pass over all examples, if `exact` or if the batches would take as many; otherwise from batches that
     share no example, by `gradient_norm.squared_norm`. If the loss or the data draw random numbers (Dropout,
     augmentation), or the loss couples the examples of a batch (BatchNorm), there is no exact pass: the training loss
-    is then a mean over infinitely many batches, and the batches are drawn independently.
+    is then a mean over infinitely many batches, and the batches are drawn independently. Arguments as in `certify`, and
+    `at`: parameters in place of the model's own.
 
     Raises:
         BadArgument: `exact` is True and there is no exact pass.
@@ -144,9 +147,9 @@ def gradient_squared(
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
         raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, but {why}: leave it out.")
-    decay = weight_decay * flat(objective.parameters).detach().double()
+    decay = weight_decay * flat(objective.parameters if at is None else at).detach().double()
     if exact or (not why and batches * batch_size >= len(train)):
-        gradient = decay + _full_gradient(objective, train, seed)
+        gradient = decay + _full_gradient(objective, train, seed, at)
         return Estimate.exact(float(gradient @ gradient), unit=UNIT), len(train)
     generator = torch.Generator().manual_seed(seed)
     if why:
@@ -155,7 +158,7 @@ def gradient_squared(
     else:
         drawn = list(torch.randperm(len(train), generator=generator)[: batches * batch_size].split(batch_size))
         sampling = Sampling(Draw.RESHUFFLED, len(train))
-    rows, each = _rows(objective, train, drawn, seed)
+    rows, each = _rows(objective, train, drawn, seed, at)
     rows += decay.to(rows)
     squared = squared_norm(_gram(rows), each * batch_size, sampling, level)
     return squared, len(rows) * each * batch_size
@@ -182,17 +185,23 @@ def _leaves(batch: Batch) -> list[Tensor]:
     return found
 
 
-def _full_gradient(objective: Objective, train: TrainingSet, seed: int) -> Float[Tensor, " params"]:
+def _full_gradient(
+    objective: Objective, train: TrainingSet, seed: int, at: Sequence[Tensor] | None
+) -> Float[Tensor, " params"]:
     """g, summed in double precision."""
     total = torch.zeros_like(flat(objective.parameters), dtype=torch.float64)
     for index in torch.arange(len(train)).split(TOGETHER):
-        gradient = flat(objective.gradient(train.batch(index), seed=seed)).double()
+        gradient = flat(objective.gradient(train.batch(index), at=at, seed=seed)).double()
         total += gradient * (len(index) / len(train))
     return total
 
 
 def _rows(
-    objective: Objective, train: TrainingSet, drawn: list[Int[Tensor, " chosen"]], seed: int
+    objective: Objective,
+    train: TrainingSet,
+    drawn: list[Int[Tensor, " chosen"]],
+    seed: int,
+    at: Sequence[Tensor] | None,
 ) -> tuple[Float[Tensor, "batches params"], int]:
     """The gradient of every batch, or means of consecutive ones if the model is large; and how many each averages."""
     room = max(KEPT_NUMBERS // objective.dimension, FEWEST_BATCHES)
@@ -201,7 +210,7 @@ def _rows(
     for place in range(len(rows) * each):
         with untouched_randomness(seed + place, objective.devices):  # augmentation draws
             batch = train.batch(drawn[place])
-        rows[place // each] += flat(objective.gradient(batch, seed=seed + place)) / each
+        rows[place // each] += flat(objective.gradient(batch, at=at, seed=seed + place)) / each
     return rows, each
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 
 from gradiometer.convergence.averaging import tracked
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
-from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify
+from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
 from gradiometer.convergence.certificate.gradient_norm import UNIT
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
@@ -38,8 +38,11 @@ from gradiometer.train.curvature import survey_examples
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 
+KEPT_NUMBERS = 2**24
+"""Most parameters whose values at the start of training are kept for the certificate: 64 MiB in single precision."""
+
 AT_THE_START = 8
-"""Readings whose mean is taken as ‖g‖² at the start of training."""
+"""Readings whose mean is taken as ‖g‖² at the start of training, if its parameters were not kept."""
 
 PENALTIES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad)
 """Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is not."""
@@ -59,6 +62,8 @@ class Looks:
     _optimizers: Sequence[torch.optim.Optimizer]
     _recorder: Recorder | None
     _announcements: Announcements
+    _restored: Mapping[str, Any]
+    _at_start: list[torch.Tensor] | None = None
 
     @property
     @abstractmethod
@@ -93,8 +98,9 @@ class Looks:
             tolerance: Gradients below this share of the one at the start, and curvatures below this share of λ_max,
                 count as zero.
             level: Confidence level of every interval, and of the verdict.
-            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`. Default: the mean of
-                the first 8 readings of the noise.
+            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`. Default: it is
+                measured at the parameters of the first step, which are kept for models of up to 16 million; above that
+                and in a continued run, the mean of the first 8 readings of the noise.
             seed: Seed of the batches and the random vectors.
 
         Raises:
@@ -121,20 +127,24 @@ class Looks:
             if run is None:
                 return None
             data = self._on_device(train, "train")
-            size = run.configuration.batch_size if batch_size is None else batch_size
+            size = min(run.configuration.batch_size, len(data)) if batch_size is None else batch_size
+            decay = self._penalty() if weight_decay is None else weight_decay
+            gradient: dict[str, Any] = {
+                "exact": exact,
+                "batches": batches,
+                "batch_size": size,
+                "weight_decay": decay,
+                "level": level,
+            }
             certificate = certify(
                 self._objective,
                 data,
-                _start_of(run, level) if start is None else start,
-                exact=exact,
-                batches=batches,
-                batch_size=min(size, len(data)) if batch_size is None else size,
+                start or self._gradient_at_start(run, data, seed, gradient),
                 examples=examples,
-                weight_decay=self._penalty() if weight_decay is None else weight_decay,
                 tolerance=tolerance,
-                level=level,
                 step=self.steps,
-                seed=seed,
+                seed=seed + 1,
+                **gradient,
             )
             self._keep(run, certificate)
             return certificate
@@ -240,6 +250,19 @@ class Looks:
         save_artifact(run, artifact)
         if self._recorder is not None and self._recorder.closed:
             self._announcements.show(run)
+
+    def _remember_start(self) -> None:
+        """Keep the parameters before the first update, unless there are too many, or the run is continued."""
+        whole = "run" not in self._restored and not is_sharded(self._objective.model)
+        if whole and self._objective.dimension <= KEPT_NUMBERS:
+            self._at_start = [parameter.detach().to("cpu", copy=True) for parameter in self._objective.parameters]
+
+    def _gradient_at_start(self, run: Run, data: OnDevice, seed: int, settings: dict[str, Any]) -> Estimate:
+        """‖g‖² at the start of training."""
+        if self._at_start is None:
+            return _start_of(run, settings["level"])
+        at = [kept.to(data.device) for kept in self._at_start]
+        return gradient_squared(self._objective, data, seed=seed, at=at, **settings)[0]
 
     def _penalty(self) -> float:
         """λ of the loss that the optimizer trains."""

@@ -233,6 +233,7 @@ class Watch(Looks, Automatic):
         gauges = self._gauges.made(configuration, self._settings.groups)
         recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
         self._recorder = self._kept.attached(recorder, self.steps)
+        self._remember_start()
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
 
