@@ -264,6 +264,16 @@ def test_a_batch_is_announced_inside_of_with(tmp_path: Path) -> None:
         next(iter(w.batches(loader())))
 
 
+def test_step_is_not_called_in_a_loop_over_batches(tmp_path: Path) -> None:
+    model = network()
+    _, w = watched(tmp_path, model)
+    with w, pytest.raises(BadArgument, match=r"not over `w\.batches`, which calls it"):
+        for batch in w.batches(loader()):
+            loss = LOSS(model, batch).mean()
+            loss.backward()
+            w.step(loss, batch)
+
+
 def test_a_backward_of_several_numbers_is_refused(tmp_path: Path) -> None:
     model = network()
     _, w = watched(tmp_path, model)

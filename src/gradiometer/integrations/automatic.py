@@ -46,7 +46,7 @@ class Automatic:
 
         Use it in place of `step`, which is then called at the end of every `backward` through the model:
 
-            with watch(model, optimizer, loss=loss) as w:
+            with watch(model, optimizer, loss=loss, sampling=loader) as w:
                 for batch in w.batches(loader):
                     train_one_step(model, optimizer, batch)
 

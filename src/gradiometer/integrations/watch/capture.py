@@ -158,7 +158,7 @@ class Capture:
         if not self.has_read:
             self._refuse_or_warn(
                 "`step` was called, but no backward of this model was made since the last one: call it after every "
-                "`backward`, on the model that was given to `watch`",
+                "`backward`, on the model that was given to `watch`, and not over `w.batches`, which calls it",
                 can_continue=self._ranks.alone,  # other processes wait for the exchange
             )
             self.stop()
