@@ -256,3 +256,25 @@ def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp
     plain, other = of_the_batch(run), next(f for f in diagnose(run).findings if f.gauge == "preconditioned_noise")
     assert plain.state == "ok" and plain.advice == "" and "the preconditioned noise scale is" in plain.means
     assert "with a learning rate between 5.88e-4 and 9.29e-4, if wall time" in other.advice
+
+
+@pytest.mark.parametrize("after", [adamw, lambda model: sgd(model, 0.02)], ids=["AdamW", "SGD"])
+def test_an_exchanged_optimizer_is_found_and_followed(tmp_path: Path, after: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    optimizer = sgd(model)
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=4, gauges="noise,batch_sharpness") as w:
+        for step in range(160):
+            if step == 60:
+                optimizer = after(model)
+            one_step(model, optimizer, w)
+    run = w.run
+    assert run is not None
+    settings, name = settings_of(run), type(optimizer).__name__
+    assert settings.now[0].learning_rate == optimizer.param_groups[0]["lr"] and settings.names == (name,)
+    assert settings.steps[0] == 0 and 60 <= settings.steps[1] <= 110
+    (told,) = [warning for warning in run.warnings if "no longer trains the model" in warning]
+    assert f"{name} does" in told
+    series = run.series("noise")
+    assert series is not None and series.learning_rate[-1] == settings.now[0].learning_rate
+    assert ("edge of stability is not known" in " ".join(run.warnings)) == (name == "AdamW")

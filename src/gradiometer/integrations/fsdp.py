@@ -16,7 +16,7 @@ from gradiometer.errors import Unsupported
 from gradiometer.integrations.gradients import Preconditioner, at_the_end_of_backward, numbers_of
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.preconditioner import SAMPLE, Sample, preconditioner_of
+from gradiometer.measurement.preconditioner import SAMPLE, Sample, is_adaptive, preconditioner_of
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
@@ -263,7 +263,9 @@ def preconditioner_for(
     if not any(gauge.needs_preconditioner for gauge in gauges):
         return None
     if not is_sharded(objective.model):
-        return Preconditioner(lambda: preconditioner_of(optimizers, objective.parameters))
+        return Preconditioner(
+            lambda: preconditioner_of(optimizers, objective.parameters) if all(map(is_adaptive, optimizers)) else None
+        )
     pieces = objective.parameters  # within a forward the model has whole ones in their place
 
     def joined(sample: Sample) -> Sample:

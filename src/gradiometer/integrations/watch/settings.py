@@ -1,9 +1,12 @@
 """The settings of the optimizers of a watched loop, read as training goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from gradiometer.integrations.watch.description import bare_optimizer
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.optimizer.groups import Group, groups_of
@@ -13,14 +16,20 @@ class Settings:
     """Reads the settings of the optimizers, and records them when they have changed.
 
     Args:
-        optimizers: The optimizers of the loop.
+        optimizers: The optimizers of the loop. One that trains in place of another replaces it in this list.
         objective: The model that they train. Groups without any of its parameters are left out.
+        warn: Takes a warning.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], objective: Objective) -> None:
+    def __init__(
+        self, optimizers: list[torch.optim.Optimizer], objective: Objective, warn: Callable[[str], None]
+    ) -> None:
+        self._warn = warn
         self._optimizers, self._own = optimizers, frozenset(map(id, objective.parameters))
         self._changes: Changes | None = None
         self._step = 0
+        self._hook: Any = None
+        self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -31,9 +40,43 @@ class Settings:
         """Record changes from this step on."""
         self._changes, self._step = changes, step
 
+    def search(self, follow: Callable[[torch.optim.Optimizer], None], found: Callable[[], None]) -> None:
+        """Look at every optimizer that makes an update, until one of the known ones or another of this model does.
+
+        Args:
+            follow: Called with the other one, which has replaced those of the same parameters by then.
+            found: Called after that.
+        """
+        self._sought = follow, found
+        if self._hook is None:
+            self._hook = register_optimizer_step_post_hook(self._was_updated)
+
+    def end(self) -> None:
+        """End a search."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._sought = None
+
+    def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        optimizer, sought = bare_optimizer(optimizer), self._sought
+        known = any(optimizer is one for one in self._optimizers)
+        if sought is None or not (known or groups_of([optimizer], self._own)):
+            return
+        self._sought = None  # the hook itself is removed at the next step
+        if known:
+            return
+        taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self._optimizers[:] = [optimizer, *(one for one in self._optimizers if not groups_of([one], taken))]
+        follow, found = sought
+        follow(optimizer)
+        found()
+        self._warn(f"`optimizer` no longer trains the model: {type(optimizer).__name__} does, which is followed now")
+
     def stepped(self, step: int) -> None:
         """Read the settings of this step if it is time to. Call it at the end of every step, before the update."""
         self._step = step + 1
+        if self._hook is not None and self._sought is None:
+            self.end()
         if self._changes is not None and step >= self._changes.next_look:
             self._changes.look(step, self.groups)
 

@@ -62,7 +62,7 @@ class Updates:
                 "`sampling` draws without replacement from a training set of unknown size: give its `examples`, or "
                 "leave temperature out."
             )
-        self._optimizer, self._objective = optimizers[0], objective
+        self._optimizers, self._optimizer, self._objective = optimizers, optimizers[0], objective
         if type(self._optimizer) is not torch.optim.SGD:
             raise Unsupported(
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known for torch.optim.SGD "
@@ -87,6 +87,8 @@ class Updates:
         Raises:
             Unsupported: The balance does not know this kind of update.
         """
+        if self._optimizers[0] is not self._optimizer:
+            raise Unsupported("`optimizer` was replaced by another, and the heat balance needs one for all steps.")
         rule, begun = self._rule(), self._begun_with
         if (rule.momentum, rule.nesterov) != (begun.momentum, begun.nesterov):
             raise Unsupported(
@@ -143,10 +145,12 @@ class Pace:
 
     Args:
         warn: Takes one warning, if that is not so.
+        search: Looks for another optimizer that makes the updates, and calls its argument if there is one.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._tell, self._told = warn, False
+    def __init__(self, warn: Callable[[str], None], search: Callable[[Callable[[], None]], None]) -> None:
+        self._tell, self._told, self._search = warn, False, search
+        self._doubt = ""
         self._from: int | None = None
         self.updates = 0
         """Updates since the last check."""
@@ -171,23 +175,41 @@ class Pace:
         """
         if self._from is None:
             self._from = steps - 1
+        self._tell_doubt()
         made = steps - self._from
         if made < A_WHILE:
             return
         if self.updates <= made / 2 and not self._told:
-            self._tell(
+            self._doubt = (
                 f"`optimizer` made {self.updates} updates in {made} steps up to {steps:,}: batch size and learning "
                 "rate are not those of an update; give the number of backwards per update as `accumulation`, call "
                 "`step` once for each, and start a new `watch` with another optimizer"
             )
-            self._told = True
+            self._search(self._found)
         self._from, self.updates = steps, 0
+
+    def end(self, steps: int) -> None:
+        """Check the last steps. There is no time left to search."""
+        self.at(steps)
+        self._tell_doubt()
+
+    def _found(self) -> None:
+        self._doubt = ""
+
+    def _tell_doubt(self) -> None:
+        if self._doubt:
+            self._tell(self._doubt)
+            self._doubt, self._told = "", True
 
 
 def before_the_update(
-    look: Callable[[], None], shield: AbstractContextManager[object, bool | None]
-) -> Callable[[torch.optim.Optimizer, Any, Any], Any]:
-    """A pre-hook of `optimizer.step` that calls `look` when `.grad` is final: after the closure, if there is one."""
+    optimizer: torch.optim.Optimizer, look: Callable[[], None], shield: AbstractContextManager[object, bool | None]
+) -> Any:
+    """Hook `optimizer.step` so that it calls `look` when `.grad` is final: after the closure, if there is one.
+
+    Returns:
+        The handle that removes the hook.
+    """
 
     def hook(_: torch.optim.Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
@@ -204,7 +226,7 @@ def before_the_update(
 
         return arguments[:1], {**named, "closure": closure_and_look}
 
-    return hook
+    return optimizer.register_step_pre_hook(hook)
 
 
 def _scale_left_to(optimizer: torch.optim.Optimizer) -> float:

@@ -53,7 +53,7 @@ class Watch(Looks, Automatic):
     def __init__(
         self,
         model: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: list[torch.optim.Optimizer],
         loss: Loss | None = None,
         *,
         out: Path,
@@ -77,7 +77,6 @@ class Watch(Looks, Automatic):
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._objective = Objective(model, no_loss if loss is None else explained(loss))
-        self._settings = Settings(self._optimizers, self._objective)
         looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, batches.sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
@@ -85,6 +84,7 @@ class Watch(Looks, Automatic):
         self.shield = Shield(self._stop)
         """The context for everything that training calls: after the first update its errors become warnings."""
         self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
+        self._settings = Settings(self._optimizers, self._objective, self._warn)
         self._capture = Capture(
             self._objective,
             batches,
@@ -111,7 +111,7 @@ class Watch(Looks, Automatic):
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles = list[Part](), list[Any]()
         self._begun, self._was_called, self._failures = False, False, 0
-        self._pace = Pace(self._warn)
+        self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._between = Between(self._losses, self._settings, self.budget, accumulation)
         self._recorder, self._looked_at = None, 0.0
         self.steps = 0
@@ -120,21 +120,22 @@ class Watch(Looks, Automatic):
     def __enter__(self) -> "Watch":
         if self._handles or self._begun:
             raise BadArgument("`watch` can be entered only once: call `watch` again for another training.")
-        self._handles = [self._optimizers[0].register_step_post_hook(self._was_updated)]
-        if self._updates is not None:
-            look = before_the_update(self._measure_what_waited, self.shield)
-            self._handles.append(self._optimizers[0].register_step_pre_hook(look))
+        self._follow_updates_of(self._optimizers[0])
         if self._cadenced:
             self._capture.start()
         return self
 
+    def _follow_updates_of(self, optimizer: torch.optim.Optimizer) -> None:
+        self._handles.append(optimizer.register_step_post_hook(self._was_updated))
+        if self._updates is not None:
+            self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self.shield:
             self._capture.stop()
-            self._pace.at(self.steps)
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+            self._pace.end(self.steps)
+        while self._handles:
+            self._handles.pop().remove()
         self._between.end()
         self._kept.close(self.steps, self._trackers, error)
 
@@ -306,9 +307,8 @@ class Watch(Looks, Automatic):
 
     def _is_due(self) -> bool:
         due = not self._failures and self._recorder is not None and self._recorder.due(self.steps)
-        if self.ranks.alone or not self._asked["budget"]:
-            return due
-        return not self._failures and self.steps >= self._capture.next_due
+        alone = self.ranks.alone or not self._asked["budget"]
+        return due if alone else not self._failures and self.steps >= self._capture.next_due
 
     def _close_after_a_failure(self) -> None:
         """Count a step that could not be closed, and leave the other processes at the exchange that is due."""
