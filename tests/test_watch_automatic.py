@@ -1,5 +1,7 @@
 """`w.batches`: a loop that makes `backward` and the update in one call, measured without a call of `step`."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -290,3 +292,11 @@ def test_a_training_that_fails_leaves_torch_as_it_was(tmp_path: Path) -> None:
         assert torch.autograd.backward is not PLAIN
         raise RuntimeError("theirs")
     assert torch.autograd.backward is PLAIN
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_same_as_with_step(tmp_path: Path) -> None:
+    program = str(Path(__file__).parent / "rank_automatic.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launcher, program, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
