@@ -2,8 +2,10 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -16,7 +18,7 @@ from gradiometer.train import train
 from report_run import diagnosis_of, run_in
 
 
-def drawn(folder: Path, width: int) -> list[str]:
+def drawn(folder: Path, width: int, change: Callable[[Panel], None] = lambda panel: None) -> list[str]:
     """The lines of the last panel that a short training showed on a terminal of this width."""
     seen: list[str] = []
 
@@ -24,6 +26,7 @@ def drawn(folder: Path, width: int) -> list[str]:
         def update(self, training: object, recorder: object, loss: float) -> None:
             super().update(training, recorder, loss)
             if training.step == 40:
+                change(self)
                 paper = Console(file=io.StringIO(), width=width, record=True)
                 paper.print(self._drawn(training, recorder))
                 seen.extend(paper.export_text().splitlines())
@@ -54,6 +57,17 @@ def test_five_questions_have_two_lines_each_on_80_columns(tmp_path: Path) -> Non
 
 def test_a_narrow_terminal_keeps_the_panel_within_it(tmp_path: Path) -> None:
     assert max(len(line) for line in drawn(tmp_path, 60)) <= 60
+
+
+def test_a_spike_has_two_lines_below_the_questions(tmp_path: Path) -> None:
+    def spiky(panel: Panel) -> None:
+        panel.losses.extend((1 + 0.05 * np.random.default_rng(0).standard_normal(200)).tolist())
+        panel.losses[200] = 9.0
+        panel.rates.extend([0.1] * 200)
+
+    lines = drawn(tmp_path, 80, spiky)
+    place = next(at for at, line in enumerate(lines) if re.match(r"│ ◆ +spikes ", line))
+    assert "look: The loss spiked at step 0: it rose from 1" in lines[place] and all(len(line) == 80 for line in lines)
 
 
 def test_what_does_not_fit_into_two_lines_ends_in_an_ellipsis() -> None:

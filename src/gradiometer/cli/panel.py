@@ -3,11 +3,14 @@
 import sys
 import textwrap
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel as Box
@@ -15,8 +18,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gradiometer.drift.spikes.cause import explain
+from gradiometer.drift.spikes.detection import find_spikes
+from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.measurement.estimate import Estimate, counted, significant
-from gradiometer.measurement.finding import State
+from gradiometer.measurement.finding import Finding, State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 from gradiometer.run.cadence.overhead import time_used
 
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 10.0
 SMOOTHING = 0.98
+LOSSES = 4096
+"""Number of the last losses in which spikes are searched."""
 WIDEST, NAMES = 100, 14
 """Maximum width of the panel, and width of the names of the questions, in characters."""
 
@@ -48,6 +56,8 @@ class Panel:
         self.live: Live | None = None
         self.path = Path()
         self.loss: float | None = None
+        self.losses: deque[float] = deque(maxlen=LOSSES)
+        self.rates: deque[float] = deque(maxlen=LOSSES)
         self.shown_at = 0.0
         self.began_at, self.began_step = 0.0, 0
         self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
@@ -71,6 +81,8 @@ class Panel:
     def update(self, training: "Training", recorder: "Recorder", loss: float) -> None:
         """Add the loss of a step, and draw if the interval has passed."""
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        self.losses.append(loss)
+        self.rates.append(training.learning_rate)
         now = time.monotonic()
         if now - self.shown_at < self.interval:
             return
@@ -127,7 +139,23 @@ class Panel:
                 symbol, style, words = NOT_MEASURED_SYMBOL, "dim", f"{NOT_MEASURED} yet\n{command}"
             body = two_lines(words, room)
             table.add_row(Text(symbol, style=style), Text(question.short, style=style), Text(body))
+        if (spiked := self._spikes(training.step)) is not None:
+            style = COLOURS[spiked.state]
+            body = two_lines(f"{spiked.state}: {spiked.seen}", room)
+            table.add_row(Text(spiked.state.symbol, style=style), Text("spikes", style=style), Text(body))
         return table
+
+    def _spikes(self, step: int) -> Finding | None:
+        """The spikes in the last losses; None if there are none."""
+        spikes = find_spikes(np.array(self.losses), rates=np.array(self.rates))
+        if not spikes:
+            return None
+        before = step - len(self.losses)
+        moved = [
+            replace(spike, first=before + spike.first, peak=before + spike.peak, last=before + spike.last)
+            for spike in spikes
+        ]
+        return spikes_finding(moved, explain)
 
     def _line(self, training: "Training", recorder: "Recorder") -> str:
         parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]

@@ -13,8 +13,8 @@ from gradiometer.run.reader import Run
 def spikes_of(run: Run) -> tuple[Spike, ...]:
     """The spikes of the training loss. Their places are steps.
 
-    The learning rate is known at the readings. The size of the last batch of an epoch follows from the number of
-    examples, if the data are reshuffled.
+    A rise of the loss after a recorded rise of the learning rate is no spike. The size of the last batch of an epoch
+    follows from the number of examples, if the data are reshuffled.
 
     Args:
         run: The run, finished or not.
@@ -28,13 +28,11 @@ def spikes_of(run: Run) -> tuple[Spike, ...]:
 
 
 def _rates(run: Run, steps: Int[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"] | None:
-    """The learning rate of every step, from the readings around it; None without readings."""
-    readings = [series for name in run.gauges if (series := run.series(name)) is not None]
-    if not readings:
+    """The learning rate of every step, the largest of the groups; None if it was not recorded."""
+    known = run.hyperparameters
+    if known is None:
         return None
-    at, first = np.unique(np.concatenate([series.steps for series in readings]), return_index=True)
-    rates = np.concatenate([series.learning_rate for series in readings])[first]
-    return np.asarray(np.interp(steps, at, rates))
+    return known.rates[np.maximum(np.searchsorted(known.steps, steps, side="right") - 1, 0)]
 
 
 def _sizes(run: Run, steps: Int[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"] | None:
