@@ -62,20 +62,28 @@ def test_a_model_that_trains_other_parameters_than_at_the_start_is_not_measured_
 
 
 def test_steps_that_are_no_updates_are_told(tmp_path: Path) -> None:
-    for updates in ("rare", "by another"):
-        made = model, optimizer = network()
-        other = torch.optim.SGD(model.parameters(), lr=0.01)
-        with watched(tmp_path, made, every=20) as w:
-            for step, batch in enumerate(batches(A_WHILE + 1)):
-                w.step(backward(model, batch), batch)
-                if updates == "rare" and step % 4 == 3:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                elif updates == "by another":
-                    other.step()
-                    other.zero_grad()
-        (told,) = w.run.warnings
-        assert f"`optimizer` made {8 if updates == 'rare' else 0} updates in 33 steps" in told
+    made = model, optimizer = network()
+    with watched(tmp_path, made, every=20) as w:
+        for step, batch in enumerate(batches(A_WHILE + 1)):
+            w.step(backward(model, batch), batch)
+            if step % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad()
+    (told,) = w.run.warnings
+    assert "`optimizer` made 8 updates in 33 steps" in told
+
+
+def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path) -> None:
+    made = model, _ = network()
+    other = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watched(tmp_path, made, every=20) as w:
+        for batch in batches(3 * A_WHILE):
+            w.step(backward(model, batch), batch)
+            other.step()
+            other.zero_grad()
+    (told,) = w.run.warnings
+    assert "`optimizer` no longer trains the model: SGD does, which is followed now" in told
+    assert w.run.hyperparameters is not None and w.run.hyperparameters.now[0].learning_rate == 0.01
 
 
 def test_parameters_that_no_optimizer_holds_are_named(tmp_path: Path) -> None:
