@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import take
 from gradiometer.measurement.objective import Gradients
 
@@ -39,6 +39,8 @@ def inner_products(
             f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many gradients are more "
             f"than {MOST_NUMBERS:,} numbers; use fewer parts."
         )
+    if step.example_of is not None:
+        raise Unsupported("`groups` keeps rows together, for which this gauge has no parts: leave one of them out.")
     order = torch.randperm(step.batch_size, generator=step.generator("shape"), device="cpu")
     dealt = order[: size * parts].view(parts, size)
     if size == 1:

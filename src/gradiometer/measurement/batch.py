@@ -58,6 +58,26 @@ def chunks(batch: Batch, count: int) -> list[Batch]:
     return [span(batch, start, stop) for start, stop in pairwise(bounds)]
 
 
+def dealt(
+    size: int, count: int, generator: torch.Generator, example_of: Int[Tensor, " rows"] | None = None
+) -> list[Tensor]:
+    """Positions of the rows of a batch, dealt at random into `count` parts.
+
+    Args:
+        size: Number of rows.
+        count: Number of parts.
+        generator: A generator on the CPU.
+        example_of: A label for every row. Rows with one label stay together.
+    """
+    if example_of is None:
+        return list(torch.randperm(size, generator=generator, device="cpu").tensor_split(count))
+    labels, own = example_of.cpu().unique(return_inverse=True)
+    part = torch.empty(len(labels), dtype=torch.int64, device="cpu")
+    for place, chosen in enumerate(torch.randperm(len(labels), generator=generator, device="cpu").tensor_split(count)):
+        part[chosen] = place
+    return [(part[own] == place).nonzero().flatten() for place in range(count)]
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """One batch with the examples of all these batches. Values shared by all examples come from the first batch.
 

@@ -7,11 +7,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch, batch_size, take
+from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
@@ -51,6 +51,8 @@ class TrainingStep:
             Called once at most. Default: one half of the batch makes the step, and the other half judges it.
         motion: Earlier parameters and the velocity, for the gauges that look back (see `Origin`), or a function that
             returns them.
+        example_of: A label for every row of the batch, if some rows are copies of one example (repeated
+            augmentation). Rows with one label stay in one part.
         seed: Seed of the random numbers that measuring draws. Training's own random numbers stay unchanged.
 
     >>> import torch
@@ -78,6 +80,7 @@ class TrainingStep:
         preconditioner: Sequence[Tensor] | Callable[[], Sequence[Tensor] | None] | None = None,
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
+        example_of: Int[Tensor, " rows"] | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
@@ -92,6 +95,7 @@ class TrainingStep:
         self._preconditioner = preconditioner
         self._probe = probe
         self._motion = motion
+        self.example_of = example_of
         self._spreads: dict[int, Spread] = {}
 
     @cached_property
@@ -175,17 +179,17 @@ class TrainingStep:
     @cached_property
     def acting_halves(self) -> Halves:
         """Gradients of two random halves of `acting`."""
-        return self._halves(self.acting, "acting halves")
+        return self._halves(self.acting, "acting halves", self._example_of(0))
 
     @cached_property
     def judging_halves(self) -> Halves:
         """Gradients of two random halves of `judging`, before the step."""
-        return self._halves(self.judging, "judging halves")
+        return self._halves(self.judging, "judging halves", self._example_of(1))
 
     @cached_property
     def judging_halves_after(self) -> Halves:
         """Gradients of the same halves, with the same random numbers, after the plain step −ηĝ."""
-        return self._halves(self.judging, "judging halves", at=self._after)
+        return self._halves(self.judging, "judging halves", self._example_of(1), at=self._after)
 
     @cached_property
     def judging_loss_after(self) -> float:
@@ -205,13 +209,19 @@ class TrainingStep:
         here = [parameter.detach() for parameter in self.objective.parameters]
         return list(torch._foreach_add(here, self.acting_gradient, alpha=-self.learning_rate))
 
-    def _halves(self, batch: Batch, purpose: str, at: Sequence[Tensor] | None = None) -> Halves:
+    def _halves(
+        self,
+        batch: Batch,
+        purpose: str,
+        example_of: Int[Tensor, " rows"] | None,
+        at: Sequence[Tensor] | None = None,
+    ) -> Halves:
         size = batch_size(batch)
         if not size >= 2:
             raise BadArgument(
                 f"`batch` leaves only {size} example to split in halves: use at least 4, or a `probe` of 2."
             )
-        parts = torch.randperm(size, generator=self.generator(purpose), device="cpu").tensor_split(2)
+        parts = dealt(size, 2, self.generator(purpose), example_of)
         gradients = [
             flat(self.objective.gradient(take(batch, part), at=at, seed=self.derived_seed(f"{purpose} {place}")))
             for place, part in enumerate(parts)
@@ -219,11 +229,20 @@ class TrainingStep:
         return Halves(torch.stack(gradients), (len(parts[0]), len(parts[1])))
 
     @cached_property
-    def _random_halves(self) -> list[Batch]:
+    def _random_parts(self) -> list[Tensor]:
         if not (size := batch_size(self.batch)) >= 2:
             raise BadArgument("`batch` has 1 example, so no other half can judge its step: pass a `probe`.")
-        order = torch.randperm(size, generator=self.generator("judge"), device="cpu")
-        return [take(self.batch, part) for part in order.tensor_split(2)]
+        return dealt(size, 2, self.generator("judge"), self.example_of)
+
+    @cached_property
+    def _random_halves(self) -> list[Batch]:
+        return [take(self.batch, part) for part in self._random_parts]
+
+    def _example_of(self, half: int) -> Int[Tensor, " rows"] | None:
+        """The labels of the rows in `acting` (0) or `judging` (1)."""
+        if self.example_of is None or self._probe is not None:
+            return None if half else self.example_of
+        return self.example_of[self._random_parts[half].to(self.example_of.device)]
 
     def derived_seed(self, purpose: str) -> int:
         """A seed that differs between runs, steps and purposes."""
@@ -275,11 +294,13 @@ class TrainingStep:
                 "the spread within a step needs two parts of at least one example each."
             )
         traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))
+        if self.example_of is not None:
+            count = min(count, len(self.example_of.unique()))
         if traits.coupled:  # there are no batch statistics of one example
             count = max(min(count, self.batch_size // 2), 2)
-        elif count == self.batch_size > 2:
+        elif count == self.batch_size > 2 and self.example_of is None:
             return self._per_example()
-        parts = torch.randperm(self.batch_size, generator=self.generator("deal"), device="cpu").tensor_split(count)
+        parts = dealt(self.batch_size, count, self.generator("deal"), self.example_of)
         return self._with_last_by_subtraction(parts) if traits.fixed and self._gradient else self._all_run(parts)
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:

@@ -19,6 +19,7 @@ from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, 
 from gradiometer.integrations.gradients import GradientHooks, Preconditioner
 from gradiometer.integrations.watch.checks.accumulation import Shares
 from gradiometer.integrations.watch.checks.loss_check import LossCheck
+from gradiometer.integrations.watch.checks.rows import Rows
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.shield import Shield
@@ -82,6 +83,7 @@ class Capture:
             else GradientHooks(objective.parameters, budget, shield, preconditioner)
         )
         self._builder = SpreadBuilder(objective.layer_of)
+        self._rows = Rows(warn, grouped=batches.groups is not None, sampled=batches.known)
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
@@ -194,9 +196,11 @@ class Capture:
             return None
         if (probe := self._batches.probe) is not None:
             return probe.step(self._objective, parts[0].size, index, groups, self._preconditioner, self._seed)
+        batch = self._batch(parts)
+        self._rows.look(batch)
         return TrainingStep(
             self._objective,
-            self._batch(parts),
+            batch,
             index=index,
             learning_rate=largest_rate(groups) * (self._shares.multiple or 1.0),
             groups=groups,
@@ -205,6 +209,7 @@ class Capture:
             spread=spread,
             preconditioner=self._preconditioner,
             motion=None if motion is None or made is None else partial(motion, made()),
+            example_of=self._batches.example_of(batch),
             seed=self._seed,
         )
 

@@ -130,7 +130,31 @@ class Batches:
     Args:
         sampling: Those of training.
         probe: Those that are measured; None for training's own.
+        groups: Number of consecutive rows that are copies of one example, or a function of the batch that returns a
+            label for every row; None if there are no copies.
+        known: False if the sampling is only assumed.
     """
 
     sampling: Sampling
     probe: Probe | None = None
+    groups: int | Callable[[Batch], Any] | None = None
+    known: bool = True
+
+    def example_of(self, batch: Batch) -> Int[Tensor, " rows"] | None:
+        """A label for every row of a batch, equal for the copies of one example; None if there are no copies.
+
+        Raises:
+            BadArgument: `groups` returned something else.
+        """
+        if self.groups is None:
+            return None
+        size = batch_size(batch)
+        if isinstance(self.groups, int):
+            return torch.arange(size, device="cpu") // self.groups
+        labels = torch.as_tensor(self.groups(batch), device="cpu")
+        if labels.shape != (size,) or len(labels.unique()) < 2:
+            raise BadArgument(
+                f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return one label for every "
+                "row, and at least two different ones."
+            )
+        return labels

@@ -1,6 +1,6 @@
 """`watch` measures your own training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gradiometer.integrations.watch.checks.arguments import check_settings, opti
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import bare, gauges_for
 from gradiometer.integrations.watch.watching import Watch
+from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.reading import Sampling
 from gradiometer.run.ranks import Ranks
@@ -30,6 +31,7 @@ def watch(
     sampling: "Sampling | DataLoader[Any] | None" = None,
     examples: int | None = None,
     replacement: bool | None = None,
+    groups: int | Callable[[Batch], Any] | None = None,
     probe: Any = None,
     accumulation: int = 1,
     scaler: Any = None,
@@ -77,6 +79,8 @@ def watch(
             if N is much larger than the noise scale.
         examples: N, the size of the training set, instead of `sampling`.
         replacement: With `examples`: True for independent draws, False (the default) for shuffled epochs.
+        groups: Number of consecutive rows of a batch that are augmented copies of one example, or a function of the
+            batch that returns a label for every row. Copies stay in one half; a batch counts its rows.
         probe: Measure independent examples instead of the batches of training: the training examples (tensors, a
             map-style data set, or the DataLoader), from which batches are drawn with replacement; or a function of a
             number of examples that returns so many new ones. In shuffled epochs over few examples it removes a bias:
@@ -119,6 +123,7 @@ def watch(
         level=level,
         seed=seed,
         to=to,
+        groups=groups,
     )
     optimizers = optimizers_of(optimizer)
     chosen = gauges_for(
@@ -143,7 +148,12 @@ def watch(
         loss,
         out=Path(out),
         name=name,
-        batches=Batches(sampling_from(sampling, examples, replacement), drawn),
+        batches=Batches(
+            sampling_from(sampling, examples, replacement),
+            drawn,
+            groups,
+            known=sampling is not None or examples is not None,
+        ),
         accumulation=accumulation,
         scaler=scaler,
         asked=asked,

@@ -33,6 +33,7 @@ def check_settings(
     level: Any,
     seed: Any,
     to: Any,
+    groups: Any,
 ) -> None:
     """Check the type and the range of every argument that is used as it is given.
 
@@ -68,6 +69,8 @@ def check_settings(
     check_number("level", level)
     check_level(level)
     check_whole("seed", seed, 0)
+    if groups is not None and not callable(groups):
+        check_whole("groups", groups, 2)
     if isinstance(to, str) or not isinstance(to, Iterable):
         raise BadArgument(f"`to` must be a list of trackers, got {kind_of(to)}: give to=[tracker].")
 

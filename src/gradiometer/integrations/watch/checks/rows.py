@@ -1,0 +1,110 @@
+"""Checks of the rows of batches: copies of one example within a batch, and examples that come back in later ones."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from gradiometer.measurement.batch import Batch, batch_size, mapped
+
+LOOKS = 4
+"""Number of measured batches that are searched for copies."""
+
+BITS = 30
+"""Labels repeat by chance with a probability below 2 to the power of minus this."""
+
+BACK = 8
+"""Number of rows that came back after which that is no coincidence."""
+
+KEPT = 50_000
+"""Largest number of rows that are remembered."""
+
+
+class Rows:
+    """Looks at the batches of measured steps, and warns once of each thing that changes what the readings mean.
+
+    Args:
+        warn: Takes a warning, in one sentence.
+        grouped: True if the user said which rows are copies of one example.
+        sampled: True if the user said how batches are drawn.
+    """
+
+    def __init__(self, warn: Callable[..., None], *, grouped: bool, sampled: bool) -> None:
+        self._warn, self._sampled = warn, sampled
+        self._looks = 0 if grouped else LOOKS
+        self._seen: set[int] = set()
+        self._drawn = self._back = 0
+
+    def look(self, batch: Batch) -> None:
+        """Look at one batch."""
+        if self._looks:
+            self._looks -= 1
+            if text := copies_in(batch):
+                self._looks = 0
+                self._warn(text)
+        if not self._sampled:
+            self._look_back(batch)
+
+    def _look_back(self, batch: Batch) -> None:
+        prints = fingerprints(batch)
+        self._back += len(self._seen & prints)
+        self._seen |= prints
+        self._drawn += len(prints)
+        if self._back >= BACK:
+            # Of n draws from N, about n²/2N pairs are equal.
+            about = self._drawn**2 / (2 * self._back)
+            self._warn(
+                f"{self._back} rows of measured batches came back later, so that the training set has only about "
+                f"{float(f'{about:.1g}'):,.0f} examples, and `sampling` was not given: give sampling=loader, or "
+                "examples=N with replacement=False for shuffled epochs; ‖g‖² is otherwise too small, by the relative "
+                "amount noise scale / N"
+            )
+        self._sampled = self._back >= BACK or len(self._seen) > KEPT
+
+
+def fingerprints(batch: Batch) -> set[int]:
+    """A number for every row of the first tensor of numbers with more than one column. Equal rows have equal ones."""
+    for tensor in _tensors(batch):
+        rows = tensor.detach().reshape(len(tensor), -1)
+        if rows.shape[1] > 1 and not rows.is_complex():
+            weights = torch.linspace(1.0, 2.0, rows.shape[1], dtype=torch.float64, device=rows.device).sin()
+            return {hash(number) for number in (rows.double() @ weights).tolist() if math.isfinite(number)}
+    return set()
+
+
+def copies_in(batch: Batch) -> str:
+    """A sentence if rows of the batch seem to be copies of fewer examples; empty otherwise.
+
+    Found by labels that come in blocks, or that repeat with a period.
+    """
+    size = batch_size(batch)
+    for labels in _tensors(batch):
+        if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+            continue
+        distinct = len(labels.unique())
+        for copies in (count for count in range(size // 2, 1, -1) if size % count == 0):
+            if distinct < 2 or (size - size // copies) * math.log2(distinct) < BITS:
+                continue
+            blocks, periods = labels.view(-1, copies), labels.view(copies, -1)
+            if (blocks == blocks[:, :1]).all():
+                return _sentence(f"in blocks of {copies} equal ones", f"groups={copies}")
+            if (periods == periods[:1]).all():
+                rows = size // copies
+                return _sentence(
+                    f"{copies} times in the same order", f"groups=lambda batch: torch.arange({size}) % {rows}"
+                )
+    return ""
+
+
+def _sentence(how: str, remedy: str) -> str:
+    return (
+        f"the labels of a batch come {how}: if these rows are augmented copies of one example, the noise is read much "
+        f"too small unless they stay together; then give {remedy}"
+    )
+
+
+def _tensors(batch: Batch) -> Iterator[Tensor]:
+    found: list[Tensor] = []
+    mapped(batch, found.append)
+    return (tensor for tensor in found if tensor.dim())

@@ -1,0 +1,123 @@
+"""Rows of a batch that are copies of one example, and examples that come back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradients_by_hand import LOSSES, backward, batches, network, watched
+from gradiometer import BadArgument, sampling_of, watch
+from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
+
+COPIES = 4
+
+
+def repeated(blocks: bool, count: int, examples: int = 16) -> list[tuple[Tensor, Tensor]]:
+    """Batches of examples with copies that differ a little, side by side or one round after the other."""
+    made = []
+    generator = torch.Generator().manual_seed(3)
+    for inputs, labels in batches(count, examples):
+        rows = inputs.repeat_interleave(COPIES, 0) if blocks else inputs.repeat(COPIES, 1)
+        own = labels.repeat_interleave(COPIES, 0) if blocks else labels.repeat(COPIES)
+        made.append((rows + 0.01 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype), own))
+    return made
+
+
+def noise(tmp_path: Path, data: list[Any], **settings: Any) -> tuple[float, tuple[str, ...]]:
+    """Mean tr Σ at fixed parameters, and the warnings."""
+    made = model, optimizer = network(rate=1e-12)
+    with watched(tmp_path, made, sampling=Sampling(Draw.FRESH), **settings) as w:
+        for batch in data:
+            optimizer.zero_grad()
+            w.step(backward(model, batch), batch)
+            optimizer.step()
+    return float(np.mean(w.run.series("noise").moments["gradient_variance"].sum(1))), w.findings().warnings
+
+
+def rounds(batch: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.arange(len(batch[1])) % (len(batch[1]) // COPIES)
+
+
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 0])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_copies_that_stay_together_are_read_as_one_example(tmp_path: Path, blocks: bool, parts: int) -> None:
+    groups: Any = COPIES if blocks else rounds
+    data = repeated(blocks, 60 if parts else 6)
+    truth, _ = noise(
+        tmp_path, [(x[:: COPIES if blocks else 1][:16], y[:: COPIES if blocks else 1][:16]) for x, y in data]
+    )
+    read, warnings = noise(tmp_path, data, groups=groups, parts=parts)
+    # A batch counts its rows: its variance is that of a quarter of the examples.
+    assert read == pytest.approx(COPIES * truth, rel=0.2 if parts else 0.02)
+    assert warnings == ()
+    wrong, warnings = noise(tmp_path, data, parts=parts)
+    assert wrong < 0.5 * read
+    (told,) = warnings
+    assert ("groups=4" if blocks else "torch.arange(64) % 16") in told
+
+
+def test_halves_of_the_judge_keep_copies_together_too() -> None:
+    model, _ = network()
+    (batch,) = repeated(blocks=True, count=1)
+    seen: list[Tensor] = []
+
+    def loss(model: nn.Module, part: Any) -> Tensor:
+        seen.append(part[1])
+        outputs: Tensor = model(part[0])
+        return outputs.square().mean(1)
+
+    example_of = torch.arange(64) // COPIES
+    places = (batch[0], example_of)
+    step = TrainingStep(
+        Objective(model, loss), places, index=0, learning_rate=0.1, sampling=Sampling(Draw.FRESH), example_of=example_of,
+    )  # fmt: skip
+    acting, judging = step.acting[1], step.judging[1]
+    assert not set(acting.tolist()) & set(judging.tolist()) and len(acting) + len(judging) == 64
+    seen.clear()
+    _ = step.acting_halves
+    first, second = (set(part.tolist()) for part in seen)
+    assert not first & second and first | second == set(acting.tolist())
+
+
+def test_wrong_groups_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadArgument, match="`groups` must be at least 2"):
+        watched(tmp_path, network(), groups=1)
+    made = model, _ = network()
+    batch = batches(1)[0]
+    with watched(tmp_path, made, groups=lambda batch: [1, 2]) as w, pytest.raises(BadArgument, match="for 8 rows"):
+        w.step(backward(model, batch), batch)
+
+
+def drawn(tmp_path: Path, loader: Any, **settings: Any) -> tuple[str, ...]:
+    model, optimizer = network()
+    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, gauges="noise", **settings) as w:
+        for _ in range(6):
+            for batch in loader:
+                optimizer.zero_grad()
+                w.step(backward(model, batch), batch)
+                optimizer.step()
+    return w.findings().warnings
+
+
+def test_examples_that_come_back_ask_for_the_sampling(tmp_path: Path) -> None:
+    inputs, labels = batches(1, 48)[0]
+    data = torch.utils.data.TensorDataset(inputs, labels)
+    loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
+    (told,) = drawn(tmp_path, loader)
+    assert "give sampling=loader" in told and "noise scale / N" in told
+    assert drawn(tmp_path, loader, sampling=loader) == ()
+    assert drawn(tmp_path, loader, sampling=sampling_of(loader)) == ()
+    assert drawn(tmp_path, loader, examples=48) == ()
+
+
+def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
+    model, optimizer = network()
+    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, gauges="noise") as w:
+        for batch in batches(40):
+            optimizer.zero_grad()
+            w.step(backward(model, batch), batch)
+            optimizer.step()
+    assert w.findings().warnings == ()
