@@ -54,3 +54,19 @@ def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) ->
         ("ReLU 1: 3 of 4 units are dead.", "; ReLU 1: 3 of 4 units are dead."),
     ):
         assert verdict(run, [Finding("any", Issue.DRIFT, State.ACT, seen, "It is.")], {}).endswith(ending)
+
+
+def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_ways_out(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=300)
+    overhead = {"budget": 0.02, "used": 0.08, "measured_steps": 9, "every": 30.0, "mode": "apart", "short_of": 20}
+    noise = {"gauge": "noise", "batch_size": 32, "learning_rate": 0.1}
+    with run.folder.readings_path().open("a") as file:
+        for step, norm in ((0, 0.4), (30, -0.3)):
+            moments = {"gradient_variance": [4.0] * 5, "gradient_norm_squared": [norm] * 5}
+            file.write(json.dumps({"kind": "reading", "step": step, "moments": moments, **noise}) + "\n")
+        file.write(json.dumps({"kind": "overhead", **overhead}) + "\n")
+    findings = diagnose(Run.open(run.path)).findings
+    (found,) = [finding for finding in findings if finding.gauge == "overhead"]
+    assert found.state is State.CANNOT_TELL and found.seen.startswith("The budget of 2 % paid for 9 readings")
+    assert found.advice == "Set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+    assert not [finding for finding in findings if "more steps" in finding.seen]

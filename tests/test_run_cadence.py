@@ -27,7 +27,8 @@ class Simulated:
 
     def run(self, steps: int) -> "Simulated":
         self.now, noise = 0.0, random.Random(0)
-        self.budget = Budget(self.share, lambda: self.now, planned=self.planned)
+        self.budget = Budget(self.share, lambda: self.now)
+        self.budget.planned = self.planned
         self.budget.start()
         cadence = Cadence([Square(), *([Dear()] if self.expensive else [])], self.budget, None, self.share)
         self.measured: list[int] = []

@@ -1,6 +1,8 @@
 """`watch` keeps its budget, also in a run that continues."""
 
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -61,3 +63,25 @@ def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
     go(again, model, optimizer, 2)
     assert again.steps == 1002 and again._recorder is not None
     assert again._recorder.next_due(1002, 0.0) - 1002 > 20
+
+
+def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, every=10**6)
+    calls: list[str] = []
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        name = frame.f_code.co_qualname
+        if event == "call" and "/gradiometer/" in frame.f_code.co_filename and "wrapped" not in name:
+            calls.append(name)
+
+    made = []
+    with w:
+        for _ in range(200):
+            loss, batch = one_backward(model)
+            sys.setprofile(count)
+            w.step(loss, batch)
+            optimizer.step()
+            sys.setprofile(None)
+            made.append(len([name for name in calls if not name.startswith("<")]))
+            calls.clear()
+    assert sorted(made)[100] <= 12  # functions of ours

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
+from gradiometer.run.cadence.overhead import too_few
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
@@ -93,6 +94,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     estimates: dict[str, Estimate] = {}
     history: dict[str, list[tuple[int, Estimate]]] = {}
     gauges, missing = recorded_gauges(run)
+    few = too_few(run.overhead, run.configuration.every)
     schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
     for gauge in gauges:
         series = run.series(gauge.name)
@@ -101,6 +103,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         ours = type(gauge) in GAUGES.values()
         with nullcontext() if ours else user_code(f"{type(gauge).__name__}.estimate"):
             latest = gauge.estimate(series.at_newest(), level)
+            if few and not gauge.own_steps:  # more steps at this budget bring few readings
+                latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             if finding := gauge.interpret(latest):
                 findings.append(completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges))
@@ -109,6 +113,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             for past in along(series):
                 for name, estimate in gauge.estimate(past.at_newest(by_layer=False), level).items():
                     history.setdefault(name, []).append((int(past.steps[-1]), estimate))
+    if few:
+        findings.append(_too_few(few))
     findings += [_unavailable(name, path, run) for name, path in missing.items()]
     findings += _endpoint(run, estimates)
     if level_finding := _stationarity(run, level):
@@ -177,6 +183,19 @@ def _unavailable(name: str, path: str, run: Run) -> Finding:
     )
 
 
+def _too_few(text: str) -> Finding:
+    """The finding for a budget that could not pay for enough readings."""
+    seen, _, advice = text.partition(": ")
+    return Finding(
+        gauge="overhead",
+        issue=Issue.ESTIMATION,
+        state=State.CANNOT_TELL,
+        seen=f"{seen}.",
+        means="Intervals stay wide, and more steps change little.",
+        advice=advice[:1].upper() + advice[1:],
+    )
+
+
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """Findings of the check after the last step."""
     for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
@@ -234,7 +253,7 @@ def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> st
         return "nothing was measured"
     return (
         f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet covered one measurement "
-        "(--every 1 measures every step, at any cost)"
+        "(set a larger `budget`, or `every` = 1 to measure every step, at any cost)"
     )
 
 

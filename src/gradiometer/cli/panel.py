@@ -24,7 +24,7 @@ from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
-from gradiometer.run.cadence.overhead import time_used
+from gradiometer.run.cadence.overhead import time_used, too_few
 
 if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimates
@@ -221,4 +221,5 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _cost(recorder: "Recorder") -> str:
     overhead = recorder.overhead
-    return f"measured {counted(overhead['measured_steps'], 'step')}, using {time_used(overhead)}"
+    measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {time_used(overhead)}"
+    return f"{measured}\n{text}" if (text := too_few(overhead, recorder.every)) else measured

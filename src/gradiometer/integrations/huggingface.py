@@ -99,6 +99,7 @@ class HuggingFaceCallback(TrainerCallback):
             self._end(Interrupted("another training was started with the same callback"))
         model, self._accumulation = kwargs["model"], args.gradient_accumulation_steps
         known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}
+        known["steps"] = state.max_steps if state.max_steps > 0 else None
         if "sampling" not in self._settings:
             known["sampling"] = sampling_of(kwargs["train_dataloader"])
         trainer, resumed_from = _calling_trainer()

@@ -1,5 +1,6 @@
 """The instrument as a callback of Lightning's Trainer."""
 
+import math
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -78,6 +79,7 @@ class LightningCallback(Callback):
             "accumulation": trainer.accumulate_grad_batches,
             "scaler": getattr(trainer.precision_plugin, "scaler", None),
             "to": trainer.loggers,
+            "steps": int(expected) if 0 < (expected := trainer.estimated_stepping_batches) < math.inf else None,
         }
         if "sampling" not in self._settings:
             known["sampling"] = sampling_of(trainer.train_dataloader)

@@ -1,7 +1,7 @@
 from .artifacts import load_artifacts as load_artifacts
 from .artifacts import save_artifact as save_artifact
 from .budget import Budget as Budget
-from .budget import clock_for as clock_for
+from .cadence.clock import clock_for as clock_for
 from .cadence.overhead import overhead_sentence as overhead_sentence
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import checkpoint_steps as checkpoint_steps

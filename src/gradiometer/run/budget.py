@@ -26,13 +26,13 @@ START_UP = 5
 """In these steps, measuring may use at most this many times the share."""
 
 SMALL = 0.25
-"""Seconds that the promised readings may use in any case, within the allowance of the first 1,000 steps."""
+"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and a fifth of it in any case."""
 
 REPAID = 0.6
 """Part of the share that pays back what was used early, from step 1,000 on."""
 
 ASSURED = 0.25
-"""Part of the share that readings have in any case, whatever bookkeeping takes and early readings have to pay back."""
+"""Part of the share that readings have in any case."""
 
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
 """Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
@@ -62,8 +62,6 @@ class Budget:
     Args:
         share: Share of the training time, at least 0 and below 1. With 0 nothing fits.
         clock: A clock in seconds that never goes back. `clock_for` chooses it.
-        planned: Number of steps of the whole training, if known: the first 40 readings are then spread over at most
-            its first 1,000 steps.
 
     >>> seconds = iter([0.0, 10.0, 10.0])
     >>> budget = Budget(0.02, clock=lambda: next(seconds))
@@ -72,14 +70,13 @@ class Budget:
     False
     """
 
-    def __init__(
-        self, share: float, clock: Callable[[], float] = time.perf_counter, *, planned: int | None = None
-    ) -> None:
+    def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         if not 0 <= share < 1:
             raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
-        self.planned = planned
+        self.planned: int | None = None
+        """Steps of the whole training, if known: the first 40 readings are spread over at most its first 1,000."""
         self.spent_on: defaultdict[str, float] = defaultdict(float)
         self.asked_for: set[str] = set()
         """Names of fixed costs that the user asked for: reported, but not counted against the share."""
@@ -102,6 +99,10 @@ class Budget:
         """Start to count the time, unless it has started already."""
         if self._started is None:
             self._started = self.clock()
+
+    def stop(self) -> None:
+        """Stop to count the time: training has ended. `start` counts again."""
+        self._earlier, self._started = self.elapsed, None
 
     @property
     def spent(self) -> float:
@@ -317,7 +318,7 @@ class Budget:
 
     def _target(self, cost: float, pace: float) -> tuple[int, float]:
         """The number of promised readings, and the seconds that they may use however short the run is."""
-        small = min(SMALL, START_UP * self.share * START_UP_STEPS * pace)
+        small = min(SMALL, max(START_UP * self.share * START_UP_STEPS * pace, 10 * self.share * SMALL))
         return (PROMISED if cost < pace or PROMISED * cost <= small else PROMISED_EXPENSIVE), small
 
     def _promised_from(self, cost: float, training: float, readings: int, under_way: float) -> float:
@@ -335,16 +336,3 @@ class Budget:
         if spent <= max(small, _EARLY_STEPS * a_step if cost < pace else 0.0):
             return due
         return max(due, spent / a_step) if a_step > 0 else math.inf
-
-
-def clock_for(device: str) -> Callable[[], float]:
-    """The clock that counts what training and measuring cost on this kind of device.
-
-    On the CPU it is the processor time of this process, with all its threads: on a busy machine the wall clock also
-    counts other processes. With an accelerator it is the wall clock, since the processor does not do the work; measured
-    steps wait for the accelerator before they are timed.
-
-    Args:
-        device: `torch.device.type` of the parameters.
-    """
-    return time.process_time if device == "cpu" else time.perf_counter

@@ -205,6 +205,7 @@ class Recorder:
         try:
             self.flush()
         finally:
+            self.budget.stop()
             self._close_files()
 
     @property

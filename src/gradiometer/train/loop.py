@@ -182,11 +182,11 @@ class Loop:
 
     def _check_edge(self) -> None:
         """Warn before the first step if the learning rate is above the edge of stability."""
-        configuration = self.training.configuration
+        configuration, training = self.training.configuration, self.training
         if not (configuration.check_edge and configuration.budget):
             return
         try:
-            with user_code("loss"):  # a loss that fails here fails again at the first step and ends the run
+            with training.budget.spending("check of the edge", asked_for=True), user_code("loss"):
                 warning = self.training.edge_warning()
         except GradiometerError as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
@@ -241,7 +241,7 @@ class Loop:
         if series is None:
             return
         try:
-            with user_code("loss"):  # a fixed cost outside the budget
+            with training.budget.spending("check of the endpoint", asked_for=True), user_code("loss"):
                 seen = training.endpoint(series)
         except GradiometerError as error:
             self._warn(f"the endpoint was not examined: {error}")

@@ -32,6 +32,7 @@ from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import READINGS, Budget
+from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
@@ -83,6 +84,7 @@ class Training:
             Draw(configuration.sampling), len(self.data), configuration.batch_size, seed=configuration.seed
         )
         self.steps = configuration.epochs * self.order.steps_per_epoch
+        budget.clock, budget.planned = clock_for(self.device.type), self.steps
         self.optimizer = torch.optim.SGD(
             self.parameters,
             lr=configuration.learning_rate,
@@ -254,7 +256,8 @@ class Training:
         if self.cooling is None:
             return []
         factor = self.cooling.factor
-        events = self.cooling.observe(self.parameters, learning_rate, self.step)
+        with self.budget.spending("cooling", asked_for=True):
+            events = self.cooling.observe(self.parameters, learning_rate, self.step)
         if self.cooling.factor != factor:
             self._cool()
         return events

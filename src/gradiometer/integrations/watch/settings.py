@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradiometer.integrations.watch.description import bare_optimizer
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.optimizer.groups import Group, groups_of
+
+RAW = ("lr", "momentum", "betas", "nesterov", "weight_decay")
 
 
 class Settings:
@@ -30,6 +33,7 @@ class Settings:
         self._step = 0
         self._hook: Any = None
         self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = None
+        self._raw: tuple[Any, ...] = ()
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -38,7 +42,7 @@ class Settings:
 
     def attach(self, changes: Changes, step: int) -> None:
         """Record changes from this step on."""
-        self._changes, self._step = changes, step
+        self._changes, self._step, self._raw = changes, step, ()
 
     def search(self, follow: Callable[[torch.optim.Optimizer], None], found: Callable[[], None]) -> None:
         """Look at every optimizer that makes an update, until one of the known ones or another of this model does.
@@ -78,7 +82,21 @@ class Settings:
         if self._hook is not None and self._sought is None:
             self.end()
         if self._changes is not None and step >= self._changes.next_look:
-            self._changes.look(step, self.groups)
+            raw = self._raw_now()
+            if raw == self._raw:
+                self._changes.pass_over(step)
+            else:
+                self._raw = raw
+                self._changes.look(step, self.groups)
+
+    def _raw_now(self) -> tuple[Any, ...]:
+        """The optimizers and their settings as they are in `param_groups`: quick to compare. Tensors are copied."""
+        raw: list[Any] = []
+        for optimizer in self._optimizers:
+            raw.append(type(optimizer))
+            for group in optimizer.param_groups:
+                raw += [value.item() if isinstance(value, Tensor) else value for value in map(group.get, RAW)]
+        return tuple(raw)
 
     def note(self) -> None:
         """Record the settings now, which are those of the next step."""

@@ -37,6 +37,7 @@ def watch(
     scaler: Any = None,
     budget: float = 0.02,
     every: int | None = None,
+    steps: int | None = None,
     gauges: GaugesAsked | None = None,
     parts: int = 2,
     level: float = 0.9,
@@ -90,6 +91,8 @@ def watch(
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
         every: Measure at every `every`-th step instead of keeping to the budget.
+        steps: Number of updates of the whole training, if you know it: the first 40 readings are then spread over the
+            run, up to 1,000 steps, in place of the first 300 steps.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise; under Adam, AdamW, RMSprop, Adagrad and their kind also the
             preconditioned noise, unless the model is sharded; under SGD with `loss` also the batch sharpness. On
@@ -119,6 +122,7 @@ def watch(
         accumulation=accumulation,
         budget=budget,
         every=every,
+        steps=steps,
         parts=parts,
         level=level,
         seed=seed,
@@ -142,7 +146,7 @@ def watch(
         "level": level,
         "seed": seed,
     }
-    return Watch(
+    watched = Watch(
         model,
         optimizers,
         loss,
@@ -161,3 +165,5 @@ def watch(
         to=to,
         announcements=Announcements(page, quiet),
     )
+    watched.budget.planned = steps
+    return watched

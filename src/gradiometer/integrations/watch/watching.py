@@ -40,7 +40,8 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget, clock_for
+from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget
+from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run

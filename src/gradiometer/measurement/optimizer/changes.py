@@ -33,10 +33,14 @@ class Changes:
 
     def look(self, step: int, groups: tuple[Group, ...]) -> None:
         """Note the settings at this step, and choose the next step to read them."""
-        self.next_look = step + max(1, step >> DENSITY)
+        self.pass_over(step)
         if groups and groups != self._last and all(math.isfinite(group.learning_rate) for group in groups):
             self._last = groups
             self._append({"kind": "hyperparameters", "step": int(step), **written(groups)})
+
+    def pass_over(self, step: int) -> None:
+        """Choose the next step to read them, if they are known to be unchanged at this one."""
+        self.next_look = step + max(1, step >> DENSITY)
 
     def restart(self, step: int) -> None:
         """Read and write the settings again at this step, at which a run is continued."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.diagnosis import Diagnosis
-from gradiometer.run.cadence.overhead import time_used
+from gradiometer.run.cadence.overhead import of_the_budget, time_used
 from gradiometer.run.reader import Run
 
 FEWEST = 40
@@ -62,4 +62,4 @@ def _of_the_budget(run: Run) -> Iterator[Check]:
     used, allowed = run.overhead.get("used"), run.overhead.get("budget")
     if used is None or allowed is None or run.configuration.every is not None or run.overhead.get("mode") == "off":
         return
-    yield Check(used <= allowed + SLACK, f"The instrument used {time_used(run.overhead)}.")
+    yield Check(of_the_budget(run.overhead) <= allowed + SLACK, f"The instrument used {time_used(run.overhead)}.")

@@ -22,6 +22,12 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
     return used if budget is None else f"{used} (budget {100 * budget:.2g} %)"
 
 
+def of_the_budget(overhead: Mapping[str, Any]) -> float:
+    """The share of the training time used for what counts against the budget."""
+    spent = overhead.get("spent") or {}
+    return float(overhead["used"] - sum(spent.get(name, 0.0) for name in overhead.get("asked_for") or ()))
+
+
 def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
     """A sentence if the budget could not pay for the readings that a run of 300 steps should have; else empty.
 
@@ -33,7 +39,7 @@ def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
     measured = counted(overhead["measured_steps"], "reading")
     return (
         f"The budget of {100 * overhead['budget']:.2g} % paid for {measured}, and intervals need about {wanted}: "
-        f"set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+        "set a larger `budget`, or `every` = 1 to measure every step, at any cost."
     )
 
 
@@ -66,5 +72,5 @@ def _by_name(overhead: Mapping[str, Any]) -> str:
         return ""
     parts = [f"{name} {100 * share:.2g} %" for name, share in sorted(spent.items(), key=lambda item: -item[1])]
     fixed = [name for name in overhead.get("asked_for") or () if name in spent]
-    outside = f"; {' and '.join(fixed)} outside the budget, as asked" if fixed else ""
+    outside = f"; {' and '.join(fixed)} outside the budget" if fixed else ""
     return f": {', '.join(parts)}{outside}"

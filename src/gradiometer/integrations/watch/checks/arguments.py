@@ -29,6 +29,7 @@ def check_settings(
     accumulation: Any,
     budget: Any,
     every: Any,
+    steps: Any,
     parts: Any,
     level: Any,
     seed: Any,
@@ -63,6 +64,8 @@ def check_settings(
         raise BadArgument(f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.")
     if every is not None:
         check_whole("every", every, 1)
+    if steps is not None:
+        check_whole("steps", steps, 1)
     check_whole("parts", parts, 0)
     if parts == 1:
         raise BadArgument("`parts` must be at least 2, or 0 for one part per example, got 1.")
