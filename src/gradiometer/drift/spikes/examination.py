@@ -133,9 +133,9 @@ class Examiner:
         shares = np.cumsum([singles[place] for place in heaviest]) / total
         enough = np.flatnonzero(shares >= ENOUGH)
         if not len(enough):
-            return [], rises[order[0]] / total
+            return [], min(rises[order[0]] / total, 1.0)
         needed = int(enough[0]) + 1
-        return sorted(heaviest[:needed]), float(shares[needed - 1])
+        return sorted(heaviest[:needed]), min(float(shares[needed - 1]), 1.0)
 
     def _rise(self, batch: Batch, part: range) -> float | None:
         """The sum over these examples of their loss above the usual one; None if it cannot be run."""

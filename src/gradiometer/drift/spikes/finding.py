@@ -80,7 +80,7 @@ def _advice(cause: Cause, spike: Spike) -> str:
         )
     if cause is Cause.INSTABILITY:
         return (
-            f"Try a smaller learning rate, a longer warm-up, or {CLIP} before the update. A single bad batch can start "
+            f"Use a smaller learning rate, a longer warm-up, or {CLIP} before the update. A single bad batch can start "
             f"an instability: look at the batch of step {spike.first:,}, too."
         )
     return (
