@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from fixed_point import POINTS
+from gradiometer.measurement import preconditioner_of
 from rank_loops import Blocks, local, loop, sharded
 
 STEPS, RATE = 12, 0.01
@@ -28,6 +30,29 @@ def adaptive(out: Path) -> None:
             ]  # fmt: skip
             pairs = zip(*(map(local, model.parameters()) for model in kept), strict=True)
             assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def two_ranks_by_hand(accumulation: int) -> list[tuple[float, float]]:
+    """tr PΣ and gᵀPg of every step of `rank_adaptive.py`, from all its micro-batches, in one process."""
+    model, draws = Blocks(), [torch.Generator().manual_seed(100 + rank) for rank in range(2)]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, size, found = torch.optim.AdamW(model.parameters(), lr=RATE), 8 // 2 // accumulation, []
+    for _ in range(STEPS):
+        parts = []
+        for generator in (generator for _ in range(accumulation) for generator in draws):
+            losses = model(POINTS[torch.randint(len(POINTS), (size,), generator=generator)])
+            parts.append(torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), parameters)]))
+        if (known := preconditioner_of(optimizer, parameters)) is not None:
+            weights, mean = torch.cat([p.flatten() for p in known]), torch.stack(parts).mean(0)
+            spread = sum(float((weights * (part - mean) ** 2).sum()) for part in parts)
+            variance = size * spread / (len(parts) - 1)
+            found.append((variance, float((weights * mean**2).sum()) - variance / 8))
+        for parameter, g in zip(
+            parameters, torch.stack(parts).mean(0).split([p.numel() for p in parameters]), strict=True
+        ):
+            parameter.grad = g.view_as(parameter)
+        optimizer.step()
+    return found
 
 
 if __name__ == "__main__":

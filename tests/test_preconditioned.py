@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fixed_point import POINTS
 from gradiometer import BadArgument, Run, watch
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.measurement import (
@@ -28,8 +28,7 @@ from gradiometer.measurement import (
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import train
-from rank_adaptive import RATE, STEPS
-from rank_loops import Blocks
+from rank_adaptive import STEPS, two_ranks_by_hand
 from test_distributed import run_all
 
 FRESH = Sampling(Draw.FRESH)
@@ -325,31 +324,6 @@ def test_two_ranks_read_it_under_ddp_and_sharded(tmp_path: Path) -> None:
             assert seen == pytest.approx(expected, rel=precision, abs=precision * np.abs(expected).max())
 
 
-def two_ranks_by_hand(accumulation: int) -> list[tuple[float, float]]:
-    """tr PΣ and gᵀPg of every step of `rank_adaptive.py`, from all its micro-batches, in one process."""
-    model, draws = Blocks(), [torch.Generator().manual_seed(100 + rank) for rank in range(2)]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer, size, found = torch.optim.AdamW(model.parameters(), lr=RATE), 8 // 2 // accumulation, []
-    for _ in range(STEPS):
-        parts = []
-        for generator in (generator for _ in range(accumulation) for generator in draws):
-            losses = model(POINTS[torch.randint(len(POINTS), (size,), generator=generator)])
-            parts.append(torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), parameters)]))
-        if (known := preconditioner_of(optimizer, parameters)) is not None:
-            weights, mean = torch.cat([p.flatten() for p in known]), torch.stack(parts).mean(0)
-            spread = sum(float((weights * (part - mean) ** 2).sum()) for part in parts)
-            variance = size * spread / (len(parts) - 1)
-            found.append((variance, float((weights * mean**2).sum()) - variance / 8))
-        for parameter, g in zip(parameters, mean_of(parts).split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = g.view_as(parameter)
-        optimizer.step()
-    return found
-
-
-def mean_of(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).mean(0)
-
-
 # The finding ---------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +358,18 @@ def test_in_a_cool_down_no_batch_is_advised() -> None:
     assert "0.017 of its peak" in falling.means
     for rates in (lambda step: 1e-3 if step < 10 else 1e-4, lambda step: 1e-5 * (step + 1)):
         assert finding(100.0, rates=rates).state is State.LOOK
+
+
+def test_in_tokens_the_earlier_value_is_multiplied_too() -> None:
+    readings = [
+        Reading("preconditioned_noise", i, 8, 1e-3, {"variance": [2.0 + i], "norm_squared": [1.0 + 0.1 * (i % 3)]})
+        for i in range(200)
+    ]
+    series = replace(Series.of(readings, FRESH), newest=True)
+    scales = [
+        PreconditionedNoise(tokens=tokens).estimate(series)["preconditioned_noise_scale"] for tokens in (None, 100)
+    ]
+    assert scales[0].earlier is not None and scales[1].earlier == (scales[0].earlier[0], 100 * scales[0].earlier[1])
 
 
 def test_in_tokens_scale_and_batch_are_multiplied_and_the_advice_is_in_examples() -> None:

@@ -163,7 +163,8 @@ class PreconditionedNoise(Gauge):
         if (tokens := self.tokens) is None:
             return examples
         value, low, high = (tokens * number for number in (examples.value, examples.low, examples.high))
-        return replace(examples, value=value, low=low, high=high, unit="tokens")
+        earlier = None if examples.earlier is None else (examples.earlier[0], tokens * examples.earlier[1])
+        return replace(examples, value=value, low=low, high=high, unit="tokens", earlier=earlier)
 
 
 def _cooled(series: Series) -> float | None:
