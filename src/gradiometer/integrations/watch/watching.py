@@ -261,13 +261,12 @@ class Watch(Looks, Automatic):
             proposal=self.steps + 1 if recorder is None else recorder.next_due(self.steps, took),
             motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
         )
-        if caught is not None and recorder is not None:
-            if updates is None:
-                self._record(recorder, caught)
-            else:
-                self._waiting = caught
-                if self.ranks.alone:
-                    self._capture.stop()
+        if caught is not None and recorder is not None and updates is None:
+            self._record(recorder, caught)
+        elif caught is not None and recorder is not None:
+            self._waiting = caught
+            if self.ranks.alone:
+                self._capture.stop()
 
     def _measure_what_waited(self) -> None:
         """Measure the step that waited: the update is about to be made, and `.grad` is final."""
