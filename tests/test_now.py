@@ -127,6 +127,9 @@ def test_huge_and_tiny_moments_are_only_scaled(sizes: tuple[float, float]) -> No
     found = ratio_now(variance * sizes[0], norm_squared * sizes[1], steps=STEPS)
     for end in ("low", "value", "high"):
         assert getattr(found, end) == pytest.approx(getattr(plain, end) * (sizes[0] / sizes[1]), rel=1e-6)
+    early = trend(variance * sizes[0], norm_squared * sizes[1], steps=STEPS, now=found)
+    assert early is not None and early.early.value == pytest.approx(100 * sizes[0] / sizes[1], rel=0.5)
+    assert mean_now(norm_squared * sizes[1], steps=STEPS).tells
 
 
 def test_zeros_give_no_number_that_looks_measured() -> None:

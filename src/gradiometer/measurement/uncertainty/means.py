@@ -5,6 +5,7 @@ from the spread of batch means (see `batch_length`). A mean has Student's interv
 """
 
 import math
+import sys
 
 import numpy as np
 from jaxtyping import Float
@@ -54,7 +55,8 @@ def mean(
         return _too_few(readings, missing * spacing, level, unit)
     length = readings // batches if batches else batch_length(samples)
     means, value = batch_means(samples, length, batches), float(samples.mean())
-    margin = _quantile(level, len(means)) * math.sqrt(float(means.var(ddof=1)) * length / readings)
+    size = largest(means)
+    margin = size * _quantile(level, len(means)) * math.sqrt(float((means / size).var(ddof=1)) * length / readings)
     method = f"Student, {len(means)} batches of {length}"
     return Estimate.interval(
         value, value - margin, value + margin, level=level, method=method, samples=readings, unit=unit
@@ -135,12 +137,15 @@ def ratio_of_means(
     readings = len(numerator)
     if (missing := _missing(readings, batches)) > 0:
         return _too_few(readings, missing * spacing, level, unit)
-    pairs = np.stack([numerator, denominator], axis=1)
-    length = readings // batches if batches else batch_length(_deciding(numerator, denominator))
+    # Scaled, the squares and products of tiny or huge moments do not overflow.
+    sizes = largest(numerator), largest(denominator)
+    pairs = np.stack([numerator / sizes[0], denominator / sizes[1]], axis=1)
+    length = readings // batches if batches else batch_length(_deciding(*pairs.T))
     means, center = batch_means(pairs, length, batches), pairs.mean(axis=0)
     covariance = np.cov(means, rowvar=False) * length / readings
     quantile = _quantile(level, len(means))
-    value, low, high = ratio_interval(center, covariance, quantile, nonnegative)
+    unit_size = min(sizes[0] / sizes[1], sys.float_info.max)
+    value, low, high = (unit_size * each for each in ratio_interval(center, covariance, quantile, nonnegative))
     needed, method = None, f"Fieller, {len(means)} batches of {length}"
     if not math.isfinite(high):
         size = float(center[1] if nonnegative else abs(center[1]))
@@ -152,15 +157,13 @@ def _deciding(
     numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]
 ) -> Float[np.ndarray, " steps"]:
     """Readings of n − r·d, whose mean is zero at the estimated ratio r, times d so that d may be zero."""
-    n, d = _scaled(numerator), _scaled(denominator)
-    readings: np.ndarray = d.mean() * n - n.mean() * d
+    readings: np.ndarray = denominator.mean() * numerator - numerator.mean() * denominator
     return readings
 
 
-def _scaled(samples: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
-    """The samples divided by the largest size among them, if it is not zero."""
-    size = float(max(samples.max(), -samples.min()))
-    return samples / size if size > 0 else samples
+def largest(samples: Float[np.ndarray, " steps"]) -> float:
+    """The largest size among the samples, or 1 if all are zero."""
+    return float(max(samples.max(), -samples.min())) or 1.0
 
 
 def _quantile(level: float, batches: int) -> float:

@@ -6,6 +6,7 @@ rate (see `power_law`). If the newest readings by themselves contradict the resu
 """
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.batch_means import finite_samples
 from gradiometer.measurement.uncertainty.fieller import steps_to_bound
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.means import largest, mean, ratio_of_means
 from gradiometer.measurement.uncertainty.power_law import Drift, power_law
 
 NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
@@ -111,7 +112,7 @@ def ratio_now(
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
 
-    size = _size(numerator), _size(denominator)
+    size = largest(numerator), largest(denominator)
     above, below = numerator / size[0], denominator / size[1]
 
     def recent(count: int, level: float) -> Estimate:
@@ -133,7 +134,8 @@ def ratio_now(
         estimate = _guarded(estimate, recent)
         if nonnegative:
             estimate = _closed(estimate, value, value - low, float(steps[-1] - steps[0]))
-    return transformed(estimate, lambda ratio: ratio * (size[0] / size[1]), unit=unit)
+    scale = min(size[0] / size[1], sys.float_info.max)
+    return transformed(estimate, lambda ratio: ratio * scale, unit=unit)
 
 
 def mean_now(
@@ -170,7 +172,7 @@ def mean_now(
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
 
-    size = _size(samples)
+    size = largest(samples)
     scaled, positive = samples / size, bool((samples > 0).all())
 
     def recent(count: int, level: float) -> Estimate:
@@ -282,11 +284,6 @@ def _inverse(value: float) -> float:
 def _surely_positive(samples: Readings) -> float:
     """The mean in units of the readings' standard deviation."""
     return float(samples.mean() / (samples.std() or 1.0))
-
-
-def _size(samples: Readings) -> float:
-    """The largest size among the readings, or 1 if all are zero."""
-    return float(np.abs(samples).max()) or 1.0
 
 
 def _too_few(steps: Readings, level: float, unit: str) -> Estimate:

@@ -1,0 +1,256 @@
+"""The networks whose noise is read: those on which the method was chosen, and those that judge it."""
+
+from now_runs import (
+    Characters,
+    Network,
+    Recurrent,
+    adamw,
+    convolutions,
+    cosine,
+    drop,
+    images,
+    itself,
+    markov,
+    one_cycle,
+    perceptron,
+    sgd,
+    teacher,
+    text,
+)
+from torch import nn
+from torch.nn import functional
+
+entropy = functional.cross_entropy
+squared = functional.mse_loss
+
+CHOOSING = {
+    "digits MLP, SGD": Network(
+        lambda: images("digits", 1400), lambda: perceptron(64, 64, 10), entropy, sgd(0.1), sharpness=True, batch=64
+    ),
+    "Fashion MLP, momentum, drop": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 32, 10),
+        entropy,
+        sgd(0.02, 0.9),
+        drop(0.6, 0.1),
+        batch=96,
+    ),
+    "Fashion CNN, AdamW, cosine": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: convolutions(8, 16, features=784),
+        entropy,
+        adamw(3e-3),
+        cosine,
+        batch=64,
+    ),
+    "text transformer, AdamW": Network(
+        lambda: text(2000, 32), lambda: Characters(128, 32, 1, 32), entropy, adamw(2e-3), batch=32, chunk=16
+    ),
+    "digits CNN, OneCycle": Network(
+        lambda: images("digits", 1400),
+        lambda: convolutions(8, 16, features=64),
+        entropy,
+        sgd(0.1, 0.9),
+        one_cycle,
+        batch=64,
+    ),
+    "regression tanh, SGD, cosine": Network(
+        lambda: teacher(2000, 20),
+        lambda: perceptron(20, 64, 1, kind=nn.Tanh),
+        squared,
+        sgd(0.05),
+        cosine,
+        sharpness=True,
+        batch=128,
+    ),
+    "digits tanh, SGD, drop": Network(
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 32, 10, kind=nn.Tanh),
+        entropy,
+        sgd(0.3),
+        drop(0.5, 0.1),
+        batch=48,
+        sharpness=True,
+    ),
+    "digits MLP, AdamW, cosine": Network(
+        lambda: images("digits", 1400), lambda: perceptron(64, 48, 24, 10), entropy, adamw(5e-3), cosine, batch=128
+    ),
+    "Fashion CNN, momentum": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: convolutions(8, 8, features=392),
+        entropy,
+        sgd(0.05, 0.9),
+        batch=128,
+        steps=900,
+    ),
+    "text transformer, momentum, cosine": Network(
+        lambda: text(2000, 24),
+        lambda: Characters(128, 24, 1, 24),
+        entropy,
+        sgd(0.1, 0.9),
+        cosine,
+        batch=64,
+        steps=900,
+        chunk=16,
+    ),
+    "Fashion GroupNorm CNN, OneCycle": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: convolutions(16, 32, features=1568, norm=True),
+        entropy,
+        sgd(0.1, 0.9),
+        one_cycle,
+        batch=64,
+    ),
+    "Fashion deep MLP, AdamW, cosine": Network(
+        lambda: images("fashion-mnist", 2400),
+        lambda: perceptron(784, 256, 128, 10, kind=nn.GELU),
+        entropy,
+        adamw(1e-3),
+        cosine,
+        batch=96,
+    ),
+    "Markov GPT, AdamW, cosine": Network(
+        lambda: markov(2000, 32), lambda: Characters(24, 48, 2, 32), entropy, adamw(3e-3), cosine, batch=32, chunk=16
+    ),
+    "digits two layers, SGD, drop": Network(
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 48, 48, 10),
+        entropy,
+        sgd(0.2),
+        drop(0.5, 0.1),
+        batch=128,
+        sharpness=True,
+    ),
+    "digits autoencoder, AdamW": Network(
+        lambda: itself(1400), lambda: perceptron(64, 48, 12, 48, 64, kind=nn.Tanh), squared, adamw(2e-3), batch=128
+    ),
+    "Markov GRU, momentum, cosine": Network(
+        lambda: markov(2000, 24),
+        lambda: Recurrent(24, 64),
+        entropy,
+        sgd(0.3, 0.9),
+        cosine,
+        batch=64,
+        steps=900,
+        chunk=16,
+    ),
+    "Fashion MLP of 1.2 million, SGD": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 1024, 400, 10),
+        entropy,
+        sgd(0.1),
+        steps=900,
+        chunk=20,
+        batch=128,
+    ),
+    "Fashion MLP, SGD, without replacement": Network(
+        lambda: images("fashion-mnist", 3000),
+        lambda: perceptron(784, 40, 10),
+        entropy,
+        sgd(0.1),
+        batch=100,
+        reshuffled=True,
+        sharpness=True,
+    ),
+    "Fashion MLP of 10 million, momentum": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 2048, 2048, 2048, 10),
+        entropy,
+        sgd(0.02, 0.9),
+        steps=480,
+        chunk=50,
+        passes=30,
+        batch=64,
+    ),
+}
+"""Networks, data, optimizers and schedules on which the method was chosen."""
+
+JUDGING = {
+    "Fashion tanh MLP, momentum, drop": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 64, 64, 10, kind=nn.Tanh),
+        entropy,
+        sgd(0.03, 0.9),
+        drop(0.4, 0.2),
+        batch=64,
+        sharpness=True,
+    ),
+    "digits GroupNorm CNN, AdamW, cosine": Network(
+        lambda: images("digits", 1400),
+        lambda: convolutions(16, 32, features=128, norm=True),
+        entropy,
+        adamw(2e-3),
+        cosine,
+        batch=64,
+    ),
+    "text GPT, AdamW, cosine": Network(
+        lambda: text(2000, 24),
+        lambda: Characters(128, 48, 2, 24),
+        entropy,
+        adamw(2e-3),
+        cosine,
+        batch=48,
+        steps=900,
+        chunk=16,
+    ),
+    "Fashion CNN, OneCycle": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: convolutions(12, 24, 24, features=384),
+        entropy,
+        sgd(0.05, 0.9),
+        one_cycle,
+        batch=96,
+        steps=900,
+        sharpness=True,
+        passes=30,
+    ),
+    "deep regression, SGD, cosine": Network(
+        lambda: teacher(2400, 30),
+        lambda: perceptron(30, 128, 128, 1, kind=nn.GELU),
+        squared,
+        sgd(0.05),
+        cosine,
+        batch=96,
+        sharpness=True,
+    ),
+    "Markov GRU, AdamW": Network(
+        lambda: markov(2000, 20, 16),
+        lambda: Recurrent(16, 48),
+        entropy,
+        adamw(3e-3),
+        batch=32,
+        steps=900,
+        chunk=16,
+        passes=30,
+    ),
+    "Fashion MLP of 1.3 million, AdamW, cosine": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 1024, 512, 10),
+        entropy,
+        adamw(5e-4),
+        cosine,
+        batch=64,
+        steps=600,
+        passes=30,
+    ),
+    "Fashion CNN, SGD, without replacement": Network(
+        lambda: images("fashion-mnist", 2500),
+        lambda: convolutions(8, 16, features=784),
+        entropy,
+        sgd(0.1),
+        batch=50,
+        reshuffled=True,
+        sharpness=True,
+        passes=30,
+    ),
+    "digits MLP, SGD, drop": Network(
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 100, 10),
+        entropy,
+        sgd(0.3),
+        drop(0.6, 0.1),
+        batch=100,
+        sharpness=True,
+    ),
+}
+"""Networks, data, optimizers and schedules on which nothing was chosen."""
