@@ -52,6 +52,7 @@ def as_object(run: "Run", diagnosis: "Diagnosis", page: "Path") -> dict[str, Any
         "report": str(page),
         "status": run.status,
         "steps": run.steps,
+        "hyperparameters": {} if run.hyperparameters is None else run.hyperparameters.facts,
         **diagnosis.to_dict(),
         "overhead": run.overhead,
         "warnings": run.warnings,
@@ -95,6 +96,8 @@ def tell(run: "Run", diagnosis: "Diagnosis") -> None:
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("\n" + filled(diagnosis.verdict) + "\n")
+    if run.hyperparameters is not None:
+        click.echo(filled(run.hyperparameters.sentence) + "\n")
     for line in answers(run, diagnosis, line_width()):
         click.echo(line)
     for finding in diagnosis.findings:

@@ -67,8 +67,7 @@ class Watch(Looks, Automatic):
         to: Sequence[Any],
         announcements: Announcements,
     ) -> None:
-        model, self.ranks, self._optimizers = bare(model), Ranks.here(), optimizers
-        sharded = is_sharded(model)
+        self.ranks, self._optimizers, sharded = Ranks.here(), optimizers, is_sharded(model := bare(model))
         reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
         refuse_unsupported_shards(model, self.ranks)

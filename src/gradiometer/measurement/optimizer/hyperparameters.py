@@ -133,14 +133,20 @@ class Hyperparameters:
         return listed(decays) if any(decays) else ""
 
     @property
+    def facts(self) -> dict[str, str]:
+        """Names and words of the settings: optimizer, learning rate, and momentum and weight decay if there are any."""
+        named = {
+            "optimizer": self.optimizer,
+            "learning rate": self.rate_words,
+            self.momentum_name: self.momentum_words,
+            "weight decay": self.weight_decay_words,
+        }
+        return {name: words for name, words in named.items() if words}
+
+    @property
     def sentence(self) -> str:
         """Optimizer, learning rate, momentum and weight decay in one line."""
-        parts = [self.optimizer, f"learning rate {self.rate_words}"]
-        if self.momentum_words:
-            parts.append(f"{self.momentum_name} {self.momentum_words}")
-        if self.weight_decay_words:
-            parts.append(f"weight decay {self.weight_decay_words}")
-        return " · ".join(parts)
+        return " · ".join([self.optimizer, *(f"{name} {words}" for name, words in list(self.facts.items())[1:])])
 
     @property
     def momentum_name(self) -> str:

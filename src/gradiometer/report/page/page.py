@@ -83,7 +83,7 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "methods": [section.name for section in shown if _has_methods(section)],
         "without_replacement": run.measured_sampling.draw is Draw.RESHUFFLED,
         "meant": gradient_meant(run),
-        "optimizer_facts": optimizer_facts(run),
+        "optimizer": {} if run.hyperparameters is None else run.hyperparameters.facts,
         "cards": cards(run, found),
         "further": further_cards(found),
         "checks": checks(run, diagnosis),
@@ -113,20 +113,6 @@ def gradient_meant(run: Run) -> str:
         "Here g is the gradient of the training set. The coming batch has not been trained on yet in this epoch, so in "
         "a small training set its gradient and noise are larger; a `probe` of independent examples has no such bias."
     )
-
-
-def optimizer_facts(run: Run) -> list[tuple[str, str]]:
-    """Names and values of the optimizer's settings."""
-    settings = run.hyperparameters
-    if settings is None:
-        return []
-    facts = [
-        ("optimizer", settings.optimizer),
-        ("learning rate", settings.rate_words),
-        (settings.momentum_name, settings.momentum_words),
-        ("weight decay", settings.weight_decay_words),
-    ]
-    return [(name, words) for name, words in facts if words]
 
 
 def _has_methods(section: Section) -> bool:
