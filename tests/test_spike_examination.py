@@ -35,13 +35,15 @@ def model_and_batches(seed: int = 0) -> tuple[nn.Module, list[tuple[Tensor, Tens
     return model, list(zip(inputs, targets, strict=True))
 
 
-def trained(folder: Path | None, *, bad: tuple[int, ...] = (), jump: float = 0.0) -> tuple[nn.Module, Run | None]:
+def trained(
+    folder: Path | None, *, bad: tuple[int, ...] = (), jump: float = 0.0, **watched: Any
+) -> tuple[nn.Module, Run | None]:
     """Train a small network. At step `AT` the targets of the bad examples are wrong, or the parameters are moved."""
     model, batches = model_and_batches()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     batches[AT][1][list(bad)] += 30
     settings = {"loss": loss, "sampling": Sampling(Draw.FRESH), "every": 90, "page": False, "quiet": True}
-    with nullcontext() if folder is None else watch(model, optimizer, out=folder, **settings) as w:
+    with nullcontext() if folder is None else watch(model, optimizer, out=folder, **settings | watched) as w:
         for step, batch in enumerate(batches):
             if jump and step == AT:
                 with torch.no_grad():
@@ -87,6 +89,12 @@ def test_an_examination_leaves_training_as_it_was(tmp_path: Path, settings: dict
     for one, other in zip(plain.parameters(), watched.parameters(), strict=True):
         assert torch.equal(one, other)
     assert run is not None and [event["event"] for event in run.events].count(EVENT) == bool(settings)
+
+
+def test_without_a_budget_nothing_is_examined(tmp_path: Path) -> None:
+    run = trained(tmp_path, bad=(2, 5), budget=0.0, every=None)[1]
+    assert run is not None and EVENT not in [event["event"] for event in run.events]
+    assert finding(run).means.startswith("This batch: ") and "of its 16 examples" not in finding(run).means
 
 
 def test_a_training_of_a_problem_names_examples_and_layer(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ class Losses:
                 self._report(f"the loss is {value} at step {step:,}, for the first time in this run")
 
     def _examine(self, step: int, loss: float, batch: Batch, before: tuple[Batch, float] | None) -> None:
-        """Keep what this step shows of a spike. Only the process that writes the run does."""
-        if self.recorder is None or not self._locate:
+        """Keep what this step shows of a spike. Only rank 0 does, unless measuring is off."""
+        if self.recorder is None or not self._locate or not self.recorder.budget.share:
             return
         with self.recorder.budget.spending(EXAMINATIONS), as_written():
             fields = self.examiner.examine(loss, batch, None if before is None else Before(*before))
