@@ -24,7 +24,7 @@ from gradiometer.measurement.uncertainty.power_law import Drift, power_law
 NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
 """1/B, with B the noise scale: it falls along a run, and with the learning rate."""
 
-SHARPNESS_PRIOR = Drift(time=(-0.1, 0.4), rate=(0.5, 0.5), still=0.4, share=0.5, wander=0.12)
+SHARPNESS_PRIOR = Drift(time=(-0.1, 0.4), rate=(0.5, 0.5), still=0.4, share=0.5, wander=0.18)
 """‖ĝ‖² over ĝᵀH_Bĝ, one over the batch sharpness: it falls with the learning rate."""
 
 TEMPERATURE_PRIOR = Drift(time=(-0.3, 0.6), rate=(1.2, 0.5), still=0.0, share=0.5, wander=0.2)
