@@ -257,6 +257,7 @@ def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp
     plain, other = of_the_batch(run), next(f for f in diagnose(run).findings if f.gauge == "preconditioned_noise")
     assert plain.state == "ok" and plain.advice == "" and "the preconditioned noise scale is" in plain.means
     assert "with a learning rate between 5.88e-4 and 9.29e-4, if wall time" in other.advice
+    assert batch_of(run)["finding"]["advice"] == other.advice
 
 
 @pytest.mark.parametrize("after", [adamw, lambda model: sgd(model, 0.02)], ids=["AdamW", "SGD"])

@@ -123,7 +123,7 @@ class PreconditionedNoise(Gauge):
             **({} if cooled is None else {"cool_down": Estimate.exact(cooled)}),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
+    def interpret(self, estimates: Estimates) -> Finding:
         """Compare the batch size with the scale, within its validity of a factor of 2; no advice in a cool-down."""
         scale, batch_size = estimates["preconditioned_noise_scale"], estimates["preconditioned_batch_size"]
         unit = "" if self.tokens is None else "tokens"

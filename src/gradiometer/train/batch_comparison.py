@@ -1,7 +1,7 @@
 """Compare other batch sizes with the present one: the noise scale from readings, step times from this machine."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.rate_advice import RateBracket, completed, rate_brackets
+from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
+from gradiometer.estimation.rate_advice import PRECONDITIONED, RateBracket, completed, rate_brackets
 from gradiometer.estimation.step_time import StepTimes, step_times
+from gradiometer.gauges import recorded_gauges
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.optimizer.groups import Group
@@ -119,7 +121,16 @@ def compare_for_run(
         raise BadArgument(f"`{path}` has no record of its learning rate.")
     if isinstance(run.configuration, Configuration):
         return _compared(run.name, run.configuration, settings, latest, scales, seconds)
-    return _compared(run.name, run.configuration, settings, latest, scales, None)
+    found = _compared(run.name, run.configuration, settings, latest, scales, None)
+    preconditioned = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
+    return found if preconditioned is None else replace(found, finding=_preconditioned(run, preconditioned, level))
+
+
+def _preconditioned(run: Run, series: Series, level: float) -> Finding:
+    """The finding of the noise scale under P, which predicts the batch better under an adaptive optimizer."""
+    gauge = next(gauge for gauge in recorded_gauges(run)[0] if isinstance(gauge, PreconditionedNoise))
+    estimates = gauge.estimate(series.at_newest(), level)
+    return completed(gauge.interpret(estimates), gauge, estimates, run.hyperparameters)
 
 
 def _windows(series: Series) -> Iterator[Series]:
