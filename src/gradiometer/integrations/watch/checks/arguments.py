@@ -62,9 +62,9 @@ def check_settings(
     check_number("budget", budget)
     if not budget < 1:
         raise BadArgument(f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.")
-    for argument, value in (("every", every), ("steps", steps)):
-        if value is not None:
-            check_whole(argument, value, 1)
+    given = [(argument, value) for argument, value in (("every", every), ("steps", steps)) if value is not None]
+    for argument, value in given:
+        check_whole(argument, value, 1)
     check_whole("parts", parts, 0)
     if parts == 1:
         raise BadArgument("`parts` must be at least 2, or 0 for one part per example, got 1.")
