@@ -337,9 +337,9 @@ def finding(scale: float, batch_size: int = 8, rates: Callable[[int], float] = l
 
 
 def test_the_advice_is_another_batch_with_a_bracket_of_rates() -> None:
-    below, above = finding(100.0), finding(100.0, batch_size=400)
+    below, above = finding(115.0), finding(115.0, batch_size=400)
     assert below.state is above.state is State.LOOK
-    assert below.seen.startswith("B = 8 is 12x below the preconditioned noise scale 100 [")
+    assert below.seen.startswith("B = 8 is 14x below the preconditioned noise scale 115 [")
     assert below.advice.startswith("`B = 16` with a learning rate of 1.0 to 1.5 times the present one, if wall time")
     assert above.advice.startswith("`B = 200` with a learning rate of 0.67 to 1.0 times the present one, if examples")
     assert "within a factor of 2" in below.caveat and "6 of 6" in below.caveat
@@ -373,8 +373,8 @@ def test_in_tokens_the_earlier_value_is_multiplied_too() -> None:
 
 
 def test_in_tokens_scale_and_batch_are_multiplied_and_the_advice_is_in_examples() -> None:
-    found = finding(100.0, tokens=128)
-    assert found.seen.startswith("B = 1,024 tokens is 12x below the preconditioned noise scale 12,800 [")
+    found = finding(115.0, tokens=100)
+    assert found.seen.startswith("B = 800 tokens is 14x below the preconditioned noise scale 11,500 [")
     assert found.advice.startswith("`B = 16` with")
     with pytest.raises(BadArgument, match="`tokens` must be the number of tokens in an example, at least 1, got 0"):
         PreconditionedNoise(tokens=0)
