@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Estimate
-from gradiometer.measurement.uncertainty import NOISE_PRIOR, Drift, along, mean_now, ratio_now, ratio_of_means, trend
+from gradiometer.measurement.uncertainty import NOISE_PRIOR, Drift, mean_now, ratio_now, ratio_of_means, trend
 
 STEPS = np.arange(1, 121) * 10
 
@@ -155,16 +155,27 @@ def test_a_trend_is_claimed_only_where_it_is_shown() -> None:
     assert trend(np.ones(11), steps=STEPS[:11], now=Estimate.exact(1.0)) is None
 
 
-def test_the_curve_holds_the_estimates_at_its_steps() -> None:
-    pair = moments(np.random.default_rng(8), 100 * (STEPS / 1200) ** 0.8)
-    curve = along(*pair, steps=STEPS, points=5)
-    for place, step in enumerate(curve.steps):
-        upto = step >= STEPS
-        found = ratio_now(pair[0][upto], pair[1][upto], steps=STEPS[upto])
-        assert (curve.value[place], curve.low[place], curve.high[place]) == (found.value, found.low, found.high)
-    assert list(curve.steps) == [160, 420, 680, 940, 1200]
-    assert along(pair[0], steps=STEPS, points=2).value[1] == mean_now(pair[0], steps=STEPS).value
-    assert len(along(np.ones(9), steps=STEPS[:9]).steps) == 0
+@pytest.mark.parametrize(("truth", "below"), [(-2.0, 1.0), (0.0, 1.0), (5.0, 1.0), (3.0, 0.05)])
+def test_a_ratio_of_either_sign_covers_its_value_and_is_unknown_if_the_denominator_may_be_zero(
+    truth: float, below: float
+) -> None:
+    rng = np.random.default_rng(8)
+    covered = unknown = 0
+    for _ in range(100):
+        denominator = below + 0.3 * rng.standard_normal(100)
+        numerator = truth * below + 0.5 * rng.standard_normal(100)
+        found = ratio_now(numerator, denominator, steps=np.arange(100), nonnegative=False)
+        covered += found.low <= truth <= found.high
+        unknown += not found.tells
+    assert covered >= 85
+    assert unknown == 0 if below == 1.0 else unknown > 50
+
+
+def test_a_drifting_ratio_of_negative_sign_is_the_one_of_now() -> None:
+    rng = np.random.default_rng(9)
+    numerator = -3 * (STEPS / 1200) ** 0.8 * (1 + 0.3 * rng.standard_normal(len(STEPS)))
+    found = ratio_now(numerator, np.ones(len(STEPS)), steps=STEPS, nonnegative=False)
+    assert found.low <= -3 <= found.high < -2
 
 
 @pytest.mark.parametrize(
@@ -179,7 +190,6 @@ def test_the_curve_holds_the_estimates_at_its_steps() -> None:
         (lambda: unwrap(mean_now)(np.ones(20), steps=STEPS[:20], learning_rate=np.ones(3)), "learning_rate"),
         (lambda: mean_now(np.ones(20), steps=STEPS[:20], learning_rate=-np.ones(20)), "learning_rate"),
         (lambda: mean_now(np.ones(20), steps=STEPS[:20], level=90.0), "level"),
-        (lambda: along(np.ones(20), steps=STEPS[:20], points=0), "points"),
         (lambda: Drift(time=(0.0, 0.0), rate=(0.0, 1.0)), "time"),
         (lambda: Drift(time=(0.0, 1.0), rate=(math.nan, 1.0)), "rate"),
         (lambda: Drift((0.0, 1.0), (0.0, 1.0), still=1.0), "still"),

@@ -15,7 +15,7 @@ from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
+from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, SIGNAL_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -105,7 +105,7 @@ class GradientNoise(Gauge):
         return {
             **noise_scales("noise_scale", variance, norm_squared, series, level),
             "gradient_variance": series.mean(whole[0], level=level, unit=self.unit),
-            "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit),
+            "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit, prior=SIGNAL_PRIOR),
             "signal_to_noise": signal_to_noise,
             "cosine": transformed(signal_to_noise, cosine),
             "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),

@@ -26,7 +26,5 @@ from .proportions import difference_of_proportions as difference_of_proportions
 from .proportions import proportion as proportion
 from .skewed import skewed_mean as skewed_mean
 from .slopes import slope as slope
-from .trends import Curve as Curve
 from .trends import Trend as Trend
-from .trends import along as along
 from .trends import trend as trend

@@ -39,6 +39,9 @@ MOMENT_PRIOR = Drift(time=(-0.3, 0.8), rate=(0.2, 0.5), share=0.5, wander=0.15)
 FEWEST = 16
 """Smallest number of readings. Fewer do not show a drift."""
 
+CLEARLY = 4.0
+"""Standard errors above zero from which a moment of either sign counts as positive."""
+
 WIDEST = 30.0
 """Ratio of the ends above which an interval of a positive quantity counts as open."""
 
@@ -84,10 +87,10 @@ def ratio_now(
         learning_rate: η at each reading, at least 0. Default: it did not change.
         level: Confidence level, between 0 and 1.
         unit: Unit of the ratio.
-        nonnegative: True if neither true mean is below zero, as for a noise scale. False for a ratio of either sign;
-            the moment that is more surely positive is then taken as the unit of the other, and the estimate is
-            unknown if that other may be a zero denominator.
-        prior: The drift that is expected of denominator over numerator, or of the ratio itself if not `nonnegative`.
+        nonnegative: True if neither true mean is below zero, as for a noise scale. False for a ratio of either sign:
+            unless both are clearly positive, the one that is more surely so is taken as the unit of the other, and
+            the estimate is unknown if that other may be a zero denominator.
+        prior: The drift that is expected of denominator over numerator.
 
     Raises:
         BadArgument: The arrays differ in length, a reading is not finite, the steps do not increase, or a rate is
@@ -118,21 +121,24 @@ def ratio_now(
     def recent(count: int, level: float) -> Estimate:
         return ratio_of_means(above[-count:], below[-count:], level=level, nonnegative=nonnegative)
 
-    direct = not nonnegative and _surely_positive(below) >= _surely_positive(above)
+    sure = _errors_above_zero(above), _errors_above_zero(below)
+    positive = nonnegative or min(sure) > CLEARLY
+    direct = not positive and sure[1] >= sure[0]
     values, units = (above, below) if direct else (below, above)
-    sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if nonnegative else _neighbours(units)
-    found = _value_now(values, units, sizes, steps, learning_rate, prior, level, positive=nonnegative)
-    if found is None or not (found[1] > 0 or not nonnegative):
+    sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if positive else _neighbours(units)
+    expected = prior.of_the_inverse if direct else prior
+    found = _value_now(values, units, sizes, steps, learning_rate, expected, level, positive)
+    if found is None or (positive and not found[1] > 0):
         estimate = recent(len(steps), level)
     elif direct:
         estimate = _guarded(_found(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
-    elif not nonnegative and found[0] <= 0 <= found[2]:
+    elif not positive and found[0] <= 0 <= found[2]:
         estimate = Estimate.unknown(level=level, method=_method(learning_rate), samples=len(steps))
     else:
         low, value, high = found
         estimate = _found(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
         estimate = _guarded(estimate, recent)
-        if nonnegative:
+        if positive:
             estimate = _closed(estimate, value, value - low, float(steps[-1] - steps[0]))
     scale = min(size[0] / size[1], sys.float_info.max)
     return transformed(estimate, lambda ratio: ratio * scale, unit=unit)
@@ -281,9 +287,10 @@ def _inverse(value: float) -> float:
     return 1 / value if value != 0 else math.inf
 
 
-def _surely_positive(samples: Readings) -> float:
-    """The mean in units of the readings' standard deviation."""
-    return float(samples.mean() / (samples.std() or 1.0))
+def _errors_above_zero(samples: Readings) -> float:
+    """How many of its plain standard errors the mean is above zero."""
+    error = float(samples.std()) / math.sqrt(len(samples))
+    return float(samples.mean()) / error if error > 0 else math.copysign(math.inf, float(samples.mean()))
 
 
 def _too_few(steps: Readings, level: float, unit: str) -> Estimate:

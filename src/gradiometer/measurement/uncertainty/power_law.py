@@ -1,7 +1,7 @@
 """A quantity that drifts as a power of time and of the learning rate: its value at the newest reading."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -76,6 +76,11 @@ class Drift:
         if not 0 < self.share <= 1:
             raise BadArgument(f"`share` must be above 0 and at most 1, got {self.share}.")
         check_number("wander", self.wander)
+
+    @property
+    def of_the_inverse(self) -> "Drift":
+        """The drift of one over the quantity."""
+        return replace(self, time=(-self.time[0], self.time[1]), rate=(-self.rate[0], self.rate[1]))
 
     def log_density(
         self, time: Float[np.ndarray, " powers"], rate: Float[np.ndarray, " powers"]
