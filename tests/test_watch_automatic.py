@@ -108,7 +108,9 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=["plain", "accumulation", "no loss", "scaler", "both", "Dropout", "BatchNorm"]
+)
 def test_it_measures_what_step_measures_and_leaves_training_as_it_was(tmp_path: Path, kind: dict[str, Any]) -> None:
     alone, _ = trained(tmp_path, "alone", **kind)
     model, run = trained(tmp_path, "batches", **kind)
