@@ -111,10 +111,9 @@ def settings_of(run: Run) -> Hyperparameters:
     return run.hyperparameters
 
 
-def header(run: Run) -> dict[str, str]:
-    """The facts at the top of the page."""
-    page = write_page(run, diagnose(run)).read_text()
-    return dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page.partition("</header>")[0]))
+def facts_of(run: Run) -> dict[str, str]:
+    """The facts about the optimizer at the top of the page."""
+    return settings_of(run).facts
 
 
 def of_the_batch(run: Run) -> Finding:
@@ -135,7 +134,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 def test_one_cycle_is_described_and_its_edge_has_the_momentum_of_each_step(tmp_path: Path) -> None:
     run = loop(tmp_path, lambda model: sgd(model, momentum=0.9), ONE_CYCLE, gauges="noise,batch_sharpness")
-    facts = header(run)
+    facts = facts_of(run)
     assert facts["optimizer"] == "SGD" and facts["momentum"] == "between 0.85 and 0.95, now 0.95"
     assert facts["learning rate"] == "warm-up over 59 steps to 0.1, then cosine to 4e-7"
     series = run.series("batch_sharpness")
@@ -155,7 +154,7 @@ def test_under_a_schedule_the_advice_scales_the_schedule_from_its_peak(tmp_path:
     assert float(factor) * float(updates) == pytest.approx(1, rel=0.01)
     row = next(row for row in told["rows"] if row["batch_size"] == 8)
     assert row["learning_rate"]["value"] == told["learning_rate"] == 0.1
-    assert told["learning_rates"] == header(run)["learning rate"]
+    assert told["learning_rates"] == facts_of(run)["learning rate"]
 
 
 def test_advice_at_a_constant_rate_is_batch_and_rate(tmp_path: Path) -> None:
@@ -164,14 +163,14 @@ def test_advice_at_a_constant_rate_is_batch_and_rate(tmp_path: Path) -> None:
     rate = re.findall(r"^`batch_size = 16` with `lr = ([\d.]+)`, if wall time matters", finding.advice)[0]
     scale = diagnose(run).estimates["noise_scale"].value
     assert float(rate) == pytest.approx(0.1 * (1 + scale / 8) / (1 + scale / 16), rel=0.01)
-    assert "times the updates" in finding.advice and header(run)["learning rate"] == "constant 0.1"
+    assert "times the updates" in finding.advice and facts_of(run)["learning rate"] == "constant 0.1"
     assert run.configuration == WatchedConfiguration(batch_size=8, every=4, gauges="noise")
     assert not {"learning_rate", "schedule", "epochs", "momentum"} & set(run.manifest["configuration"])
 
 
 def test_adamw_with_warm_up_and_cosine_gets_a_range_of_rates(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, warm_up_and_cosine)
-    facts, finding, told = header(run), of_the_batch(run), batch_of(run)
+    facts, finding, told = facts_of(run), of_the_batch(run), batch_of(run)
     assert facts["optimizer"] == "AdamW" and facts["weight decay"] == "0.1"
     assert facts["learning rate"] == "warm-up over 20 steps to 6e-4, then cosine to 6e-5"
     assert "The optimizer is AdamW, for which SGD's forecast of updates and examples does not hold." in finding.means
@@ -179,14 +178,16 @@ def test_adamw_with_warm_up_and_cosine_gets_a_range_of_rates(tmp_path: Path) -> 
     assert "doubling" not in str(finding) and told["rows"] == [] and "B^p" in told["caveat"]
     assert told["brackets"][3]["low"] == pytest.approx(6e-4 * 2**-0.03)
     page = write_page(run, diagnose(run)).read_text()
+    top = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page.partition("</header>")[0]))
+    assert facts.items() <= top.items()
     assert 'gauges="noise,batch_sharpness"' not in page and "batch_sharpness&#34;" not in page
     assert "The edge of stability is known for SGD, and not for AdamW." in page
 
 
 def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
     run = loop(tmp_path, groups, gauges="noise,batch_sharpness")
-    assert header(run)["learning rate"] == "2 groups: 0.1 and 0.01, constant"
-    assert header(run)["weight decay"] == "0 and 0.1"
+    assert facts_of(run)["learning rate"] == "2 groups: 0.1 and 0.01, constant"
+    assert facts_of(run)["weight decay"] == "0 and 0.1"
     assert re.search(r"with all learning rates times [\d.]+ \(0\.1\d+ and 0\.01\d+\)", of_the_batch(run).advice)
     edge = next(finding for finding in diagnose(run).findings if finding.gauge == "batch_sharpness")
     assert "different learning rates (0.1 and 0.01): η is the largest of them" in edge.caveat
@@ -196,8 +197,8 @@ def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
 def test_a_plateau_scheduler_and_a_rate_set_by_hand_are_cuts(tmp_path: Path) -> None:
     plateau = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110))
     hand = loop(tmp_path, set_rate=by_hand)
-    assert re.fullmatch(r"0\.1, then 0\.01 from step 11\d", header(plateau)["learning rate"])
-    assert re.fullmatch(r"0\.1, then 0\.01 from step 15[0-3]", header(hand)["learning rate"])
+    assert re.fullmatch(r"0\.1, then 0\.01 from step 11\d", facts_of(plateau)["learning rate"])
+    assert re.fullmatch(r"0\.1, then 0\.01 from step 15[0-3]", facts_of(hand)["learning rate"])
     for run in (plateau, hand):
         assert re.search(r"\(peak 0\.1[5-9]\d* instead of 0\.1\)", of_the_batch(run).advice)
         assert settings_of(run).now[0].learning_rate == pytest.approx(0.01)
@@ -207,7 +208,7 @@ def test_an_optimizer_without_a_predictor_is_named_and_gets_no_batch(tmp_path: P
     run = loop(tmp_path, lambda model: Lion(model.parameters(), lr=1e-3))
     finding, told = of_the_batch(run), batch_of(run)
     assert finding.state == "cannot tell" and finding.advice == "" and "The optimizer is Lion." in finding.means
-    assert header(run)["optimizer"] == "Lion" and told["rows"] == told["brackets"] == []
+    assert facts_of(run)["optimizer"] == "Lion" and told["rows"] == told["brackets"] == []
 
 
 def test_a_resumed_loop_continues_the_record(tmp_path: Path) -> None:
