@@ -31,6 +31,8 @@ ENTRIES = {
     "<lambda>",
     "findings",
     "_save",
+    "starts_at",
+    "alone",
 }
 """Functions that training calls, which do nothing but enter the shield."""
 LOOPS: dict[str, dict[str, Any]] = {
@@ -80,7 +82,7 @@ def trained(out: Path, settings: dict[str, Any], faults: Faults) -> tuple[list[T
             w.step(backward(model, batch, 1 / count), batch)
         optimizer.step()
 
-    w = watch(model, optimizer, out=out, every=1, **settings)
+    w = watch(model, optimizer, out=out, every=1, page=False, quiet=True, **settings)
     w.__enter__()
     update(w)
     with faults.around():
@@ -96,7 +98,9 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
     return [
         code
         for code in calls.seen
-        if code.co_name not in ENTRIES and not code.co_filename.endswith(("shield.py", "warning_log.py", "loss.py"))
+        if code.co_name not in ENTRIES
+        and code.co_qualname != "Kept.close"
+        and not code.co_filename.endswith(("shield.py", "warning_log.py", "loss.py"))
     ]
 
 

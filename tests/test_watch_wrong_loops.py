@@ -82,7 +82,7 @@ def test_more_accumulation_than_backwards_is_told(tmp_path: Path) -> None:
 
 def test_a_short_update_at_the_end_of_each_epoch_is_normal(tmp_path: Path) -> None:
     made = model, optimizer = network()
-    with watched(tmp_path, made, accumulation=2) as w:
+    with watched(tmp_path, made, accumulation=2, examples=24) as w:
         for _ in range(5):
             for count in (2, 1):
                 optimizer.zero_grad()

@@ -83,7 +83,7 @@ class Capture:
             else GradientHooks(objective.parameters, budget, shield, preconditioner)
         )
         self._builder = SpreadBuilder(objective.layer_of)
-        self._rows = Rows(warn, grouped=batches.groups is not None, sampled=batches.known)
+        self._rows = Rows(objective.model, warn, grouped=batches.groups is not None, sampled=batches.known)
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.reading import Draw, Sampling
@@ -133,12 +134,24 @@ class Batches:
         groups: Number of consecutive rows that are copies of one example, or a function of the batch that returns a
             label for every row; None if there are no copies.
         known: False if the sampling is only assumed.
+        axis: The axis of the examples in the batches of training.
     """
 
     sampling: Sampling
     probe: Probe | None = None
     groups: int | Callable[[Batch], Any] | None = None
     known: bool = True
+    axis: int = 0
+
+    def examples_first(self, batch: Batch) -> Batch:
+        """A batch of training with the examples along the first axis."""
+        return moved(batch, self.axis, 0) if self.axis else batch
+
+    def loss_of(self, loss: Loss | None) -> Loss | None:
+        """The loss for batches with the examples along the first axis."""
+        if loss is None or not self.axis:
+            return loss
+        return lambda model, batch: loss(model, moved(batch, 0, self.axis))
 
     def example_of(self, batch: Batch) -> Int[Tensor, " rows"] | None:
         """A label for every row of a batch, equal for the copies of one example; None if there are no copies.
@@ -158,3 +171,9 @@ class Batches:
                 "row, and at least two different ones."
             )
         return labels
+
+
+def moved(batch: Batch, source: int, place: int) -> Batch:
+    """The batch with an axis moved in every tensor that has so many."""
+    least = max(source, place)
+    return mapped(batch, lambda tensor: tensor.movedim(source, place) if tensor.dim() > least else tensor)

@@ -51,7 +51,8 @@ class Kept:
 
     def close(self, step: int, trackers: Trackers, error: BaseException | None) -> None:
         """Write and send everything, and the end of the training. `error` is the user's own, which hides ours."""
-        self._settings.end()
+        with self._shield:
+            self._settings.end()
         if self._recorder is None:
             return
         with self._shield, suppress(*(Exception,) if error else ()), self._recorder as recorder:

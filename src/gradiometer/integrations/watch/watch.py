@@ -32,6 +32,7 @@ def watch(
     examples: int | None = None,
     replacement: bool | None = None,
     groups: int | Callable[[Batch], Any] | None = None,
+    batch_axis: int = 0,
     probe: Any = None,
     accumulation: int = 1,
     scaler: Any = None,
@@ -82,6 +83,7 @@ def watch(
         replacement: With `examples`: True for independent draws, False (the default) for shuffled epochs.
         groups: Number of consecutive rows of a batch that are augmented copies of one example, or a function of the
             batch that returns a label for every row. Copies stay in one half; a batch counts its rows.
+        batch_axis: The axis of the examples: 1 for batches of sequences with time along the first axis.
         probe: Measure independent examples instead of the batches of training: the training examples (tensors, a
             map-style data set, or the DataLoader), from which batches are drawn with replacement; or a function of a
             number of examples that returns so many new ones. In shuffled epochs over few examples it removes a bias:
@@ -128,6 +130,7 @@ def watch(
         seed=seed,
         to=to,
         groups=groups,
+        batch_axis=batch_axis,
     )
     optimizers = optimizers_of(optimizer)
     chosen = gauges_for(
@@ -157,6 +160,7 @@ def watch(
             drawn,
             groups,
             known=sampling is not None or examples is not None,
+            axis=batch_axis,
         ),
         accumulation=accumulation,
         scaler=scaler,

@@ -76,7 +76,7 @@ class Watch(Looks, Automatic):
             check_spread(model, self.ranks, accumulation=accumulation, has_loss=loss is not None)
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
-        self._objective = Objective(model, no_loss if loss is None else explained(loss))
+        self._objective = Objective(model, no_loss if (loss := batches.loss_of(loss)) is None else explained(loss))
         looks_back = any(kind.looks_back for kind in gauges.kinds)
         self._updates = Updates(self._optimizers, self._objective, batches.sampling) if looks_back else None
         self._waiting: TrainingStep | None = None
@@ -134,9 +134,9 @@ class Watch(Looks, Automatic):
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
+            self._between.end()
         while self._handles:
             self._handles.pop().remove()
-        self._between.end()
         self._kept.close(self.steps, self._trackers, error)
 
     @property
@@ -184,7 +184,7 @@ class Watch(Looks, Automatic):
         self._was_called = True
         with self.budget.spending(READINGS if self._capture.active else BOOKKEEPING):
             self._between.charge(self.steps)
-            self._parts[-1] = part_of(batch, loss)
+            self._parts[-1] = part_of(self._batches.examples_first(batch), loss)
             if not self._parts[-1].size and self.ranks.alone:
                 self._parts.pop()
                 self._capture.forget()
@@ -319,10 +319,10 @@ class Watch(Looks, Automatic):
     def _stop(self, error: Exception) -> None:
         """An error of our own after the first update: stop measuring. After a second one, stop recording too."""
         self._failures, self._waiting = self._failures + 1, None
-        self._between.end()
         stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
         text = f"{stopped} at step {self.steps:,}, and training continues: {reason_of(error)}"
-        attempt(self._capture.stop, lambda: self._warn(text, stopped="all"))
+        if self._failures <= 2:
+            attempt(self._between.end, self._capture.stop, lambda: self._warn(text, stopped="all"))
 
     def _was_updated(self, *_: Any) -> None:
         """The optimizer was called."""

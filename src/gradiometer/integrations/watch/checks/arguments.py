@@ -35,6 +35,7 @@ def check_settings(
     seed: Any,
     to: Any,
     groups: Any,
+    batch_axis: Any,
 ) -> None:
     """Check the type and the range of every argument that is used as it is given.
 
@@ -71,6 +72,7 @@ def check_settings(
     check_number("level", level)
     check_level(level)
     check_whole("seed", seed, 0)
+    check_whole("batch_axis", batch_axis, 0)
     if groups is not None and not callable(groups):
         check_whole("groups", groups, 2)
     if isinstance(to, str) or not isinstance(to, Iterable):

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 
@@ -25,19 +26,22 @@ class Rows:
     """Looks at the batches of measured steps, and warns once of each thing that changes what the readings mean.
 
     Args:
+        model: The model.
         warn: Takes a warning, in one sentence.
         grouped: True if the user said which rows are copies of one example.
         sampled: True if the user said how batches are drawn.
     """
 
-    def __init__(self, warn: Callable[..., None], *, grouped: bool, sampled: bool) -> None:
-        self._warn, self._sampled = warn, sampled
+    def __init__(self, model: nn.Module, warn: Callable[..., None], *, grouped: bool, sampled: bool) -> None:
+        self._warn, self._sampled, self._time_first = warn, sampled, TimeFirst(model)
         self._looks = 0 if grouped else LOOKS
         self._seen: set[int] = set()
         self._drawn = self._back = 0
 
     def look(self, batch: Batch) -> None:
         """Look at one batch."""
+        if text := self._time_first.sentence(batch):
+            self._warn(text, withholds="loss")
         if self._looks:
             self._looks -= 1
             if text := copies_in(batch):
@@ -108,3 +112,47 @@ def _tensors(batch: Batch) -> Iterator[Tensor]:
     found: list[Tensor] = []
     mapped(batch, found.append)
     return (tensor for tensor in found if tensor.dim())
+
+
+class TimeFirst:
+    """Looks, once, at the input of every recurrent or attention module that takes time along its first axis.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._shapes: list[tuple[str, tuple[int, ...]]] = []
+        for name, module in model.named_modules():
+            if getattr(module, "batch_first", None) is False:
+                look = _Look(f"{name or 'the model'} ({type(module).__name__})", self._shapes)
+                look.handle = module.register_forward_pre_hook(look)
+
+    def sentence(self, batch: Batch) -> str:
+        """A sentence if the first axis of the batch is that of time; empty otherwise."""
+        size = batch_size(batch)
+        shapes, self._shapes = self._shapes, []
+        for name, shape in shapes:
+            if len(shape) == 3 and shape[0] == size != shape[1]:
+                return (
+                    f"`batch` has time along its first axis: {name} runs over {shape[0]} times of {shape[1]} examples, "
+                    f"and the {shape[0]} count as examples; give batch_axis=1"
+                )
+        return ""
+
+
+class _Look:
+    """A hook that keeps the shape of a module's first input, and then removes itself. Copies of it do nothing."""
+
+    def __init__(self, name: str = "", shapes: list[tuple[str, tuple[int, ...]]] | None = None) -> None:
+        self._name, self._shapes = name, shapes
+        self.handle: Any = None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._shapes is not None and inputs and isinstance(inputs[0], Tensor):
+            self._shapes.append((self._name, tuple(inputs[0].shape)))
+        if self.handle is not None:
+            self.handle.remove()
+
+    def __reduce__(self) -> tuple[type["_Look"], tuple[()]]:
+        return _Look, ()
