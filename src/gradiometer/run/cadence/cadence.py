@@ -10,7 +10,7 @@ from gradiometer.run.budget import READINGS, Budget
 EXPENSIVE = 8
 """Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training steps."""
 
-LOOK_SECONDS, LOOK_STEPS = 0.05, 32
+LOOK_SECONDS, LOOK_STEPS = 0.05, 64
 """`due` looks at the clock again after this time, or after this many steps."""
 
 PAUSE = 8
