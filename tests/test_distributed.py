@@ -19,7 +19,7 @@ from gradiometer.exploration.temperature import heat_balance
 from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement import Objective
 from gradiometer.problems import load
-from gradiometer.run import Budget, RunFolder, load_latest
+from gradiometer.run import RunFolder, load_latest
 from gradiometer.train import train as train_alone
 
 TESTS = Path(__file__).parent
@@ -301,15 +301,3 @@ def problem():
     model = lambda: nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 5))
     return Problem(name="mine", model=model, loss=supervised(nn.CrossEntropyLoss(reduction="none")), train=Examples(data))
 """
-
-
-def test_the_next_measured_step_is_told_from_what_one_takes() -> None:
-    now = [0.0]
-    budget = Budget(0.02, clock=lambda: now[0])
-    budget.start()
-    now[0] = 100.0
-    assert budget.steps_to_earn(steps=100) == 1  # nothing spent yet
-    assert (
-        budget.steps_to_earn(steps=100, under_way=3.0) == 210
-    )  # 6 s at 2 % take 300 s, of which 97 are over, at 0.97 s a step
-    assert Budget(0.0).steps_to_earn(10) == 1

@@ -44,6 +44,19 @@ def test_the_share_is_kept_and_used(share: float, cost: float) -> None:
     assert budget.spent == pytest.approx(measured * cost)
 
 
+def test_the_next_reading_fits_after_about_as_many_steps_as_it_says() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    train(budget, clock, 10_000, 0.01, 0.004)
+    with budget.spending("readings"):
+        clock.now += 0.004
+    budget.made()
+    ahead = budget.steps_until()
+    assert train(budget, clock, ahead - 3, 0.01, 0.004) == 0
+    assert train(budget, clock, 4, 0.01, 0.004) == 1
+    assert Budget(0.0).steps_until() == 1
+
+
 def test_a_measurement_that_became_dear_is_made_less_often() -> None:
     clock = Clock()
     budget = Budget(0.02, clock)

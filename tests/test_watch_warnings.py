@@ -76,8 +76,7 @@ def test_a_batch_that_is_no_longer_the_trained_one_is_found_later(tmp_path: Path
     other = tuple(10 * part for part in batches(1)[0][:1]) + batches(1)[0][1:]
     w = watched(tmp_path, made, parts=2, examples=960)
     through(w, *made, 120, lambda step, batch: batch if step < 40 else other)
-    (told,) = w.findings().warnings
-    assert "they were equal at the first measured step" in told
+    assert any("they were equal at the first measured step" in told for told in w.findings().warnings)
 
 
 @pytest.mark.parametrize("fails_from", [1, 12])

@@ -7,17 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean, ratio_of_means
-from gradiometer.measurement.uncertainty.now import FEWEST, MOMENT_PRIOR, mean_now, ratio_now
-from gradiometer.measurement.uncertainty.power_law import Drift
-from gradiometer.measurement.uncertainty.trends import Trend, trend
+
+if TYPE_CHECKING:  # a run is read without scipy
+    import gradiometer.measurement.uncertainty.power_law
+    import gradiometer.measurement.uncertainty.trends
 
 GradientOf = Literal["train", "population"]
 """The g that is meant: that of the training set, or that of the distribution from which it was drawn."""
@@ -204,7 +204,12 @@ class Series:
         return replace(self, newest=True, layers=self.layers if by_layer else ())
 
     def mean(
-        self, samples: Float[np.ndarray, " steps"], *, level: float = 0.9, unit: str = "", prior: Drift = MOMENT_PRIOR
+        self,
+        samples: Float[np.ndarray, " steps"],
+        *,
+        level: float = 0.9,
+        unit: str = "",
+        prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
     ) -> Estimate:
         """The mean of one number per reading: at the newest reading or over the window.
 
@@ -212,11 +217,22 @@ class Series:
             samples: One number per reading, made from the moments.
             level: Confidence level.
             unit: Unit of the samples.
-            prior: How the quantity is expected to drift.
+            prior: How the quantity is expected to drift; by default as a moment of which little is known.
         """
+        from gradiometer.measurement.uncertainty.means import mean
+        from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, mean_now
+        from gradiometer.measurement.uncertainty.trends import trend
+
         if not self.newest:
             return mean(samples, level=level, unit=unit, spacing=self.spacing)
-        now = mean_now(samples, steps=self.steps, learning_rate=self.learning_rate, level=level, unit=unit, prior=prior)
+        now = mean_now(
+            samples,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            level=level,
+            unit=unit,
+            prior=prior or MOMENT_PRIOR,
+        )
         return self._dated(now, trend(samples, steps=self.steps, now=now, level=level))
 
     def ratio(
@@ -227,7 +243,7 @@ class Series:
         level: float = 0.9,
         unit: str = "",
         nonnegative: bool = True,
-        prior: Drift = MOMENT_PRIOR,
+        prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
     ) -> Estimate:
         """The ratio of two means: at the newest reading or over the window. It is never a mean of ratios.
 
@@ -236,8 +252,13 @@ class Series:
             level: Confidence level.
             unit: Unit of the ratio.
             nonnegative: True if both means are known not to be negative.
-            prior: How the ratio is expected to drift.
+            prior: How denominator over numerator is expected to drift; by default as a moment of which little is
+                known.
         """
+        from gradiometer.measurement.uncertainty.means import ratio_of_means
+        from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, ratio_now
+        from gradiometer.measurement.uncertainty.trends import trend
+
         if not self.newest:
             return ratio_of_means(
                 numerator, denominator, level=level, unit=unit, spacing=self.spacing, nonnegative=nonnegative
@@ -250,16 +271,16 @@ class Series:
             level=level,
             unit=unit,
             nonnegative=nonnegative,
-            prior=prior,
+            prior=prior or MOMENT_PRIOR,
         )
         return self._dated(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
 
-    def _dated(self, now: Estimate, change: Trend | None) -> Estimate:
+    def _dated(self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None") -> Estimate:
         """The estimate with its step, and the early value if a change since is shown."""
         shown = change is not None and change.direction != 0
         needed = now.needed
         if len(self) == 1:  # its distance from the next one is not in the readings
-            needed = math.ceil((FEWEST - 1) * self.spacing)
+            needed = math.ceil((now.needed or 0) * self.spacing)
         earlier = (change.step, change.early.value) if change is not None and shown else None
         return replace(now, needed=needed, step=int(self.steps[-1]) if len(self) else None, earlier=earlier)
 
