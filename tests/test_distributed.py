@@ -205,7 +205,7 @@ def test_the_example_sharded_reads_what_it_reads_under_ddp(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_if_one_of_two_ranks_fails_while_measuring_both_train_on(tmp_path: Path) -> None:
-    run_all(2, str(TESTS / "rank_faults.py"), str(tmp_path))
+    run_all(2, sys.executable, str(TESTS / "rank_faults.py"), str(tmp_path))
 
 
 @pytest.mark.slow

@@ -202,8 +202,8 @@ class Between:
         """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers."""
         loss = parts[0].loss if len(parts) == 1 else [replace(part, batch=None) for part in parts]
         is_known = isinstance(parts[-1].loss, float)
-        parts.clear()
         self._losses.keep(step, loss)
+        parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
         if at_once and is_known:
             self._losses.fetch()
 
