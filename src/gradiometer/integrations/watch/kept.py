@@ -9,7 +9,7 @@ from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.settings import Settings
-from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.finding import Finding
 from gradiometer.run.reader import Run
@@ -63,7 +63,8 @@ class Kept:
                 trackers.send(recorder, recorder.budget.clock(), at_once=True)
             reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
             recorder.event("finished" if error is None else "interrupted", step, **reason)
-        attempt(lambda: self._announcements.show(self.run))
+        with self._shield:
+            self._announcements.show(self.run)
 
     @property
     def run(self) -> Run | None:
