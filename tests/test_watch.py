@@ -200,7 +200,7 @@ def test_a_run_of_watch_is_a_run_like_any_other(tmp_path: Path) -> None:
             w.step(*one_backward(model))
             optimizer.step()
         assert w.run.status == "running"
-        told = str(w.findings())
+        told = " ".join(str(w.findings()).split())
     assert "noise scale" in told and "batch sharpness" in told
     assert w.run.status == "finished" and w.overhead["measured_steps"] == 60
     assert write_page(w.run, diagnose(w.run)).stat().st_size > 10_000

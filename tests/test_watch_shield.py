@@ -160,7 +160,7 @@ def test_a_full_disk_stops_the_recording_and_is_told(
     with caplog.at_level(logging.WARNING, "gradiometer"), watch(model, optimizer, loss=LOSSES, out=tmp_path) as w:
         loop(w, model, optimizer, fill)
     assert w.steps == 6
-    assert "no space left on device" in str(w.findings()).splitlines()[0]
+    assert "no space left on device" in w.findings().warnings[0]
     assert len(caplog.messages) == len(set(caplog.messages))
     assert "no space left on device" in caplog.messages[0]
 

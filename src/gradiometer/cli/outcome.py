@@ -83,10 +83,8 @@ def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
     """Print what was seen, what it means and what to do. `verdict` replaces the state in the heading."""
     click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
-    advice, caveat = finding.advice and f"try: {finding.advice}", finding.caveat and f"caution: {finding.caveat}"
-    for text in (finding.seen, finding.means, advice, caveat):
-        if text:
-            click.echo(filled(text, indent=2))
+    for text in finding.paragraphs:
+        click.echo(filled(text, indent=2))
 
 
 def tell(run: "Run", diagnosis: "Diagnosis") -> None:

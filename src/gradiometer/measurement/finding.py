@@ -69,6 +69,12 @@ class Finding:
         """The fields as a dictionary, as in a run's files and in `--json`."""
         return asdict(self)
 
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """What was seen, what it means, what to try and what could make it wrong, without those that are empty."""
+        advice, caveat = self.advice and f"try: {self.advice}", self.caveat and f"caution: {self.caveat}"
+        return tuple(text for text in (self.seen, self.means, advice, caveat) if text)
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.seen, self.means, self.advice, self.caveat) if part)
 
