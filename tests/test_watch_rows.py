@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
+from gradiometer.integrations.watch.checks.rows import Rows
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
 
 COPIES = 4
@@ -121,3 +122,14 @@ def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
             w.step(backward(model, batch), batch)
             optimizer.step()
     assert w.findings().warnings == ()
+
+
+@pytest.mark.parametrize(("examples", "warned"), [(2_000, True), (400_000, False)])
+def test_examples_that_come_back_from_a_large_set_ask_for_nothing(examples: int, warned: bool) -> None:
+    told: list[str] = []
+    rows = Rows(torch.nn.Linear(2, 1), lambda text, **_: told.append(text), grouped=True, sampled=False)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        place = torch.randint(examples, (100, 1), generator=generator).double()
+        rows.look((torch.cat([place, place**0.5], dim=1), place[:, 0]))
+    assert bool(told) == warned

@@ -252,7 +252,8 @@ def _closed(estimate: Estimate, value: float, margin: float, span: float) -> Est
     if estimate.high <= WIDEST * estimate.low:
         return estimate
     # The ends are 30 apart if value ± margin are, with margin = 29/31 of the value.
-    needed = steps_to_bound(value * (WIDEST - 1) / (WIDEST + 1), margin, span)
+    most = value * (WIDEST - 1) / (WIDEST + 1)
+    needed = steps_to_bound(most, margin, span) if margin > most else None  # None: widened by the newest readings
     return Estimate.interval(
         estimate.value,
         estimate.low,

@@ -18,6 +18,9 @@ BITS = 30
 BACK = 8
 """Number of rows that came back after which that is no coincidence."""
 
+SMALL = 50_000
+"""Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale is below 2,500."""
+
 KEPT = 50_000
 """Largest number of rows that are remembered."""
 
@@ -55,9 +58,8 @@ class Rows:
         self._back += len(self._seen & prints)
         self._seen |= prints
         self._drawn += len(prints)
-        if self._back >= BACK:
-            # Of n draws from N, about n²/2N pairs are equal.
-            about = self._drawn**2 / (2 * self._back)
+        # Of n draws from N, about n²/2N pairs are equal.
+        if self._back >= BACK and (about := self._drawn**2 / (2 * self._back)) <= SMALL:
             self._warn(
                 f"{self._back} rows of measured batches came back later, so that the training set has only about "
                 f"{float(f'{about:.1g}'):,.0f} examples, and `sampling` was not given: give sampling=loader, or "
