@@ -360,7 +360,7 @@ def killed(out: Path) -> None:
     """The second rank is killed in the middle of a watched, sharded training."""
     sharded(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with watch(model, optimizer, out=out, every=1) as w:
+    with watch(model, optimizer, out=out, every=1, sampling=SAMPLING) as w:
         for step in range(40):
             if step == 20 and dist.get_rank() == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
