@@ -9,7 +9,7 @@ import numpy as np
 
 from gradiometer.drift.stability import BELOW, BEYOND, MOVES, Momentum
 from gradiometer.errors import Unsupported
-from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
@@ -118,7 +118,7 @@ class BatchSharpness(Gauge):
         measured = counted(sharpness.samples, "measured step")
         seen = f"The batch sharpness {sharpness} is {times} ({measured})."
         if not share.tells:
-            needs = f"; an interval needs about {share.needed:,} more steps" if share.needed else ""
+            needs = f"; an interval needs {about(share.needed)} more steps" if share.needed else ""
             seen = f"The batch sharpness is not known yet ({measured}){needs}."
         caveat = CAVEAT
         if kind.momentum:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Moments, Series
@@ -67,7 +67,7 @@ class LossChange(Gauge):
         """Say what a step gains, and which share of the gain curvature undoes."""
         share, seen_change = estimates["curvature_share"], estimates["seen_change"]
         if not share.tells:
-            needed = f"; that needs about {share.needed:,} more steps" if share.needed else ""
+            needed = f"; that needs {about(share.needed)} more steps" if share.needed else ""
             seen = f"The gain of a step is not distinguishable from zero yet{needed}."
             return self._finding(State.CANNOT_TELL, seen, "It is too early to say whether the steps are too long.")
         seen = (

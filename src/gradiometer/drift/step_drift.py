@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
@@ -78,7 +78,7 @@ class StepDrift(Gauge):
         """Say by which share of its length the gradient changes over a step."""
         drift, batch = estimates["step_drift"], estimates["drift_batch_size"].value
         if not drift.tells:
-            needed = f"; an upper bound needs about {drift.needed:,} more steps" if drift.needed else ""
+            needed = f"; an upper bound needs {about(drift.needed)} more steps" if drift.needed else ""
             seen = f"The drift of the gradient over a step is not known yet{needed}."
             return self._finding(State.CANNOT_TELL, seen, "It is too early to say how long a gradient stays valid.")
         share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 
 NEAR = 4.0
@@ -187,5 +187,4 @@ def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = 
 def _needs(batch: float, noise_scale: Estimate, words: _Words, what: str) -> str:
     if noise_scale.needed is None:
         return f"the number of steps that {what} needs is not known either"
-    steps = float(f"{noise_scale.needed:.2g}")  # more digits would claim to know
-    return f"{what} needs about {steps:,.0f} more steps at B = {words.size(batch)}"
+    return f"{what} needs {about(noise_scale.needed)} more steps at B = {words.size(batch)}"

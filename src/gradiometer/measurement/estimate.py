@@ -135,6 +135,16 @@ def significant(value: float, digits: int = 3) -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
+def about(number: int) -> str:
+    """A forecast number of things in two significant digits: more would claim to know.
+
+    >>> from gradiometer.measurement.estimate import about
+    >>> about(3952)
+    'about 4,000'
+    """
+    return f"about {float(f'{number:.2g}'):,.0f}"
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things, such as "1 step" and "4,500 steps"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
