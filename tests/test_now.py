@@ -178,6 +178,31 @@ def test_a_drifting_ratio_of_negative_sign_is_the_one_of_now() -> None:
     assert found.low <= -3 <= found.high < -2
 
 
+def test_two_clearly_positive_moments_have_the_same_ratio_whatever_signs_are_possible() -> None:
+    pair = moments(np.random.default_rng(10), 100 * (STEPS / 1200) ** 0.8)
+    assert ratio_now(*pair, steps=STEPS, nonnegative=False) == ratio_now(*pair, steps=STEPS)
+
+
+def test_the_expected_drift_is_that_of_denominator_over_numerator_for_either_sign() -> None:
+    """The rate falls tenfold at the newest reading, so the value there rests on the prior: the ratio grows tenfold."""
+    prior = Drift(time=(0.0, 0.05), rate=(1.0, 0.05), still=0.0, share=1.0)
+    rates = np.where(np.arange(20) < 19, 0.1, 0.01)
+    numerator = 2 + 0.1 * np.random.default_rng(11).standard_normal(20)
+    for sign in (1, -1):
+        found = ratio_now(
+            sign * numerator, np.ones(20), steps=np.arange(20), learning_rate=rates, nonnegative=False, prior=prior
+        )
+        assert 15 < sign * found.value < 25 and "extrapolated" in found.method
+
+
+def test_an_interval_that_the_newest_readings_open_names_no_number_of_steps() -> None:
+    rng = np.random.default_rng(12)
+    variance, norm_squared = np.full(200, 100.0), 1 + 0.05 * rng.standard_normal(200)
+    norm_squared[-14:] /= 100
+    found = ratio_now(variance, norm_squared, steps=np.arange(200))
+    assert found.high == math.inf and found.low > 50 and found.needed is None
+
+
 @pytest.mark.parametrize(
     ("call", "argument"),
     [

@@ -27,7 +27,7 @@ from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, Reservations, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Series
-from gradiometer.measurement.uncertainty.means import FEWEST_READINGS
+from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.cadence.overhead import too_few
@@ -217,9 +217,12 @@ def _stationarity(run: Run, level: float) -> Finding | None:
 
 
 def along(series: Series) -> Iterator[Series]:
-    """The readings up to points along the run, equally many readings apart. The last point is the newest reading."""
+    """The readings up to points along the run, equally many readings apart, as far as they are enough for an estimate.
+
+    The last point is the newest reading.
+    """
     for stop in sorted({*np.linspace(len(series), 0, POINTS, endpoint=False).astype(int).tolist()}):
-        if stop >= FEWEST_READINGS:
+        if stop >= min(FEWEST, len(series)):
             yield series[:stop]
 
 

@@ -126,8 +126,7 @@ def ratio_now(
     direct = not positive and sure[1] >= sure[0]
     values, units = (above, below) if direct else (below, above)
     sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if positive else _neighbours(units)
-    expected = prior.of_the_inverse if direct else prior
-    found = _value_now(values, units, sizes, steps, learning_rate, expected, level, positive)
+    found = _value_now(values, units, sizes, steps, learning_rate, prior, level, positive, inverse=direct)
     if found is None or (positive and not found[1] > 0):
         estimate = recent(len(steps), level)
     elif direct:
@@ -203,13 +202,15 @@ def _value_now(
     prior: Drift,
     level: float,
     positive: bool,
+    *,
+    inverse: bool = False,
 ) -> tuple[float, float, float] | None:
     """Low end, median and high end of the factor between values and units at the newest reading."""
     if not (values.any() and units.any()):
         return None
     newest = slice(-max(FEWEST, math.ceil(prior.share * len(steps))), None)
     rate = None if learning_rate is None else learning_rate[newest]
-    mixture = power_law((values / sizes)[newest], (units / sizes)[newest], steps[newest], rate, prior)
+    mixture = power_law((values / sizes)[newest], (units / sizes)[newest], steps[newest], rate, prior, inverse=inverse)
     if mixture is None:
         return None
     shares = np.array([(1 - level) / 2, 0.5, (1 + level) / 2])

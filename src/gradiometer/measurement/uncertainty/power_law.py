@@ -1,7 +1,7 @@
 """A quantity that drifts as a power of time and of the learning rate: its value at the newest reading."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -77,11 +77,6 @@ class Drift:
             raise BadArgument(f"`share` must be above 0 and at most 1, got {self.share}.")
         check_number("wander", self.wander)
 
-    @property
-    def of_the_inverse(self) -> "Drift":
-        """The drift of one over the quantity."""
-        return replace(self, time=(-self.time[0], self.time[1]), rate=(-self.rate[0], self.rate[1]))
-
     def log_density(
         self, time: Float[np.ndarray, " powers"], rate: Float[np.ndarray, " powers"]
     ) -> Float[np.ndarray, " powers"]:
@@ -131,13 +126,15 @@ def power_law(
     steps: Float[np.ndarray, " steps"],
     learning_rate: Float[np.ndarray, " steps"] | None,
     prior: Drift,
+    *,
+    inverse: bool = False,
 ) -> Mixture | None:
     """The factor u at the newest reading if E values = u · units · (age^β · η^γ, relative to now), over all β and γ.
 
     For each pair of exponents u = Σ values / Σ expected: an estimating equation, unbiased also if single values are
     negative. Its standard error comes from at most 24 batch sums of the residuals with their lag-one correlation, and
     from the `wander`. A pair is weighted by its prior, by a score test of the residuals against log age and log η, and,
-    a little, by their size.
+    a little, by their size. With `inverse` the prior is that of one over u, which then follows the law.
 
     Returns:
         The mixture over all pairs, or None if no pair gives a positive sum.
@@ -147,6 +144,7 @@ def power_law(
     clocks = [_log_age(steps)] if rate is None else [_log_age(steps), rate]
     powers, log_prior, wander = _grid(prior, varied=rate is not None)
     logs = sum(np.outer(power, clock) for power, clock in zip(powers, clocks, strict=False))
+    logs = -logs if inverse else logs
     expected = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)) * units
     total = expected.sum(axis=1)
     if not (possible := total > 0).any():
