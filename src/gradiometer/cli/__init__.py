@@ -20,6 +20,7 @@ from gradiometer.cli.export import export
 from gradiometer.cli.lecture import lecture
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
+from gradiometer.cli.runs import runs
 from gradiometer.cli.sample import sample
 from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
@@ -59,7 +60,7 @@ def gradiometer() -> None:
 
 
 for verb in (
-    *(demo, train, resume, show, report, compare, export),
+    *(demo, train, resume, show, report, runs, compare, export),
     *(batch, sharpness, schedule, certify, ensemble, sample),
     *(doctor, lecture, selftest),
 ):

@@ -27,7 +27,8 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
         values: Variables of the template.
     """
     names = ["page.js", *(["live.js"] if live else [])]
-    scripts = [Markup(bundle()), *(Markup(source(TEMPLATES, name)) for name in names)]
+    library = [Markup(bundle())] if drawn or live else []
+    scripts = [*library, *(Markup(source(TEMPLATES, name)) for name in names)]
     return _rendered(
         "page.html.jinja",
         content=content,

@@ -1,0 +1,156 @@
+"""The runs of a folder, one line each."""
+
+import fnmatch
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradiometer.diagnosis import diagnose
+from gradiometer.errors import BadArgument, GradiometerError
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.report.charts.blocks import blocks
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import run_folders
+from gradiometer.run.reader import Run, Status
+
+LAST = 20
+"""The last loss is the mean over the last of at most this many equal parts of the run."""
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run as one line.
+
+    Args:
+        path: Its folder.
+        problem: Name of the problem, or of the watched loop.
+        optimizer: Optimizer and learning rate, such as "SGD 0.1".
+        batch_size: Number of examples in a batch; None if it is not known.
+        seed: Seed; None for a watched run.
+        steps: The last step.
+        status: running, finished, interrupted or diverged.
+        loss: The training loss, as its mean over the last part of the run.
+        score: The newest test accuracy, or else test loss; None without evaluations.
+        is_accuracy: True if `score` is an accuracy.
+        verdict: The run in one sentence.
+        age: Seconds since it was last written to.
+    """
+
+    path: Path
+    problem: str
+    optimizer: str
+    batch_size: int | None
+    seed: int | None
+    steps: int
+    status: Status
+    loss: Estimate
+    score: Estimate | None
+    is_accuracy: bool
+    verdict: str
+    age: float
+
+    @property
+    def age_words(self) -> str:
+        """The age in its largest unit, such as "3 h"."""
+        for unit, seconds in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+            if self.age >= seconds:
+                return f"{self.age / seconds:.0f} {unit}"
+        return f"{self.age:.0f} s"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line as `--json` prints it."""
+        kept = ("problem", "optimizer", "batch_size", "seed", "steps", "status", "verdict", "age")
+        score = None if self.score is None else self.score.to_dict()
+        key = "test_accuracy" if self.is_accuracy else "test_loss"
+        numbers = {"loss": self.loss.to_dict(), key: score}
+        return {"run": str(self.path), **{name: getattr(self, name) for name in kept}, **numbers}
+
+
+def _lower(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+ORDERS: dict[str, Callable[[Listed], Any]] = {
+    "age": lambda run: run.age,
+    "name": lambda run: run.path.name,
+    "loss": lambda run: _lower(run.loss.value),
+    "score": lambda run: math.inf if run.score is None else (-1 if run.is_accuracy else 1) * _lower(run.score.value),
+    "steps": lambda run: -run.steps,
+}
+"""The orders of a listing: the newest, the first by name, the lowest loss, the best score or the longest come first."""
+
+
+def listing(
+    folder: Path, *, sort: str = "age", match: str = "*", status: Sequence[Status] = ()
+) -> tuple[tuple[Listed, ...], tuple[str, ...]]:
+    """The runs in a folder, and a warning for each that cannot be read.
+
+    Args:
+        folder: The folder of the runs.
+        sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first) or "steps" (longest first).
+        match: A pattern for the names of the runs, such as "digits-*".
+        status: The states to list. Default: all.
+
+    Raises:
+        BadArgument: The folder does not exist, or the order is unknown.
+
+    >>> from gradiometer.report.overview import listing
+    >>> from gradiometer.run import RunFolder
+    >>> folder = RunFolder.create("some-runs", "empty", {})
+    >>> runs, warnings = listing(folder.path.parent)
+    >>> runs[0].path.name, runs[0].steps, warnings
+    ('empty-1', 0, ())
+    """
+    if sort not in ORDERS:
+        raise BadArgument(f"`sort` must be one of {', '.join(ORDERS)}, got {sort!r}.")
+    if not folder.is_dir():
+        raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
+    found: list[Listed] = []
+    warnings: list[str] = []
+    for path in run_folders(folder):
+        if not fnmatch.fnmatch(path.name, match):
+            continue
+        try:
+            listed = _listed(path)
+        except GradiometerError as error:
+            warnings.append(f"{path.name} is left out: {error}")
+            continue
+        if not status or listed.status in status:
+            found.append(listed)
+    return tuple(sorted(found, key=ORDERS[sort])), tuple(warnings)
+
+
+def _listed(path: Path) -> Listed:
+    run = Run.open(path)
+    configuration = run.configuration
+    diagnosis = diagnose(run)
+    settings, estimates = run.hyperparameters, diagnosis.estimates
+    is_accuracy = "test_accuracy" in estimates
+    parts = blocks(*run.losses, level=configuration.level, most=LAST)
+    unknown = Estimate.unknown(level=configuration.level, method="no loss on record", samples=0)
+    trained = isinstance(configuration, Configuration)
+    return Listed(
+        path=path,
+        problem=configuration.problem if isinstance(configuration, Configuration) else "your loop",
+        optimizer="" if settings is None else f"{settings.optimizer} {settings.rate_words}",
+        batch_size=getattr(configuration, "batch_size", None),
+        seed=configuration.seed if trained else None,
+        steps=run.steps,
+        status=run.status,
+        loss=parts[-1].mean if parts else unknown,
+        score=estimates.get("test_accuracy", estimates.get("test_loss")),
+        is_accuracy=is_accuracy,
+        verdict=diagnosis.verdict,
+        age=max(time.time() - _written(run), 0.0),
+    )
+
+
+def _written(run: Run) -> float:
+    """The time of the last write to the run's readings, events or manifest."""
+    files = (run.folder.readings_path(), run.folder.events_path, run.folder.manifest_path)
+    return max(path.stat().st_mtime for path in files if path.exists())

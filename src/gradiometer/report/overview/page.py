@@ -1,0 +1,48 @@
+"""The page of a folder of runs, with a link to the page of each run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.overview.listed import Listed
+from gradiometer.report.page.document import document
+from gradiometer.report.page.page import STATUS_SYMBOLS
+from gradiometer.run.disk import replace_file, writing
+
+CONTENT = "overview.html.jinja"
+
+
+def write_overview(runs: Sequence[Listed], path: Path) -> Path:
+    """Write the page of these runs; the file is complete or does not exist. Its links are relative to its folder.
+
+    Raises:
+        StorageFailed: It cannot be written.
+    """
+    page = document(CONTENT, path.parent.resolve().name, (), runs=[_row(run, path.parent) for run in runs]).encode()
+    with writing(path, "choose another file"):
+        replace_file(path, page)
+    return path
+
+
+def _row(run: Listed, folder: Path) -> dict[str, str]:
+    report = run.path / "report.html"
+    return {
+        "name": run.path.name,
+        "link": quote(str(report.relative_to(folder))) if report.exists() else "",
+        "problem": run.problem,
+        "optimizer": run.optimizer,
+        "steps": f"{run.steps:,}",
+        "status": f"{STATUS_SYMBOLS[run.status]} {run.status}",
+        "loss": "" if run.loss.samples == 0 else f"{number(run.loss.value)} {interval(run.loss)}",
+        "score": score_words(run),
+        "age": run.age_words,
+        "verdict": run.verdict,
+    }
+
+
+def score_words(run: Listed) -> str:
+    """The test score: an accuracy in percent, or a loss."""
+    if run.score is None:
+        return ""
+    return f"{run.score.value:.1%}" if run.is_accuracy else number(run.score.value)

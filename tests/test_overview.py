@@ -1,0 +1,95 @@
+"""The runs of a folder: one line each, in the order that was asked for, and a page with links."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer import BadArgument
+from gradiometer.report.overview import listing, write_overview
+from report_run import run_in
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, (name, steps) in enumerate((("mlp", 40), ("cnn", 120), ("mlp", 80))):
+        run = run_in(tmp_path, name=name, steps=steps)
+        for file in run.path.glob("*.*"):
+            os.utime(file, (1e9 + number, 1e9 + number))
+    return tmp_path
+
+
+def names(folder: Path, **asked: str) -> list[str]:
+    return [run.path.name for run in listing(folder, **asked)[0]]
+
+
+def test_runs_come_newest_first_or_as_asked(folder: Path):
+    assert names(folder) == ["mlp-2", "cnn-1", "mlp-1"]
+    assert names(folder, sort="name") == ["cnn-1", "mlp-1", "mlp-2"]
+    assert names(folder, sort="steps") == ["cnn-1", "mlp-2", "mlp-1"]
+    losses = {run.path.name: run.loss.value for run in listing(folder)[0]}
+    assert names(folder, sort="loss") == sorted(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == 3
+
+
+def test_a_pattern_and_a_state_choose_runs(folder: Path):
+    assert names(folder, match="mlp-*") == ["mlp-2", "mlp-1"]
+    states = {run.path.name: run.status for run in listing(folder)[0]}
+    assert [run.path.name for run in listing(folder, status=["diverged"])[0]] == []
+    assert set(names(folder)) == {run.path.name for run in listing(folder, status=list(set(states.values())))[0]}
+
+
+def test_a_line_holds_what_the_run_has(folder: Path):
+    run = listing(folder, match="cnn-1")[0][0]
+    assert (run.steps, run.problem, run.batch_size, run.seed) == (120, "digits", 32, 0)
+    assert run.optimizer.startswith("SGD")
+    assert run.loss.low < run.loss.value < run.loss.high
+    assert "120 steps" in run.verdict or "step 120" in run.verdict
+    assert run.age_words.endswith(" d")
+
+
+def test_a_damaged_run_is_named_and_the_others_are_listed(folder: Path):
+    (folder / "mlp-1" / "run.toml").write_text("format = 1\nconfiguration = 3\n")
+    found, warnings = listing(folder)
+    assert [run.path.name for run in found] == ["mlp-2", "cnn-1"]
+    assert len(warnings) == 1 and warnings[0].startswith("mlp-1 is left out:")
+
+
+def test_what_cannot_be_listed_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(BadArgument, match=r"`folder` is .*nowhere.*, which is not a folder"):
+        listing(tmp_path / "nowhere")
+    with pytest.raises(BadArgument, match="`sort` must be one of age, name, loss, score, steps, got 'size'"):
+        listing(tmp_path, sort="size")
+
+
+def test_the_page_links_to_the_page_of_each_run_that_has_one(folder: Path):
+    (folder / "cnn-1" / "report.html").write_text("a page")
+    page = write_overview(listing(folder)[0], folder / "index.html").read_text()
+    assert 'href="cnn-1/report.html"' in page and "mlp-1</th>" in page
+    assert "vegaEmbed=" not in page and len(page) < 100_000  # without charts there is no library
+
+
+def test_the_command_prints_a_table_that_fits_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, printed, _ = called(capsys, "runs", str(folder), "--sort", "name")
+    lines = printed.splitlines()
+    assert code == 0 and lines[0].split() == ["run", "optimizer", "steps", "loss", "test", "age"]
+    assert [line.split()[1] for line in lines if "-1 " in line or "-2 " in line] == ["cnn-1", "mlp-1", "mlp-2"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]):
+    code, printed, _ = called(capsys, "runs", str(folder), "--json", "--page", str(folder / "all.html"))
+    answer = json.loads(printed)
+    assert code == 0 and answer["page"] == str(folder / "all.html")
+    assert {Path(run["run"]).name for run in answer["runs"]} == {"cnn-1", "mlp-1", "mlp-2"}
+    assert all(run["loss"]["low"] < run["loss"]["high"] for run in answer["runs"])
+
+
+def test_an_empty_folder_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, printed, _ = called(capsys, "runs", str(tmp_path))
+    assert code == 0 and printed == f"No such runs in `{tmp_path}`.\n"
