@@ -70,18 +70,28 @@ class Rule:
                 f"`learning_rate` must lie between 0 and {formula} = {limit:.4g}, got {self.learning_rate}: "
                 "above it SGD has no stationary law."
             )
-        eta, mu = self.learning_rate, self.momentum
-        transitions = np.empty((len(curvatures), 2, 2))
-        transitions[:, 0, 0] = 1 + self.kick[0] * curvatures
-        transitions[:, 0, 1] = -eta * mu * (mu if self.nesterov else 1)
-        transitions[:, 1, 0], transitions[:, 1, 1] = curvatures, mu
-        return transitions
+        return update_matrices(curvatures, self.learning_rate, self.momentum, self.nesterov)
 
     @property
     def kick(self) -> Float[np.ndarray, " 2"]:
         """How far noise of size 1 in ĝ moves the position and the velocity."""
-        reach = self.learning_rate * (1 + self.momentum if self.nesterov else 1)
-        return np.array([-reach, 1.0])
+        return update_kick(self.learning_rate, self.momentum, self.nesterov)
+
+
+def update_matrices(
+    curvatures: Float[np.ndarray, " params"], learning_rate: float, momentum: float, nesterov: bool
+) -> Float[np.ndarray, "params 2 2"]:
+    """P of every mode in (φ, v) ← P (φ, v) + kick ζ, at any learning rate, also one where the iterates diverge."""
+    matrices = np.empty((len(curvatures), 2, 2))
+    matrices[:, 0, 0] = 1 + update_kick(learning_rate, momentum, nesterov)[0] * curvatures
+    matrices[:, 0, 1] = -learning_rate * momentum * (momentum if nesterov else 1)
+    matrices[:, 1, 0], matrices[:, 1, 1] = curvatures, momentum
+    return matrices
+
+
+def update_kick(learning_rate: float, momentum: float, nesterov: bool) -> Float[np.ndarray, " 2"]:
+    """How far noise of size 1 in ĝ moves the position and the velocity in one update."""
+    return np.array([-learning_rate * (1 + momentum if nesterov else 1), 1.0])
 
 
 def mode_variance(curvature: float, noise: float, rule: Rule) -> float:

@@ -48,7 +48,7 @@ class Quadratic:
         self.noise = semidefinite("noise", noise)
         if len(self.noise) != self.dimension:
             raise BadArgument(f"`noise` has dimension {len(self.noise)}, but `curvature` has {self.dimension}.")
-        self.minimum = self._point("minimum", np.zeros(self.dimension) if minimum is None else minimum)
+        self.minimum = self.checked_point("minimum", np.zeros(self.dimension) if minimum is None else minimum)
         self.eigenvalues, self.axes = np.linalg.eigh(self.curvature)
 
     def __repr__(self) -> str:
@@ -77,12 +77,12 @@ class Quadratic:
 
     def gradient(self, position: ArrayLike) -> Point:
         """g = H(Φ − Φ*), in loss / parameter."""
-        gradient: Point = self.curvature @ (self._point("position", position) - self.minimum)
+        gradient: Point = self.curvature @ (self.checked_point("position", position) - self.minimum)
         return gradient
 
     def excess_loss(self, position: ArrayLike) -> float:
         """½(Φ − Φ*)ᵀ H (Φ − Φ*), the mean loss above its floor."""
-        away = self._point("position", position) - self.minimum
+        away = self.checked_point("position", position) - self.minimum
         return float(away @ self.curvature @ away) / 2
 
     def noise_scale(self, position: ArrayLike) -> float:
@@ -223,8 +223,12 @@ class Quadratic:
             raise BadArgument(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
         return stationary_law.Rule(learning_rate, batch_size, momentum, nesterov)
 
-    def _point(self, name: str, given: ArrayLike) -> Point:
-        """A finite point of this dimension."""
+    def checked_point(self, name: str, given: ArrayLike) -> Point:
+        """A finite point of this dimension, [params], from an argument of this name.
+
+        Raises:
+            BadArgument: It has another shape, or is not finite.
+        """
         point = np.asarray(given, dtype=np.float64)
         if point.shape != (self.dimension,):
             raise BadArgument(f"`{name}` must be of shape [{self.dimension}], got {list(point.shape)}.")
@@ -251,7 +255,7 @@ class Position(nn.Module):
     def __init__(self, quadratic: Quadratic, start: ArrayLike | None = None) -> None:
         super().__init__()
         drawn = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(quadratic.minimum)
-        self.position = nn.Parameter(drawn if start is None else torch.tensor(quadratic._point("start", start)))
+        self.position = nn.Parameter(drawn if start is None else torch.tensor(quadratic.checked_point("start", start)))
         self.register_buffer("curvature", torch.from_numpy(quadratic.curvature))
 
     def forward(self, examples: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
