@@ -16,6 +16,7 @@ from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.train import Cooling, TrainProbe, train
 from gradiometer.train import loop as loops
+from gradiometer.train.restoring import recorded
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]
@@ -87,7 +88,7 @@ def test_a_cooled_run_that_was_stopped_resumes_to_the_same_bits(
     with pytest.raises(Interrupted):
         train(quadratic(), settings(), tmp_path, StopAt(step))
     (folder,) = tmp_path.iterdir()
-    monkeypatch.setattr(loops, "load", lambda *_, **__: quadratic())
+    monkeypatch.setattr(recorded, "load", lambda *_, **__: quadratic())
     resumed = loops.resume(folder)
     assert weights(resumed) == weights(cooled)
     told = ("step", "left", "predicted", "seen")

@@ -20,7 +20,7 @@ from gradiometer.report.page.checks import checks
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
 from gradiometer.run.folder import WATCHED
-from gradiometer.train.loop import IN_YOUR_PROGRAM, problem_of
+from gradiometer.train.restoring.recorded import IN_YOUR_PROGRAM, problem_of
 from report_run import diagnosis_of, run_in
 
 

@@ -23,7 +23,7 @@ from gradiometer.exploration.temperature import (
 from gradiometer.measurement import Draw, Motion, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
 from gradiometer.run import Configuration
 from gradiometer.train import Training, train
-from gradiometer.train.state import capture, restore
+from gradiometer.train.restoring.state import capture, restore
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 
 NAN = math.nan

@@ -19,7 +19,8 @@ from gradiometer.problems import Examples, Problem
 from gradiometer.run import Budget, Configuration, Run, RunFolder, load_latest
 from gradiometer.train import Training, train
 from gradiometer.train import loop as loops
-from gradiometer.train.state import restore
+from gradiometer.train.restoring import recorded
+from gradiometer.train.restoring.state import restore
 
 
 def problem(name: str = "mlp", examples: int = 100) -> Problem:
@@ -105,7 +106,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
         train(problem(name), asked, tmp_path / "stopped", StopAt(33))
     (folder,) = (tmp_path / "stopped").iterdir()
     assert Run.open(folder).status == "interrupted"
-    monkeypatch.setattr(loops, "load", lambda *_, **__: problem(name))
+    monkeypatch.setattr(recorded, "load", lambda *_, **__: problem(name))
     resumed = loops.resume(folder)
     assert resumed.status == "finished"
     assert weights(resumed) == weights(whole)
@@ -120,7 +121,7 @@ def test_a_run_stopped_at_an_evaluation_keeps_it(tmp_path: Path, monkeypatch: py
             problem(), settings(epochs=7), tmp_path, StopAt(50)
         )  # an epoch ends here, and its evaluation was just made
     (folder,) = tmp_path.iterdir()
-    monkeypatch.setattr(loops, "load", lambda *_, **__: problem())
+    monkeypatch.setattr(recorded, "load", lambda *_, **__: problem())
     assert [e["step"] for e in loops.resume(folder).evaluations] == list(range(10, 71, 10))
 
 
@@ -128,7 +129,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(Interrupted):
         train(problem(), settings(), tmp_path, StopAt(5))
     (folder,) = tmp_path.iterdir()
-    monkeypatch.setattr(loops, "load", lambda *_, **__: problem(examples=120))
+    monkeypatch.setattr(recorded, "load", lambda *_, **__: problem(examples=120))
     with pytest.raises(BadArgument, match="was trained on data with fingerprint"):
         loops.resume(folder)
 

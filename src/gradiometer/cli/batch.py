@@ -21,7 +21,7 @@ Of = Literal["now", "run"]
 
 LEFT_OUT = (
     *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_endpoint", "every"),
-    *("checkpoint_seconds", "keep_checkpoints"),
+    *("checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
 )
 
 

@@ -21,7 +21,7 @@ def training_at_start(path: Path, verb: str) -> "tuple[Training, Run]":
     """The training of a run before its first step, and the run. `verb` is the command that needs it."""
     from gradiometer.run.budget import Budget
     from gradiometer.run.reader import Run
-    from gradiometer.train.loop import configuration_of, problem_of
+    from gradiometer.train.restoring.recorded import configuration_of, problem_of
     from gradiometer.train.training import Training
 
     run = Run.open(path)
@@ -33,7 +33,7 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     from gradiometer.errors import BadArgument
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
-    from gradiometer.train.state import restore
+    from gradiometer.train.restoring.state import restore
 
     checkpoint, warnings = load_latest(RunFolder.open(path))
     for warning in warnings:

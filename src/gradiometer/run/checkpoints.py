@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,12 @@ class Checkpoint:
 
 
 def save(
-    folder: RunFolder, step: int, tensors: Mapping[str, "torch.Tensor"], state: Mapping[str, Any], keep: int
+    folder: RunFolder,
+    step: int,
+    tensors: Mapping[str, "torch.Tensor"],
+    state: Mapping[str, Any],
+    keep: int,
+    lasting: Collection[int] = (),
 ) -> Path:
     """Write a checkpoint. At every moment there is a complete one on the disk, this one or the previous one.
 
@@ -62,6 +67,7 @@ def save(
         tensors: Tensors by name. Tensors that share storage are each written in full.
         state: JSON values with text as keys. Tuples are read back as lists.
         keep: Number of checkpoints to keep, at least 1.
+        lasting: Steps whose checkpoints are kept besides these.
 
     Raises:
         BadArgument: Something cannot be saved. Nothing was written.
@@ -78,22 +84,28 @@ def save(
     with interrupted_by_disk(final, folder.path, _safe(folder)):
         _clear_leftovers(folder)
         _write_aside_and_rename(final, {**files, SUMS: sums.encode()})
-        _prune(folder, step, keep)
+        _prune(folder, step, keep, lasting)
     return final
 
 
-def load_latest(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+def load_latest(folder: RunFolder, up_to: int | None = None) -> tuple[Checkpoint | None, list[str]]:
     """The newest complete checkpoint, or None, and a warning for every newer one that is damaged.
 
     A damaged one is renamed to `torn_step_000123` if the folder can be written to.
+
+    Args:
+        folder: The run.
+        up_to: Step after which no checkpoint is looked at.
     """
     warnings: list[str] = []
     for step, path in _candidates(folder):
+        if up_to is not None and step > up_to:
+            continue
         try:
             return _read(step, path), warnings
         except FileNotFoundError as error:
             if not path.exists():  # the process that writes the run has deleted it: there is a newer one
-                newer, more = load_latest(folder)
+                newer, more = load_latest(folder, up_to)
                 return newer, warnings + more
             reason = f"{Path(error.filename).name} is missing"
         except (OSError, ValueError, KeyError, TypeError, RunDamaged) as error:
@@ -177,8 +189,9 @@ def _clear_leftovers(folder: RunFolder) -> None:
             remove_folder(path)
 
 
-def _prune(folder: RunFolder, step: int, keep: int) -> None:
-    steps = [(int(name[1]), path) for path, name in _matching(folder, _VISIBLE)]
+def _prune(folder: RunFolder, step: int, keep: int, lasting: Collection[int]) -> None:
+    found = [(int(name[1]), path) for path, name in _matching(folder, _VISIBLE)]
+    steps = [(made, path) for made, path in found if made not in lasting or made > step]
     earlier = sorted((found for found in steps if found[0] <= step), reverse=True)
     later = [found for found in steps if found[0] > step]
     for _, path in earlier[keep:] + later:

@@ -68,6 +68,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         device: Device of torch, such as cpu or cuda.
         checkpoint_seconds: Seconds between checkpoints. 0: after every step, inf: only at the end.
         keep_checkpoints: Number of checkpoints to keep, the newest ones.
+        checkpoint_at: Comma-separated steps with a checkpoint that is kept besides the newest ones, such as 500,1000.
         data_dir: Folder of the data on disk. Default: that of the problem.
 
     >>> from gradiometer import Configuration
@@ -104,6 +105,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device: str = "cpu"
     checkpoint_seconds: float = 30.0
     keep_checkpoints: int = 2
+    checkpoint_at: str = ""
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -165,6 +167,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         except BadArgument as error:
             raise BadArgument(_place(where, lines, error.argument) + str(error)) from None
 
+    @property
+    def lasting_checkpoints(self) -> frozenset[int]:
+        """The steps of `checkpoint_at`."""
+        return frozenset(int(step) for step in self.checkpoint_at.split(",") if step.strip())
+
     def to_toml(self) -> str:
         """The configuration as TOML for `from_toml`. Values of None are omitted."""
         return tomli_w.dumps(self.to_dict())
@@ -213,6 +220,8 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
         yield f"`seed` must be at least 0 and below 2^63, got {c.seed}."
     if not 1 <= c.threads <= MOST_THREADS:
         yield f"`threads` must lie between 1 and {MOST_THREADS}, got {c.threads}."
+    if not re.fullmatch(r"( *\d{1,15} *(, *\d{1,15} *)*)?", c.checkpoint_at):
+        yield f"`checkpoint_at` must be steps with commas between them, such as 500,1000, got {c.checkpoint_at!r}."
     for name, lowest in _LOWEST.items():
         if not getattr(c, name) >= lowest:
             yield f"`{name}` must be at least {lowest}, got {getattr(c, name)}."

@@ -28,7 +28,7 @@ from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
-from gradiometer.train.loop import problem_of
+from gradiometer.train.restoring.recorded import problem_of
 from gradiometer.train.snapshots import refresh
 
 FEWEST_HELD_OUT = 2 * FEWEST_IN_BIN * BINS

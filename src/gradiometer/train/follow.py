@@ -6,7 +6,7 @@ from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.reader import Run
-from gradiometer.train.state import restore
+from gradiometer.train.restoring.state import restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 

@@ -18,7 +18,6 @@ from gradiometer.measurement.optimizer.groups import groups_of
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.registry import load
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest, save
@@ -28,23 +27,13 @@ from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.follow import STEP, dismiss, follow, lead
+from gradiometer.train.restoring.recorded import configuration_of, problem_of
+from gradiometer.train.restoring.state import capture, restore
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.spikes import SpikeWatch
-from gradiometer.train.state import capture, restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.threads import threads
 from gradiometer.train.training import Training
-
-AT_THE_END = "at the end of `with watch(…) as w:`, with the"
-IN_YOUR_PROGRAM = {
-    "certify": f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples.",
-    "sharpness": f"Add the line `w.sharpness(train)` to it, {AT_THE_END} training examples.",
-    "ensemble": "Add the line `w.snapshot()` to it, at the end of each cycle of the learning rate, and "
-    f"`w.ensemble(test)` {AT_THE_END} test examples.",
-    "sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
-    "resume": "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the first step.",
-}
-"""The lines that do the work of a command in the user's own program, for a watched run."""
 
 
 @runtime_checkable
@@ -139,6 +128,7 @@ class Loop:
         self.collector = collector_of(training, folder)
         self.spikes = SpikeWatch(training, self.recorder)
         self.saved_at = time.monotonic()
+        self.lasting = configuration.lasting_checkpoints
 
     def go(self) -> Run:
         """Train to the end."""
@@ -220,7 +210,8 @@ class Loop:
             recorder.event("snapshot", training.step, number=snapshot.number)
         if training.evaluation_due():
             self._evaluate()
-        if time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds:
+        due = time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds
+        if due or training.step in self.lasting:
             self._save()
         if self.watcher:
             self.watcher.update(training, recorder, loss)
@@ -262,7 +253,8 @@ class Loop:
     def _checkpoint(self) -> None:
         tensors, values = capture(self.training)
         values["recorder"] = self.recorder.state_dict()
-        save(self.folder, self.training.step, tensors, values, keep=self.training.configuration.keep_checkpoints)
+        keep, lasting = self.training.configuration.keep_checkpoints, self.lasting
+        save(self.folder, self.training.step, tensors, values, keep=keep, lasting=lasting)
         self.saved_at = time.monotonic()
 
     def _finish(self) -> None:
@@ -312,29 +304,3 @@ def _name_of_run(problem: Problem) -> str:
     """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
     words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
     return "-".join(words)[:60] or "run"
-
-
-def configuration_of(run: Run, verb: str) -> Configuration:
-    """The configuration of a run of `train`, for the command `verb`. A watched run is refused with its own line."""
-    if not run.has_program_with_model:
-        raise BadArgument(f"`{run.path}` has gradient norms that were given as numbers: it has no model to run.")
-    if not isinstance(run.configuration, Configuration):
-        raise BadArgument(
-            f"`{run.path}` is a watched run: only your program has its model and data. {IN_YOUR_PROGRAM[verb]}"
-        )
-    return run.configuration
-
-
-def problem_of(run: Run, verb: str) -> Problem:
-    """The problem of a run. Its data must be unchanged. The arguments are those of `configuration_of`."""
-    configuration = configuration_of(run, verb)
-    problem = load(
-        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
-    )
-    recorded = run.manifest["problem"]["fingerprint"]
-    if problem.fingerprint != recorded:
-        raise BadArgument(
-            f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now has "
-            f"{problem.fingerprint}: a run is resumed on the same data."
-        )
-    return problem

@@ -1,7 +1,6 @@
 """A model in training: what one step does, with nothing of the run around it."""
 
 import math
-import random
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -9,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parameter import is_lazy
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -18,7 +15,7 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
-from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, Order, batch_size
@@ -38,6 +35,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
+from gradiometer.train.preparation import device_of, new_model, seed_everything
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
@@ -74,9 +72,9 @@ class Training:
         self.configuration = configuration
         self.budget = budget
         self.ranks = ranks or Ranks()
-        self.device = _device(configuration.device, self.ranks)
-        _seed_everything(configuration.seed)
-        self.model = _model(problem).to(self.device)
+        self.device = device_of(configuration.device, self.ranks)
+        seed_everything(configuration.seed)
+        self.model = new_model(problem).to(self.device)
         self.objective = Objective(self.model, problem.loss)
         self.parameters = self.objective.parameters
         self.data = problem.train.to(self.device)
@@ -84,6 +82,10 @@ class Training:
             Draw(configuration.sampling), len(self.data), configuration.batch_size, seed=configuration.seed
         )
         self.steps = configuration.epochs * self.order.steps_per_epoch
+        if beyond := [step for step in configuration.lasting_checkpoints if step > self.steps]:
+            raise BadArgument(
+                f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} steps: leave it out."
+            )
         budget.clock, budget.planned = clock_for(self.device.type), self.steps
         self.optimizer = torch.optim.SGD(
             self.parameters,
@@ -303,47 +305,6 @@ class Training:
         }
 
 
-def _model(problem: Problem) -> nn.Module:
-    """A new model whose gradients can be read."""
-    with user_code("model"):
-        model: Any = problem.model()
-    if not isinstance(model, nn.Module):
-        raise UserCodeFailed(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise Unsupported(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
-        if parameter.is_complex():
-            raise Unsupported(f"`model` has the complex parameter {name}: use two real parameters instead.")
-    for name, module in model.named_modules():
-        if getattr(module, "sparse", False) is True:
-            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
-    return model
-
-
 def _where(step: int, batch: Batch) -> str:
     size = batch_size(batch)
     return f"at step {step:,}, of {size:,} example{'s' if size > 1 else ''}"
-
-
-def _seed_everything(seed: int) -> None:
-    """Torch's generators, Python's, and NumPy's global one: a model may draw from any of them."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what models use)
-
-
-def _device(name: str, ranks: Ranks) -> torch.device:
-    if not (ranks.alone or name == "cpu"):
-        raise BadArgument(
-            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or use "
-            "`gradiometer.watch` in your own DistributedDataParallel loop."
-        )
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise BadArgument(
-            f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'."
-        ) from error
-    return device

@@ -14,7 +14,7 @@ from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
 
 NOT_TRAINING = (
-    *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints"),
+    *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
     *("budget", "gauges", "check_edge", "check_endpoint", "every", "level", "parts"),
 )
 """Settings that do not change the configuration: those of the instrument and the machine, and the seed."""

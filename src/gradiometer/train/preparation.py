@@ -1,0 +1,56 @@
+"""Before the first step of a training: a model whose gradients can be read, the device, and the random seeds."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.problems.problem import Problem
+from gradiometer.problems.user_code import user_code
+from gradiometer.run.ranks import Ranks
+
+
+def new_model(problem: Problem) -> nn.Module:
+    """A new model whose gradients can be read."""
+    with user_code("model"):
+        model: Any = problem.model()
+    if not isinstance(model, nn.Module):
+        raise UserCodeFailed(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise Unsupported(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
+        if parameter.is_complex():
+            raise Unsupported(f"`model` has the complex parameter {name}: use two real parameters instead.")
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+    return model
+
+
+def seed_everything(seed: int) -> None:
+    """Torch's generators, Python's, and NumPy's global one: a model may draw from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what models use)
+
+
+def device_of(name: str, ranks: Ranks) -> torch.device:
+    """The device with this name, if torch can use it here."""
+    if not (ranks.alone or name == "cpu"):
+        raise BadArgument(
+            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or use "
+            "`gradiometer.watch` in your own DistributedDataParallel loop."
+        )
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise BadArgument(
+            f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'."
+        ) from error
+    return device

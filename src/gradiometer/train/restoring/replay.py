@@ -1,0 +1,102 @@
+"""The state of a run at any step: from the nearest checkpoint before it, by making the same steps again."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradiometer.errors import BadArgument, Diverged
+from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.problems.problem import Problem
+from gradiometer.run.budget import Budget
+from gradiometer.run.checkpoints import Checkpoint, load_latest
+from gradiometer.run.reader import Run
+from gradiometer.train.restoring.recorded import configuration_of, problem_of
+from gradiometer.train.restoring.state import Tensors, Values, capture, restore
+from gradiometer.train.threads import threads
+from gradiometer.train.training import Training
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that the next step of a run depends on, as `capture` returns it.
+
+    Attributes:
+        step: Number of updates made.
+        tensors: Parameters, buffers, optimizer state and random states.
+        values: The rest.
+        warnings: Sentences about damaged checkpoints, and about steps that could not be repeated exactly.
+    """
+
+    step: int
+    tensors: Tensors
+    values: Values
+    warnings: tuple[str, ...] = ()
+
+
+def training_of(run: Run, verb: str, problem: Problem | None = None) -> Training:
+    """The training of a run before its first step, which measures nothing.
+
+    Args:
+        run: The run.
+        verb: The command that needs it, for its message about a watched run.
+        problem: The problem of the run, if it is loaded already.
+    """
+    configuration = configuration_of(run, verb)
+    return Training(problem or problem_of(run, verb), configuration, Budget(0.0), gauges=())
+
+
+def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> RunState:
+    """The state of a run after `step` updates. Nothing is written, and all random states are unchanged.
+
+    The steps from the nearest checkpoint on, or from the start, are made again. They have the same bits on the same
+    machine; each repeated loss is compared with the recorded one, and a difference becomes a warning.
+
+    Args:
+        run: The run, finished or under way.
+        step: Number of updates, from 0 to the last step on record.
+        verb: The command that needs the state, for its message about a watched run.
+        problem: The problem of the run, if it is loaded already.
+
+    Raises:
+        BadArgument: There is no such step, or the run is a watched one, or its data have changed.
+        Diverged: A repeated step diverged.
+    """
+    configuration_of(run, verb)
+    if not 0 <= step <= run.steps:
+        raise BadArgument(f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}.")
+    checkpoint, warnings = load_latest(run.folder, up_to=step)
+    if checkpoint is not None and checkpoint.step == step:
+        values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
+        return RunState(step, dict(checkpoint.tensors), values, tuple(warnings))
+    with threads(run.configuration.threads), untouched_randomness(0, []):
+        training = training_of(run, verb, problem)
+        warnings += _replayed(training, run, checkpoint, step)
+        return RunState(step, *capture(training), tuple(warnings))
+
+
+def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step: int) -> list[str]:
+    """Make the steps from a checkpoint, or from the start, up to `step`. Returns a warning if a loss differs."""
+    if checkpoint is not None:
+        restore(training, checkpoint.tensors, checkpoint.state)
+    steps, losses = run.losses
+    recorded = dict(zip(steps.tolist(), losses.tolist(), strict=True))
+    first = training.step
+    worst = 0.0
+    while training.step < step:
+        loss, _ = training.backward(training.batch(), measured=False)
+        if (reason := training.divergence(loss)) is not None:
+            raise Diverged(f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}.")
+        known = recorded.get(training.step, loss)
+        if loss != known:
+            worst = max(worst, abs(loss - known) / max(abs(known), np.finfo(float).tiny))
+        learning_rate = training.learning_rate
+        training.update()
+        training.cooled(learning_rate)
+    if not worst or math.isnan(worst):
+        return []
+    why = "the run had several processes" if run.manifest.get("ranks", 1) > 1 else "another machine or another torch"
+    return [
+        f"steps {first:,} to {step:,} were repeated with losses that differ from the recorded ones by up to "
+        f"{worst:.1g} of them ({why}): the state at step {step:,} is close to that of the run, and not the same."
+    ]
