@@ -36,7 +36,7 @@ def run_in(folder: Path, name: str = "digits", steps: int = STEPS, **settings: A
     losses = (0.06 + 2.24 * decay) * random.gamma(12, 1 / 12, steps)
     _write(
         made.readings_path(),
-        [{"kind": "losses", "from": 1, "values": losses.tolist()}, {"kind": "overhead", **OVERHEAD}],
+        [{"kind": "losses", "from": 0, "values": losses.tolist()}, {"kind": "overhead", **OVERHEAD}],
     )
     events = [{"event": "started", "step": 0, "time": 0.0}]
     for step in range(max(steps // 10, 1), steps + 1, max(steps // 10, 1)):

@@ -145,7 +145,7 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
     few = replace(diagnosis_of(), estimates={"noise_scale": replace(interval(2.0, 1.0, 3.0), samples=9)})
     failed = [check.words for check in checks(Run.open(broken.path), few) if not check.passed]
     assert failed == [
-        "Steps whose loss is recorded: 3 of 9.",
+        "Steps whose loss is recorded: 3 of 10.",
         "Losses that are not finite, and not in any mean: 1.",
         "Parts of the record that could not be read: 1.",
         "Smallest number of readings behind an interval: 9.",

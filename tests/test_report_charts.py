@@ -133,7 +133,7 @@ def test_losses_that_are_not_finite_are_told_of(tmp_path: Path) -> None:
     _, losses = run.losses
     losses[-5:] = math.nan
     figure = loss_section(run, diagnosis_of()).figures[0]
-    assert "5 losses from step 81 on are not finite; the means exclude them." in figure.summary
+    assert "5 losses from step 80 on are not finite; the means exclude them." in figure.summary
 
 
 def test_a_few_losses_have_a_mean_before_they_have_an_interval() -> None:

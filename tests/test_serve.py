@@ -117,7 +117,7 @@ def test_a_listener_is_told_when_the_run_has_gone_on(live: Live, run: Run) -> No
     with urllib.request.urlopen(f"{live.address}run/0/events", timeout=30) as events:
         assert events.headers["content-type"].startswith("text/event-stream")
         assert next_version(events) == before
-        add_losses(run, 101, 50)
+        add_losses(run, 100, 50)
         assert next_version(events) == before + 1
     html = json.loads(asked(f"{live.address}run/0/update").text)["html"]
     assert "<dd>150</dd>" in html
@@ -138,7 +138,7 @@ def test_a_run_is_drawn_again_only_when_it_has_changed_and_within_its_share(tmp_
     spent = time.thread_time() - began
     assert not followed.look()
     assert followed.not_before - time.monotonic() > 0.5 * spent / SHARE
-    add_losses(run, 61, 10)
+    add_losses(run, 60, 10)
     assert not followed.look()
     followed.not_before = 0.0
     assert followed.look()
@@ -163,7 +163,7 @@ def test_reading_a_run_from_its_start_is_not_charged_to_the_looks(
     followed = Followed(run.path)
     assert followed.look()
     assert followed.not_before - time.monotonic() < 0.5 / SHARE
-    add_losses(run, 61, 10)
+    add_losses(run, 60, 10)
     followed.not_before = 0.0
     assert followed.look()
     assert followed.not_before - time.monotonic() > 0.5 / SHARE

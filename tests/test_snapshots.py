@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from conftest import CASES, TinyTransformer
-from gradiometer import BadArgument, Interrupted, RunDamaged
+from gradiometer import BadArgument, Interrupted, RunDamaged, RunNotFound
 from gradiometer.cli import gradiometer
 from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.exploration.ensembles import SWAG, Snapshot, SnapshotCollector
@@ -164,7 +164,7 @@ def test_another_architecture_is_refused_and_nothing_is_loaded() -> None:
 
 
 def test_the_error_for_a_folder_without_snapshots_names_the_option(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="has no snapshots: train with `--snapshots 5`"):
+    with pytest.raises(RunNotFound, match="has no snapshots: train with `--snapshots 5`"):
         load_snapshots(tmp_path)
 
 

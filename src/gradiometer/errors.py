@@ -4,13 +4,14 @@
     ├── BadArgument       2   an argument, option or file cannot be used; `.argument` names it       (a ValueError)
     ├── Unsupported       2   a model, optimizer or loop that gradiometer cannot measure             (a ValueError)
     ├── UserCodeFailed    2   the loss, model or problem given by the user raised or returned nonsense
-    ├── RunNotFound       2   there is no run in this folder
+    ├── RunNotFound       2   there is no run in this folder, or it has no checkpoint or no snapshots
     ├── RunDamaged        2   a run, a checkpoint or an artifact cannot be read
     ├── Diverged          4   a loss or a gradient is not finite
     ├── Interrupted       5   stopped before the end; the run can be resumed
     └── StorageFailed     6   something could not be written: permission, space, a deleted folder
 
-Exit code 1 is left for bugs of ours, 3 for a finding at or above `--fail-on`.
+Exit code 1 is left for bugs of ours, 3 for a finding at or above `--fail-on`. Code 6 also stands for what the system
+itself refuses, such as memory or open files, and 141 for a reader of the output that has ended.
 """
 
 import re
@@ -49,7 +50,7 @@ class UserCodeFailed(GradiometerError):
 
 
 class RunNotFound(GradiometerError):
-    """There is no run in this folder."""
+    """There is no run in this folder, or it has no checkpoint or no snapshots."""
 
 
 class RunDamaged(GradiometerError):

@@ -2,15 +2,13 @@
 
 import errno
 import json
-import os
 import sys
-import traceback
-from typing import Any
 
 import click
 
 from gradiometer import __version__
 from gradiometer.cli.batch import batch
+from gradiometer.cli.boundary import READER_ENDED, REFUSED, ended_by_sigterm, report_error
 from gradiometer.cli.certify import certify
 from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
@@ -26,31 +24,17 @@ from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
 from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.show import show
+from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
-from gradiometer.errors import GradiometerError, StorageFailed
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a bug in gradiometer; 2 bad input; 3 a finding at or above --fail-on;
-4 training diverged; 5 interrupted, the run can be resumed; 6 a file could not be written.
+4 training diverged; 5 interrupted, the run can be resumed; 6 the system refused a file, space or memory.
+GRADIOMETER_DEBUG=1 adds the traceback to an error.
 """
 
-_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT, errno.ENOTDIR}
-"""Errors of the operating system that are not bugs: no space, no permission, a failing disk, a deleted folder."""
 
-
-class Verbs(click.Group):
-    """The commands. They end without an error if the reader of their output, such as `head`, has ended."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the final flush
-            return 0
-
-
-@click.group(cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gradiometer")
 def gradiometer() -> None:
     """Measure, with an error bar, what stochastic gradient descent does to a training run.
@@ -70,34 +54,31 @@ for verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    with ended_by_sigterm(), Streams() as streams:
+        code = _run(arguments)
+        failure = streams.failure()
+        if failure is not None and failure.errno == errno.EPIPE:
+            code = code if code in (1, 2) else READER_ENDED
+        elif failure is not None:
+            code = code or REFUSED
+            reason = (failure.strerror or str(failure)).lower()
+            click.echo(f"error: the output could not be written: {reason}.", err=True)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command. Returns its exit code."""
     try:
-        code = gradiometer.main(args=arguments, standalone_mode=False)
+        code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
-        _print_json(error.format_message(), code, arguments)
-    except (click.Abort, KeyboardInterrupt):
-        code = _report("stopped", 5, arguments)
-    except GradiometerError as error:
-        code = _report(str(error), error.exit_code, arguments)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _SYSTEM:
-            place = f"`{error.filename}`" if error.filename else "the output"
-            sentence = f"{place} could not be read or written: {(error.strerror or str(error)).lower()}."
-            code = _report(sentence, StorageFailed.exit_code, arguments if error.filename else [])
-        else:
-            traceback.print_exc()
-            code = _report("this is a bug in gradiometer; the traceback above shows where", 1, arguments)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _report(sentence: str, code: int, arguments: list[str]) -> int:
-    """Print an error on standard error and, with `--json`, as an object on standard output. Returns the code."""
-    click.echo(f"error: {sentence}", err=True)
-    _print_json(sentence, code, arguments)
-    return code
-
-
-def _print_json(sentence: str, code: int, arguments: list[str]) -> None:
+        sentence, code = error.format_message(), error.exit_code
+    except click.Abort as error:
+        sentence, code = report_error(error.__cause__ or KeyboardInterrupt(), arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        sentence, code = report_error(error, arguments)
+    else:
+        return code if isinstance(code, int) else 0
     if "--json" in arguments:
         click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    return code

@@ -46,7 +46,7 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
     certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
     finding = certificate.finding()
     if as_json:
-        from gradiometer.cli.outcome import print_json
+        from gradiometer.cli.outcome import printed_json
 
         result = {
             "run": str(run),
@@ -55,7 +55,8 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
             "estimates": {name: estimate.to_dict() for name, estimate in certificate.estimates.items()},
             "finding": finding.to_dict(),
         }
-        print_json(result | {"page": keep(Run.open(run), certificate)})
+        with printed_json(result | {"page": None}) as result:
+            result["page"] = keep(Run.open(run), certificate)
         return
     from gradiometer.cli.outcome import tell_finding
 

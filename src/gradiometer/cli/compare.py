@@ -32,7 +32,7 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
     Runs that differ only in their seed count as one configuration. To compare configurations and not only two runs,
     give several seeds of each.
     """
-    from gradiometer.cli.outcome import print_json
+    from gradiometer.cli.outcome import printed_json
     from gradiometer.errors import BadArgument
     from gradiometer.report.compare.compare import compare as compared_runs
     from gradiometer.report.compare.page import write_comparison
@@ -41,17 +41,18 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
     if level is not None and not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
     compared, contrasts = compared_runs([Run.open(path) for path in runs], level)
-    page = write_comparison(compared, contrasts, out)
     if as_json:
-        print_json(_as_object(compared, contrasts, page))
+        with printed_json(_as_object(compared, contrasts)) as result:
+            result["page"] = write_comparison(compared, contrasts, out)
         return
     _tell(compared, contrasts)
+    page = write_comparison(compared, contrasts, out)
     click.echo(f"\npage  {page}")
     if not no_open and sys.stdout.isatty():
         webbrowser.open(page.resolve().as_uri())
 
 
-def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]", page: Path) -> dict[str, Any]:
+def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
     from gradiometer.report.compare.contrast import claim, sentence
 
     return {
@@ -79,7 +80,7 @@ def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...
             }
             for contrast in contrasts
         ],
-        "page": str(page),
+        "page": None,
     }
 
 

@@ -11,6 +11,7 @@ from gradiometer.cli.options import json_option
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
     from gradiometer.measurement.estimate import Estimate
+    from gradiometer.train.ensemble import EnsembleEvaluation
 
 
 @click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export digits.pt2")
@@ -54,25 +55,29 @@ def ensemble(
     if not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     from gradiometer.report.page.page import keep
-    from gradiometer.train.ensemble import evaluate_ensemble, example_inputs
+    from gradiometer.train.ensemble import evaluate_ensemble
 
     found = evaluate_ensemble(run, against, points=points, level=level)
     report = found.report
-    if export is not None:
-        from gradiometer.exploration.ensembles.export import export as write
-
-        write(found.ensemble, example_inputs(found), export)
-    page = keep(found.run, report)
     if as_json:
-        from gradiometer.cli.outcome import print_json
+        from gradiometer.cli.outcome import printed_json
 
-        derived = {"scores": report.scores, "sentences": report.sentences, "export": export, "report": page}
-        print_json({"run": run, **asdict(report), **derived})
+        derived = {"scores": report.scores, "sentences": report.sentences, "export": None, "report": None}
+        with printed_json({"run": run, **asdict(report), **derived}) as result:
+            result["report"] = keep(found.run, report)
+            result["export"] = None if export is None else _export(found, export)
         return
     _print(report)
-    click.echo(f"\npage    {page}")
+    click.echo(f"\npage    {keep(found.run, report)}")
     if export is not None:
-        click.echo(f"export  {export}")
+        click.echo(f"export  {_export(found, export)}")
+
+
+def _export(found: "EnsembleEvaluation", path: Path) -> Path:
+    from gradiometer.exploration.ensembles.export import export
+    from gradiometer.train.ensemble import example_inputs
+
+    return export(found.ensemble, example_inputs(found), path)
 
 
 def _print(report: "EnsembleReport") -> None:

@@ -31,7 +31,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
     import torch
     from rich.console import Console
 
-    from gradiometer.cli.outcome import print_json
+    from gradiometer.cli.outcome import printed_json
     from gradiometer.lecture.catalogue import chosen
     from gradiometer.lecture.site import write_site
 
@@ -39,13 +39,14 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
     torch.set_num_threads(1)  # the networks are small
     console = Console(stderr=as_json, highlight=False)
     results = [_tested(statement, console) for statement in asked]
-    if out is not None:
-        click.echo(f"site  {write_site(results, out)}", err=as_json)
     held = sum(result.held for result in results)
     if as_json:
-        print_json({"statements": [result.to_dict() for result in results], "held": held})
+        with printed_json({"statements": [result.to_dict() for result in results], "held": held, "site": None}) as told:
+            told["site"] = None if out is None else write_site(results, out)
     else:
         click.echo(f"{held} of {len(results)} statements held.")
+        if out is not None:
+            click.echo(f"site  {write_site(results, out)}")
     return 0 if held == len(results) else 1
 
 

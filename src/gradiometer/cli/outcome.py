@@ -6,9 +6,12 @@ import sys
 import textwrap
 import webbrowser
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from gradiometer.cli.boundary import report_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +33,8 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
 
     diagnosis = diagnose(run)
     if as_json:
-        print_json(as_object(run, diagnosis, write_page(run, diagnosis)))
+        with printed_json(as_object(run, diagnosis)) as result:
+            result["report"] = write_page(run, diagnosis)
     else:
         tell(run, diagnosis)
         page = write_page(run, diagnosis)
@@ -45,11 +49,11 @@ def follows() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
-def as_object(run: "Run", diagnosis: "Diagnosis", page: "Path") -> dict[str, Any]:
-    """The run as `--json` prints it."""
+def as_object(run: "Run", diagnosis: "Diagnosis") -> dict[str, Any]:
+    """The run as `--json` prints it, with the path of its page still missing."""
     return {
         "run": str(run.path),
-        "report": str(page),
+        "report": None,
         "status": run.status,
         "steps": run.steps,
         "hyperparameters": {} if run.hyperparameters is None else run.hyperparameters.facts,
@@ -66,6 +70,24 @@ def print_json(value: Any) -> None:
     from gradiometer.run.journal import plain
 
     click.echo(json.dumps(plain(value)))
+
+
+@contextmanager
+def printed_json(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Print one JSON object after the result was stored inside, also if it could not be stored.
+
+    The object then has the keys "error" and "exit_code", and the command ends with this exit code.
+
+    Args:
+        result: The object. Paths of what is stored are added inside.
+    """
+    try:
+        yield result
+    except Exception as error:
+        sentence, code = report_error(error, click.get_current_context().obj)
+        print_json(result | {"error": sentence, "exit_code": code})
+        raise click.exceptions.Exit(code) from error
+    print_json(result)
 
 
 def line_width() -> int:

@@ -29,8 +29,13 @@ def training_at_start(path: Path, verb: str) -> "tuple[Training, Run]":
 
 
 def load_last_checkpoint(training: "Training", path: Path) -> None:
-    """Load the last complete checkpoint of a run into its training."""
-    from gradiometer.errors import BadArgument
+    """Load the last complete checkpoint of a run into its training.
+
+    Raises:
+        RunNotFound: The run has no checkpoint.
+        RunDamaged: None of its checkpoints can be read.
+    """
+    from gradiometer.errors import RunDamaged, RunNotFound
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
     from gradiometer.train.restoring.state import restore
@@ -38,6 +43,8 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     checkpoint, warnings = load_latest(RunFolder.open(path))
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    if checkpoint is None and warnings:
+        raise RunDamaged(f"`{path}` has no checkpoint that can be read, so there is no model to measure.")
     if checkpoint is None:
-        raise BadArgument(f"`{path}` has no checkpoint, so there is no model to measure.")
+        raise RunNotFound(f"`{path}` has no checkpoint, so there is no model to measure.")
     restore(training, checkpoint.tensors, checkpoint.state)

@@ -17,7 +17,7 @@ from gradiometer.cli.options import json_option
 @json_option
 def report(run: Path, level: float | None, charts: Path | None, gauges: tuple[str, ...], as_json: bool) -> None:
     """Print the findings of RUN, finished or not, and write its page."""
-    from gradiometer.cli.outcome import as_object, print_json, tell, tell_place
+    from gradiometer.cli.outcome import as_object, printed_json, tell, tell_place
     from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadArgument
     from gradiometer.gauges import imported_gauge
@@ -28,13 +28,12 @@ def report(run: Path, level: float | None, charts: Path | None, gauges: tuple[st
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
     opened = Run.open(run, gauges=[type(imported_gauge(path)) for path in gauges])
     diagnosis = diagnose(opened, level)
-    if not as_json:
-        tell(opened, diagnosis)
-    page = write_page(opened, diagnosis)
-    pictures = write_charts(opened, diagnosis, charts) if charts is not None else []
     if as_json:
-        print_json({**as_object(opened, diagnosis, page), "charts": [str(path) for path in pictures]})
+        with printed_json(as_object(opened, diagnosis) | {"charts": []}) as result:
+            result["report"] = write_page(opened, diagnosis)
+            result["charts"] = write_charts(opened, diagnosis, charts) if charts is not None else []
         return
-    tell_place(opened, page)
-    for path in pictures:
+    tell(opened, diagnosis)
+    tell_place(opened, write_page(opened, diagnosis))
+    for path in write_charts(opened, diagnosis, charts) if charts is not None else []:
         click.echo(f"chart {path}")

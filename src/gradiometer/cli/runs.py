@@ -35,15 +35,16 @@ def runs(folder: Path, sort: str, match: str, status: tuple[str, ...], page: Pat
     found, warnings = listing(folder, sort=sort, match=match, status=status)  # type: ignore[arg-type]
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    written = None if page is None else write_overview(found, page)
     if as_json:
-        from gradiometer.cli.outcome import print_json
+        from gradiometer.cli.outcome import printed_json
 
-        print_json({"runs": [run.to_dict() for run in found], **({"page": str(written)} if written else {})})
+        with printed_json({"runs": [run.to_dict() for run in found]}) as result:
+            if page is not None:
+                result["page"] = write_overview(found, page)
         return
     _tell(found, folder)
-    if written is not None:
-        click.echo(f"\npage  {written}")
+    if page is not None:
+        click.echo(f"\npage  {write_overview(found, page)}")
 
 
 def _tell(found: "tuple[Listed, ...]", folder: Path) -> None:

@@ -64,7 +64,7 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
     """
     import torch
 
-    from gradiometer.cli.outcome import filled, print_json
+    from gradiometer.cli.outcome import filled, printed_json
     from gradiometer.errors import BadArgument
     from gradiometer.exploration.chains.sampling import agreement
 
@@ -77,18 +77,18 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
     given = start.defaults | {name: value for name, value in settings.items() if value is not None}
     found = _sampled(start, kind, given, chains)
     mixed = agreement(found, settings["level"])
-    pictures = [] if png is None else _pictures(found, settings, png)
     if as_json:
         several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in mixed]}
         first = found[0].to_dict() | (several if chains > 1 else {})
-        print_json({"target": target, "sampler": kind, **first, "pictures": pictures})
+        with printed_json({"target": target, "sampler": kind, **first, "pictures": []}) as result:
+            result["pictures"] = [] if png is None else _pictures(found, settings, png)
         return
     for chain, each in enumerate(found):
         name = start.name if chains == 1 else f"{start.name}, chain {chain}"
         _print(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.", each)
     for function in mixed:
         click.echo(filled(str(function)) + "\n")
-    for picture in pictures:
+    for picture in [] if png is None else _pictures(found, settings, png):
         click.echo(picture)
 
 
@@ -175,15 +175,18 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
 
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+    from gradiometer.run.disk import writing
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in found[0].draws:
         draws, label = np.stack([each.draws[name] for each in found], axis=1), name.replace("_", " ")
         steps = settings["burn_in"] + settings["every"] * np.arange(len(draws))
         charts = trace_chart(label, draws, steps), rank_chart(label, draws), autocorrelation_chart(label, draws)
         for kind, chart in zip(("trace", "ranks", "autocorrelation"), charts, strict=True):
-            paths.append(str(save_png(chart, folder / f"{name}_{kind}.png", f"{label}: {kind}")))
+            with writing(folder, "choose another folder"):
+                paths.append(str(save_png(chart, folder / f"{name}_{kind}.png", f"{label}: {kind}")))
     return paths
 
 

@@ -1,6 +1,5 @@
 """`gradiometer schedule`: learning rates by the convergence theorem, and over a finite run."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ def schedule(
     The theorem needs a rate that goes to zero, with an infinite sum and a finite sum of squares. A condition that
     cannot be decided for a formula is reported as undecided.
     """
+    from gradiometer.cli.outcome import printed_json
     from gradiometer.convergence.theorem.theorem import read, theorem
     from gradiometer.errors import BadArgument
 
@@ -42,17 +42,17 @@ def schedule(
     verdicts = [theorem(expression) for expression in expressions]
     shapes = [read(expression) for expression in expressions]
     runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
-    if png is not None:
-        _draw(dict(zip(expressions, shapes, strict=True)), steps or DRAWN, png)
+    if png is not None and not png.parent.is_dir():
+        raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
     if as_json:
         entries = [verdict.to_dict() for verdict in verdicts]
         for entry, run in zip(entries, runs, strict=False):
             entry["horizon"] = run[0].to_dict() | ({} if run[1] is None else {"transferred_peak": run[1]})
-        click.echo(json.dumps({"schedules": entries}, ensure_ascii=False))
-        return
-    _print(verdicts, runs)
-    if png is not None:
-        click.echo(f"Saved the chart as {png}.", err=True)
+        with printed_json({"schedules": entries}):
+            _save_chart(expressions, shapes, steps, png)
+    else:
+        _print(verdicts, runs)
+        _save_chart(expressions, shapes, steps, png)
 
 
 def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[Horizon, float | None]]":
@@ -65,14 +65,16 @@ def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "l
     ]
 
 
-def _draw(shapes: "dict[str, Schedule]", steps: int, png: Path) -> None:
+def _save_chart(expressions: "tuple[str, ...]", shapes: "list[Schedule]", steps: int | None, png: Path | None) -> None:
+    if png is None:
+        return
     from gradiometer.convergence.schedules.picture import picture
-    from gradiometer.errors import BadArgument
+    from gradiometer.run.disk import writing
 
-    if not png.parent.is_dir():
-        raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
-    chart: Any = picture(shapes, steps)
-    chart.save(png, format="png", scale_factor=2)
+    chart: Any = picture(dict(zip(expressions, shapes, strict=True)), steps or DRAWN)
+    with writing(png, "choose another file"):
+        chart.save(png, format="png", scale_factor=2)
+    click.echo(f"Saved the chart as {png}.", err=True)
 
 
 def _print(verdicts: "list[Verdict]", runs: "list[tuple[Horizon, float | None]]") -> None:

@@ -62,15 +62,19 @@ def sharpness(
     training.model.train(mode == "train")
     found = survey_training(training, examples, top=top, probes=probes, seed=seed)
     finding = edge_finding(training, found)
-    page = None if run is None else keep(run, found)
-    if png is not None:
-        _draw(found, training, png)
     if as_json:
-        from gradiometer.cli.outcome import print_json
+        from gradiometer.cli.outcome import printed_json
 
-        print_json({"target": target, **asdict(found), "finding": finding.to_dict(), "page": page, "png": png})
+        result = {"target": target, **asdict(found), "finding": finding.to_dict(), "page": None, "png": None}
+        with printed_json(result):
+            result["page"] = None if run is None else keep(run, found)
+            result["png"] = None if png is None else _draw(found, training, png)
         return
-    _print(found, finding, page, png)
+    _print(found, finding)
+    if run is not None:
+        click.echo(f"page  {keep(run, found)}")
+    if png is not None:
+        click.echo(f"png  {_draw(found, training, png)}")
 
 
 def _training(target: str, seed: int, settings: dict[str, Any]) -> "tuple[Training, Run | None]":
@@ -94,19 +98,21 @@ def _training(target: str, seed: int, settings: dict[str, Any]) -> "tuple[Traini
     return training, None
 
 
-def _draw(found: "Survey", training: "Training", png: Path) -> None:
+def _draw(found: "Survey", training: "Training", png: Path) -> Path:
     from gradiometer.drift.stability import Momentum, stability_limit
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
+    from gradiometer.run.disk import writing
     from gradiometer.train.curvature import rate_ahead
 
     kind = Momentum(training.configuration.momentum, training.configuration.nesterov)
     figure = density_figure(found, (kind.formula, stability_limit(rate_ahead(training), kind)))
-    save_png(figure.chart, png, figure.title)
+    with writing(png, "choose another file"):
+        return save_png(figure.chart, png, figure.title)
 
 
-def _print(found: "Survey", finding: "Finding", page: Path | None, png: Path | None) -> None:
-    """Print the numbers, the finding about the learning rate, and the paths of page and plot."""
+def _print(found: "Survey", finding: "Finding") -> None:
+    """Print the numbers and the finding about the learning rate."""
     from gradiometer.cli.outcome import filled, tell_finding
     from gradiometer.measurement.estimate import counted
 
@@ -127,6 +133,3 @@ def _print(found: "Survey", finding: "Finding", page: Path | None, png: Path | N
         click.echo("\n" + filled(sentence))
     tell_finding(finding)
     click.echo(f"\n{found.products:,} Hessian products.")
-    for label, path in (("page", page), ("png", png)):
-        if path is not None:
-            click.echo(f"{label}  {path}")

@@ -19,7 +19,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.page.markup import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
-from gradiometer.run.disk import replace_file
+from gradiometer.run.disk import replace_file, writing
 
 TEMPLATES = files("gradiometer.lecture") / "templates"
 REPORT = files("gradiometer.report") / "templates"
@@ -34,20 +34,22 @@ def write_site(results: Sequence[Result], folder: Path) -> Path:
 
     Returns:
         The index page.
+
+    Raises:
+        StorageFailed: The pages cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for place, shown in enumerate(results):
-        neighbours = {
-            "before": results[place - 1].statement if place else None,
-            "after": results[place + 1].statement if place + 1 < len(results) else None,
-        }
-        _write(folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
-    index = folder / "index.html"
-    _write(
-        index, "index.html.jinja", results=results, rows=[_line(shown) for shown in results], level=LEVEL, scripts=[]
-    )
+    with writing(folder, "choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, shown in enumerate(results):
+            neighbours = {
+                "before": results[place - 1].statement if place else None,
+                "after": results[place + 1].statement if place + 1 < len(results) else None,
+            }
+            _write(folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
+        index, rows = folder / "index.html", [_line(shown) for shown in results]
+        _write(index, "index.html.jinja", results=results, rows=rows, level=LEVEL, scripts=[])
     return index
 
 

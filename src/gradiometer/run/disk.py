@@ -13,6 +13,8 @@ from gradiometer.errors import Interrupted, StorageFailed
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
+_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""No more files can be opened, or memory has run out: no fault of the path."""
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -71,6 +73,8 @@ def writing(path: Path, remedy: str = "check the permissions and the free space"
     try:
         yield
     except OSError as error:
+        if error.errno in _SHORTAGE:
+            remedy = "close other programs, or raise their limits with `ulimit`"
         raise StorageFailed(f"`{path}` could not be written: {reason_of(error)}; {remedy}.") from error
 
 
@@ -88,6 +92,8 @@ def interrupted_by_disk(path: Path, run: Path, safe: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM | _FAILING:
             way = f"check that `{run}` exists and can be written to"
+            if error.errno in _SHORTAGE:
+                way = "close other programs, or raise their limits with `ulimit`"
             raise StorageFailed(f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}.") from error
         reason = os.strerror(error.errno or 0).lower()
         remedy = "free some space" if error.errno in _NO_ROOM else "check the disk"

@@ -203,8 +203,8 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The last step on record; 0 without any."""
-        seen = [int(step) for step in self.losses[0][-1:]]
+        """Number of steps made, as far as they are on record."""
+        seen = [int(step) + 1 for step in self.losses[0][-1:]]  # a loss is recorded after the update of its step
         seen += [int(series.steps[-1]) for series in self._series.values()]
         seen += [int(event["step"]) for event in self.events[-1:]]
         return max(seen, default=0)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.errors import RunDamaged, RunNotFound
 from gradiometer.run.disk import interrupted_by_disk, reason_of, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
@@ -37,7 +37,7 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
     """All snapshots in a folder, in the order in which they were taken.
 
     Raises:
-        BadArgument: The folder has no snapshots.
+        RunNotFound: The folder has no snapshots.
         RunDamaged: A snapshot is incomplete, changed or unreadable.
     """
     from gradiometer.exploration.ensembles.snapshots import Snapshot  # noqa: PLC0415 (imports torch)
@@ -50,7 +50,7 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
             raise RunDamaged(f"`{path}` cannot be read: {reason_of(error)}.") from error
         found.append(Snapshot.from_bytes(content, f"`{path}`"))
     if not found:
-        raise BadArgument(f"`{folder}` has no snapshots: train with `--snapshots 5`, for example.")
+        raise RunNotFound(f"`{folder}` has no snapshots: train with `--snapshots 5`, for example.")
     return found
 
 

@@ -1,0 +1,144 @@
+"""The boundary between commands and the system: every error becomes one sentence and an exit code."""
+
+import errno
+import os
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from gradiometer.errors import GradiometerError, Interrupted, StorageFailed
+
+DEBUG = "GRADIOMETER_DEBUG"
+"""Environment variable that adds the traceback to every error."""
+
+REFUSED = StorageFailed.exit_code
+READER_ENDED = 128 + 13
+"""Exit code of other programs whose reader has ended: a shell adds 128 to the number of SIGPIPE."""
+
+_BUG = "this is a bug in gradiometer; the traceback above shows where"
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "check the permissions, or choose another folder",
+    errno.EPERM: "check the permissions, or choose another folder",
+    errno.EROFS: "choose another folder",
+    errno.EIO: "check the disk",
+}
+"""Errors of the system that are never a bug, with a way out."""
+
+_OF_A_PATH = {
+    errno.ENOENT: "check that it still exists",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "choose another path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "check the links in the path",
+}
+"""Errors that are a bug, unless the path is one that the user has chosen."""
+
+_NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
+
+
+def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+    """One sentence for an error, and the exit code. The code is 1 if the error is a bug of gradiometer."""
+    if isinstance(error, GradiometerError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped before the end.", Interrupted.exit_code
+    sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
+    return (_BUG, 1) if sentence is None else (sentence, REFUSED)
+
+
+def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+    """Print an error on standard error, with its traceback if it is a bug or asked for. Returns sentence and code."""
+    sentence, code = explained(error, arguments)
+    if code == 1 or os.environ.get(DEBUG, "0") not in ("", "0"):
+        traceback.print_exception(error)
+    click.echo(f"error: {sentence}", err=True)
+    return sentence, code
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside, like Ctrl-C, so that a command ends in order from its first line on."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _shortage(error: BaseException) -> str | None:
+    """A sentence if memory, open files or processes have run out."""
+    if _is_memory(error):
+        return "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
+    if _is_descriptors(error):
+        return "too many files are open: raise the limit with `ulimit -n 4096`, or close other programs."
+    if "can't start new thread" in str(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
+        return "the system starts no more threads or processes: raise `ulimit -u`, or close other programs."
+    return None
+
+
+def _refusal(error: OSError, arguments: Sequence[str]) -> str | None:
+    """A sentence if a file is refused that the user has chosen."""
+    number = error.errno or 0
+    reason = (error.strerror or str(error)).lower()
+    if not _current_folder_exists():
+        return "the current folder was deleted: change to another one."
+    place = f"`{os.fsdecode(error.filename)}`" if isinstance(error.filename, str | bytes) else "a file"
+    if number in _REMEDIES:
+        return f"{place} could not be read or written ({reason}): {_REMEDIES[number]}."
+    if number in _OF_A_PATH and _chosen(error.filename, arguments):
+        return f"{place} could not be read or written ({reason}): {_OF_A_PATH[number]}."
+    return None
+
+
+def _chosen(name: object, arguments: Sequence[str]) -> bool:
+    """True if a path was given on the command line, or lies in a folder that was, or in the folder of the runs."""
+    if not isinstance(name, str | bytes):
+        return False
+    path = Path(os.fsdecode(name)).absolute()
+    given = [argument.partition("=")[2] or argument for argument in arguments if argument]
+    folders = [Path(each).absolute() for each in (*given, "runs")]
+    return any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in folders)
+
+
+def _current_folder_exists() -> bool:
+    try:
+        return bool(Path.cwd())
+    except OSError:
+        return False
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _NO_MEMORY)
+
+
+def _is_descriptors(error: BaseException) -> bool:
+    """True if no more files can be opened. An import then says that there is no such module."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    if not isinstance(error, ImportError):
+        return False
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as refused:
+        return refused.errno in (errno.EMFILE, errno.ENFILE)
+    return False

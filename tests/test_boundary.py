@@ -1,0 +1,232 @@
+"""Every fault of the system is one sentence and an exit code, and a result is printed before it is stored."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import click
+import pytest
+
+from command_line import called
+from gradiometer import RunDamaged, RunNotFound
+from gradiometer.cli.boundary import explained
+from gradiometer.cli.place import load_last_checkpoint
+from gradiometer.cli.streams import Streams, spelled
+from report_run import run_in
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_in(tmp_path_factory.mktemp("runs"), steps=60).path
+
+
+def os_error(number: int, path: str | None = None) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (os_error(errno.EACCES, "here/run.toml"), "`here/run.toml` could not be read or written (permission denied)"),
+        (os_error(errno.ENOSPC), "(no space left on device): free some space"),
+        (os_error(errno.EROFS, "here"), "choose another folder"),
+        (os_error(errno.EIO, "here"), "check the disk"),
+        (os_error(errno.ENOENT, "runs/digits-1/x"), "`runs/digits-1/x` could not be read or written (no such file"),
+        (os_error(errno.ENOENT, "elsewhere/a/x"), "check that it still exists"),
+        (os_error(errno.EISDIR, "elsewhere/a"), "name a file"),
+        (os_error(errno.EMFILE), "too many files are open: raise the limit with `ulimit -n 4096`"),
+        (os_error(errno.ENOMEM), "there is not enough memory"),
+        (os_error(errno.EAGAIN), "no more threads or processes"),
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+        (RuntimeError("can't start new thread"), "no more threads or processes"),
+        (ImportError("libtorch.so: failed to map segment: Cannot allocate memory"), "not enough memory"),
+    ],
+)
+def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, words: str) -> None:
+    sentence, code = explained(error, ["report", "--out=elsewhere"])
+    assert code == 6 and words in sentence and sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        os_error(errno.ENOENT, "/nowhere/template.jinja"),
+        os_error(errno.ENOENT),
+        ModuleNotFoundError("no module"),
+        os_error(errno.EBADF),
+    ],
+)
+def test_what_is_not_a_fault_of_the_system_is_a_bug(error: Exception) -> None:
+    assert explained(error, ["report", "runs/x"]) == (
+        "this is a bug in gradiometer; the traceback above shows where",
+        1,
+    )
+
+
+def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    sentence, code = explained(os_error(errno.ENOENT), [])
+    monkeypatch.chdir(tmp_path)
+    assert (sentence, code) == ("the current folder was deleted: change to another one.", 6)
+
+
+def test_the_traceback_is_shown_if_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, err = called(capsys, "schedule", "1/t", "--tuned", "1")
+    assert "Traceback" not in err
+    monkeypatch.setenv("GRADIOMETER_DEBUG", "1")
+    code, _, err = called(capsys, "schedule", "1/t", "--tuned", "1")
+    assert code == 2 and "Traceback" in err and "BadArgument" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii"),
+    [
+        ("η_t → 0, Σ η² < ∞", "eta_t -> 0, Sigma eta^2 < inf"),
+        ("‖ĝ‖ ± ½ ✓ ▲", "||g|| +- 1/2 ok !"),
+        ("λ₁ 狐 …", "lambda_1 ? ..."),
+    ],
+)
+def test_letters_are_spelled_in_ascii(text: str, ascii: str) -> None:
+    assert spelled(text) == ascii
+
+
+class Broken(io.FileIO):
+    """A file whose writes fail."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        super().__init__(str(path), "w")
+        self.number = number
+
+    def write(self, _: object) -> int:
+        raise os_error(self.number)
+
+
+def printed(stream: io.TextIOWrapper, *arguments: str) -> int:
+    """The exit code of a command that prints to this stream, as `sys.stdout` of its process."""
+    from gradiometer.cli import main
+
+    with patch.multiple(sys, stdout=stream, __stdout__=stream), pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 141), (errno.ENOSPC, 6)])
+def test_output_that_cannot_be_written_still_leaves_a_page(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    (written / "report.html").unlink(missing_ok=True)
+    stream = io.TextIOWrapper(io.BufferedWriter(Broken(tmp_path / "out", number)), "utf-8")
+    assert printed(stream, "report", str(written)) == code
+    assert (written / "report.html").is_file()
+    error = capsys.readouterr().err
+    assert error == ("" if code == 141 else "error: the output could not be written: no space left on device.\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_the_output_is_in_the_encoding_that_was_asked_for(tmp_path: Path, encoding: str) -> None:
+    with (tmp_path / "out").open("w", encoding=encoding) as stream:
+        assert printed(stream, "schedule", "1/t") == 0
+    text = (tmp_path / "out").read_bytes().decode(encoding)
+    assert ("η_t" in text) == (encoding == "utf-8") and ("eta_t" in text) == (encoding != "utf-8")
+
+
+def test_streams_that_a_program_has_replaced_are_left_alone() -> None:
+    stream = io.StringIO()
+    with patch.object(sys, "stdout", stream), Streams() as streams:
+        click.echo("η")
+        assert streams.failure() is None
+    assert stream.getvalue() == "η\n"
+
+
+def test_a_closed_standard_output_is_no_error() -> None:
+    command = f"{sys.executable} -m gradiometer schedule 1/t >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def refuse_writes(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    def refused(path: Path, content: bytes) -> None:
+        raise os_error(errno.EACCES, str(path))
+
+    for module in modules:
+        monkeypatch.setattr(f"gradiometer.{module}.replace_file", refused)
+
+
+def prints_and_refuses(capsys: pytest.CaptureFixture[str], *command: str) -> None:
+    """The command prints its result, says that it cannot be stored, and exits with 6, in words and as JSON."""
+    code, out, err = called(capsys, *command)
+    assert code == 6 and len(out) > 100 and "permission denied" in err
+    code, out, err = called(capsys, *command, "--json")
+    told = json.loads(out)
+    assert code == told["exit_code"] == 6 and "permission denied" in told["error"] and len(told) > 5
+
+
+def test_a_result_that_cannot_be_stored_is_printed(
+    written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_writes(monkeypatch, "report.page.page")
+    prints_and_refuses(capsys, "report", str(written))
+
+
+@pytest.mark.slow
+def test_no_command_loses_a_result_that_cannot_be_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in ("0", "1"):
+        code, *_ = called(capsys, "train", "digits", "-e", "2", "--snapshots", "3", "--seed", seed, "-q", "--no-open")
+        assert code == 0
+    refuse_writes(monkeypatch, "report.page.page", "report.compare.page", "report.charts.charts", "run.artifacts")
+    first, second = (str(path) for path in sorted(Path("runs").iterdir()))
+    few = ("--steps", "400", "--burn-in", "50", "--every", "2", "--no-hold")
+    prints_and_refuses(capsys, "compare", first, second)
+    prints_and_refuses(capsys, "sharpness", first, "--examples", "64", "--top", "1", "--probes", "4")
+    prints_and_refuses(capsys, "certify", first, "--examples", "64", "--batches", "8")
+    prints_and_refuses(capsys, "ensemble", first, "--points", "0")
+    prints_and_refuses(capsys, "sample", "linear-regression", *few, "--chains", "2", "--png", "pictures")
+
+
+def test_no_checkpoint_and_a_damaged_one_are_told_apart(written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written, tmp_path / "run")
+    with pytest.raises(RunNotFound, match="has no checkpoint, so"):
+        load_last_checkpoint(None, copy)
+    (copy / "checkpoints" / "step_000001").mkdir()
+    with pytest.raises(RunDamaged, match="no checkpoint that can be read"):
+        load_last_checkpoint(None, copy)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_sigterm_before_the_training_ends_a_command_in_order(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, gradiometer.cli as cli\n"
+        "cli.gradiometer.main = lambda **_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli.main(['train'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (5, "error: stopped before the end.\n")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX")
+def test_too_few_open_files_are_named() -> None:
+    script = (
+        "import resource, gradiometer.cli as cli\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "cli.main(['report', 'runs/digits-1'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 6 and done.stderr.startswith("error: too many files are open")
