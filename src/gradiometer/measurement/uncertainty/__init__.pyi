@@ -4,6 +4,7 @@ from .arithmetic import product as product
 from .arithmetic import ratio_of_estimates as ratio_of_estimates
 from .arithmetic import transformed as transformed
 from .arithmetic import weighted_slope as weighted_slope
+from .differences import PairsNeeded as PairsNeeded
 from .differences import difference_over_runs as difference_over_runs
 from .differences import mean_over_pairs as mean_over_pairs
 from .differences import pairs_needed as pairs_needed
@@ -24,6 +25,8 @@ from .now import ratio_now as ratio_now
 from .power_law import Drift as Drift
 from .proportions import difference_of_proportions as difference_of_proportions
 from .proportions import proportion as proportion
+from .simultaneous import over_examples_too as over_examples_too
+from .simultaneous import simultaneous_means as simultaneous_means
 from .skewed import skewed_mean as skewed_mean
 from .slopes import slope as slope
 from .trends import Trend as Trend
