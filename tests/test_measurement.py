@@ -1,7 +1,5 @@
 """Objective and TrainingStep: correct derivatives for any model and batch, and training unchanged."""
 
-import subprocess
-import sys
 from collections import namedtuple
 
 import numpy as np
@@ -40,18 +38,6 @@ def test_measuring_leaves_training_unchanged(case: Case, parts: int | None) -> N
     before = everything(case.model)
     step_of(case).spread(parts)
     assert everything(case.model) == before
-
-
-def test_the_random_state_of_python_is_restored() -> None:
-    script = """
-import random, torch
-from gradiometer.measurement.untouched import untouched_randomness
-before = random.getstate()
-with untouched_randomness(5, [torch.device("cpu")]):
-    random.random()
-assert random.getstate() == before
-"""  # in another process, since the shape checker in this one draws random numbers
-    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_gradient_equals_backward(case: Case) -> None:

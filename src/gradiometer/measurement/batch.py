@@ -33,17 +33,18 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
     >>> batch_size({"pixels": torch.zeros(8, 3), "label": torch.zeros(8), "scale": 2.0})
     8
     """
+    lengths = {tensor.shape[0] for tensor in tensors_of(batch) if tensor.dim()}
+    if len(lengths) == 1:
+        return lengths.pop()
     sizes = {path: tensor.shape[0] for path, tensor in _tensors(batch, name) if tensor.dim()}
     if not sizes:
         raise BadArgument(f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the example.")
     (first, size), *others = sizes.items()
-    for path, other in others:
-        if other != size:
-            raise BadArgument(
-                f"`{path}` holds {other} examples and `{first}` holds {size}: "
-                "the first axis of every tensor must be the example."
-            )
-    return size
+    path, other = next((path, other) for path, other in others if other != size)
+    raise BadArgument(
+        f"`{path}` holds {other} examples and `{first}` holds {size}: the first axis of every tensor must be the "
+        "example."
+    )
 
 
 def take(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
@@ -84,7 +85,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     Raises:
         BadArgument: The batches differ in structure, or their examples in shape.
     """
-    leaves = [[tensor for _, tensor in _tensors(batch, "batch")] for batch in batches]
+    leaves = [tensors_of(batch) for batch in batches]
     shapes = [[tuple(tensor.shape[1:]) for tensor in of_one] for of_one in leaves]
     if any(shape != shapes[0] for shape in shapes):
         raise BadArgument("`batches` cannot be joined: their examples differ in shape.")
@@ -109,7 +110,7 @@ def example_axes(batch: Batch) -> Any:
 
 def as_batch_of_one(example: Batch, batch: Batch) -> Batch:
     """One example, as `vmap` passes it, with its first axis back. Values shared by the examples stay as they are."""
-    alone = iter([tensor.dim() > 0 for _, tensor in _tensors(batch, "batch")])
+    alone = iter([tensor.dim() > 0 for tensor in tensors_of(batch)])
     return mapped(example, lambda tensor: tensor.unsqueeze(0) if next(alone) else tensor)
 
 
@@ -124,6 +125,17 @@ def mapped(batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], 
     if isinstance(batch, (tuple, list)):
         return type(batch)(mapped(value, change, rest) for value in batch)
     return rest(batch)
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """The tensors of the tree, in their order."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    if isinstance(batch, Mapping):
+        return [tensor for value in batch.values() for tensor in tensors_of(value)]
+    if isinstance(batch, (tuple, list)):
+        return [tensor for value in batch for tensor in tensors_of(value)]
+    return []
 
 
 def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:

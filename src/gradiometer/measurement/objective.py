@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.batch import Batch, as_batch_of_one, example_axes, mapped
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.states.places import Places
 from gradiometer.measurement.traits import Traits, probe_traits
 from gradiometer.measurement.untouched import Surroundings, untouched_randomness
 
@@ -63,13 +64,13 @@ class Objective:
         owners = [name.rpartition(".")[0] or "model" for name in self.names]
         self.layers = tuple(dict.fromkeys(owners))
         self.layer_of = [self.layers.index(owner) for owner in owners]
-        self._forward = _Forward(model)
+        self._places = Places(model, self.names)
         self._traits: dict[tuple[bool, ...], tuple[int, Traits]] = {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in the order of `names`."""
-        return [self.model.get_parameter(name) for name in self.names]
+        return self._places.parameters()
 
     @property
     def devices(self) -> set[torch.device]:
@@ -187,33 +188,5 @@ class Objective:
 
         The work may include a backward. That is needed for a checkpointed module, which runs its forward again there.
         """
-        result: Result = functional_call(self._forward, self._state(parameters), (work,), tie_weights=False)
-        return result
-
-    def _state(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The tensors that replace the model's trainable parameters and buffers, keyed by their names.
-
-        Each place in the model appears once. A module that is registered twice has two names for one place, and
-        torch's own tying of weights would then leave the second replacement in the model for good.
-        """
-        replacements = dict(zip(map(id, self.parameters), parameters, strict=True))
-        copies: dict[int, Tensor] = {}
-        state: dict[str, Tensor] = {}
-        for prefix, module in self.model.named_modules(prefix="model"):
-            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-                if id(parameter) in replacements:
-                    state[f"{prefix}.{name}"] = replacements[id(parameter)]
-            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
-                state[f"{prefix}.{name}"] = copies.setdefault(id(buffer), buffer.clone())
-        return state
-
-
-class _Forward(nn.Module):
-    """A module whose forward calls any function, so that `functional_call` can replace the model's parameters."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, work: Callable[[], Any]) -> Any:
-        return work()
+        with self._places.replaced(parameters):
+            return work()

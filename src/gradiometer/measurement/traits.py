@@ -1,5 +1,6 @@
 """Finds out whether a loss is a fixed function of the batch, by running it on the batch and on parts of it."""
 
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, span
+from gradiometer.measurement.states.global_random import numpy_state
 from gradiometer.measurement.untouched import Surroundings
 
 
@@ -55,10 +57,11 @@ def probe_traits(
         UserCodeFailed: The loss is a sum over the examples.
     """
     devices, size = list(devices), batch_size(batch)
-    before, own = _generator_states(devices), surroundings.states()
+    pythons, before, own = random.getstate(), _generator_states(devices), surroundings.states()
     whole = mean_loss(batch)
-    drawn = any(not torch.equal(a, b) for a, b in zip(before, _generator_states(devices), strict=True))
-    drawn |= own != surroundings.states()
+    drawn = before != _generator_states(devices) or own != surroundings.states()
+    if not drawn and pythons != random.getstate():  # perhaps for something else: checkers of types draw examples
+        drawn = not torch.equal(whole, mean_loss(batch))
     coupled = _use_batch_statistics([*model.modules(), *surroundings.modules])
     if drawn or coupled or size < 2:
         return Traits(random=drawn, coupled=coupled)  # random numbers would hide a coupling of other kinds
@@ -89,8 +92,8 @@ def _uneven(batch: Batch, size: int) -> list[Batch]:
     return [span(batch, 0, size // 6), span(batch, size // 6, size // 2), span(batch, size // 2, size)]
 
 
-def _generator_states(devices: Iterable[torch.device]) -> list[Tensor]:
-    """The states of torch's generators on the CPU and on these devices."""
-    return [torch.get_rng_state()] + [
-        torch.get_device_module(device.type).get_rng_state(device) for device in devices if device.type != "cpu"
-    ]
+def _generator_states(devices: Iterable[torch.device]) -> tuple[object, ...]:
+    """The states of NumPy's global generator, and of torch's on the CPU and on these devices."""
+    accelerators = (device for device in devices if device.type != "cpu")
+    states = [torch.get_device_module(device.type).get_rng_state(device).tolist() for device in accelerators]
+    return numpy_state(), torch.get_rng_state().tolist(), states

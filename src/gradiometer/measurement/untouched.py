@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gradiometer.measurement.states.global_random import GlobalStates
+
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 LARGEST = 1000
@@ -35,22 +37,16 @@ def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator
     Covers torch's generators on the CPU and on the given devices, and the global generators of Python and NumPy.
     Generators of other devices are not seeded.
     """
-    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (models use the global one)
+    before = GlobalStates()
     accelerators = {device for device in devices if device.type != "cpu"}
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.default_generator.manual_seed(seed)
+        stack.callback(before.restore)
         for device in accelerators:
             stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
             stack.enter_context(torch.get_device_module(device.type).device(device))
             torch.get_device_module(device.type).manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(legacy)  # noqa: NPY002
+        before.seed(seed)
+        yield
 
 
 @contextmanager

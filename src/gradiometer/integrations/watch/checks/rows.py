@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 
 LOOKS = 4
 """Number of measured batches that are searched for copies."""
@@ -111,9 +111,7 @@ def _sentence(how: str, remedy: str) -> str:
 
 
 def _tensors(batch: Batch) -> Iterator[Tensor]:
-    found: list[Tensor] = []
-    mapped(batch, found.append)
-    return (tensor for tensor in found if tensor.dim())
+    return (tensor for tensor in tensors_of(batch) if tensor.dim())
 
 
 class TimeFirst:
