@@ -44,10 +44,12 @@ class Examples:
         self, data: Any, name: str = "examples", collate: Callable[[list[Any]], Batch] = default_collate
     ) -> None:
         self.name, self.collate = name, collate
-        self.data: Any = tuple(data.tensors) if isinstance(data, TensorDataset) else data
+        is_plain = isinstance(data, TensorDataset) and collate is default_collate
+        self.data: Any = tuple(data.tensors) if is_plain else data
         self.device: torch.device | None = None
-        self._in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
-        self._length = _size(self.data, name) if self._in_memory else _checked_dataset(self.data, name, collate)
+        self.in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
+        """True if the examples are tensors, and not read from a data set."""
+        self._length = _size(self.data, name) if self.in_memory else _checked_dataset(self.data, name, collate)
         if not self._length >= 1:
             raise BadArgument(f"`{name}` is empty: at least one example is needed.")
 
@@ -55,12 +57,12 @@ class Examples:
         return self._length
 
     def __repr__(self) -> str:
-        kind = "tensors" if self._in_memory else type(self.data).__name__
+        kind = "tensors" if self.in_memory else type(self.data).__name__
         return f"<{self.name}: {len(self):,} examples, {kind}>"
 
     def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
         """The examples at these positions, in this order. A position may occur twice."""
-        if self._in_memory:
+        if self.in_memory:
             return take(self.data, index)
         with user_code(self.name):
             items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
@@ -76,7 +78,7 @@ class Examples:
 
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
-        moved = Examples(_moved(self.data, device) if self._in_memory else self.data, self.name, self.collate)
+        moved = Examples(_moved(self.data, device) if self.in_memory else self.data, self.name, self.collate)
         moved.device = torch.device(device)
         return moved
 
@@ -87,7 +89,7 @@ class Examples:
         fixed random states, so that random augmentation gives the same fingerprint every time.
         """
         digest = hashlib.sha256(f"{len(self)} examples".encode())
-        if self._in_memory:
+        if self.in_memory:
             _digest(self.data, digest)
             return digest.hexdigest()
         chosen = torch.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED), dtype=torch.float64).long()

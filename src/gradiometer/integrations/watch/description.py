@@ -27,25 +27,6 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
 
-WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
-"""Wrappers that torch puts around a model, by class name (importing them takes seconds), and where they keep it."""
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model itself, without the wrappers of DDP and torch.compile."""
-    while (place := WRAPPERS.get(type(model).__name__)) is not None:
-        model = getattr(model, place)
-    return model
-
-
-def bare_optimizer(optimizer: Any) -> Any:
-    """The torch optimizer in a wrapper, such as those of Accelerate and fastai. Other objects stay as they are."""
-    for place in ("optimizer", "opt", "_optimizer"):
-        inner = getattr(optimizer, place, None)
-        if inner is not optimizer and isinstance(found := bare_optimizer(inner), torch.optim.Optimizer):
-            return found
-    return optimizer
-
 
 def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     """The way a DataLoader draws its batches, and the number of examples.

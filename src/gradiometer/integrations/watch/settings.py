@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gradiometer.integrations.watch.description import bare_optimizer
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.optimizer.groups import Group, groups_of
+from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
 RAW = ("lr", "momentum", "betas", "nesterov", "weight_decay")
 

@@ -13,10 +13,11 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.checks.arguments import check_settings, optimizers_of, probe_from, sampling_from
 from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.description import bare, gauges_for
+from gradiometer.integrations.watch.description import gauges_for
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.optimizer.wrappers import bare
 from gradiometer.measurement.reading import Sampling
 from gradiometer.run.ranks import Ranks
 

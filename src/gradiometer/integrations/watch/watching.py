@@ -19,7 +19,6 @@ from gradiometer.integrations.watch.capture import Capture, as_written
 from gradiometer.integrations.watch.checks.arguments import check_spread
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
-    bare,
     configuration_of,
     left_out,
     manifest_of,
@@ -39,6 +38,7 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
+from gradiometer.measurement.optimizer.wrappers import bare
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget
 from gradiometer.run.cadence.clock import clock_for

@@ -14,7 +14,8 @@ from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import Probe
-from gradiometer.integrations.watch.description import bare_optimizer, sampling_of
+from gradiometer.integrations.watch.description import sampling_of
+from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.ranks import Ranks
 

@@ -1,0 +1,15 @@
+from .alternative import Alternative as Alternative
+from .alternative import GoOn as GoOn
+from .alternative import Together as Together
+from .rates import BatchSize as BatchSize
+from .rates import CoolNow as CoolNow
+from .rates import Following as Following
+from .rates import Rate as Rate
+from .rates import RestartHot as RestartHot
+from .replacements import Custom as Custom
+from .replacements import Using as Using
+from .text import alternative_of as alternative_of
+from .updates import Clip as Clip
+from .updates import Momentum as Momentum
+from .updates import Skip as Skip
+from .updates import WeightDecay as WeightDecay

@@ -1,0 +1,114 @@
+"""Alternatives that replace a part of training: another optimizer, or anything that a function can do."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.forks.alternatives.alternative import Alternative
+from gradiometer.forks.continuation import Continuation
+from gradiometer.problems.user_code import user_code
+
+
+@dataclass(frozen=True, init=False)
+class Using(Alternative):
+    """Another optimizer for all parameters, with an empty state. The schedule keeps its shape, at the new rate.
+
+    Args:
+        optimizer: The class of the optimizer.
+        settings: Its settings, such as lr=1e-3. They hold for all parameter groups.
+
+    >>> from gradiometer.forks import Using
+    >>> Using(torch.optim.AdamW, lr=0.001).name
+    'AdamW(lr=0.001)'
+    """
+
+    optimizer: type[torch.optim.Optimizer]
+    settings: tuple[tuple[str, Any], ...]
+
+    def __init__(self, optimizer: type[torch.optim.Optimizer], **settings: Any) -> None:
+        if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+            raise BadArgument(f"`optimizer` must be the class of an optimizer, got {optimizer!r}.")
+        object.__setattr__(self, "optimizer", optimizer)
+        object.__setattr__(self, "settings", tuple(settings.items()))
+        with torch.random.fork_rng(devices=[]):
+            self._made([{"params": [nn.Parameter(torch.zeros(1))]}])
+
+    @property
+    def name(self) -> str:
+        """Such as "AdamW(lr=0.001)"."""
+        return f"{self.optimizer.__name__}({', '.join(f'{key}={value!r}' for key, value in self.settings)})"
+
+    def __repr__(self) -> str:
+        return f"Using({', '.join([self.optimizer.__name__, *(f'{key}={value!r}' for key, value in self.settings)])})"
+
+    def change(self, going: Continuation) -> None:
+        """Replace the optimizer."""
+        going.use(self._made([{"params": group["params"]} for group in going.optimizer.param_groups]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The class by its name, and the settings."""
+        where = f"{self.optimizer.__module__}.{self.optimizer.__qualname__}"
+        return {"kind": "Using", "optimizer": where, "settings": dict(self.settings)}
+
+    def _made(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        try:
+            return self.optimizer(groups, **dict(self.settings))
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise BadArgument(f"`settings` cannot be those of {self.optimizer.__name__}: {reason}.") from error
+
+
+@dataclass(frozen=True)
+class Custom(Alternative):
+    """Any change that a function makes to the model, the optimizer or the batches of a branch.
+
+    Args:
+        label: The alternative in a few words.
+        function: Called once as `function(model, optimizer, batches)`, with the branch's own copies, before the first
+            update. It changes the model and the optimizer in place, and may add hooks or modules to them. If it
+            returns an optimizer, this one is used; if it returns an iterable, its batches are.
+
+    >>> from gradiometer.forks import Custom
+    >>> def freeze(model, optimizer, batches):
+    ...     model[0].requires_grad_(False)
+    >>> Custom("freeze the first layer", freeze).name
+    'freeze the first layer'
+    """
+
+    label: str
+    function: Callable[[nn.Module, torch.optim.Optimizer, Iterable[Any]], Any]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.label, str) and self.label.strip()):
+            raise BadArgument(f"`label` must be a text of a few words, got {self.label!r}.")
+        if not callable(self.function):
+            raise BadArgument(
+                f"`function` must be a function of (model, optimizer, batches), got {type(self.function).__name__}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The label."""
+        return self.label
+
+    def change(self, going: Continuation) -> None:
+        """Call the function."""
+        with user_code("alternatives", self.label):
+            changed = self.function(going.model, going.optimizer, going.stream.batches)
+        if isinstance(changed, torch.optim.Optimizer):
+            going.use(changed)
+        elif isinstance(changed, Iterable):
+            going.stream.batches = iter(changed)
+        elif changed is not None:
+            raise BadArgument(
+                f"`function` of {self.label!r} returned a {type(changed).__name__}: return nothing, an optimizer, or "
+                "an iterable of batches."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The label only: a function cannot be stored."""
+        return {"kind": "Custom", "label": self.label}

@@ -1,0 +1,190 @@
+"""`Branch`: one alternative, trained from one state on one order of the data; its result, and the file form of both."""
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
+from gradiometer.forks.alternatives.alternative import Alternative
+from gradiometer.forks.alternatives.text import alternative_of
+
+Tail = Literal["linear", "half", "none"]
+"""How the rate ends. linear: it falls to zero over the whole horizon. half: over its last half. none: it does not."""
+
+HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "auroc", "f1", "score", "precision", "recall", "bleu", "rouge", "r2")
+"""Parts of the names of metrics that are better if they are higher."""
+
+
+def tail_factor(tail: Tail, start: int, stop: int, horizon: int) -> float:
+    """The factor of the tail on the rate of an update, in the middle of its examples.
+
+    The middle makes the sum over a branch the same for all batch sizes.
+
+    Args:
+        tail: How the rate ends.
+        start: Examples before the update.
+        stop: Examples after it.
+        horizon: Examples of the whole branch.
+
+    >>> from gradiometer.forks import tail_factor
+    >>> [tail_factor("linear", start, start + 1, 4) for start in range(4)]
+    [0.875, 0.625, 0.375, 0.125]
+    """
+    if tail == "none":
+        return 1.0
+    left = 1 - (start + stop) / (2 * horizon)
+    return max(left if tail == "linear" else min(2 * left, 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One alternative, trained from one state on one order of the data to one horizon.
+
+    Args:
+        alternative: How training continues.
+        replicate: Number of the data order and of the random draws; the same number is common to all alternatives.
+        horizon: Length in examples.
+        tail: How the rate ends.
+
+    >>> from gradiometer.forks import Branch, Rate
+    >>> Branch(Rate(2), replicate=0, horizon=6_400).name
+    'rate 2x, replicate 0, 6,400 examples, tail linear'
+    """
+
+    alternative: Alternative
+    replicate: int
+    horizon: int
+    tail: Tail = "linear"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.alternative, Alternative):
+            raise BadArgument(f"`alternative` must be an Alternative, got {type(self.alternative).__name__}.")
+        check_whole("replicate", self.replicate, 0)
+        check_whole("horizon", self.horizon, 1)
+        check_tail(self.tail)
+
+    @property
+    def name(self) -> str:
+        """The branch in a few words, different for every branch of a fork."""
+        return f"{self.alternative.name}, replicate {self.replicate}, {self.horizon:,} examples, tail {self.tail}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The branch as JSON types."""
+        return {
+            "alternative": self.alternative.to_dict(),
+            "replicate": self.replicate,
+            "horizon": self.horizon,
+            "tail": self.tail,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Branch":
+        """The branch from the result of `to_dict`."""
+        return cls(alternative_of(stored["alternative"]), stored["replicate"], stored["horizon"], stored["tail"])
+
+
+def check_tail(tail: Any) -> None:
+    """Raise unless `tail` is known."""
+    if tail not in get_args(Tail):
+        raise BadArgument(f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}.")
+
+
+def lower_is_better(name: str) -> bool:
+    """False if the name of a metric says that higher values are better, such as "accuracy" or "val_auc"."""
+    words = name.lower().replace("-", "_").split("_")
+    return not any(word.startswith(HIGHER_IS_BETTER) for word in words)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """One number that a model is judged by at the end of a branch.
+
+    Args:
+        mean: The number.
+        values: Its value for every example, whose mean it is, if there are such values.
+        lower_is_better: True for a loss, False for an accuracy.
+
+    >>> from gradiometer.forks import Readout
+    >>> Readout.of(np.array([0.0, 1.0]), lower_is_better=False).mean
+    0.5
+    """
+
+    mean: float
+    values: Float[np.ndarray, " examples"] | None = None
+    lower_is_better: bool = True
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " examples"], *, lower_is_better: bool = True) -> "Readout":
+        """The readout with these values, kept in single precision."""
+        return cls(float(np.mean(values, dtype=np.float64)), values.astype(np.float32), lower_is_better)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The readout as JSON types: the values as base64 of float32, little-endian."""
+        values = None if self.values is None else base64.b64encode(self.values.astype("<f4").tobytes()).decode()
+        return {"mean": _number(self.mean), "values": values, "lower_is_better": self.lower_is_better}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Readout":
+        """The readout from the result of `to_dict`."""
+        text = stored["values"]
+        values = None if text is None else np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
+        return cls(float(stored["mean"]), values, bool(stored["lower_is_better"]))
+
+
+@dataclass(frozen=True, eq=False)
+class BranchResult:
+    """What came of a branch.
+
+    Args:
+        alternative: Name of the alternative.
+        replicate: Number of the data order.
+        horizon: Length in examples, as it was asked for.
+        updates: Number of updates that were made.
+        examples: How far the data went on, skipped examples included.
+        seconds: Time of the updates, without the readouts.
+        curve: Examples so far and the mean loss of the updates since the point before, about 24 points.
+        readouts: The readouts at the end, by name; empty if the branch diverged.
+        diverged: Why it did; None if it did not.
+    """
+
+    alternative: str
+    replicate: int
+    horizon: int
+    updates: int
+    examples: int
+    seconds: float
+    curve: tuple[tuple[int, float], ...]
+    readouts: Mapping[str, Readout] = field(default_factory=dict)
+    diverged: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types."""
+        return {
+            "alternative": self.alternative,
+            "replicate": self.replicate,
+            "horizon": self.horizon,
+            "updates": self.updates,
+            "examples": self.examples,
+            "seconds": self.seconds,
+            "curve": [[examples, _number(loss)] for examples, loss in self.curve],
+            "readouts": {name: readout.to_dict() for name, readout in self.readouts.items()},
+            "diverged": self.diverged,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "BranchResult":
+        """The result from the result of `to_dict`."""
+        curve = tuple((int(examples), float(loss)) for examples, loss in stored["curve"])
+        readouts = {name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()}
+        return cls(**{**stored, "curve": curve, "readouts": readouts})
+
+
+def _number(value: float) -> float | str:
+    """A number for JSON, which has no infinity and no NaN."""
+    return value if math.isfinite(value) else str(value)

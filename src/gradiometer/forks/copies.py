@@ -1,0 +1,180 @@
+"""Copies of everything that training changes, which keep the user's own hooks and leave out those of a watch."""
+
+import copy
+import functools
+import io
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+
+from gradiometer.errors import Unsupported
+from gradiometer.problems.user_code import summary
+
+OURS = "gradiometer.integrations"
+"""Hooks of this room are those of a watch."""
+
+MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+STEP = "step"
+"""A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the original."""
+
+
+@dataclass
+class Parts:
+    """What training changes.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        schedulers: The schedulers of the optimizer.
+        scaler: The GradScaler, or None.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedulers: Sequence[Any] = ()
+    scaler: Any = None
+
+    def copied(self) -> "Parts":
+        """Copies of all parts, which refer to each other as the parts do.
+
+        Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are left out.
+
+        Raises:
+            Unsupported: A part cannot be copied.
+        """
+        memo: dict[int, Any] = {}
+        kept = list(_ours(self)) + list(_cached(self.model))
+        for one in kept:
+            memo[id(one)] = one.detach().clone() if isinstance(one, Tensor) else one
+        optimizer = type(self.optimizer).__new__(type(self.optimizer))
+        memo[id(self.optimizer)] = optimizer
+        model, settings, schedulers, scaler = (
+            _copied(name, part, memo)
+            for name, part in (
+                ("model", self.model),
+                ("optimizer", _without_wrapper(self.optimizer)),
+                ("scheduler", tuple(self.schedulers)),
+                ("scaler", self.scaler),
+            )
+        )
+        optimizer.__setstate__(settings)
+        parts = Parts(model, optimizer, schedulers, scaler)
+        for hooks in _hook_tables(parts):
+            for key in [key for key, hook in hooks.items() if is_ours(hook)]:
+                del hooks[key]
+        _give_hooks(
+            parts.model, {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(self.model)}
+        )
+        return parts
+
+    def dumped(self) -> bytes:
+        """The parts as bytes, for `loaded`. Unlike pickle they keep all attributes of the optimizer, and hooks.
+
+        Raises:
+            Unsupported: A part cannot be pickled.
+        """
+        buffer = io.BytesIO()
+        try:
+            _Pickler(buffer).dump((vars(self), dict(_parameter_hooks(self.model))))
+        except Exception as error:
+            raise Unsupported(
+                f"`model`, `optimizer`, `scheduler` or `scaler` cannot be sent to another process ({summary(error)}): "
+                "use pool='here'."
+            ) from error
+        return buffer.getvalue()
+
+    @classmethod
+    def loaded(cls, stored: bytes) -> "Parts":
+        """The parts from the result of `dumped`, made by this program."""
+        settings, hooks = cloudpickle.loads(stored)
+        parts = cls(**settings)
+        _give_hooks(parts.model, hooks)
+        return parts
+
+
+def is_ours(hook: Any) -> bool:
+    """True for a hook that a watch has put in place."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    hook = getattr(hook, "__func__", hook)
+    module = getattr(hook, "__module__", None) or type(hook).__module__
+    return str(module).startswith(OURS)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, one: Any) -> Any:
+        if isinstance(one, torch.optim.Optimizer):
+            return _optimizer, (type(one),), _without_wrapper(one), None, None, _set_state
+        return super().reducer_override(one)
+
+
+def _optimizer(kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    return kind.__new__(kind)
+
+
+def _set_state(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> None:
+    optimizer.__setstate__(settings)
+
+
+def _without_wrapper(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All attributes of an optimizer. `Optimizer.__getstate__` leaves out hooks and those of a user's own class."""
+    return {name: value for name, value in vars(optimizer).items() if name != STEP}
+
+
+def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(part, memo)
+    except Exception as error:
+        raise Unsupported(
+            f"`{name}` cannot be copied ({summary(error)}): keep what cannot be copied outside of it (files, locks, "
+            "loggers, tensors with a graph), or give its class a `__deepcopy__`."
+        ) from error
+
+
+def _hook_tables(parts: Parts) -> Iterator[dict[int, Any]]:
+    """The tables of hooks of the modules and the optimizer."""
+    for module in parts.model.modules():
+        for name in MODULE_HOOKS:
+            yield getattr(module, name)
+    for name, table in vars(parts.optimizer).items():
+        if name.endswith("_hooks") and isinstance(table, OrderedDict):
+            yield table
+
+
+def _ours(parts: Parts) -> Iterator[Any]:
+    return (hook for hooks in _hook_tables(parts) for hook in hooks.values() if is_ours(hook))
+
+
+def _cached(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors with a graph that modules keep in attributes, such as a last activation: torch does not copy them."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                yield value
+
+
+def _parameter_hooks(model: nn.Module) -> Iterator[tuple[int, tuple[list[Any], list[Any]]]]:
+    """The user's hooks on the gradients of parameters, by the parameter's place: copies of a tensor have none."""
+    for place, parameter in enumerate(model.parameters()):
+        tables = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
+        before, after = ([hook for hook in _values(table) if not is_ours(hook)] for table in tables)
+        if before or after:
+            yield place, (before, after)
+
+
+def _values(table: Any) -> Iterable[Any]:
+    return () if table is None else table.values()
+
+
+def _give_hooks(model: nn.Module, hooks: Mapping[int, tuple[list[Any], list[Any]]]) -> None:
+    for place, parameter in enumerate(model.parameters()):
+        before, after = hooks.get(place, ((), ()))
+        for hook in before:
+            parameter.register_hook(hook)
+        for hook in after:
+            parameter.register_post_accumulate_grad_hook(hook)

@@ -1,0 +1,224 @@
+"""The data of a fork: what a person gives as `batches`, replayed in the order of any seed."""
+
+import itertools
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.batch import Batch, Order, batch_size, span
+from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.user_code import user_code
+
+INSTEAD = "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
+SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+"""Samplers of torch whose order depends on torch's random state only, once their own generator is replaced."""
+
+
+class Data(ABC):
+    """The training data, replayed in the order of any seed.
+
+    `epoch` is the number of examples in an epoch and `size` that in a batch, or None if they are not known. `shards`
+    is the number of processes of the original training, each of which sees such a batch.
+    """
+
+    epoch: int | None = None
+    size: int | None = None
+    shards: int = 1
+
+    @abstractmethod
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches of training in the order of a seed, epoch after epoch."""
+
+    def some(self, count: int, seed: int) -> list[Batch]:
+        """Some training examples, `count` of them if there are as many."""
+        chosen, total = list[Batch](), 0
+        for batch in self.batches(seed):
+            size = min(batch_size(batch), count - total)
+            chosen.append(span(batch, 0, size))
+            total += size
+            if total >= min(count, self.epoch or count):
+                break
+        return chosen
+
+
+class Ordered(Data):
+    """Examples that are drawn by their index: a new permutation in every epoch, as a shuffling DataLoader does.
+
+    Args:
+        examples: The examples.
+        size: Number of examples in a batch.
+    """
+
+    def __init__(self, examples: Examples, size: int) -> None:
+        self.examples, self.size, self.epoch = examples, size, len(examples)
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches in the order of a seed."""
+        order = Order(Draw.RESHUFFLED, len(self.examples), self.size or 1, seed)
+        batches = (self.examples.batch(order.batch(step)) for step in itertools.count())
+        return batches if self.examples.in_memory else _apart(batches, seed)
+
+
+class Loaded(Data):
+    """A DataLoader's examples, in batches of its sampler. Its workers are not started.
+
+    Args:
+        loader: The loader. The batches of a DistributedSampler are drawn from all examples.
+
+    Raises:
+        BadArgument: The order of its sampler cannot be set by a seed.
+    """
+
+    def __init__(self, loader: "DataLoader[Any]") -> None:
+        dataset, sampler = loader.dataset, loader.batch_sampler
+        plain = loader.sampler if sampler is None else getattr(sampler, "sampler", sampler)
+        if isinstance(dataset, IterableDataset):
+            raise BadArgument(f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}.")
+        if not isinstance(plain, SHUFFLED) or (sampler is not None and type(sampler) is not BatchSampler):
+            kind = type(plain if sampler is None or type(sampler) is BatchSampler else sampler).__name__
+            raise BadArgument(
+                f"`batches` has a {kind}, whose order does not depend on a seed, so that replicates would be the same: "
+                f"give shuffle=True, or {INSTEAD}."
+            )
+        self._sampler, self._plain, self._dataset, self._collate = sampler, plain, dataset, loader.collate_fn
+        self._examples = None if sampler is None else Examples(dataset, "batches", loader.collate_fn)
+        self.size = None if sampler is None else sampler.batch_size
+        if isinstance(plain, DistributedSampler):
+            self.shards, count = plain.num_replicas, len(plain.dataset)  # type: ignore[arg-type]
+        else:
+            count = len(plain)
+        if sampler is not None:
+            self.epoch = count // sampler.batch_size * sampler.batch_size if sampler.drop_last else count
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches in the order of a seed."""
+        if self._examples is None:
+            return _apart((self._collate(self._dataset[place]) for place in self._order(seed)), seed)
+        examples = self._examples
+        batches = (examples.batch(torch.as_tensor(chosen)) for chosen in self._order(seed))
+        return batches if examples.in_memory else _apart(batches, seed)
+
+    def _order(self, seed: int) -> Iterator[Any]:
+        """The positions in the data set, of one batch after another."""
+        plain, sampler, generator = self._plain, self._sampler, torch.Generator().manual_seed(seed)
+        match plain:
+            case RandomSampler():
+                again: Any = RandomSampler(plain.data_source, plain.replacement, plain._num_samples, generator)
+            case WeightedRandomSampler():
+                again = WeightedRandomSampler(plain.weights.tolist(), plain.num_samples, plain.replacement, generator)
+            case SubsetRandomSampler():
+                again = SubsetRandomSampler(plain.indices, generator)
+            case _:
+                again = RandomSampler(range(len(plain.dataset)), generator=generator)  # type: ignore[arg-type]
+        if sampler is not None:
+            again = BatchSampler(again, sampler.batch_size, sampler.drop_last)
+        while True:
+            yield from again
+
+
+class Called(Data):
+    """A function of the seed that returns the batches.
+
+    Args:
+        function: Called as `function(seed)`; returns an iterable of batches. The data end with it.
+    """
+
+    def __init__(self, function: Callable[[int], Iterable[Batch]]) -> None:
+        self._function = function
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches in the order of a seed."""
+
+        def made() -> Iterator[Batch]:
+            with user_code("batches"):
+                found: Any = self._function(seed)
+            if not isinstance(found, Iterable):
+                raise BadArgument(f"`batches` returned a {type(found).__name__}: return an iterable of batches.")
+            yield from found
+
+        return _apart(made(), seed)
+
+
+class Listed(Data):
+    """A list of batches, in a new order in every epoch.
+
+    Args:
+        batches: The batches.
+    """
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = list(batches)
+        self.size, self.epoch = batch_size(self._batches[0]), sum(map(batch_size, self._batches))
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches in the order of a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            for place in torch.randperm(len(self._batches), generator=generator).tolist():
+                yield self._batches[place]
+
+
+def data_of(batches: Any, size: int | None) -> Data:
+    """The data from what a person gives as `batches`.
+
+    Args:
+        batches: A DataLoader that shuffles; examples (tensors, a data set) with a batch size; a list of batches; or a
+            function of a seed.
+        size: The batch size, for examples.
+
+    Raises:
+        BadArgument: They cannot be replayed.
+    """
+    if isinstance(batches, Data):
+        return batches
+    if isinstance(batches, DataLoader):
+        return Loaded(batches)
+    if size is not None:
+        check_whole("batch_size", size, 1)
+        examples = batches if isinstance(batches, Examples) else Examples(batches, "batches")
+        if size > len(examples):
+            raise BadArgument(f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}.")
+        return Ordered(examples, size)
+    if isinstance(batches, Iterator):
+        raise BadArgument(f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.")
+    if isinstance(batches, torch.Tensor | Dataset | Examples | tuple):
+        raise BadArgument("`batch_size` is missing: `batches` are examples, which have to be put into batches.")
+    if isinstance(batches, list) and batches:
+        return Listed(batches)
+    if callable(batches):
+        return Called(batches)
+    raise BadArgument(f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.")
+
+
+def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
+    """The same batches, drawn with random states of their own, so that the model's draws do not change the data."""
+    states: Any = None
+    while True:
+        with untouched_randomness(seed, []):
+            if states is not None:
+                random.setstate(states[0])
+                np.random.set_state(states[1])  # noqa: NPY002 (data sets use the global one)
+                torch.set_rng_state(states[2])
+            batch = next(batches, None)
+            states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        if batch is None:
+            return
+        yield batch

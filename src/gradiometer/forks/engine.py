@@ -1,0 +1,125 @@
+"""Grow a branch: train one alternative from a state to its horizon, and read out the model."""
+
+import math
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.errors import UserCodeFailed
+from gradiometer.forks.branch import Branch, BranchResult, Readout, tail_factor
+from gradiometer.forks.continuation import Continuation
+from gradiometer.measurement.untouched import Surroundings, untouched_randomness
+
+PIECES = 24
+"""Most points of the curve of a branch."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A state that training can be continued from, any number of times. It can be pickled.
+
+    `seed` is the seed of the fork. `devices` are those of the model.
+    """
+
+    seed: int
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """The devices of the model."""
+        ...
+
+    def continuation(self, replicate: int) -> Continuation:
+        """New copies of everything that training changes, and the data in the order of this replicate.
+
+        The random states are those of the replicate, and may be set here to others.
+        """
+        ...
+
+    def readouts(self, model: nn.Module) -> Mapping[str, Readout]:
+        """The numbers that a model is judged by. The same random numbers, and no gradients, at every call."""
+        ...
+
+
+def grown(source: Source, branch: Branch) -> BranchResult:
+    """Train one branch. Random states, and what the loss uses besides its model, are afterwards as before.
+
+    The random draws of a replicate (data order, Dropout) are the same for all alternatives and on any machine.
+
+    Args:
+        source: The state.
+        branch: What to do from there.
+
+    Returns:
+        The result. A loss or a readout that is not finite ends the branch as diverged; it is not an error.
+
+    Raises:
+        BadArgument: The alternative does not fit the training, or the data end before the horizon.
+        UserCodeFailed: The loss, the optimizer or a metric raised.
+    """
+    seed = zlib.crc32(f"{source.seed}/{branch.replicate}/draws".encode())
+    with untouched_randomness(seed, source.devices):
+        going = source.continuation(branch.replicate)
+        branch.alternative.change(going)
+        with Surroundings(going.calls, going.model).untouched(seed):
+            result = _trained(going, branch)
+        if result.diverged is not None:
+            return result
+        readouts = dict(source.readouts(going.model))
+    for name, readout in readouts.items():
+        if not math.isfinite(readout.mean):
+            return replace(result, diverged=f"{name} is {readout.mean}")
+    return replace(result, readouts=readouts)
+
+
+def _trained(going: Continuation, branch: Branch) -> BranchResult:
+    """Train up to the horizon."""
+    began = time.perf_counter()
+    tail = partial(tail_factor, branch.tail, horizon=branch.horizon)
+    curve: list[tuple[int, float]] = []
+    losses: list[Tensor | float] = []
+    updates, diverged = 0, None
+    while going.stream.examples < branch.horizon and diverged is None:
+        try:
+            update = going.update(tail, branch.horizon - going.stream.examples)
+        except UserCodeFailed as error:
+            if _is_finite(going.model):
+                raise
+            diverged = f"the parameters are not finite ({error})"
+            break
+        if update.loss is not None:
+            losses.append(update.loss)
+            updates += 1
+        due = going.stream.examples * PIECES // branch.horizon > len(curve)
+        if losses and (due or going.stream.examples >= branch.horizon):
+            mean = _mean(losses)
+            curve.append((going.stream.examples, mean))
+            losses.clear()
+            if not math.isfinite(mean):
+                diverged = f"the loss is {mean} after {updates:,} updates"
+    return BranchResult(
+        branch.alternative.name,
+        branch.replicate,
+        branch.horizon,
+        updates,
+        going.stream.examples,
+        time.perf_counter() - began,
+        tuple(curve),
+        diverged=diverged,
+    )
+
+
+def _mean(losses: Sequence[Tensor | float]) -> float:
+    """The mean of some losses, which are fetched from their device together."""
+    if all(isinstance(loss, Tensor) for loss in losses):
+        return float(torch.stack([loss for loss in losses if isinstance(loss, Tensor)]).double().mean())
+    return sum(map(float, losses)) / len(losses)
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
