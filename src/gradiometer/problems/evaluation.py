@@ -47,6 +47,14 @@ def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: fl
     return estimates
 
 
+def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | None:
+    """True for every example of a batch that is right, or None if the problem has no `correct`."""
+    if problem.correct is None:
+        return None
+    with user_code("correct", "on held-out examples"):
+        return _truth_values(problem.correct(model, batch), batch)
+
+
 def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
     """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
     if wrong := int((~np.isfinite(losses)).sum()):
@@ -72,7 +80,6 @@ def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.nd
         batch = examples.batch(index)
         with user_code("loss", "on held-out examples"):
             losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
-        if problem.correct is not None:
-            with user_code("correct", "on held-out examples"):
-                correct.append(_truth_values(problem.correct(model, batch), batch))
+        if (right := correctness(problem, model, batch)) is not None:
+            correct.append(right)
     return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None

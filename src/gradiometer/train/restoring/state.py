@@ -64,7 +64,7 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
     if training.origin is not None and "origin" in values:  # else it starts at the present parameters
         points = {name: point.to(training.device) for name, point in _below("origin", tensors).items()}
         training.origin.load_state_dict(points, values["origin"])
-    _set_random_states(training.device, tensors, values["random"])
+    set_random_states(training.device, tensors, values["random"])
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
@@ -87,7 +87,8 @@ def _random_states(device: torch.device) -> tuple[Tensors, Values]:
     return tensors, values
 
 
-def _set_random_states(device: torch.device, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+def set_random_states(device: torch.device, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Put the random states back, from the tensors of `capture` and from "random" among its values."""
     torch.set_rng_state(tensors["random.torch"])
     if device.type != "cpu":
         torch.get_device_module(device.type).set_rng_state(tensors["random.device"], device)

@@ -1,0 +1,1 @@
+"""Forks of a run of `gradiometer train`."""
