@@ -18,6 +18,13 @@ from .branch import BranchResult as BranchResult
 from .branch import Readout as Readout
 from .branch import tail_factor as tail_factor
 from .branches import Fork as Fork
+from .comparison.effects import Effect as Effect
+from .comparison.effects import effects_of as effects_of
+from .comparison.racing import Race as Race
+from .comparison.racing import Stop as Stop
+from .comparison.racing import race as race
+from .comparison.rungs import Rung as Rung
+from .comparison.rungs import rungs_for as rungs_for
 from .continuation import Continuation as Continuation
 from .engine import Source as Source
 from .engine import grown as grown

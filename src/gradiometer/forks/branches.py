@@ -8,9 +8,8 @@ import numpy as np
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn
 from gradiometer.forks.branch import BranchResult, Tail
-
-SHORT = 0.2
-"""Share of what is left, below which a horizon is called short."""
+from gradiometer.forks.comparison.effects import Effect, effects_of, readout_name
+from gradiometer.forks.comparison.rungs import SHORT
 
 GO_ON = GoOn()
 
@@ -56,6 +55,33 @@ class Fork:
             names = ", ".join(dict.fromkeys(result.alternative for result in self.results))
             raise BadArgument(f"`alternative` {name!r} was not tried. There are {names}.")
         return tuple(sorted(found, key=lambda result: result.replicate))
+
+    def effects(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
+        """Each alternative minus the baseline, with intervals that cover all of them together: see `effects_of`.
+
+        Args:
+            readout: Name of the readout; by default "test_loss" if there is one, else the first.
+            level: Probability that all intervals cover.
+        """
+        return effects_of(self.results, self.baseline.name, readout, level=level)
+
+    def best(self, readout: str | None = None) -> str:
+        """Name of the alternative, or of the baseline, with the best mean; those with a branch that diverged are last.
+
+        The best of several means is not shown to be better than the others: see `effects`.
+
+        Args:
+            readout: Name of the readout; by default "test_loss" if there is one, else the first.
+        """
+        name = readout_name(self.results, readout)
+
+        def mean(alternative: str) -> float:
+            ends = [result.readouts.get(name) for result in self.of(alternative)]
+            return float(np.mean([
+                np.inf if end is None else end.mean if end.lower_is_better else -end.mean for end in ends
+            ]))  # fmt: skip
+
+        return min(self.names, key=mean)
 
     @property
     def names(self) -> tuple[str, ...]:
