@@ -42,7 +42,9 @@ def test_the_estimate_is_the_one_of_now_and_has_the_early_value_beside_it(power:
     assert now.step == 999 and now.earlier is not None and pooled.step is pooled.earlier is None
     assert (now.value - now.earlier[1]) * change > 0
     moments = (series.moments[name].sum(axis=1) for name in ("gradient_variance", "gradient_norm_squared"))
-    alone = ratio_now(*moments, steps=series.steps, learning_rate=series.learning_rate, prior=NOISE_PRIOR)
+    alone = ratio_now(
+        *moments, steps=series.steps, learning_rate=series.learning_rate, prior=NOISE_PRIOR, rare_noise=2 / 32
+    )
     assert (now.value, now.low, now.high) == (alone.value, alone.low, alone.high)
     seen = GradientNoise().interpret(GradientNoise().estimate(series.at_newest()))
     assert (

@@ -14,6 +14,12 @@ NEARLY_HALVES = 1.8
 AHEAD = 2.0
 """Advice on the batch looks ahead to this many times the steps made so far."""
 
+UNEVEN = 1.0
+"""CV² of the readings of the noise above which few examples are said to carry it."""
+
+FEWEST_CARRYING = 5.0
+"""Effective number of readings below which nothing is said about the noise scale."""
+
 CAVEAT = (
     "The factors come from a model (one step of SGD at its best learning rate), and the noise scale usually grows as "
     "the loss falls."
@@ -59,7 +65,13 @@ def examples_factor(batch_size: float, noise_scale: float) -> float:
 
 
 def interpret_batch_size(
-    gauge: str, batch_size: Estimate, noise_scale: Estimate, *, kind: str = "gradient", unit: str = ""
+    gauge: str,
+    batch_size: Estimate,
+    noise_scale: Estimate,
+    *,
+    kind: str = "gradient",
+    unit: str = "",
+    variation: Estimate | None = None,
 ) -> Finding:
     """Compare the batch size with the noise scale: below, near, above, or not known yet.
 
@@ -69,6 +81,8 @@ def interpret_batch_size(
         noise_scale: The noise scale, in the same unit.
         kind: The noise scale that it is: "gradient" or "preconditioned".
         unit: Unit of both if that is not examples, such as "tokens".
+        variation: CV² of the readings of the noise. If it is large, few examples carry the noise. Then the finding says
+            so, and advises nothing if too few readings carry it.
 
     Example:
         >>> from gradiometer import Estimate
@@ -80,7 +94,10 @@ def interpret_batch_size(
         `B = 64` if wall time matters more than examples.
     """
     batch, words = batch_size.value, _Words(f"{kind} noise scale", f" {unit}" if unit else "")
-    if _passes(batch, noise_scale):
+    uneven = variation if variation is not None and noise_scale.low > 0 and variation.value > UNEVEN else None
+    if uneven is not None and _carrying(uneven) < FEWEST_CARRYING:
+        state, seen, means, advice = _carried_by_few(noise_scale, uneven, words)
+    elif _passes(batch, noise_scale):
         state, seen, means, advice = _moving(batch, noise_scale, words)
     elif noise_scale.low > batch:
         state, seen, means, advice = _below(batch, noise_scale, words)
@@ -91,7 +108,31 @@ def interpret_batch_size(
     else:
         state, seen, means, advice = _unknown(batch, noise_scale, words)
     caveat = "" if state is State.CANNOT_TELL else CAVEAT
+    if uneven is not None and state is not State.CANNOT_TELL:
+        caveat = f"{_uneven(uneven)} {caveat}"
     return Finding(gauge, Issue.ESTIMATION, state, seen, means, advice, caveat, ("noise_scale", "batch_size"))
+
+
+def _carrying(variation: Estimate) -> float:
+    """The effective number of readings that carry the noise, (Σx)²/Σx²."""
+    return variation.samples / (1 + variation.value)
+
+
+def _uneven(variation: Estimate) -> str:
+    return (
+        f"The readings of the noise are uneven (their CV² is {significant(variation.value, 2)}), as if few examples "
+        "carried most of it: the interval has room for pairs of such examples that were not seen."
+    )
+
+
+def _carried_by_few(noise_scale: Estimate, variation: Estimate, words: _Words) -> Parts:
+    some = significant(_carrying(variation), 2)
+    seen = (
+        f"The {words.scale} cannot be bounded: few examples carry the noise. The CV² of its readings is "
+        f"{significant(variation.value, 2)}, so {some} of the {counted(noise_scale.samples, 'measured step')} carry it."
+    )
+    means = "Examples that were not seen yet may change it by any factor, so no other batch is advised."
+    return State.CANNOT_TELL, seen, means, ""
 
 
 def _passes(batch: float, noise_scale: Estimate) -> bool:

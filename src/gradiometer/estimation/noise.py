@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -15,10 +15,14 @@ from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.heavy_tails import Tails
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, SIGNAL_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
+
+PAIRS = 2.0
+"""If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is less with more."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class GradientNoise(Gauge):
         "gradient_norm_squared": "squared gradient norm, ‖g‖²",
         "signal_to_noise": "signal to noise, ‖g‖² / E‖ĝ − g‖²",
         "cosine": "cosine of ĝ with g",
+        "noise_variation": "variation of the readings of tr Σ, Var/E²",
         "batch_size": "batch size, B",
     }
     symbols: ClassVar[Mapping[str, str]] = {"batch_size": "B"}
@@ -88,16 +93,19 @@ class GradientNoise(Gauge):
         return {"gradient_variance": variance.tolist(), "gradient_norm_squared": norm_squared.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Noise scale, tr Σ, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine of ĝ with g, and B.
+        """Noise scale, tr Σ and its variation, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine of ĝ with g, and B.
 
         For each layer: its noise scale and its share of tr Σ.
         """
         moments = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
         variance, norm_squared, error = of_the_gradient_meant(*moments, series, self.gradient_of)
         whole = variance.sum(axis=1), norm_squared.sum(axis=1)
-        signal_to_noise = transformed(
-            series.ratio(error.sum(axis=1), whole[1], level=level, prior=NOISE_PRIOR), _inverse
+        per_example = whole[0].sum() / error.sum() if error.sum() > 0 else 0.0
+        rare_noise = PAIRS / series.usual_batch_size * per_example
+        noise_to_signal = series.ratio(
+            error.sum(axis=1), whole[1], level=level, prior=NOISE_PRIOR, rare_noise=rare_noise
         )
+        signal_to_noise = transformed(noise_to_signal, _inverse)
         shares = {
             f"noise_share/{layer}": series.ratio(variance[:, place], whole[0], level=level)
             for place, layer in enumerate(series.layers if len(series.layers) > 1 else ())
@@ -107,6 +115,7 @@ class GradientNoise(Gauge):
             "gradient_variance": series.mean(whole[0], level=level, unit=self.unit),
             "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit, prior=SIGNAL_PRIOR),
             "signal_to_noise": signal_to_noise,
+            "noise_variation": variation_of(whole[0]),
             "cosine": transformed(signal_to_noise, cosine),
             "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),
             **shares,
@@ -114,7 +123,8 @@ class GradientNoise(Gauge):
 
     def interpret(self, estimates: Estimates) -> Finding | None:
         """Compare the batch size with the noise scale: below, near, above, or not known yet."""
-        return interpret_batch_size(self.name, estimates["batch_size"], estimates["noise_scale"])
+        scale, variation = estimates["noise_scale"], estimates.get("noise_variation")
+        return interpret_batch_size(self.name, estimates["batch_size"], scale, variation=variation)
 
 
 def of_the_gradient_meant(
@@ -149,13 +159,25 @@ def noise_scales(
     """tr Σ / ‖g‖² as `name`, and of every layer as `name/layer` if there are several."""
 
     def scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
-        return series.ratio(variance, norm_squared, level=level, unit="examples", prior=NOISE_PRIOR)
+        return series.ratio(
+            variance,
+            norm_squared,
+            level=level,
+            unit="examples",
+            prior=NOISE_PRIOR,
+            rare_noise=PAIRS / series.usual_batch_size,
+        )
 
     layers = series.layers if len(series.layers) > 1 else ()
     return {
         name: scale(variance.sum(axis=1), norm_squared.sum(axis=1)),
         **{f"{name}/{layer}": scale(variance[:, place], norm_squared[:, place]) for place, layer in enumerate(layers)},
     }
+
+
+def variation_of(variance: Float[np.ndarray, " steps"]) -> Estimate:
+    """CV² of the readings of tr Σ that were made, without slow drift. It describes the readings, so it is exact."""
+    return replace(Estimate.exact(Tails.of(variance).variation), samples=len(variance))
 
 
 def _inverse(ratio: float) -> float:

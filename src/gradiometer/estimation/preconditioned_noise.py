@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import interpret_batch_size
-from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant
+from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant, variation_of
 from gradiometer.measurement.estimate import Estimate, Estimates, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
@@ -83,6 +83,7 @@ class PreconditionedNoise(Gauge):
         "preconditioned_noise_scale": "preconditioned noise scale, tr PΣ / gᵀPg",
         "preconditioned_variance": "preconditioned noise, tr PΣ",
         "preconditioned_norm_squared": "preconditioned squared gradient norm, gᵀPg",
+        "preconditioned_variation": "variation of the readings of tr PΣ, Var/E²",
         "preconditioned_batch_size": "batch size, B, in the unit of the preconditioned noise scale",
         "cool_down": "learning rate over its peak, during a cool-down",
     }
@@ -108,7 +109,7 @@ class PreconditionedNoise(Gauge):
         return {"variance": variance.tolist(), "norm_squared": norm_squared.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The preconditioned noise scale, in total and by layer; tr(PΣ); gᵀPg; B; in a cool-down, η over its peak."""
+        """The noise scale, also by layer; tr(PΣ) and its variation; gᵀPg; B; in a cool-down, η over its peak."""
         variance, norm_squared, _ = of_the_gradient_meant(
             series.moments["variance"], series.moments["norm_squared"], series, self.gradient_of
         )
@@ -119,6 +120,7 @@ class PreconditionedNoise(Gauge):
             **{name: self._in_tokens(scale) for name, scale in scales.items()},
             "preconditioned_variance": series.mean(variance.sum(axis=1), level=level, unit=self.unit),
             "preconditioned_norm_squared": series.mean(norm_squared.sum(axis=1), level=level, unit=self.unit),
+            "preconditioned_variation": variation_of(variance.sum(axis=1)),
             "preconditioned_batch_size": self._in_tokens(batch_size),
             **({} if cooled is None else {"cool_down": Estimate.exact(cooled)}),
         }
@@ -127,7 +129,10 @@ class PreconditionedNoise(Gauge):
         """Compare the batch size with the scale, within its validity of a factor of 2; no advice in a cool-down."""
         scale, batch_size = estimates["preconditioned_noise_scale"], estimates["preconditioned_batch_size"]
         unit = "" if self.tokens is None else "tokens"
-        found = interpret_batch_size(self.name, batch_size, scale, kind="preconditioned", unit=unit)
+        variation = estimates.get("preconditioned_variation")
+        found = interpret_batch_size(
+            self.name, batch_size, scale, kind="preconditioned", unit=unit, variation=variation
+        )
         found = replace(found, estimates=("preconditioned_noise_scale", "preconditioned_batch_size"))
         if found.state is State.CANNOT_TELL:
             return found

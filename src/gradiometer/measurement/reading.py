@@ -244,6 +244,7 @@ class Series:
         unit: str = "",
         nonnegative: bool = True,
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
+        rare_noise: float | None = None,
     ) -> Estimate:
         """The ratio of two means: at the newest reading or over the window. It is never a mean of ratios.
 
@@ -254,6 +255,7 @@ class Series:
             nonnegative: True if both means are known not to be negative.
             prior: How denominator over numerator is expected to drift; by default as a moment of which little is
                 known.
+            rare_noise: See `ratio_now`; it is used for the value at the newest reading.
         """
         from gradiometer.measurement.uncertainty.means import ratio_of_means
         from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, ratio_now
@@ -272,6 +274,7 @@ class Series:
             unit=unit,
             nonnegative=nonnegative,
             prior=prior or MOMENT_PRIOR,
+            rare_noise=rare_noise,
         )
         return self._dated(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
 

@@ -17,9 +17,10 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.batch_means import finite_samples
-from gradiometer.measurement.uncertainty.fieller import steps_to_bound
+from gradiometer.measurement.uncertainty.heavy_tails import Tails, with_unseen_pairs
 from gradiometer.measurement.uncertainty.means import largest, mean, ratio_of_means
-from gradiometer.measurement.uncertainty.power_law import Drift, power_law
+from gradiometer.measurement.uncertainty.open_intervals import opened
+from gradiometer.measurement.uncertainty.power_law import Drift, Mixture, power_law
 
 NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
 """1/B, with B the noise scale: it falls along a run, and with the learning rate."""
@@ -41,9 +42,6 @@ FEWEST = 16
 
 CLEARLY = 4.0
 """Standard errors above zero from which a moment of either sign counts as positive."""
-
-WIDEST = 30.0
-"""Ratio of the ends above which an interval of a positive quantity counts as open."""
 
 NEIGHBOURS = 15
 """Readings in the running mean by which each reading is divided."""
@@ -70,6 +68,7 @@ def ratio_now(
     unit: str = "",
     nonnegative: bool = True,
     prior: Drift = NOISE_PRIOR,
+    rare_noise: float | None = None,
 ) -> Estimate:
     """The ratio of two moments at the newest reading, such as the noise scale tr Σ / ‖g‖² now.
 
@@ -78,8 +77,10 @@ def ratio_now(
     "at least L"; then `needed` is about how many more steps would close it.
 
     The interval is for the ratio of means around the newest step, over a few per cent of the run: ‖g‖² itself jumps
-    from step to step. With fewer than 16 readings the estimate is unknown. With fewer than 8 since the learning rate
-    last changed twofold, `method` says "extrapolated": the value rests on the drift that is usual after such a change.
+    from step to step. An open interval's low end, L, holds for the results for which "at least L" is said, so it is
+    lower near that decision. With fewer than 16 readings the estimate is unknown. With fewer than 8 since the learning
+    rate last changed twofold, `method` says "extrapolated": the value rests on the drift that is usual after such a
+    change.
 
     Args:
         numerator, denominator: Readings at the same steps, oldest first, each unbiased.
@@ -91,6 +92,9 @@ def ratio_now(
             unless both are clearly positive, the one that is more surely so is taken as the unit of the other, and
             the estimate is unknown if that other may be a zero denominator.
         prior: The drift that is expected of denominator over numerator.
+        rare_noise: For heavy tails, the largest standard deviation that noise of size 1 in the numerator can give one
+            reading of the denominator: 2/B for tr Σ over ‖g‖² from two halves of a batch of B. The lower end then has
+            room for pairs of rare examples that the readings do not contain.
 
     Raises:
         BadArgument: The arrays differ in length, a reading is not finite, the steps do not increase, or a rate is
@@ -134,11 +138,17 @@ def ratio_now(
     elif not positive and found[0] <= 0 <= found[2]:
         estimate = Estimate.unknown(level=level, method=_method(learning_rate), samples=len(steps))
     else:
-        low, value, high = found
+        low, value, high, mixture = found
+        if positive and rare_noise is not None:
+            used = _newest(prior, len(steps))
+            weights = above[used] / sizes[used]
+            spread = float(np.std(below[used] / sizes[used] - value * weights) / weights.mean())
+            rare_noise *= size[0] / size[1]
+            high = with_unseen_pairs(value, high, spread, Tails.of(above).excess, rare_noise)
         estimate = _found(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
         estimate = _guarded(estimate, recent)
         if positive:
-            estimate = _closed(estimate, value, value - low, float(steps[-1] - steps[0]))
+            estimate = opened(estimate, mixture, value, value - low, float(steps[-1] - steps[0]))
     scale = min(size[0] / size[1], sys.float_info.max)
     return transformed(estimate, lambda ratio: ratio * scale, unit=unit)
 
@@ -188,7 +198,7 @@ def mean_now(
     if found is None:
         estimate = recent(len(steps), level)
     else:
-        low, value, high = found
+        low, value, high, _ = found
         estimate = _guarded(_found(value, low, high, len(steps), level, learning_rate), recent)
     return transformed(estimate, lambda mean: mean * size, unit=unit)
 
@@ -204,18 +214,23 @@ def _value_now(
     positive: bool,
     *,
     inverse: bool = False,
-) -> tuple[float, float, float] | None:
-    """Low end, median and high end of the factor between values and units at the newest reading."""
+) -> tuple[float, float, float, Mixture] | None:
+    """Low end, median, high end and law of the factor between values and units at the newest reading."""
     if not (values.any() and units.any()):
         return None
-    newest = slice(-max(FEWEST, math.ceil(prior.share * len(steps))), None)
+    newest = _newest(prior, len(steps))
     rate = None if learning_rate is None else learning_rate[newest]
     mixture = power_law((values / sizes)[newest], (units / sizes)[newest], steps[newest], rate, prior, inverse=inverse)
     if mixture is None:
         return None
     shares = np.array([(1 - level) / 2, 0.5, (1 + level) / 2])
     low, value, high = (float(each) for each in mixture.quantiles(shares, positive))
-    return None if math.isnan(value) else (low, value, high)
+    return None if math.isnan(value) else (low, value, high, mixture)
+
+
+def _newest(prior: Drift, readings: int) -> slice:
+    """The readings that are used."""
+    return slice(-max(FEWEST, math.ceil(prior.share * readings)), None)
 
 
 def _neighbours(sizes: Readings) -> Readings:
@@ -245,25 +260,6 @@ def _guarded(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Es
     method = f"{estimate.method}, widened to contain the newest readings"
     return Estimate.interval(
         estimate.value, low, high, level=estimate.level, method=method, samples=estimate.samples, unit=estimate.unit
-    )
-
-
-def _closed(estimate: Estimate, value: float, margin: float, span: float) -> Estimate:
-    """The estimate of a positive quantity, open above if its ends are more than 30 apart."""
-    if estimate.high <= WIDEST * estimate.low:
-        return estimate
-    # The ends are 30 apart if value ± margin are, with margin = 29/31 of the value.
-    most = value * (WIDEST - 1) / (WIDEST + 1)
-    needed = steps_to_bound(most, margin, span) if margin > most else None  # None: widened by the newest readings
-    return Estimate.interval(
-        estimate.value,
-        estimate.low,
-        math.inf,
-        level=estimate.level,
-        method=estimate.method,
-        samples=estimate.samples,
-        unit=estimate.unit,
-        needed=needed,
     )
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtr
+from scipy.special import ndtri, stdtr
 
 from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
@@ -118,6 +118,11 @@ class Mixture:
             low, high = np.where(under, middle, low), np.where(under, high, middle)
         result: np.ndarray = (low + high) / 2
         return np.maximum(result, 0.0) if positive else result
+
+    def center_and_error(self, level: float) -> tuple[float, float]:
+        """The median, and the standard error of a normal with the same upper end at this level."""
+        middle, high = (float(end) for end in self.quantiles(np.array([0.5, (1 + level) / 2]), positive=False))
+        return middle, (high - middle) / float(ndtri((1 + level) / 2))
 
 
 def power_law(
