@@ -19,7 +19,7 @@ from gradiometer.convergence.schedules import Cosine, MultiStep, SnapshotCycle
 from gradiometer.exploration.ensembles import SWAG, Snapshot
 from gradiometer.measurement import Order
 from gradiometer.run import save_snapshot
-from gradiometer.run.disk import replace_file
+from gradiometer.storage.disk import replace_file
 
 BATCH_SIZE = 64
 MEMBERS = 5

@@ -27,7 +27,7 @@ from snapshot_scores import HOT_SNAPSHOT, NO_CYCLE, SNAPSHOT, Line, Study
 
 from gradiometer import Estimate
 from gradiometer.problems import load
-from gradiometer.run.journal import plain
+from gradiometer.storage.journal import plain
 
 WIDTH = 185
 COLUMNS = {"error": 100.0, "nll": 1.0, "calibrated_nll": 1.0, "brier": 1.0, "calibration_error": 1.0}

@@ -18,7 +18,7 @@ from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.report.charts import page_spec, save_png
 from gradiometer.report.sections.drift import density_figure, drift_section
 from gradiometer.run import Configuration, Run, load_artifacts, save_artifact
-from gradiometer.run.journal import plain
+from gradiometer.storage.journal import plain
 from gradiometer.train import train
 from report_run import run_in
 

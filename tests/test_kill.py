@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.run import Run, RunFolder, load_latest
-from gradiometer.run.journal import being_written
+from gradiometer.storage.journal import being_written
 
 KILLS = 25
 SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]

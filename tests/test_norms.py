@@ -219,7 +219,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(
         def full(*_: object) -> None:
             raise OSError("No space left on device")
 
-        monkeypatch.setattr("gradiometer.run.journal.JournalWriter.append", full)
+        monkeypatch.setattr("gradiometer.storage.journal.JournalWriter.append", full)
         for _ in range(3):
             w.norms(**STEP)
     assert w.steps == 1 and "nothing is recorded from step 1 on: OSError" in caplog.text

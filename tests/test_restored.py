@@ -87,7 +87,7 @@ def test_parameters_and_buffers_are_back_after_an_error() -> None:
 def test_the_random_state_of_python_is_restored() -> None:
     script = """
 import random, torch
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.randomness import untouched_randomness
 before = random.getstate()
 with untouched_randomness(5, [torch.device("cpu")]):
     random.random()

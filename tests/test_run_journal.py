@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Interrupted, StorageFailed
-from gradiometer.run import read_journal
-from gradiometer.run.journal import JournalWriter, being_written
+from gradiometer.storage import read_journal
+from gradiometer.storage.journal import JournalWriter, being_written
 
 RECORDS: list[dict[str, Any]] = [
     {"step": 0, "values": [0.1, -2.5e-300, math.inf], "name": "η · “x”\n\t\\"},

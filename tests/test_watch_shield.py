@@ -152,7 +152,7 @@ def test_a_full_disk_stops_the_recording_and_is_told(
 
     def fill(step: int) -> None:
         if step == 3:
-            monkeypatch.setattr("gradiometer.run.journal.JournalWriter.append", full)
+            monkeypatch.setattr("gradiometer.storage.journal.JournalWriter.append", full)
 
     def full(*_: Any) -> None:
         raise StorageFailed("`readings.jsonl` could not be written: no space left on device; free some space.")
@@ -220,7 +220,7 @@ def test_the_users_own_error_passes_also_if_the_run_cannot_be_closed(
 
     def fail(step: int) -> None:
         if step == 3:
-            monkeypatch.setattr("gradiometer.run.journal.JournalWriter.flush", broken)
+            monkeypatch.setattr("gradiometer.storage.journal.JournalWriter.flush", broken)
             raise ZeroDivisionError("the user's own")
 
     def broken(*_: Any) -> None:

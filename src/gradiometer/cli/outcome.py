@@ -67,7 +67,7 @@ def print_json(value: Any) -> None:
     """Print one JSON object. Non-finite numbers are the strings "inf", "-inf" and "nan"."""
     import json
 
-    from gradiometer.run.journal import plain
+    from gradiometer.storage.journal import plain
 
     click.echo(json.dumps(plain(value)))
 

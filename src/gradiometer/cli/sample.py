@@ -175,7 +175,7 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
 
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
-    from gradiometer.run.disk import writing
+    from gradiometer.storage.disk import writing
 
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)

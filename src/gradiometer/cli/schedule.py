@@ -69,7 +69,7 @@ def _save_chart(expressions: "tuple[str, ...]", shapes: "list[Schedule]", steps:
     if png is None:
         return
     from gradiometer.convergence.schedules.picture import picture
-    from gradiometer.run.disk import writing
+    from gradiometer.storage.disk import writing
 
     chart: Any = picture(dict(zip(expressions, shapes, strict=True)), steps or DRAWN)
     with writing(png, "choose another file"):

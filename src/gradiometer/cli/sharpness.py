@@ -102,7 +102,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
     from gradiometer.drift.stability import Momentum, stability_limit
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
-    from gradiometer.run.disk import writing
+    from gradiometer.storage.disk import writing
     from gradiometer.train.curvature import rate_ahead
 
     kind = Momentum(training.configuration.momentum, training.configuration.nesterov)

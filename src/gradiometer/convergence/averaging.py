@@ -27,7 +27,8 @@ from gradiometer.arguments import check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode
+from gradiometer.randomness import untouched_randomness
 
 MultiAverage = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
 """Called by `AveragedModel` with the averages, the newest parameters and the number averaged so far."""

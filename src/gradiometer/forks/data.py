@@ -23,9 +23,9 @@ from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, Order, batch_size, span
 from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
 
 INSTEAD = "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
 SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gradiometer.errors import UserCodeFailed
 from gradiometer.forks.branch import Branch, BranchResult, Readout, tail_factor
 from gradiometer.forks.continuation import Continuation
-from gradiometer.measurement.untouched import Surroundings, untouched_randomness
+from gradiometer.measurement.untouched import Surroundings
+from gradiometer.randomness import untouched_randomness
 
 PIECES = 24
 """Most points of the curve of a branch."""

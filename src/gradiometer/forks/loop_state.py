@@ -21,7 +21,8 @@ from gradiometer.forks.stream import Stream
 from gradiometer.forks.untouched import refuse_outside
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
-from gradiometer.measurement.untouched import Surroundings, in_eval_mode, untouched_randomness
+from gradiometer.measurement.untouched import Surroundings, in_eval_mode
+from gradiometer.randomness import untouched_randomness
 
 TRAIN_EXAMPLES = 2048
 """Most training examples of the readout "train_loss"."""

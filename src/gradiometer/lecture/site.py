@@ -19,7 +19,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.page.markup import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
-from gradiometer.run.disk import replace_file, writing
+from gradiometer.storage.disk import replace_file, writing
 
 TEMPLATES = files("gradiometer.lecture") / "templates"
 REPORT = files("gradiometer.report") / "templates"

@@ -16,7 +16,8 @@ from gradiometer.measurement.batch import Batch, as_batch_of_one, example_axes, 
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.states.places import Places
 from gradiometer.measurement.traits import Traits, probe_traits
-from gradiometer.measurement.untouched import Surroundings, untouched_randomness
+from gradiometer.measurement.untouched import Surroundings
+from gradiometer.randomness import untouched_randomness
 
 Result = TypeVar("Result")
 Gradients = list[Tensor]

@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, span
-from gradiometer.measurement.states.global_random import numpy_state
 from gradiometer.measurement.untouched import Surroundings
+from gradiometer.randomness import numpy_state
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,17 @@
-"""Contexts that restore every random state, every module's mode, or what a loss uses besides its model."""
+"""Contexts that restore every module's mode, or what a loss uses besides its model."""
 
 import functools
 import pickle
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-
-from gradiometer.measurement.states.global_random import GlobalStates
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -28,25 +26,6 @@ LIBRARIES = ("torch", "numpy", "builtins", "typing", "collections", "functools",
 
 PLAIN = (str, bytes, int, float, complex, type, type(None), torch.Tensor, np.ndarray, torch.dtype, torch.device)
 """Objects that are not looked into."""
-
-
-@contextmanager
-def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
-    """Seed the random generators with `seed` inside, and restore their states at the end.
-
-    Covers torch's generators on the CPU and on the given devices, and the global generators of Python and NumPy.
-    Generators of other devices are not seeded.
-    """
-    before = GlobalStates()
-    accelerators = {device for device in devices if device.type != "cpu"}
-    with ExitStack() as stack:
-        stack.callback(before.restore)
-        for device in accelerators:
-            stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
-            stack.enter_context(torch.get_device_module(device.type).device(device))
-            torch.get_device_module(device.type).manual_seed(seed)
-        before.seed(seed)
-        yield
 
 
 @contextmanager

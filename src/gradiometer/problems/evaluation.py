@@ -14,10 +14,11 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
-from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
 
 AT_ONCE = 1024
 """The largest number of examples in a part."""

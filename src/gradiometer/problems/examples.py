@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
-from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
 
 FINGERPRINTED = 256
 """Number of evenly spaced examples of a data set in its fingerprint. For tensors, all examples are used."""

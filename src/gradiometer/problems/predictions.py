@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
 
 
 def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:

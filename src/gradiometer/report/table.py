@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from gradiometer.errors import BadArgument
-from gradiometer.run.disk import writing
 from gradiometer.run.reader import Run
+from gradiometer.storage.disk import writing
 
 Table = Mapping[str, np.ndarray]
 """Columns of equal length, by column name."""

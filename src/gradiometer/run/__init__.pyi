@@ -9,7 +9,6 @@ from .checkpoints import load_latest as load_latest
 from .configuration import Configuration as Configuration
 from .folder import RunFolder as RunFolder
 from .folder import run_folders as run_folders
-from .journal import read_journal as read_journal
 from .ranks import Ranks as Ranks
 from .reader import Run as Run
 from .recorder import Recorder as Recorder

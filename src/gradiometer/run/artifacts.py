@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.run.disk import replace_file, writing
-from gradiometer.run.journal import plain, restored
 from gradiometer.run.reader import Run
+from gradiometer.storage.disk import replace_file, writing
+from gradiometer.storage.journal import plain, restored
 
 Kind = TypeVar("Kind", bound=Artifact)
 

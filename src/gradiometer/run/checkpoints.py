@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.run.disk import interrupted_by_disk, remove_folder, sync_folder, write_new
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.journal import plain, restored
+from gradiometer.storage.disk import interrupted_by_disk, remove_folder, sync_folder, write_new
+from gradiometer.storage.journal import plain, restored
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     import torch

@@ -15,7 +15,7 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
-from gradiometer.run.disk import reason_of
+from gradiometer.storage.disk import reason_of
 
 SCHEDULES = ("constant", "cosine", "linear", "cycles")
 """Names of schedules. Cosine and linear decay to zero over the run, cycles in each of its `snapshots` cycles."""

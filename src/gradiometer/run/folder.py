@@ -20,8 +20,8 @@ import tomli_w
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.disk import reason_of, replace_file, sync_folder, writing
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.storage.disk import reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
 """Version of the layout of a run folder. It is raised if readers of the previous version cannot read the new one."""

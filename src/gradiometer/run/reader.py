@@ -17,9 +17,9 @@ from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.journal import being_written, read_journal
 from gradiometer.run.readings import Readings
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.storage.journal import being_written, read_journal
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 

@@ -19,8 +19,8 @@ from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
-from gradiometer.run.disk import reason_of
-from gradiometer.run.journal import restored, skipped_lines
+from gradiometer.storage.disk import reason_of
+from gradiometer.storage.journal import restored, skipped_lines
 
 AT_ONCE = 1 << 20
 """Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the time."""

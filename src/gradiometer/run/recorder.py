@@ -14,7 +14,7 @@ from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.journal import JournalWriter
+from gradiometer.storage.journal import JournalWriter
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.measurement.step import TrainingStep

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradiometer.errors import RunDamaged, RunNotFound
-from gradiometer.run.disk import interrupted_by_disk, reason_of, replace_file
+from gradiometer.storage.disk import interrupted_by_disk, reason_of, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.exploration.ensembles.snapshots import Snapshot

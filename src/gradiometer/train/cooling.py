@@ -15,8 +15,8 @@ from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.examples import Examples
+from gradiometer.randomness import untouched_randomness
 
 PROBE = 2048
 """Most training examples on which the points of a run are compared."""

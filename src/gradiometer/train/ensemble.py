@@ -22,9 +22,9 @@ from gradiometer.exploration.ensembles.ensemble_report import Baseline, Ensemble
 from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, scores
 from gradiometer.exploration.ensembles.swag import SWAG
-from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
+from gradiometer.randomness import untouched_randomness
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots

@@ -13,6 +13,7 @@ from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
+from gradiometer.jobs.threads import threads
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import groups_of
 from gradiometer.measurement.step import TrainingStep
@@ -32,7 +33,6 @@ from gradiometer.train.restoring.state import capture, restore
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.spikes import SpikeWatch
 from gradiometer.train.stopping import asked_to_stop
-from gradiometer.train.threads import threads
 from gradiometer.train.training import Training
 
 

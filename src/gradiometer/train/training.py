@@ -25,9 +25,9 @@ from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.measurement.untouched import untouched_randomness
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.configuration import Configuration

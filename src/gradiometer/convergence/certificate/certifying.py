@@ -21,7 +21,7 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.traits import Traits
 from gradiometer.measurement.uncertainty.arithmetic import transformed
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.randomness import untouched_randomness
 
 BATCHES = 64
 """Batches for the gradient, if it is not exact."""

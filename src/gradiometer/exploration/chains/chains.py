@@ -24,7 +24,8 @@ from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode
+from gradiometer.randomness import untouched_randomness
 
 Value = TypeVar("Value")
 

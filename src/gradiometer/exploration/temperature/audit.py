@@ -16,7 +16,7 @@ from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.randomness import untouched_randomness
 
 Gradient = Callable[[Tensor], Tensor]
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]

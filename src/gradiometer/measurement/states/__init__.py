@@ -1,1 +1,1 @@
-"""The state of a model and of the random generators, which a measurement replaces and restores."""
+"""The parameters of a model, which a measurement replaces and restores."""

@@ -31,7 +31,7 @@ from gradiometer.report.charts.marks import (
     tooltip,
 )
 from gradiometer.report.charts.theme import LIGHT, PAGE, PAGE_FONT, Palette, config
-from gradiometer.run.disk import replace_file
+from gradiometer.storage.disk import replace_file
 
 STEEP = 20
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""

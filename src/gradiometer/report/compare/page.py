@@ -14,7 +14,7 @@ from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, 
 from gradiometer.report.page.cards import Card, Shown
 from gradiometer.report.page.document import document
 from gradiometer.report.sections.section import Figure, Numbers, cells, change
-from gradiometer.run.disk import replace_file, writing
+from gradiometer.storage.disk import replace_file, writing
 
 CONTENT = "compare.html.jinja"
 

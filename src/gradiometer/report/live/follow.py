@@ -12,8 +12,8 @@ from gradiometer.report.page.markup import json_for_script
 from gradiometer.report.page.page import CONTENT, content
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Figure
-from gradiometer.run.journal import being_written
 from gradiometer.run.reader import Run
+from gradiometer.storage.journal import being_written
 
 SHARE, SHARE_OF_LONG = 0.05, 0.004
 """Share of one core that reading and drawing may use. It is smaller for a long run, whose page changes slowly: with

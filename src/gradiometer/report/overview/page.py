@@ -8,7 +8,7 @@ from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.overview.listed import Listed
 from gradiometer.report.page.document import document
 from gradiometer.report.page.page import STATUS_SYMBOLS
-from gradiometer.run.disk import replace_file, writing
+from gradiometer.storage.disk import replace_file, writing
 
 CONTENT = "overview.html.jinja"
 

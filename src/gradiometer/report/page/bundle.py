@@ -14,7 +14,7 @@ from pathlib import Path
 import vl_convert
 
 from gradiometer.report.charts.charts import vl_version
-from gradiometer.run.disk import replace_file
+from gradiometer.storage.disk import replace_file
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 """The only global name that the script defines."""

@@ -18,8 +18,8 @@ from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
-from gradiometer.run.disk import replace_file, writing
 from gradiometer.run.reader import Run
+from gradiometer.storage.disk import replace_file, writing
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
 CONTENT = "content.html.jinja"

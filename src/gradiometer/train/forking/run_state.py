@@ -15,10 +15,11 @@ from gradiometer.forks.continuation import Continuation
 from gradiometer.forks.evaluation import losses_on
 from gradiometer.forks.stream import Stream
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.untouched import in_eval_mode, untouched_randomness
+from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.problems.evaluation import AT_ONCE, correctness
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
+from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks

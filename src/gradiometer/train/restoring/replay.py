@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.measurement.untouched import untouched_randomness
+from gradiometer.jobs.threads import threads
 from gradiometer.problems.problem import Problem
+from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest
 from gradiometer.run.reader import Run
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import Tensors, Values, capture, restore
-from gradiometer.train.threads import threads
 from gradiometer.train.training import Training
 
 

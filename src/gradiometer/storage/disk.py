@@ -79,25 +79,24 @@ def writing(path: Path, remedy: str = "check the permissions and the free space"
 
 
 @contextmanager
-def interrupted_by_disk(path: Path, run: Path, safe: str) -> Iterator[None]:
+def interrupted_by_disk(path: Path, folder: Path, safe: str, then: str = "") -> Iterator[None]:
     """Raise Interrupted if the disk is full or fails inside, StorageFailed if the system refuses the write otherwise.
 
     Args:
         path: The file to write.
-        run: Folder of the run, for the command that resumes it.
+        folder: The folder of the run or of the file.
         safe: The data that is on the disk already, as the middle of a sentence.
+        then: How to continue, as the end of a sentence. Default: the command that resumes the run.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM | _FAILING:
-            way = f"check that `{run}` exists and can be written to"
+            way = f"check that `{folder}` exists and can be written to"
             if error.errno in _SHORTAGE:
                 way = "close other programs, or raise their limits with `ulimit`"
             raise StorageFailed(f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}.") from error
         reason = os.strerror(error.errno or 0).lower()
         remedy = "free some space" if error.errno in _NO_ROOM else "check the disk"
-        raise Interrupted(
-            f"`{path}` could not be written ({reason}), {safe}: {remedy}, then continue with"
-            f" `gradiometer resume {shlex.quote(str(run))}`."
-        ) from error
+        then = then or f"continue with `gradiometer resume {shlex.quote(str(folder))}`"
+        raise Interrupted(f"`{path}` could not be written ({reason}), {safe}: {remedy}, then {then}.") from error

@@ -1,8 +1,10 @@
-"""The states of the random generators that all modules of a program share: those of Python, NumPy and torch."""
+"""The random generators that all modules of a program share: those of Python, NumPy and torch, seeded and restored."""
 
 import ctypes
 import random
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,25 @@ class GlobalStates:
         random.setstate(self._python)
         torch.default_generator.set_state(self._torch)
         _numpy.restore(self._numpy, self._seeded)
+
+
+@contextmanager
+def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
+    """Seed the random generators with `seed` inside, and restore their states at the end.
+
+    Covers torch's generators on the CPU and on the given devices, and the global generators of Python and NumPy.
+    Generators of other devices are not seeded.
+    """
+    before = GlobalStates()
+    accelerators = {device for device in devices if device.type != "cpu"}
+    with ExitStack() as stack:
+        stack.callback(before.restore)
+        for device in accelerators:
+            stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
+            stack.enter_context(torch.get_device_module(device.type).device(device))
+            torch.get_device_module(device.type).manual_seed(seed)
+        before.seed(seed)
+        yield
 
 
 def numpy_state() -> object:

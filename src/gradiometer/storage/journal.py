@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.run.disk import interrupted_by_disk, reason_of
+from gradiometer.storage.disk import interrupted_by_disk, reason_of
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -36,7 +36,8 @@ class JournalWriter:
 
     Args:
         path: The file. It is created if missing.
-        run: Folder of the run, for the command that resumes it.
+        folder: The folder of the run or of the file, for messages.
+        then: How to continue after a full disk, as the end of a sentence. Default: the command that resumes the run.
 
     Raises:
         BadArgument: Another process is writing it.
@@ -44,9 +45,9 @@ class JournalWriter:
         StorageFailed: The file cannot be written.
     """
 
-    def __init__(self, path: Path, run: Path) -> None:
+    def __init__(self, path: Path, folder: Path, then: str = "") -> None:
         self.path = path
-        self._run = run
+        self._folder, self._then = folder, then
         self._buffer = bytearray()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         with self._guarded():
@@ -54,7 +55,7 @@ class JournalWriter:
         self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor)
         if not _lock(self._descriptor):
             self._release()
-            raise BadArgument(f"`{path}` is being written by another process: only one process can write a run.")
+            raise BadArgument(f"`{path}` is being written by another process: only one process can write it.")
         size = os.fstat(self._descriptor).st_size
         if size > 0 and not _ends_in_newline(self._descriptor, size):
             self._buffer += b"\n"
@@ -93,7 +94,8 @@ class JournalWriter:
         return not getattr(self._release, "alive", False)
 
     def _guarded(self) -> Any:
-        return interrupted_by_disk(self.path, self._run, "but earlier lines and the last checkpoint are safe")
+        safe = "but earlier lines are safe" if self._then else "but earlier lines and the last checkpoint are safe"
+        return interrupted_by_disk(self.path, self._folder, safe, self._then)
 
 
 class Line(NamedTuple):

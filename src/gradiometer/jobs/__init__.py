@@ -1,0 +1,5 @@
+"""Jobs: independent pieces of work, in this process or in several."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

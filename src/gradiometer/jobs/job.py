@@ -1,0 +1,91 @@
+"""A job, an independent piece of work, and its outcome."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradiometer.arguments import check_number, check_whole
+from gradiometer.errors import BadArgument, UserCodeFailed
+
+
+@dataclass(frozen=True)
+class Job:
+    """An independent piece of work.
+
+    It must not depend on what other jobs do. The random generators of Python, NumPy and torch are seeded with `seed`
+    before it starts, and torch uses one thread, or `cpus` of them, so that its numbers are the same in every pool.
+
+    Args:
+        name: Its name, different from the others of a submission.
+        work: The function to call. It may be a lambda or a closure, and may be defined in a script or a notebook.
+        arguments: Its arguments. If the submission has something shared, that comes before them.
+        seed: Seed of the random generators.
+        cpus: Processors it uses; torch gets as many threads. A fraction shares a processor, on Ray.
+        gpus: Accelerators it uses, on Ray. In other pools a job uses those of this machine.
+
+    Raises:
+        BadArgument: An argument is invalid.
+
+    Example:
+        >>> from gradiometer.jobs import Here, Job
+        >>> [outcome] = Here().run([Job("seven", lambda a, b: a + b, (3, 4))])
+        >>> outcome.result
+        7
+    """
+
+    name: str
+    work: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+    seed: int = 0
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise BadArgument(f"`name` of a job must be a text that is not empty, got {self.name!r}.")
+        if not callable(self.work):
+            raise BadArgument(f"`work` of the job {self.name!r} must be a function, got {type(self.work).__name__}.")
+        given: Any = self.arguments
+        if not isinstance(given, tuple):
+            kind = type(given).__name__
+            raise BadArgument(f"`arguments` of the job {self.name!r} must be a tuple, got {kind}: write (value,).")
+        check_whole("seed", self.seed, 0)
+        check_number("cpus", self.cpus, positive=True)
+        check_number("gpus", self.gpus)
+
+    @property
+    def threads(self) -> int:
+        """Number of torch's threads."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job returned, or why it failed.
+
+    Args:
+        name: Name of the job.
+        result: What `work` returned; None if it failed.
+        error: Traceback of the failed job; None if it did not fail.
+        seconds: Its duration.
+        exception: The exception of the failed job, or one of ours that names it if it cannot be sent.
+    """
+
+    name: str
+    result: Any = None
+    error: str | None = None
+    seconds: float = 0.0
+    exception: Exception | None = None
+
+    def value(self) -> Any:
+        """The result, or raise what the job raised, with the job's name and its traceback as a note.
+
+        >>> from gradiometer.jobs import Outcome
+        >>> Outcome("seven", 7).value()
+        7
+        """
+        if self.error is None:
+            return self.result
+        raised = self.exception or UserCodeFailed(f"the job {self.name!r} failed.")
+        raised.add_note(f"In the job {self.name!r}:\n{self.error}")
+        raise raised

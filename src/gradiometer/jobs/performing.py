@@ -1,0 +1,46 @@
+"""Perform a job so that its numbers do not depend on where it runs."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from gradiometer.jobs.job import Job, Outcome
+from gradiometer.jobs.threads import threads
+from gradiometer.randomness import untouched_randomness
+
+
+def performed(job: Job, shared: Any) -> Outcome:
+    """Run a job in this process. Its exceptions become an outcome, except KeyboardInterrupt."""
+    began = time.perf_counter()
+    try:
+        with _same_everywhere(job):
+            result = job.work(*job.arguments) if shared is None else job.work(shared, *job.arguments)
+    except (Exception, SystemExit) as error:
+        return failed(job.name, error, time.perf_counter() - began)
+    return Outcome(job.name, result, seconds=time.perf_counter() - began)
+
+
+def failed(name: str, error: BaseException, seconds: float) -> Outcome:
+    """The outcome of a job that raised this error."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this room's own frame
+    text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
+    exception = error if isinstance(error, Exception) else None
+    return Outcome(name, error=text, seconds=seconds, exception=exception)
+
+
+@contextmanager
+def _same_everywhere(job: Job) -> Iterator[None]:
+    """Seeded generators, a fixed number of threads, and gradients on; all restored at the end."""
+    used = torch.cuda.is_initialized()  # asking how many there are would start one
+    devices = [torch.device("cuda", place) for place in range(torch.cuda.device_count())] if used else []
+    with (
+        threads(job.threads),
+        untouched_randomness(job.seed, devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield

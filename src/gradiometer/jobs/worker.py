@@ -1,0 +1,98 @@
+"""A process of a pool, seen from the program that starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, BinaryIO, cast
+
+from gradiometer.errors import Interrupted
+from gradiometer.jobs.caller import IN_POOL
+from gradiometer.jobs.channel import JOB, PREPARE, READY, Channel
+from gradiometer.jobs.job import Outcome
+from gradiometer.jobs.parcels import unpacked
+from gradiometer.jobs.performing import failed
+
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from gradiometer.jobs.serving import serve; serve()"
+)
+"""The worker's program. It is not the caller's script, so that script needs no `if __name__ == "__main__"`."""
+
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")}
+
+
+class Worker:
+    """A process that performs jobs, one at a time.
+
+    It ends as soon as this program ends, however that happens: it watches the pipe between them.
+    """
+
+    def __init__(self) -> None:
+        own_group: dict[str, Any] = {"process_group": 0}  # Ctrl-C reaches only this program, which then stops it
+        if sys.platform == "win32":
+            own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | ONE_THREAD | {IN_POOL: "1"},
+            **own_group,
+        )
+        self._pipes = cast("tuple[BinaryIO, BinaryIO]", (self._process.stdout, self._process.stdin))
+        self._channel = Channel(*self._pipes)
+        self._is_ready = False
+
+    def prepare(self, preparation: bytes) -> None:
+        """Send the settings and the place of the shared object for the jobs that follow.
+
+        Raises:
+            Interrupted: The process could not start.
+        """
+        try:
+            if not self._is_ready:
+                self._is_ready = self._channel.receive() == READY
+            self._channel.send(PREPARE + preparation)
+        except (EOFError, OSError) as error:
+            raise Interrupted(f"a process of the pool could not start: it {self._ending()}.") from error
+
+    def perform(self, name: str, job: bytes) -> Outcome:
+        """Send a job, and wait for its outcome. If the process is killed meanwhile, that is the outcome."""
+        try:
+            self._channel.send(JOB + job)
+            parcel = self._channel.receive()
+        except (EOFError, OSError):
+            lost = Interrupted(f"the process of the job {name!r} {self._ending()}; the job is not finished.")
+            return Outcome(name, error=str(lost), exception=lost)
+        try:
+            outcome: Outcome = unpacked(parcel)
+        except Exception as error:  # such as a class that only the process could import
+            return failed(name, error, 0.0)
+        return replace(outcome, name=name)
+
+    @property
+    def alive(self) -> bool:
+        """True while the process runs."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Kill the process and the processes of its group, and wait for its end."""
+        if self.alive:
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in self._pipes:
+            with suppress(OSError):  # bytes that could not be sent
+                pipe.close()
+
+    def _ending(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        memory = ", perhaps because memory ran out" if -code == getattr(signal, "SIGKILL", None) else ""
+        return f"was killed by signal {-code} ({signal.Signals(-code).name}){memory}"

@@ -1,0 +1,1 @@
+from .journal import read_journal as read_journal
