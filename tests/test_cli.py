@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from altair import LayerChart
 
 from command_line import called, run_cli
 from gradiometer.convergence.trajectory import kept_steps
+from gradiometer.report.charts import loss_chart
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,21 @@ def test_report_prints_the_findings(trained: dict, capsys: pytest.CaptureFixture
     code, out, _ = called(capsys, "report", trained["run"])
     assert code == 0
     assert "noise scale" in out and "report.html" in out and "of the training time" in out
+
+
+def test_report_draws_every_chart_once(
+    trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn = []
+
+    def counted(*arguments: Any) -> LayerChart:
+        drawn.append(arguments)
+        return loss_chart(*arguments)
+
+    monkeypatch.setattr("gradiometer.report.sections.loss.loss_chart", counted)
+    code, _, _ = called(capsys, "report", trained["run"], "--png", str(tmp_path))
+    assert code == 0 and (tmp_path / "loss.png").is_file()
+    assert len(drawn) == 1
 
 
 def test_findings_are_printed_also_if_the_page_cannot_be_written(

@@ -17,6 +17,7 @@ from gradiometer.report.charts import strip
 from gradiometer.report.page import render
 from gradiometer.report.page.cards import cards, further_cards
 from gradiometer.report.page.checks import checks
+from gradiometer.report.sections import sections
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
 from gradiometer.run.folder import WATCHED
@@ -87,7 +88,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
     assert {card.command for card in cards(run, ())} == {""}
     page = render(run, diagnosis_of())
     assert not re.search("gradiometer (train|certify|sharpness|ensemble)", page)
-    assert "not measured" in " ".join(answers(run, diagnosis_of()))
+    assert "not measured" in " ".join(answers(run, diagnosis_of(), sections(run, diagnosis_of())))
     for verb, line in IN_YOUR_PROGRAM.items():
         with pytest.raises(BadArgument, match=f"is a watched run.*{re.escape(line)}"):
             problem_of(run, verb)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gradiometer.diagnosis import Diagnosis
     from gradiometer.measurement.finding import Finding
+    from gradiometer.report.sections.section import Section
     from gradiometer.run.reader import Run
 
 WIDTH = 88
@@ -30,14 +31,16 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
         return 0
     from gradiometer.diagnosis import diagnose
     from gradiometer.report.page.page import write_page
+    from gradiometer.report.sections.catalogue import sections
 
     diagnosis = diagnose(run)
+    shown = sections(run, diagnosis)
     if as_json:
         with printed_json(as_object(run, diagnosis)) as result:
-            result["report"] = write_page(run, diagnosis)
+            result["report"] = write_page(run, diagnosis, shown=shown)
     else:
-        tell(run, diagnosis)
-        page = write_page(run, diagnosis)
+        tell(run, diagnosis, shown)
+        page = write_page(run, diagnosis, shown=shown)
         tell_place(run, page)
         if not no_open and sys.stdout.isatty():
             webbrowser.open(page.resolve().as_uri())
@@ -109,8 +112,8 @@ def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
         click.echo(filled(text, indent=2))
 
 
-def tell(run: "Run", diagnosis: "Diagnosis") -> None:
-    """Print the verdict, the findings and the overhead."""
+def tell(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]") -> None:
+    """Print the verdict, the answers that the page shows, the findings and the overhead."""
     from gradiometer.run.cadence.overhead import overhead_sentence
 
     for warning in run.warnings:
@@ -118,7 +121,7 @@ def tell(run: "Run", diagnosis: "Diagnosis") -> None:
     click.echo("\n" + filled(diagnosis.verdict) + "\n")
     if run.hyperparameters is not None:
         click.echo(filled(run.hyperparameters.sentence) + "\n")
-    for line in answers(run, diagnosis, line_width()):
+    for line in answers(run, diagnosis, shown, line_width()):
         click.echo(line)
     for finding in diagnosis.findings:
         tell_finding(finding)
@@ -130,12 +133,13 @@ def tell_place(run: "Run", page: "Path") -> None:
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
-def answers(run: "Run", diagnosis: "Diagnosis", width: int = WIDTH) -> "Iterator[str]":
+def answers(
+    run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]", width: int = WIDTH
+) -> "Iterator[str]":
     """A line for each question: the state of its answer, or the command that would measure it."""
     from gradiometer.report.page.cards import answers_of, cards
-    from gradiometer.report.sections.catalogue import sections
 
-    for card in cards(run, answers_of(diagnosis, sections(run, diagnosis))):
+    for card in cards(run, answers_of(diagnosis, shown)):
         state = f"  {card.symbol} {card.short:<14} {card.word}"
         whole = f"{state}: {card.command}"
         if card.shown or not card.command:

@@ -22,18 +22,20 @@ def report(run: Path, level: float | None, charts: Path | None, gauges: tuple[st
     from gradiometer.errors import BadArgument
     from gradiometer.gauges import imported_gauge
     from gradiometer.report.page.page import write_charts, write_page
+    from gradiometer.report.sections.catalogue import sections
     from gradiometer.run.reader import Run
 
     if level is not None and not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
     opened = Run.open(run, gauges=[type(imported_gauge(path)) for path in gauges])
     diagnosis = diagnose(opened, level)
+    shown = sections(opened, diagnosis)
     if as_json:
         with printed_json(as_object(opened, diagnosis) | {"charts": []}) as result:
-            result["report"] = write_page(opened, diagnosis)
-            result["charts"] = write_charts(opened, diagnosis, charts) if charts is not None else []
+            result["report"] = write_page(opened, diagnosis, shown=shown)
+            result["charts"] = write_charts(opened, diagnosis, charts, shown=shown) if charts is not None else []
         return
-    tell(opened, diagnosis)
-    tell_place(opened, write_page(opened, diagnosis))
-    for path in write_charts(opened, diagnosis, charts) if charts is not None else []:
+    tell(opened, diagnosis, shown)
+    tell_place(opened, write_page(opened, diagnosis, shown=shown))
+    for path in write_charts(opened, diagnosis, charts, shown=shown) if charts is not None else []:
         click.echo(f"chart {path}")

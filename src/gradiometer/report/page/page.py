@@ -25,20 +25,23 @@ STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "di
 CONTENT = "content.html.jinja"
 
 
-def write_page(run: Run, diagnosis: Diagnosis, path: Path | None = None) -> Path:
+def write_page(
+    run: Run, diagnosis: Diagnosis, path: Path | None = None, *, shown: tuple[Section, ...] | None = None
+) -> Path:
     """Write the page of a run and return its path. The file is replaced at once: readers see the old or the new page.
 
     Args:
         run: The run.
         diagnosis: Its diagnosis.
         path: File to write; by default `report.html` in the run's folder.
+        shown: The sections of this diagnosis, if they are drawn already.
 
     Raises:
         StorageFailed: It cannot be written.
     """
     standard = run.path / "report.html"
     path = path or standard
-    page = render(run, diagnosis).encode()
+    page = render(run, diagnosis, shown).encode()
     again = f"when that is fixed, run gradiometer report {shlex.quote(str(run.path))}"
     with writing(path, again if path == standard else "choose another file"):
         replace_file(path, page)
@@ -51,8 +54,16 @@ def keep(run: Run, artifact: Artifact) -> Path:
     return write_page(run, diagnose(run))
 
 
-def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
+def write_charts(
+    run: Run, diagnosis: Diagnosis, folder: Path, *, shown: tuple[Section, ...] | None = None
+) -> list[Path]:
     """Write every chart of the page as PNG into a folder, which is created if missing.
+
+    Args:
+        run: The run.
+        diagnosis: Its diagnosis.
+        folder: The folder.
+        shown: The sections of this diagnosis, if they are drawn already.
 
     Returns:
         The files, in the order of the page.
@@ -60,15 +71,16 @@ def write_charts(run: Run, diagnosis: Diagnosis, folder: Path) -> list[Path]:
     Raises:
         StorageFailed: They cannot be written.
     """
-    figures = [figure for section in sections(run, diagnosis) for figure in section.figures]
+    shown = sections(run, diagnosis) if shown is None else shown
+    figures = [figure for section in shown for figure in section.figures]
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         return [save_png(figure.chart, folder / f"{figure.name}.png", figure.title) for figure in figures]
 
 
-def render(run: Run, diagnosis: Diagnosis) -> str:
+def render(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...] | None = None) -> str:
     """The page as HTML."""
-    shown = sections(run, diagnosis)
+    shown = sections(run, diagnosis) if shown is None else shown
     figures = tuple(figure for section in shown for figure in section.figures)
     return document(CONTENT, run.name, figures, **content(run, diagnosis, shown))
 
