@@ -10,6 +10,7 @@ from torch import nn
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, batch_size, chunks, supervised, take
+from gradiometer.measurement.spread.apart import Apart
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 
@@ -82,7 +83,7 @@ def test_the_half_found_by_subtraction_equals_the_computed_half() -> None:
     step = step_of(Case(case.model, case.loss, _double(case.batch), True))
     stolen = step.spread(2)
     parts = torch.randperm(12, generator=step.generator("deal")).tensor_split(2)
-    run = step._all_run(parts)
+    run = Apart(step.objective, step.batch, None, None, None, step.derived_seed).all_run(parts)
     np.testing.assert_allclose(stolen.squared_norms, run.squared_norms, rtol=1e-10)
     np.testing.assert_allclose(stolen.mean_squared_norm, run.mean_squared_norm, rtol=1e-10)
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.measurement.parts import LONG, RUN, SpreadBuilder
+from gradiometer.measurement.parts import (
+    LONG,
+    MANY,
+    RUN,
+    SpreadBuilder,
+    inner_products,
+    preconditioned_norms,
+    squared_norms,
+)
 
 
 def exact(gradient: torch.Tensor) -> float:
@@ -54,3 +62,18 @@ def test_a_number_that_is_not_finite_stays_in_its_layer(wrong: float) -> None:
     builder.add(1, [spoilt, torch.ones(2)])
     norms = builder.finish([torch.ones(LONG), torch.ones(2)]).squared_norms
     assert not np.isfinite(norms[0, 0]) and np.isclose(norms[0, 1], 2)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_many_short_gradients_are_summed_like_references_in_double(kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (0,), (), (LONG,), (5,)] * MANY
+    first, second = ([torch.randn(shape, generator=generator).to(kind) for shape in shapes] for _ in range(2))
+    positive = [each.abs() for each in second]
+    pairs = list(zip(first, second, strict=True))
+    np.testing.assert_allclose(squared_norms(first)[0], [exact(each) for each in first], rtol=1e-6, atol=1e-12)
+    products = [(a.double() * b.double()).sum().item() for a, b in pairs]
+    np.testing.assert_allclose(inner_products(first, second), products, rtol=1e-6, atol=1e-3)  # of 2e4 in size
+    weighted = [(b.double().abs() * a.double().square()).sum().item() for a, b in pairs]
+    rounding = 1e-2 if kind is torch.bfloat16 else 1e-6
+    np.testing.assert_allclose(preconditioned_norms(first, positive)[0], weighted, rtol=rounding, atol=1e-12)

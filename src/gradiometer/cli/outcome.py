@@ -133,9 +133,7 @@ def tell_place(run: "Run", page: "Path") -> None:
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
-def answers(
-    run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]", width: int = WIDTH
-) -> "Iterator[str]":
+def answers(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]", width: int = WIDTH) -> "Iterator[str]":
     """A line for each question: the state of its answer, or the command that would measure it."""
     from gradiometer.report.page.cards import answers_of, cards
 

@@ -1,8 +1,9 @@
 """Hooks that read the gradients as `backward` makes them, before clipping and before any all-reduce."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -149,6 +150,23 @@ class GradientHooks:
         with self._shield, self._budget.spending(READINGS), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
             self.whole = numbers_of(grads, self._preconditioner)
+
+
+@contextmanager
+def inside_backward(budget: Budget, shield: AbstractContextManager[object, bool | None]) -> Iterator[None]:
+    """A region of work that a backward calls: its time is charged, and its errors go to the shield."""
+    with shield, budget.spending(READINGS):
+        yield
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """A region in which compiled code runs eagerly; what was compiled stays."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def numbers_of(

@@ -29,5 +29,6 @@ from .reading import Reading as Reading
 from .reading import Sampling as Sampling
 from .reading import Series as Series
 from .reading import Spread as Spread
+from .spread.example_norms import ExampleNorms as ExampleNorms
 from .step import TrainingStep as TrainingStep
 from .traits import Traits as Traits

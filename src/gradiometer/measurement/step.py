@@ -16,11 +16,9 @@ from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_di
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group
-from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
+from gradiometer.measurement.parts import inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
-
-PER_EXAMPLE_NUMBERS = 2**25
-"""Largest number of values in memory when gradients are computed per example: 128 MiB in single precision."""
+from gradiometer.measurement.spread.apart import Apart
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class TrainingStep:
             function that returns it. Default: it is computed when first used.
         spread: The spread of the micro-batches, if training accumulates gradients; then nothing is run again
             ("shared"). Default: parts of the batch are run again ("apart").
+        examples: The spread of single examples, if it was read during backward (see `ExampleNorms`), or a function that
+            returns it. It takes the place of the parts that would be run again, except for a spread under P.
         preconditioner: P of the optimizer before its update, one tensor per trainable parameter (see
             `preconditioner_of`), or a function that returns it, or None if it is not known yet.
         probe: Draws other examples, independent of the batch and in random order, on which the step is judged.
@@ -77,6 +77,7 @@ class TrainingStep:
         groups: tuple[Group, ...] = (),
         gradient: Sequence[Tensor | None] | Callable[[], Sequence[Tensor] | None] | None = None,
         spread: Spread | None = None,
+        examples: Spread | Callable[[], Spread | None] | None = None,
         preconditioner: Sequence[Tensor] | Callable[[], Sequence[Tensor] | None] | None = None,
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
@@ -91,7 +92,7 @@ class TrainingStep:
         self.sampling = sampling
         self.seed = seed
         self._gradient = gradient
-        self._shared = spread
+        self._shared, self._examples = spread, examples
         self._preconditioner = preconditioner
         self._probe = probe
         self._motion = motion
@@ -255,7 +256,8 @@ class TrainingStep:
     def spread(self, parts: int | None = 2) -> Spread:
         """The spread of the gradients of parts of this batch.
 
-        If training accumulates micro-batches, these are the parts. Otherwise the batch is split at random into
+        If training accumulates micro-batches, these are the parts. If single examples were read during backward, the
+        parts are the examples, for any k. Otherwise the batch is split at random into
         `parts` parts, and the gradient of each is computed. If the loss is a fixed function of the batch, the last
         gradient follows from ĝ by subtraction.
 
@@ -268,9 +270,26 @@ class TrainingStep:
         """
         if self._shared is not None:
             return self._shared
+        known = self._of_examples if self._preconditioner is None else None
+        return self._apart(parts) if known is None else known
+
+    @cached_property
+    def _of_examples(self) -> Spread | None:
+        return self._examples() if callable(self._examples) else self._examples
+
+    def _apart(self, parts: int | None) -> Spread:
+        """The spread of parts that are run again, kept for the next gauge."""
         count = self.batch_size if parts is None else parts
         if count not in self._spreads:
-            self._spreads[count] = self._run_apart(count)
+            known = self._gradient is not None
+            self._spreads[count] = Apart(
+                self.objective,
+                self.batch,
+                gradient=(lambda: self.gradient) if known else None,
+                preconditioner=self.preconditioner,
+                example_of=self.example_of,
+                seed_of=self.derived_seed,
+            ).spread(count)
         return self._spreads[count]
 
     def preconditioned_spread(self, parts: int | None = 2) -> Spread | None:
@@ -279,68 +298,9 @@ class TrainingStep:
         Raises:
             BadArgument: No preconditioner was given, or see `spread`.
         """
-        spread = self.spread(parts).preconditioned
-        if spread is None and self._preconditioner is None:
+        if self._preconditioner is None and (self._shared is None or self._shared.preconditioned is None):
             raise BadArgument(
                 "`preconditioner` is missing, and this gauge needs it: pass "
                 "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."
             )
-        return spread
-
-    def _run_apart(self, count: int) -> Spread:
-        if not 2 <= count <= self.batch_size:
-            raise BadArgument(
-                f"`parts` must be at least 2, and at most the batch size {self.batch_size}, got {count}: "
-                "the spread within a step needs two parts of at least one example each."
-            )
-        traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))
-        if self.example_of is not None:
-            count = min(count, len(self.example_of.unique()))
-        if traits.coupled:  # there are no batch statistics of one example
-            count = max(min(count, self.batch_size // 2), 2)
-        elif count == self.batch_size > 2 and self.example_of is None:
-            return self._per_example()
-        parts = dealt(self.batch_size, count, self.generator("deal"), self.example_of)
-        return self._with_last_by_subtraction(parts) if traits.fixed and self._gradient else self._all_run(parts)
-
-    def _with_last_by_subtraction(self, parts: Sequence[Tensor]) -> Spread:
-        """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last."""
-        builder, rest, left = self._builder, self.gradient, self.batch_size
-        for position, part in enumerate(parts[:-1]):
-            gradients = self._part_gradient(part, position)
-            builder.add(len(part), gradients)
-            left -= len(part)
-            # The mean over the remaining examples: ((left + b) rest − b ĝ_j) / left.
-            rest = list(torch._foreach_lerp(rest, gradients, -len(part) / left))
-        builder.add(left, rest)
-        return builder.finish(self.gradient)
-
-    def _all_run(self, parts: Sequence[Tensor]) -> Spread:
-        """Compute every gradient, each with its own random numbers and batch statistics; ĝ is their mean."""
-        builder = self._builder
-        mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
-        for position, part in enumerate(parts):
-            gradients = self._part_gradient(part, position)
-            builder.add(len(part), gradients)
-            torch._foreach_add_(mean, gradients, alpha=len(part) / self.batch_size)
-        return builder.finish(mean)
-
-    def _per_example(self) -> Spread:
-        """Compute the gradient of every example by vmap, a few at a time; ĝ is their mean."""
-        builder = self._builder
-        mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
-        at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
-        for position, part in enumerate(torch.split(torch.arange(self.batch_size, device="cpu"), at_once)):
-            seed = self.derived_seed(f"examples {position}")
-            gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
-            builder.add_each(gradients)
-            torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / self.batch_size)
-        return builder.finish(mean)
-
-    @property
-    def _builder(self) -> SpreadBuilder:
-        """A new builder of a spread."""
-        return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
-
-    def _part_gradient(self, part: Tensor, position: int) -> Gradients:
-        return self.objective.gradient(take(self.batch, part), seed=self.derived_seed(f"part {position}"))
+        return self.spread(parts).preconditioned

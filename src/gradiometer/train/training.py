@@ -16,6 +16,7 @@ from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, 
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
+from gradiometer.estimation.noise import GradientNoise
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, Order, batch_size
@@ -24,6 +25,7 @@ from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
+from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -107,6 +109,9 @@ class Training:
             who = f"{backward[0]} measures" if backward else "several gradients per update are"
             raise BadArgument(f"`probe` is for measuring apart from training, but {who} training's own: leave one out.")
         self.origin = Origin() if backward else None
+        noise = any(isinstance(gauge, GradientNoise) for gauge in self.gauges)
+        apart = noise and not (self.shared or configuration.probe)
+        self._examples = ExampleNorms(self.objective, partial(budget.spending, READINGS), wanted=apart)
         self.step = 0
         self.first_loss = math.nan
 
@@ -188,6 +193,8 @@ class Training:
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
             return self._accumulator(batch, measured, self.step, partial(_where, self.step))
         self.optimizer.zero_grad(set_to_none=True)
+        if measured:
+            self._examples.start()
         with user_code("loss", _where(self.step, batch)):
             loss = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
             loss.backward()
@@ -207,14 +214,16 @@ class Training:
     def caught(self, batch: Batch, spread: Spread | None) -> TrainingStep:
         """The step as the gauges see it, between `backward` and `update`; with `probe`, one of independent examples."""
         size, probe = batch_size(batch), self.configuration.probe
+        gradient = [parameter.grad for parameter in self.parameters]
         return TrainingStep(
             self.objective,
             self._independent(size, "probe") if probe else batch,
             index=self.step,
             learning_rate=self.learning_rate,
             sampling=self.measured_sampling,
-            gradient=None if probe else [parameter.grad for parameter in self.parameters],
+            gradient=None if probe else gradient,
             spread=spread,
+            examples=partial(self._examples.spread, batch, gradient, seed=self.configuration.seed),
             probe=partial(self._independent, size, "judges"),
             motion=self._motion(),
             seed=self.configuration.seed,

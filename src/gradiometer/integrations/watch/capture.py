@@ -2,8 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import is_
@@ -16,7 +15,7 @@ from torch.nn.functional import pad
 
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
-from gradiometer.integrations.gradients import GradientHooks, Preconditioner
+from gradiometer.integrations.gradients import GradientHooks, Preconditioner, inside_backward
 from gradiometer.integrations.watch.checks.accumulation import Shares
 from gradiometer.integrations.watch.checks.loss_check import LossCheck
 from gradiometer.integrations.watch.checks.rows import Rows
@@ -29,12 +28,12 @@ from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
+from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
 Norms = Float[Tensor, " parameters"]
-
 
 LEAVING = -1.0
 """In the exchange of a measured step, in place of the next step to measure: this process measures no more."""
@@ -83,11 +82,12 @@ class Capture:
             else GradientHooks(objective.parameters, budget, shield, preconditioner)
         )
         self._builder = SpreadBuilder(objective.layer_of)
+        apart = has_loss and not self.shared and not (batches.probe or batches.groups or preconditioner)
+        self._examples = ExampleNorms(objective, partial(inside_backward, budget, shield), wanted=apart)
         self._rows = Rows(objective.model, warn, grouped=batches.groups is not None, sampled=batches.known)
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
-        self._accelerators: list[torch.device] = []
         self.next_due = 0
         """On several processes: the step that rank 0 measures next, known to all."""
 
@@ -109,15 +109,18 @@ class Capture:
     def start(self) -> None:
         """Measure the next step."""
         self._builder = SpreadBuilder(self._objective.layer_of)
-        self._accelerators = [device for device in {p.device for p in self._parameters} if device.type != "cpu"]
+        self._accelerators = [device for device in self._objective.devices if device.type != "cpu"]
         self._gradients.start()
         self._shares.start()
         self._gradients.whole_is_wanted = self.shared and self._accumulation == 1
+        if not self._shield.before_first_update:  # earlier, nothing shows if the model is compiled
+            self._examples.start()
 
     def stop(self) -> None:
         """Do not measure the next step."""
         self._gradients.stop()
         self._shares.stop()
+        self._examples.stop()
 
     def forget_unannounced_backward(self) -> None:
         """The parameters were updated after a backward without a call of `step`."""
@@ -207,11 +210,18 @@ class Capture:
             sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,
+            examples=self._of_examples(parts[0].batch, gradient),
             preconditioner=self._preconditioner,
             motion=None if motion is None or made is None else partial(motion, made()),
             example_of=self._batches.example_of(batch),
             seed=self._seed,
         )
+
+    def _of_examples(self, batch: Batch, gradient: object) -> Callable[[], Spread | None] | None:
+        """A function that returns the spread of single examples, if `loss` is the loss that is trained."""
+        if not isinstance(gradient, list) or self._check is None or not self._check.same_loss:
+            return None
+        return partial(self._examples.spread, batch, gradient, scale=self._scale, seed=self._seed)
 
     def _spread(self, proposal: int) -> Spread | None:
         """The spread over all micro-batches, if they have one size: only then is ĝ their plain mean."""
@@ -338,13 +348,3 @@ class Capture:
     @property
     def _scaled(self) -> float:
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())
-
-
-@contextmanager
-def as_written() -> Iterator[None]:
-    """A region in which compiled code runs eagerly; what was compiled stays."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

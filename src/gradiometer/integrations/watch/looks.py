@@ -19,7 +19,7 @@ from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
 from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.capture import as_written
+from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.watch.data import OnDevice, examples_of
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.measurement.artifact import Artifact

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
-from gradiometer.integrations.watch.capture import as_written
+from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.part import Part, part_of, value_of
 from gradiometer.integrations.watch.settings import Settings

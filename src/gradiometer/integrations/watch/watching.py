@@ -14,8 +14,9 @@ from gradiometer.gauges import Asked
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.automatic import Automatic
 from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse_unsupported_shards, reshard
+from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.watch.capture import Capture, as_written
+from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.checks.arguments import check_spread
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
