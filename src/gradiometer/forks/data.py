@@ -1,12 +1,10 @@
 """The data of a fork: what a person gives as `batches`, replayed in the order of any seed."""
 
 import itertools
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -21,11 +19,11 @@ from torch.utils.data import (
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch, Order, batch_size, span
+from gradiometer.measurement.batch import Batch, Order, batch_size, joined, span
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
-from gradiometer.randomness import untouched_randomness
+from gradiometer.randomness import GlobalStates
 
 INSTEAD = "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
 SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
@@ -48,7 +46,7 @@ class Data(ABC):
         """The batches of training in the order of a seed, epoch after epoch."""
 
     def some(self, count: int, seed: int) -> list[Batch]:
-        """Some training examples, `count` of them if there are as many."""
+        """Some training examples, `count` of them if there are as many, in one batch if they can be joined."""
         chosen, total = list[Batch](), 0
         for batch in self.batches(seed):
             size = min(batch_size(batch), count - total)
@@ -56,7 +54,10 @@ class Data(ABC):
             total += size
             if total >= min(count, self.epoch or count):
                 break
-        return chosen
+        try:
+            return [joined(chosen)]
+        except BadArgument:  # sequences of unequal length
+            return chosen
 
 
 class Ordered(Data):
@@ -210,15 +211,18 @@ def data_of(batches: Any, size: int | None) -> Data:
 
 def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
     """The same batches, drawn with random states of their own, so that the model's draws do not change the data."""
-    states: Any = None
+    own: GlobalStates | None = None
     while True:
-        with untouched_randomness(seed, []):
-            if states is not None:
-                random.setstate(states[0])
-                np.random.set_state(states[1])  # noqa: NPY002 (data sets use the global one)
-                torch.set_rng_state(states[2])
+        before = GlobalStates()
+        if own is None:
+            before.seed(seed)
+        else:
+            own.restore()
+        try:
             batch = next(batches, None)
-            states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+            own = GlobalStates()
+        finally:
+            before.restore()
         if batch is None:
             return
         yield batch

@@ -66,8 +66,9 @@ def grown(source: Source, branch: Branch) -> BranchResult:
     seed = zlib.crc32(f"{source.seed}/{branch.replicate}/draws".encode())
     with untouched_randomness(seed, source.devices):
         going = source.continuation(branch.replicate)
-        branch.alternative.change(going)
-        with Surroundings(going.calls, going.model).untouched(seed):
+        # What is found before the change is not of this branch alone.
+        with Surroundings((*going.calls, branch.alternative), going.model).untouched(seed):
+            branch.alternative.change(going)
             result = _trained(going, branch)
         if result.diverged is not None:
             return result

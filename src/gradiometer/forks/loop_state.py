@@ -19,6 +19,7 @@ from gradiometer.forks.data import Data
 from gradiometer.forks.evaluation import examples_of, held_out, losses_on, metrics
 from gradiometer.forks.stream import Stream
 from gradiometer.forks.untouched import refuse_outside
+from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
@@ -59,6 +60,7 @@ class LoopState:
         self.seed, self._parts, self._data, self._index = seed, parts, data, index
         self._loss, self._step, self._evaluate = loss, step, evaluate
         self._accumulation, self._epoch = accumulation, epoch
+        self._some: list[Batch] | None = None
 
     @property
     def devices(self) -> set[torch.device]:
@@ -88,8 +90,9 @@ class LoopState:
         used = Surroundings((self._loss, evaluate), model)
         with torch.no_grad(), untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
             if self._loss is not None:
-                some = self._data.some(TRAIN_EXAMPLES, seed)
-                found |= losses_on(iter(some), self._loss, model, "train")
+                if self._some is None:
+                    self._some = self._data.some(TRAIN_EXAMPLES, seed)
+                found |= losses_on(iter(self._some), self._loss, model, "train")
             if is_test_set(evaluate):
                 assert self._loss is not None
                 found |= losses_on(held_out(evaluate), self._loss, model, "test")
@@ -101,7 +104,7 @@ class LoopState:
         return zlib.crc32(f"{self.seed}/{purpose}".encode())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_parts": self._parts.dumped()}
+        return {**vars(self), "_parts": self._parts.dumped(), "_some": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -1,7 +1,7 @@
 """A training is not touched while branches are grown beside it."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
@@ -48,7 +48,7 @@ def untouched(original: Parts, copies: Parts) -> Iterator[None]:
         )
 
 
-def refuse_outside(name: str, function: Callable[..., Any] | None, model: torch.nn.Module) -> None:
+def refuse_outside(name: str, function: Any, model: torch.nn.Module) -> None:
     """Raise if a function uses the model by a name from outside, since branches train a copy.
 
     Raises:
@@ -66,8 +66,9 @@ def _changed(original: Parts, copies: Parts) -> bool:
         (original.model.state_dict(), copies.model.state_dict()),
         (original.optimizer.state_dict(), copies.optimizer.state_dict()),
     ]
-    counts = [(one.last_epoch, two.last_epoch) for one, two in zip(original.schedulers, copies.schedulers, strict=True)]
-    return any(one != two for one, two in counts) or not all(_same(one, two) for one, two in pairs)
+    schedulers = zip(original.schedulers, copies.schedulers, strict=True)
+    pairs += [(one.state_dict(), two.state_dict()) for one, two in schedulers]
+    return not all(_same(one, two) for one, two in pairs)
 
 
 def _same(one: Any, two: Any) -> bool:

@@ -4,7 +4,7 @@ import functools
 import pickle
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -47,11 +47,11 @@ class Surroundings:
     Looked for in closures, default arguments, attributes, and the global names that functions use.
 
     Args:
-        loss: The loss, or several functions in a tuple.
+        loss: The loss, or several objects in a tuple.
         model: Its model, whose buffers are not among them.
     """
 
-    def __init__(self, loss: Callable[..., Any] | tuple[Callable[..., Any] | None, ...], model: nn.Module) -> None:
+    def __init__(self, loss: Any, model: nn.Module) -> None:
         found, own = list(_reached([loss, model])), set(map(id, model.modules()))
         self.generators = [one for one in found if isinstance(one, GENERATORS) and not _is_global(one)]
         self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]

@@ -1,0 +1,292 @@
+"""A fork of a loop of one's own: the loop is not touched, and its branches are what the loop would have done."""
+
+import copy
+import math
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, trained
+from gradiometer import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.forks import Branch, Custom, Readout, alternative_of, grown
+from gradiometer.forks.data import data_of
+from gradiometer.forks.loop_state import LoopState, parts_of
+from gradiometer.measurement import Draw, Sampling
+
+CASES: dict[str, dict[str, Any]] = {
+    "SGD": {"dropout": 0.3},
+    "AdamW": {"optimizer": "AdamW", "scheduler": "cosine"},
+    "fused AdamW": {"optimizer": "fused AdamW", "scheduler": "one cycle", "dropout": 0.3},
+    "RMSprop": {"optimizer": "RMSprop", "scheduler": "lambda"},
+    "LBFGS": {"optimizer": "LBFGS"},
+    "sequence": {"scheduler": "sequence"},
+    "chained": {"scheduler": "chained"},
+    "cyclic": {"scheduler": "cyclic"},
+    "accumulation": {"accumulation": 2, "scheduler": "cosine"},
+    "scaler": {"scaled": True},
+    "scaler, fused": {"scaled": True, "optimizer": "fused AdamW"},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_training_has_the_same_bits_with_a_fork_and_without(case: dict[str, Any]) -> None:
+    forked, plain = trained(OwnLoop(**case), OwnLoop.fork), trained(OwnLoop(**case))
+    assert forked["losses"] == plain["losses"]
+    assert {name for name in plain if forked[name] != plain[name]} <= {"parameters", "hooks", "hooks of parameters"}
+
+
+def test_a_watched_training_has_the_same_bits_and_its_watch_stays_out_of_the_branches(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> None:
+        hooks = [hook for parameter in model.parameters() for hook in (parameter._backward_hooks or {}).values()]
+        tables = [hooks, optimizer._optimizer_step_post_hooks.values(), optimizer._optimizer_step_pre_hooks.values()]
+        seen.extend(type(hook).__name__ for table in tables for hook in table)
+
+    def forks(loop: OwnLoop) -> None:
+        loop.fork(alternatives=[Custom("look", look)])
+
+    watched = {"every": 1, "sampling": Sampling(Draw.REPLACEMENT, 96)}
+    forked = trained(OwnLoop(), forks, out=tmp_path / "forked", **watched)
+    plain = trained(OwnLoop(), out=tmp_path / "plain", **watched)
+    assert (
+        forked["losses"] == plain["losses"] and forked["model"] == plain["model"] and forked["torch"] == plain["torch"]
+    )
+    assert seen == []
+
+
+@pytest.mark.parametrize("case", [{**case, "dropout": 0.0} for case in CASES.values()], ids=CASES)
+def test_going_on_from_a_state_with_the_same_data_is_what_training_does(case: dict[str, Any]) -> None:
+    loop = OwnLoop(**case)
+    for _ in range(3):
+        loop.update()
+    branch = loop.fork(tail="none").of("go on")[0]
+    assert branch.updates == 4
+    for _ in range(4):
+        loop.update()
+    for name, expected in everything(loop.model).items():
+        assert np.array_equal(branch.readouts[name].values, expected.numpy())  # type: ignore[arg-type]
+
+
+def test_the_users_own_hooks_work_in_branches_on_the_copies() -> None:
+    def halve(gradient: torch.Tensor) -> None:
+        gradient.mul_(0.5)
+
+    def hooked(loop: OwnLoop) -> OwnLoop:
+        first = loop.model[0]  # type: ignore[index]
+        first.weight.register_hook(lambda gradient: gradient * 0.5)
+        first.bias.register_post_accumulate_grad_hook(lambda parameter: halve(parameter.grad))
+        first.register_forward_hook(lambda module, inputs, output: output + 0.1)
+        loop.optimizer.register_step_pre_hook(lambda optimizer, *_: halve(optimizer.param_groups[1]["params"][0].grad))
+        return loop
+
+    loop = hooked(OwnLoop())
+    branch = loop.fork(tail="none").of("go on")[0]
+    for _ in range(4):
+        loop.update()
+    assert np.array_equal(branch.readouts["numbers"].values, everything(loop.model)["numbers"].numpy())  # type: ignore[arg-type]
+
+
+def test_all_alternatives_of_a_replicate_see_the_same_examples_whatever_the_model_draws() -> None:
+    seen: dict[str, list[float]] = {}
+
+    def looking(name: str) -> Custom:
+        def look(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> Iterator[Any]:
+            for batch in batches:
+                seen.setdefault(name, []).extend(batch[0][:, 0].tolist())
+                yield batch
+
+        return Custom(name, look)
+
+    loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
+    alternatives = [looking("plain"), alternative_of("batch 2x") & looking("double")]
+    OwnLoop(dropout=0.3).fork(alternatives=alternatives, batches=loader, replicates=2, horizon="2 epochs")
+    assert len(seen["plain"]) == 4 * 96 and seen["plain"] == seen["double"]
+    assert seen["plain"][: 2 * 96] != seen["plain"][2 * 96 :]
+
+
+def test_a_branch_that_was_sent_to_another_process_has_the_same_bits() -> None:
+    loop = OwnLoop("AdamW", "one cycle", dropout=0.3, scaled=True)
+    loop.model[0].weight.register_hook(lambda gradient: gradient * 0.5)  # type: ignore[index]
+    loop.update()
+    parts = parts_of(loop.model, loop.optimizer, loop.scheduler, loop.scaler).copied()
+    data = data_of(DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True), None)
+    here = LoopState(parts, data, loss=loop.loss, evaluate=everything)
+    there = pickle.loads(cloudpickle.dumps(here))
+    for text in ("go on", "batch 2x, rate 2x & clip 0.1", "SGD(lr=0.1)"):
+        branch = Branch(alternative_of(text), 1, 64)
+        one, two = grown(here, branch).to_dict(), grown(there, branch).to_dict()
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_the_readouts_of_a_test_set_are_those_of_its_examples() -> None:
+    loop = OwnLoop()
+    found = loop.fork(evaluate=DataLoader(TensorDataset(INPUTS[:30], LABELS[:30]), batch_size=7), horizon="1 update")
+    kept: dict[str, Any] = {}
+    loop.fork(evaluate=lambda model: kept.update(model=copy.deepcopy(model)) or 0.0, horizon="1 update")
+    result = found.of("batch 2x")[0]
+    with torch.no_grad():
+        losses = CRITERION(kept["model"], (INPUTS[:30], LABELS[:30]))
+        right = kept["model"](INPUTS[:30]).argmax(dim=1) == LABELS[:30]
+    loss, accuracy = result.readouts["test_loss"], result.readouts["test_accuracy"]
+    assert loss.values == pytest.approx(losses.numpy(), rel=1e-5) and loss.lower_is_better
+    assert (accuracy.values == right.numpy()).all() and not accuracy.lower_is_better
+    assert accuracy.mean == pytest.approx(right.float().mean().item())
+
+
+def test_metrics_of_a_function_keep_their_names_values_and_direction() -> None:
+    metrics = {"val_auc": 0.5, "error": torch.tensor([1.0, 0.0]), "mine": Readout(3.0, None, False)}
+    readouts = OwnLoop().fork(evaluate=lambda model: metrics).of("go on")[0].readouts
+    assert {name: readout.mean for name, readout in readouts.items() if name != "train_loss"} == {
+        "val_auc": 0.5, "error": 0.5, "mine": 3.0,
+    }  # fmt: skip
+    assert [readouts[name].lower_is_better for name in metrics] == [False, True, False]
+
+    def perplexity(model: nn.Module) -> float:
+        return 2.0
+
+    assert OwnLoop().fork(evaluate=perplexity).readouts == ("train_loss", "perplexity")
+    with pytest.raises(UserCodeFailed, match="`evaluate` returned for 'a' a str: return a number"):
+        OwnLoop().fork(evaluate=lambda model: {"a": "b"})
+
+
+def test_the_state_of_an_average_is_kept_by_a_custom_alternative() -> None:
+    def averaged(model: Any, optimizer: torch.optim.Optimizer, batches: Any) -> None:
+        vars(model)["average"] = average = torch.optim.swa_utils.AveragedModel(model[0])
+        optimizer.register_step_post_hook(lambda *_: average.update_parameters(model[0]))
+
+    counts = OwnLoop().fork(
+        alternatives=[Custom("average", averaged)],
+        evaluate=lambda model: float(model.average.n_averaged) if hasattr(model, "average") else 0.0,
+    )
+    assert [counts.of(name)[0].readouts["metric"].mean for name in counts.names] == [0.0, 4.0]
+
+
+def test_a_loss_or_metric_that_is_not_finite_ends_its_branch_as_diverged() -> None:
+    found = OwnLoop().fork(alternatives=["rate 1e30x", "rate 2x"], replicates=2)
+    assert [result.diverged is None for result in found.results] == [True, False, True] * 2
+    (result, _) = found.of("rate 1e+30x")
+    assert result.diverged is not None and "nan" in result.diverged and result.readouts == {}
+    found = OwnLoop().fork(evaluate=lambda model: {"score": math.nan})
+    assert found.results[0].diverged == "score is nan"
+
+
+def test_curves_are_the_losses_of_training() -> None:
+    loop = OwnLoop()
+    curve = loop.fork(tail="none", horizon="4 updates").curves["go on"]
+    for _ in range(4):
+        loop.update()
+    assert curve == tuple((8 * (step + 1), pytest.approx(loss)) for step, loss in enumerate(loop.losses))
+    long = OwnLoop().fork(tail="none", horizon="40 updates", batches=list(BATCHES)).of("go on")[0].curve
+    assert len(long) == 24 and long[-1][0] == 320
+
+
+def refused(error: type[Exception], message: str, **given: Any) -> None:
+    loop = given.pop("loop", None) or OwnLoop()
+    before = loop.state()
+    with pytest.raises(error, match=message):
+        loop.fork(**given)
+    assert loop.state() == before
+
+
+def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
+    refused(BadArgument, "`loss` or `step` must be given", step=lambda model, optimizer, batch: 0.0)
+    refused(
+        BadArgument, r"`loss` must be a function of \(model, batch\), got CrossEntropyLoss", loss=nn.CrossEntropyLoss()
+    )
+    refused(BadArgument, "`step` makes a whole update", loss=None, step=print, accumulation=2)
+    refused(BadArgument, "`evaluate` must be a function", loss=None, step=print, evaluate=None)
+    refused(BadArgument, "`alternatives` must be a list", alternatives=[])
+    refused(BadArgument, "names 'rate 2x' twice|has 'rate 2x' twice", alternatives=["rate 2x", "rate 2x"])
+    refused(BadArgument, "has 'go on' twice", alternatives=["go on"])
+    refused(BadArgument, "`replicates` must be at least 1", replicates=0)
+    refused(BadArgument, "`scheduler_each` is 'epoch'", scheduler_each="epoch")
+    refused(BadArgument, "`horizon` is 800 examples, and only 80 are `left`", horizon="100 updates", left="10 updates")
+    refused(BadArgument, "`horizon` is beyond the data: `batches` ended after 16", batches=lambda seed: BATCHES[:2])
+    refused(BadArgument, "`batches` returned no batch", batches=lambda seed: [])
+    refused(BadArgument, "`scheduler` belongs to another optimizer", scheduler=OwnLoop(scheduler="lambda").scheduler)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(OwnLoop().optimizer)
+    refused(Unsupported, "ReduceLROnPlateau, which needs a metric", scheduler=plateau)
+    refused(UserCodeFailed, "`loss` raised ZeroDivisionError", loss=lambda model, batch: 1 / 0)
+    refused(UserCodeFailed, "`evaluate` raised ZeroDivisionError", evaluate=lambda model: 1 / 0)
+    refused(UserCodeFailed, "`step` returned NoneType", loss=None, step=lambda model, optimizer, batch: None)
+
+
+def test_models_that_cannot_be_copied_are_refused_with_the_reason() -> None:
+    loop = OwnLoop()
+    loop.model.file = (value for value in "generator")  # type: ignore[assignment]
+    with pytest.raises(
+        Unsupported, match=r"`model` cannot be copied \(TypeError: cannot pickle 'generator' object\): keep"
+    ):
+        loop.fork()
+    outside = OwnLoop()
+    outside.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    refused(Unsupported, "trains a parameter that is not in `model`", loop=outside)
+    evaluating = OwnLoop()
+    evaluating.model.eval()
+    refused(BadArgument, r"in eval mode, and branches train it: call model.train\(\)", loop=evaluating)
+
+
+def test_a_model_that_keeps_its_last_activation_can_be_forked() -> None:
+    loop = OwnLoop()
+    loop.model.register_forward_hook(lambda module, inputs, output: setattr(module, "last", output))
+    loop.update()
+    assert loop.fork().of("go on")[0].diverged is None
+
+
+def test_functions_that_work_on_the_training_itself_are_found_and_it_is_put_back() -> None:
+    loop = OwnLoop()
+    model = loop.model
+    refused(BadArgument, "`loss` uses the model from outside", loop=loop, loss=lambda _, batch: CRITERION(model, batch))
+    parts = {"model": model}
+    refused(BadArgument, "gave no gradient", loop=loop, loss=lambda _, batch: CRITERION(parts["model"], batch))
+    other = loop.optimizer
+
+    def step(model: nn.Module, _: torch.optim.Optimizer, batch: Any) -> torch.Tensor:
+        loss = CRITERION(parts["model"], batch).mean()
+        loss.backward()
+        other.step()
+        return loss
+
+    before = loop.state()
+    with pytest.raises(BadArgument, match=r"worked on the training itself: .* put back"):
+        loop.fork(loss=None, step=step)
+    after = loop.state()
+    assert after["model"] == before["model"] and after["gradients"] == before["gradients"]
+
+
+def test_epochs_seconds_and_percent_are_counted() -> None:
+    loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
+    loop = OwnLoop(scheduler="lambda")
+    found = loop.fork(batches=loader, horizon="25%", left="8 epochs", scheduler_each="epoch", tail="none")
+    assert found.horizon == 192 and found.left == 768
+    found = OwnLoop().fork(batches=loader, horizon="0.05 s")
+    assert 8 < found.horizon < 8_000
+
+
+def test_a_scheduler_stepped_every_epoch_is_stepped_every_epoch() -> None:
+    rates: list[float] = []
+
+    def look(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> None:
+        optimizer.register_step_pre_hook(lambda one, *_: rates.append(one.param_groups[0]["lr"]))
+
+    loop = OwnLoop(scheduler="lambda")
+    loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=32, shuffle=True)
+    loop.fork(
+        batches=loader, horizon="2 epochs", scheduler_each="epoch", tail="none", alternatives=[Custom("look", look)]
+    )
+    assert rates == [0.05] * 3 + [0.025] * 3
+
+
+def test_progress_is_told_after_every_branch() -> None:
+    told: list[tuple[str, int, int]] = []
+    OwnLoop().fork(replicates=2, progress=lambda result, done, total: told.append((result.alternative, done, total)))
+    assert [done for _, done, _ in told] == [1, 2, 3, 4, 5, 6] and {total for *_, total in told} == {6}
