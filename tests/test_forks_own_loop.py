@@ -290,3 +290,13 @@ def test_progress_is_told_after_every_branch() -> None:
     told: list[tuple[str, int, int]] = []
     OwnLoop().fork(replicates=2, progress=lambda result, done, total: told.append((result.alternative, done, total)))
     assert [done for _, done, _ in told] == [1, 2, 3, 4, 5, 6] and {total for *_, total in told} == {6}
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bits() -> None:
+    found = {
+        pool: OwnLoop("AdamW", dropout=0.3).fork(batches=(INPUTS, LABELS), batch_size=8, replicates=2, pool=pool)
+        for pool in ("here", "processes:2")
+    }
+    here, there = ([{**result.to_dict(), "seconds": 0} for result in each.results] for each in found.values())
+    assert here == there

@@ -185,6 +185,7 @@ def test_a_sampler_of_torch_inside_a_batch_sampler_can_be_replayed() -> None:
         "1 min": 12_000,
         "25%": 300,
         "3 examples": 10,
+        "64 examples": 60,
     }.items(),
 )
 def test_a_horizon_is_counted_in_examples(text: str, expected: int) -> None:

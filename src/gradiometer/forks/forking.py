@@ -1,6 +1,7 @@
 """`fork`: what would have happened, for a training loop that a user wrote."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from gradiometer.forks.engine import grown
 from gradiometer.forks.horizon import Horizon
 from gradiometer.forks.loop_state import LoopState, check_functions, parts_of
 from gradiometer.forks.untouched import untouched
+from gradiometer.jobs import Job, Outcome, Pool, pool_of
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.loss import Loss
 
@@ -48,6 +50,7 @@ def fork(
     left: str | None = None,
     index: int = 0,
     seed: int = 0,
+    pool: str | Pool = "here",
     progress: Progress | None = None,
 ) -> Fork:
     """Train several continuations of a training, each on the same data, and compare where they end.
@@ -80,6 +83,8 @@ def fork(
         left: What is left of the training, such as "4000 updates"; needed for a horizon in percent.
         index: Number of updates so far, from which `Skip` counts.
         seed: Seed of the data orders and of the random draws.
+        pool: Where branches are trained: "here", "processes", "processes:4", or a `Pool`. The numbers are the same. In
+            processes nothing in the functions may depend on what they change elsewhere.
         progress: Called after every branch with its result, the number of finished branches and of all.
 
     Raises:
@@ -143,12 +148,23 @@ def fork(
         if remaining is not None and examples > remaining:
             raise BadArgument(f"`horizon` is {examples:,} examples, and only {remaining:,} are `left` of the training.")
         branches = [Branch(one, place, examples, tail) for place in range(replicates) for one in (baseline, *chosen)]
-        results = []
-        for branch in branches:
-            results.append(grown(state, branch))
-            if progress is not None:
-                progress(results[-1], len(results), len(branches))
-    return Fork(index, chosen, replicates, examples, tuple(results), baseline, tail, seed, remaining)
+        results = _grown_in(pool, state, branches, progress)
+    return Fork(index, chosen, replicates, examples, results, baseline, tail, seed, remaining)
+
+
+def _grown_in(
+    pool: str | Pool, state: LoopState, branches: Sequence[Branch], progress: Progress | None
+) -> tuple[BranchResult, ...]:
+    """The results of branches, in their order. Processes that were started for them are ended."""
+
+    def tell(outcome: Outcome, done: int, total: int) -> None:
+        if progress is not None and outcome.error is None:
+            progress(outcome.result, done, total)
+
+    jobs = [Job(branch.name, grown, (branch,)) for branch in branches]
+    place = pool_of(pool)
+    with nullcontext() if place is pool else place:
+        return tuple(place.results(jobs, shared=state, progress=tell))
 
 
 def _alternatives(given: Any) -> tuple[Alternative, ...]:

@@ -69,7 +69,7 @@ class Horizon:
         seconds_per_update: Callable[[], float] | None = None,
         name: str = "horizon",
     ) -> int:
-        """The length in examples, at least those of one update.
+        """The length in examples: whole updates of the original training, unless it is in epochs.
 
         Args:
             batch: Examples in one update of the original training.
@@ -102,4 +102,6 @@ class Horizon:
                     raise BadArgument(f"`{name}` cannot be in seconds here: give it in updates.")
                 seconds = self.amount * (60 if self.unit == "minutes" else 1)
                 amount = seconds / seconds_per_update() * batch
-        return max(round(amount), batch)
+        if self.unit == "epochs":
+            return max(round(amount), batch)
+        return max(round(amount / batch), 1) * batch  # a last batch of a few examples helps nobody
