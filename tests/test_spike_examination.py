@@ -115,7 +115,7 @@ def test_a_loss_that_couples_its_examples_or_fails_again_gives_no_examples() -> 
     fails = Examiner(Objective(model, lambda model, batch: model(batch[0]).unknown))
     for examiner in (coupled, fails):
         for _ in range(64):
-            examiner.learn(1.0)
+            examiner.learn([1.0])
         assert examiner.limit == pytest.approx(1.2)
     assert (coupled.examine(9.0, batches[0], None) or {"examples": []})["examples"] == []
     assert fails.examine(9.0, batches[0], Before(batches[1], 1.0)) is None and fails.limit == math.inf
@@ -125,7 +125,7 @@ def test_a_buffer_that_is_filled_again_is_not_the_batch_before() -> None:
     model, batches = model_and_batches()
     examiner = Examiner(Objective(model, loss))
     for _ in range(64):
-        examiner.learn(1.0)
+        examiner.learn([1.0])
     again = examiner.examine(9.0, batches[0], Before(batches[0], 1.0))
     assert again is None or (again["others_now"] is None and again["others_then"] is None)
     other = examiner.examine(9.0, batches[0], Before((batches[1][0].clone(), batches[1][1].clone()), 1.0))
@@ -140,7 +140,7 @@ def test_examinations_pause_and_end() -> None:
         if not value < examiner.limit:
             examiner.examine(value, batches[0], None)
             examined.append(step)
-        examiner.learn(value)
+        examiner.learn([value])
     assert len(examined) == 5 and min(np.diff(examined)) >= 64
 
 
@@ -152,6 +152,6 @@ def test_one_wrong_example_is_found_in_a_batch_of_any_size(size: int) -> None:
     targets[size // 2] = 100.0
     examiner = Examiner(Objective(model, loss))
     for _ in range(64):
-        examiner.learn(0.1)
+        examiner.learn([0.1])
     found = examiner.examine(loss(model, (inputs, targets)).item(), (inputs, targets), None)
     assert found is not None and found["examples"] == [size // 2] and 0.8 < found["share"] <= 1.05

@@ -76,7 +76,7 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
 
     made = []
     with w:
-        for _ in range(200):
+        for _ in range(400):
             loss, batch = one_backward(model)
             sys.setprofile(count)
             w.step(loss, batch)
@@ -84,4 +84,4 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
             sys.setprofile(None)
             made.append(len([name for name in calls if not name.startswith("<")]))
             calls.clear()
-    assert sorted(made)[100] <= 12  # functions of ours
+    assert sorted(made[200:])[100] <= 4 and sorted(made)[300] <= 10  # functions of ours

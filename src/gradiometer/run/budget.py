@@ -157,7 +157,7 @@ class Budget:
         training = self.training
         cost = self.expected(kind, self._half_step(training) if guess is None else guess)
         if kind == READINGS:
-            earned = any(lacks <= 0 for lacks, _ in self._lacks(cost, training, saving, 0.0))
+            earned = any(lacks <= 0 for lacks, _, _ in self._lacks(cost, training, saving, 0.0))
             self._borrows = not earned and self.steps >= self._promised_from(cost, training, self.readings, 0.0)
             return earned or self._borrows
         income = self._income(training)
@@ -182,9 +182,12 @@ class Budget:
         costs = [*self._costs.get(READINGS, ()), *([under_way] if under_way else [])]
         cost = statistics.median(costs) if costs else self._half_step(training)
         repaying = self._repays_from is not None and self._repaid(training) < self._lent
-        earned = self.share * pace * (1 - REPAID if repaying else 1)
+        kept = 1 - REPAID if repaying else 1.0
         bookkeeping = self.spent_on[BOOKKEEPING] / max(self.steps, 1)
-        ways = [(lacks, earned - part * bookkeeping) for lacks, part in self._lacks(cost, training, saving, under_way)]
+        ways = [
+            (lacks, self.share * pace * (kept if repays else 1.0) - part * bookkeeping)
+            for lacks, part, repays in self._lacks(cost, training, saving, under_way)
+        ]
         earns = max(min(lacks / rate if rate > 0 else math.inf for lacks, rate in ways), pause)
         promised = self._promised_from(cost, training, readings, under_way) - self.steps
         return max(math.ceil(min(earns, promised, self.steps + 1e6)), 1)
@@ -302,19 +305,21 @@ class Budget:
     def _income(self, training: float) -> float:
         return self.share * training - self._repaid(training)
 
-    def _lacks(self, cost: float, training: float, saving: bool, under_way: float) -> tuple[tuple[float, int], ...]:
+    def _lacks(
+        self, cost: float, training: float, saving: bool, under_way: float
+    ) -> tuple[tuple[float, int, bool], ...]:
         """Two ways in which a reading of this cost may fit: for each, the seconds of income that are still needed, at
-        most 0 if it fits, and how often a second of bookkeeping counts in them."""
+        most 0 if it fits, how often a second of bookkeeping counts in them, and if the income pays back first."""
         income, spent = self._income(training), self._budgeted + under_way + cost - self._lent
         readings = spent - self._expensive
-        assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0
+        assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0, False
         if not saving:
             self._saves_from = None
-            return (spent - income, 1), assured
+            return (spent - income, 1, True), assured
         if self._saves_from is None:
             self._saves_from = readings - cost - under_way, income
         before, earned = self._saves_from
-        return (2 * (readings - before) - (income - earned), 2), assured
+        return (2 * (readings - before) - (income - earned), 2, True), assured
 
     def _target(self, cost: float, pace: float) -> tuple[int, float]:
         """The number of promised readings, and the seconds that they may use however short the run is."""

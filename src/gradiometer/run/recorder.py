@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
 LOSSES_A_LINE = 1000
 RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
+FOLLOWED = 64
 
 Mode = Literal["apart", "shared", "given"]
 
@@ -96,9 +97,11 @@ class Recorder:
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
-        """True if this step should be measured. It also writes the buffers in time. Steps may be left out before
-        `next_look`."""
-        if step < self._cadence.next_look:
+        """True if this step should be measured. It also writes the buffers in time.
+
+        Steps before `next_look` may be left out, for at most `LOOK_SECONDS`.
+        """
+        if step < self._cadence.next_look and not self._cadence.is_late:
             return False
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
@@ -108,6 +111,16 @@ class Recorder:
     def next_look(self) -> int:
         """The next step that `due` has to be asked about, or that a gauge with its own steps wants."""
         return self._cadence.next_look
+
+    def next_wanted(self, step: int, until: int) -> int:
+        """The first step, from this one up to `until`, that a gauge with its own steps wants; otherwise `until`.
+
+        Only the next 64 steps are looked at if there is such a gauge.
+        """
+        if not self._followers or self._share == 0:
+            return until
+        until = min(until, step + FOLLOWED)
+        return next((one for one in range(step, until) if self.follows(one)), until)
 
     def next_due(self, step: int, under_way: float) -> int:
         """The step that will be measured next at the pace so far, after this one, which took `under_way` seconds."""
@@ -157,6 +170,16 @@ class Recorder:
             self._losses_from = step
         self._losses.append(value)
         self._next_loss = step + 1
+
+    def losses(self, step: int, values: Sequence[float]) -> None:
+        """Record the training losses of this step and of those that follow it."""
+        room = LOSSES_A_LINE - len(self._losses)
+        if step == self._next_loss and len(values) < room:
+            self._losses += values
+            self._next_loss += len(values)
+            return
+        for place, value in enumerate(values):
+            self.loss(step + place, value)
 
     def event(self, event: str, step: int, **fields: Any) -> None:
         """Record an event and write it at once. Only rank 0 writes events."""

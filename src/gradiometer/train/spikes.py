@@ -35,4 +35,4 @@ class SpikeWatch:
                 fields = self._examiner.examine(loss, batch, before, known if len(known) == len(gradients) else None)
             if fields is not None:
                 self._recorder.event(EVENT, self._training.step, **fields)
-        self._examiner.learn(loss)
+        self._examiner.learn([loss])

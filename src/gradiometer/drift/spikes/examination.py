@@ -62,11 +62,10 @@ class Examiner:
         self.limit = math.inf
         """A loss at or above this one is worth an examination. Infinite if none is."""
 
-    def learn(self, loss: float) -> None:
-        """Take the loss of a finished step. Every 64 of them, the usual level is computed anew."""
-        if math.isfinite(loss):
-            self._recent.append(loss)
-        self._new += 1
+    def learn(self, losses: Sequence[float]) -> None:
+        """Take the losses of finished steps. After 64 of them or more, the usual level is computed anew."""
+        self._recent.extend(filter(math.isfinite, losses))
+        self._new += len(losses)
         if self._new < PAUSE:
             return
         self._new = 0

@@ -41,9 +41,9 @@ class Kept:
         self._announcements, self._settings = announcements, settings
         self._recorder: Recorder | None = None
 
-    def attached(self, recorder: Recorder, step: int) -> Recorder:
-        """The recorder, whose run is written and read from this step on."""
-        self._settings.attach(recorder.settings, step)
+    def attached(self, recorder: Recorder) -> Recorder:
+        """The recorder, whose run is written and read from now on."""
+        self._settings.attach(recorder.settings)
         self._recorder = self._losses.recorder = recorder
         self._announcements.say(recorder.folder.path)
         self._warn.attach(recorder)

@@ -1,7 +1,6 @@
 """What a watch does besides measuring steps: looks at the model on request, its snapshots, and the page at the end."""
 
 import copy
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.watch.data import OnDevice, examples_of
+from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
@@ -61,14 +62,24 @@ class Looks:
     _objective: Objective
     _optimizers: Sequence[torch.optim.Optimizer]
     _recorder: Recorder | None
+    _kept: Kept
     _announcements: Announcements
     _restored: Mapping[str, Any]
     _at_start: list[torch.Tensor] | None = None
 
     @property
-    @abstractmethod
     def run(self) -> Run | None:
-        """The run as it is on disk now."""
+        """The run as it is on disk now; None before the first step, if it cannot be read, and on ranks other than 0."""
+        return self._kept.run
+
+    @property
+    def overhead(self) -> dict[str, Any]:
+        """The share of the training time that measuring may use and has used; empty before the first step."""
+        return {} if self._recorder is None else self._recorder.overhead
+
+    def findings(self) -> Findings:
+        """The findings so far, the most urgent first, and the warnings."""
+        return self._kept.findings()
 
     def certify(
         self,

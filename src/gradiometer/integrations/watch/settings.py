@@ -22,27 +22,34 @@ class Settings:
         optimizers: The optimizers of the loop. One that trains in place of another replaces it in this list.
         objective: The model that they train. Groups without any of its parameters are left out.
         warn: Takes a warning.
+        next_step: Returns the number of steps so far.
     """
 
     def __init__(
-        self, optimizers: list[torch.optim.Optimizer], objective: Objective, warn: Callable[[str], None]
+        self,
+        optimizers: list[torch.optim.Optimizer],
+        objective: Objective,
+        warn: Callable[[str], None],
+        next_step: Callable[[], int],
     ) -> None:
-        self._warn = warn
+        self._warn, self._next_step = warn, next_step
         self._optimizers, self._own = optimizers, frozenset(map(id, objective.parameters))
         self._changes: Changes | None = None
-        self._step = 0
         self._hook: Any = None
         self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = None
         self._raw: tuple[Any, ...] = ()
+        self._kept: list[tuple[torch.optim.Optimizer, list[tuple[dict[str, Any], list[tuple[str, Any]]]]]] = []
+        self.next_look = 0
+        """The next step at which `stepped` has something to do."""
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The settings of all parameter groups now."""
         return groups_of(self._optimizers, self._own)
 
-    def attach(self, changes: Changes, step: int) -> None:
-        """Record changes from this step on."""
-        self._changes, self._step, self._raw = changes, step, ()
+    def attach(self, changes: Changes) -> None:
+        """Record changes from now on."""
+        self._changes, self._raw, self._kept, self.next_look = changes, (), [], 0
 
     def search(self, follow: Callable[[torch.optim.Optimizer], None], found: Callable[[], None]) -> None:
         """Look at every optimizer that makes an update, until one of the known ones or another of this model does.
@@ -66,7 +73,7 @@ class Settings:
         known = any(optimizer is one for one in self._optimizers)
         if sought is None or not (known or groups_of([optimizer], self._own)):
             return
-        self._sought = None  # the hook itself is removed at the next step
+        self._sought, self.next_look = None, 0  # the hook itself is removed at the next step
         if known:
             return
         taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -77,17 +84,36 @@ class Settings:
         self._warn(f"`optimizer` no longer trains the model: {type(optimizer).__name__} does, which is followed now")
 
     def stepped(self, step: int) -> None:
-        """Read the settings of this step if it is time to. Call it at the end of every step, before the update."""
-        self._step = step + 1
+        """Read the settings of this step if it is time to. Call it before the update."""
+        if step < self.next_look:
+            return
         if self._hook is not None and self._sought is None:
             self.end()
-        if self._changes is not None and step >= self._changes.next_look:
-            raw = self._raw_now()
-            if raw == self._raw:
+        if self._changes is None:
+            return
+        if step >= self._changes.next_look:
+            if self._are_the_same() or (raw := self._raw_now()) == self._raw:
                 self._changes.pass_over(step)
             else:
                 self._raw = raw
+                self._kept = [(one, [(group, _kept(group)) for group in one.param_groups]) for one in self._optimizers]
                 self._changes.look(step, self.groups)
+        self.next_look = self._changes.next_look
+
+    def _are_the_same(self) -> bool:
+        """True if all settings are the same objects as when they were read, which is quick to see."""
+        if len(self._kept) != len(self._optimizers):
+            return False
+        for optimizer, (known, groups) in zip(self._optimizers, self._kept, strict=True):
+            if optimizer is not known or len(optimizer.param_groups) != len(groups):
+                return False
+            for group, (same, values) in zip(optimizer.param_groups, groups, strict=True):
+                if group is not same:
+                    return False
+                for name, value in values:
+                    if group.get(name, value) is not value or isinstance(value, Tensor):
+                        return False
+        return True
 
     def _raw_now(self) -> tuple[Any, ...]:
         """The optimizers and their settings as they are in `param_groups`: quick to compare. Tensors are copied."""
@@ -101,4 +127,9 @@ class Settings:
     def note(self) -> None:
         """Record the settings now, which are those of the next step."""
         if self._changes is not None:
-            self._changes.look(self._step, self.groups)
+            self._changes.look(self._next_step(), self.groups)
+
+
+def _kept(group: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The settings of a group, by name."""
+    return [(name, group[name]) for name in RAW if name in group]

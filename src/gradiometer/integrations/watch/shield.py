@@ -27,9 +27,18 @@ class Shield:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
         if self.before_first_update or not isinstance(error, Exception):
             return False
+        self._take(error)
+        return True
+
+    def caught(self, error: Exception) -> None:
+        """Handle an error as at the end of the context: raise it, or give it to `stop`."""
+        if self.before_first_update:
+            raise error
+        self._take(error)
+
+    def _take(self, error: Exception) -> None:
         with suppress(Exception):
             self._stop(error)
-        return True
 
 
 def reason_of(error: Exception) -> str:

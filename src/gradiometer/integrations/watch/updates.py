@@ -154,7 +154,14 @@ class Pace:
         self._from: int | None = None
         self.updates = 0
         """Updates since the last check."""
+        self._sought = False
         self._short, self._short_at = 0, -1
+
+    def missed(self) -> None:
+        """A step was not followed by an update: see who makes the next one, unless this was done a while ago."""
+        if not (self._sought or self._told):
+            self._sought = True
+            self._search(self._found)
 
     def fell_short(self, step: int, made: int, expected: int) -> None:
         """Count an update with fewer backwards than expected. A few are normal, such as the end of an epoch."""
@@ -186,7 +193,7 @@ class Pace:
                 "`step` once for each, and start a new `watch` with another optimizer"
             )
             self._search(self._found)
-        self._from, self.updates = steps, 0
+        self._from, self.updates, self._sought = steps, 0, False
 
     def end(self, steps: int) -> None:
         """Check the last steps. There is no time left to search."""

@@ -26,13 +26,13 @@ from gradiometer.integrations.watch.description import (
     recorder_of,
     refuse_what_cannot_be_watched,
 )
-from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.looks import Looks
-from gradiometer.integrations.watch.losses import Between, Losses, explained, next_decision, no_loss
+from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
@@ -45,7 +45,6 @@ from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 
 
@@ -85,7 +84,7 @@ class Watch(Looks, Automatic):
         self.shield = Shield(self._stop)
         """The context for everything that training calls: after the first update its errors become warnings."""
         self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
-        self._settings = Settings(self._optimizers, self._objective, self._warn)
+        self._settings = Settings(self._optimizers, self._objective, self._warn, lambda: self.steps)
         self._capture = Capture(
             self._objective,
             batches,
@@ -113,7 +112,7 @@ class Watch(Looks, Automatic):
         self._parts, self._handles = list[Part](), list[Any]()
         self._begun, self._was_called, self._failures = False, False, 0
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
-        self._between = Between(self._losses, self._settings, self.budget, accumulation)
+        self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
         self._recorder, self._looked_at = None, 0.0
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
@@ -140,20 +139,6 @@ class Watch(Looks, Automatic):
             self._handles.pop().remove()
         self._kept.close(self.steps, self._trackers, error)
 
-    @property
-    def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, if it cannot be read, and on ranks other than 0."""
-        return self._kept.run
-
-    @property
-    def overhead(self) -> dict[str, Any]:
-        """The share of the training time that measuring may use and has used; empty before the first step."""
-        return {} if self._recorder is None else self._recorder.overhead
-
-    def findings(self) -> Findings:
-        """The findings so far, the most urgent first, and the warnings."""
-        return self._kept.findings()
-
     def step(self, loss: Tensor | float, batch: Batch) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before or after it.
 
@@ -161,20 +146,25 @@ class Watch(Looks, Automatic):
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
         """
-        is_quick = self.steps < self._between.until
-        is_between = is_quick or (not self._parts and self._between.starts_at(self.steps))
-        if is_between:
-            take = self._between.take if is_quick else self._between.take_timed
-            with self.shield:
-                self.steps += take(self.steps, self._parts, loss, batch)
+        steps, between = self.steps, self._between
+        try:
+            if steps < between.until:
+                self.steps = steps + between.take(steps, self._parts, loss, batch)
                 return
-        elif not self._handles:
-            raise BadArgument("`step` must be called inside `with watch(...) as w:`, around the whole training.")
-        self._parts.append(NO_PART)
-        if self._failures <= self.ranks.alone and not is_between:
-            with self.shield:
-                self._step(loss, batch)
+            if not self._parts and between.starts_at(steps):
+                self.steps = steps + between.take_first(steps, self._parts, loss, batch)
                 return
+        except Exception as error:
+            self.shield.caught(error)
+            self._parts.append(NO_PART)
+        else:
+            if not self._handles:
+                raise BadArgument("`step` must be called inside `with watch(...) as w:`, around the whole training.")
+            self._parts.append(NO_PART)
+            if self._failures <= self.ranks.alone:
+                with self.shield:
+                    self._step(loss, batch)
+                    return
         if len(self._parts) >= self._accumulation:
             self._close_after_a_failure()
 
@@ -234,7 +224,7 @@ class Watch(Looks, Automatic):
         manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
         gauges = self._gauges.made(configuration, self._settings.groups)
         recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
-        self._recorder = self._kept.attached(recorder, self.steps)
+        self._recorder = self._kept.attached(recorder)
         self._remember_start()
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
@@ -327,8 +317,10 @@ class Watch(Looks, Automatic):
 
     def _was_updated(self, *_: Any) -> None:
         """The optimizer was called."""
+        between = self._between
         self._pace.updates += 1
-        if self.steps >= self._between.until or self._parts:
+        between.waits = False
+        if self.steps >= between.planned or self._parts:
             with self.shield:
                 self._settle_update()
             if self._failures:

@@ -10,11 +10,14 @@ from gradiometer.run.budget import READINGS, Budget
 EXPENSIVE = 8
 """Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training steps."""
 
-LOOK_SECONDS, LOOK_STEPS = 0.05, 64
-"""`due` looks at the clock again after this time, or after this many steps."""
+LOOK_SECONDS = 0.25
+"""`due` decides again after this time at the latest: losses have to be written, and steps may have become slower."""
+
+FARTHEST = 10**6
+"""Most steps between two decisions."""
 
 PAUSE = 8
-"""Fewest steps between two looks at which no reading fits: a look costs time, too."""
+"""Fewest steps between two decisions against a reading: a decision costs time, too."""
 
 
 class Cadence:
@@ -43,7 +46,7 @@ class Cadence:
         self._unsettled = False
         self._first_asked: int | None = None
         self._steps_before = 0
-        self._looked, self._looked_from = time.perf_counter(), 0
+        self._late = 0.0
 
     @property
     def spacing(self) -> float | None:
@@ -52,13 +55,19 @@ class Cadence:
 
     def due(self, step: int) -> bool:
         """True if this step should be measured."""
-        if step < self.next_look:
+        if step < self.next_look and not self.is_late:
             return False
         with self._budget.spending():
             self._count(step)
             due = self._decides(step)
             self.next_look = step + (1 if due else self._ahead(step))
+        self._late = time.perf_counter() + LOOK_SECONDS
         return due
+
+    @property
+    def is_late(self) -> bool:
+        """True if the last decision was so long ago that it should be made again, whatever the step."""
+        return time.perf_counter() >= self._late
 
     def turn(self) -> list[Gauge]:
         """The gauges that run at every measured step: the cheap ones, or all if only expensive ones are left."""
@@ -132,17 +141,12 @@ class Cadence:
         return self._budget.fits(READINGS, guess, saving=self._saving)
 
     def _ahead(self, step: int) -> int:
-        """Steps until the next look: when a reading is expected to fit, but soon enough to write in time."""
-        now = time.perf_counter()
-        made = step - self._looked_from
-        a_step = (now - self._looked) / made if made > 0 else 0.0
-        self._looked, self._looked_from = now, step
-        most = max(min(int(LOOK_SECONDS / a_step), LOOK_STEPS), 1) if a_step > 0 else 1
+        """Steps until the next decision: when a reading is expected to fit."""
         if self._share == 0 or not self.turn():
-            return most
+            return FARTHEST
         if self._every is not None:
-            return min(self._every - step % self._every, most)
-        return min(self._budget.steps_until(saving=self._saving, pause=PAUSE), most)
+            return self._every - step % self._every
+        return min(self._budget.steps_until(saving=self._saving, pause=PAUSE), FARTHEST)
 
     @property
     def _saving(self) -> bool:

@@ -1,0 +1,1 @@
+"""Steps of a watched loop at which nothing is measured."""

@@ -1,0 +1,154 @@
+"""Steps at which nothing has to be decided: their losses are kept, in a few microseconds a step."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from gradiometer.integrations.watch.losses import WAITING, Losses
+from gradiometer.integrations.watch.part import Part, part_of, value_of
+from gradiometer.integrations.watch.settings import Settings
+from gradiometer.integrations.watch.updates import Pace
+from gradiometer.measurement.batch import Batch
+from gradiometer.run.budget import BOOKKEEPING, Budget
+from gradiometer.run.cadence.cadence import FARTHEST, LOOK_SECONDS
+from gradiometer.run.recorder import Recorder
+
+WEIGHT = 0.1
+"""Weight of the newest timed step in the mean."""
+
+Take = Callable[[int, list[Part], Tensor | float, Batch], bool]
+
+
+class Between:
+    """Keeps the losses of the steps up to the next decision.
+
+    They come in stretches of at most 64 steps. Before the first step of a stretch, losses are written. This is timed,
+    and so is the first of these steps; all are charged at the next decision.
+
+    Args:
+        losses: Takes the losses.
+        settings: The settings of the optimizers, which may be read at any step.
+        pace: Notices a step without an update.
+        budget: The account.
+        accumulation: Number of backwards per update.
+    """
+
+    def __init__(self, losses: Losses, settings: Settings, pace: Pace, budget: Budget, accumulation: int) -> None:
+        self._losses, self._settings, self._pace, self._budget = losses, settings, pace, budget
+        self._accumulation = accumulation
+        self.take: Take = self._take_one if accumulation == 1 else self._take_part
+        """Keeps the loss of one backward: given the step, the earlier backwards of the step, the mean loss of the
+        batch, and the batch. Returns True if this was the last backward of its step. The backward is added to the
+        earlier ones, which are cleared when the step is complete."""
+        self._from = self._read_at = 0
+        self._limit = math.inf
+        self._late = math.inf
+        self._seconds: float | None = None
+        self._stretches = 0.0
+        self.waits = False
+        """True between a step and its update, if the step is not measured."""
+        self.until = 0
+        """Steps before this one are given to `take`."""
+        self.planned = 0
+        """The next step at whose end something has to be decided."""
+
+    def begin(self, step: int, until: int) -> None:
+        """Nothing has to be decided at the steps from this one up to `until`, without it, for some time."""
+        self._from, self.planned, self.until = step, until, 0
+        self._limit, self._read_at = self._losses.examiner.limit, self._settings.next_look
+        self._late = time.perf_counter() + LOOK_SECONDS
+
+    def end(self) -> None:
+        """Every step has to be decided on from now on."""
+        self.planned = self.until = 0
+
+    def starts_at(self, step: int) -> bool:
+        """True if a stretch of steps starts at this one. It is given to `take_first`."""
+        return step < self.planned and time.perf_counter() < self._late
+
+    def take_first(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
+        """`take` for the first step of a stretch."""
+        began = self._budget.clock()
+        self._losses.fetch(WAITING)
+        self._limit = self._losses.examiner.limit
+        self._pace.at(step)
+        now = self._budget.clock()
+        self._stretches += now - began
+        is_complete = self.take(step, parts, loss, batch)
+        if self._seconds is None or step == self._from:
+            took = self._budget.clock() - now
+            self._seconds = took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
+        self.until = min(self.planned, step + WAITING)
+        return is_complete
+
+    def _take_one(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
+        """`take` if a step has one backward."""
+        losses = self._losses
+        value = loss.item() if type(loss) is Tensor and loss.is_cpu and not loss.dim() else value_of(loss)
+        if value.__class__ is float:
+            if -math.inf < value < self._limit:
+                losses.before = batch, value
+            elif not self._look_at(step, part_of(batch, value)):
+                return False
+        waiting = losses.waiting
+        if not waiting:
+            losses.waits_from = step
+        waiting.append(value)
+        if step >= self._read_at:
+            self._settings.stepped(step)
+            self._read_at = self._settings.next_look
+        if self.waits:
+            self._pace.missed()
+            self._read_at = self._settings.next_look
+        self.waits = True
+        return True
+
+    def _look_at(self, step: int, part: Part) -> bool:
+        """Look at a backward with an unusual loss; False if it has no examples."""
+        if not part.size:
+            self._losses.leave_out()
+            return False
+        self._losses.look_at(step, [part])
+        self._limit = self._losses.examiner.limit
+        return True
+
+    def _take_part(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
+        """`take` if a step has several backwards."""
+        parts.append(part_of(batch, loss, checked=False))
+        self._losses.look_at(step, parts)
+        if len(parts) < self._accumulation:
+            return False
+        self._settings.stepped(step)
+        self.keep(step, parts)
+        return True
+
+    def keep(self, step: int, parts: list[Part], *, at_once: bool = False) -> None:
+        """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers."""
+        loss = parts[0].loss if len(parts) == 1 else [replace(part, batch=None) for part in parts]
+        is_known = isinstance(parts[-1].loss, float)
+        self._losses.keep(step, loss)
+        parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
+        if at_once and is_known:
+            self._losses.fetch()
+
+    def charge(self, step: int) -> None:
+        """Charge the steps up to this one, without it."""
+        if self._seconds is not None and step > self._from:
+            steps = self._seconds * (step - self._from) * self._accumulation
+            self._budget.charge(BOOKKEEPING, steps + self._stretches)
+        self._from, self._stretches = step, 0.0
+
+
+def next_decision(recorder: Recorder | None, step: int, next_due: int | None) -> int:
+    """The first step, from this one on, at whose end something has to be decided, or that a gauge wants.
+
+    Args:
+        recorder: The recorder, on rank 0.
+        step: The next step.
+        next_due: On several processes: the step that all of them measure next.
+    """
+    until = step + FARTHEST if recorder is None else recorder.next_wanted(step, recorder.next_look - 1)
+    return until if next_due is None else min(until, next_due - 1)
