@@ -26,6 +26,8 @@ from .comparison.racing import race as race
 from .comparison.rungs import Rung as Rung
 from .comparison.rungs import rungs_for as rungs_for
 from .continuation import Continuation as Continuation
+from .critical.batch import CriticalBatch as CriticalBatch
+from .critical.batch import critical_batch as critical_batch
 from .engine import Source as Source
 from .engine import grown as grown
 from .forking import fork as fork

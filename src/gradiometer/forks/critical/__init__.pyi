@@ -1,0 +1,5 @@
+from .batch import CriticalBatch as CriticalBatch
+from .batch import critical_batch as critical_batch
+from .cells import Cell as Cell
+from .fit import BatchFit as BatchFit
+from .fit import batch_fit as batch_fit
