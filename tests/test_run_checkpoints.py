@@ -21,6 +21,7 @@ from torch import Tensor
 from gradiometer import BadArgument, Interrupted
 from gradiometer.run import RunFolder, checkpoint_steps, load_latest
 from gradiometer.run.checkpoints import save
+from gradiometer.storage.disk import read_file
 
 FILES = ("tensors.safetensors", "state.json", "SHA256SUMS")
 
@@ -294,7 +295,7 @@ def test_a_reader_is_not_confused_by_a_checkpoint_deleted_under_it(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_step(folder, 1, keep=1)
-    really = Path.read_bytes
+    really = read_file
     moved_on = False
 
     def read(path: Path) -> bytes:
@@ -304,7 +305,7 @@ def test_a_reader_is_not_confused_by_a_checkpoint_deleted_under_it(
             save_step(folder, 2, keep=1)
         return really(path)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr("gradiometer.run.checkpoints.read_file", read)
     assert loaded_step(folder) == (2, [])
 
 

@@ -137,10 +137,14 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_or_written_twice(
     assert records(path) == [*RECORDS, {"step": 3}]
 
 
-def test_a_file_on_a_device_that_is_always_full_interrupts_and_is_let_go() -> None:
-    writer = JournalWriter(Path("/dev/full"), Path("runs/a-1"))
+def test_a_full_disk_interrupts_and_the_file_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    writer = JournalWriter(tmp_path / "a.jsonl", Path("runs/a-1"))
     writer.append({"step": 0})
-    with pytest.raises(Interrupted, match="/dev/full"):
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="free some space"):
+        patched.setattr("gradiometer.storage.journal.os.write", full)
         writer.close()
     assert writer.closed
     writer.close()

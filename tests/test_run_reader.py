@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.measurement import Draw, Sampling
+from gradiometer.measurement import Draw, Estimate, Sampling
 from gradiometer.run import Budget, Configuration, Recorder, Run, RunFolder
 from recorded_run import MANIFEST, Square, Wild, check_whole, train
 
@@ -21,10 +21,11 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_everything_recorded_is_read(folder: RunFolder) -> None:
+    unknown = Estimate.unknown(level=0.9, method="none", samples=0)
     with Recorder(folder, [Square()], every=1) as recorder:
         recorder.event("started", 0)
         train(recorder, 0, 2500)
-        recorder.event("evaluation", 2500, estimates={"test_loss": {"value": math.nan, "high": math.inf}})
+        recorder.event("evaluation", 2500, estimates={"test_loss": unknown.to_dict()})
         recorder.event("finished", 2500)
     run = Run.open(folder.path)
     check_whole(run, 2500)
@@ -134,8 +135,7 @@ def test_lines_that_are_json_but_no_readings_are_named_and_left_out(folder: RunF
     check_whole(run, 5)
     assert [event["event"] for event in run.events] == ["started"]
     assert run.warnings == [
-        "events.jsonl:2: not an event (event, step and time): skipped.",
-        "events.jsonl:3: not an event (event, step and time): skipped.",
+        "events.jsonl:2, and 1 more: not an event (event, step and time): skipped (Expected `int`, got `str` - at `$.step`).",
         "readings.jsonl:8-13: 6 lines cannot be read: skipped.",
         "square: 1 readings have other moments than the rest: skipped.",
     ]

@@ -40,11 +40,11 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     from gradiometer.run.folder import RunFolder
     from gradiometer.train.restoring.state import restore
 
-    checkpoint, warnings = load_latest(RunFolder.open(path))
+    folder = RunFolder.open(path)
+    checkpoint, warnings = load_latest(folder, use=lambda found: restore(training, found.tensors, found.state))
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None and warnings:
         raise RunDamaged(f"`{path}` has no checkpoint that can be read, so there is no model to measure.")
     if checkpoint is None:
         raise RunNotFound(f"`{path}` has no checkpoint, so there is no model to measure.")
-    restore(training, checkpoint.tensors, checkpoint.state)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.run.reader import Run
-from gradiometer.storage.disk import replace_file, writing
+from gradiometer.storage.disk import read_file, replace_file, writing
 from gradiometer.storage.journal import plain, restored
 
 Kind = TypeVar("Kind", bound=Artifact)
@@ -30,16 +30,19 @@ def save_artifact(run: Run, artifact: Artifact) -> str:
 
 
 def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
-    """All artifacts of a kind in a run, in the order of their steps. A file that cannot be read is skipped."""
+    """All artifacts of a kind in a run, in the order of their steps.
+
+    A file that cannot be read is skipped, and `run.warnings` names it.
+    """
     names = {field.name for field in fields(kind)}
     found = []
     for path in sorted(run.path.glob(kind.files), key=lambda path: (len(path.name), path.name)):
         try:
-            written = restored(json.loads(path.read_text(encoding="utf-8")))
+            written = restored(json.loads(read_file(path)))
             known = {name: value for name, value in written.items() if name in names}
             found.append(msgspec.convert(known, kind, dec_hook=_array))
-        except (OSError, ValueError, TypeError, AttributeError):
-            continue
+        except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            run.unread_artifacts[path.relative_to(run.path).as_posix()] = str(error).partition("\n")[0].rstrip(".")
     return tuple(found)
 
 

@@ -8,15 +8,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.run.columns import StepNumber
 from gradiometer.run.folder import RunFolder
-from gradiometer.storage.disk import interrupted_by_disk, remove_folder, sync_folder, write_new
+from gradiometer.storage.disk import interrupted_by_disk, read_file, reason_of, remove_folder, sync_folder, write_new
 from gradiometer.storage.journal import plain, restored
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
@@ -28,6 +31,13 @@ SUMS = "SHA256SUMS"
 
 _VISIBLE = re.compile(r"step_(\d{6,})")
 _HIDDEN = re.compile(r"\.step_(\d{6,})\.(partial|replaced|removed)")
+
+
+class _Document(msgspec.Struct):
+    """The content of `state.json`."""
+
+    step: StepNumber
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,9 @@ def save(
     return final
 
 
-def load_latest(folder: RunFolder, up_to: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+def load_latest(
+    folder: RunFolder, up_to: int | None = None, use: Callable[[Checkpoint], object] | None = None
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest complete checkpoint, or None, and a warning for every newer one that is damaged.
 
     A damaged one is renamed to `torn_step_000123` if the folder can be written to.
@@ -96,22 +108,38 @@ def load_latest(folder: RunFolder, up_to: int | None = None) -> tuple[Checkpoint
     Args:
         folder: The run.
         up_to: Step after which no checkpoint is looked at.
+        use: Takes the checkpoint. If it raises RunDamaged, the one before is taken, and nothing is renamed.
+
+    Raises:
+        RunDamaged: There are checkpoints, and `use` has refused all of them.
     """
     warnings: list[str] = []
+    refused: list[RunDamaged] = []
     for step, path in _candidates(folder):
         if up_to is not None and step > up_to:
             continue
         try:
-            return _read(step, path), warnings
+            checkpoint = _read(step, path)
         except FileNotFoundError as error:
             if not path.exists():  # the process that writes the run has deleted it: there is a newer one
-                newer, more = load_latest(folder, up_to)
+                newer, more = load_latest(folder, up_to, use)
                 return newer, warnings + more
             reason = f"{Path(error.filename).name} is missing"
-        except (OSError, ValueError, KeyError, TypeError, RunDamaged) as error:
+        except RunDamaged as error:
             reason = str(error).rstrip(".")
+        else:
+            try:
+                if use is not None:
+                    use(checkpoint)
+            except RunDamaged as error:
+                refused.append(error)
+                warnings.append(f"checkpoint `{path.name}` is not used: {error}")
+                continue
+            return checkpoint, warnings
         warnings.append(f"checkpoint `{path.name}` is damaged ({reason}): the previous one is used.")
         _put_aside(path)
+    if refused:
+        raise refused[0]
     if warnings:
         warnings[-1] = warnings[-1].replace("the previous one is used", "there is no earlier one")
     return None, warnings
@@ -215,23 +243,33 @@ def _matching(folder: RunFolder, pattern: re.Pattern[str]) -> list[tuple[Path, r
 
 
 def _read(step: int, path: Path) -> Checkpoint:
-    sums = _read_sums(path)
-    tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
-    document = json.loads(state_bytes)
-    if document["step"] != step:
-        raise RunDamaged(f"{STATE} states step {document['step']}")
+    """Raises FileNotFoundError or RunDamaged."""
+    from safetensors import SafetensorError  # noqa: PLC0415  (heavy)
     from safetensors.torch import load as from_bytes  # noqa: PLC0415  (imports torch)
 
-    return Checkpoint(step, from_bytes(tensor_bytes), restored(document["state"]), path)
+    try:
+        sums = _read_sums(path)
+        tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
+        document = msgspec.convert(json.loads(state_bytes), _Document)
+        tensors = from_bytes(tensor_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunDamaged(reason_of(error)) from error
+    except (SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise RunDamaged(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    if document.step != step:
+        raise RunDamaged(f"{STATE} states step {document.step}")
+    return Checkpoint(step, tensors, restored(document.state), path)
 
 
 def _read_sums(path: Path) -> dict[str, str]:
-    lines = (path / SUMS).read_bytes().decode("ascii", errors="replace").splitlines()
+    lines = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
     return {name: total for total, _, name in (line.partition("  ") for line in lines)}
 
 
 def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
-    content = path.read_bytes()
+    content = read_file(path)
     if hashlib.sha256(content).hexdigest() != sums.get(path.name):
         raise RunDamaged(f"{path.name} does not match its checksum")
     return content

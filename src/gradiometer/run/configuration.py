@@ -15,7 +15,7 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
-from gradiometer.storage.disk import reason_of
+from gradiometer.storage.disk import read_file, reason_of
 
 SCHEDULES = ("constant", "cosine", "linear", "cycles")
 """Names of schedules. Cosine and linear decay to zero over the run, cycles in each of its `snapshots` cycles."""
@@ -128,13 +128,13 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_file(path).decode("utf-8-sig")
             mapping = tomllib.loads(text)
         except OSError as error:
             raise BadArgument(f"`{path}` cannot be read as a configuration: {reason_of(error)}.") from error
         except UnicodeDecodeError as error:
             raise BadArgument(f"`{path}` is not UTF-8 text: a configuration is a TOML file.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
             raise BadArgument(_syntax_sentence(path.name, str(error))) from error
         return cls.from_mapping(mapping, path.name, _lines_of_keys(text))
 

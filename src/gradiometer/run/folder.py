@@ -15,13 +15,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound
 from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.settings.watched import WatchedConfiguration
-from gradiometer.storage.disk import reason_of, replace_file, sync_folder, writing
+from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
 """Version of the layout of a run folder. It is raised if readers of the previous version cannot read the new one."""
@@ -113,12 +115,12 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Content of `run.toml`."""
         try:
-            return tomllib.loads(self.manifest_path.read_text(encoding="utf-8"))
+            return tomllib.loads(read_file(self.manifest_path).decode())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFound(_not_a_run_sentence(self.path)) from error
         except OSError as error:
             raise RunDamaged(f"`{self.manifest_path}` cannot be read: {reason_of(error)}.") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise RunDamaged(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
 
     @property
@@ -153,7 +155,7 @@ class RunFolder:
         stated = self.manifest.get(key, default)
         try:
             examples = stated.get("examples")
-            return Sampling(Draw(stated["draw"]), None if examples is None else int(examples))
+            return Sampling(Draw(stated["draw"]), msgspec.convert(examples, StepNumber | None))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunDamaged(
                 f"`{self.manifest_path}` is damaged: `{key}` must be a table of draw and examples, got {stated!r}."

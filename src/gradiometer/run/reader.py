@@ -7,15 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.events import events_of
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import Readings
 from gradiometer.run.settings.watched import WatchedConfiguration
@@ -31,12 +30,6 @@ _ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged"
 
 GIVEN = "given"
 """The `mode` of a run whose gradient norms were given as numbers, without a model."""
-
-
-class _Event(msgspec.Struct):
-    event: str
-    step: StepNumber
-    time: float
 
 
 POINTS = 200
@@ -72,6 +65,8 @@ class Run:
         self.rank = rank
         self.known_gauges = tuple(gauges)
         self._journal = Readings(folder.readings_path(rank))
+        self.unread_artifacts: dict[str, str] = {}
+        """Files of artifacts that `load_artifacts` could not use, with reasons."""
 
     @classmethod
     def open(cls, path: Path | str, rank: int = 0, gauges: Sequence[object] = ()) -> "Run":
@@ -221,25 +216,22 @@ class Run:
     def warnings(self) -> list[str]:
         """Warnings that were raised during training, and one for everything on the disk that could not be used."""
         raised = [str(event.get("text")) for event in self.events if event["event"] == "warning"]
-        return [*raised, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
+        unread = [f"{name} cannot be read: skipped ({reason})." for name, reason in self.unread_artifacts.items()]
+        return [*raised, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1], *unread]
 
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:
         path = self.folder.events_path
         lines, warnings = read_journal(path)
+        written, refused = events_of(path.name, lines)
         events: list[dict[str, Any]] = []
-        for number, record in lines:
-            try:
-                event = msgspec.convert(record, _Event)
-            except msgspec.ValidationError:
-                warnings.append(f"{path.name}:{number}: not an event (event, step and time): skipped.")
-                continue
-            if event.event == "resumed":
+        for event in written:
+            if event["event"] == "resumed":
                 # A reading of step s is taken before its update, but an event of step s after s updates and before
                 # the checkpoint of step s. So this event is kept.
-                events = [e for e in events if e["step"] <= event.step or e["event"] in HISTORY]
-            events.append(record)
-        return events, warnings
+                events = [e for e in events if e["step"] <= event["step"] or e["event"] in HISTORY]
+            events.append(event)
+        return events, [*warnings, *refused]
 
     @cached_property
     def _readings(self) -> Readings:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
-from gradiometer.storage.disk import reason_of
+from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import restored, skipped_lines
 
 AT_ONCE = 1 << 20
@@ -37,7 +37,7 @@ class _ResumedLine(msgspec.Struct, tag_field="kind", tag="resumed"):
 
 class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameters", gc=False):
     step: StepNumber
-    groups: int
+    groups: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
     optimizer: str | list[str]
     family: Family | list[Family]
     learning_rate: float | list[float]
@@ -49,12 +49,12 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
 class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     budget: Number | None
     used: Number
-    measured_steps: int
+    measured_steps: StepNumber
     every: Number | None
     mode: str
     spent: dict[str, Number] = {}
     asked_for: list[str] = []
-    short_of: int | None = None
+    short_of: StepNumber | None = None
 
 
 _decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine)
@@ -97,7 +97,7 @@ class Readings:
             RunDamaged: The file cannot be read.
         """
         try:
-            with self.path.open("rb") as file:
+            with open_to_read(self.path) as file:
                 return self._read(file)
         except FileNotFoundError:
             came = self._file is not None

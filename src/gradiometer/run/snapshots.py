@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradiometer.errors import RunDamaged, RunNotFound
-from gradiometer.storage.disk import interrupted_by_disk, reason_of, replace_file
+from gradiometer.storage.disk import interrupted_by_disk, read_file, reason_of, replace_file
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -45,7 +45,7 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
     found = []
     for path in snapshot_paths(folder):
         try:
-            content = path.read_bytes()
+            content = read_file(path)
         except OSError as error:
             raise RunDamaged(f"`{path}` cannot be read: {reason_of(error)}.") from error
         found.append(Snapshot.from_bytes(content, f"`{path}`"))

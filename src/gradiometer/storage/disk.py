@@ -4,10 +4,12 @@ import errno
 import os
 import shlex
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from gradiometer.errors import Interrupted, StorageFailed
 
@@ -15,6 +17,28 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """No more files can be opened, or memory has run out: no fault of the path."""
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a regular file. A FIFO, a socket or a device could block a reader for ever, or never end.
+
+    Raises:
+        OSError: It is no regular file, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file. The errors are those of `open_to_read`."""
+    with open_to_read(path) as file:
+        return file.read()
 
 
 def write_new(path: Path, content: bytes) -> None:

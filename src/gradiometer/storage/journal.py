@@ -7,6 +7,7 @@ These three strings therefore mean numbers everywhere in a journal.
 import errno
 import math
 import os
+import stat
 import sys
 import time
 import weakref
@@ -19,8 +20,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.storage.disk import interrupted_by_disk, reason_of
+from gradiometer.errors import BadArgument, RunDamaged, StorageFailed
+from gradiometer.storage.disk import interrupted_by_disk, open_to_read, read_file, reason_of
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -56,7 +57,11 @@ class JournalWriter:
         if not _lock(self._descriptor):
             self._release()
             raise BadArgument(f"`{path}` is being written by another process: only one process can write it.")
-        size = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self._release()
+            raise StorageFailed(f"`{path}` cannot be written: not a regular file. Remove it.")
         if size > 0 and not _ends_in_newline(self._descriptor, size):
             self._buffer += b"\n"
 
@@ -116,7 +121,7 @@ def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], li
         RunDamaged: The file cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -140,18 +145,16 @@ def being_written(path: Path) -> bool:
     import fcntl  # noqa: PLC0415  (POSIX only)
 
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        file = open_to_read(path)
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
         return False
-    finally:
-        os.close(descriptor)
 
 
 def plain(value: Any) -> Any:

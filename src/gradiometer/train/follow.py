@@ -24,9 +24,7 @@ def follow(training: Training) -> Run:
     """
     with asked_to_stop():
         folder = RunFolder.open(training.ranks.told_text())
-        checkpoint, _ = load_latest(folder)
-        if checkpoint is not None:
-            restore(training, checkpoint.tensors, checkpoint.state)
+        load_latest(folder, use=lambda checkpoint: restore(training, checkpoint.tensors, checkpoint.state))
         while True:
             following, measured = training.ranks.told(END, False)
             if following == END:

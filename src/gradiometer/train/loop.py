@@ -21,7 +21,7 @@ from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import load_latest, save
+from gradiometer.run.checkpoints import Checkpoint, load_latest, save
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.ranks import RankLost, together
@@ -29,7 +29,7 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.follow import STEP, dismiss, follow, lead
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
-from gradiometer.train.restoring.state import capture, restore
+from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.spikes import SpikeWatch
 from gradiometer.train.stopping import asked_to_stop
@@ -152,13 +152,15 @@ class Loop:
 
     def restore_latest(self) -> None:
         """Restore the last complete checkpoint. Without one, the run starts again, with the same bits."""
-        checkpoint, warnings = load_latest(self.folder)
-        if checkpoint is not None:
-            restore(self.training, checkpoint.tensors, checkpoint.state)
-            self.recorder.load_state_dict(checkpoint.state["recorder"])
+        _, warnings = load_latest(self.folder, use=self._use)
         self.recorder.resume(self.training.step)
         for warning in warnings:
             self._warn(warning)
+
+    def _use(self, checkpoint: Checkpoint) -> None:
+        restore(self.training, checkpoint.tensors, checkpoint.state)
+        with fitting():
+            self.recorder.load_state_dict(checkpoint.state["recorder"])
 
     def _begin(self) -> None:
         if self.training.step == 0:
@@ -228,8 +230,10 @@ class Loop:
         if not (configuration.budget and configuration.check_endpoint):
             return
         self.recorder.flush()
-        series = Run.open(self.folder.path).series(Trajectory.name)
-        if series is None:
+        run = Run.open(self.folder.path)
+        examined = any(event["event"] == ENDPOINT and event["step"] == training.step for event in run.events)
+        series = run.series(Trajectory.name)
+        if examined or series is None:  # it was examined before the run was killed and resumed
             return
         try:
             with training.budget.spending("check of the endpoint", asked_for=True), user_code("loss"):

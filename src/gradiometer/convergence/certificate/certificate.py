@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate, significant
@@ -78,6 +78,9 @@ class Certificate(Artifact):
     level: float = 0.95
 
     def __post_init__(self) -> None:
+        check_whole("step", self.step, 0)
+        for name in ("gradients", "curved", "of"):
+            check_whole(name, getattr(self, name), 1)
         check_level(self.tolerance, "tolerance")
         check_level(self.level)
 

@@ -102,7 +102,7 @@ class Snapshot:
             "shared": json.dumps(dict(self.shared)),
             "sha256": self.digest,
         }
-        return save(dict(self.tensors), metadata)
+        return _with_ordered_metadata(save(dict(self.tensors), metadata))
 
     @classmethod
     def from_bytes(cls, content: bytes, source: str) -> "Snapshot":
@@ -124,7 +124,7 @@ class Snapshot:
                 int(metadata["number"]), int(metadata["step"]), load(content), json.loads(metadata["shared"])
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
-        except (SafetensorError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise RunDamaged(f"{source} is not a complete snapshot ({reason}): {_WAY_OUT}") from error
         if not whole:
@@ -132,6 +132,7 @@ class Snapshot:
         return snapshot
 
 
+_UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 _WAY_OUT = "delete it, or train the run again."
 
 
@@ -214,6 +215,16 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
 
 def _last_length(steps: int, cycles: int) -> int:
     return steps - (cycles - 1) * -(-steps // cycles)
+
+
+def _with_ordered_metadata(content: bytes) -> bytes:
+    """The file with its metadata in a fixed order: safetensors shuffles them, and equal snapshots would differ."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
 def _metadata(content: bytes) -> dict[str, str]:

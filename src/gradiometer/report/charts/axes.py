@@ -10,11 +10,13 @@ from gradiometer.measurement.estimate import Estimate
 OPEN_ABOVE = "open above"
 OPEN_BELOW = "open below"
 UNKNOWN = "unknown"
+LARGEST = 1e100
+"""Numbers beyond this one and below its inverse are left out of an axis: their ratio is beyond a float."""
 
 
 @dataclass(frozen=True)
 class LogAxis:
-    """A logarithmic axis that covers every finite positive end, with a little room for open ones."""
+    """A logarithmic axis that covers every positive end within `LARGEST`, with a little room for open ones."""
 
     low: float
     high: float
@@ -23,7 +25,7 @@ class LogAxis:
     def holding(cls, estimates: Iterable[Estimate], also: Iterable[float] = ()) -> "LogAxis":
         """The axis that covers these intervals and the numbers in `also`."""
         ends = [end for estimate in estimates for end in (estimate.low, estimate.value, estimate.high)]
-        shown = [end for end in (*ends, *also) if math.isfinite(end) and end > 0]
+        shown = [end for end in (*ends, *also) if 1 / LARGEST <= end <= LARGEST]
         if not shown:
             return cls(0.1, 10.0)
         room = max((max(shown) / min(shown)) ** 0.08, 1.25)

@@ -1,14 +1,15 @@
 """The state of training as named tensors and plain values, so that a checkpoint needs no pickle."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.errors import RunDamaged
+from gradiometer.errors import GradiometerError, RunDamaged
 from gradiometer.train.training import Training
 
 Tensors = dict[str, Tensor]
@@ -43,8 +44,25 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
     """Put a captured state back.
 
     Raises:
-        RunDamaged: It was made under another schedule.
+        RunDamaged: It was made under another schedule, or it does not fit the training. The state is then undefined.
     """
+    with fitting():
+        _restore(training, tensors, values)
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Raise RunDamaged if a state inside has other names, types or shapes than the training."""
+    try:
+        yield
+    except GradiometerError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(".")
+        raise RunDamaged(f"its state does not fit the training that run.toml describes ({reason}).") from error
+
+
+def _restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     if (made_under := values.get("schedule", repr(training.schedule))) != repr(training.schedule):
         raise RunDamaged(
             f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under {made_under}: put "

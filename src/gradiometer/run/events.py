@@ -1,0 +1,117 @@
+"""The events of a run as they are read: each kind has a type with ranges, and an event that does not fit is skipped."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.run.columns import StepNumber
+from gradiometer.storage.journal import Line
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Finite = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]
+"""NaN fails both comparisons."""
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1.7e308)]
+
+
+class _Event(msgspec.Struct):
+    event: Name
+    step: StepNumber
+    time: Finite
+
+
+class _Warning(_Event):
+    text: str
+    stopped: str | msgspec.UnsetType = msgspec.UNSET
+    withholds: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Evaluation(_Event):
+    estimates: dict[str, Estimate] = {}
+
+
+class _Snapshot(_Event):
+    number: StepNumber
+
+
+class _Diverged(_Event):
+    reason: str = ""
+
+
+class _Finish(_Event):
+    begins: StepNumber
+
+
+class _Stationarity(_Event):
+    learning_rate: Rate
+    steps: StepNumber
+    left: float
+    gain: Estimate
+    predicted: Estimate
+    stopped: bool
+
+
+class _CutScored(_Event):
+    cut_at: StepNumber
+    seen: float
+    within: bool
+    predicted: Estimate
+
+
+_KINDS: dict[str, Any] = {
+    "warning": _Warning,
+    "evaluation": _Evaluation,
+    "snapshot": _Snapshot,
+    "diverged": _Diverged,
+    "finish": _Finish,
+    "stationarity": _Stationarity,
+    "cut scored": _CutScored,
+}
+"""The types of the events that readers look into. Events of other kinds have a name, a step and a time."""
+
+
+def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The events of a journal, oldest first, and one warning for each kind of event that could not be used.
+
+    Args:
+        path_name: Name of the file, for the warnings.
+        lines: Its lines.
+    """
+    found: list[dict[str, Any]] = []
+    refused: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    for number, record in lines:
+        kind = "event"
+        try:
+            kind = msgspec.convert(record, _Event).event
+            found.append(_typed(record, kind))
+        except (msgspec.ValidationError, OverflowError) as error:
+            refused[kind].append((number, str(error)))
+    return found, [_sentence(path_name, kind, places) for kind, places in refused.items()]
+
+
+def _typed(record: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The record, with the fields that are known as their types have them."""
+    wanted = _KINDS.get(kind) or _slow_kind(kind)
+    return record if wanted is None else record | msgspec.to_builtins(msgspec.convert(record, wanted))
+
+
+def _slow_kind(kind: str) -> Any:
+    """The type of an event whose room imports scipy, which a run without such events is read without."""
+    if kind == "endpoint":
+        from gradiometer.convergence.trajectory.endpoint import Endpoint  # noqa: PLC0415
+
+        return Endpoint
+    if kind == "loss_examined":
+        from gradiometer.drift.spikes.evidence import Examined  # noqa: PLC0415
+
+        return Examined
+    return None
+
+
+def _sentence(path_name: str, kind: str, places: list[tuple[int, str]]) -> str:
+    number, reason = places[0]
+    named = "not an event (event, step and time)" if kind == "event" else f"the event `{kind}` is damaged"
+    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{path_name}:{number}{more}: {named}: skipped ({reason})."

@@ -1,0 +1,117 @@
+"""One spoiled input at a time: it ends within 5 seconds, as done or as an error with a name, and executes nothing.
+
+`python tests/fuzz/harness.py 100000` tries many, and prints the counts by kind and every fault with its seed.
+"""
+
+import inspect
+import os
+import random
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+import spoiled
+from kinds import KINDS, SHARES
+
+from gradiometer.cli import main
+from gradiometer.errors import GradiometerError
+
+SECONDS = 5 * (1 + os.getloadavg()[0])
+"""5 seconds on an idle machine."""
+
+
+class Hangs(BaseException):
+    """An input took longer than the limit."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise Hangs inside after a time."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fault(kind: str, seed: int, base: Path) -> str | None:
+    """What went wrong with an input; None if nothing did."""
+    made = KINDS[kind]
+    given = {"base": base} if "base" in inspect.signature(made).parameters else {}
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.chdir(folder)
+        try:
+            with limited(SECONDS):
+                made(random.Random(f"{kind} {seed}"), Path(folder), **given)
+        except (GradiometerError, click.ClickException):
+            pass
+        except Hangs:
+            return f"hangs: {''.join(traceback.format_exc(limit=-4))}"
+        except (Exception, SystemExit, RecursionError):
+            return traceback.format_exc(limit=-4)
+        finally:
+            os.chdir(here)
+        if (Path(folder) / spoiled.CANARY).exists():
+            return "executed"
+    return None
+
+
+def recorded_run(parent: Path) -> Path:
+    """A run with readings, events, two checkpoints and artifacts of every kind."""
+    here = Path.cwd()
+    parent.mkdir(exist_ok=True)
+    os.chdir(parent)
+    flags = ("--snapshots", "3", "--every", "5", "--checkpoint-seconds", "0.05", "-e", "6", "-q", "--no-open")
+    try:
+        for command in (
+            ("train", "digits", "--model", "mlp", *flags),
+            ("certify", "runs/digits-mlp-1", "--examples", "64", "--batches", "8"),
+            ("sharpness", "runs/digits-mlp-1", "--examples", "64", "--top", "1", "--probes", "4"),
+            ("ensemble", "runs/digits-mlp-1", "--points", "0"),
+        ):
+            try:
+                main([*command])
+            except SystemExit as ended:
+                assert ended.code == 0, command
+    finally:
+        os.chdir(here)
+    return parent / "runs" / "digits-mlp-1"
+
+
+def many(total: int, base: Path, first: int = 0) -> dict[str, Counter[str]]:
+    """Try so many inputs. Returns the number of inputs and of faults by kind and cause."""
+    found: dict[str, Counter[str]] = {}
+    for kind, share in SHARES.items():
+        counts = found.setdefault(kind, Counter())
+        for seed in range(first, first + total * share // 100):
+            counts["tried"] += 1
+            if (words := fault(kind, seed, base)) is not None:
+                cause = words.strip().splitlines()[-1][:160]
+                counts[cause] += 1
+                if counts[cause] == 1:
+                    click.echo(f"--- {kind} {seed}\n{words}")
+        click.echo(f"{kind}: {dict(counts)}")
+    return found
+
+
+if __name__ == "__main__":
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    with tempfile.TemporaryDirectory() as folder:
+        faults = many(int(sys.argv[1]), recorded_run(Path(folder)), first)
+    sys.exit(any(len(counts) > 1 for counts in faults.values()))

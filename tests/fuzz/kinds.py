@@ -1,0 +1,183 @@
+"""What is fuzzed: schedules, command lines, TOML, logs, run folders, checkpoints and artifacts."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import spoiled
+
+from gradiometer import Run, diagnose
+from gradiometer.cli import main
+from gradiometer.cli.place import load_last_checkpoint, training_at_start
+from gradiometer.convergence.theorem.theorem import read, theorem
+from gradiometer.logs import log_findings, read_log
+from gradiometer.report.page.page import render
+from gradiometer.run import Configuration
+from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
+
+LOGS = Path(__file__).parent.parent / "logs"
+VERBS = (
+    *("train", "report", "compare", "export", "batch", "sharpness", "schedule", "certify", "ensemble", "sample"),
+    *("doctor", "resume", "runs", "show", "lecture", "--help", "--version", "nothing"),
+)
+OPTIONS = (
+    *(
+        "--lr",
+        "-b",
+        "-e",
+        "--epochs",
+        "--momentum",
+        "--seed",
+        "--level",
+        "--steps",
+        "--schedule",
+        "--every",
+        "--budget",
+    ),
+    *(
+        "--config",
+        "--out",
+        "--json",
+        "--png",
+        "--gauges",
+        "--model",
+        "--snapshots",
+        "--cool",
+        "--chains",
+        "--top",
+        "-x",
+    ),
+    *(
+        "--parts",
+        "--accumulation",
+        "--weight-decay",
+        "--checkpoint-at",
+        "--threads",
+        "--device",
+        "--data-dir",
+        "--port",
+    ),
+)
+
+
+def schedule(random: random.Random, _: Path) -> None:
+    """A formula: its verdict, and its rates at some steps."""
+    text = spoiled.text(random)
+    theorem(text)
+    shape = read(text)
+    for step in (0, 1, 10**6):
+        shape(step)
+
+
+def toml(random: random.Random, folder: Path) -> None:
+    """A configuration file."""
+    names = [*Configuration.__struct_fields__, "x", "batch-size", ""]
+    rows = []
+    for _ in range(random.randint(1, 5)):
+        given = spoiled.text(random) if random.random() < 0.2 else random.choice(spoiled.NASTY)
+        rows.append(f"{random.choice(names)} = {json.dumps(given, ensure_ascii=False)}")
+    path = folder / "run.toml"
+    written = "\n".join(rows).encode("utf-8", errors="replace")
+    path.write_bytes(written if random.random() < 0.8 else spoiled.content(random, written))
+    Configuration.from_toml(path)
+
+
+def arguments(random: random.Random, folder: Path) -> None:
+    """A command line that ends before it trains, because its problem is unknown."""
+    given = [random.choice(VERBS)]
+    for _ in range(random.randint(0, 5)):
+        given.append(random.choice((*OPTIONS, "no-problem", str(folder / "none"), "runs")))
+        if random.random() < 0.6:
+            nasty = random.choice(spoiled.NASTY)
+            given.append(nasty if isinstance(nasty, str) else json.dumps(nasty))
+    known = ("digits", "quadratic")
+    if given[0] in ("train", "show", "lecture", "sample", "sharpness", "batch") and not set(known) & set(given):
+        given.append("no-problem")
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
+        try:
+            main(given)
+        except SystemExit as ended:
+            if ended.code in (0, 2, 3, 5, 6):
+                return
+            raise AssertionError(f"{given}: exit {ended.code}\n{said.getvalue()}") from ended
+
+
+def log(random: random.Random, folder: Path) -> None:
+    """A log of another tool: a spoiled one, or a made one."""
+    real = sorted(path for path in LOGS.rglob("*") if path.is_file())
+    source = random.choice(real)
+    path = folder / source.name
+    if random.random() < 0.6:
+        path.write_bytes(source.read_bytes()[:20_000])
+        spoiled.file(random, path)
+    else:
+        rows = []
+        for step in range(random.randint(1, 60)):
+            row = {"step": step, "loss": 2.0 / (step + 1), "lr": 0.1, "epoch": step // 10, "grad_norm": 1.0}
+            if random.random() < 0.3:
+                row[random.choice(list(row))] = random.choice(spoiled.NASTY)
+            rows.append(row)
+        path = folder / "log.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+    if path.exists() or path.is_symlink():
+        log_findings(read_log(path))
+
+
+def run_folder(random: random.Random, folder: Path, base: Path) -> None:
+    """A run whose files are spoiled: its findings and its page."""
+    copy = Path(shutil.copytree(base, folder / "run"))
+    names = ["run.toml", "events.jsonl", "events.jsonl", "readings.jsonl", "readings.jsonl"]
+    for name in random.sample(names, random.randint(1, 2)):
+        if (copy / name).is_file():
+            spoiled.file(random, copy / name)
+    run = Run.open(copy)
+    diagnosis = diagnose(run)
+    if random.random() < 0.2:
+        render(run, diagnosis)
+
+
+def artifact(random: random.Random, folder: Path, base: Path) -> None:
+    """A run with a spoiled certificate, survey or report of an ensemble."""
+    copy = Path(shutil.copytree(base, folder / "run"))
+    path = random.choice([*copy.glob("certificates/*"), *copy.glob("curvature/*"), copy / "ensemble.json"])
+    spoiled.file(random, path)
+    run = Run.open(copy)
+    render(run, diagnose(run))
+
+
+def checkpoint(random: random.Random, folder: Path, base: Path) -> None:
+    """A run whose newest checkpoint lies, with matching checksums: the one before is used."""
+    import hashlib
+
+    copy = Path(shutil.copytree(base, folder / "run"))
+    before, newest = sorted((copy / "checkpoints").iterdir())
+    path = newest / random.choice((TENSORS, STATE))
+    if random.random() < 0.9 and path.name == TENSORS:
+        whole = path.read_bytes()
+        length = int.from_bytes(whole[:8], "little")
+        header = json.dumps(spoiled.value(random, json.loads(whole[8 : 8 + length]))).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
+    else:
+        spoiled.file(random, path)
+    names = [each for each in (newest / TENSORS, newest / STATE) if each.is_file() and not each.is_symlink()]
+    sums = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in names]
+    (newest / SUMS).write_text("".join(sums))
+    training, _ = training_at_start(copy, "certify")
+    with redirect_stderr(StringIO()) as said:
+        load_last_checkpoint(training, copy)
+    steps = [int(each.name.removeprefix("step_")) for each in (before, newest)]
+    assert training.step in steps
+    assert training.step == steps[1] or "step_" in said.getvalue()
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    each.__name__: each for each in (schedule, toml, arguments, log, run_folder, artifact, checkpoint)
+}
+SHARES = {"schedule": 30, "toml": 29, "arguments": 15, "log": 16, "run_folder": 3, "artifact": 1, "checkpoint": 6}
+"""Inputs of each kind in a hundred."""
+
+assert set(SHARES) == set(KINDS) and sum(SHARES.values()) == 100
