@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradiometer import diagnose
-from gradiometer.diagnosis import along, verdict
+from gradiometer.diagnosis import along, verdict_of
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.run import Run
@@ -49,11 +49,18 @@ def test_the_curve_has_points_along_the_run_and_ends_at_the_newest_reading(readi
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     for seen, ending in (
-        ("Training stands at a saddle.", "; training stands at a saddle."),
-        ("B = 32 is below.", "; B = 32 is below."),
-        ("ReLU 1: 3 of 4 units are dead.", "; ReLU 1: 3 of 4 units are dead."),
+        ("Training stands at a saddle.", "training stands at a saddle"),
+        ("B = 32 is below.", "B = 32 is below"),
+        ("ReLU 1: 3 of 4 units are dead.", "ReLU 1: 3 of 4 units are dead"),
     ):
-        assert verdict(run, [Finding("any", Issue.DRIFT, State.ACT, seen, "It is.")], {}).endswith(ending)
+        assert verdict_of(run, [Finding("any", Issue.DRIFT, State.ACT, seen, "It is.")]) == ending
+
+
+def test_the_verdict_is_the_outcome_and_the_headline(tmp_path: Path) -> None:
+    found = diagnose(run_in(tmp_path, steps=100))
+    assert found.outcome.startswith("Trained for 100 steps; test accuracy")
+    assert found.verdict.startswith(f"{found.outcome}; ")
+    assert found.headline[0].isupper() and found.verdict.lower() == f"{found.outcome}; {found.headline}".lower()
 
 
 def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_ways_out(tmp_path: Path) -> None:

@@ -35,20 +35,55 @@ def page(browser: "sync_api.Browser", address: str, request: pytest.FixtureReque
     page.close()
 
 
+def open_all(page: "sync_api.Page") -> None:
+    page.locator("#open-all").click()
+    page.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
+
+
+def test_the_first_screen_has_the_verdict_the_loss_and_the_next_action(page: "sync_api.Page") -> None:
+    assert page.locator(".chart svg").count() == 1  # the others are drawn when their row is opened
+    wide = (page.viewport_size or {})["width"] > 1000
+    for part in ("h1", "#chart-loss svg", ".next"):
+        box = page.locator(part).bounding_box()
+        assert box is not None and (box["y"] + box["height"] < 900 or not wide)
+    assert page.evaluate("document.documentElement.scrollHeight") <= (1500 if wide else 3600)
+    assert len(page.locator("#content").inner_text().split()) <= 350
+
+
+def test_opening_a_row_draws_its_charts(page: "sync_api.Page") -> None:
+    page.locator("#row-batch > summary").click()
+    page.wait_for_selector("#chart-noise-scale svg")
+    drawn = page.locator(".chart svg").count()
+    assert 1 < drawn < 7
+    page.locator("#row-batch > summary").click()
+    page.locator("#row-batch > summary").click()
+    page.wait_for_timeout(100)
+    assert page.locator(".chart svg").count() == drawn
+
+
+def test_open_all_opens_everything_and_closes_it_again(page: "sync_api.Page") -> None:
+    open_all(page)
+    assert page.locator("details:not([open])").count() == 0
+    page.locator("#open-all").click()
+    assert page.locator("details[open]").count() == 0
+
+
 def test_the_page_draws_every_chart_without_a_complaint_or_a_request(page: "sync_api.Page", address: str) -> None:
-    assert page.locator(".chart svg").count() == 7
+    open_all(page)
     assert page.complaints == []
     assert [url for url in page.requests if not url.startswith("data:")] == [address]
 
 
 def test_nothing_is_wider_than_the_window(page: "sync_api.Page") -> None:
-    for numbers in page.locator("details summary").all():
-        numbers.click()
+    open_all(page)
     page.emulate_media(media="screen")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_the_numbers_open_behind_every_chart(page: "sync_api.Page") -> None:
+    for row in page.locator(".row > summary").all():
+        row.click()
+    page.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
     for figure in page.locator("figure").all():
         assert not figure.locator("table").is_visible()
         figure.locator("summary").click()
@@ -57,6 +92,7 @@ def test_the_numbers_open_behind_every_chart(page: "sync_api.Page") -> None:
 
 
 def test_one_span_of_steps_zooms_every_chart_and_comes_back(page: "sync_api.Page") -> None:
+    open_all(page)
     whole = ticks(page)
     page.locator("#span input").nth(0).fill("2000")
     page.locator("#span input").nth(1).fill("4000")
@@ -71,6 +107,8 @@ def test_one_span_of_steps_zooms_every_chart_and_comes_back(page: "sync_api.Page
 
 
 def test_dragging_across_a_chart_selects_its_steps(page: "sync_api.Page") -> None:
+    page.locator("#row-batch > summary").click()
+    page.wait_for_selector("#chart-noise-scale svg")
     chart = page.locator("#chart-noise-scale .chart")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -96,7 +134,7 @@ TICKS = """chart => [...chart.querySelectorAll('[aria-label^="X-axis"] .role-axi
 
 
 def test_every_word_stands_out_from_its_ground(page: "sync_api.Page") -> None:
-    page.locator("figure summary").first.click()
+    open_all(page)
     faint = page.evaluate(FAINT)
     assert faint == []
 
@@ -129,8 +167,9 @@ FAINT = """() => {
 
 
 def test_what_is_drawn_has_words(page: "sync_api.Page") -> None:
-    drawn = page.locator("[role=graphics-document], .strip").all()
-    assert len(drawn) >= 8
+    open_all(page)
+    drawn = page.locator("[role=graphics-document], .track, .trend svg").all()
+    assert len(drawn) >= 9
     assert all(len(picture.get_attribute("aria-label") or "") > 20 for picture in drawn)
 
 
@@ -140,16 +179,16 @@ def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.
         page.keyboard.press("Tab")
         place = page.evaluate(
             "() => { const at = document.activeElement; const style = getComputedStyle(at); return [at.tagName, "
-            "at.getBoundingClientRect().top + scrollY, style.outlineStyle, at.closest('form') !== null]; }"
+            "at.getBoundingClientRect().top + scrollY, style.outlineStyle, at.closest('.bar') !== null]; }"
         )
         if place[0] == "BODY":
             break
         walked.append(place)
     tags = [tag for tag, *_ in walked]
-    assert tags[:5] == ["A"] * 5
-    assert {"A", "INPUT", "SUMMARY", "DIV"} <= set(tags)
+    assert tags[0] == "SUMMARY"
+    assert {"INPUT", "BUTTON", "SUMMARY"} <= set(tags)
     assert all(outline != "none" for _, _, outline, _ in walked)
-    tops = [top for _, top, _, in_form in walked if not in_form]  # the form of steps sticks to the window's top
+    tops = [top for _, top, _, in_form in walked if not in_form]  # the bar sticks to the window's top
     assert tops == sorted(tops)
     page.locator("figure summary").first.focus()
     page.keyboard.press("Enter")
@@ -165,6 +204,7 @@ def test_a_table_is_downloaded_as_it_is_seen(page: "sync_api.Page") -> None:
     assert lines[0] == "steps,loss,mean,interval,single batches"
     assert len(lines) == 1 + page.locator("figure").first.locator("tbody tr").count()
     with page.expect_download() as saved:
+        page.locator("#run > summary").click()
         page.locator("[data-every-table]").click()
     tables = json.loads(Path(saved.value.path()).read_text())["tables"]
     assert {"loss", "noise-scale", "estimation"} <= set(tables)
@@ -172,13 +212,14 @@ def test_a_table_is_downloaded_as_it_is_seen(page: "sync_api.Page") -> None:
 
 
 def test_on_paper_there_is_what_was_found_and_nothing_to_press(page: "sync_api.Page") -> None:
+    open_all(page)
     page.emulate_media(media="print")
-    assert page.locator(".card").count() >= 5
-    assert page.locator(".card").first.is_visible()
-    assert page.locator(".chart svg").first.is_visible()
-    assert not page.locator("button, .span, nav.sections").filter(visible=True).count()
+    assert page.locator(".row").count() >= 4
+    assert page.locator(".shown").first.is_visible()
+    assert page.locator(".chart svg").first.is_visible() and page.locator("#chart-noise-scale svg").is_visible()
+    assert not page.locator("button, .span").filter(visible=True).count()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     sizes = page.evaluate(
-        "[...document.querySelectorAll('.card p')].map((p) => parseFloat(getComputedStyle(p).fontSize))"
+        "[...document.querySelectorAll('.shown p')].map((p) => parseFloat(getComputedStyle(p).fontSize))"
     )
-    assert max(sizes) < 16  # 10.5 pt are 14 px: what is beside the point is no larger than the point
+    assert max(sizes) < 16  # 10.5 pt are 14 px

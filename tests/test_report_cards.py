@@ -15,8 +15,9 @@ from gradiometer.drift import edge_sentence
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts import strip
 from gradiometer.report.page import render
-from gradiometer.report.page.cards import cards, further_cards
+from gradiometer.report.page.cards import answers_of, cards, further_cards
 from gradiometer.report.page.checks import checks
+from gradiometer.report.page.rows import rows
 from gradiometer.report.sections import sections
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
@@ -122,14 +123,22 @@ def test_an_interval_about_zero_is_drawn_on_a_linear_strip() -> None:
     assert opened.right < opened.ticks[0].place
 
 
-def test_the_page_shows_all_five_and_says_which_are_not_measured(run: Run) -> None:
+def test_a_question_without_an_answer_is_named_in_one_line_with_its_command_inside(run: Run) -> None:
     page = render(run, diagnosis_of())
-    for question in QUESTIONS:
-        assert f'id="card-{question.name}"' in page
-        assert f'href="#card-{question.name}"' in page
-    assert page.count('<article class="card not_measured"') == 3
-    assert "<code>gradiometer train digits --every 10</code>" not in page
-    assert "<code>gradiometer train digits --every 10</code>" in render(run, Diagnosis("Nothing.", (), {}, {}))
+    assert 'id="row-batch"' in page and "Not measured: plateau, converged, ensemble" in page
+    assert all(question.words in page for question in QUESTIONS)
+    command = "<code>gradiometer train digits --every 10</code>"
+    assert command not in page and command in render(run, Diagnosis("Nothing.", (), {}, {}))
+
+
+def test_the_charts_of_a_section_are_in_one_row(run: Run) -> None:
+    diagnosis = diagnosis_of()
+    shown = sections(run, diagnosis)
+    made = rows(run, diagnosis, shown, answers_of(diagnosis, shown))
+    homes = [row.section.name for row in made if row.section is not None]
+    assert len(homes) == len(set(homes))
+    assert {section.name for section in shown if section.figures} <= set(homes)
+    assert made[0].section is not None and made[0].section.name == "estimation"
 
 
 def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -> None:

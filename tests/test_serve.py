@@ -120,7 +120,7 @@ def test_a_listener_is_told_when_the_run_has_gone_on(live: Live, run: Run) -> No
         add_losses(run, 100, 50)
         assert next_version(events) == before + 1
     html = json.loads(asked(f"{live.address}run/0/update").text)["html"]
-    assert "<dd>150</dd>" in html
+    assert "Trained for 150 steps" in html
 
 
 def next_version(events: object) -> int:

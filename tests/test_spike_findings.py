@@ -108,7 +108,7 @@ def test_a_run_without_a_spike_has_no_such_finding(tmp_path: Path) -> None:
 def test_the_page_marks_the_spikes_and_has_the_finding(tmp_path: Path) -> None:
     run = run_with(tmp_path, {**ONE_BATCH, 300: [7.0], 900: [5.0]})
     page = render(run, diagnose(run))
-    assert "The loss spiked at steps 300, 700 and 900" in page and "A vertical line marks a spike." in page
+    assert "The loss spiked at steps 300, 700 and 900" in page and "A vertical line marks a spike or" in page
     assert "spike from 0.9" in page and "to 7.00" in page and "spiked 3 times, at steps 300, 700 and 900" in page
     quiet = run_with(tmp_path, {})
     assert "A vertical line marks a spike." not in render(quiet, diagnose(quiet))

@@ -52,6 +52,7 @@ class Diagnosis:
             the readings up to it.
         gauges: The gauges that the run was measured with and whose classes are available.
         spikes: The spikes of the training loss. Their places are steps.
+        outcome: The beginning of the verdict: the state of the run and its test score.
     """
 
     verdict: str
@@ -60,6 +61,13 @@ class Diagnosis:
     history: Mapping[str, tuple[tuple[int, Estimate], ...]]
     gauges: tuple[Gauge, ...] = ()
     spikes: tuple[Spike, ...] = ()
+    outcome: str = ""
+
+    @property
+    def headline(self) -> str:
+        """The rest of the verdict, as a sentence: the most urgent finding."""
+        rest = self.verdict.removeprefix(f"{self.outcome}; ")
+        return rest[:1].upper() + rest[1:]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -129,13 +137,15 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= certificate.estimates
     findings = _with_reservations(run, findings, gauges)
     findings.sort(key=lambda finding: finding.state.rank)
+    outcome = outcome_of(run, estimates)
     return Diagnosis(
-        verdict=verdict(run, findings, estimates),
+        verdict=f"{outcome}; {verdict_of(run, findings)}.",
         findings=tuple(findings),
         estimates=estimates,
         history={name: tuple(points) for name, points in history.items()},
         gauges=gauges,
         spikes=spikes,
+        outcome=outcome,
     )
 
 
@@ -226,18 +236,21 @@ def along(series: Series) -> Iterator[Series]:
             yield series[:stop]
 
 
-def verdict(run: Run, findings: list[Finding], estimates: Mapping[str, Estimate]) -> str:
-    """The run in one sentence: its state, its test score and the most urgent finding."""
+def outcome_of(run: Run, estimates: Mapping[str, Estimate]) -> str:
+    """The state of the run and its test score."""
     parts = [_ending(run)]
     if (accuracy := estimates.get("test_accuracy")) is not None:
         parts.append(f"test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
     elif (loss := estimates.get("test_loss")) is not None:
         parts.append(f"test loss {loss}" if loss.tells else f"test loss not known ({loss.method})")
+    return "; ".join(parts)
+
+
+def verdict_of(run: Run, findings: list[Finding]) -> str:
+    """The most urgent finding, or the reason that there is no verdict."""
     if reason := Reservations.of(run.events).loss:
-        parts.append(f"no verdict: {reason.rstrip('.')}")
-    else:
-        parts.append(_most_urgent(findings) if findings else _nothing_measured(run.configuration))
-    return "; ".join(parts) + "."
+        return f"no verdict: {reason.rstrip('.')}"
+    return _most_urgent(findings) if findings else _nothing_measured(run.configuration)
 
 
 def _ending(run: Run) -> str:

@@ -9,3 +9,5 @@ from .drift_charts import density_chart as density_chart
 from .drift_charts import sharpness_chart as sharpness_chart
 from .interval_strip import strip as strip
 from .marks import layered as layered
+from .sparklines import Sparkline as Sparkline
+from .sparklines import sparkline as sparkline

@@ -41,7 +41,8 @@ def loss_chart(
     training: Sequence[Block],
     test: Curve,
     batches: Sequence[tuple[int, float]] = (),
-    spikes: Sequence[tuple[int, str]] = (),
+    events: Sequence[tuple[int, str]] = (),
+    readings: Sequence[int] = (),
 ) -> alt.LayerChart:
     """Training loss as block means with the band of their intervals; test loss as points with bars.
 
@@ -49,7 +50,8 @@ def loss_chart(
         training: The blocks, in order.
         test: The test loss along the run; may be empty.
         batches: The losses of single batches, drawn as a line if there are too few blocks for one; otherwise empty.
-        spikes: Step and description of each spike, drawn as vertical lines.
+        events: Step and description of each event, such as a spike, drawn as vertical lines.
+        readings: The measured steps, drawn as ticks on the step axis.
     """
     names = ["training loss"] * bool(training) + ["test loss"] * bool(test)
     estimates = [block.mean for block in training] + [estimate for _, estimate in test]
@@ -68,9 +70,13 @@ def loss_chart(
             *([bars(curve, y, **series)] if all(block.mean.tells for block in training) else []),
         ]
     layers += [bars(tests, y, **series)] * bool(test)
-    if spikes:
-        marks = by_step([{"step": step, "interval": words} for step, words in spikes])
-        layers.append(marks.mark_rule(style="spike", clip=True))
+    if events:
+        marks = by_step([{"step": step, "interval": words} for step, words in events])
+        layers.append(marks.mark_rule(style="event", clip=True))
+    if readings:
+        ticks = by_step([{"step": step, "interval": "measured"} for step in readings])
+        bottom = alt.ExprRef("height")
+        layers.append(ticks.mark_tick(style="reading", clip=True).encode(y=alt.YValue(bottom)))
     return along_steps(*layers)
 
 

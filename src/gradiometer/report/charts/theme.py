@@ -132,7 +132,8 @@ def _marks(palette: Palette) -> dict[str, Any]:
             "reference": {"color": palette["ink"], "strokeWidth": 1.25, "strokeDash": [5, 4]},
             "reference-label": {"color": palette["ink"], "fontSize": 12, "fontWeight": 600},
             "open": {"size": 52},
-            "spike": {"color": palette["muted"], "strokeDash": [3, 3]},
+            "event": {"color": palette["muted"], "strokeDash": [3, 3]},
+            "reading": {"color": palette["muted"], "thickness": 1, "size": 8, "orient": "vertical"},
             "unknown": {"color": palette["muted"], "fontSize": 14, "fontWeight": 600},
         },
     }

@@ -11,9 +11,11 @@ from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
-from gradiometer.report.page.cards import answers_of, cards, further_cards
+from gradiometer.report.page.action import action_of
+from gradiometer.report.page.cards import answers_of
 from gradiometer.report.page.checks import checks
 from gradiometer.report.page.document import TEMPLATES, document
+from gradiometer.report.page.rows import rows, top_figure, unmeasured
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
@@ -88,16 +90,19 @@ def render(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...] | None = N
 def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[str, Any]:
     """The variables of the template of the page's content."""
     found = answers_of(diagnosis, shown)
+    made = rows(run, diagnosis, shown, found)
     return {
         "run": run,
         "diagnosis": diagnosis,
-        "sections": shown,
+        "facts": _facts(run),
+        "top": top_figure(shown),
+        "action": action_of(answer.finding for answer in found),
+        "rows": made,
+        "unmeasured": unmeasured(run, found),
         "methods": [section.name for section in shown if _has_methods(section)],
+        "rows_methods": [row.section.name for row in made if row.section is not None],
         "without_replacement": run.measured_sampling.draw is Draw.RESHUFFLED,
         "meant": gradient_meant(run),
-        "optimizer": {} if run.hyperparameters is None else run.hyperparameters.facts,
-        "cards": cards(run, found),
-        "further": further_cards(found),
         "checks": checks(run, diagnosis),
         "quantities": diagnosis.labels,
         "status_symbol": STATUS_SYMBOLS[run.status],
@@ -105,6 +110,14 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),
         "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
     }
+
+
+def _facts(run: Run) -> tuple[str, ...]:
+    """The problem, the batch and the optimizer in a few words each."""
+    configuration, settings = run.configuration, run.hyperparameters
+    sampling = "with replacement" if configuration.sampling == "replacement" else "reshuffled"
+    optimizer = () if settings is None else (settings.sentence,)
+    return (configuration.problem, f"B = {configuration.batch_size:,}, {sampling}", *optimizer)
 
 
 def gradient_meant(run: Run) -> str:

@@ -22,6 +22,8 @@ NEARLY_ZERO = 1e-3
 
 SEEN = 20
 """The edge is drawn up to this multiple of its lowest value. Above it, η is nearly zero and the edge far away."""
+TITLE = "Curvature and change of the gradient"
+
 PLACES = 200
 """Maximum number of points of a moving edge."""
 
@@ -35,13 +37,13 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     if not batch and not surveys:
         how = f": {run.call('sharpness', 'train')} measures it" if run.has_program_with_model else ""
         lead += f" The sharpness has not been measured yet{how}."
-        return Section("drift", "Drift", lead, (), quantity_table(labels, diagnosis.estimates))
+        return Section("drift", TITLE, lead, (), quantity_table(labels, diagnosis.estimates))
     figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run)]
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_peak(run)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
     answers = (_answer(surveys[-1], run),) if surveys else ()
-    return Section("drift", "Drift", lead, tuple(figures), quantity_table(labels, estimates), answers)
+    return Section("drift", TITLE, lead, tuple(figures), quantity_table(labels, estimates), answers)
 
 
 def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:

@@ -33,13 +33,13 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
         state = "The run has no snapshots."
         if taken:
             state = f"The run has {taken} snapshots: {run.call('ensemble', 'test')} scores them."
-        return Section("ensemble", "Ensemble", f"{lead} {state}", ())
+        return Section("ensemble", "Ensemble of snapshots", f"{lead} {state}", ())
     (report,) = reports
     finding = report.finding(shlex.quote(str(run.path)))
     answer = Answer(finding, {"gain": report.gain, "no gain": Estimate.exact(0.0)})
     return Section(
         "ensemble",
-        "Ensemble",
+        "Ensemble of snapshots",
         lead,
         (size_figure(report), reliability_figure(report)),
         _table(report),

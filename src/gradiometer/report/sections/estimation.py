@@ -35,7 +35,7 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     lead = "How accurate is ĝ, the gradient of one batch, as an estimate of the gradient g?"
     table = quantity_table(labels_of(diagnosis.gauges, Issue.ESTIMATION), latest)
     if "noise_scale" not in latest:
-        return Section("estimation", "Estimation", f"{lead} The noise has not been measured yet.", (), table)
+        return Section("estimation", "Noise of the gradient", f"{lead} The noise has not been measured yet.", (), table)
     figures = []
     curve = history.get("noise_scale", ())
     if curve:
@@ -50,7 +50,7 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     layers, shares = by_layer(latest, "noise_scale/"), by_layer(latest, "noise_share/")
     if layers:
         figures.append(_layers_figure(layers, shares, latest["batch_size"].value))
-    return Section("estimation", "Estimation", lead, tuple(figures), table)
+    return Section("estimation", "Noise of the gradient", lead, tuple(figures), table)
 
 
 def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:

@@ -26,7 +26,7 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     curve = diagnosis.history.get("temperature", ())
     if not curve:
         lead += " The temperature has not been measured yet: add it with `--gauges noise,temperature`."
-        return Section("exploration", "Exploration", lead, (), quantity_table(labels, diagnosis.estimates))
+        return Section("exploration", "Temperature", lead, (), quantity_table(labels, diagnosis.estimates))
     examples = diagnosis.estimates.get("temperature_examples")
     scale, unit = (examples.value, "posterior units, N × loss") if examples is not None else (1.0, "loss")
     history = {name: _scaled(diagnosis.history.get(name, ()), scale) for name in Temperature.labels}
@@ -41,7 +41,7 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     if layers := by_layer(latest, "temperature/"):
         figures.append(_layers_figure(layers, by_layer(latest, "temperature_configurational/"), latest, unit))
     table = quantity_table(labels, {**diagnosis.estimates, **latest})
-    return Section("exploration", "Exploration", lead, tuple(figures), table)
+    return Section("exploration", "Temperature", lead, tuple(figures), table)
 
 
 def _heat_figure(history: Mapping[str, Curve], unit: str, run: Run) -> Figure:

@@ -14,6 +14,12 @@ from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
 
+MOST_JUMPS = 12
+"""A learning rate that was recorded more often follows a curve, which has its own chart."""
+
+MOST_TICKS = 120
+"""Maximum number of measured steps that are marked."""
+
 FEW = 3
 """With fewer blocks there is no line to see, so every loss is drawn."""
 
@@ -24,9 +30,8 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = []
     test_loss, test_accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
     if training or test_loss:
-        figures.append(
-            _loss_figure(training, test_loss, _single_batches(run) if len(training) < FEW else (), diagnosis.spikes)
-        )
+        batches = _single_batches(run) if len(training) < FEW else ()
+        figures.append(_loss_figure(training, test_loss, batches, diagnosis.spikes, run))
     if test_accuracy:
         figures.append(
             Figure(
@@ -38,7 +43,7 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
             )
         )
     lead = "" if figures else "No loss has been recorded yet."
-    return Section("loss", "Loss", lead, tuple(figures))
+    return Section("loss", "Loss and test scores", lead, tuple(figures))
 
 
 def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
@@ -48,7 +53,7 @@ def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
 
 
 def _loss_figure(
-    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
+    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike], run: Run
 ) -> Figure:
     ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
     parts = [f"{name} {change(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
@@ -61,15 +66,40 @@ def _loss_figure(
         parts.append(f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them")
     if spikes:
         parts.append(f"The loss spiked at {steps_of(spikes)}")
-    note = _block_note(training, batches)
+    changes = _rate_changes(run)
+    if changes:
+        parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))
+    events = [*((spike.peak, _rise(spike)) for spike in spikes), *changes]
+    marks = ["A vertical line marks a spike or a change of the learning rate."] * bool(events)
+    readings = _measured_steps(run)
+    marks += ["A tick at the bottom marks a measured step."] * bool(readings)
+    note = " ".join(text for text in (_block_note(training, batches), *marks) if text)
     return Figure(
         name="loss",
         title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
-        chart=loss_chart(training, test, batches, [(spike.peak, _rise(spike)) for spike in spikes]),
+        chart=loss_chart(training, test, batches, events, readings),
         summary=". ".join(parts) + ".",
         table=_loss_table(training, test, batches, spikes),
-        note=f"{note} A vertical line marks a spike.".strip() if spikes else note,
+        note=note,
     )
+
+
+def _rate_changes(run: Run) -> list[tuple[int, str]]:
+    """The steps at which the learning rate jumped, with its new value; none if it follows a curve."""
+    settings = run.hyperparameters
+    if settings is None or not settings.recorded or not 1 < len(settings.steps) <= MOST_JUMPS:
+        return []
+    rates = settings.rates.tolist()
+    pairs = zip(settings.steps[1:], rates, rates[1:], strict=False)
+    return [(step, f"learning rate {significant(after)}") for step, before, after in pairs if after != before]
+
+
+def _measured_steps(run: Run) -> list[int]:
+    """At most `MOST_TICKS` of the steps that were measured by any gauge, evenly chosen."""
+    series = [found for gauge in run.gauges if (found := run.series(gauge)) is not None and len(found)]
+    steps = np.unique(np.concatenate([found.steps for found in series])) if series else np.array([], dtype=int)
+    chosen = steps[np.unique(np.linspace(0, len(steps) - 1, MOST_TICKS).round().astype(int))] if len(steps) else steps
+    return [int(step) for step in chosen]
 
 
 def _rise(spike: Spike) -> str:

@@ -45,6 +45,7 @@ class Question:
         name: Its anchor on the page.
         short: The question in one or two words.
         words: The question.
+        section: Name of the section with the charts behind it.
         others: Names of findings that answer it and are not from a gauge.
         needs: The measurements that an answer needs.
         command: The command that makes them, from the run's folder and configuration.
@@ -54,6 +55,7 @@ class Question:
     name: str
     short: str
     words: str
+    section: str
     others: tuple[str, ...]
     needs: str
     command: Callable[[Path, Configuration], str]
@@ -91,6 +93,7 @@ QUESTIONS = (
         name="batch",
         short="batch",
         words=GradientNoise.question,
+        section="estimation",
         others=(),
         needs="The noise scale from a few measured steps, compared with B.",
         command=_train("--every 10"),
@@ -100,6 +103,7 @@ QUESTIONS = (
         name="learning-rate",
         short="learning rate",
         words=BatchSharpness.question,
+        section="drift",
         others=("sharpness",),
         needs="The sharpness at the current parameters, compared with the edge of stability.",
         command=_look("sharpness"),
@@ -109,6 +113,7 @@ QUESTIONS = (
         name="plateau",
         short="plateau",
         words="Has this learning rate stopped paying off?",
+        section="convergence",
         others=("stationarity",),
         needs="The slope of the loss with an interval, compared with the gain of a cut.",
         command=_train("--cool watch"),
@@ -117,6 +122,7 @@ QUESTIONS = (
         name="converged",
         short="converged",
         words="Has training arrived at a minimum?",
+        section="convergence",
         others=("certificate",),
         needs="An upper bound on the norm of the full gradient, and the smallest curvature.",
         command=_look("certify"),
@@ -126,6 +132,7 @@ QUESTIONS = (
         name="ensemble",
         short="ensemble",
         words="Is there an ensemble in this run?",
+        section="ensemble",
         others=("ensemble",),
         needs="Snapshots at the ends of cooling cycles, whose joint score is compared with that of the last one.",
         command=_ensemble,

@@ -38,7 +38,7 @@
   // What the reader has opened, focused and scrolled to stays so.
   async function replace(view) {
     const page = document.getElementById("content");
-    const opened = [...page.querySelectorAll("details[open]")].map((details) => details.parentElement.id);
+    const opened = [...page.querySelectorAll("details[open]")].map((details) => details.id);
     const heights = [...page.querySelectorAll("[data-chart]")].map((chart) => [chart.dataset.chart, chart.offsetHeight]);
     const focused = page.contains(document.activeElement) ? name(document.activeElement) : null;
     const top = window.scrollY;
@@ -48,7 +48,7 @@
       if (drawn) drawn.style.minHeight = `${height}px`;
     }
     for (const id of opened) {
-      const details = document.getElementById(id)?.querySelector("details");
+      const details = document.getElementById(id);
       if (details) details.open = true;
     }
     window.scrollTo({ top, behavior: "instant" });

@@ -3,31 +3,55 @@
   const OPTIONS = { actions: false, renderer: "svg", ast: true, tooltip: { theme: "custom" } };
   let views = [];
   let span = null;
+  let specs = {};
 
-  // Draws every chart of the page anew; what was zoomed into stays so.
-  async function draw(specs) {
-    const drawn = [];
-    for (const view of views) view.finalize();
-    for (const place of document.querySelectorAll("[data-chart]")) {
-      const spec = specs[place.dataset.chart];
-      const { view } = await vegaEmbed(place, spec, OPTIONS);
-      if (spec.params?.some((param) => param.name === "span")) {
-        drawn.push(view);
-        place.classList.add("along-steps");
-        selectByDragging(place, view);
-      }
-    }
-    views = drawn;
+  // Draws the charts that can be seen; the others are drawn when the row they are in is opened.
+  async function draw(given) {
+    specs = given;
+    for (const { view } of views) view.finalize();
+    views = [];
+    await drawWithin(document);
     const form = document.getElementById("span");
-    if (form) {
-      listen(form);
-      form.hidden = !views.length;
-      if (views.length) show(span);
+    if (form) listen(form);
+    const all = document.getElementById("open-all");
+    if (all) {
+      all.hidden = false;
+      all.onclick = () => openAll(all);
     }
     for (const button of document.querySelectorAll("button.download")) {
       button.hidden = false;
       button.addEventListener("click", () => download(button));
     }
+  }
+
+  async function drawWithin(part) {
+    const places = [...part.querySelectorAll("[data-chart]:not([data-drawn])")];
+    for (const place of places.filter((place) => !place.closest("details:not([open])"))) {
+      place.dataset.drawn = "";
+      const spec = specs[place.dataset.chart];
+      const { view } = await vegaEmbed(place, spec, OPTIONS);
+      const zooms = spec.params?.some((param) => param.name === "span");
+      views.push({ view, zooms });
+      if (zooms) {
+        place.classList.add("along-steps");
+        selectByDragging(place, view);
+      }
+    }
+    const form = document.getElementById("span");
+    if (form && places.length) {
+      form.hidden = !views.some((each) => each.zooms);
+      if (!form.hidden) show(span);
+    }
+  }
+
+  // The event does not bubble, so it is caught on its way down.
+  document.addEventListener("toggle", (event) => { if (event.target.open) drawWithin(event.target); }, true);
+
+  function openAll(button) {
+    const rows = [...document.querySelectorAll("#content details")];
+    const open = rows.some((row) => !row.open);
+    for (const row of rows) row.open = open;
+    button.textContent = open ? "Close all" : "Open all";
   }
 
   // One span of steps for every chart: null is the whole run.
@@ -40,7 +64,7 @@
     from.value = Math.max(Math.round(shown[0]), 0);
     to.value = Math.min(Math.round(shown[1]), last);
     form.querySelector("button").disabled = span === null;
-    for (const view of views) view.signal("span", shown).runAsync();
+    for (const { view, zooms } of views) if (zooms) view.signal("span", shown).runAsync();
   }
 
   function listen(form) {

@@ -1,0 +1,141 @@
+"""The rows of the page: a question, its number, its interval and its trend. The evidence is inside, to be opened."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gradiometer.diagnosis import Diagnosis
+from gradiometer.report.charts.interval_strip import Strip, interval, number
+from gradiometer.report.charts.sparklines import Sparkline, sparkline
+from gradiometer.report.page.cards import Card, Shown, cards, further_cards
+from gradiometer.report.sections.questions import QUESTIONS, Answer
+from gradiometer.report.sections.section import Figure, Section
+from gradiometer.run.reader import Run
+
+LOSS = "loss"
+"""Name of the section whose first chart is at the top of the page."""
+
+PLAIN_QUESTIONS = {
+    "schedule": "Does the learning rate end at zero?",
+    "endpoint": "What is special about where training ended?",
+    "spikes": "Did the loss spike?",
+    "overhead": "Are there enough readings?",
+    "trajectory": "Where do the parameters go?",
+    "log_steps": "Does the loss jump between epochs?",
+}
+"""Titles of findings that answer none of the five questions, by the name of their gauge."""
+
+
+LONGEST_UNIT = 10
+"""A longer unit is given in the finding only, in characters."""
+
+
+class Small(NamedTuple):
+    """The number of a row.
+
+    Attributes:
+        words: The number with its interval and unit.
+        strip: The interval on a small axis; None if it cannot be drawn.
+        quantity: Name of the quantity.
+    """
+
+    words: str
+    strip: Strip | None
+    quantity: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the page.
+
+    Attributes:
+        name: Its anchor on the page.
+        title: The question.
+        state: Class in the stylesheet: ok, look, act, cannot_tell or numbers.
+        word, symbol: The state as a word and as a symbol; empty if the row has only numbers.
+        small: Its number; None if it has none.
+        words: The beginning of what was seen, if it has no number.
+        trend: The number along the run as a small line; None if there is no curve.
+        shown: The findings, the most urgent first.
+        section: The charts, numbers and formulas behind it; None if another row has them.
+    """
+
+    name: str
+    title: str
+    state: str
+    word: str
+    symbol: str
+    small: Small | None
+    words: str
+    trend: Sparkline | None
+    shown: tuple[Shown, ...]
+    section: Section | None
+
+
+def rows(run: Run, diagnosis: Diagnosis, sections: Sequence[Section], found: Iterable[Answer]) -> tuple[Row, ...]:
+    """A row for each answered question, each further finding, and each section that no finding belongs to."""
+    found = tuple(found)
+    left = {section.name: section for section in sections}
+    homes = {question.name: question.section for question in QUESTIONS}
+    measured = [(card, homes[card.name]) for card in cards(run, found) if card.shown]
+    further = [(card, card.short) for card in further_cards(found)]
+    made = [_row(card, left.pop(home, None), diagnosis) for card, home in (*measured, *further)]
+    return (*made, *(_numbers(section) for section in left.values() if _figures(section) or _has_table(section)))
+
+
+def unmeasured(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
+    """The questions without an answer."""
+    return tuple(card for card in cards(run, found) if not card.shown)
+
+
+def top_figure(sections: Iterable[Section]) -> Figure | None:
+    """The chart at the top of the page: the loss."""
+    return next((section.figures[0] for section in sections if section.name == LOSS and section.figures), None)
+
+
+def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Row:
+    small = _small(card.shown[0], diagnosis)
+    gauge = card.shown[0].finding.gauge
+    return Row(
+        name=card.name,
+        title=PLAIN_QUESTIONS.get(gauge, card.title) if card.name.startswith("also-") else card.title,
+        state=card.state,
+        word=card.word,
+        symbol=card.symbol,
+        small=small,
+        words="" if small else _beginning(card.shown[0].finding.seen),
+        trend=None if small is None else sparkline(diagnosis.history.get(small.quantity, ())),
+        shown=card.shown,
+        section=section,
+    )
+
+
+def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
+    """The first number of a finding that can be drawn, or else the first that it names."""
+    names = [*shown.strips, *(name for name in shown.finding.estimates if name in shown.estimates)]
+    if not names:
+        return None
+    estimate = shown.estimates[names[0]]
+    unit = f" {estimate.unit}" if len(estimate.unit) <= LONGEST_UNIT else ""
+    words = f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
+    return Small(words, shown.strips.get(names[0]), names[0])
+
+
+def _beginning(seen: str) -> str:
+    """The first clause of a sentence."""
+    return re.split(r"[:;]|\. ", seen, maxsplit=1)[0].removesuffix(".")
+
+
+def _numbers(section: Section) -> Row:
+    """The row of a section without a finding."""
+    return Row(section.name, section.title, "numbers", "", "", None, "", None, (), section)
+
+
+def _figures(section: Section) -> tuple[Figure, ...]:
+    """The charts of a section that are not at the top of the page."""
+    return section.figures[1:] if section.name == LOSS else section.figures
+
+
+def _has_table(section: Section) -> bool:
+    return section.table is not None and bool(section.table.rows)
