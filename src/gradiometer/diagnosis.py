@@ -22,6 +22,7 @@ from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.rate_advice import completed
+from gradiometer.forks.recorded.trials import with_trials
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, Reservations, State
@@ -135,7 +136,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
-    findings = _with_reservations(run, findings, gauges)
+    findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda finding: finding.state.rank)
     outcome = outcome_of(run, estimates)
     return Diagnosis(

@@ -15,6 +15,7 @@ from gradiometer.cli.demo import demo
 from gradiometer.cli.doctor import doctor
 from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.export import export
+from gradiometer.cli.fork import fork
 from gradiometer.cli.lecture import lecture
 from gradiometer.cli.report import report
 from gradiometer.cli.resume import resume
@@ -44,7 +45,7 @@ def gradiometer() -> None:
 
 
 for verb in (
-    *(demo, train, resume, show, report, runs, compare, export),
+    *(demo, train, resume, show, report, runs, compare, export, fork),
     *(batch, sharpness, schedule, certify, ensemble, sample),
     *(doctor, lecture, selftest),
 ):

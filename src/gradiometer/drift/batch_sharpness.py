@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from gradiometer.drift.stability import BELOW, BEYOND, MOVES, Momentum
+from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MOVES, Momentum
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -125,7 +125,8 @@ class BatchSharpness(Gauge):
             plateau = significant(estimates["small_batch_edge"].value)
             caveat = f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {plateau}. {CAVEAT}"
         caveat = "" if state is State.CANNOT_TELL else caveat
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat, ("batch_sharpness", "edge"))
+        rests_on, tries = ("batch_sharpness", "edge"), (HALF_THE_RATE,) if state is State.ACT else ()
+        return Finding(self.name, self.issue, state, seen, means, advice, caveat, rests_on, tries)
 
 
 def _edge(share: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from gradiometer.drift.stability import HALF_THE_RATE
 from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
@@ -88,7 +89,8 @@ class LossChange(Gauge):
 
     def _finding(self, state: State, seen: str, means: str, advice: str = "") -> Finding:
         caveat = "" if state is State.CANNOT_TELL else CAVEAT
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat, ("curvature_share", "seen_change"))
+        rests_on, tries = ("curvature_share", "seen_change"), (HALF_THE_RATE,) if advice else ()
+        return Finding(self.name, self.issue, state, seen, means, advice, caveat, rests_on, tries)
 
 
 def _signed(change: Estimate) -> str:

@@ -11,6 +11,9 @@ BELOW, BEYOND = 0.8, 1.25
 
 MOVES = "A smaller learning rate lets training move to a sharper region, a larger one to a flatter region."
 
+HALF_THE_RATE = "rate 0.5x"
+"""The alternative that tries a smaller learning rate."""
+
 CAVEAT = (
     "The edge is that of a quadratic. A network's sharpness usually rises to it and stays there (Cohen et al. 2021), "
     "so being at the edge is not a failure, and the sharpness at the start says little about the later one."

@@ -83,7 +83,7 @@ def completed(
     if gauge.name == PRECONDITIONED and finding.advice:
         batch, scale = estimates["preconditioned_batch_size"].value, estimates["preconditioned_noise_scale"]
         examples = round(batch / (getattr(gauge, "tokens", None) or 1))
-        return replace(finding, advice=_with_a_bracket(settings, examples, larger=scale.low > batch))
+        return _with_a_bracket(finding, settings, examples, larger=scale.low > batch)
     if gauge.sgd_only and len(set(settings.peaks)) > 1:
         words = f"The groups have different learning rates ({listed(settings.peaks)}): η is the largest of them."
         return replace(finding, caveat=f"{finding.caveat} {words}".strip())
@@ -103,9 +103,10 @@ def _of_the_batch(finding: Finding, estimates: Estimates, settings: Hyperparamet
     updates = relative_updates([scale], round(batch), size)
     examples = transformed(updates, lambda factor: factor * size / batch)
     why = "if wall time matters more than examples" if larger else "if examples are expensive"
-    forecast = f"Forecast, not tried: {updates} times the updates and {examples} times the examples to the same loss."
+    forecast = f"Forecast: {updates} times the updates and {examples} times the examples to the same loss."
     advice = f"{_terms(size, updates, settings, schedule)}, {why}. {forecast}"
-    return replace(finding, advice=advice, caveat=f"{finding.caveat} {_tuned(settings, size, batch)}".strip())
+    caveat = f"{finding.caveat} {_tuned(settings, size, batch)}".strip()
+    return replace(finding, advice=advice, caveat=caveat, alternatives=(_tries(size / batch, 1 / updates.value),))
 
 
 def _terms(size: int, updates: Estimate, settings: Hyperparameters, schedule: str | None) -> str:
@@ -147,16 +148,21 @@ def _adaptive(finding: Finding, settings: Hyperparameters, batch: int, *, larger
         f"The optimizer is {name}, for which SGD's forecast of updates and examples does not hold. In trials {trials} "
         "this noise scale was within a factor of 3 of the batch size above which a larger batch saves few updates."
     )
-    advice = _with_a_bracket(settings, batch, larger=larger) if finding.advice else ""
+    advised = _with_a_bracket(finding, settings, batch, larger=larger) if finding.advice else finding
     caveat = (
         "No single learning rate follows from the noise scale: in the trials the best one grew as B^p with p from "
         "−0.03 to 0.63."
     )
-    return replace(finding, means=means, advice=advice, caveat=caveat)
+    return replace(advised, means=means, caveat=caveat)
 
 
-def _with_a_bracket(settings: Hyperparameters, batch: int, *, larger: bool) -> str:
-    """Twice or half the batch with the range of learning rates that may belong to it."""
+def _tries(batch: float, rate: float) -> str:
+    """The alternative of a fork that tries another batch with its rate."""
+    return f"batch {batch:.4g}x, rate {rate:.3g}x"
+
+
+def _with_a_bracket(finding: Finding, settings: Hyperparameters, batch: int, *, larger: bool) -> Finding:
+    """The finding with twice or half the batch and the range of learning rates that may belong to it."""
     size = 2 * batch if larger else max(batch // 2, 1)
     bracket = rate_brackets("adaptive", max(settings.peaks), batch, [size])[0]
     low, high = number(bracket.low), number(bracket.high)
@@ -164,7 +170,12 @@ def _with_a_bracket(settings: Hyperparameters, batch: int, *, larger: bool) -> s
     if len(set(settings.peaks)) > 1:
         of_what += " for the group with the largest one, and in proportion for the others"
     why = "if wall time matters more than examples" if larger else "if examples are expensive"
-    return f"`batch_size = {size}` with a learning rate between {low} and {high}{of_what}, {why}. Try both ends."
+    ends = (end / max(settings.peaks) for end in (bracket.low, bracket.high))
+    return replace(
+        finding,
+        advice=f"`batch_size = {size}` with a learning rate between {low} and {high}{of_what}, {why}. Try both ends.",
+        alternatives=tuple(_tries(size / batch, end) for end in ends),
+    )
 
 
 def _without_a_verdict(finding: Finding, settings: Hyperparameters) -> Finding:

@@ -32,4 +32,7 @@ from .engine import Source as Source
 from .engine import grown as grown
 from .forking import fork as fork
 from .horizon import Horizon as Horizon
+from .recorded.plan import Plan as Plan
+from .recorded.record import ForkRecord as ForkRecord
+from .recorded.record import forks_of as forks_of
 from .stream import Stream as Stream

@@ -47,6 +47,9 @@ class Finding:
         advice: What to try, as a command or a line of code; empty if there is nothing to do.
         caveat: What could make it wrong.
         estimates: Names of the estimates that the finding rests on.
+        alternatives: What the advice would change in training, each as the text of an alternative of a fork, such as
+            "rate 0.5x".
+        tried: What came of it in a fork, or how to try it.
 
     >>> from gradiometer import Finding
     >>> from gradiometer.measurement.finding import Issue, State
@@ -64,6 +67,8 @@ class Finding:
     advice: str = ""
     caveat: str = ""
     estimates: Sequence[str] = ()
+    alternatives: Sequence[str] = ()
+    tried: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary, as in a run's files and in `--json`."""
@@ -71,12 +76,13 @@ class Finding:
 
     @property
     def paragraphs(self) -> tuple[str, ...]:
-        """What was seen, what it means, what to try and what could make it wrong, without those that are empty."""
+        """Seen, meaning, advice, what came of it when it was tried, and what could make it wrong; none is empty."""
         advice, caveat = self.advice and f"try: {self.advice}", self.caveat and f"caution: {self.caveat}"
-        return tuple(text for text in (self.seen, self.means, advice, caveat) if text)
+        return tuple(text for text in (self.seen, self.means, advice, self.tried, caveat) if text)
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.seen, self.means, self.advice, self.caveat) if part)
+        parts = (self.seen, self.means, self.advice, self.tried, self.caveat)
+        return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Reservations:
                 means="The readings describe another loss than the one that is trained.",
                 advice="",
                 caveat="",
+                alternatives=(),
             )
         if (why := self.why(finding.gauge)) is None:
             return finding

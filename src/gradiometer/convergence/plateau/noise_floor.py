@@ -180,12 +180,14 @@ def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] 
         predicted, left = Estimate(**cut["predicted"]), significant(float(cut["left"]))
         seen += f" A cut to {significant(to)} is predicted to gain {predicted}; more steps could still gain {left}."
         means = "This test shows no reason to cut the rate yet."
+    advised = stopped or cut is None
     return Finding(
         gauge="stationarity",
         issue=Issue.CONVERGENCE,
-        state=State.LOOK if stopped or cut is None else State.OK,
+        state=State.LOOK if advised else State.OK,
         seen=f"At η = {significant(learning_rate)} {seen}",
         means="More steps at this rate could gain little compared with a cut." if stopped else means,
-        advice="`--cool auto` cuts the rate when the test fires, and ends at zero." if stopped or cut is None else "",
+        advice="`--cool auto` cuts the rate when the test fires, and ends at zero." if advised else "",
         caveat=caveat,
+        alternatives=("cool now",) if advised else (),
     )

@@ -26,7 +26,7 @@ def positions(order: Order, step: int, seed: int, own_until: int = 0) -> Iterato
     >>> from gradiometer import Draw
     >>> batches = positions(Order(Draw.RESHUFFLED, examples=6, batch_size=2), step=1, seed=5)
     >>> [next(batches).tolist() for _ in range(4)]
-    [[4, 3], [5, 2], [...], [...]]
+    [[2, 3], [5, 1], [3, 5], [2, 1]]
     """
     yield from map(order.batch, range(step, own_until))
     first = max(step, own_until)

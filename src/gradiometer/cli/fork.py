@@ -1,0 +1,244 @@
+"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradiometer.cli.options import json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gradiometer.forks.alternatives.alternative import Alternative
+    from gradiometer.forks.comparison.effects import Effect
+    from gradiometer.forks.recorded.record import ForkRecord
+    from gradiometer.measurement.estimate import Estimate
+    from gradiometer.run.reader import Run
+    from gradiometer.train.forking.run_fork import RunFork
+
+DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
+"""What is tried if nothing is asked for."""
+
+
+@click.command(epilog="Example: gradiometer fork runs/digits-cnn-1 --rate 0.5x,2x --batch 2x --pool processes")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--rate", default=None, metavar="0.5x,2x", help="The learning rate times these factors.")
+@click.option("--batch", default=None, metavar="2x,4x",
+              help="The batch times these factors, and the rate times the square root of each.")  # fmt: skip
+@click.option("--momentum", default=None, metavar="0.9,0.95", help="Other momenta.")
+@click.option("--weight-decay", default=None, metavar="0,1e-4", help="Other weight decays.")
+@click.option("--cool", is_flag=True, help="A cut of the rate to a tenth now.")
+@click.option("--clip", default=None, metavar="1,5", help="Gradients clipped to these norms.")
+@click.option("--skip", default=None, metavar="1200:1205", help="The batches of these steps left out; the last is not.")
+@click.option("--schedule", "schedules", multiple=True, metavar="SHAPE",
+              help="Another schedule from here on, such as 'Cosine(0.1, steps=500)'. May be repeated.")  # fmt: skip
+@click.option("--try", "texts", multiple=True, metavar="TEXT",
+              help="Any alternative, such as 'batch 4x, rate 4x' or 'rate 2x & momentum 0.95'. May be "
+              "repeated.")  # fmt: skip
+@click.option("--advice", is_flag=True, help="What the findings of RUN advise.")
+@click.option("--at", type=int, default=None, metavar="STEP",
+              help="Step to fork from. Default: the middle of a finished run, else the newest checkpoint.")  # fmt: skip
+@click.option("--horizon", default=None, metavar="LENGTH",
+              help="Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one of what "
+              "is left of the run; a length in seconds depends on the machine.  [default: 25%]")  # fmt: skip
+@click.option("--tail", type=click.Choice(["linear", "half", "none"]), default="linear", show_default=True,
+              help="How the rate of each branch ends: it falls to zero over the whole branch, over its second half, or "
+              "not at all, which favours small rates.")  # fmt: skip
+@click.option("--replicates", type=click.IntRange(min=1), default=None,
+              help="Number of data orders, each common to all alternatives.  [default: 4]")  # fmt: skip
+@click.option("--budget", type=float, default=None, metavar="RUNS",
+              help="Race: spend at most this many times the cost of RUN, over growing horizons, and stop alternatives "
+              "that are clearly worse. In place of --horizon and --replicates.")  # fmt: skip
+@click.option("--pool", default="here", show_default=True, metavar="WHERE",
+              help="Where branches are trained: here, processes, processes:4, ray or ray:ADDRESS.")  # fmt: skip
+@click.option("--readout", type=click.Choice(["test_loss", "train_loss", "test_accuracy"]), default=None,
+              help="What is compared. Default: the test loss, or without a test set the training loss.")  # fmt: skip
+@click.option("--level", type=float, default=None, help="Confidence level of the intervals. Default: that of RUN.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data orders.")
+@json_option
+def fork(
+    run: Path,
+    at: int | None,
+    horizon: str | None,
+    tail: Any,
+    replicates: int | None,
+    budget: float | None,
+    pool: str,
+    readout: str | None,
+    level: float | None,
+    seed: int,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Train RUN on from one of its steps in several ways, and compare where they end.
+
+    Each alternative is trained on the same data as going on as it is, and every branch ends with a rate of zero. If no
+    alternative is given, these are tried: half and twice the rate, and twice the batch with 1.41 times the rate.
+
+    RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the command is stopped, the
+    same command continues; if it is repeated, it shows the result.
+    """
+    from gradiometer.arguments import check_level
+    from gradiometer.cli.branches import following
+    from gradiometer.run.reader import Run
+    from gradiometer.train.forking.run_fork import fork_run
+
+    if level is not None:
+        check_level(level)
+    opened = Run.open(run)
+    alternatives = _alternatives(opened, asked)
+    with following(quiet=as_json) as progress:
+        made = fork_run(
+            opened, alternatives, at=at, horizon=horizon, replicates=replicates, tail=tail, budget=budget, pool=pool,
+            seed=seed, begin=progress.begin, progress=progress.update,
+        )  # fmt: skip
+    level = opened.configuration.level if level is None else level
+    effects = made.record.fork.effects(readout, level=level)
+    page = _page(opened)
+    if as_json:
+        from gradiometer.cli.outcome import print_json
+
+        print_json(_as_object(opened, made, effects, page))
+    else:
+        _tell(made, effects, page)
+
+
+def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]":
+    """What the flags ask for, or the default."""
+    from gradiometer.errors import BadArgument
+    from gradiometer.forks.alternatives.text import alternative_of
+
+    texts: list[tuple[str, str]] = []
+    for flag, form in (
+        ("rate", "rate {}x"),
+        ("batch", "batch {}x, rate sqrt"),
+        ("momentum", "momentum {}"),
+        ("weight_decay", "weight decay {}"),
+        ("clip", "clip {}"),
+        ("skip", "skip {}"),
+    ):
+        for value in (asked[flag] or "").split(",") if asked[flag] is not None else ():
+            texts.append((flag, form.format(value.strip().removesuffix("x"))))
+    texts += [("cool", "cool now")] * asked["cool"]
+    texts += [("schedule", f"follow {shape}") for shape in asked["schedules"]]
+    texts += [("try", text) for text in asked["texts"]]
+    found = []
+    for flag, text in texts:
+        try:
+            found.append(alternative_of(text))
+        except BadArgument as error:
+            given = asked.get(flag) if isinstance(asked.get(flag), str) else text
+            raise BadArgument(f"`--{flag.replace('_', '-')}` {given} cannot be used: {error}") from None
+    if asked["advice"]:
+        found += _advised(run)
+    return tuple({one.name: one for one in found}.values()) or tuple(map(alternative_of, DEFAULTS))
+
+
+def _advised(run: "Run") -> "tuple[Alternative, ...]":
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.errors import BadArgument
+    from gradiometer.forks.recorded.trials import advised
+
+    found = advised(diagnose(run).findings)
+    if not found:
+        raise BadArgument(
+            f"`--advice` finds nothing to try: no finding of `{run.path}` advises another rate, batch or cut."
+        )
+    return found
+
+
+def _page(run: "Run") -> Path | None:
+    """The page with the fork, unless a process is writing the run: it writes its page itself at the end."""
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.report.page.page import write_page
+
+    now = run.refreshed()
+    return None if now.status == "running" else write_page(now, diagnose(now))
+
+
+def _as_object(run: "Run", made: "RunFork", effects: "tuple[Effect, ...]", page: Path | None) -> dict[str, Any]:
+    from gradiometer.forks.recorded.words import comparison, setting
+
+    record, found = made.record, made.record.fork
+    return {
+        "run": str(run.path),
+        "fork": str(record.path),
+        "was_finished": made.was_finished,
+        "plan": record.plan.to_dict(),
+        "sentence": f"{setting(found)} {comparison(found, effects)}",
+        "readout": effects[0].readout if effects else None,
+        "effects": [effect.to_dict() for effect in effects],
+        "branches": [
+            {
+                "alternative": result.alternative,
+                "replicate": result.replicate,
+                "updates": result.updates,
+                "examples": result.examples,
+                "seconds": result.seconds,
+                "readouts": {name: readout.mean for name, readout in result.readouts.items()},
+                "diverged": result.diverged,
+            }
+            for result in found.results
+        ],
+        "stopped": list(record.stops or ()),
+        "warnings": [*made.warnings, *record.warnings],
+        "page": None if page is None else str(page),
+    }
+
+
+def _tell(made: "RunFork", effects: "tuple[Effect, ...]", page: Path | None) -> None:
+    """Print the sentence, the table, warnings, what more replicates would decide, and the places."""
+    from rich.console import Console
+
+    from gradiometer.cli.outcome import filled, line_width
+    from gradiometer.forks.recorded.words import comparison, setting, stopped, undecided
+
+    record, found = made.record, made.record.fork
+    if made.was_finished:
+        click.echo(filled(f"This fork was finished before: {record.path}") + "\n")
+    for warning in (*made.warnings, *record.warnings):
+        click.echo(filled(f"warning: {warning}", hanging=2) + "\n")
+    click.echo(filled(f"{setting(found)} {comparison(found, effects)}") + "\n")
+    Console(width=line_width()).print(_table(record, effects))
+    for sentence in (*stopped(record.stops or ()), *undecided(effects)):
+        click.echo("\n" + filled(sentence))
+    click.echo(f"\nfork  {record.path}")
+    if page is not None:
+        click.echo(f"page  {page}")
+
+
+def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
+    """One row for each alternative, after that of the baseline."""
+    from rich.table import Table
+
+    from gradiometer.forks.recorded.words import label_of, mean_end, signed
+
+    found = record.fork
+    readout = effects[0].readout if effects else ""
+    diverging = any(result.diverged for result in found.results)
+    general = any(effect.in_general for effect in effects)
+    drawn = Table(box=None, pad_edge=False)
+    drawn.add_column("")
+    columns = (label_of(readout), "change", *["in general"] * general, "updates", "seconds", *["diverged"] * diverging)
+    for title in columns:
+        drawn.add_column(title, justify="right", no_wrap=True)
+    by_name = {effect.alternative: effect for effect in effects}
+    for name in found.names:
+        results, effect = found.of(name), by_name.get(name)
+        ends = [mean_end(results, readout)]
+        ends.append("" if effect is None else signed(effect.estimate))
+        if general:
+            ends.append("" if effect is None or effect.in_general is None else _interval(effect.in_general))
+        ends.append(f"{max(result.updates for result in results):,}")
+        ends.append(f"{sum(result.seconds for result in results) / len(results):.2g}")
+        if diverging:
+            ends.append(str(sum(result.diverged is not None for result in results) or ""))
+        drawn.add_row(name, *ends)
+    return drawn
+
+
+def _interval(estimate: "Estimate") -> str:
+    from gradiometer.measurement.estimate import significant
+
+    return f"[{significant(estimate.low, 2)}, {significant(estimate.high, 2)}]" if estimate.tells else ""

@@ -1,0 +1,226 @@
+"""Forks in a run's folder: `forks/0001/fork.json` is the plan, `branches.jsonl` has a line for each finished branch."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.forks.branch import BranchResult, Readout
+from gradiometer.forks.branches import Fork
+from gradiometer.forks.comparison.racing import Stop
+from gradiometer.forks.recorded.plan import Plan
+from gradiometer.jobs.ledger import Ledger
+from gradiometer.run.reader import Run
+from gradiometer.storage.disk import reason_of, replace_file, writing
+from gradiometer.storage.journal import being_written, plain, read_journal, restored
+
+FORMAT = 1
+"""Version of the two files. It is raised if readers of the previous version cannot read the new one."""
+
+FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
+
+
+@dataclass(frozen=True)
+class ForkRecord:
+    """A fork on disk: finished, under way, or stopped. Make it by `open`, `keep` or `forks_of`.
+
+    Args:
+        path: Its folder.
+        plan: What it was asked to do.
+        stops: The alternatives that a race has stopped, each with the reason; None until a fork is finished.
+
+    >>> from pathlib import Path
+    >>> from gradiometer.forks import ForkRecord, Plan, Rate
+    >>> record = ForkRecord.keep(Path("."), Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400))
+    >>> record.name, record.finished, ForkRecord.open(record.path).plan == record.plan
+    ('0001', False, True)
+    """
+
+    path: Path
+    plan: Plan
+    stops: tuple[Mapping[str, Any], ...] | None = None
+
+    @classmethod
+    def keep(cls, parent: Path, plan: Plan) -> "ForkRecord":
+        """The record of this plan below a run's folder: the one that has it already, or a new one.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        if (known := cls.find(parent, plan)) is not None:
+            return known
+        folder = parent / FOLDER
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            path = _next_free(folder)
+            made = cls(path, plan)
+            made._write()
+        return made
+
+    @classmethod
+    def find(cls, parent: Path, plan: Plan) -> "ForkRecord | None":
+        """The record of this plan below a run's folder, or None."""
+        return next((found for found in _records(parent) if found.plan == plan), None)
+
+    @classmethod
+    def open(cls, path: Path) -> "ForkRecord":
+        """The record in this folder.
+
+        Raises:
+            RunDamaged: Its plan cannot be read.
+        """
+        try:
+            content = json.loads((path / PLAN).read_text(encoding="utf-8"))
+            if not content["format"] <= FORMAT:
+                raise RunDamaged(f"`{path}` was written by a newer gradiometer: install that one.")
+            stops = content["stops"]
+            return cls(path, Plan.from_dict(content["plan"]), None if stops is None else tuple(map(dict, stops)))
+        except OSError as error:
+            raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
+
+    @property
+    def name(self) -> str:
+        """Number of the fork, such as 0001."""
+        return self.path.name
+
+    @property
+    def branches_path(self) -> Path:
+        """File of the finished branches."""
+        return self.path / BRANCHES
+
+    def ledger(self) -> Ledger:
+        """The finished branches, for a pool. Lines that do not fit are first moved to `branches.damaged.jsonl`.
+
+        Raises:
+            BadArgument: Another process is working on this fork.
+            StorageFailed: The file cannot be written.
+        """
+        if being_written(self.branches_path):
+            raise BadArgument(f"`{self.path}` is being written by another process: wait until it has finished.")
+        _, warnings, lines = self._read
+        if warnings:
+            with writing(self.branches_path):
+                self.branches_path.rename(self.path / DAMAGED)
+                replace_file(self.branches_path, b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines))
+        return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._checked)
+
+    @cached_property
+    def fork(self) -> Fork:
+        """The fork with the branches that are finished."""
+        return self.plan.fork(self._read[0])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence about each line that could not be used, and about what could make the comparison wrong."""
+        return (*self._read[1], *self.fork.warnings)
+
+    @property
+    def finished(self) -> bool:
+        """True if every branch is finished that is wanted."""
+        return self.stops is not None
+
+    def finish(self, stops: Sequence[Stop] = ()) -> "ForkRecord":
+        """Note that every branch is finished.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        made = ForkRecord(self.path, self.plan, tuple(restored(plain(stops))))
+        with writing(self.path):
+            made._write()
+        return made
+
+    def _write(self) -> None:
+        stops = None if self.stops is None else plain(self.stops)
+        content = {"format": FORMAT, "plan": self.plan.to_dict(), "stops": stops}
+        replace_file(self.path / PLAN, json.dumps(content, indent=1, allow_nan=False).encode())
+
+    @property
+    def running(self) -> bool:
+        """True if a process is working on it."""
+        return not self.finished and being_written(self.branches_path)
+
+    @cached_property
+    def _read(self) -> tuple[tuple[BranchResult, ...], list[str], list[dict[str, Any]]]:
+        """The results, a warning for each line that does not fit, and the other lines."""
+        lines, warnings = read_journal(self.branches_path)
+        results: dict[str, BranchResult] = {}
+        kept: dict[str, dict[str, Any]] = {}
+        for number, record in lines:
+            try:
+                result, name = self._checked(record["result"]), str(record["name"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                warnings.append(f"{self.name}/{BRANCHES}:{number}: not a branch of this fork ({error}): skipped.")
+                continue
+            results[name], kept[name] = result, record
+        return tuple(results.values()), warnings, list(kept.values())
+
+    def _checked(self, stored: Mapping[str, Any]) -> BranchResult:
+        """The result of a branch of this plan.
+
+        Raises:
+            ValueError: It belongs to no branch, or a number is missing.
+        """
+        result = BranchResult.from_dict(stored)
+        known = result.alternative in self.plan.names and result.horizon in self.plan.horizons
+        most = None if self.plan.rungs else self.plan.replicates  # a race may add replicates
+        number = type(result.replicate) is int and result.replicate >= 0 and (most is None or result.replicate < most)
+        if not (known and number):
+            raise ValueError(
+                f"the plan has no {result.alternative!r} of replicate {result.replicate!r} and {result.horizon!r} "
+                "examples"
+            )
+        counts = (result.updates, result.examples)
+        if not (all(type(count) is int and count >= 0 for count in counts) and 0 <= result.seconds < math.inf):
+            raise ValueError(f"updates, examples and seconds are {result.updates}, {result.examples}, {result.seconds}")
+        if result.diverged is None and not (result.readouts and all(map(_is_finite, result.readouts.values()))):
+            raise ValueError("it has no finite readout, and did not diverge")
+        return result
+
+
+def forks_of(run: Run, warnings: list[str] | None = None) -> tuple[ForkRecord, ...]:
+    """The forks of a run, in the order in which they were started.
+
+    Args:
+        run: The run.
+        warnings: Takes a sentence about each fork whose plan cannot be read; it is left out.
+
+    >>> from gradiometer.forks import forks_of
+    >>> from gradiometer.run import Run, RunFolder
+    >>> forks_of(Run.open(RunFolder.create("runs", "alone", {}).path))
+    ()
+    """
+    return tuple(_records(run.path, warnings))
+
+
+def _records(parent: Path, warnings: list[str] | None = None) -> Iterator[ForkRecord]:
+    for path in sorted(parent.glob(f"{FOLDER}/*/{PLAN}")):
+        try:
+            yield ForkRecord.open(path.parent)
+        except (RunDamaged, BadArgument) as error:
+            if warnings is not None:
+                warnings.append(str(error))
+
+
+def _next_free(folder: Path) -> Path:
+    """A new folder with the next number. Two processes never get the same."""
+    taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    for number in itertools.count(max(taken, default=0) + 1):
+        path = folder / f"{number:04d}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError  # unreachable: the loop has no end
+
+
+def _is_finite(readout: Readout) -> bool:
+    return math.isfinite(readout.mean)

@@ -1,0 +1,89 @@
+"""What forks have shown about the advice of findings: tried or not, and if it held."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from gradiometer.errors import BadArgument
+from gradiometer.forks.alternatives.alternative import Alternative
+from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Rate
+from gradiometer.forks.alternatives.text import alternative_of
+from gradiometer.forks.comparison.effects import Effect
+from gradiometer.forks.recorded.record import ForkRecord, forks_of
+from gradiometer.forks.recorded.words import label_of, outcome
+from gradiometer.measurement.finding import Finding
+from gradiometer.run.reader import Run
+
+ALIKE = 1.15
+"""Factors this close to each other are the same advice, since a forecast moves a little with every reading."""
+
+
+def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
+    """The alternatives that findings advise, each once."""
+    found = {text: alternative_of(text) for finding in findings for text in finding.alternatives}
+    return tuple({one.name: one for one in found.values()}.values())
+
+
+def with_trials(run: Run, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with what forks of this run have shown about their advice, or with the command that tries it."""
+    records = [record for record in forks_of(run) if record.fork.results]
+    return [_with_trial(run, finding, records) if finding.alternatives else finding for finding in findings]
+
+
+def _with_trial(run: Run, finding: Finding, records: Sequence[ForkRecord]) -> Finding:
+    tried = [sentence for text in finding.alternatives for sentence in _trial(alternative_of(text), records)]
+    if tried:
+        return replace(finding, tried=f"Tried: {' '.join(tried)}")
+    if run.watched:
+        call = f"gradiometer.forks.fork(model, optimizer, …, alternatives={list(finding.alternatives)})"
+        return replace(finding, tried=f"Not tried: `{call}` in your program.")
+    return replace(finding, tried=f"Not tried: {run.call('fork', '').removesuffix('`')} --advice`.")
+
+
+def _trial(wanted: Alternative, records: Sequence[ForkRecord]) -> Iterator[str]:
+    """What the newest fork with this alternative has shown."""
+    for record in reversed(records):
+        names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
+        try:
+            effects = {effect.alternative: effect for effect in record.fork.effects()}
+        except BadArgument:  # a fork that has just begun has no branch of the baseline
+            continue
+        if names and names[0] in effects:
+            effect = effects[names[0]]
+            yield (
+                f"from step {record.plan.step:,}, {effect.alternative} {outcome(effect)} in {label_of(effect.readout)} "
+                f"(fork {record.name}). {judged(wanted, effect)}"
+            )
+            return
+
+
+def judged(wanted: Alternative, effect: Effect) -> str:
+    """If the advice held: a rate should end better, and another batch or a cut no worse.
+
+    An interval that does not decide it is told as such.
+    """
+    promises_more = isinstance(wanted, Rate)
+    match effect.verdict:
+        case "better":
+            return "The advice held."
+        case "worse" | "diverged":
+            return "The advice did not hold."
+        case "open" if not promises_more and effect.estimate.tells:
+            return "The advice held as far as this fork can tell."
+    return "This fork does not decide if the advice held."
+
+
+def alike(one: Alternative, other: Alternative) -> bool:
+    """True if two alternatives are the same up to small differences of their factors."""
+    match one, other:
+        case (Rate(), Rate()):
+            return _near(one.factor, other.factor)
+        case (BatchSize(), BatchSize()):
+            return _near(one.factor, other.factor) and _near(one.rate_factor, other.rate_factor)
+        case (CoolNow(), CoolNow()):
+            return _near(one.factor, other.factor)
+    return one == other
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(math.log(one / other)) < math.log(ALIKE)

@@ -1,0 +1,153 @@
+"""`gradiometer fork`: the flags, the sentence and the table, the JSON, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer import Run
+from gradiometer.forks import BranchResult, Fork, Rate, Readout, alternative_of, forks_of
+from gradiometer.forks.recorded.words import comparison, setting, undecided
+from gradiometer.problems import load
+from gradiometer.run import Configuration
+from gradiometer.train import train
+from watched_loop import one_backward, simple
+
+SHORT = ["--horizon", "10 updates", "--replicates", "2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    configuration = Configuration(problem="quadratic", batch_size=10, epochs=1, budget=0.0, learning_rate=0.02)
+    return train(load("quadratic"), configuration, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def run(finished: Run, tmp_path: Path) -> Run:
+    import shutil
+
+    return Run.open(shutil.copytree(finished.path, tmp_path / finished.name))
+
+
+def fork_of(ends: dict[str, list[float | None]], updates: dict[str, int] | None = None, **settings) -> Fork:
+    """A fork whose branches ended at these test losses; None: it diverged."""
+    results = [
+        BranchResult(
+            name,
+            replicate,
+            32_000,
+            (updates or {}).get(name, 500),
+            32_000,
+            1.0,
+            ((32_000, 1.0),),
+            {} if loss is None else {"test_loss": Readout(loss)},
+            "the loss is nan" if loss is None else None,
+        )
+        for name, losses in ends.items()
+        for replicate, loss in enumerate(losses)
+    ]
+    alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
+    count = len(next(iter(ends.values())))
+    return Fork(2000, alternatives, count, 32_000, tuple(results), **settings)
+
+
+def test_the_sentence_says_what_was_done_and_what_came_of_it() -> None:
+    ends = {
+        "go on": [0.50, 0.51, 0.52, 0.50],
+        "rate 2x": [0.52, 0.525, 0.54, 0.52],
+        "rate 0.5x": [0.49, 0.50, 0.51, 0.488],
+        "batch 2x, rate 1.41x": [0.49, 0.515, 0.51, 0.51],
+        "rate 50x": [0.6, None, 0.7, None],
+    }
+    fork = fork_of(ends, {"batch 2x, rate 1.41x": 250})
+    assert setting(fork) == "From step 2,000, four replicates of 500 updates, each cooled to zero."
+    said = comparison(fork, fork.effects())
+    assert said.startswith("Against going on as it is, in test loss: rate 2x ends 0.019 [0.0")
+    assert "] higher; rate 0.5x ends 0.011 [0.0" in said and "] lower; batch 2x" in said
+    assert "batch 2x, rate 1.41x no difference shown, −0.0013 [" in said and "], in half the updates; rate 50x" in said
+    assert said.endswith("rate 50x diverged in 2 of 2 replicates.")
+    (sentence,) = undecided(fork.effects())
+    assert sentence.startswith("batch 2x, rate 1.41x: about ") and sentence.endswith(
+        "would show an effect of this size."
+    )
+
+
+def test_the_baseline_that_diverged_is_named_and_so_are_other_tails() -> None:
+    fork = fork_of({"go on": [None, None], "rate 0.5x": [0.4, 0.5]}, tail="none")
+    assert (
+        setting(fork) == "From step 2,000, two replicates of 500 updates, each at the rate of its schedule to the end."
+    )
+    assert comparison(fork, fork.effects()).endswith("because going on as it is diverged.")
+
+
+def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run, capsys) -> None:
+    code, said, progress = called(capsys, "fork", str(run.path), "--rate", "0.5x, 2", "--batch", "2x", "--cool", *SHORT)
+    assert code == 0
+    assert "From step 100, two replicates of 10 updates, each cooled to zero." in said.replace("\n", " ")
+    for name in ("go on", "rate 0.5x", "rate 2x", "batch 2x,", "cool now"):
+        assert any(line.startswith(name) for line in said.splitlines())
+    assert "warning: 2 replicates give wide intervals" in said
+    assert f"fork  {run.path}/forks/0001\npage  {run.path}/report.html" in said
+    assert (run.path / "report.html").is_file()
+    assert "10 branches from step 100, 100 examples each" in progress and "10 of 10 branches" in progress
+    again = called(capsys, "fork", str(run.path), "--rate", "0.5x,2x", "--batch", "2x", "--cool", *SHORT)
+    assert again[1].startswith("This fork was finished before") and again[2] == ""
+
+
+def test_json_has_the_effects_and_every_branch(run: Run, capsys) -> None:
+    code, printed, told = called(capsys, "fork", str(run.path), "--try", "rate 2x & momentum 0.5", *SHORT, "--json")
+    found = json.loads(printed)
+    assert (code, told) == (0, "")
+    (effect,) = found["effects"]
+    assert effect["alternative"] == "rate 2x & momentum 0.5" and effect["replicates"] == 2
+    assert effect["verdict"] in ("better", "worse", "open") and effect["estimate"]["level"] == 0.9
+    assert len(found["branches"]) == 4 and set(found["branches"][0]["readouts"]) == {"train_loss", "test_loss"}
+    assert found["plan"]["step"] == 100 and found["was_finished"] is False
+
+
+def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: Run, capsys) -> None:
+    assert called(capsys, "fork", str(run.path), *SHORT)[0] == 0
+    (record,) = forks_of(run)
+    assert record.plan.names == ("go on", "rate 0.5x", "rate 2x", "batch 2x, rate 1.41x")
+    assert isinstance(record.plan.alternatives[0], Rate)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--rate", "fast"], "`--rate` fast cannot be used: `alternatives` names 'rate fastx'"),
+        (["--rate", "0.5x,,2x"], "`--rate` 0.5x,,2x cannot be used"),
+        (["--rate", "-1"], "`--rate` -1 cannot be used"),
+        (["--batch", "nan"], "`--batch` nan cannot be used"),
+        (["--momentum", "1.5"], "`--momentum` 1.5 cannot be used: `value` must be at least 0 and less than 1"),
+        (["--skip", "9:3"], "`--skip` 9:3 cannot be used"),
+        (["--schedule", "Cosinus(0.1)"], "`--schedule` follow Cosinus(0.1) cannot be used"),
+        (["--try", "warp 9"], "`--try` warp 9 cannot be used: `alternatives` names 'warp 9'"),
+        (["--at", "999"], "`at` must be between 0 and 200"),
+        (["--horizon", "5000 updates"], "`horizon` is 50,000 examples, and 1,000 are left of the run"),
+        (["--readout", "bleu", *SHORT], "'bleu' is not one of 'test_loss', 'train_loss', 'test_accuracy'"),
+        (["--level", "90"], "`level` must lie between 0 and 1"),
+        (["--advice"], "`--advice` finds nothing to try"),
+        (["--pool", "cluster"], "`pool`"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(run: Run, capsys, flags: list[str], sentence: str) -> None:
+    code, _, error = called(capsys, "fork", str(run.path), *flags)
+    assert code == 2 and sentence in error
+
+
+def test_a_watched_run_is_refused_with_the_line_for_its_program(tmp_path: Path, capsys) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w:
+        for _ in range(2):
+            w.step(*one_backward(model))
+            optimizer.step()
+    code, _, error = called(capsys, "fork", str(w.run.path))
+    assert code == 2
+    assert "is a watched run: only your program has its model and data. Call `gradiometer.forks.fork(" in error
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys) -> None:
+    code, _, error = called(capsys, "fork", str(tmp_path / "none"))
+    assert code == 2 and "is not a run folder" in error

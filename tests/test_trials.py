@@ -1,0 +1,107 @@
+"""What forks say about the advice of findings: not tried, held, did not hold, not decided."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gradiometer import Estimate, Finding, Issue, State
+from gradiometer.forks import BranchResult, Effect, ForkRecord, Plan, Readout, alternative_of
+from gradiometer.forks.recorded.trials import advised, alike, judged, with_trials
+from gradiometer.run import Run
+from report_run import run_in
+
+BATCH = Finding(
+    "noise", Issue.ESTIMATION, State.LOOK, "Seen.", "Means.", "Try.", alternatives=("batch 2x, rate 1.29x",)
+)
+CUT = replace(BATCH, gauge="stationarity", alternatives=("cool now",))
+NONE = replace(BATCH, alternatives=())
+
+
+def kept(run: Run, ends: dict[str, list[float]]) -> ForkRecord:
+    """A finished fork whose branches ended at these losses."""
+    alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
+    record = ForkRecord.keep(run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640))
+    from gradiometer.jobs import Here, Job
+
+    def result(name: str, replicate: int, loss: float) -> BranchResult:
+        return BranchResult(name, replicate, 640, 20, 640, 1.0, ((640, 1.0),), {"test_loss": Readout(loss)})
+
+    jobs = [
+        Job(f"{name} {replicate}", result, (name, replicate, loss))
+        for name, losses in ends.items()
+        for replicate, loss in enumerate(losses)
+    ]
+    assert all(outcome.error is None for outcome in Here().run(jobs, ledger=record.ledger()))
+    return record.finish()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_in(tmp_path, steps=200)
+
+
+def test_advice_that_was_not_tried_has_the_command_that_tries_it(run: Run) -> None:
+    found, other = with_trials(run, [BATCH, NONE])
+    assert found.tried == f"Not tried: `gradiometer fork {run.path} --advice`."
+    assert found.paragraphs[-1] == found.tried and str(found).endswith("--advice`.")
+    assert other == NONE
+
+
+def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
+    kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.31x": [0.6, 0.62, 0.61], "cool now": [0.4, 0.41, 0.42]})
+    batch, cut = with_trials(run, [BATCH, CUT])
+    assert batch.tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
+    assert batch.tried.endswith("] higher in test loss (fork 0001). The advice did not hold.")
+    assert cut.tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
+    assert cut.tried.endswith("lower in test loss (fork 0001). The advice held.")
+    kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
+    (again,) = with_trials(run, [BATCH])
+    assert "no difference shown" in again.tried and "(fork 0002)" in again.tried
+    assert again.tried.endswith("The advice held as far as this fork can tell.")
+
+
+def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
+    ForkRecord.keep(run.path, Plan(100, (alternative_of("cool now"),), 2, 640))
+    (found,) = with_trials(run, [CUT])
+    assert found.tried.startswith("Not tried")
+
+
+@pytest.mark.parametrize(
+    ("advice", "low", "high", "verdict"),
+    [
+        ("rate 0.5x", -0.2, -0.1, "The advice held."),
+        ("rate 0.5x", 0.1, 0.2, "The advice did not hold."),
+        ("rate 0.5x", -0.1, 0.2, "This fork does not decide if the advice held."),
+        ("batch 2x", -0.1, 0.2, "The advice held as far as this fork can tell."),
+        ("batch 2x", 0.1, 0.2, "The advice did not hold."),
+        ("cool now", -0.2, -0.1, "The advice held."),
+        ("cool now", float("-inf"), float("inf"), "This fork does not decide if the advice held."),
+    ],
+)
+def test_a_rate_promises_a_better_end_and_a_batch_or_a_cut_one_that_is_not_worse(
+    advice: str, low: float, high: float, verdict: str
+) -> None:
+    estimate = Estimate.interval((low + high) / 2, low, high, level=0.9, method="made up", samples=4)
+    effect = Effect(advice, "test_loss", estimate, estimate, None, replicates=4)
+    assert judged(alternative_of(advice), effect) == verdict
+
+
+def test_what_findings_advise_is_each_tried_once() -> None:
+    assert [one.name for one in advised([BATCH, CUT, BATCH, NONE])] == ["batch 2x, rate 1.29x", "cool now"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("rate 0.5x", "rate 0.52x", True),
+        ("rate 0.5x", "rate 0.7x", False),
+        ("batch 2x, rate 1.3x", "batch 2x, rate 1.4x", True),
+        ("batch 2x, rate 1.3x", "batch 4x, rate 1.3x", False),
+        ("cool now", "cool now 0.3x", False),
+        ("clip 1", "clip 1", True),
+        ("clip 1", "rate 1x", False),
+    ],
+)
+def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
+    assert alike(alternative_of(one), alternative_of(other)) is same
