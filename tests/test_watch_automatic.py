@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from gradiometer import BadArgument, Run, watch
+from gradiometer import BadArgument, Draw, Run, Sampling, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import supervised
 
@@ -302,3 +302,39 @@ def test_two_processes_measure_the_same_as_with_step(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launcher, program, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (lambda data: DataLoader(data, batch_size=8, shuffle=True), Sampling(Draw.RESHUFFLED, 96)),
+        (
+            lambda data: DataLoader(data, batch_size=8, sampler=RandomSampler(data, True, 96)),
+            Sampling(Draw.REPLACEMENT, 96),
+        ),
+        (lambda data: DataLoader(data, batch_size=8, sampler=list(range(96))), Sampling(Draw.REPLACEMENT)),
+        (lambda data: list(DataLoader(data, batch_size=8)), Sampling(Draw.REPLACEMENT)),
+    ],
+    ids=["shuffled", "with replacement", "unknown sampler", "no loader"],
+)
+def test_the_sampling_is_that_of_the_loader(tmp_path: Path, given: Callable[[Any], Any], found: Sampling) -> None:
+    model = network()
+    batches = given(loader().dataset)
+    optimizer, w = watched(tmp_path, model)
+    with w:
+        for batch in w.batches(batches):
+            optimizer.zero_grad()
+            LOSS(model, batch).mean().backward()
+            optimizer.step()
+    assert w.run is not None and w.run.sampling == found
+
+
+def test_a_given_sampling_is_kept(tmp_path: Path) -> None:
+    model = network()
+    optimizer, w = watched(tmp_path, model, examples=1000)
+    with w:
+        for batch in w.batches(loader()):
+            optimizer.zero_grad()
+            LOSS(model, batch).mean().backward()
+            optimizer.step()
+    assert w.run is not None and w.run.sampling == Sampling(Draw.RESHUFFLED, 1000)

@@ -127,9 +127,9 @@ def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("examples", "warned"), [(2_000, True), (400_000, False)])
 def test_examples_that_come_back_from_a_large_set_ask_for_nothing(examples: int, warned: bool) -> None:
     told: list[str] = []
-    rows = Rows(torch.nn.Linear(2, 1), lambda text, **_: told.append(text), grouped=True, sampled=False)
+    rows = Rows(torch.nn.Linear(2, 1), lambda text, **_: told.append(text), grouped=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         place = torch.randint(examples, (100, 1), generator=generator).double()
-        rows.look((torch.cat([place, place**0.5], dim=1), place[:, 0]))
+        rows.look((torch.cat([place, place**0.5], dim=1), place[:, 0]), sampled=False)
     assert bool(told) == warned

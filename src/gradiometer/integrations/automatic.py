@@ -41,17 +41,22 @@ class Automatic:
     def step(self, loss: Tensor | float, batch: Batch) -> None:
         """Record one backward."""
 
+    @abstractmethod
+    def _draw_from(self, loader: Iterable[Any]) -> None:
+        """Take the sampling from a loader."""
+
     def batches(self, loader: Iterable[Any]) -> "Announced":
         """The batches of a loader, for a loop that makes `backward` and the update in one call.
 
         Use it in place of `step`, which is then called at the end of every `backward` through the model:
 
-            with watch(model, optimizer, loss=loss, sampling=loader) as w:
+            with watch(model, optimizer, loss=loss) as w:
                 for batch in w.batches(loader):
                     train_one_step(model, optimizer, batch)
 
         The loss is the number that `backward` was called on, times `accumulation`, without the scale of `scaler`. The
-        second `backward` for the same batch is not measured.
+        second `backward` for the same batch is not measured. The sampling is that of the first loader, if it is a
+        DataLoader with a sampler of torch and `sampling` was not given.
 
         Args:
             loader: Any iterable. Its batches are passed on as they are. On a measured step the batch is moved to the
@@ -60,6 +65,7 @@ class Automatic:
         Returns:
             An iterable with the length and the attributes of the loader.
         """
+        self._draw_from(loader)
         return Announced(self, loader)
 
     def batch(self, batch: Batch) -> Batch:

@@ -84,7 +84,7 @@ class Capture:
         self._builder = SpreadBuilder(objective.layer_of)
         apart = has_loss and not self.shared and not (batches.probe or batches.groups or preconditioner)
         self._examples = ExampleNorms(objective, partial(inside_backward, budget, shield), wanted=apart)
-        self._rows = Rows(objective.model, warn, grouped=batches.groups is not None, sampled=batches.known)
+        self._rows = Rows(objective.model, warn, grouped=batches.groups is not None)
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
@@ -200,7 +200,7 @@ class Capture:
         if (probe := self._batches.probe) is not None:
             return probe.step(self._objective, parts[0].size, index, groups, self._preconditioner, self._seed)
         batch = self._batch(parts)
-        self._rows.look(batch)
+        self._rows.look(batch, sampled=self._batches.known)
         return TrainingStep(
             self._objective,
             batch,

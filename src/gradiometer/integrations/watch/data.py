@@ -124,9 +124,9 @@ class Probe:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batches:
-    """How batches are drawn.
+    """How batches are drawn. The sampling may become known before the first step.
 
     Args:
         sampling: Those of training.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ from gradiometer.run.folder import WATCHED, RunFolder, versions
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
+
+
+def known_sampling(loader: Any) -> Sampling | None:
+    """The way in which a loader draws its batches; None if that cannot be seen."""
+    if not isinstance(loader, DataLoader):
+        return None
+    with suppress(BadArgument, TypeError):  # a sampler of another library, a data set without a length
+        sampling = sampling_of(loader)
+        return None if sampling.examples is None else sampling
+    return None
 
 
 def sampling_of(loader: "DataLoader[Any]") -> Sampling:

@@ -77,9 +77,9 @@ def watch(
             processes; gauges that run the model, such as the batch sharpness, are then not available.
         out: Folder of the runs.
         name: Beginning of the run's name.
-        sampling: How batches are drawn: the DataLoader, or a `Sampling`. By default independent draws. In shuffled
-            epochs over N examples, ‖g‖² is then too small by the relative amount noise scale / N: leave it out only
-            if N is much larger than the noise scale.
+        sampling: How batches are drawn: the DataLoader, or a `Sampling`. By default that of the loader given to
+            `w.batches`, otherwise independent draws. In shuffled epochs over N examples, ‖g‖² is without it too small
+            by the relative amount noise scale / N: leave it out only if N is much larger than the noise scale.
         examples: N, the size of the training set, instead of `sampling`.
         replacement: With `examples`: True for independent draws, False (the default) for shuffled epochs.
         groups: Number of consecutive rows of a batch that are augmented copies of one example, or a function of the

@@ -21,6 +21,7 @@ from gradiometer.integrations.watch.checks.arguments import check_spread
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
     configuration_of,
+    known_sampling,
     left_out,
     manifest_of,
     recorder_of,
@@ -138,6 +139,12 @@ class Watch(Looks, Automatic):
         while self._handles:
             self._handles.pop().remove()
         self._kept.close(self.steps, self._trackers, error)
+
+    def _draw_from(self, loader: Any) -> None:
+        """Take the sampling from the loader, if it was not given and nothing is written yet."""
+        batches = self._batches
+        if not (batches.known or self._begun) and (sampling := known_sampling(loader)) is not None:
+            batches.sampling, batches.known = sampling, True
 
     def step(self, loss: Tensor | float, batch: Batch) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before or after it.

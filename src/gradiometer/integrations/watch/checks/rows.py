@@ -32,17 +32,16 @@ class Rows:
         model: The model.
         warn: Takes a warning, in one sentence.
         grouped: True if the user said which rows are copies of one example.
-        sampled: True if the user said how batches are drawn.
     """
 
-    def __init__(self, model: nn.Module, warn: Callable[..., None], *, grouped: bool, sampled: bool) -> None:
-        self._warn, self._sampled, self._time_first = warn, sampled, TimeFirst(model)
+    def __init__(self, model: nn.Module, warn: Callable[..., None], *, grouped: bool) -> None:
+        self._warn, self._has_looked_back, self._time_first = warn, False, TimeFirst(model)
         self._looks = 0 if grouped else LOOKS
         self._seen: set[int] = set()
         self._drawn = self._back = 0
 
-    def look(self, batch: Batch) -> None:
-        """Look at one batch."""
+    def look(self, batch: Batch, *, sampled: bool) -> None:
+        """Look at one batch. `sampled` is True if it is known how batches are drawn."""
         if text := self._time_first.sentence(batch):
             self._warn(text, withholds="loss")
         if self._looks:
@@ -50,7 +49,7 @@ class Rows:
             if text := copies_in(batch):
                 self._looks = 0
                 self._warn(text)
-        if not self._sampled:
+        if not (sampled or self._has_looked_back):
             self._look_back(batch)
 
     def _look_back(self, batch: Batch) -> None:
@@ -66,7 +65,7 @@ class Rows:
                 "examples=N with replacement=False for shuffled epochs; ‖g‖² is otherwise too small, by the relative "
                 "amount noise scale / N"
             )
-        self._sampled = self._back >= BACK or len(self._seen) > KEPT
+        self._has_looked_back = self._back >= BACK or len(self._seen) > KEPT
 
 
 def fingerprints(batch: Batch) -> set[int]:
