@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradiometer import UserCodeFailed
 from gradiometer.jobs import Here, Job, Pool, Processes
+from trainings import alive, same, trainings, until
 
 pytestmark = pytest.mark.slow
 
@@ -24,29 +24,6 @@ pytestmark = pytest.mark.slow
 def pool() -> Iterator[Processes]:
     with Processes(2) as made:
         yield made
-
-
-def trained(data: tuple[Tensor, Tensor], width: int) -> dict[str, Tensor]:
-    """A small training, whose bits depend on the start, the order, the threads and the data."""
-    inputs, targets = data
-    model = nn.Sequential(nn.Linear(20, width), nn.Tanh(), nn.Dropout(0.1), nn.Linear(width, 3))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    for _ in range(20):
-        chosen = torch.randint(len(inputs), (300,))
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()
-        optimizer.step()
-    return model.state_dict()
-
-
-def trainings() -> tuple[list[Job], tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    data = torch.randn(2000, 20, generator=generator), torch.randint(3, (2000,), generator=generator)
-    return [Job(f"width {width}", trained, (width,), seed=width) for width in (8, 64, 256)], data
-
-
-def same(one: Any, other: Any) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
 
 
 def test_the_numbers_are_the_same_here_and_in_processes(pool: Pool) -> None:
@@ -222,14 +199,6 @@ list(pool.run([Job(f"{k}", work, (k,)) for k in range(4)], shared=torch.ones(3))
 """
 
 
-def alive(number: int) -> bool:
-    try:
-        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_and_no_file_is_left_if_the_program_is_stopped(kind: signal.Signals, tmp_path: Path) -> None:
     notes, temporary = tmp_path / "notes", tmp_path / "temporary"
@@ -254,13 +223,6 @@ def test_no_process_and_no_file_is_left_if_the_program_is_stopped(kind: signal.S
         program.kill()
     assert program.returncode == -kind or kind is signal.SIGINT
     assert told.count("KeyboardInterrupt") == (kind is signal.SIGINT)
-
-
-def until(true: Any) -> None:
-    last = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < last
-        time.sleep(0.05)
 
 
 def test_a_closed_pool_has_no_processes_and_starts_new_ones() -> None:

@@ -3,5 +3,6 @@ from .here import Here as Here
 from .job import Job as Job
 from .job import Outcome as Outcome
 from .ledger import Ledger as Ledger
+from .on_ray import Ray as Ray
 from .pool import Pool as Pool
 from .processes import Processes as Processes

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -64,3 +65,16 @@ class Caller:
         torch.set_deterministic_debug_mode(self.deterministic)
         cudnn = torch.backends.cudnn
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = self.cudnn
+
+    @contextmanager
+    def imitated(self) -> Iterator[None]:
+        """Give this process the same settings, and mark it as one of a pool, inside."""
+        before, marked = Caller.here(), in_pool()
+        os.environ[IN_POOL] = "1"
+        self.imitate()
+        try:
+            yield
+        finally:
+            before.imitate()
+            if not marked:
+                del os.environ[IN_POOL]

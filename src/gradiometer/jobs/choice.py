@@ -4,14 +4,15 @@ import difflib
 
 from gradiometer.errors import BadArgument
 from gradiometer.jobs.here import Here
+from gradiometer.jobs.on_ray import Ray
 from gradiometer.jobs.pool import Pool
 from gradiometer.jobs.processes import Processes
 
-KINDS = ("here", "processes")
+KINDS = ("here", "processes", "ray")
 
 
 def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
-    """The pool of a text: "here", "processes" or "processes:4".
+    """The pool of a text: "here", "processes", "processes:4", "ray", or "ray:ADDRESS" of an existing cluster.
 
     Args:
         pool: The text. A pool is returned as it is.
@@ -19,6 +20,7 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
 
     Raises:
         BadArgument: There is no such pool.
+        Unsupported: Ray is not installed.
 
     Example:
         >>> from gradiometer.jobs import pool_of
@@ -34,6 +36,8 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
         return Processes()
     if kind == "processes" and detail.isdecimal() and int(detail):
         return Processes(int(detail))
+    if kind == "ray" and (detail or not colon):
+        return Ray(detail or None)
     near = difflib.get_close_matches(kind, KINDS, n=1)
     meant = f" Did you mean {near[0]!r}?" if near and kind not in KINDS else ""
-    raise BadArgument(f"`{name}` must be here, processes or processes:COUNT, got {pool!r}.{meant}")
+    raise BadArgument(f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got {pool!r}.{meant}")

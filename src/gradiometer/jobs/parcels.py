@@ -57,9 +57,19 @@ def write_shared(shared: Any, path: Path) -> None:
             f"`{path}` could not be written ({error.strerror}): free some space there, or set TMPDIR to another folder."
         ) from error
     except Exception as error:
-        raise BadArgument(
-            f"`shared` ({type(shared).__name__}) cannot be sent to another process: {_why(error)}; {INSTEAD}."
-        ) from error
+        raise _shared_refused(shared, error) from error
+
+
+def packed_shared(shared: Any) -> bytes:
+    """What all jobs share, as bytes.
+
+    Raises:
+        BadArgument: It cannot be sent.
+    """
+    try:
+        return packed(shared)
+    except Exception as error:
+        raise _shared_refused(shared, error) from error
 
 
 def read_shared(path: Path) -> Any:
@@ -96,6 +106,12 @@ def _refusal(value: Any) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def _shared_refused(shared: Any, error: Exception) -> BadArgument:
+    return BadArgument(
+        f"`shared` ({type(shared).__name__}) cannot be sent to another process: {_why(error)}; {INSTEAD}."
+    )
 
 
 def _why(error: Exception) -> str:

@@ -1,16 +1,47 @@
 """Perform a job so that its numbers do not depend on where it runs."""
 
+import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from gradiometer.jobs.job import Job, Outcome
+from gradiometer.jobs.parcels import unpacked
 from gradiometer.jobs.threads import threads
 from gradiometer.randomness import untouched_randomness
+
+
+class Desk:
+    """Performs the jobs of one submission after another.
+
+    Attributes:
+        submission: Name of the submission whose jobs are performed now.
+    """
+
+    def __init__(self) -> None:
+        self.submission = ""
+        self._read: Callable[[], Any] | None = None
+        self._shared: Any = None
+
+    def prepare(self, submission: str, read: Callable[[], Any] | None) -> None:
+        """Take over the way to read what the jobs that follow share, if they share something."""
+        self.submission, self._read, self._shared = submission, read, None
+
+    def perform(self, parcel: bytes) -> Outcome:
+        """The outcome of a job."""
+        try:
+            if self._read is not None:
+                self._shared, self._read = self._read(), None
+            job = unpacked(parcel)
+        except Exception as error:  # such as a module that is not in the search path
+            return failed("", error, 0.0)
+        outcome = performed(job, self._shared)
+        sys.stdout.flush()
+        return outcome
 
 
 def performed(job: Job, shared: Any) -> Outcome:

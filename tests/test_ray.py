@@ -1,0 +1,179 @@
+"""Jobs on a local cluster of Ray with two processors: the same bits as here, lost processes, and what is shared."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gradiometer import BadArgument, Unsupported
+from gradiometer.jobs import Here, Job, Pool, Ray, pool_of
+from trainings import alive, same, trainings, until
+
+ray: Any = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Ray]:
+    with Ray(count=2) as made:
+        yield made
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_the_numbers_are_the_same_here_and_on_ray(pool: Pool) -> None:
+    jobs, data = trainings()
+    for one, other in zip(Here().results(jobs, shared=data), pool.results(jobs, shared=data), strict=True):
+        assert same(one, other)
+
+
+@pytest.mark.slow
+def test_one_failed_job_and_one_lost_process_cost_these_jobs_only(pool: Pool) -> None:
+    def work(number: int) -> int:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 6 // (number - 1)
+
+    outcomes = {o.name: o for o in pool.run([Job(f"{k}", work, (k,)) for k in range(6)])}
+    assert [outcomes[f"{k}"].result for k in (0, 3, 4, 5)] == [-6, 3, 2, 1]
+    assert isinstance(outcomes["1"].exception, ZeroDivisionError) and "in work" in str(outcomes["1"].error)
+    assert "the process of the job '2' was lost" in str(outcomes["2"].error)
+
+
+@pytest.mark.slow
+def test_what_is_shared_is_read_once_in_each_process_and_settings_are_taken_over(pool: Pool) -> None:
+    class Counted:
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            os.environ["READ"] = str(int(os.environ.get("READ", "0")) + 1)
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {"something": 1}
+
+    def work(shared: Counted) -> tuple[int, int, torch.dtype, int]:
+        return os.getpid(), int(os.environ["READ"]), torch.get_default_dtype(), torch.get_num_threads()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = pool.results([Job(f"{k}", work) for k in range(8)], shared=Counted())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {(reads, dtype, threads) for _, reads, dtype, threads in found} == {(1, torch.float64, 1)}
+    assert pool.results([Job("dtype", torch.get_default_dtype)]) == [torch.float32]
+
+
+@pytest.mark.slow
+def test_pools_in_jobs_start_nothing(pool: Pool) -> None:
+    def inner(inside: Pool) -> bool:
+        return inside.results([Job(f"{k}", os.getpid) for k in range(3)]) == [os.getpid()] * 3
+
+    assert pool.results([Job("ray", inner, (pool,)), Job("processes", inner, (pool_of("processes:3"),))]) == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.slow
+def test_jobs_stop_if_nobody_waits_for_them(pool: Pool, tmp_path: Path) -> None:
+    def slow(number: int) -> None:
+        (tmp_path / f"{os.getpid()}").touch()
+        if number:
+            time.sleep(60)
+
+    outcomes = pool.run([Job(f"{k}", slow, (k,)) for k in range(3)])
+    next(outcomes)
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
+    outcomes.close()
+    until(lambda: sum(alive(int(path.name)) for path in tmp_path.iterdir()) <= 1)
+
+
+@pytest.mark.slow
+def test_a_job_that_no_machine_can_run_is_told(pool: Pool, caplog) -> None:
+    outcomes = pool.run([Job("small", int), Job("large", int, cpus=64.0)])
+    assert next(outcomes).name == "small"
+    outcomes.close()
+    assert "The job 'large' asks for 64 cpus and 0 gpus, which no machine of the cluster has now" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_cluster_that_the_program_has_started_is_used_and_left_running(pool: Pool) -> None:
+    pool.results([Job("connects", int)])
+    with Ray() as second:
+        assert second.results([Job("a", int)]) == [0]
+    assert ray.is_initialized()
+
+
+WAITING = """
+import os, sys, time
+from gradiometer.jobs import Job, Ray
+
+def work(folder):
+    open(f"{folder}/{os.getpid()}", "w").close()
+    time.sleep(60)
+
+with Ray(count=1) as pool:
+    list(pool.run([Job("waits", work, (sys.argv[1],))]))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path)]
+    program = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        until(lambda: list(tmp_path.iterdir()))
+        [number] = [int(path.name) for path in tmp_path.iterdir()]
+        raylet = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+        os.killpg(program.pid, signal.SIGINT)
+        said, told = program.communicate(timeout=60)
+        until(lambda: not alive(number) and not alive(raylet))
+    finally:
+        program.kill()
+    assert said == "" and told.count("KeyboardInterrupt") == 1
+
+
+def test_a_cluster_that_is_none_is_refused(monkeypatch) -> None:
+    with pytest.raises(BadArgument, match="`count` is for a cluster that is started here"):
+        Ray("auto", count=2)
+    with pytest.raises(BadArgument, match="`count` must be at least 1, got 0"):
+        Ray(count=0)
+    with pytest.raises(BadArgument, match="`address` must be auto, HOST:PORT or ray://HOST:PORT, got '2'"):
+        pool_of("ray:2")
+    monkeypatch.setattr("gradiometer.jobs.on_ray.find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match=r"needs the package ray: install it with pip install 'gradiometer\[ray\]'"):
+        pool_of("ray")
+
+
+@pytest.mark.slow
+def test_another_cluster_than_the_connected_one_is_refused(pool: Pool) -> None:
+    pool.results([Job("connects", int)])
+    for other in (Ray("10.0.0.1:6379"), Ray(count=1)):
+        with pytest.raises(
+            BadArgument, match=r"`pool` Ray\(.* is another cluster than the one this program is connected"
+        ):
+            other.run([Job("a", int)])
+
+
+def test_an_address_where_nothing_listens_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in ("127.0.0.1:9", "ray://[::1]:9"):
+        with pytest.raises(BadArgument, match=f"`address` '{re.escape(address)}' cannot be reached"):
+            Ray(address).run([Job("a", int)])
+
+
+def test_a_pool_of_ray_is_made_from_its_text() -> None:
+    assert [repr(pool_of(text)) for text in ("ray", "ray:auto", "ray:10.0.0.1:6379")] == [
+        "Ray()",
+        "Ray('auto')",
+        "Ray('10.0.0.1:6379')",
+    ]
+    with pytest.raises(BadArgument, match="got 'ray:'"):
+        pool_of("ray:")
