@@ -1,10 +1,12 @@
 """The theorem's conditions: formulas with a proof, none decided wrongly, and every schedule of the library decided."""
 
 import math
+import re
 from typing import Any
 
 import pytest
 
+from gradiometer import BadArgument
 from gradiometer.convergence.formulas import exponential, logarithm
 from gradiometer.convergence.schedules import Schedule
 from gradiometer.convergence.theorem import theorem
@@ -74,6 +76,23 @@ def test_a_failed_condition_is_never_called_divergence() -> None:
             why = theorem(text).why if "exp(-exp" not in text else ""
             assert "diverge" not in why
             assert not why or "sufficient, not necessary" in why
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("...", "is not a number"),
+        ("cos(t//7)*0.5 + ...", "is not a number"),
+        ("(1/t)**0.5j", "is not a number"),
+        ("PiecewiseLinear(((1, True),))", "must be (step, rate) pairs"),
+        (" + ".join(["Constant(0.1)"] * 400), "nested more than 60 deep"),
+        ("Constant(0.1)" + ".shifted(1)" * 80, "nested more than 60 deep"),
+        ("Constant(0.1)" + " " * 20_000, "at most 20,000 characters"),
+    ],
+)
+def test_a_text_that_is_no_schedule_or_too_deep_is_refused(text: str, words: str) -> None:
+    with pytest.raises(BadArgument, match=re.escape(words)):
+        theorem(text)
 
 
 def test_an_undefined_first_step_is_named_and_later_steps_are_judged() -> None:

@@ -63,7 +63,9 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
             pass
         except Hangs:
             return f"hangs: {''.join(traceback.format_exc(limit=-4))}"
-        except (Exception, SystemExit, RecursionError):
+        except (Exception, SystemExit) as error:
+            if type(error).__module__.startswith("beartype"):
+                return None  # the tests check the types of arguments earlier than the code does
             return traceback.format_exc(limit=-4)
         finally:
             os.chdir(here)

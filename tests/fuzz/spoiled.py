@@ -5,8 +5,11 @@ import json
 import os
 import random
 import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from gradiometer import Schedule
 
 CANARY = "executed"
 """A file that the inputs try to make. It must never exist."""
@@ -16,6 +19,26 @@ NASTY: tuple[Any, ...] = (
     *("nan", "inf", "-inf", "", "x", "0", "1e999", "\x00", "é", "η", "<script>", "{}", "a" * 300, "9" * 5000),
     *([], [[]], {}, [1], [None], ["nan"], [1, 2, 3], {"a": 1}, {"": None}, [{}], {"value": 1.0}),
 )
+NUMBERS = (
+    "0",
+    "1",
+    "2",
+    "-1",
+    "0.5",
+    "0.1",
+    "3",
+    "7",
+    "1000",
+    "1e-300",
+    "1e300",
+    "1e308",
+    "1e39",
+    "2**53",
+    "10**6",
+    "9" * 40,
+)
+FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "int", "abs")
+METHODS = ("at_least", "at_most", "shifted", "warmed_up", "then", "held", "repeated")
 TOKENS = (
     *("t", "T", "e", "pi", "1", "2", "0", "0.1", "1e308", "1e-308", "1e999", "9" * 40, "-1", "0.5", "1000", "x"),
     *("+", "-", "*", "/", "**", "^", "%", "//", "(", ")", ",", ".", "...", "=", "<", "if", "else", "and", "lambda"),
@@ -50,9 +73,54 @@ WHOLE = (
 )
 
 
+def formula(random: random.Random, depth: int) -> str:
+    """A formula of the grammar, with any numbers."""
+    if depth == 0 or random.random() < 0.2:
+        return random.choice(("t", "t", "t", "pi", *NUMBERS))
+    one, two, three = (formula(random, depth - 1) for _ in range(3))
+    kind = random.random()
+    if kind < 0.5:
+        return f"({one} {random.choice(('+', '-', '*', '/', '/', '//', '%', '**'))} {two})"
+    if kind < 0.75:
+        return f"{random.choice(FUNCTIONS)}({one})"
+    if kind < 0.85:
+        return f"{random.choice(('min', 'max'))}({one}, {two})"
+    if kind < 0.95:
+        return f"({one} if {two} {random.choice(('<', '>=', '=='))} {three} else {two})"
+    return f"(-{one})"
+
+
+def shape(random: random.Random, depth: int = 2) -> str:
+    """A named shape with any settings, with a method now and then."""
+    name = random.choice(sorted(Schedule.kinds))
+    settings = [field.name for field in fields(Schedule.kinds[name])]
+    given = ", ".join(f"{each}={setting(random, depth)}" for each in settings if random.random() < 0.9)
+    text = f"{name}({given})"
+    if random.random() < 0.4:
+        text += f".{random.choice(METHODS)}({setting(random, depth)})"
+    return f"{text} {random.choice('+*')} {shape(random, depth - 1)}" if depth and random.random() < 0.2 else text
+
+
+def setting(random: random.Random, depth: int) -> str:
+    """A value for a setting of a shape."""
+    kind = random.random()
+    if kind < 0.6:
+        return random.choice(("0.1", "10", "100", "1000", "0.5", "1.0", *NUMBERS))
+    if kind < 0.75 and depth:
+        return shape(random, depth - 1)
+    if kind < 0.85:
+        return f"({', '.join(f'({10 * place}, {random.choice(NUMBERS)})' for place in range(3))})"
+    return random.choice(("'a'", "'1/t'", "'t'", "None", "True", "()", "(1,)", "((1, 2),)", "'cosine'", "((1, 'a'),)"))
+
+
 def text(random: random.Random) -> str:
-    """A formula: tokens in any order, or a real one with some of its letters changed."""
-    if random.random() < 0.5:
+    """A formula or a shape: valid, tokens in any order, or a real one with some of its letters changed."""
+    kind = random.random()
+    if kind < 0.35:
+        return formula(random, random.randint(1, 4))
+    if kind < 0.55:
+        return shape(random)
+    if kind < 0.75:
         return "".join(random.choice(TOKENS) for _ in range(random.randint(1, random.choice((4, 12, 40)))))
     letters = list(random.choice(WHOLE))
     for _ in range(random.randint(0, 4)):

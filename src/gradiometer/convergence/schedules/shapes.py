@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, smaller
 from gradiometer.convergence.formulas.expression import NUMBERS, Expression
@@ -294,6 +295,10 @@ class Piecewise(Schedule):
         return self.rates[sum(1 for boundary in self.boundaries if step >= boundary)]
 
 
+def _is_rate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 @dataclass(frozen=True)
 class PiecewiseLinear(Schedule):
     """Straight lines between points (step, rate); constant before the first and after the last point."""
@@ -302,10 +307,14 @@ class PiecewiseLinear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        pairs = isinstance(self.points, list | tuple) and all(
+            isinstance(point, list | tuple) and len(point) == 2 for point in self.points
+        )
+        self._require(pairs, "points", "be (step, rate) pairs in rising order of steps")
         object.__setattr__(self, "points", tuple((step, rate) for step, rate in self.points))
         steps = [step for step, _ in self.points]
         rising = all(one < two for one, two in itertools.pairwise(steps))
-        good = all(isinstance(step, int) and rate >= 0 and math.isfinite(rate) for step, rate in self.points)
+        good = all(isinstance(step, int) and _is_rate(rate) for step, rate in self.points)
         self._require(bool(steps) and rising and good, "points", "be (step, rate) pairs in rising order of steps")
 
     def formula(self, step: Time) -> Time:
@@ -333,11 +342,15 @@ class Formula(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(isinstance(self.text, str), "text", "be a formula in t")
-        Expression(self.text)
+        _ = self._expression
+
+    @cached_property
+    def _expression(self) -> Expression:
+        return Expression(self.text)
 
     def formula(self, step: Time) -> Time:
-        return Expression(self.text).read(step + 1, NUMBERS)
+        return self._expression.read(step + 1, NUMBERS)
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The formula's asymptotics."""
-        return Expression(self.text).asymptotics(step + 1)
+        return self._expression.asymptotics(step + 1)

@@ -14,6 +14,9 @@ from gradiometer.errors import BadArgument
 
 FAMILIES = (schedule_shapes, schedule_cycles, schedule_algebra)
 """The files with the classes that a text can name."""
+LONGEST = 20_000
+"""Characters in the longest text accepted."""
+DEEPEST = 60
 METHODS = ("at_least", "at_most", "shifted", "warmed_up", "then", "held", "repeated")
 
 
@@ -24,8 +27,12 @@ def parsed(text: str) -> Schedule:
     >>> Schedule.parse("Cosine(0.1, steps=100).at_least(0.01)")(100)
     0.01
     """
+    if not len(text) <= LONGEST:
+        raise BadArgument(f"`text` must have at most {LONGEST:,} characters, got {len(text):,}.")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+        if _depth(tree) > DEEPEST:
+            raise BadArgument(f"`text` {text[:40]!r}… is nested more than {DEEPEST} deep: combine fewer schedules.")
         schedule = _value(tree)
     except (SyntaxError, MemoryError, RecursionError):
         raise BadArgument(
@@ -53,6 +60,14 @@ def built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sche
         raise BadArgument(
             f"`{name}` does not accept these settings ({error}); its settings are {', '.join(known)}."
         ) from None
+
+
+def _depth(tree: ast.AST) -> int:
+    """The number of levels, found without recursion."""
+    levels, level = 0, [tree]
+    while level:
+        levels, level = levels + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return levels
 
 
 def _value(node: ast.AST) -> Any:

@@ -12,21 +12,25 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import linear_regression
 from types import FrameType
+from typing import TypeVar
 
 LARGEST_BLOCK = 1000
 """The last dyadic block [2^k, 2^(k+1)) that is evaluated."""
 FEWEST_BLOCKS = 24
 PROBES = 12
 """Steps evaluated per block: its first two, and others at random."""
-SECONDS = 2.0
+SECONDS = 0.5
+"""Time for all blocks."""
 FLOOR = 5e-324
+BUSY = 4
+"""A limit of time may take this many times as long on a busy machine."""
 
 Function = Callable[[int], float]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,18 @@ def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
     blocks: list[tuple[float, float, float]] = []
     negative: int | None = None
     generator = random.Random(0)
-    deadline = time.monotonic() + seconds
-    with _time_limit(seconds):
+    spent = time.thread_time()
+
+    def evaluate() -> None:
+        nonlocal negative
         for k in range(1, LARGEST_BLOCK):
             values = _evaluated(function, k, generator)
-            if values is None or time.monotonic() > deadline:
+            if values is None or time.thread_time() - spent > seconds:
                 break
             negative = negative or next((t for t, value in values if value < 0), None)
             blocks.append(_summary([abs(value) for _, value in values]))
+
+    within(seconds, evaluate)
     if len(blocks) < FEWEST_BLOCKS:
         return Evidence(None, None, None, len(blocks), negative)
     means, squares, largest = zip(*blocks, strict=True)
@@ -76,25 +84,44 @@ class _OutOfTime(BaseException):
     """The function took too long. Not an Exception, so that an `except Exception` in the function cannot catch it."""
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Stop a call that does not return. This works in the main thread only; elsewhere there is no limit."""
+def within(seconds: float, call: Callable[[], Result]) -> Result | None:
+    """What a call returns, or None if it takes longer. In other threads than the main one there is no limit.
+
+    The time is that of the processor, so that a busy machine does not change an answer, up to four times as long.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
+        return call()
+    ours = _OutOfTime()
+    armed = [True]
 
     def stop(_: int, __: FrameType | None) -> None:
-        raise _OutOfTime
+        if not armed:
+            return
+        if time.thread_time() - spent < seconds and time.monotonic() - began < BUSY * seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds / BUSY)
+            return
+        armed.clear()
+        raise ours
 
+    began, spent = time.monotonic(), time.thread_time()
+    outer, _ = signal.getitimer(signal.ITIMER_REAL)
+    seconds = min(seconds, outer) if outer else seconds
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
-    except _OutOfTime:
-        pass
+        found = call()
+        armed.clear()
+        return found
+    except _OutOfTime as error:
+        if error is not ours:
+            raise
+        return None
     finally:
+        armed.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if outer:  # the time of the outer call goes on
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 1e-3))
 
 
 def _evaluated(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:

@@ -18,9 +18,11 @@ from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Formula
 from gradiometer.convergence.theorem.conditions import Conditions
-from gradiometer.convergence.theorem.evidence import Evidence, evidence
+from gradiometer.convergence.theorem.evidence import Evidence, evidence, within
 from gradiometer.errors import BadArgument, UserCodeFailed
 
+SECONDS = 1.0
+"""Time for a decision. After it, everything is undecided."""
 FIRST_STEPS = 256
 """Every step from t = 1 to this one is evaluated; after it, powers of two."""
 LATER_STEPS = tuple(2**power for power in range(9, 61))
@@ -80,6 +82,8 @@ class _Start:
 def theorem(subject: Subject) -> Verdict:
     """Decide the theorem's conditions for a schedule or for a formula in t = 1, 2, …
 
+    A decision takes at most a second; what is not decided by then is undecided.
+
     A formula may be undefined at finitely many steps, such as 1/(t log t) at t = 1: the verdict then names the step
     and judges the others. A Python function gives evidence only: it is called at t = 1, 2, … and at larger t.
 
@@ -96,6 +100,11 @@ def theorem(subject: Subject) -> Verdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
+    late = f"It is undecided: there is no answer within {SECONDS:g} s."
+    return within(SECONDS, lambda: _decided(subject)) or Verdict(_named(subject), None, None, None, None, late)
+
+
+def _decided(subject: Subject) -> Verdict:
     if isinstance(subject, Formula):
         subject = Expression(subject.text)
     if isinstance(subject, Expression):
@@ -105,6 +114,12 @@ def theorem(subject: Subject) -> Verdict:
     if callable(subject):
         return _of_function(subject)
     raise BadArgument(f"`subject` must be a schedule, a formula in t or a function of t, got {type(subject).__name__}.")
+
+
+def _named(subject: Subject) -> str:
+    if isinstance(subject, Formula | Expression):
+        return subject.text
+    return repr(subject) if isinstance(subject, Schedule) else getattr(subject, "__name__", "") or repr(subject)
 
 
 def read(text: str) -> Schedule:
@@ -140,8 +155,7 @@ def _of_schedule(schedule: Schedule) -> Verdict:
 def _of_function(function: Callable[[int], float]) -> Verdict:
     start = _start_of(function, lambda t: True, first=range(1, 65), later=())
     seen = evidence(function)
-    name = getattr(function, "__name__", "") or repr(function)
-    return _verdict(name, None, replace(start, negative=start.negative or seen.negative), seen)
+    return _verdict(_named(function), None, replace(start, negative=start.negative or seen.negative), seen)
 
 
 def _conditions(asymptotics: Callable[[], Asymptotics]) -> Conditions | None:
