@@ -75,16 +75,31 @@ def test_a_mean_over_runs_and_examples_covers_the_mean_of_both() -> None:
             + generator.standard_normal((pairs, examples)) * 0.7
         )
         here = mean_over_pairs(found.mean(axis=1).tolist())
-        both = over_examples_too(here, found)
+        (both,) = over_examples_too([here], [found])
         misses += not both.low <= 0 <= both.high
         narrow += not here.low <= 0 <= here.high
     assert 0.06 < misses / 400 < 0.13
     assert narrow / 400 > 0.2
 
 
+def test_alternatives_that_differ_on_the_same_examples_need_no_wider_intervals_than_one() -> None:
+    generator = np.random.default_rng(2)
+    hard, own = generator.standard_normal((1, 300)), generator.standard_normal((4, 1, 300))
+    noise = 1e-3 * generator.standard_normal((4, 3, 300))
+    here = [mean_over_pairs([0.0, 1e-9, -1e-9])] * 4
+
+    def reach(rows: np.ndarray) -> float:
+        return over_examples_too(here, [*rows])[0].high
+
+    alone = over_examples_too(here[:1], [hard + noise[0]])[0].high
+    assert reach(hard + noise) == pytest.approx(alone, rel=0.05)
+    independent = reach(own / own[0].std() * hard.std() + noise)
+    assert independent == pytest.approx(alone * t.ppf(1 - (1 - 0.9**0.25) / 2, 299) / t.ppf(0.95, 299), rel=0.05)
+
+
 def test_examples_that_do_not_differ_widen_nothing() -> None:
     here = mean_over_pairs([0.1, 0.3, 0.2])
-    same = over_examples_too(here, np.repeat([[0.1], [0.3], [0.2]], 50, axis=1))
+    (same,) = over_examples_too([here], [np.repeat([[0.1], [0.3], [0.2]], 50, axis=1)])
     assert (same.low, same.high) == pytest.approx((here.low, here.high))
     assert same.method == "Student over 3 pairs; 50 examples"
 
@@ -100,4 +115,4 @@ def test_differences_that_allow_no_interval_are_refused(found: np.ndarray, messa
     with pytest.raises(BadArgument, match=message):
         simultaneous_means(found)
     with pytest.raises(BadArgument, match=message):
-        over_examples_too(Estimate.exact(0.0), found)
+        over_examples_too([Estimate.exact(0.0)], [found])

@@ -127,7 +127,8 @@ def effects_of(
     name = readout_name([*base.values(), *(each for found in branches.values() for each in found.values())], readout)
     pairs = {alternative: _Pairs.of(base, found, name) for alternative, found in branches.items()}
     together = _together(pairs, level)
-    return tuple(_effect(alternative, name, pairs[alternative], together, level) for alternative in branches)
+    general = _in_general(pairs, together)
+    return tuple(_effect(each, name, pairs[each], together, general.get(each), level) for each in branches)
 
 
 def readout_name(results: Sequence[BranchResult], asked: str | None) -> str:
@@ -208,15 +209,29 @@ def _together(pairs: Mapping[str, _Pairs], level: float) -> dict[str, Estimate]:
     return {name: replace(estimate, level=level) for name, estimate in found.items()}
 
 
-def _effect(alternative: str, readout: str, pairs: _Pairs, together: Mapping[str, Estimate], level: float) -> Effect:
+def _in_general(pairs: Mapping[str, _Pairs], together: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The same estimates with the sampling of the examples, for all alternatives with values for the same examples."""
+    by_example = {name: pairs[name].by_example for name in together}
+    rows = {name: found for name, found in by_example.items() if found is not None}
+    if not rows or len({found.shape[1] for found in rows.values()}) > 1:
+        return {}
+    return dict(zip(rows, over_examples_too([together[name] for name in rows], [*rows.values()]), strict=True))
+
+
+def _effect(
+    alternative: str,
+    readout: str,
+    pairs: _Pairs,
+    together: Mapping[str, Estimate],
+    in_general: Estimate | None,
+    level: float,
+) -> Effect:
     count = len(pairs.differences)
     counts = (count, pairs.diverged, pairs.baseline_diverged, pairs.lower_is_better)
     if pairs.unusable:
         unknown = Estimate.unknown(level=level, method=pairs.unusable, samples=count)
         return Effect(alternative, readout, unknown, unknown, None, *counts)
-    estimate, in_general, needed = together[alternative], None, None
-    if pairs.by_example is not None:
-        in_general = over_examples_too(estimate, pairs.by_example, alternatives=len(together))
+    estimate, needed = together[alternative], None
     if estimate.low <= 0 <= estimate.high:
         spread = float(pairs.differences.std(ddof=1))
         needed = pairs_needed(estimate.value, spread, count - 1, 1 - (1 - level) / len(together))

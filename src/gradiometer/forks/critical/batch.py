@@ -21,7 +21,10 @@ FEWEST_UPDATES = 12
 """Fewest updates of a branch: with fewer the rate can hardly be chosen."""
 
 KNOWN = 4.0
-"""The critical batch is bounded up to this factor outside of the batches that were tried."""
+"""The interval has an upper end up to this multiple of the largest batch that was tried."""
+
+RESOLVED = 2.0
+"""Below this multiple of the smallest batch that was tried, the critical batch is not told from zero."""
 
 HELD = 2.0
 """A forecast within this factor has held."""
@@ -32,7 +35,7 @@ class CriticalBatch:
     """The critical batch B_c: the batch that needs twice the examples of a tiny one, each at its own best rate.
 
     Args:
-        estimate: B_c in examples. An end far outside of the batches that were tried is 0 or infinite.
+        estimate: B_c in examples. An end outside of what the batches that were tried can show is 0 or infinite.
         largest: The largest batch that needs at most `tolerance` more examples than a tiny one: tolerance × B_c.
         tolerance: The share of examples that a larger batch may cost.
         fit: The fitted curve.
@@ -129,7 +132,7 @@ def critical_batch(
     pseudo = replicates * math.log(fit.critical) - (replicates - 1) * logs
     reach = float(stdtrit(replicates - 1, (1 + level) / 2) * pseudo.std(ddof=1) / math.sqrt(replicates))
     sizes = [cell.batch_size for cell in cells]
-    estimate = _bounded(fit.critical, reach, min(sizes) / KNOWN, max(sizes) * KNOWN, level, replicates)
+    estimate = _bounded(fit.critical, reach, min(sizes), max(sizes), level, replicates)
     largest = Estimate.interval(
         *(tolerance * each for each in (estimate.value, estimate.low, estimate.high)),
         level=level, method=estimate.method, samples=replicates, unit="examples",
@@ -165,10 +168,12 @@ def _fit(cells: Sequence[Cell], chosen: np.ndarray) -> BatchFit:
     return batch_fit(sizes[there], horizons[there], losses[there])
 
 
-def _bounded(value: float, reach: float, least: float, most: float, level: float, replicates: int) -> Estimate:
-    """The interval of B_c; an end outside of what the branches can show is 0 or infinite."""
+def _bounded(value: float, reach: float, smallest: int, largest: int, level: float, replicates: int) -> Estimate:
+    """The interval of B_c; an end outside of what these batches can show is 0 or infinite."""
     low, high = (value * math.exp(min(max(sign * reach, -700), 700)) for sign in (-1, 1))
+    if value < RESOLVED * smallest:
+        low, high = 0.0, max(high, RESOLVED * smallest)
     return Estimate.interval(
-        value, low if low > least else 0.0, high if high < most else math.inf,
+        value, low if low > smallest else 0.0, high if high < KNOWN * largest else math.inf,
         level=level, method=f"branches, jackknife over {replicates} replicates", samples=replicates, unit="examples",
     )  # fmt: skip

@@ -1,10 +1,11 @@
 """Means of several differences at once, from a few pairs of runs: intervals that cover all of them together."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import polygamma, psi, stdtrit
+from scipy.special import ndtr, polygamma, psi, stdtrit
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
@@ -80,17 +81,18 @@ def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: st
 
 
 def over_examples_too(
-    estimate: Estimate, differences: Float[np.ndarray, "pairs examples"], *, alternatives: int = 1
-) -> Estimate:
-    """An estimate over pairs of runs on fixed examples, widened by the sampling of these examples.
+    estimates: Sequence[Estimate], differences: Sequence[Float[np.ndarray, "_ examples"]]
+) -> tuple[Estimate, ...]:
+    """Estimates over pairs of runs on fixed examples, widened by the sampling of these examples.
 
-    The variance between examples of the mean over pairs contains a share of the variance within pairs, which
-    `estimate` has counted: it is subtracted. The margins of both parts are added as squares.
+    The variance between examples of the mean over pairs contains a share of the variance within pairs, which the
+    estimates have counted: it is subtracted. The margins of both parts are added as squares. The intervals cover all
+    means together if those of the estimates do: the quantile is that of the largest of as many normal variables with
+    the correlations that the alternatives have over the examples.
 
     Args:
-        estimate: The mean of the differences with its interval over pairs.
-        differences: The differences for every pair and example, at least 2 of each.
-        alternatives: Number of intervals that cover together.
+        estimates: The mean difference of each alternative, with its interval over pairs.
+        differences: For each alternative its differences, [pairs, examples], at least 2 of each, on common examples.
 
     Source: two crossed samples: Searle, Casella & McCulloch (1992), Variance Components, section 4.5; margins added
         as squares: Graybill & Wang (1980), Confidence Intervals on Nonnegative Linear Combinations of Variances.
@@ -99,26 +101,49 @@ def over_examples_too(
     >>> from gradiometer import Estimate
     >>> from gradiometer.measurement.uncertainty import over_examples_too
     >>> here = Estimate.interval(2.0, 1.9, 2.1, level=0.9, method="Student over 2 pairs", samples=2)
-    >>> print(over_examples_too(here, np.array([[1.0, 3.0, 2.0, 2.1], [0.9, 3.1, 1.9, 2.0]])))
+    >>> (in_general,) = over_examples_too([here], [np.array([[1.0, 3.0, 2.0, 2.1], [0.9, 3.1, 1.9, 2.0]])])
+    >>> print(in_general)
     2.00 [0.987, 3.01]
     """
-    differences = _checked(differences)
-    pairs, examples = differences.shape
+    checked = [_checked(each) for each in differences]
+    examples = checked[0].shape[1]
     if not examples >= 2:
         raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
+    across = np.stack([each.mean(axis=0) for each in checked], axis=1)
+    level = _single_level(across, estimates[0].level)
+    quantile = float(stdtrit(examples - 1, (1 + level) / 2))
+    found = []
+    for estimate, each in zip(estimates, checked, strict=True):
+        wider = quantile * math.sqrt(_sampled(each))
+        low, high = estimate.value - estimate.low, estimate.high - estimate.value
+        found.append(
+            Estimate.interval(
+                estimate.value, estimate.value - math.hypot(low, wider), estimate.value + math.hypot(high, wider),
+                level=estimate.level, method=f"{estimate.method}; {examples:,} examples", samples=estimate.samples,
+                unit=estimate.unit,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _sampled(differences: Float[np.ndarray, "pairs examples"]) -> float:
+    """The variance that the sampling of the examples gives the mean, beyond that within pairs."""
+    pairs, examples = differences.shape
     across = differences.mean(axis=0)
     within = differences - across - differences.mean(axis=1, keepdims=True) + differences.mean()
     counted = float((within**2).sum()) / ((pairs - 1) * (examples - 1)) / (pairs * examples)
-    sampled = max(float(across.var(ddof=1)) / examples - counted, 0.0)
-    # Sidak's level for one of several intervals, which are positively dependent: they share their examples.
-    quantile = float(stdtrit(examples - 1, (1 + estimate.level ** (1 / alternatives)) / 2))
-    wider = math.sqrt(sampled) * quantile
-    low, high = (estimate.value - estimate.low, estimate.high - estimate.value)
-    method = f"{estimate.method}; {examples:,} examples"
-    return Estimate.interval(
-        estimate.value, estimate.value - math.hypot(low, wider), estimate.value + math.hypot(high, wider),
-        level=estimate.level, method=method, samples=estimate.samples, unit=estimate.unit,
-    )  # fmt: skip
+    return max(float(across.var(ddof=1)) / examples - counted, 0.0)
+
+
+def _single_level(across: Float[np.ndarray, "examples alternatives"], level: float) -> float:
+    """The level of each of several normal variables with these correlations, all of which are to be covered."""
+    varied = across[:, across.std(axis=0) > 0]
+    if varied.shape[1] < 2:
+        return level
+    correlations = np.corrcoef(varied.T)
+    values, axes = np.linalg.eigh(correlations)
+    normal = np.random.default_rng(0).standard_normal((DRAWS, len(values))) * np.sqrt(np.maximum(values, 0)) @ axes.T
+    return float(2 * ndtr(np.quantile(np.abs(normal).max(axis=1), level)) - 1)
 
 
 def _quantile(differences: Differences, level: float) -> float:
