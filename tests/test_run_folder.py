@@ -49,7 +49,7 @@ def test_runs_made_at_the_same_time_never_share_a_folder(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("stem", ["", ".hidden", "a/b", "/", " x", "a\0b", "a\n"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, stem: str) -> None:
-    with pytest.raises(BadArgument, match="`name_stem` must be a file name"):
+    with pytest.raises(BadArgument, match="`name` must be a file name"):
         RunFolder.create(tmp_path, stem, {})
 
 

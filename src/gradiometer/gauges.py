@@ -90,17 +90,22 @@ class Asked:
         given = {gauge.name: type(gauge) for gauge in self.given}
         return tuple(given.get(name) or GAUGES[name] for name in self.names)
 
-    def refuse_under_sgd(self) -> None:
-        """Refuse gauges of other optimizers than SGD, with which `train` trains.
+    def refuse_under(self, optimizer: str) -> None:
+        """Refuse gauges that do not work under this optimizer of `train`.
 
         Raises:
-            BadArgument: A gauge needs a preconditioner.
+            BadArgument: A gauge needs another optimizer.
         """
         for kind in self.kinds:
-            if kind.needs_preconditioner:
+            if kind.needs_preconditioner and optimizer == "sgd":
                 raise BadArgument(
-                    f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its kind, and `train` "
-                    "trains with SGD: leave it out, or measure your own loop with `gradiometer.watch`."
+                    f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its kind, and `optimizer` "
+                    "is sgd: leave it out, or use adamw."
+                )
+            if kind.sgd_only and optimizer != "sgd":
+                raise BadArgument(
+                    f"`gauges` names {kind.name}, whose {kind.sgd_only} is known for SGD, and `optimizer` is "
+                    f"{optimizer}: leave it out."
                 )
 
     def made(

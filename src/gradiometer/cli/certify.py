@@ -76,7 +76,7 @@ def _certified(
     check_level(level)
     training, _ = training_at_start(path, "certify")
     settings = training.configuration
-    gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.weight_decay}
+    gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.penalty}
     objective, data = training.objective, training.data
     training.model.train(mode == "train")
     start, _ = measuring.gradient_squared(objective, data, seed=seed, **gradient)

@@ -105,8 +105,10 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
     from gradiometer.storage.disk import writing
     from gradiometer.train.curvature import rate_ahead
 
-    kind = Momentum(training.configuration.momentum, training.configuration.nesterov)
-    figure = density_figure(found, (kind.formula, stability_limit(rate_ahead(training), kind)))
+    settings = training.configuration
+    kind = Momentum(settings.momentum, settings.nesterov)
+    edge = (kind.formula, stability_limit(rate_ahead(training), kind)) if settings.optimizer == "sgd" else None
+    figure = density_figure(found, edge)
     with writing(png, "choose another file"):
         return save_png(figure.chart, png, figure.title)
 

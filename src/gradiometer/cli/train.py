@@ -16,6 +16,7 @@ from gradiometer.cli.options import configuration_from, configuration_options, j
     type=click.Path(path_type=Path),
     help="TOML file with the same names as the flags. Flags win over it.",
 )
+@click.option("--name", default=None, help="Name of the run, to which a number is added. Default: problem and model.")
 @configuration_options("problem")
 @out_option
 @json_option
@@ -23,6 +24,7 @@ from gradiometer.cli.options import configuration_from, configuration_options, j
 def train(
     problem: str | None,
     file: Path | None,
+    name: str | None,
     out: Path,
     as_json: bool,
     quiet: bool,
@@ -30,7 +32,7 @@ def train(
     fail_on: str | None,
     **flags: Any,
 ) -> int:
-    """Train PROBLEM with SGD and measure the training.
+    """Train PROBLEM with SGD or AdamW and measure the training.
 
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
     quadratic, double-well, counterexample, or your own as module:function.
@@ -46,5 +48,5 @@ def train(
         loaded = load(
             configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
         )
-        run = start(loaded, configuration, out, panel)
+        run = start(loaded, configuration, out, panel, name=name)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)

@@ -23,6 +23,13 @@ SCHEDULES = ("constant", "cosine", "linear", "cycles")
 DEFAULT_RATE = 0.1
 """Default of η."""
 
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+"""Class names of the optimizers."""
+
+GAUGES_OF_SGD = "noise,batch_sharpness,trajectory"
+GAUGES_OF_ADAMW = "noise,preconditioned_noise,trajectory"
+"""What is measured by default. The edge of stability of AdamW is not known, so its batch sharpness is left out."""
+
 MOST_THREADS = 512
 """More threads help on no machine, and torch ends the process if the system refuses it a thread."""
 
@@ -47,9 +54,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             stopped falling, divide η by 10; at the end of the run, decay it linearly to zero.
         batch_size: Batch size B, in examples.
         epochs: Number of passes over the training set.
-        momentum: Heavy-ball momentum μ, in [0, 1).
+        steps: Number of steps, instead of `epochs`.
+        optimizer: sgd, or adamw with PyTorch's defaults for β and ε. AdamW takes no `momentum`.
+        momentum: Heavy-ball momentum μ of SGD, in [0, 1).
         nesterov: Use Nesterov momentum instead of heavy-ball momentum.
-        weight_decay: Weight decay: this times the parameters is added to ĝ.
+        weight_decay: Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the
+            parameters is subtracted from them.
         sampling: reshuffled: every example once per epoch, in random order. replacement: independent draws.
         accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
             measurements use the micro-batch gradients themselves.
@@ -57,7 +67,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         probe: Measure independent examples instead of the training batches, which are biased in shuffled epochs over
             few examples. A reading then costs a whole step.
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
-        gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step.
+        gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step. With adamw the
+            default is noise,preconditioned_noise,trajectory.
         check_edge: Compare the learning rate with the sharpness before the first step. A fixed cost outside the budget.
         check_endpoint: After the last step, search for a saddle, dead units and an unbroken symmetry. A fixed cost
             outside the budget.
@@ -87,6 +98,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     cool: Literal["off", "watch", "auto"] = "off"
     batch_size: int = 32
     epochs: int = 10
+    steps: int | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -95,7 +108,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     parts: int = 2
     probe: bool = False
     budget: float = 0.02
-    gauges: str = "noise,batch_sharpness,trajectory"
+    gauges: str = GAUGES_OF_SGD
     check_edge: bool = True
     check_endpoint: bool = True
     every: int | None = None
@@ -114,10 +127,17 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             msgspec.structs.force_setattr(self, field.name, _typed(field.name, value, field.type))
         if self.snapshots and self.schedule == "constant":
             msgspec.structs.force_setattr(self, "schedule", "cycles")
+        if self.optimizer == "adamw" and self.gauges == GAUGES_OF_SGD:
+            msgspec.structs.force_setattr(self, "gauges", GAUGES_OF_ADAMW)
         if self.schedule not in SCHEDULES:
             msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
         for complaint in self._complaints():
             raise BadArgument(complaint)
+
+    @property
+    def penalty(self) -> float:
+        """λ of the penalty ½λ‖Φ‖² that weight decay adds to the loss: 0 with AdamW, whose decay is no gradient."""
+        return self.weight_decay if self.optimizer == "sgd" else 0.0
 
     @classmethod
     def from_toml(cls, path: Path | str) -> "Configuration":
@@ -243,6 +263,8 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
         yield "`schedule` is cycles, and `snapshots` is the number of cycles: set snapshots, for example to 5."
     if not 0 <= c.momentum < 1:
         yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
+    if c.optimizer == "adamw" and (c.momentum or c.nesterov):
+        yield "`momentum` and `nesterov` are settings of SGD, and `optimizer` is adamw: leave them out."
     if c.nesterov and not c.momentum > 0:
         yield f"`nesterov` needs a momentum above 0, got {c.momentum}: set momentum, for example to 0.9."
     if not 0 <= c.weight_decay < math.inf:
@@ -254,6 +276,8 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
 def _instrument_complaints(c: Configuration) -> Iterator[str]:
     if not 0 <= c.budget < 1:
         yield f"`budget` must be a share of the training time, at least 0 and below 1, got {c.budget}."
+    if c.steps is not None and not c.steps >= 1:
+        yield f"`steps` must be at least 1, got {c.steps}."
     if c.every is not None and not c.every >= 1:
         yield f"`every` must be at least 1 step, got {c.every}."
     if c.every is not None and c.budget == 0:

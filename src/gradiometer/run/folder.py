@@ -42,12 +42,12 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, parent: Path | str, name_stem: str, manifest: Mapping[str, Any]) -> "RunFolder":
+    def create(cls, parent: Path | str, name: str, manifest: Mapping[str, Any]) -> "RunFolder":
         """Create `parent/stem-1`, or the next free number. Two processes never get the same folder.
 
         Args:
             parent: Folder of the runs. It is created if missing.
-            name_stem: Beginning of the run's name.
+            name: Beginning of the run's name.
             manifest: Content of `run.toml` apart from format, name and time: configuration, versions, seeds,
                 sampling as {draw, examples}, layers as a list of names, and anything else that explains the run.
                 Values of None are omitted.
@@ -57,12 +57,12 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        if not re.fullmatch(r"[^\s./\\][^/\\\x00-\x1f]{0,199}", name_stem):
-            raise BadArgument(f"`name_stem` must be a file name that does not begin with a dot, got {name_stem!r}.")
+        if not re.fullmatch(r"[^\s./\\][^/\\\x00-\x1f]{0,199}", name):
+            raise BadArgument(f"`name` must be a file name that does not begin with a dot, got {name!r}.")
         parent = Path(parent)
         with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)
-            folder = cls(_next_free(parent, name_stem))
+            folder = cls(_next_free(parent, name))
             folder._write_manifest(body)
         return folder
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.configuration import Configuration
+from gradiometer.run.configuration import OPTIMIZERS, Configuration
 from gradiometer.run.events import events_of
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import Readings
@@ -175,7 +175,8 @@ class Run:
         name = str((isinstance(problem, dict) and problem.get("optimizer")) or UNKNOWN_OPTIMIZER)
         settings: dict[str, Any] = {"optimizer": name, "family": family_of([name])}
         if isinstance(c, Configuration):
-            settings = {"optimizer": "SGD", "family": "sgd", "momentum": c.momentum, "nesterov": c.nesterov}
+            name = OPTIMIZERS[c.optimizer]
+            settings = {"optimizer": name, "family": family_of([name]), "momentum": c.momentum, "nesterov": c.nesterov}
             settings["weight_decay"] = c.weight_decay
         if longest is not None:
             steps, rates = longest.steps.tolist(), longest.learning_rate.tolist()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
 from gradiometer.measurement.loss import checked_loss, with_graph
@@ -31,11 +32,20 @@ class Accumulator:
         budget: The account that the cost of reading norms is charged to.
         seed: Seed of the training. Every process except rank 0 sets its own seed at each step (for Dropout), so that
             checkpoints need not keep its random states.
+        preconditioner: Reads P from the state of the optimizer, if norms under P are wanted too.
     """
 
-    def __init__(self, objective: Objective, accumulation: int, ranks: Ranks, budget: Budget, seed: int) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        accumulation: int,
+        ranks: Ranks,
+        budget: Budget,
+        seed: int,
+        preconditioner: Callable[[], Sequence[Tensor] | None] | None = None,
+    ) -> None:
         self._objective, self._accumulation, self._ranks = objective, accumulation, ranks
-        self._budget, self._seed = budget, seed
+        self._budget, self._seed, self._preconditioner = budget, seed, preconditioner
         # Kept from step to step, since memory that is freed costs page faults when it is allocated again.
         self._mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
 
@@ -53,6 +63,9 @@ class Accumulator:
         if not self._ranks.first:
             self._set_own_seed(index)
         builder = SpreadBuilder(self._objective.layer_of)
+        if measured and self._preconditioner is not None:
+            with self._budget.spending(READINGS):
+                builder.preconditioner = self._preconditioner()
         loss = self._accumulate(self._share(batch), batch_size(batch), builder if measured else None, where)
         if not self._ranks.alone:
             loss = self._added_up(loss)
@@ -116,14 +129,18 @@ class Accumulator:
         """The norms of the micro-batches of all processes."""
         if self._ranks.alone:
             return builder
-        places = len(self._objective.parameters)
-        rows = torch.zeros(self._each, 1 + places, dtype=torch.float64, device=self._mean[0].device)
+        places, under = len(self._objective.parameters), builder.preconditioner is not None
+        width = 1 + places * (2 if under else 1)
+        rows = torch.zeros(self._each, width, dtype=torch.float64, device=self._mean[0].device)
         if builder.sizes:
             rows[: len(builder.sizes), 0] = torch.tensor(builder.sizes, dtype=torch.float64)
-            rows[: len(builder.sizes), 1:] = torch.cat(builder.squared)
+            norms = [torch.cat(builder.squared), *([torch.cat(builder.preconditioned)] if under else [])]
+            rows[: len(builder.sizes), 1:] = torch.cat(norms, dim=1)
         everyone = self._ranks.gathered(rows)
         everyone = everyone[everyone[:, 0] > 0]
-        return SpreadBuilder(self._objective.layer_of, everyone[:, 0].int().tolist(), [everyone[:, 1:]])
+        sizes, squared = everyone[:, 0].int().tolist(), [everyone[:, 1 : 1 + places]]
+        preconditioned = [everyone[:, 1 + places :]] if under else []
+        return SpreadBuilder(self._objective.layer_of, sizes, squared, builder.preconditioner, preconditioned)
 
     def _set_own_seed(self, index: int) -> None:
         seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())

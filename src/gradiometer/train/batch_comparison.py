@@ -17,10 +17,10 @@ from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.gauges import recorded_gauges
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding
-from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Series
-from gradiometer.run.configuration import Configuration
+from gradiometer.run.configuration import OPTIMIZERS, Configuration
 from gradiometer.run.reader import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.train.brief import advance, started
@@ -157,7 +157,8 @@ def compare_for_problem(
     latest = gauge.estimate(Series.of(readings, training.sampling, training.objective.layers), configuration.level)
     subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
     c = configuration
-    group = Group("SGD", "sgd", c.learning_rate, c.momentum, c.nesterov, c.weight_decay)
+    name = OPTIMIZERS[c.optimizer]
+    group = Group(name, family_of([name]), c.learning_rate, c.momentum, c.nesterov, c.weight_decay)
     return _compared(subject, c, Hyperparameters((0,), ((group,),), steps), latest, [], seconds)
 
 

@@ -7,8 +7,9 @@ from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.drift.curvature_survey import Survey, survey
 from gradiometer.drift.stability import Momentum, edge_sentence
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.objective import Objective
+from gradiometer.run.configuration import OPTIMIZERS
 from gradiometer.train.training import Training
 
 EXAMPLES = 1024
@@ -58,5 +59,10 @@ def rate_ahead(training: Training) -> float:
 def edge_finding(training: Training, found: Survey) -> Finding:
     """Compare the sharpness of a survey with the edge of the training's learning rate."""
     settings = training.configuration
+    if settings.optimizer != "sgd":
+        name = OPTIMIZERS[settings.optimizer]
+        seen = f"The sharpness λ_max = {found.sharpness} at step {found.step:,}."
+        means = f"The edge of stability is known for SGD, and not for {name}."
+        return Finding("sharpness", Issue.DRIFT, State.CANNOT_TELL, seen, means, estimates=("sharpness",))
     kind = Momentum(settings.momentum, settings.nesterov)
     return edge_sentence(found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay)

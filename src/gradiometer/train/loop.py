@@ -56,6 +56,7 @@ def train(
     out: Path,
     watcher: Watcher | None = None,
     gauges: GaugesAsked | None = None,
+    name: str | None = None,
 ) -> Run:
     """Train a problem from its start, into a new run folder below `out`.
 
@@ -65,6 +66,7 @@ def train(
         out: Folder of the runs.
         watcher: Shows the run while it trains.
         gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
+        name: Name of the run, to which a number is added. Default: problem and model.
 
     Raises:
         Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
@@ -72,7 +74,7 @@ def train(
         BadArgument: The configuration does not fit the problem.
     """
     asked = Asked.of(configuration.gauges if gauges is None else gauges)
-    asked.refuse_under_sgd()
+    asked.refuse_under(configuration.optimizer)
     configuration = msgspec.structs.replace(configuration, gauges=",".join(asked.names))
     with threads(configuration.threads), together() as ranks:
         budget = Budget(configuration.budget)
@@ -81,7 +83,7 @@ def train(
             return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
         manifest |= training.facts()
-        folder = RunFolder.create(out, _name_of_run(problem), manifest)
+        folder = RunFolder.create(out, _name_of_run(problem) if name is None else name, manifest)
         return Loop(training, folder, budget, watcher).go()
 
 
@@ -175,7 +177,7 @@ class Loop:
     def _check_edge(self) -> None:
         """Warn before the first step if the learning rate is above the edge of stability."""
         configuration, training = self.training.configuration, self.training
-        if not (configuration.check_edge and configuration.budget):
+        if not (configuration.check_edge and configuration.budget and configuration.optimizer == "sgd"):
             return
         try:
             with training.budget.spending("check of the edge", asked_for=True), user_code("loss"):

@@ -1,16 +1,19 @@
 """Before the first step of a training: a model whose gradients can be read, the device, and the random seeds."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
 
 
@@ -29,6 +32,14 @@ def new_model(problem: Problem) -> nn.Module:
         if getattr(module, "sparse", False) is True:
             raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
     return model
+
+
+def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:
+    """The optimizer that the configuration names."""
+    c = configuration
+    if c.optimizer == "adamw":
+        return AdamW(parameters, lr=c.learning_rate, weight_decay=c.weight_decay)
+    return SGD(parameters, lr=c.learning_rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay)
 
 
 def seed_everything(seed: int) -> None:

@@ -24,6 +24,7 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
 from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
@@ -37,7 +38,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-from gradiometer.train.preparation import device_of, new_model, seed_everything
+from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
@@ -83,34 +84,30 @@ class Training:
         self.order = Order(
             Draw(configuration.sampling), len(self.data), configuration.batch_size, seed=configuration.seed
         )
-        self.steps = configuration.epochs * self.order.steps_per_epoch
+        self.steps = configuration.steps or configuration.epochs * self.order.steps_per_epoch
         if beyond := [step for step in configuration.lasting_checkpoints if step > self.steps]:
             raise BadArgument(
                 f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} steps: leave it out."
             )
         budget.clock, budget.planned = clock_for(self.device.type), self.steps
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=configuration.learning_rate,
-            momentum=configuration.momentum,
-            nesterov=configuration.nesterov,
-            weight_decay=configuration.weight_decay,
-        )
+        self.optimizer = new_optimizer(configuration, self.parameters)
         cycle = SnapshotCycle(configuration.learning_rate, self.steps, max(configuration.snapshots, 1))
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling = self._cooling()
-        parts = configuration.accumulation, self.ranks, budget, configuration.seed
-        self._accumulator = Accumulator(self.objective, *parts) if self.shared else None
         self.gauges = tuple(Asked.of(configuration.gauges).made(configuration) if gauges is None else gauges)
+        adaptive = any(gauge.needs_preconditioner for gauge in self.gauges)
+        self._preconditioner = partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
+        parts = configuration.accumulation, self.ranks, budget, configuration.seed
+        self._accumulator = Accumulator(self.objective, *parts, self._preconditioner) if self.shared else None
         backward = [gauge.name for gauge in self.gauges if gauge.looks_back]
         if configuration.probe and (backward or self.shared):
             who = f"{backward[0]} measures" if backward else "several gradients per update are"
             raise BadArgument(f"`probe` is for measuring apart from training, but {who} training's own: leave one out.")
         self.origin = Origin() if backward else None
         noise = any(isinstance(gauge, GradientNoise) for gauge in self.gauges)
-        apart = noise and not (self.shared or configuration.probe)
+        apart = noise and not (self.shared or configuration.probe or adaptive)
         self._examples = ExampleNorms(self.objective, partial(budget.spending, READINGS), wanted=apart)
         self.step = 0
         self.first_loss = math.nan
@@ -161,7 +158,7 @@ class Training:
                 self._few(),
                 path,
                 curvature=rests,
-                weight_decay=self.configuration.weight_decay,
+                weight_decay=self.configuration.penalty,
                 seed=self.configuration.seed,
             )
 
@@ -226,6 +223,7 @@ class Training:
             examples=partial(self._examples.spread, batch, gradient, seed=self.configuration.seed),
             probe=partial(self._independent, size, "judges"),
             motion=self._motion(),
+            preconditioner=self._preconditioner,
             seed=self.configuration.seed,
         )
 
@@ -291,7 +289,7 @@ class Training:
     def evaluation_due(self) -> bool:
         """True if the last step ended the run, or an epoch that is followed by an evaluation."""
         epochs, left = divmod(self.step, self.order.steps_per_epoch)
-        every = -(-self.configuration.epochs // EVALUATIONS)
+        every = -(-self.steps // (EVALUATIONS * self.order.steps_per_epoch))
         return self.step == self.steps or (left == 0 and epochs % every == 0)
 
     def facts(self) -> dict[str, Any]:
