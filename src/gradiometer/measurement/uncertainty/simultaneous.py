@@ -131,8 +131,8 @@ def _sampled(differences: Float[np.ndarray, "pairs examples"]) -> float:
     pairs, examples = differences.shape
     across = differences.mean(axis=0)
     within = differences - across - differences.mean(axis=1, keepdims=True) + differences.mean()
-    counted = float((within**2).sum()) / ((pairs - 1) * (examples - 1)) / (pairs * examples)
-    return max(float(across.var(ddof=1)) / examples - counted, 0.0)
+    counted = (within**2).sum() / ((pairs - 1) * (examples - 1)) / (pairs * examples)
+    return max(float(across.var(ddof=1) / examples - counted), 0.0)
 
 
 def _single_level(across: Float[np.ndarray, "examples alternatives"], level: float) -> float:
