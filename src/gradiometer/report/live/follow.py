@@ -111,7 +111,8 @@ class Followed:
         """A value that changes when something is written or the writer ends; no file is read."""
         folder = self.run.folder
         paths = (folder.readings_path(), folder.events_path, folder.path / "curvature", folder.manifest_path)
-        return (*map(_stamp, paths), being_written(folder.events_path))
+        forks = sorted(folder.path.glob("forks/*/*.json*"))
+        return (*map(_stamp, (*paths, *forks)), being_written(folder.events_path))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -129,7 +129,7 @@ def _beginning(seen: str) -> str:
 
 def _numbers(section: Section) -> Row:
     """The row of a section without a finding."""
-    return Row(section.name, section.title, "numbers", "", "", None, "", None, (), section)
+    return Row(section.name, section.title, "numbers", "", "", None, section.words, None, (), section)
 
 
 def _figures(section: Section) -> tuple[Figure, ...]:

@@ -8,19 +8,21 @@ from gradiometer.report.sections.drift import drift_section
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.report.sections.estimation import estimation_section
 from gradiometer.report.sections.exploration import exploration_section
+from gradiometer.report.sections.forks import forks_section
 from gradiometer.report.sections.loss import loss_section
 from gradiometer.report.sections.section import Section
 from gradiometer.run.reader import Run
 
 SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     loss_section,
+    forks_section,
     estimation_section,
     drift_section,
     convergence_section,
     exploration_section,
     ensemble_section,
 )
-"""The page's sections, in the lecture's order."""
+"""The page's sections: the loss, what other settings would have done to it, then the lecture's order."""
 
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:

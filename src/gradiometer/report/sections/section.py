@@ -53,6 +53,7 @@ class Section:
         table: Numbers that belong to no chart.
         answers: Findings that do not come from a gauge, for the cards.
         heading: Heading of the table.
+        words: Its content in a few words, if no finding has them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Section:
     table: Numbers | None = None
     answers: tuple[Answer, ...] = ()
     heading: str = "At the newest reading"
+    words: str = ""
 
 
 def change(points: Curve) -> str:
