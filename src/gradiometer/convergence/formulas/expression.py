@@ -175,9 +175,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 @functools.lru_cache(maxsize=256)
+def expression_in(text: str) -> Expression:
+    """The expression of a text, which is checked once and not at every step."""
+    return Expression(text)
+
+
+@functools.lru_cache(maxsize=256)
 def _function(text: str, dialect: Dialect) -> Callable[[Any], Any]:
     """A formula as one function of t, so that its tree is walked once and not at every step."""
-    return _reading(Expression(text).tree, dialect)
+    return _reading(expression_in(text).tree, dialect)
 
 
 def _reading(node: ast.AST, dialect: Dialect) -> Callable[[Any], Any]:  # noqa: PLR0911  one case a kind of node

@@ -4,10 +4,11 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+
+import msgspec
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, smaller
-from gradiometer.convergence.formulas.expression import NUMBERS, Expression
+from gradiometer.convergence.formulas.expression import NUMBERS, expression_in
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Positive, Rate, Schedule
 
@@ -295,10 +296,6 @@ class Piecewise(Schedule):
         return self.rates[sum(1 for boundary in self.boundaries if step >= boundary)]
 
 
-def _is_rate(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
 @dataclass(frozen=True)
 class PiecewiseLinear(Schedule):
     """Straight lines between points (step, rate); constant before the first and after the last point."""
@@ -307,15 +304,14 @@ class PiecewiseLinear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        pairs = isinstance(self.points, list | tuple) and all(
-            isinstance(point, list | tuple) and len(point) == 2 for point in self.points
-        )
-        self._require(pairs, "points", "be (step, rate) pairs in rising order of steps")
-        object.__setattr__(self, "points", tuple((step, rate) for step, rate in self.points))
-        steps = [step for step, _ in self.points]
-        rising = all(one < two for one, two in itertools.pairwise(steps))
-        good = all(isinstance(step, int) and _is_rate(rate) for step, rate in self.points)
-        self._require(bool(steps) and rising and good, "points", "be (step, rate) pairs in rising order of steps")
+        try:
+            points = msgspec.convert(self.points, tuple[tuple[int, Amount], ...])
+        except msgspec.ValidationError:
+            points = ()
+        good = bool(points) and all(0 <= rate < math.inf for _, rate in points)
+        rising = all(one < two for (one, _), (two, _) in itertools.pairwise(points))
+        self._require(rising and good, "points", "be (step, rate) pairs in rising order of steps")
+        object.__setattr__(self, "points", points)
 
     def formula(self, step: Time) -> Time:
         if step >= self.points[-1][0]:
@@ -342,15 +338,11 @@ class Formula(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(isinstance(self.text, str), "text", "be a formula in t")
-        _ = self._expression
-
-    @cached_property
-    def _expression(self) -> Expression:
-        return Expression(self.text)
+        expression_in(self.text)
 
     def formula(self, step: Time) -> Time:
-        return self._expression.read(step + 1, NUMBERS)
+        return expression_in(self.text).read(step + 1, NUMBERS)
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The formula's asymptotics."""
-        return self._expression.asymptotics(step + 1)
+        return expression_in(self.text).asymptotics(step + 1)
