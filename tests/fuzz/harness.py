@@ -97,18 +97,19 @@ def recorded_run(parent: Path) -> Path:
 
 
 def many(total: int, base: Path, first: int = 0) -> dict[str, Counter[str]]:
-    """Try so many inputs. Returns the number of inputs and of faults by kind and cause."""
-    found: dict[str, Counter[str]] = {}
-    for kind, share in SHARES.items():
-        counts = found.setdefault(kind, Counter())
-        for seed in range(first, first + total * share // 100):
-            counts["tried"] += 1
-            if (words := fault(kind, seed, base)) is not None:
-                cause = words.strip().splitlines()[-1][:160]
-                counts[cause] += 1
-                if counts[cause] == 1:
-                    click.echo(f"--- {kind} {seed}\n{words}")
-        click.echo(f"{kind}: {dict(counts)}")
+    """Try so many inputs, every kind in turn. Returns the number of inputs and of faults by kind and cause."""
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in SHARES}
+    for chunk in range(first // 100, (first + total) // 100):
+        for kind, share in SHARES.items():
+            for seed in range(chunk * share, (chunk + 1) * share):
+                found[kind]["tried"] += 1
+                if (words := fault(kind, seed, base)) is not None:
+                    cause = words.strip().splitlines()[-1][:160]
+                    found[kind][cause] += 1
+                    if found[kind][cause] == 1:
+                        click.echo(f"--- {kind} {seed}\n{words}")
+        if chunk % 10 == 9:
+            click.echo({kind: dict(counts) for kind, counts in found.items()})
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hmac import compare_digest
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,12 +25,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.report.live.follow import SOONEST, Followed
+from gradiometer.report.live.protocol import TimedProtocol
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 HEARTBEAT = 15.0
 """Seconds without an update after which a message is sent, to detect lost connections."""
+
+MOST_LISTENERS, MOST_CONNECTIONS = 100, 300
+"""Pages that are open at the same time, and connections."""
 
 HEADERS = {
     b"cache-control": b"no-store",
@@ -63,7 +68,14 @@ class Live:
         self._listeners: list[set[asyncio.Event]] = [set() for _ in self.followed]
         self._server = uvicorn.Server(
             uvicorn.Config(
-                self.app(), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=1, lifespan="on"
+                self.app(),
+                log_level="warning",
+                access_log=False,
+                ws="none",
+                http=TimedProtocol,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_graceful_shutdown=1,
+                lifespan="on",
             )
         )
 
@@ -79,11 +91,12 @@ class Live:
         """The application, protected by `Guard`."""
         routes = [
             Route("/{token}/", self._first),
-            Route("/{token}/run/{number:int}/", self._page),
-            Route("/{token}/run/{number:int}/update", self._update),
-            Route("/{token}/run/{number:int}/events", self._events),
+            Route("/{token}/run/{number}/", self._page),
+            Route("/{token}/run/{number}/update", self._update),
+            Route("/{token}/run/{number}/events", self._events),
         ]
-        return Guard(Starlette(routes=routes, lifespan=self._lifespan), self)
+        refusals: Any = {GradiometerError: _refused, OSError: _refused}
+        return Guard(Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=refusals), self)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -110,21 +123,24 @@ class Live:
         if followed is None:
             return _nothing_here()
         runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
-        place = self._place(request.path_params["number"])
+        place = self._place(self.followed.index(followed))
         return HTMLResponse(await asyncio.to_thread(lambda: followed.latest().page(place, runs)))
 
     async def _update(self, request: Request) -> Response:
         followed = self._asked_for(request)
         if followed is None:
             return _nothing_here()
-        place = self._place(request.path_params["number"])
+        place = self._place(self.followed.index(followed))
         text = await asyncio.to_thread(lambda: followed.latest().update(place))
         return Response(text, media_type="application/json")
 
     async def _events(self, request: Request) -> Response:
-        if self._asked_for(request) is None:
+        followed = self._asked_for(request)
+        if followed is None:
             return _nothing_here()
-        return StreamingResponse(self._versions(request.path_params["number"]), media_type="text/event-stream")
+        if sum(map(len, self._listeners)) >= MOST_LISTENERS:
+            return PlainTextResponse(f"{MOST_LISTENERS} pages are open already: close one, then reload this one.", 503)
+        return StreamingResponse(self._versions(self.followed.index(followed)), media_type="text/event-stream")
 
     async def _versions(self, number: int) -> AsyncIterator[str]:
         """The current version, and every later one."""
@@ -149,7 +165,8 @@ class Live:
 
     def _asked_for(self, request: Request) -> Followed | None:
         number = request.path_params["number"]
-        return self.followed[number] if number < len(self.followed) else None
+        known = [str(place) for place in range(len(self.followed))]
+        return self.followed[known.index(number)] if number in known else None
 
 
 class Guard:
@@ -182,8 +199,9 @@ class Guard:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if hosts not in ([f"{LOOPBACK}:{self.live.port}"], [f"localhost:{self.live.port}"]):
             return PlainTextResponse("This address is for this machine only.", 403)
-        given = scope["path"].split("/")[1]
-        if not compare_digest(given.encode(), self.live.token.encode()):
+        _, _, below = scope["path"].partition("/")
+        given = below.partition("/")[0]
+        if not compare_digest(given.encode(errors="replace"), self.live.token.encode()):
             return PlainTextResponse("Wrong token: use the address that gradiometer show printed.", 403)
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("Only GET and HEAD are allowed.", 405)
@@ -197,6 +215,11 @@ def _changed(followed: Followed) -> bool:
     except (GradiometerError, OSError) as error:
         logger.warning("%s: %s", followed.name, error)
         return False
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """A run that cannot be read is a sentence. The next attempt may succeed."""
+    return PlainTextResponse(str(error), 503)
 
 
 def _nothing_here() -> Response:
