@@ -291,7 +291,7 @@ WRONG = {
     "order": ("skip 5:5", "`stop` must be at least 6, got 5"),
     "schedule": ("follow Cosin(0.1, steps=5)", "'Cosin' is not known"),
     "number": (3, "must be alternatives or texts, got a int"),
-    "file": ({"kind": "Custom", "label": "mine"}, "cannot be made from a file: give the object itself"),
+    "file": ({"kind": "Mine", "label": "mine"}, "which is not the result of `to_dict`"),
     "damaged": ({"kind": "Rate"}, "a damaged Rate"),
 }
 
@@ -335,6 +335,18 @@ def test_branches_and_results_are_stored_as_json() -> None:
     again = BranchResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert again.to_dict() == result.to_dict()
     assert (again.readouts["test_loss"].values == readouts["test_loss"].values).all()
+
+
+def test_an_alternative_whose_code_is_not_stored_is_known_by_its_name_only() -> None:
+    class Own(torch.optim.SGD):
+        pass
+
+    for alternative in (Custom("freeze", print), Using(Own, lr=0.1)):
+        stored = alternative_of(json.loads(json.dumps(alternative.to_dict())))
+        assert stored.name == alternative.name
+        with pytest.raises(BadArgument, match="from a file, without its function: give the object itself"):
+            ended(stored)
+    assert alternative_of(Custom("freeze", print).to_dict()) == Custom("freeze", print)
 
 
 def test_a_fork_warns_of_short_and_constant_branches() -> None:

@@ -1,8 +1,10 @@
 """A fork of a loop of one's own: the loop is not touched, and its branches are what the loop would have done."""
 
+import ast
 import copy
 import math
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from gradiometer.forks import Branch, Custom, Readout, alternative_of, grown
 from gradiometer.forks.data import data_of
 from gradiometer.forks.loop_state import LoopState, parts_of
 from gradiometer.measurement import Draw, Sampling
+from test_distributed import run_all
 
 CASES: dict[str, dict[str, Any]] = {
     "SGD": {"dropout": 0.3},
@@ -300,3 +303,10 @@ def test_processes_give_the_same_bits() -> None:
     }
     here, there = ([{**result.to_dict(), "seconds": 0} for result in each.results] for each in found.values())
     assert here == there
+
+
+@pytest.mark.slow
+def test_under_ddp_the_first_process_forks_and_the_training_keeps_its_bits(tmp_path: Path) -> None:
+    run_all(2, sys.executable, str(Path(__file__).parent / "rank_fork.py"), str(tmp_path))
+    sizes = ast.literal_eval((tmp_path / "sizes").read_text())
+    assert sizes == [4] * 2 * 24  # both processes' share of each of 12 updates, in 2 replicates

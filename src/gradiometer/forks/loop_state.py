@@ -170,6 +170,10 @@ def _check_model(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, nn.SyncBatchNorm):
                 raise Unsupported("`model` has SyncBatchNorm, which needs all processes, and branches train on one.")
+    if any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
+        raise Unsupported(
+            "`model` is sharded (FSDP or tensor parallel), and branches train a whole copy on one process."
+        )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise Unsupported("`model` has parameters without a shape: run it once on a batch before.")
 

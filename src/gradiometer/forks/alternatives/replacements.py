@@ -1,7 +1,8 @@
 """Alternatives that replace a part of training: another optimizer, or anything that a function can do."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Using(Alternative):
     @property
     def name(self) -> str:
         """Such as "AdamW(lr=0.001)"."""
-        return f"{self.optimizer.__name__}({', '.join(f'{key}={value!r}' for key, value in self.settings)})"
+        return called(self.optimizer.__name__, self.settings)
 
     def __repr__(self) -> str:
         return f"Using({', '.join([self.optimizer.__name__, *(f'{key}={value!r}' for key, value in self.settings)])})"
@@ -67,7 +68,7 @@ class Custom(Alternative):
     """Any change that a function makes to the model, the optimizer or the batches of a branch.
 
     Args:
-        label: The alternative in a few words.
+        label: The alternative in a few words. A stored fork knows a function by its label only.
         function: Called once as `function(model, optimizer, batches)`, with the branch's own copies, before the first
             update. It changes the model and the optimizer in place, and may add hooks or modules to them. If it
             returns an optimizer, this one is used; if it returns an iterable, its batches are.
@@ -80,7 +81,7 @@ class Custom(Alternative):
     """
 
     label: str
-    function: Callable[[nn.Module, torch.optim.Optimizer, Iterable[Any]], Any]
+    function: Callable[[nn.Module, torch.optim.Optimizer, Iterable[Any]], Any] = field(compare=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.label, str) and self.label.strip()):
@@ -112,3 +113,17 @@ class Custom(Alternative):
     def to_dict(self) -> dict[str, Any]:
         """The label only: a function cannot be stored."""
         return {"kind": "Custom", "label": self.label}
+
+    @classmethod
+    def stored(cls, label: str) -> "Custom":
+        """The alternative of a stored fork, which has its label and no function."""
+        return cls(label, partial(_missing, label))
+
+
+def called(name: str, settings: Iterable[tuple[str, Any]]) -> str:
+    """An optimizer with its settings as text, such as "AdamW(lr=0.001)"."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in settings)})"
+
+
+def _missing(label: str, *_: Any) -> None:
+    raise BadArgument(f"`alternatives` has {label!r} from a file, without its function: give the object itself.")

@@ -12,7 +12,7 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
 from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Following, Rate, RestartHot
-from gradiometer.forks.alternatives.replacements import Using
+from gradiometer.forks.alternatives.replacements import Custom, Using, called
 from gradiometer.forks.alternatives.updates import Clip, Momentum, Skip, WeightDecay
 
 NUMBER = r"\+?(\d[\d_]*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
@@ -109,12 +109,15 @@ def _from_dict(stored: Mapping[str, Any]) -> Alternative:
                 return Following(Schedule.from_dict(settings["schedule"]))
             case "Using":
                 module, _, name = settings["optimizer"].rpartition(".")
-                if module.partition(".")[0] == "torch":
-                    given = settings["settings"].items()
-                    made = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
-                    return Using(_optimizer_class(name), **made)
-            case str() if kind in Alternative.kinds and kind != "Custom":
+                given = settings["settings"].items()
+                if module.partition(".")[0] != "torch":
+                    return Custom.stored(called(name, given))
+                made = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
+                return Using(_optimizer_class(name), **made)
+            case "Custom":
+                return Custom.stored(settings["label"])
+            case str() if kind in Alternative.kinds:
                 return Alternative.kinds[kind](**settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadArgument(f"`alternatives` holds a damaged {kind}: {error}.") from error
-    raise BadArgument(f"`alternatives` holds {dict(stored)}, which cannot be made from a file: give the object itself.")
+    raise BadArgument(f"`alternatives` holds {dict(stored)}, which is not the result of `to_dict`.")
