@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
+from gradiometer.measurement.batch import leaves
 from gradiometer.problems.user_code import summary
 
 OURS = "gradiometer.integrations"
 """Hooks of this room are those of a watch."""
+
+DIGITS = 16
 
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 STEP = "step"
@@ -87,6 +91,18 @@ class Parts:
                 "use pool='here'."
             ) from error
         return buffer.getvalue()
+
+    def digest(self) -> str:
+        """The first digits of the SHA-256 of the model's and the optimizer's state."""
+        found = hashlib.sha256()
+        for place, leaf in leaves([self.model.state_dict(), self.optimizer.state_dict()], "state"):
+            found.update(place.encode())
+            found.update(
+                leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                if isinstance(leaf, Tensor)
+                else repr(leaf).encode()
+            )
+        return found.hexdigest()[:DIGITS]
 
     @classmethod
     def loaded(cls, stored: bytes) -> "Parts":

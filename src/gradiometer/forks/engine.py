@@ -20,6 +20,9 @@ from gradiometer.randomness import untouched_randomness
 PIECES = 24
 """Most points of the curve of a branch."""
 
+FEWEST = 2
+"""Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two."""
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -86,7 +89,8 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
     curve: list[tuple[int, float]] = []
     losses: list[Tensor | float] = []
     updates, diverged = 0, None
-    while going.stream.examples < branch.horizon and diverged is None:
+    fewest = 1
+    while branch.horizon - going.stream.examples >= fewest and diverged is None:
         try:
             update = going.update(tail, branch.horizon - going.stream.examples)
         except UserCodeFailed as error:
@@ -94,11 +98,12 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
                 raise
             diverged = f"the parameters are not finite ({error})"
             break
+        fewest = min(update.examples, FEWEST) if going.stream.examples == update.examples else fewest
         if update.loss is not None:
             losses.append(update.loss)
             updates += 1
         due = going.stream.examples * PIECES // branch.horizon > len(curve)
-        if losses and (due or going.stream.examples >= branch.horizon):
+        if losses and (due or branch.horizon - going.stream.examples < fewest):
             mean = _mean(losses)
             curve.append((going.stream.examples, mean))
             losses.clear()

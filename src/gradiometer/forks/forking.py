@@ -2,32 +2,40 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn
 from gradiometer.forks.alternatives.text import alternative_of
-from gradiometer.forks.branch import Branch, BranchResult, Tail, check_tail
+from gradiometer.forks.branch import Branch, Tail
 from gradiometer.forks.branches import Fork
+from gradiometer.forks.comparison.rungs import Rung, rungs_for
 from gradiometer.forks.continuation import Step
 from gradiometer.forks.data import Data, data_of
 from gradiometer.forks.engine import grown
 from gradiometer.forks.horizon import Horizon
 from gradiometer.forks.loop_state import LoopState, check_functions, parts_of
+from gradiometer.forks.recorded.plan import Plan, Progress, check_fits, grow
+from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.forks.untouched import untouched
-from gradiometer.jobs import Job, Outcome, Pool, pool_of
+from gradiometer.jobs.choice import pool_of
+from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.loss import Loss
+from gradiometer.storage.disk import writing
+
+FEWEST = 16
+"""Fewest updates of a branch in a race."""
 
 TIMED = 8
 """Number of updates that are timed for a horizon in seconds."""
-
-Progress = Callable[[BranchResult, int, int], None]
-"""Called with a result, and the numbers of finished branches and of all branches."""
 
 
 def fork(
@@ -40,7 +48,8 @@ def fork(
     batch_size: int | None = None,
     evaluate: Any = None,
     alternatives: Sequence[Alternative | str],
-    horizon: str,
+    horizon: str | None = None,
+    budget: float | None = None,
     replicates: int = 4,
     tail: Tail = "linear",
     scheduler: Any = None,
@@ -51,6 +60,8 @@ def fork(
     index: int = 0,
     seed: int = 0,
     pool: str | Pool = "here",
+    threads: int = 1,
+    out: Path | None = None,
     progress: Progress | None = None,
 ) -> Fork:
     """Train several continuations of a training, each on the same data, and compare where they end.
@@ -72,6 +83,9 @@ def fork(
             one value per example, or to `Readout`s. The model is in eval mode, without gradients.
         alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left.
+        budget: In place of `horizon` and `replicates`: the most that all branches may cost together, in units of the
+            whole training (`index` and `left`). Alternatives race over growing horizons, and those that are clearly
+            worse are stopped.
         replicates: Number of data orders, each common to all alternatives.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" over its last half,
             "none" not at all. Without a tail the comparison leans to small rates.
@@ -85,6 +99,9 @@ def fork(
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", or a `Pool`. The numbers are the same. In
             processes nothing in the functions may depend on what they change elsewhere.
+        threads: Number of threads of torch in every branch.
+        out: A folder. The branches are kept in its sub-folder `forks`, and a fork that was stopped continues if it is
+            asked again for the same state of model and optimizer, with the same functions and data.
         progress: Called after every branch with its result, the number of finished branches and of all.
 
     Raises:
@@ -113,14 +130,12 @@ def fork(
         >>> after < before
         True
     """
-    baseline, chosen = GoOn(), _alternatives(alternatives)
-    check_tail(tail)
-    for name, number, least in (("replicates", replicates, 1), ("index", index, 0), ("seed", seed, 0)):
-        check_whole(name, number, least)
-    length, rest = Horizon.parse(horizon), None if left is None else Horizon.parse(left, "left")
+    chosen, where = tuple(map(alternative_of, _listed(alternatives))), pool_of(pool)
     data = data_of(batches, batch_size)
     original = parts_of(model, optimizer, scheduler, scaler)
     check_functions(original.model, loss=loss, step=step, evaluate=evaluate, scaler=scaler, accumulation=accumulation)
+    for name, number in (("index", index), ("seed", seed)):
+        check_whole(name, number, 0)
     size = _first_size(data, seed) * accumulation * data.shards
     copies = original.copied()
     state = LoopState(
@@ -134,49 +149,81 @@ def fork(
         seed=seed,
         index=index,
     )
+    lengths = _Lengths(size, data.epoch, None if left is None else Horizon.parse(left, "left"), index)
     with untouched(original, copies):
-        grown(state, Branch(baseline, 0, size, tail))
-        for alternative in chosen:
-            alternative.change(state.continuation(0))
-        remaining = None if rest is None else rest.examples(batch=size, epoch=data.epoch, name="left")
-        examples = length.examples(
-            batch=size,
-            epoch=data.epoch,
-            left=remaining,
-            seconds_per_update=lambda: grown(state, Branch(baseline, 0, TIMED * size)).seconds / TIMED,
+        timed = partial(_seconds_per_update, state, size)
+        rungs = lengths.rungs(budget, horizon, 1 + len(chosen))
+        length = rungs[-1].horizon if rungs else lengths.horizon(horizon, timed)
+        many = rungs[-1].replicates if rungs else replicates
+        digest = "" if out is None else copies.digest()
+        plan = Plan(index, chosen, many, length, tail, seed, lengths.left, rungs=rungs, state=digest)
+        grown(state, Branch(GoOn(), 0, size, tail))  # what is wrong with a function shows here, with its traceback
+        check_fits(state, chosen)
+        record = None if out is None else _record(out, plan)
+        ledger = None if record is None else record.ledger()
+        with nullcontext() if where is pool else where:
+            results, stops = grow(state, plan, where, ledger=ledger, progress=progress, threads=threads)
+    if record is not None:
+        record.finish(stops)
+    return plan.fork(results)
+
+
+def _record(out: Path, plan: Plan) -> ForkRecord:
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return ForkRecord.keep(out, plan)
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Lengths in examples, for a training with this many examples in an update and in an epoch."""
+
+    size: int
+    epoch: int | None
+    rest: Horizon | None
+    index: int
+
+    @property
+    def left(self) -> int | None:
+        """What is left of the training."""
+        return None if self.rest is None else self.rest.examples(batch=self.size, epoch=self.epoch, name="left")
+
+    def horizon(self, text: str | None, seconds_per_update: Callable[[], float]) -> int:
+        """The length of a branch."""
+        if text is None:
+            raise BadArgument("`horizon` is missing: give a length such as '500 updates', or a `budget`.")
+        found = Horizon.parse(text).examples(
+            batch=self.size, epoch=self.epoch, left=self.left, seconds_per_update=seconds_per_update
         )
-        if remaining is not None and examples > remaining:
-            raise BadArgument(f"`horizon` is {examples:,} examples, and only {remaining:,} are `left` of the training.")
-        branches = [Branch(one, place, examples, tail) for place in range(replicates) for one in (baseline, *chosen)]
-        results = _grown_in(pool, state, branches, progress)
-    return Fork(index, chosen, replicates, examples, results, baseline, tail, seed, remaining)
+        if self.left is not None and found > self.left:
+            raise BadArgument(f"`horizon` is {found:,} examples, and only {self.left:,} are `left` of the training.")
+        return found
+
+    def rungs(self, budget: float | None, horizon: str | None, alternatives: int) -> tuple[Rung, ...]:
+        """The stages of a race that a budget pays for; none without a budget."""
+        if budget is None:
+            return ()
+        check_number("budget", budget, positive=True)
+        if horizon is not None:
+            raise BadArgument("`horizon` is given together with `budget`, which chooses it: leave one of them out.")
+        if self.left is None:
+            raise BadArgument("`budget` is in units of the whole training: give `left`, such as left='4000 updates'.")
+        whole = self.index * self.size + self.left
+        rungs = rungs_for(
+            alternatives, max(int(budget * whole), 1), left=self.left, shortest=min(FEWEST * self.size, self.left)
+        )
+        return tuple(Rung(max(rung.horizon // self.size, 1) * self.size, rung.replicates) for rung in rungs)
 
 
-def _grown_in(
-    pool: str | Pool, state: LoopState, branches: Sequence[Branch], progress: Progress | None
-) -> tuple[BranchResult, ...]:
-    """The results of branches, in their order. Processes that were started for them are ended."""
-
-    def tell(outcome: Outcome, done: int, total: int) -> None:
-        if progress is not None and outcome.error is None:
-            progress(outcome.result, done, total)
-
-    jobs = [Job(branch.name, grown, (branch,)) for branch in branches]
-    place = pool_of(pool)
-    with nullcontext() if place is pool else place:
-        return tuple(place.results(jobs, shared=state, progress=tell))
-
-
-def _alternatives(given: Any) -> tuple[Alternative, ...]:
-    """The alternatives, each with a name of its own."""
-    if not isinstance(given, list | tuple) or not given:
+def _listed(alternatives: Any) -> Sequence[Alternative | str]:
+    """The alternatives, if they are a list."""
+    if not isinstance(alternatives, list | tuple):
         raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
-    chosen = tuple(map(alternative_of, given))
-    names = [GoOn().name, *(one.name for one in chosen)]
-    for name in names:
-        if names.count(name) > 1:
-            raise BadArgument(f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included.")
-    return chosen
+    return alternatives
+
+
+def _seconds_per_update(state: LoopState, size: int) -> float:
+    return grown(state, Branch(GoOn(), 0, TIMED * size)).seconds / TIMED
 
 
 def _first_size(data: Data, seed: int) -> int:

@@ -35,6 +35,7 @@ class Plan:
         left: Examples that are left in the training; None if that is not known.
         own_until: Step up to which all branches see the batches of the run itself.
         rungs: The stages of a race, whose last horizon is `horizon`; empty if all branches are trained.
+        state: Digits that identify the state, if it is not that of a run at `step`.
 
     Raises:
         BadArgument: A number or the tail cannot be used, or an alternative is given twice.
@@ -54,6 +55,7 @@ class Plan:
     left: int | None = None
     own_until: int = 0
     rungs: tuple[Rung, ...] = ()
+    state: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("step", 0), ("replicates", 1), ("horizon", 1), ("seed", 0), ("own_until", 0)):

@@ -73,7 +73,7 @@ class Capture:
     ) -> None:
         self._objective, self._batches, self._ranks = objective, batches, ranks
         self._parameters = objective.parameters
-        self._accumulation, self._scaler, self._has_loss = accumulation, scaler, has_loss
+        self._accumulation, self.scaler, self._has_loss = accumulation, scaler, has_loss
         self._seed, self._warn, self._shield = seed, warn, shield
         self._preconditioner = preconditioner
         self._gradients = (
@@ -337,7 +337,7 @@ class Capture:
 
     def mean_loss(self, called: Tensor) -> Tensor:
         """The mean loss, from the scaled and divided one that `backward` was called on. It stays on its device."""
-        unscaled = called if self._scaler is None else called / self._scaler.scale(torch.ones_like(called))
+        unscaled = called if self.scaler is None else called / self.scaler.scale(torch.ones_like(called))
         return unscaled * self._accumulation if self._accumulation > 1 else unscaled
 
     @property
@@ -347,4 +347,4 @@ class Capture:
 
     @property
     def _scaled(self) -> float:
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import wraps
 
 from torch import Tensor, nn
 
@@ -129,6 +130,7 @@ class Losses:
 def explained(loss: Loss) -> Loss:
     """The same loss; if it fails while measuring, the error says so."""
 
+    @wraps(loss, assigned=())
     def called(model: nn.Module, batch: Batch) -> Tensor:
         try:
             return loss(model, batch)

@@ -28,9 +28,9 @@ from gradiometer.integrations.watch.description import (
     refuse_what_cannot_be_watched,
 )
 from gradiometer.integrations.watch.kept import Kept
-from gradiometer.integrations.watch.looks import Looks
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
+from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
@@ -49,7 +49,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
 
 
-class Watch(Looks, Automatic):
+class Watch(Forks, Automatic):
     """A watched training loop, made by `watch`. Use it as a context manager around the whole training."""
 
     def __init__(

@@ -1,0 +1,103 @@
+"""Forks of an own loop that are kept in a folder, raced on a budget, or made by a watch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from forked_loop import BATCHES, CRITERION, OwnLoop
+from gradiometer import BadArgument, Unsupported, watch
+from gradiometer.forks import ForkRecord, forks_of
+
+LISTED = list(BATCHES)
+
+
+def test_a_fork_that_was_stopped_continues_from_its_finished_branches(tmp_path: Path) -> None:
+    trained: list[str] = []
+
+    def stop(result: Any, done: int, total: int) -> None:
+        trained.append(result.alternative)
+        if done == 4 and len(trained) == 4:
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"out": tmp_path / "kept", "batches": LISTED, "replicates": 2}
+    with pytest.raises(KeyboardInterrupt):
+        OwnLoop().fork(progress=stop, **settings)
+    calls = {"loss": 0}
+
+    def counted(model: nn.Module, batch: Any) -> torch.Tensor:
+        calls["loss"] += model.training
+        return CRITERION(model, batch)
+
+    again = OwnLoop().fork(loss=counted, **settings)
+    whole = OwnLoop().fork(batches=LISTED, replicates=2)
+    assert calls["loss"] == 1 + 4 + 2  # the first update as a check, "rate 2x" and "batch 2x" of the last replicate
+    assert [{**result.to_dict(), "seconds": 0} for result in again.results] == [
+        {**result.to_dict(), "seconds": 0} for result in whole.results
+    ]
+    (record,) = (ForkRecord.open(path) for path in (tmp_path / "kept" / "forks").iterdir())
+    assert record.finished and len(record.fork.results) == 6
+
+
+def test_another_state_is_another_fork(tmp_path: Path) -> None:
+    loop = OwnLoop()
+    loop.fork(out=tmp_path)
+    loop.update()
+    loop.fork(out=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "forks").iterdir()) == ["0001", "0002"]
+
+
+def test_a_budget_races_over_growing_horizons() -> None:
+    found = OwnLoop().fork(
+        batches=LISTED, horizon=None, replicates=1, budget=3.0, left="64 updates", alternatives=["rate 1e-6x"]
+    )
+    horizons = {result.horizon for result in found.results}
+    assert horizons == {found.horizon} and found.horizon % 8 == 0 and 16 * 8 <= found.horizon <= 64 * 8
+    for given, message in (
+        ({"budget": 1.0, "left": "10 updates"}, "`horizon` is given together with `budget`"),
+        ({"budget": 1.0, "horizon": None}, "`budget` is in units of the whole training: give `left`"),
+        ({"budget": float("nan"), "horizon": None, "left": "10 updates"}, "`budget` must be positive and finite"),
+        ({"horizon": None}, "`horizon` is missing"),
+    ):
+        with pytest.raises(BadArgument, match=message):
+            OwnLoop().fork(**given)
+
+
+def test_a_watch_forks_its_loop_and_keeps_the_fork_in_its_run(tmp_path: Path) -> None:
+    loop = OwnLoop(accumulation=2, scaled=True)
+    plain = OwnLoop(accumulation=2, scaled=True)
+    with watch(
+        loop.model, loop.optimizer, loss=loop.loss, accumulation=2, scaler=loop.scaler, out=tmp_path, page=False
+    ) as w:
+        for step in range(6):
+            loop.update(w)
+            if step == 2:
+                asked: dict[str, Any] = {"horizon": "4 updates", "replicates": 2}
+                found = w.fork(batches=LISTED, alternatives=["rate 2x", "skip 4:5"], **asked)
+        run = w.run
+    for _ in range(6):
+        plain.update()
+    assert loop.losses == plain.losses and loop.state()["model"] == plain.state()["model"]
+    assert found is not None and run is not None
+    assert [(result.examples, result.updates) for result in found.results[:3]] == [(64, 4), (64, 4), (64, 3)]
+    (record,) = forks_of(run)
+    assert record.plan.step == 3 and record.fork.horizon == found.horizon == 64
+    assert w.budget.spent_on["looks on request"] > 0
+
+
+def test_a_watch_that_cannot_fork_says_why(tmp_path: Path) -> None:
+    loop = OwnLoop()
+    with watch(loop.model, loop.optimizer, out=tmp_path, budget=0.0, page=False) as w:
+        with pytest.raises(BadArgument, match="`step` was not called yet"):
+            w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")
+        loop.update(w)
+        with pytest.raises(BadArgument, match="`loss` is missing: give loss="):
+            w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")
+        given: dict[str, Any] = {"horizon": "1 update", "loss": CRITERION, "replicates": 1}
+        assert w.fork(batches=LISTED, alternatives=["rate 2x"], **given) is not None
+    halves = [torch.optim.SGD(half.parameters(), lr=0.1) for half in (loop.model[0], loop.model[4])]  # type: ignore[index]
+    w = watch(loop.model, halves, loss=CRITERION, out=tmp_path, page=False)
+    with pytest.raises(Unsupported, match="has 2 optimizers, and a fork needs one"):
+        w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")
