@@ -294,22 +294,27 @@ def test_different_chains_end_at_different_parameters() -> None:
     assert np.abs(first - second).min() > 0
 
 
+@pytest.mark.slow
 def test_chains_in_processes_are_those_in_one() -> None:
     given = {"learning_rate": [0.05, 0.1, 0.2], "temperature": [0.0, 0.1, 0.1], "every": 20}
-    apart, as_one = together(mlp, "stacked", processes=2, **given), together(mlp, "stacked", **given)
+    apart, as_one = together(mlp, "stacked", pool="processes:2", **given), together(mlp, "stacked", **given)
     assert all(same(a, b) for a, b in zip(apart.models, as_one.models, strict=True))
     np.testing.assert_allclose(apart.draws["loss"], as_one.draws["loss"], rtol=1e-9)
     assert apart.engine == "stacked" and apart.steps.tolist() == [20, 40]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_is_raised_as_in_one_process() -> None:
     with pytest.raises(Diverged, match="the chains of seeds 2 diverged"):
-        together(mlp, "stacked", learning_rate=[0.1, 0.1, 1e200], processes=3)
+        together(mlp, "stacked", learning_rate=[0.1, 0.1, 1e200], pool="processes:3")
 
     def broken(model: nn.Module, batch: object) -> Tensor:
         raise KeyError("no such column")
 
     with pytest.raises(KeyError, match="no such column"):
-        run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, processes=2)
-    with pytest.raises(BadArgument, match="`processes` must be at least 1, got 0"):
-        together(mlp, None, processes=0)
+        run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, pool="processes:2")
+
+
+def test_a_pool_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(BadArgument, match=r"`pool` must be here, processes, .* got 'threads'"):
+        together(mlp, None, pool="threads")

@@ -129,7 +129,7 @@ def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: R
         (["--readout", "bleu", *SHORT], "'bleu' is not one of 'test_loss', 'train_loss', 'test_accuracy'"),
         (["--level", "90"], "`level` must lie between 0 and 1"),
         (["--advice"], "`--advice` finds nothing to try"),
-        (["--pool", "cluster"], "`pool`"),
+        (["--pool", "cluster"], "`--pool`"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(run: Run, capsys, flags: list[str], sentence: str) -> None:

@@ -166,6 +166,16 @@ def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+def test_the_numbers_are_the_same_in_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for pool in ("here", "processes:2"):
+        with pytest.raises(SystemExit):
+            main(["lecture", "S8", "S1", "--json", "--pool", pool])
+        printed.append(capsys.readouterr())
+    assert printed[0] == printed[1] and json.loads(printed[0].out)["held"] == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_every_statement_held(name: str) -> None:
     outcomes = result(STATEMENTS[name]).outcomes

@@ -131,6 +131,22 @@ def test_chains_sampled_together_are_the_chains_sampled_alone() -> None:
     assert abs(together[0].draws["weight"] - alone.draws["weight"]).min() > 0
 
 
+@pytest.mark.slow
+def test_chains_in_two_processes_are_two_parts_of_them_here() -> None:
+    watch = {"weight": (lambda model, _: model.weight.sum(), torch.ones(1))}
+    apart = sample(**settings(seeds=[3, 4, 5], watch=watch), pool="processes:2")
+    here = [*sample(**settings(seeds=[3, 4], watch=watch)), *sample(**settings(seeds=[5], watch=watch))]
+    assert repr([each.to_dict() for each in apart]) == repr([each.to_dict() for each in here])
+    assert all(np.array_equal(a.draws["weight"], b.draws["weight"]) for a, b in zip(apart, here, strict=True))
+
+
+@pytest.mark.slow
+def test_the_verb_samples_in_processes() -> None:
+    arguments = ("linear-regression", "--steps", "200", "--burn-in", "20", "--chains", "2", "--json")
+    apart, here = (json.loads(run_verb(*arguments, "--pool", pool).output) for pool in ("processes:2", "here"))
+    assert apart["mixing"] and apart["measured"]["value"] == pytest.approx(here["measured"]["value"], rel=1e-3)
+
+
 def test_a_loss_that_is_not_finite_raises_diverged() -> None:
     loss = supervised(lambda output, target: (output - target).square().mean(1) / 0)
     with pytest.raises(Diverged, match="gradients are not finite at its step 0"):

@@ -122,7 +122,7 @@ def test_noise_of_the_known_problems_has_several_directions_and_a_moderate_size(
 @pytest.mark.slow
 def test_every_check_of_the_full_selftest_passes() -> None:
     """The quick one is run by the documentation's first page, through the command."""
-    assert_passed(run_checks(full=True))
+    assert_passed(run_checks(full=True, pool="processes"))
 
 
 @pytest.mark.slow
@@ -142,12 +142,12 @@ FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 def test_the_exit_code_says_whether_all_checks_passed(
     made: list[Check], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: made)
+    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: made)
     assert selftest.main(["--json"], standalone_mode=False) == code
 
 
 def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
     assert "4.242 [4.015, 4.468]" in rows[0] and "✓ passed" in rows[0]
@@ -156,7 +156,7 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytes
 
 
 def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
     assert printed["passed"] is False
     assert printed["checks"][0]["name"] == "tr Σ, quadratic, B = 4"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import json_option, pool_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,8 +50,7 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @click.option("--budget", type=float, default=None, metavar="RUNS",
               help="Race: spend at most this many times the cost of RUN, over growing horizons, and stop alternatives "
               "that are clearly worse. In place of --horizon and --replicates.")  # fmt: skip
-@click.option("--pool", default="here", show_default=True, metavar="WHERE",
-              help="Where branches are trained: here, processes, processes:4, ray or ray:ADDRESS.")  # fmt: skip
+@pool_option
 @click.option("--readout", type=click.Choice(["test_loss", "train_loss", "test_accuracy"]), default=None,
               help="What is compared. Default: the test loss, or without a test set the training loss.")  # fmt: skip
 @click.option("--level", type=float, default=None, help="Confidence level of the intervals. Default: that of RUN.")

@@ -1,15 +1,17 @@
 """`gradiometer lecture`: the statements of the lecture, each predicted before it is measured."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import json_option, pool_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gradiometer.lecture.experiment import Outcome
     from gradiometer.lecture.statement import Result, Statement
 
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=True, path_type=Path),
     help="Write a site into this folder: one page per statement, and an index.",
 )
+@pool_option
 @json_option
-def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int:
+def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: bool) -> int:
     """Test statements of the lecture by experiments; all twelve if none is given.
 
     Every experiment predicts the result of a measurement before it is made: on a problem with a known answer, on a real
@@ -32,13 +35,16 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
     from rich.console import Console
 
     from gradiometer.cli.outcome import printed_json
+    from gradiometer.jobs.choice import opened
     from gradiometer.lecture.catalogue import chosen
     from gradiometer.lecture.site import write_site
+    from gradiometer.lecture.statement import run_all
 
     asked = chosen(statements)
     torch.set_num_threads(1)  # the networks are small
     console = Console(stderr=as_json, highlight=False)
-    results = [_tested(statement, console) for statement in asked]
+    with opened(pool) as where:
+        results = [_tested(statement, outcomes, console) for statement, outcomes in run_all(asked, where)]
     held = sum(result.held for result in results)
     if as_json:
         with printed_json({"statements": [result.to_dict() for result in results], "held": held, "site": None}) as told:
@@ -50,16 +56,16 @@ def lecture(statements: tuple[str, ...], out: Path | None, as_json: bool) -> int
     return 0 if held == len(results) else 1
 
 
-def _tested(statement: "Statement", console: "Console") -> "Result":
+def _tested(statement: "Statement", outcomes: "Iterator[Outcome]", console: "Console") -> "Result":
     """Print the predictions of a statement, then its measurements as they are made."""
     from gradiometer.cli.outcome import filled
     from gradiometer.lecture.site import prediction
-    from gradiometer.lecture.statement import Result, run
+    from gradiometer.lecture.statement import Result
     from gradiometer.report.charts.interval_strip import number
 
     console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}", soft_wrap=True)
     measured = []
-    for outcome in run(statement):
+    for outcome in outcomes:
         experiment = outcome.experiment
         if outcome.measured:
             measured.append(outcome)

@@ -58,6 +58,14 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
 
 
+def pool_option(command: Command) -> Command:
+    """Add `--pool`, the place where independent pieces of work run."""
+    return click.option(
+        "--pool", default="here", show_default=True, metavar="WHERE", callback=_known_pool,
+        help="Where independent pieces of work run: here, processes[:COUNT] or ray[:ADDRESS].",
+    )(command)  # fmt: skip
+
+
 def talk_options(command: Command) -> Command:
     """Add `--quiet`, `--no-open` and `--fail-on`."""
     for option in (
@@ -72,6 +80,15 @@ def talk_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
+    """The text, unless no pool has it. Of the usual one nothing is imported."""
+    if text != "here":
+        from gradiometer.jobs.choice import pool_of
+
+        pool_of(text, "--pool")
+    return text
 
 
 def _kind(annotation: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import json_option, pool_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class Start(NamedTuple):
 @click.option("--data-dir", help="Folder of the data.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the start, the batches and the noise.")
 @click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of all intervals.")
+@pool_option
 @json_option
-def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool, **settings: Any) -> None:
+def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_json: bool, **settings: Any) -> None:
     """Draw from exp(−U/T) with U = N × the mean loss, from the last checkpoint of RUN or the start of PROBLEM.
 
     Prints the temperature asked for and the one measured, the heat of SGD itself and the injected temperature, and the
@@ -75,7 +76,7 @@ def sample(target: str, kind: str, chains: int, png: Path | None, as_json: bool,
         raise BadArgument("`--png` compares chains with each other: add --chains 4.")
     start = _run_start(Path(target), settings) if is_run(target) else _problem_start(target, settings)
     given = start.defaults | {name: value for name, value in settings.items() if value is not None}
-    found = _sampled(start, kind, given, chains)
+    found = _sampled(start, kind, given, chains, pool)
     mixed = agreement(found, settings["level"])
     if as_json:
         several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in mixed]}
@@ -120,7 +121,7 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
     return Start(name, training.problem, lambda: copy.deepcopy(training.model), defaults)
 
 
-def _sampled(start: Start, kind: str, given: dict[str, Any], chains: int) -> "list[Sampled]":
+def _sampled(start: Start, kind: str, given: dict[str, Any], chains: int, pool: str) -> "list[Sampled]":
     from gradiometer.exploration import samplers
     from gradiometer.exploration.chains.sampling import sample as run_sampler
 
@@ -135,6 +136,7 @@ def _sampled(start: Start, kind: str, given: dict[str, Any], chains: int) -> "li
         seeds=[given["seed"] + chain for chain in range(chains)],
         watch=_watch(problem),
         known=_known(problem, given),
+        pool=pool,
         **{name: given[name] for name in ("batch_size", "steps", "burn_in", "every", "level")},
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import json_option, pool_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
 
-@click.command(epilog="Example: gradiometer selftest --full")
+@click.command(epilog="Example: gradiometer selftest --full --pool processes")
 @click.option("--full", is_flag=True, help="Use more batches and windows. Takes several minutes instead of one.")
+@pool_option
 @json_option
-def selftest(full: bool, as_json: bool) -> int:
+def selftest(full: bool, pool: str, as_json: bool) -> int:
     """Check the measurements on this machine against exact answers.
 
     On problems with known per-example gradients, the command checks that the numbers are unbiased and that 90 % of
@@ -32,7 +33,7 @@ def selftest(full: bool, as_json: bool) -> int:
     from gradiometer.selftest import run_checks
 
     with _progress() as progress:
-        checks = run_checks(full, progress)
+        checks = run_checks(full, progress, pool)
     console = Console()
     failed = sum(not check.passed for check in checks)
     if as_json:

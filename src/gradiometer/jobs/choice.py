@@ -1,6 +1,8 @@
 """A pool from its text form."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gradiometer.errors import BadArgument
 from gradiometer.jobs.here import Here
@@ -41,3 +43,14 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
     near = difflib.get_close_matches(kind, KINDS, n=1)
     meant = f" Did you mean {near[0]!r}?" if near and kind not in KINDS else ""
     raise BadArgument(f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got {pool!r}.{meant}")
+
+
+@contextmanager
+def opened(pool: str | Pool, name: str = "pool") -> Iterator[Pool]:
+    """The pool of a text, closed at the end. A pool that was given as one stays open."""
+    made = pool_of(pool, name)
+    try:
+        yield made
+    finally:
+        if made is not pool:
+            made.close()

@@ -23,6 +23,11 @@ class Here(Pool):
     def __repr__(self) -> str:
         return "Here()"
 
+    @property
+    def size(self) -> int:
+        """1."""
+        return 1
+
     def close(self) -> None:
         """There is nothing to end."""
 

@@ -69,6 +69,16 @@ class Ray(Pool):
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.address, self.count)
 
+    @property
+    def size(self) -> int:
+        """The number of processors of the cluster now, to which it connects; 1 in a process of a pool."""
+        if in_pool():
+            return 1
+        import ray  # noqa: PLC0415
+
+        self._connect()
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
     def close(self) -> None:
         """Leave the cluster. It ends if it was started here."""
         if self._started:

@@ -1,7 +1,7 @@
 """Pools: run many jobs somewhere, and hand back their outcomes as they come."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, final
 
@@ -27,7 +27,7 @@ class Pool(ABC):
         shared: Any = None,
         ledger: Ledger | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Run jobs, and yield their outcomes in the order in which they finish.
 
         A failed job is an outcome with `error`, and the others continue. If the iterator is closed early, the jobs that
@@ -62,8 +62,18 @@ class Pool(ABC):
         return _delivered(known, outcomes, ledger, progress, len(jobs))
 
     @final
+    def in_order(self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None) -> Iterator[Any]:
+        """The results of jobs in the order of the jobs, each as soon as possible. A failure stops all jobs.
+
+        Raises:
+            Exception: What a job raised, with its name and traceback as a note.
+        """
+        outcomes = self.run(jobs, shared=shared, progress=progress)
+        return _sorted([job.name for job in jobs], outcomes)
+
+    @final
     def results(self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None) -> list[Any]:
-        """The results of jobs, in the order of the jobs. The first failure stops all jobs and is raised.
+        """The results of jobs, in the order of the jobs. A failure stops all jobs and is raised.
 
         Raises:
             Exception: What a job raised, with its name and traceback as a note.
@@ -73,8 +83,7 @@ class Pool(ABC):
             >>> Here().results([Job(text, text.upper) for text in ("a", "b")])
             ['A', 'B']
         """
-        found = {outcome.name: outcome.value() for outcome in self.run(jobs, shared=shared, progress=progress)}
-        return [found[job.name] for job in jobs]
+        return list(self.in_order(jobs, shared=shared, progress=progress))
 
     def __enter__(self) -> "Pool":
         return self
@@ -83,6 +92,11 @@ class Pool(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of jobs of one processor that run at the same time."""
 
     @abstractmethod
     def close(self) -> None:
@@ -95,7 +109,7 @@ class Pool(ABC):
 
 def _delivered(
     known: Sequence[Outcome], outcomes: Iterator[Outcome], ledger: Ledger | None, progress: Progress | None, total: int
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     done = 0
 
     def counted(outcome: Outcome) -> Outcome:
@@ -119,3 +133,16 @@ def _delivered(
         close = getattr(outcomes, "close", None)
         if close is not None:
             close()
+
+
+def _sorted(names: Sequence[str], outcomes: Generator[Outcome, None, None]) -> Iterator[Any]:
+    arrived: dict[str, Any] = {}
+    try:
+        for name in names:
+            while name not in arrived:
+                outcome = next(outcomes)
+                arrived[outcome.name] = outcome.value()
+            yield arrived.pop(name)
+        next(outcomes, None)  # so that it ends as it would in a loop
+    finally:
+        outcomes.close()

@@ -58,6 +58,11 @@ class Processes(Pool):
     def __reduce__(self) -> tuple[Any, ...]:
         return Processes, (self._given,)
 
+    @property
+    def size(self) -> int:
+        """The number of processes; 1 in a process of a pool."""
+        return 1 if in_pool() else self.count
+
     def close(self) -> None:
         """End the processes. New ones start if the pool is used again."""
         _stop_all(self._idle)

@@ -1,10 +1,13 @@
 """A statement of the lecture: its claim, its experiments, and their result."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gradiometer.jobs.here import Here
+from gradiometer.jobs.job import Job
+from gradiometer.jobs.pool import Pool
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, predicted
 from gradiometer.measurement.estimate import Estimate
 
@@ -73,6 +76,23 @@ def run(statement: Statement) -> Iterator[Outcome]:
     yield from outcomes
     for outcome in outcomes:
         yield measured(outcome)
+
+
+def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[Statement, Iterator[Outcome]]]:
+    """Each statement in order, with what `run` gives: in this process as it goes on, else when it is finished."""
+    if isinstance(pool, Here):
+        yield from ((statement, run(statement)) for statement in statements)
+        return
+    jobs = [Job(statement.name, _numbers_of, (statement,)) for statement in statements]
+    for statement, numbers in zip(statements, pool.in_order(jobs), strict=True):
+        first = [Outcome(one, ours) for one, (ours, _) in zip(statement.experiments(), numbers, strict=True)]
+        later = [replace(one, measured=theirs) for one, (_, theirs) in zip(first, numbers, strict=True)]
+        yield statement, iter([*first, *later])
+
+
+def _numbers_of(statement: Statement) -> list[tuple[tuple[Estimate, ...], tuple[Estimate, ...]]]:
+    """Predicted and measured numbers of each experiment."""
+    return [(outcome.predicted, outcome.measured) for outcome in result(statement).outcomes]
 
 
 def result(statement: Statement) -> Result:

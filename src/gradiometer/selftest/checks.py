@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 
+from gradiometer.jobs.choice import opened
+from gradiometer.jobs.job import Job, Outcome
+from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.selftest.check import Check
@@ -23,7 +26,7 @@ Progress = Callable[[int, int], None]
 Part = Callable[[], list[Check]]
 
 
-def run_checks(full: bool = False, progress: Progress | None = None) -> list[Check]:
+def run_checks(full: bool = False, progress: Progress | None = None, pool: str | Pool = "here") -> list[Check]:
     """Test the noise gauge against exact answers, on this machine.
 
     The problems are a quadratic, a logistic regression and a small network with known per-example gradients, at
@@ -34,14 +37,17 @@ def run_checks(full: bool = False, progress: Progress | None = None) -> list[Che
     Args:
         full: True for more batches and windows.
         progress: Called with the number of parts done and the number of all parts.
+        pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the same.
     """
     parts = [*_unbiased(3000, full=True), *_covered(4000)] if full else [*_unbiased(2000), *_covered(1000)]
-    checks: list[Check] = []
-    for done, part in enumerate(parts, start=1):
-        checks += part()
+    jobs = [Job(f"part {number}", part) for number, part in enumerate(parts, start=1)]
+
+    def tell(_: Outcome, done: int, total: int) -> None:
         if progress is not None:
-            progress(done, len(parts))
-    return checks
+            progress(done, total)
+
+    with opened(pool) as where:
+        return [check for found in where.results(jobs, progress=tell) for check in found]
 
 
 def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:

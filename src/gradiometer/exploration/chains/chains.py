@@ -1,10 +1,7 @@
 """Chains: independent training runs of one model, computed together as fast as the model allows."""
 
-import itertools
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -15,28 +12,24 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, Diverged
-from gradiometer.exploration.chains.engines import ENGINES, BatchAt, Engine
-from gradiometer.exploration.chains.processes import in_processes
+from gradiometer.exploration.chains.engine_choice import EngineChoice
+from gradiometer.exploration.chains.parts import in_parts
 from gradiometer.exploration.chains.state import Function, SampledChains, SGDChains, StackedModels, trainable
 from gradiometer.exploration.samplers.sgld import SGLD
+from gradiometer.jobs.choice import opened
+from gradiometer.jobs.here import Here
+from gradiometer.jobs.pool import Pool
 from gradiometer.measurement import batch as batches
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.randomness import untouched_randomness
 
 Value = TypeVar("Value")
 
-ROUNDS = 3
-"""Times each engine is timed before one is chosen."""
-
 WORTH_TIMING = 100
 """Steps below which nothing is timed: vmap alone would cost more than it could save."""
-
-SLOW = 1.5
-"""An engine this many times slower than the best so far is not timed again."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ def run_chains(
     watched: Batch | None = None,
     every: int = 10,
     engine: str | None = None,
-    processes: int = 1,
+    pool: str | Pool = "here",
 ) -> Chains:
     """Train M models independently, each with its own start, batches, learning rate and temperature.
 
@@ -109,11 +102,13 @@ def run_chains(
         watched: The examples for `watch`. Default: the first 256 training examples.
         every: Steps between two draws of the watched functions.
         engine: "stacked", "vmap" or "sequential". Default: the fastest.
-        processes: Number of processes of one thread each that share the chains; each chooses its engine. Linux only.
-            It pays on as many free cores, for runs of seconds, with models too large to gain from "stacked".
+        pool: Where the chains run: "here", "processes", "processes:4", "ray", or a `Pool`. Its processes share the
+            chains, have one thread each, and each chooses its engine. It pays on as many free cores, for runs longer
+            than the start of a process, with models too large to gain from "stacked".
 
     Raises:
-        BadArgument: A setting is invalid, or `engine` cannot run this model.
+        BadArgument: A setting is invalid, `engine` cannot run this model, or something cannot be sent to a process.
+        Interrupted: A process was killed.
         Diverged: The parameters of a chain are not finite at the end.
 
     Example:
@@ -128,7 +123,7 @@ def run_chains(
         >>> found.engine, found.draws["loss"].shape
         ('stacked', (5, 4))
     """
-    _check(momentum, weight_decay, chains=chains, steps=steps, batch_size=batch_size, every=every, processes=processes)
+    _check(momentum, weight_decay, chains=chains, steps=steps, batch_size=batch_size, every=every)
     rates = _per_chain("learning_rate", learning_rate, chains, positive=True)
     temperatures = _per_chain("temperature", temperature, chains, positive=False)
     if momentum and any(temperatures):
@@ -142,43 +137,85 @@ def run_chains(
     models = make_models(model, seeds)
     watched = take(data, torch.arange(min(256, orders[0].examples))) if watched is None else watched
 
-    def sgld(place: int) -> SGLD:
-        return SGLD(
-            trainable(models[place]),
-            rates[place],
-            examples=orders[place].examples,
-            temperature=temperatures[place],
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            seed=seeds[place],
-        )
+    watching = {name: (function, watched) for name, function in (watch or {"loss": loss}).items()}
+    prepared = PreparedChains(
+        models, loss, data, orders, seeds, rates, temperatures, watching,
+        momentum=momentum, weight_decay=weight_decay, steps=steps, every=every, engine=engine,
+    )  # fmt: skip
+    with opened(pool) as where:
+        if isinstance(where, Here):
+            return prepared.run(range(chains))
+        return _joined(models, in_parts(where, prepared.part, chains))
 
-    def run(places: Sequence[int]) -> Chains:
+
+@dataclass(frozen=True)
+class PreparedChains:
+    """All chains before their run, any of which can be run, here or in another process.
+
+    Args:
+        models: The models of all chains.
+        loss: Called as `loss(model, batch)`.
+        data: The training examples.
+        orders: The order of the examples of each chain.
+        seeds: The seed of each chain.
+        rates: The learning rate of each chain.
+        temperatures: The temperature of each chain.
+        watching: For every name, a function of (model, batch) and the batch.
+        momentum, weight_decay, steps, every, engine: As in `run_chains`.
+    """
+
+    models: list[nn.Module]
+    loss: Loss
+    data: Batch
+    orders: list[Order]
+    seeds: list[int]
+    rates: list[float]
+    temperatures: list[float]
+    watching: Mapping[str, tuple[Function, Batch]]
+    _: KW_ONLY
+    momentum: float
+    weight_decay: float
+    steps: int
+    every: int
+    engine: str | None
+
+    def run(self, places: Sequence[int]) -> Chains:
+        """Train the chains at these places."""
+
         def of(values: Sequence[Value]) -> list[Value]:
             return [values[place] for place in places]
 
+        models, seeds, rates = of(self.models), of(self.seeds), of(self.rates)
         state: StackedModels
-        if any(temperatures):
-            state = SampledChains(of(models), of(seeds), [sgld(place) for place in places])
+        if any(self.temperatures):
+            state = SampledChains(models, seeds, [self._sgld(place) for place in places])
         else:
-            state = SGDChains(of(models), of(seeds), of(rates), momentum, weight_decay)
-        watching = Watch({name: (function, watched) for name, function in (watch or {"loss": loss}).items()})
-        used = EngineChoice(state, loss, partial(take, data), of(orders), engine, timed=steps >= WORTH_TIMING)
-        for step, _ in used.steps(steps):
-            if step and step % every == 0:
+            state = SGDChains(models, seeds, rates, self.momentum, self.weight_decay)
+        watching, batch_at = Watch(self.watching), partial(take, self.data)
+        timed = self.steps >= WORTH_TIMING
+        used = EngineChoice(state, self.loss, batch_at, of(self.orders), self.engine, timed=timed)
+        for step, _ in used.steps(self.steps):
+            if step and step % self.every == 0:
                 watching.look(state.models, used.engine.values)
-        _check_finite(state, of(rates))
-        drawn_after = np.arange(every, steps + 1, every)
-        return Chains(of(models), watching.draws(), drawn_after, used.engine.name, used.why_not, used.milliseconds)
+        _check_finite(state, rates)
+        drawn_after = np.arange(self.every, self.steps + 1, self.every)
+        return Chains(models, watching.draws(), drawn_after, used.engine.name, used.why_not, used.milliseconds)
 
-    def run_part(places: Sequence[int]) -> tuple[list[dict[str, Tensor]], Chains]:
-        found = run(places)
+    def part(self, places: Sequence[int]) -> tuple[list[dict[str, Tensor]], Chains]:
+        """The same for another process, which sends back the states of the models."""
+        found = self.run(places)
         return [model.state_dict() for model in found.models], replace(found, models=())
 
-    if processes == 1:
-        return run(range(chains))
-    parts = [part.tolist() for part in torch.arange(chains).tensor_split(min(processes, chains))]
-    return _joined(models, in_processes(run_part, parts))
+    def _sgld(self, place: int) -> SGLD:
+        return SGLD(
+            trainable(self.models[place]),
+            self.rates[place],
+            examples=self.orders[place].examples,
+            temperature=self.temperatures[place],
+            weight_decay=self.weight_decay,
+            batch_size=self.orders[place].batch_size,
+            seed=self.seeds[place],
+        )
 
 
 def _joined(models: list[nn.Module], answers: Sequence[tuple[list[dict[str, Tensor]], Chains]]) -> Chains:
@@ -192,77 +229,6 @@ def _joined(models: list[nn.Module], answers: Sequence[tuple[list[dict[str, Tens
     draws = {name: np.concatenate([part.draws[name] for part in parts], axis=1) for name in parts[0].draws}
     engines = ", ".join(dict.fromkeys(part.engine for part in parts))
     return Chains(models, draws, parts[0].steps, engines, parts[0].why_not, milliseconds)
-
-
-class EngineChoice:
-    """Runs chains with the fastest engine: each possible engine in turn at first, then the fastest.
-
-    Args:
-        state: The chains.
-        loss: Called as `loss(model, batch)`.
-        batch_at: Takes the training examples at some positions.
-        orders: The order of the examples of each chain.
-        name: The engine to use. None: the fastest.
-        timed: Find out the fastest by timing. Otherwise use "stacked" if possible, else "sequential", so that the
-            same seeds give the same bits.
-    """
-
-    def __init__(
-        self,
-        state: StackedModels,
-        loss: Loss,
-        batch_at: BatchAt,
-        orders: Sequence[Order],
-        name: str | None = None,
-        *,
-        timed: bool = False,
-    ) -> None:
-        if name not in (None, *ENGINES):
-            raise BadArgument(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}.")
-        example = batch_at(orders[0].batch(0))
-        self.traits = Objective(state.models[0], loss).traits(example)
-        self.why_not, self.milliseconds = dict[str, str](), dict[str, float]()
-        engines: list[Engine] = []
-        for each, kind in ENGINES.items():
-            if name not in (None, each) or (each == "vmap" and name is None and not timed):
-                continue
-            if (reason := kind.why_not(state, loss, example, self.traits)) is None:
-                engines.append(kind(state, loss, batch_at, self.traits))
-            else:
-                self.why_not[each] = reason
-        if not engines:
-            raise BadArgument(f"`engine` {name!r} cannot run this model: {self.why_not[str(name)]}.")
-        self.orders, self.engines, self.engine = orders, engines, engines[0]
-        # An untimed step of each engine, which allocates its memory, then a few rounds.
-        self._turns = [e for _ in range(ROUNDS + 1) for e in reversed(engines)] if timed and len(engines) > 1 else []
-
-    def steps(self, count: int) -> Iterator[tuple[int, Int[Tensor, "chains examples"]]]:
-        """Make this many steps. Yields the number of steps made so far and the batches of the next step."""
-        for step, index in zip(range(count + 1), self._batches(), strict=False):
-            yield step, index
-            if step < count:
-                self._step(index)
-
-    def _batches(self) -> Iterator[Int[Tensor, "chains examples"]]:
-        """Positions of the examples in the batches of one step after another, one row per chain."""
-        for epoch in itertools.count():
-            chosen = torch.stack([order.epoch(epoch) for order in self.orders])
-            yield from chosen.split(self.orders[0].batch_size, dim=1)
-
-    def _step(self, index: Int[Tensor, "chains examples"]) -> None:
-        if not self._turns:
-            self.engine.step(index)
-            return
-        self.engine, first = self._turns.pop(0), len(self._turns) >= ROUNDS * len(self.engines)
-        began = time.thread_time()
-        self.engine.step(index)
-        taken = 1000 * (time.thread_time() - began)
-        if not first:
-            self.milliseconds[self.engine.name] = min(taken, self.milliseconds.get(self.engine.name, math.inf))
-            best = min(self.milliseconds.values())
-            self._turns = [e for e in self._turns if self.milliseconds.get(e.name, best) <= SLOW * best]
-        if not self._turns:
-            self.engine = min(self.engines, key=lambda e: self.milliseconds.get(e.name, math.inf))
 
 
 class Watch:

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.chains.chains import EngineChoice, Watch, make_models
+from gradiometer.exploration.chains.chains import Watch, make_models
+from gradiometer.exploration.chains.engine_choice import EngineChoice
 from gradiometer.exploration.chains.mixing import Mixing, mixing
+from gradiometer.exploration.chains.parts import in_parts
 from gradiometer.exploration.chains.state import Function, SampledChains, trainable
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
+from gradiometer.jobs.choice import opened
+from gradiometer.jobs.here import Here
+from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import Estimate
@@ -128,6 +133,7 @@ def sample(
     seeds: Sequence[int] = (0,),
     draw: Draw = Draw.REPLACEMENT,
     level: float = 0.9,
+    pool: str | Pool = "here",
 ) -> list[Sampled]:
     """Run independent chains of a sampler, discard the first steps, and measure the rest.
 
@@ -153,9 +159,11 @@ def sample(
         seeds: For each chain, the seed of its start, batches and noise.
         draw: How batches are drawn: independently, or in reshuffled epochs.
         level: Confidence level of all intervals.
+        pool: Where the chains run: "here", "processes", "processes:4", "ray", or a `Pool`, whose processes share them.
 
     Raises:
-        BadArgument: A setting is invalid, or SGD alone is hotter than the temperature asked for.
+        BadArgument: A setting is invalid, SGD alone is hotter than the temperature asked for, or something cannot be
+            sent to a process.
         Diverged: Parameters or gradients are not finite.
 
     Example: the mean of 100 numbers of unit variance. The posterior is N(3.037, 1/100).
@@ -174,6 +182,14 @@ def sample(
     """
     for name, value, least in (("burn_in", burn_in, 0), ("steps", steps, FEWEST_STEPS), ("every", every, 1)):
         check_whole(name, value, least)
+    with opened(pool) as where:
+        if len(seeds) > 1 and not isinstance(where, Here):
+            some = partial(
+                sample, model, loss, data, sampler, batch_size=batch_size, steps=steps, burn_in=burn_in, every=every,
+                watch=watch, known=known, draw=draw, level=level,
+            )  # fmt: skip
+            parts = in_parts(where, partial(_of_seeds, some, list(seeds)), len(seeds))
+            return [each for part in parts for each in part]
     batch_at, examples = (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     models = make_models(model, seeds)
@@ -203,6 +219,10 @@ def sample(
         _sampled(each, virial, {name: values[:, place] for name, values in draws.items()}, known or {}, level)
         for place, (each, virial) in enumerate(zip(samplers, virials, strict=True))
     ]
+
+
+def _of_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int], places: Sequence[int]) -> list[Sampled]:
+    return some(seeds=[seeds[place] for place in places])
 
 
 def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
