@@ -89,7 +89,12 @@ class BatchSharpness(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Batch sharpness, its edge at the present η and μ, and its share of the edge with η and μ of every step."""
         curvature, norm_squared = series.moments["curvature"], series.moments["norm_squared"]
-        settings: dict[str, Any] = {"level": level, "nonnegative": False, "prior": SHARPNESS_PRIOR}
+        settings: dict[str, Any] = {
+            "level": level,
+            "nonnegative": False,
+            "prior": SHARPNESS_PRIOR,
+            "fourth_powers": True,
+        }
         kinds = self._kinds(series)
         shares = series.learning_rate / np.array([kind.limit for kind in kinds])
         small = series.learning_rate / np.array([kind.limit_of_small_batches for kind in kinds])

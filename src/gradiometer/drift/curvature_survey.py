@@ -1,7 +1,7 @@
 """A survey of the curvature at one point of training: the ends of its spectrum, its trace and its density."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.drift.spectrum import SpectralDensity
@@ -71,8 +71,15 @@ class Survey(Artifact):
 
     @property
     def negative_share(self) -> Estimate:
-        """The share of directions with a curvature below −2 widths, the resolution of the density."""
-        return self.density.share_below(-2 * self.density.width)
+        """The share of directions with a curvature below zero; see `SpectralDensity.share_below`.
+
+        Each eigenvalue that Lanczos found below zero is one direction at least.
+        """
+        share = self.density.share_below(0.0)
+        found = {*self.largest, *self.smallest}
+        least = sum(each.high < 0 for each in found) / self.dimension
+        value, low, high = (max(end, least) for end in (share.value, share.low, share.high))  # NaN stays NaN
+        return replace(share, value=value, low=low, high=high)
 
     @property
     def estimates(self) -> dict[str, Estimate]:

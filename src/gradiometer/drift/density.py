@@ -72,6 +72,7 @@ def spectral_density(
         width=resolved if width is None else width,
         level=level,
         products=probes * steps,
+        dimension=operator.dimension,
     )
 
 

@@ -58,10 +58,10 @@ class LossChange(Gauge):
         """Predicted and measured change, their difference, and the share of the slope's gain that curvature undoes."""
         first, second, seen = (series.moments[name] for name in ("first_order", "second_order", "seen"))
         return {
-            "curvature_share": series.ratio(second, -first, level=level, nonnegative=False),
+            "curvature_share": series.ratio(second, -first, level=level, nonnegative=False, fourth_powers=True),
             "predicted_change": series.mean(first + second, level=level, unit=self.unit),
             "seen_change": series.mean(seen, level=level, unit=self.unit),
-            "unpredicted_change": series.mean(seen - first - second, level=level, unit=self.unit),
+            "unpredicted_change": series.mean(seen - first - second, level=level, unit=self.unit, fourth_powers=True),
         }
 
     def interpret(self, estimates: Estimates) -> Finding | None:

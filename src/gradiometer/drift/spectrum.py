@@ -1,11 +1,13 @@
 """A spectral density in numbers alone, so that it can be read without torch."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
+from gradiometer.drift.quadrature_bounds import ROUNDING, bounds_below
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
@@ -14,6 +16,9 @@ POINTS = 400
 """Number of points of the grid."""
 ROOM = 4.0
 """Smoothing widths between the outermost node and the end of the grid."""
+
+RESOLVED = 0.2
+"""Largest distance of the mean quadrature bounds at which a share counts as resolved."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class SpectralDensity:
         width: Standard deviation of the smoothing, in loss / parameter².
         level: Confidence level of the interval.
         products: Number of Hessian products.
+        dimension: d, the number of directions; 0 if it is not known.
     """
 
     nodes: Float[np.ndarray, "probes iterations"]
@@ -33,6 +39,7 @@ class SpectralDensity:
     width: float
     level: float
     products: int
+    dimension: int = 0
 
     def __post_init__(self) -> None:
         if not self.width > 0:
@@ -58,11 +65,42 @@ class SpectralDensity:
         return np.stack([value, np.maximum(value - margin, 0.0), value + margin])
 
     def share_below(self, curvature: float) -> Estimate:
-        """The share of directions with a curvature below this one.
+        """The share of directions with a curvature below this one: an interval that holds whatever is not resolved.
 
-        It is not smoothed: smoothing would put one in forty of the many curvatures near zero two widths below it.
+        The quadrature of each probe leaves the share open between two bounds (see `quadrature_bounds`). The interval
+        goes from the low end for the mean of the lower bounds to the high end for the mean of the upper ones. A probe
+        is uniform on the sphere, so its share has a Beta law with the variance 2s(1 − s)/(d + 2), which is inverted as
+        Wilson (1927) does; without d the ends are Student's. A node below zero proves one direction.
+
+        If the bounds are more than a fifth apart, the value is NaN and `method` says "not resolved". More iterations
+        resolve more. The share is not smoothed.
         """
-        by_probe = np.where(self.nodes < curvature, self.weights, 0.0).sum(axis=1)
-        share = mean(by_probe, level=self.level, batches=len(by_probe))
-        value, low, high = (min(max(end, 0.0), 1.0) for end in (share.value, share.low, share.high))
-        return replace(share, value=value, low=low, high=high, method=f"Student over {len(by_probe)} probes")
+        bounds = np.array([bounds_below(*each, curvature) for each in zip(self.nodes, self.weights, strict=True)])
+        (low, high), probes = bounds.mean(axis=0), len(bounds)
+        ends = [self._ends(column) for column in bounds.T]
+        proven = float((self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any()) / max(self.dimension, 1)
+        least = proven if self.dimension else 0.0
+        resolved = high - low <= RESOLVED
+        value = max((low + high) / 2, least) if resolved else math.nan
+        words = "quadrature bounds" if resolved else "not resolved: quadrature bounds"
+        return Estimate.interval(
+            value,
+            max(ends[0][0], least),
+            max(ends[1][1], least),
+            level=self.level,
+            method=f"{words} of {probes} probes",
+            samples=probes,
+        )
+
+    def _ends(self, shares: Float[np.ndarray, " probes"]) -> tuple[float, float]:
+        """The interval of the mean share over probes on the sphere."""
+        share, probes = float(shares.mean()), len(shares)
+        if not self.dimension:
+            plain = mean(shares, level=self.level, batches=probes)
+            return min(max(plain.low, 0.0), 1.0), min(max(plain.high, 0.0), 1.0)
+        trials = probes * (self.dimension + 2) / 2
+        quantile = float(ndtri((1 + self.level) / 2))
+        shrinkage = 1 + quantile**2 / trials
+        middle = (share + quantile**2 / (2 * trials)) / shrinkage
+        margin = quantile * math.sqrt(share * (1 - share) / trials + quantile**2 / (4 * trials**2)) / shrinkage
+        return min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)

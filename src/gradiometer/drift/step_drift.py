@@ -69,8 +69,8 @@ class StepDrift(Gauge):
             drift = drift + finite * moments["drift_variance"]
             norm_squared = norm_squared + finite * moments["gradient_variance"]
         return {
-            "step_drift": series.ratio(drift, norm_squared, level=level),
-            "drift_squared": series.mean(drift, level=level, unit=self.unit),
+            "step_drift": series.ratio(drift, norm_squared, level=level, fourth_powers=True),
+            "drift_squared": series.mean(drift, level=level, unit=self.unit, fourth_powers=True),
             "drift_batch_size": Estimate.exact(series.setting(moments["made_by"]), unit="examples"),
         }
 

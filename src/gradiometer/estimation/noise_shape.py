@@ -87,11 +87,13 @@ class NoiseShape(Gauge):
         across = moments["variance_times_norm_squared"] - moments["variance_along_gradient"]
 
         def ratio(numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]) -> Estimate:
-            return series.ratio(numerator, denominator, level=level)
+            return series.ratio(numerator, denominator, level=level, fourth_powers=True)
 
         return {
             "effective_dimension": ratio(moments["gradient_variance_squared"], moments["covariance_norm_squared"]),
-            "norm_test": _root(ratio(error * moments["gradient_variance"], moments["gradient_norm_squared"])),
+            "norm_test": _root(
+                series.ratio(error * moments["gradient_variance"], moments["gradient_norm_squared"], level=level)
+            ),
             "inner_product_test": _root(ratio(error * moments["variance_along_gradient"], square)),
             "orthogonality_test": _root(ratio(error * across, square)),
         }

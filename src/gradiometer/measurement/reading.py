@@ -210,6 +210,7 @@ class Series:
         level: float = 0.9,
         unit: str = "",
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
+        fourth_powers: bool = False,
     ) -> Estimate:
         """The mean of one number per reading: at the newest reading or over the window.
 
@@ -218,13 +219,19 @@ class Series:
             level: Confidence level.
             unit: Unit of the samples.
             prior: How the quantity is expected to drift; by default as a moment of which little is known.
+            fourth_powers: True if a reading is a fourth power of gradients. Then the estimate is unknown if few
+                readings carry it, and that of a window has room for skewness.
         """
         from gradiometer.measurement.uncertainty.means import mean
         from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, mean_now
+        from gradiometer.measurement.uncertainty.skewed import fourth_powers as careful
         from gradiometer.measurement.uncertainty.trends import trend
 
+        def checked(estimate: Estimate) -> Estimate:
+            return careful(estimate, samples, newest=self.newest) if fourth_powers else estimate
+
         if not self.newest:
-            return mean(samples, level=level, unit=unit, spacing=self.spacing)
+            return checked(mean(samples, level=level, unit=unit, spacing=self.spacing))
         now = mean_now(
             samples,
             steps=self.steps,
@@ -233,6 +240,7 @@ class Series:
             unit=unit,
             prior=prior or MOMENT_PRIOR,
         )
+        now = checked(now)
         return self._dated(now, trend(samples, steps=self.steps, now=now, level=level))
 
     def ratio(
@@ -245,6 +253,7 @@ class Series:
         nonnegative: bool = True,
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
         rare_noise: float | None = None,
+        fourth_powers: bool = False,
     ) -> Estimate:
         """The ratio of two means: at the newest reading or over the window. It is never a mean of ratios.
 
@@ -256,14 +265,21 @@ class Series:
             prior: How denominator over numerator is expected to drift; by default as a moment of which little is
                 known.
             rare_noise: See `ratio_now`; it is used for the value at the newest reading.
+            fourth_powers: See `mean`. Then the estimate is also unknown if the denominator may be zero.
         """
         from gradiometer.measurement.uncertainty.means import ratio_of_means
         from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, ratio_now
+        from gradiometer.measurement.uncertainty.skewed import fourth_powers as careful
         from gradiometer.measurement.uncertainty.trends import trend
 
+        def checked(estimate: Estimate) -> Estimate:
+            return careful(estimate, numerator, denominator, newest=self.newest) if fourth_powers else estimate
+
         if not self.newest:
-            return ratio_of_means(
-                numerator, denominator, level=level, unit=unit, spacing=self.spacing, nonnegative=nonnegative
+            return checked(
+                ratio_of_means(
+                    numerator, denominator, level=level, unit=unit, spacing=self.spacing, nonnegative=nonnegative
+                )
             )
         now = ratio_now(
             numerator,
@@ -276,6 +292,7 @@ class Series:
             prior=prior or MOMENT_PRIOR,
             rare_noise=rare_noise,
         )
+        now = checked(now)
         return self._dated(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
 
     def _dated(self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None") -> Estimate:

@@ -67,8 +67,8 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
         chart=density_chart(survey.density, marked),
         summary=(
             f"Hessian of {survey.what}: the largest eigenvalue is {survey.sharpness}, the smallest "
-            f"{survey.smallest[0]}, the trace {survey.trace}. The share of the {survey.dimension:,} directions with "
-            f"resolved negative curvature is {negative}."
+            f"{survey.smallest[0]}, the trace {survey.trace}. The share of the {survey.dimension:,} directions that "
+            f"curve down is {negative} ({negative.method})."
         ),
         table=Numbers(("curvature", "density", "interval"), rows),
         note=(
