@@ -50,7 +50,7 @@ def spectral_density(
         >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(4))
         >>> density = spectral_density(operator, probes=64, generator=torch.Generator().manual_seed(0))
         >>> print(density.share_below(0.0))  # one direction in four curves down
-        0.228 [0.176, 0.279]
+        0.250 [0.250, 0.314]
     """
     if not probes >= 4:
         raise BadArgument(f"`probes` must be at least 4, got {probes}: an interval needs their spread.")
