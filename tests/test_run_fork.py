@@ -97,7 +97,7 @@ def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: R
     assert [result.alternative for result in damaged.fork.results] == ["go on"]
     torn_line, first, second, *_ = damaged.warnings
     assert first.startswith("0001/branches.jsonl:2: not a branch of this fork (the plan has no 'rate 3x'")
-    assert "branches.jsonl:3: not a branch of this fork (updates, examples and seconds are -1" in second
+    assert "branches.jsonl:3: not a branch of this fork (Expected `int` >= 0 - at `$.updates`): skipped." in second
     assert torn_line == "branches.jsonl:4: the last line is incomplete: skipped."
     mended = fork_run(run, ["rate 2x"], **asked).record
     assert numbers(mended) == whole
@@ -214,3 +214,43 @@ def test_a_killed_fork_continues(run: Run) -> None:
     assert lines[: len(done)] == done
     names = [json.loads(line)["name"] for line in lines if line.endswith(b"}")]
     assert len(names) == len(set(names)) == 120
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", "null", '{"format": "new", "plan": {}}', '{"format": 1, "plan": 3, "stops": null}', "[" * 5000],
+)
+def test_a_plan_file_with_anything_in_it_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "fork.json").write_text(content)
+    with pytest.raises(RunDamaged, match=r"fork.json` is not the plan of a fork|newer gradiometer"):
+        ForkRecord.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alternative", ["rate 2x"]),
+        ("replicate", 2),
+        ("replicate", True),
+        ("replicate", -1),
+        ("horizon", 99),
+        ("updates", 1.5),
+        ("seconds", "nan"),
+        ("seconds", "long"),
+        ("curve", 3),
+        ("curve", [[1]]),
+        ("readouts", {}),
+        ("readouts", {"test_loss": {"mean": "inf", "values": None, "lower_is_better": True}}),
+        ("readouts", {"test_loss": {"mean": 1.0, "values": "no base64!", "lower_is_better": True}}),
+        ("diverged", 7),
+    ],
+)
+def test_a_line_with_anything_in_it_is_left_out(run: Run, field: str, value: object) -> None:
+    record = fork_run(run, ["rate 2x"], horizon="5 updates", replicates=2).record
+    first, *others = record.branches_path.read_text().splitlines()
+    line = json.loads(first)
+    line["result"][field] = value
+    record.branches_path.write_text("\n".join([json.dumps(line), *others]) + "\n")
+    (damaged,) = forks_of(run)
+    assert len(damaged.fork.results) == 3
+    assert damaged.warnings[0].startswith("0001/branches.jsonl:1: not a branch of this fork (")

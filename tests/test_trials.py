@@ -58,7 +58,7 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
     (again,) = with_trials(run, [BATCH])
     assert "no difference shown" in again.tried and "(fork 0002)" in again.tried
-    assert again.tried.endswith("The advice held as far as this fork can tell.")
+    assert again.tried.endswith("This fork does not decide if the advice held.")
 
 
 def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
@@ -71,20 +71,32 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
     ("advice", "low", "high", "verdict"),
     [
         ("rate 0.5x", -0.2, -0.1, "The advice held."),
-        ("rate 0.5x", 0.1, 0.2, "The advice did not hold."),
-        ("rate 0.5x", -0.1, 0.2, "This fork does not decide if the advice held."),
-        ("batch 2x", -0.1, 0.2, "The advice held as far as this fork can tell."),
-        ("batch 2x", 0.1, 0.2, "The advice did not hold."),
-        ("cool now", -0.2, -0.1, "The advice held."),
+        ("rate 0.5x", 0.001, 0.002, "The advice did not hold."),
+        ("rate 0.5x", -0.1, 0.001, "This fork does not decide if the advice held."),
+        ("batch 2x", 0.001, 0.004, "The advice held: it is at most 1% worse."),
+        ("batch 2x", -0.1, -0.01, "The advice held."),
+        ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice held."),
+        ("batch 2x", 0.006, 0.1, "The advice did not hold."),
+        ("batch 0.5x", 0.001, 0.004, "The advice did not hold."),
+        ("cool now", 0.001, 0.004, "The advice held: it is at most 1% worse."),
         ("cool now", float("-inf"), float("inf"), "This fork does not decide if the advice held."),
     ],
 )
-def test_a_rate_promises_a_better_end_and_a_batch_or_a_cut_one_that_is_not_worse(
+def test_a_rate_promises_a_better_end_and_what_saves_updates_one_that_is_hardly_worse(
     advice: str, low: float, high: float, verdict: str
 ) -> None:
     estimate = Estimate.interval((low + high) / 2, low, high, level=0.9, method="made up", samples=4)
     effect = Effect(advice, "test_loss", estimate, estimate, None, replicates=4)
-    assert judged(alternative_of(advice), effect) == verdict
+    assert judged(alternative_of(advice), effect, 0.5) == verdict
+    mirrored = Estimate.interval(-estimate.value, -high, -low, level=0.9, method="made up", samples=4)
+    accuracy = Effect(advice, "test_accuracy", mirrored, mirrored, None, replicates=4, lower_is_better=False)
+    assert judged(alternative_of(advice), accuracy, 0.5) == verdict
+
+
+def test_an_alternative_that_diverged_did_not_hold() -> None:
+    unknown = Estimate.unknown(level=0.9, method="diverged", samples=1)
+    effect = Effect("rate 9x", "test_loss", unknown, unknown, None, replicates=1, diverged=1)
+    assert judged(alternative_of("rate 9x"), effect, 0.5) == "The advice did not hold."
 
 
 def test_what_findings_advise_is_each_tried_once() -> None:

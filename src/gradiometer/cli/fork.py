@@ -216,24 +216,23 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
     found = record.fork
     readout = effects[0].readout if effects else ""
     diverging = any(result.diverged for result in found.results)
-    general = any(effect.in_general for effect in effects)
     drawn = Table(box=None, pad_edge=False)
-    drawn.add_column("")
-    columns = (label_of(readout), "change", *["in general"] * general, "updates", "seconds", *["diverged"] * diverging)
-    for title in columns:
+    drawn.add_column("", min_width=12)
+    for title in (label_of(readout), "change", "updates", "seconds", *["diverged"] * diverging):
         drawn.add_column(title, justify="right", no_wrap=True)
     by_name = {effect.alternative: effect for effect in effects}
     for name in found.names:
         results, effect = found.of(name), by_name.get(name)
-        ends = [mean_end(results, readout)]
-        ends.append("" if effect is None else signed(effect.estimate))
-        if general:
-            ends.append("" if effect is None or effect.in_general is None else _interval(effect.in_general))
-        ends.append(f"{max(result.updates for result in results):,}")
-        ends.append(f"{sum(result.seconds for result in results) / len(results):.2g}")
-        if diverging:
-            ends.append(str(sum(result.diverged is not None for result in results) or ""))
-        drawn.add_row(name, *ends)
+        drawn.add_row(
+            name,
+            mean_end(results, readout),
+            "" if effect is None else signed(effect.estimate),
+            f"{max(result.updates for result in results):,}",
+            f"{sum(result.seconds for result in results) / len(results):.2g}",
+            *[str(sum(result.diverged is not None for result in results) or "")] * diverging,
+        )
+        if effect is not None and effect.in_general is not None:
+            drawn.add_row("  in general", "", _interval(effect.in_general), "", "")
     return drawn
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.forks.branch import BranchResult, Readout
@@ -16,13 +18,33 @@ from gradiometer.forks.comparison.racing import Stop
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.run.reader import Run
-from gradiometer.storage.disk import reason_of, replace_file, writing
+from gradiometer.storage.disk import read_file, reason_of, replace_file, writing
 from gradiometer.storage.journal import being_written, plain, read_journal, restored
 
 FORMAT = 1
 """Version of the two files. It is raised if readers of the previous version cannot read the new one."""
 
 FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
+
+
+class _StoredReadout(msgspec.Struct):
+    mean: float
+    values: str | None
+    lower_is_better: bool
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    """The types of a branch in the file."""
+
+    alternative: str
+    replicate: Annotated[int, msgspec.Meta(ge=0)]
+    horizon: Annotated[int, msgspec.Meta(ge=1)]
+    updates: Annotated[int, msgspec.Meta(ge=0)]
+    examples: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    curve: list[tuple[int, float]]
+    readouts: dict[str, _StoredReadout]
+    diverged: str | None
 
 
 @dataclass(frozen=True)
@@ -75,14 +97,16 @@ class ForkRecord:
             RunDamaged: Its plan cannot be read.
         """
         try:
-            content = json.loads((path / PLAN).read_text(encoding="utf-8"))
+            content = json.loads(read_file(path / PLAN))
             if not content["format"] <= FORMAT:
                 raise RunDamaged(f"`{path}` was written by a newer gradiometer: install that one.")
             stops = content["stops"]
+            if not isinstance(content["plan"], dict):
+                raise TypeError("`plan` is no object")
             return cls(path, Plan.from_dict(content["plan"]), None if stops is None else tuple(map(dict, stops)))
         except OSError as error:
             raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
 
     @property
@@ -156,7 +180,7 @@ class ForkRecord:
         for number, record in lines:
             try:
                 result, name = self._checked(record["result"]), str(record["name"])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, msgspec.ValidationError) as error:
                 warnings.append(f"{self.name}/{BRANCHES}:{number}: not a branch of this fork ({error}): skipped.")
                 continue
             results[name], kept[name] = result, record
@@ -168,18 +192,13 @@ class ForkRecord:
         Raises:
             ValueError: It belongs to no branch, or a number is missing.
         """
-        result = BranchResult.from_dict(stored)
+        result = BranchResult.from_dict(msgspec.to_builtins(msgspec.convert(restored(stored), _Stored)))
         known = result.alternative in self.plan.names and result.horizon in self.plan.horizons
-        most = None if self.plan.rungs else self.plan.replicates  # a race may add replicates
-        number = type(result.replicate) is int and result.replicate >= 0 and (most is None or result.replicate < most)
-        if not (known and number):
+        if not (known and (self.plan.rungs or result.replicate < self.plan.replicates)):  # a race may add replicates
             raise ValueError(
                 f"the plan has no {result.alternative!r} of replicate {result.replicate!r} and {result.horizon!r} "
                 "examples"
             )
-        counts = (result.updates, result.examples)
-        if not (all(type(count) is int and count >= 0 for count in counts) and 0 <= result.seconds < math.inf):
-            raise ValueError(f"updates, examples and seconds are {result.updates}, {result.examples}, {result.seconds}")
         if result.diverged is None and not (result.readouts and all(map(_is_finite, result.readouts.values()))):
             raise ValueError("it has no finite readout, and did not diverge")
         return result

@@ -14,6 +14,11 @@ from gradiometer.forks.recorded.words import label_of, outcome
 from gradiometer.measurement.finding import Finding
 from gradiometer.run.reader import Run
 
+TOLERANCE = 0.01
+"""How much worse an alternative that saves updates may end, as a share of the readout."""
+
+UNDECIDED = "This fork does not decide if the advice held."
+
 ALIKE = 1.15
 """Factors this close to each other are the same advice, since a forecast moves a little with every reading."""
 
@@ -26,6 +31,8 @@ def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
 
 def with_trials(run: Run, findings: Sequence[Finding]) -> list[Finding]:
     """The findings with what forks of this run have shown about their advice, or with the command that tries it."""
+    if not any(finding.alternatives for finding in findings):
+        return list(findings)
     records = [record for record in forks_of(run) if record.fork.results]
     return [_with_trial(run, finding, records) if finding.alternatives else finding for finding in findings]
 
@@ -52,25 +59,40 @@ def _trial(wanted: Alternative, records: Sequence[ForkRecord]) -> Iterator[str]:
             effect = effects[names[0]]
             yield (
                 f"from step {record.plan.step:,}, {effect.alternative} {outcome(effect)} in {label_of(effect.readout)} "
-                f"(fork {record.name}). {judged(wanted, effect)}"
+                f"(fork {record.name}). {judged(wanted, effect, _end(record, effect.readout))}"
             )
             return
 
 
-def judged(wanted: Alternative, effect: Effect) -> str:
-    """If the advice held: a rate should end better, and another batch or a cut no worse.
+def judged(wanted: Alternative, effect: Effect, end: float) -> str:
+    """If the advice held.
 
-    An interval that does not decide it is told as such.
+    Another rate or a smaller batch should end better for the same examples. A larger batch, which saves updates, and a
+    cut should end at most 1 % worse.
+
+    Args:
+        wanted: What was advised.
+        effect: What it changed.
+        end: The readout of going on as it is.
     """
-    promises_more = isinstance(wanted, Rate)
-    match effect.verdict:
-        case "better":
-            return "The advice held."
-        case "worse" | "diverged":
-            return "The advice did not hold."
-        case "open" if not promises_more and effect.estimate.tells:
-            return "The advice held as far as this fork can tell."
-    return "This fork does not decide if the advice held."
+    if effect.verdict == "diverged":
+        return "The advice did not hold."
+    if not effect.estimate.tells:
+        return UNDECIDED
+    saves = isinstance(wanted, CoolNow) or (isinstance(wanted, BatchSize) and wanted.factor > 1)
+    allowed = TOLERANCE * abs(end) if saves else 0.0
+    best, worst = effect.estimate.low, effect.estimate.high
+    if not effect.lower_is_better:
+        best, worst = -worst, -best
+    if worst < allowed:
+        return f"The advice held{f': it is at most {TOLERANCE:.0%} worse' if saves and worst > 0 else ''}."
+    return "The advice did not hold." if best > allowed else UNDECIDED
+
+
+def _end(record: ForkRecord, readout: str) -> float:
+    """The mean readout of going on as it is."""
+    ends = [result.readouts[readout].mean for result in record.fork.of(record.fork.baseline) if result.readouts]
+    return sum(ends) / len(ends) if ends else 0.0
 
 
 def alike(one: Alternative, other: Alternative) -> bool:
