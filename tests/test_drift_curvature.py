@@ -279,3 +279,14 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
 def test_a_loss_without_curvature_is_refused_with_a_reason(build, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         build()
+
+
+def test_a_gradient_without_the_sharpest_direction_still_finds_it_in_few_products() -> None:
+    curvatures = torch.cat([torch.rand(299, generator=torch.Generator().manual_seed(0)), torch.tensor([4.0])])
+    model = nn.Linear(300, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)[0, -1] = 0.0  # at rest along the sharpest direction
+    objective = Objective(model, lambda model, batch: (curvatures * model.weight**2).sum() / 2)
+    for seed in range(5):
+        found = Curvature(objective, [torch.zeros(1, 300)], seed=seed).eigenvalues(1)
+        assert found.sharpness.low <= 4.0 <= found.sharpness.high and found.products <= 8

@@ -78,7 +78,7 @@ def test_halves_of_the_judge_keep_copies_together_too() -> None:
     acting, judging = step.acting[1], step.judging[1]
     assert not set(acting.tolist()) & set(judging.tolist()) and len(acting) + len(judging) == 64
     seen.clear()
-    _ = step.acting_halves
+    _ = list(step.acting_halves())
     first, second = (set(part.tolist()) for part in seen)
     assert not first & second and first | second == set(acting.tolist())
 

@@ -51,12 +51,17 @@ class CurvatureAlongGradient(Gauge):
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """gᵀHg and tr(HΣ) for independent examples; `estimate` corrects for how they were drawn."""
-        halves = step.acting_halves
-        (first, second), sizes = halves.gradients, halves.sizes
-        along_first, along_second = step.judging_graph.products(halves.gradients).double()
-        across = float(first.double() @ along_second)
-        above = (float(first.double() @ along_first) - across, float(second.double() @ along_second) - across)
-        return {"gradient_curvature": across, "noise_curvature": (above[0] * sizes[0] + above[1] * sizes[1]) / 2}
+        graph, halves = step.judging_graph, step.acting_halves()
+        gradient, size = next(halves)
+        image = graph.product(gradient)
+        first = step.product_of(gradient, image)
+        del gradient  # at most three copies of the parameters are held at once
+        gradient, other_size = next(halves)
+        across = step.product_of(gradient, image)
+        del image
+        second = step.product_of(gradient, graph.product(gradient))
+        noise = ((first - across) * size + (second - across) * other_size) / 2
+        return {"gradient_curvature": across, "noise_curvature": noise}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """gᵀHg, tr(HΣ), their ratio (a number of examples), and B."""

@@ -69,10 +69,9 @@ class BatchSharpness(Gauge):
             Unsupported: The step is not one of SGD.
         """
         kind = self._kind_at(step)
-        gradient = step.graph.gradient
-        image = step.graph.products(gradient[None])[0]
-        wide = gradient.double()
-        found = {"curvature": float(wide @ image.double()), "norm_squared": float(wide @ wide)}
+        gradient = step.graph.gradients
+        along = step.product_of(gradient, step.graph.product(gradient))
+        found = {"curvature": along, "norm_squared": step.product_of(gradient, gradient)}
         return found if kind is None else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
 
     def _kind_at(self, step: "gradiometer.measurement.step.TrainingStep") -> Momentum | None:

@@ -44,14 +44,13 @@ class LossChange(Gauge):
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The first-order and second-order terms, and the measured change."""
-        direction = step.acting_direction
-        wide, rate = direction.double(), step.learning_rate
-        slope = float(wide @ step.judging_graph.gradient.double())
-        curvature = float(wide @ step.judging_graph.products(direction[None])[0].double())
+        direction, rate, graph = step.acting_gradient, step.learning_rate, step.judging_graph
+        slope = step.product_of(direction, graph.gradients)
+        curvature = step.product_of(direction, graph.product(direction))
         return {
             "first_order": -rate * slope,
             "second_order": rate**2 * curvature / 2,
-            "seen": step.judging_loss_after - step.judging_graph.loss,
+            "seen": step.judging_loss_after - graph.loss,
         }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:

@@ -49,15 +49,17 @@ class StepDrift(Gauge):
 
         The noise is 0 if a probe judges the step, since its examples are independent.
         """
-        halves = step.judging_halves
-        before, after = halves.gradients.double(), step.judging_halves_after.gradients.double()
-        drift = after - before
-        shared = 0.0 if step.has_probe else halves.sizes[0] * halves.sizes[1] / sum(halves.sizes)
+        from gradiometer.measurement.parts import difference, squared_distance  # noqa: PLC0415 (it needs torch)
+
+        halves = zip(step.judging_halves(), step.judging_halves(after=True), strict=True)
+        kept = [(before, difference(after, before), size) for (before, size), (after, _) in halves]
+        (before, drift, size), (other_before, other_drift, other_size) = kept
+        shared = 0.0 if step.has_probe else size * other_size / (size + other_size)
         return {
-            "drift": float(drift[0] @ drift[1]),
-            "gradient_norm_squared": float(before[0] @ before[1]),
-            "drift_variance": shared * float((drift[0] - drift[1]).square().sum()),
-            "gradient_variance": shared * float((before[0] - before[1]).square().sum()),
+            "drift": step.product_of(drift, other_drift),
+            "gradient_norm_squared": step.product_of(before, other_before),
+            "drift_variance": shared * squared_distance(drift, other_drift),
+            "gradient_variance": shared * squared_distance(before, other_before),
             "made_by": float(step.acting_size),
         }
 

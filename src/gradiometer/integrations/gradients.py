@@ -38,18 +38,23 @@ class Preconditioner:
         self._known = None
 
 
+NOT_KEPT = torch.empty(0, device="cpu")
+"""In place of a gradient that was read and is not kept."""
+
+
 class GradientHooks:
     """Reads the gradients of some parameters while it is active. It costs nothing while it is not.
 
     A hook on a parameter is called once per `backward`, with the whole gradient of that backward, before it is added
     to `.grad`. The gradient of a tied weight is the sum over its uses. Gradients are kept by reference: torch then
-    adds a copy to `.grad`, with the same bits.
+    adds a copy to `.grad`, with the same bits. If nothing else is added to `.grad`, they need not be kept.
 
     Args:
         parameters: The trainable parameters of the model.
         budget: The account that the cost is charged to.
         shield: A context for everything that a backward calls, which may keep errors from it.
         preconditioner: P, if norms under P are wanted too.
+        keeps: False to keep only the norms at the end of a backward, `whole`, if `.grad` was zero before it.
     """
 
     def __init__(
@@ -58,8 +63,10 @@ class GradientHooks:
         budget: Budget,
         shield: AbstractContextManager[object, bool | None],
         preconditioner: Preconditioner | None = None,
+        *,
+        keeps: bool = True,
     ) -> None:
-        self._parameters = parameters
+        self._keeps, self._parameters = keeps, parameters
         self._budget, self._shield = budget, shield
         self._preconditioner = preconditioner
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -80,6 +87,11 @@ class GradientHooks:
     def active(self) -> bool:
         """True if hooks are in place."""
         return bool(self._hooks)
+
+    @property
+    def is_whole(self) -> bool:
+        """True if `.grad` is the gradient of one backward alone, whose norms are `whole`."""
+        return self.whole is not None and not (self.in_parts or self.stale)
 
     @property
     def has_read(self) -> bool:
@@ -137,8 +149,11 @@ class GradientHooks:
         if not self.has_read:
             held = self._parameters[place].grad
             self.stale = held is not None and not held.is_sparse and bool(held.count_nonzero())
-        # The tensor itself, not a view: torch then sees a second reference and copies it before `.grad` changes.
-        self._read[place] = gradient if read is None else read + gradient
+        if self._keeps or self.stale or gradient.is_sparse:
+            # The tensor itself, not a view: torch then sees a second reference and copies it before `.grad` changes.
+            self._read[place] = gradient if read is None else read + gradient
+        else:
+            self._read[place] = NOT_KEPT
         self.in_parts |= read is not None
         if self.whole_is_wanted and not self._ending:
             self._ending = True
@@ -149,7 +164,8 @@ class GradientHooks:
         self._ending = False
         with self._shield, self._budget.spending(READINGS), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-            self.whole = numbers_of(grads, self._preconditioner)
+            if self._keeps or not any(gradient.is_sparse for gradient in grads):
+                self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
 
 
 @contextmanager

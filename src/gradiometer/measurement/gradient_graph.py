@@ -60,7 +60,24 @@ class GradientGraph:
     @property
     def gradient(self) -> Float[Tensor, " params"]:
         """ĝ, flat."""
-        return flat(part.detach() for part in self._gradient)
+        return flat(self.gradients)
+
+    @property
+    def gradients(self) -> Gradients:
+        """ĝ, one tensor per trainable parameter, without a copy."""
+        return [part.detach() for part in self._gradient]
+
+    def product(self, vector: Sequence[Tensor]) -> Gradients:
+        """H v for one v, both with one tensor per trainable parameter: the product is the only new copy.
+
+        Raises:
+            Unsupported: The loss has no second derivative.
+            UserCodeFailed: The product is not finite.
+        """
+        with self._explained():
+            found = list(self._backward(vector))
+        self._check(found)
+        return found
 
     def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
         """H v for every row v.
@@ -69,20 +86,34 @@ class GradientGraph:
             Unsupported: The loss has no second derivative.
             UserCodeFailed: A product is not finite.
         """
+        if len(vectors) > 1 and self._batched:
+            with self._explained():
+                found = self._batched_products(vectors)
+            if found is not None:
+                self._check([found])
+                return found
+        rows = torch.empty_like(vectors)
+        for row, vector in zip(rows, vectors, strict=True):
+            product = self.product(unflat(vector, self._leaves))
+            for place, part in zip(row.split([leaf.numel() for leaf in self._leaves]), product, strict=True):
+                place.copy_(part.reshape(-1))
+        return rows
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            found = self._batched_products(vectors) if len(vectors) > 1 and self._batched else None
-            if found is None:
-                found = torch.stack([flat(self._backward(unflat(vector, self._leaves))) for vector in vectors])
+            yield
         except RuntimeError as error:
             if not WITHOUT_SECOND_DERIVATIVE.search(str(error)):
                 raise
             raise _no_second_derivative(str(error).splitlines()[0].rstrip(".")) from error
-        if not found.isfinite().all():
+
+    def _check(self, found: Sequence[Tensor]) -> None:
+        if not all(part.isfinite().all() for part in found):
             raise UserCodeFailed(
                 f"`loss` has a curvature that is not finite at these parameters (the loss is {self.loss:.4g}): "
                 "look for a square root, a norm or a logarithm at zero, or for parameters that have diverged."
             )
-        return found
 
     def _batched_products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"] | None:
         """All products in one backward; None, now and later, if an operation cannot be batched."""

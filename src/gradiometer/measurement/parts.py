@@ -42,14 +42,17 @@ class SpreadBuilder:
     def add_between(self, size: int, start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> None:
         """Add one part, whose gradient is start + weight·(end − start), a piece at a time: no copy of it is made."""
         norms, under = [], []
-        for piece in _pieces(start):
-            between = torch._foreach_lerp(list(start[piece]), list(end[piece]), weight)
+        (starts, ends, *others), owners = _cut(
+            start, end, *([] if self.preconditioner is None else [self.preconditioner])
+        )
+        for piece in _pieces(starts):
+            between = torch._foreach_lerp(starts[piece], ends[piece], weight)
             norms.append(squared_norms(between))
-            if self.preconditioner is not None:
-                under.append(preconditioned_norms(between, self.preconditioner[piece]))
-        self.add_norms(size, _joined(norms))
+            under += [preconditioned_norms(between, other[piece]) for other in others]
+            del between
+        self.add_norms(size, _by_owner(_joined(norms), owners, len(start)))
         if under:
-            self.preconditioned.append(_joined(under))
+            self.preconditioned.append(_by_owner(_joined(under), owners, len(start)))
 
     def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
         """Add one part by the squared norms of its gradient."""
@@ -79,7 +82,7 @@ class SpreadBuilder:
         return Spread(np.array(self.sizes), np.stack(parts), whole)
 
 
-AT_ONCE = 2**20
+AT_ONCE = 2**15
 """Numbers of a list of tensors that are changed at once: few enough to make no further copy of them all."""
 
 
@@ -150,6 +153,29 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[slice]:
             start, numbers = stop, 0
 
 
+def _cut(*lists: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[int] | None]:
+    """The same lists with long tensors cut into pieces, and the place of each piece's tensor; None if none is long."""
+    if all(tensor.numel() <= AT_ONCE for tensor in lists[0]):
+        return [list(each) for each in lists], None
+    cut: list[list[Tensor]] = [[] for _ in lists]
+    owners: list[int] = []
+    for place, tensors in enumerate(zip(*lists, strict=True)):
+        are_long = tensors[0].numel() > AT_ONCE and all(tensor.is_contiguous() for tensor in tensors)
+        for into, tensor in zip(cut, tensors, strict=True):
+            into.extend(tensor.view(-1).split(AT_ONCE) if are_long else [tensor])
+        owners += [place] * (len(cut[0]) - len(owners))
+    return cut, owners
+
+
+def _by_owner(
+    norms: Float[Tensor, "1 pieces"], owners: Sequence[int] | None, count: int
+) -> Float[Tensor, "1 parameters"]:
+    if owners is None:
+        return norms
+    places = torch.tensor([owners], device=norms.device)
+    return norms.new_zeros(1, count).scatter_add_(1, places, norms)
+
+
 def _joined(norms: Sequence[Float[Tensor, "1 some"]]) -> Float[Tensor, "1 parameters"]:
     return norms[0] if len(norms) == 1 else torch.cat([norm.to(norms[0].device) for norm in norms], dim=1)
 
@@ -168,6 +194,18 @@ def _preconditioned(gradient: Tensor, preconditioner: Tensor) -> Float[Tensor, "
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " parameters"]:
     """⟨·, ·⟩ of two lists of one tensor per parameter, summed in double precision; on a CPU only over long runs."""
     return _with_short_ones(lambda a, b: a.mul_(b), _inner_products, first, second)
+
+
+def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+    """The difference of two lists of one tensor per parameter. That of close numbers is exact."""
+    return list(torch._foreach_sub(list(first), list(second)))
+
+
+def squared_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """‖first − second‖², summed in double precision, a piece at a time, so that no copy is made."""
+    (first, second), _ = _cut(first, second)
+    sums = [squared_norms(difference(first[piece], second[piece])).sum() for piece in _pieces(first)]
+    return float(torch.stack([each.to(sums[0].device) for each in sums]).sum())
 
 
 def _inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " some"]:

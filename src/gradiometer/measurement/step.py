@@ -1,8 +1,7 @@
 """The training step between `backward` and `optimizer.step`, with derivatives that all gauges share."""
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,21 +11,13 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
-from gradiometer.measurement.gradient_graph import GradientGraph, flat, twice_differentiable
+from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
 from gradiometer.measurement.spread.apart import Apart
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Flat gradients of two disjoint halves of some examples, and the number of examples in each half."""
-
-    gradients: Float[Tensor, "2 params"]
-    sizes: tuple[int, int]
 
 
 class TrainingStep:
@@ -134,6 +125,11 @@ class TrainingStep:
         """P of the optimizer, one tensor per trainable parameter; None if it is not known yet, or was not given."""
         return self._preconditioner() if callable(self._preconditioner) else self._preconditioner
 
+    @staticmethod
+    def product_of(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+        """The inner product of two lists of one tensor per parameter, summed in double precision without a copy."""
+        return float((squared_norms(first) if first is second else inner_products(first, second)).sum())
+
     def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
         """The inner product of two lists of one tensor per parameter, by layer, summed in double precision."""
         products = squared_norms(first)[0] if first is second else inner_products(first, second)
@@ -172,25 +168,18 @@ class TrainingStep:
         """The number of examples in `acting`."""
         return batch_size(self.acting)
 
-    @cached_property
-    def acting_direction(self) -> Float[Tensor, " params"]:
-        """The gradient of `acting`, flat."""
-        return flat(self.acting_gradient)
-
-    @cached_property
-    def acting_halves(self) -> Halves:
-        """Gradients of two random halves of `acting`."""
+    def acting_halves(self) -> Iterator[tuple[Gradients, int]]:
+        """The gradients of two random halves of `acting`, and their sizes, one after the other; none is kept here."""
         return self._halves(self.acting, "acting halves", self._example_of(0))
 
-    @cached_property
-    def judging_halves(self) -> Halves:
-        """Gradients of two random halves of `judging`, before the step."""
-        return self._halves(self.judging, "judging halves", self._example_of(1))
+    def judging_halves(self, *, after: bool = False) -> Iterator[tuple[Gradients, int]]:
+        """The gradients of two random halves of `judging`, and their sizes, one after the other; none is kept here.
 
-    @cached_property
-    def judging_halves_after(self) -> Halves:
-        """Gradients of the same halves, with the same random numbers, after the plain step −ηĝ."""
-        return self._halves(self.judging, "judging halves", self._example_of(1), at=self._after)
+        Args:
+            after: True for the same halves, with the same random numbers, after the plain step −ηĝ.
+        """
+        at = self._after if after else None
+        return self._halves(self.judging, "judging halves", self._example_of(1), at=at)
 
     @cached_property
     def judging_loss_after(self) -> float:
@@ -216,18 +205,15 @@ class TrainingStep:
         purpose: str,
         example_of: Int[Tensor, " rows"] | None,
         at: Sequence[Tensor] | None = None,
-    ) -> Halves:
+    ) -> Iterator[tuple[Gradients, int]]:
         size = batch_size(batch)
         if not size >= 2:
             raise BadArgument(
                 f"`batch` leaves only {size} example to split in halves: use at least 4, or a `probe` of 2."
             )
-        parts = dealt(size, 2, self.generator(purpose), example_of)
-        gradients = [
-            flat(self.objective.gradient(take(batch, part), at=at, seed=self.derived_seed(f"{purpose} {place}")))
-            for place, part in enumerate(parts)
-        ]
-        return Halves(torch.stack(gradients), (len(parts[0]), len(parts[1])))
+        for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
+            seed = self.derived_seed(f"{purpose} {place}")
+            yield self.objective.gradient(take(batch, part), at=at, seed=seed), len(part)
 
     @cached_property
     def _random_parts(self) -> list[Tensor]:

@@ -79,7 +79,7 @@ class Capture:
         self._gradients = (
             ShardHooks(objective, budget, shield, preconditioner)
             if is_sharded(objective.model)
-            else GradientHooks(objective.parameters, budget, shield, preconditioner)
+            else GradientHooks(objective.parameters, budget, shield, preconditioner, keeps=self.shared)
         )
         self._builder = SpreadBuilder(objective.layer_of)
         apart = has_loss and not self.shared and not (batches.probe or batches.groups or preconditioner)
@@ -112,7 +112,7 @@ class Capture:
         self._accelerators = [device for device in self._objective.devices if device.type != "cpu"]
         self._gradients.start()
         self._shares.start()
-        self._gradients.whole_is_wanted = self.shared and self._accumulation == 1
+        self._gradients.whole_is_wanted = self._accumulation == 1
         if not self._shield.before_first_update:  # earlier, nothing shows if the model is compiled
             self._examples.start()
 
@@ -194,7 +194,7 @@ class Capture:
             return None
         gradient, made = self._gradient()
         if self._check is not None:
-            self._check(parts[0].batch, parts[0].loss, gradient if isinstance(gradient, list) else None)
+            self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
         if (probe := self._batches.probe) is not None:
@@ -210,18 +210,18 @@ class Capture:
             sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             spread=spread,
-            examples=self._of_examples(parts[0].batch, gradient),
+            examples=self._of_examples(parts[0].batch, made),
             preconditioner=self._preconditioner,
             motion=None if motion is None or made is None else partial(motion, made()),
             example_of=self._batches.example_of(batch),
             seed=self._seed,
         )
 
-    def _of_examples(self, batch: Batch, gradient: object) -> Callable[[], Spread | None] | None:
+    def _of_examples(self, batch: Batch, made: Callable[[], Norms] | None) -> Callable[[], Spread | None] | None:
         """A function that returns the spread of single examples, if `loss` is the loss that is trained."""
-        if not isinstance(gradient, list) or self._check is None or not self._check.same_loss:
+        if made is None or self._check is None or not self._check.same_loss:
             return None
-        return partial(self._examples.spread, batch, gradient, scale=self._scale, seed=self._seed)
+        return lambda: self._examples.spread(batch, made(), scale=self._scale, seed=self._seed)
 
     def _spread(self, proposal: int) -> Spread | None:
         """The spread over all micro-batches, if they have one size: only then is ĝ their plain mean."""
@@ -305,22 +305,22 @@ class Capture:
         scale, whole = self._scale, self._gradients.whole
         if isinstance(self._gradients, ShardHooks):
             return None, None
-        if self.shared and whole is not None:
+        if whole is not None and (self.shared or self._gradients.is_whole):
+            self._gradients.forget()
             squared = whole[0, : len(self._parameters)]
             return partial(self._as_made, squared, scale), lambda: squared / scale**2
-        in_parts, taken = self._gradients.in_parts, self._gradients.take()
+        if self._gradients.in_parts:
+            self._gradients.forget()
+            self._warn_once("several backwards went through `model` before one `step`: only `loss` is measured")
+            return None, None
+        taken = self._gradients.take()
         gradient = taken if scale == 1 else list(torch._foreach_div(taken, scale))
-        if self._gradients.stale and not in_parts:
+        if self._gradients.stale:
             self._warn_once(
                 "`.grad` was not zero before `backward`, so that training adds the gradients of all earlier steps: "
                 "call `optimizer.zero_grad()` before each update; the measurements describe the last batch alone"
             )
-        if in_parts:
-            self._warn_once(
-                "several backwards went through `model` before one `step`: only `loss` is measured, which is run for "
-                "both halves"
-            )
-        return None if in_parts else gradient, lambda: squared_norms(gradient)[0]
+        return gradient, lambda: squared_norms(gradient)[0]
 
     def _as_made(self, squared: Norms, scale: float) -> Gradients | None:
         """ĝ from `.grad`, which may be clipped or unscaled by now; None if it is not a multiple of what it was.
@@ -333,7 +333,7 @@ class Capture:
         factor = multiple(squared, taken)
         if factor is None or not math.isfinite(factor):
             return None
-        return taken if factor * scale == 1 else list(torch._foreach_div(taken, factor * scale))
+        return taken if math.isclose(factor * scale, 1) else list(torch._foreach_div(taken, factor * scale))
 
     def mean_loss(self, called: Tensor) -> Tensor:
         """The mean loss, from the scaled and divided one that `backward` was called on. It stays on its device."""

@@ -72,13 +72,18 @@ class ExampleNorms:
         self._hooks.stop()
 
     def spread(
-        self, batch: Batch, gradient: Sequence[Tensor | None], *, scale: float = 1.0, seed: int = 0
+        self,
+        batch: Batch,
+        gradient: Sequence[Tensor | None] | Float[Tensor, " parameters"],
+        *,
+        scale: float = 1.0,
+        seed: int = 0,
     ) -> Spread | None:
         """The spread of the examples of the backward since `start`; None if it is not known. Stops reading.
 
         Args:
             batch: The examples of that backward.
-            gradient: ĝ, one tensor per trainable parameter, as it is in `.grad`.
+            gradient: ĝ, one tensor per trainable parameter, as it is in `.grad`, or the squared norm of every one.
             scale: The factor by which the loss was multiplied, by a gradient scaler.
             seed: Seed of the random numbers that checks draw.
         """
@@ -99,8 +104,11 @@ class ExampleNorms:
         if not self.possible:
             return None
         builder = SpreadBuilder(self._objective.layer_of, [1] * size, [norms])
-        known = [each for each in gradient if each is not None]  # all of them: every layer was used
-        return builder.finish_from(squared_norms(known).to(norms.device))
+        if isinstance(gradient, Tensor):
+            squared = gradient.unsqueeze(0)
+        else:
+            squared = squared_norms([each for each in gradient if each is not None])  # all: every layer was used
+        return builder.finish_from(squared.to(norms.device))
 
 
 def _is_compiled() -> bool:

@@ -39,6 +39,7 @@ class ExampleHooks:
         self._layers = _layers_of(model, parameters)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._answers = self._rules = self._forwards = 0
+        self._entered: dict[int, Tensor] = {}
         self._norms: list[Tensor | None] = []
         self.worth = True
         """False if the last reading took more operations than the gradient of half the batch, by count: the answer is
@@ -80,6 +81,7 @@ class ExampleHooks:
 
     def _forget(self) -> None:
         self._calls = self._answers = self._rules = self._forwards = 0
+        self._entered = {}
         self._norms = [None] * self._count
 
     def _enter(self, rule: Rule, place: Place, layer: nn.Module, entered: tuple[Any, ...], output: Any) -> None:
@@ -90,11 +92,14 @@ class ExampleHooks:
             return
         self._calls += 1
         if len(entered) == 1 and isinstance(entered[0], Tensor):
-            output.register_hook(partial(self._leave, rule, place, layer, entered[0].detach()))
+            self._entered[self._calls] = entered[0].detach()
+            output.register_hook(partial(self._leave, rule, place, layer, self._calls))
 
-    def _leave(self, rule: Rule, place: Place, layer: nn.Module, entered: Tensor, error: Tensor) -> None:
-        """Called in the backward with the gradient at the output of a layer."""
-        if not self._handles or len(entered) != len(error) or entered.dim() < 1 + entered.is_floating_point():
+    def _leave(self, rule: Rule, place: Place, layer: nn.Module, call: int, error: Tensor) -> None:
+        """Called in the backward with the gradient at the output of a layer. The loss keeps this hook, so that the
+        input must not be a part of it."""
+        entered = self._entered.pop(call, None)
+        if entered is None or len(entered) != len(error) or entered.dim() < 1 + entered.is_floating_point():
             return
         self._answers += 1
         extra, forward = operations(layer, entered, error)

@@ -52,13 +52,15 @@ class LossCheck:
         self.same_loss = True
         """False if training's gradient is not the gradient of the given loss."""
 
-    def __call__(self, batch: Batch, loss: Tensor | float, made: Gradients | None) -> None:
+    def __call__(
+        self, batch: Batch, loss: Tensor | float, made: Gradients | Callable[[], Gradients | None] | None
+    ) -> None:
         """Compare, if it is time to.
 
         Args:
             batch: The examples of the first backward.
             loss: Training's loss on them.
-            made: Training's gradient, if there was one backward on one process.
+            made: Training's gradient, or a function that returns it, if there was one backward on one process.
 
         Raises:
             BadArgument: The loss given to `step` was divided for accumulation.
@@ -71,7 +73,7 @@ class LossCheck:
             return
         if self._objective.traits(batch, seed=self._seed).random:
             self._compare_random(batch, trained, first=first)
-        elif first and made is not None:
+        elif first and (made := made() if callable(made) else made) is not None:
             value, own = self._objective.loss_and_gradient(batch, seed=self._seed)
             if self._is_same(trained, value, first=first):
                 self._compare_gradients(own, made)
