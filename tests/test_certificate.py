@@ -31,6 +31,16 @@ from gradiometer.train import train
 FRESH = Sampling(Draw.FRESH)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_gradient_that_is_not_finite_has_diverged(exact: bool) -> None:
+    problem = load("digits")
+    objective = Objective(problem.model(), problem.loss)
+    with torch.no_grad():
+        objective.model.head.weight[0, 0] = math.inf
+    with pytest.raises(Diverged, match="is not finite"):
+        gradient_squared(objective, problem.train, exact=exact)
+
+
 @pytest.mark.parametrize("signal", [0.0, 0.3, 3.0])
 @pytest.mark.parametrize("directions", [1, 20])
 def test_the_interval_of_the_squared_norm_covers_at_its_level(signal: float, directions: int) -> None:

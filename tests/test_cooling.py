@@ -148,6 +148,17 @@ def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
     np.testing.assert_allclose(probe.gradient(point)[0].numpy(), exact.gradient(point[0].numpy()), rtol=1e-10)
 
 
+def test_a_short_early_fall_is_not_part_of_a_plateau() -> None:
+    """The slope over all steps has an interval that contains zero, since the fall takes a hundredth of them."""
+    noise = np.random.default_rng(0).standard_normal(4000)
+    steps = np.arange(4000)
+    losses = 2 + np.where(steps < 40, (40 - steps) / 4, 0.0) + 0.0002 * steps + 0.5 * noise
+    found = plateau_since(steps, losses - 0.0002 * steps)
+    assert found is not None and found.since >= 40
+    risen = plateau_since(steps, losses)
+    assert risen is None or risen.since >= 40
+
+
 def test_a_plateau_is_found_since_its_start_and_not_in_a_slope() -> None:
     noise = np.random.default_rng(0).standard_normal(8000)
     steps = np.arange(8000)

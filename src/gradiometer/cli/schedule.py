@@ -1,5 +1,6 @@
 """`gradiometer schedule`: learning rates by the convergence theorem, and over a finite run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     from gradiometer.convergence.theorem.theorem import Verdict
 
 DRAWN = 1000
-"""Steps drawn without --steps."""
+"""Steps drawn without --steps, and the length of a named schedule."""
+NAMES, RATE = ("constant", "cosine", "linear"), 0.1
+"""Schedules with a name, as in `gradiometer train`, and their first rate, which is its default."""
 
 EXAMPLE = """\
 Example: gradiometer schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --steps 1000
@@ -29,18 +32,22 @@ def schedule(
 ) -> None:
     """Check learning rates against the convergence theorem.
 
-    EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a named shape such as 'Cosine(0.1, steps=1000)'.
+    EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a shape such as 'Cosine(0.1, steps=1000)', counted
+    from step 0, that is t - 1. constant, cosine and linear are those of `gradiometer train`: they start at 0.1, and
+    the last two end at zero after --steps steps (1,000 by default).
     The theorem needs a rate that goes to zero, with an infinite sum and a finite sum of squares. A condition that
     cannot be decided for a formula is reported as undecided.
     """
     from gradiometer.cli.outcome import printed_json
-    from gradiometer.convergence.theorem.theorem import read, theorem
+    from gradiometer.convergence.theorem.theorem import theorem
     from gradiometer.errors import BadArgument
 
     if tuned is not None and steps is None:
         raise BadArgument("`--tuned` needs the length of the run. Add --steps.")
-    verdicts = [theorem(expression) for expression in expressions]
-    shapes = [read(expression) for expression in expressions]
+    shapes = [_shape(expression, steps or DRAWN) for expression in expressions]
+    verdicts = [
+        replace(theorem(shape), expression=expression) for expression, shape in zip(expressions, shapes, strict=True)
+    ]
     runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
@@ -53,6 +60,15 @@ def schedule(
     else:
         _print(verdicts, runs)
         _save_chart(expressions, shapes, steps, png)
+
+
+def _shape(expression: str, steps: int) -> "Schedule":
+    """The schedule of a name, over a run of this length, or of a formula or shape."""
+    from gradiometer.convergence.schedules.named import named
+    from gradiometer.convergence.theorem.theorem import read
+
+    found = named(expression.strip().lower(), RATE, steps) if expression.strip().lower() in NAMES else None
+    return read(expression) if found is None else found
 
 
 def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[Horizon, float | None]]":

@@ -13,7 +13,7 @@ from gradiometer.convergence.certificate.certificate import TOLERANCE, Certifica
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
 from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
@@ -146,10 +146,13 @@ def gradient_squared(
         raise BadArgument(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
+        # NaN differs from itself, so a diverged model looks like one with random numbers or coupled examples.
+        _check_finite(flat(objective.gradient(train.batch(torch.arange(batch_size)), at=at, seed=seed)))
         raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, but {why}: leave it out.")
     decay = weight_decay * flat(objective.parameters if at is None else at).detach().double()
     if exact or (not why and batches * batch_size >= len(train)):
         gradient = decay + _full_gradient(objective, train, seed, at)
+        _check_finite(gradient)
         return Estimate.exact(float(gradient @ gradient), unit=UNIT), len(train)
     generator = torch.Generator().manual_seed(seed)
     if why:
@@ -162,6 +165,11 @@ def gradient_squared(
     rows += decay.to(rows)
     squared = squared_norm(_gram(rows), each * batch_size, sampling, level)
     return squared, len(rows) * each * batch_size
+
+
+def _check_finite(gradient: Float[Tensor, " params"]) -> None:
+    if not bool(torch.isfinite(gradient).all()):
+        raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
 
 
 def _without_full_pass(objective: Objective, train: TrainingSet, batch_size: int, seed: int) -> str:

@@ -24,7 +24,7 @@ from gradiometer.errors import BadArgument
 LONGEST = 1000
 """Characters in the longest formula accepted."""
 DEEPEST = 60
-FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "int", "abs", "min", "max")
+FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "ceil", "int", "abs", "min", "max")
 OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -253,7 +253,9 @@ NUMBERS = Dialect(
     compared=lambda one, holds, two: int(holds(one, two)),
     chosen=lambda test, one, two: one() if test else two(),
     functions={
-        **{name: getattr(math, name) for name in ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor")},
+        **{
+            name: getattr(math, name) for name in ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "ceil")
+        },
         "int": int,
         "abs": abs,
         "min": min,
@@ -276,6 +278,7 @@ ASYMPTOTICS = Dialect(
         "sin": asymptotics.sin,
         "cos": asymptotics.cos,
         "floor": asymptotics.floor,
+        "ceil": lambda value: -asymptotics.floor(-value),
         "int": _truncated,
         "abs": abs,
         "min": lambda *values: functools.reduce(asymptotics.smaller, values),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
 
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.errors import BadArgument
@@ -30,6 +31,10 @@ DRIFT = 0.25
 
 FEWEST_STEPS = 256
 """Shortest stretch of a run that is tested for a slope."""
+
+FEWEST_AT_THE_START = 16
+APART = 0.9995
+"""Level at which the mean of a first part must lie outside of what the later ones predict, on each side."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,9 @@ def plateau_since(
 ) -> Plateau | None:
     """The longest stretch up to now whose slope has an interval that contains zero.
 
-    Tries all steps, then the last 1/√2 of them, the last half, and so on down to 256 steps. None if all of these have
-    a slope. An interval that contains zero is no proof of a flat loss: its ends say how steep the loss may be.
+    Tries all steps, then the last 1/√2 of them, the last half, and so on down to 256 steps. A stretch that begins with
+    a fall or a rise is left out too: a short steep one hardly changes the slope, and makes its interval wide. None if
+    all have a slope. An interval that contains zero is no proof of a flat loss: its ends say how steep it may be.
 
     Args:
         steps: Consecutive steps at one learning rate.
@@ -76,10 +82,27 @@ def plateau_since(
         size = abs(float(newest.mean())) or 1.0
         # `slope` is per thousand steps
         found = transformed(slope(steps[-length:], newest / size, level), lambda in_thousand: in_thousand / 1000)
-        if found.low <= 0 <= found.high:
+        if found.low <= 0 <= found.high and not _starts_apart(newest / size):
             return Plateau(int(steps[-length]), found, float(newest.mean()))
         length = int(length / math.sqrt(2))
     return None
+
+
+def _starts_apart(losses: Float[np.ndarray, " steps"]) -> bool:
+    """True if a first part, from an eighth of the losses to 16 of them, has another mean than later parts.
+
+    The later parts show how much such a mean varies, whatever the correlation of the losses.
+    """
+    length = len(losses) // 8
+    while length >= FEWEST_AT_THE_START:
+        count = len(losses) // length
+        means = losses[: count * length].reshape(count, length).mean(axis=1)
+        later = means[1:]
+        margin = float(stdtrit(len(later) - 1, APART) * later.std(ddof=1)) * math.sqrt(1 + 1 / len(later))
+        if abs(means[0] - later.mean()) > margin:
+            return True
+        length //= 2
+    return False
 
 
 def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9) -> Estimate:

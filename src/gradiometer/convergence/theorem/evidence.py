@@ -7,6 +7,7 @@ thousand terms, and its decay in k, and in log k, is measured.
 Source: Cauchy's condensation test; Hardy (1910), Orders of Infinity.
 """
 
+import itertools
 import math
 import random
 import signal
@@ -28,6 +29,8 @@ SECONDS = 0.5
 FLOOR = 5e-324
 BUSY = 4
 """A limit of time may take this many times as long on a busy machine."""
+SMALLEST = -1022.0
+"""log₂ of the smallest double with all its digits. Below it values are rounded, and then zero."""
 
 Function = Callable[[int], float]
 Result = TypeVar("Result")
@@ -58,21 +61,27 @@ def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
     """Evaluate a function of t = 1, 2, … at steps up to 2^1000 and judge how its dyadic blocks decay."""
     blocks: list[tuple[float, float, float]] = []
     negative: int | None = None
+    underflown = False
     generator = random.Random(0)
     spent = time.thread_time()
 
     def evaluate() -> None:
-        nonlocal negative
+        nonlocal negative, underflown
         for k in range(1, LARGEST_BLOCK):
             values = _evaluated(function, k, generator)
             if values is None or time.thread_time() - spent > seconds:
                 break
             negative = negative or next((t for t, value in values if value < 0), None)
-            blocks.append(_summary([abs(value) for _, value in values]))
+            block = _summary([abs(value) for _, value in values])
+            if block[2] < SMALLEST and _underflows([largest for *_, largest in blocks]):
+                underflown = True
+                break
+            blocks.append(block)
 
     within(seconds, evaluate)
     if len(blocks) < FEWEST_BLOCKS:
-        return Evidence(None, None, None, len(blocks), negative)
+        steep = True if underflown and _falls_steeply([largest for *_, largest in blocks]) else None
+        return Evidence(steep, None if steep is None else False, steep, len(blocks), negative)
     means, squares, largest = zip(*blocks, strict=True)
     converges = _sum_converges([k + 1 + mean for k, mean in enumerate(means)])
     squares_converge = _sum_converges([k + 1 + square for k, square in enumerate(squares)])
@@ -143,6 +152,23 @@ def _summary(values: list[float]) -> tuple[float, float, float]:
     mean = largest + math.log2(sum(2 ** (value - largest) for value in logs) / len(logs))
     square = 2 * largest + math.log2(sum(4 ** (value - largest) for value in logs) / len(logs))
     return mean, square, largest
+
+
+def _underflows(largest: Sequence[float]) -> bool:
+    """True if the next block is too small for doubles because the blocks fall at a steady rate, as a power of t does.
+
+    If they fall faster and faster, as an exponential does, or stop being positive at once, zero is as good a value.
+    """
+    if len(largest) < 3 or largest[-1] == -math.inf:
+        return False
+    newest, before = largest[-1] - largest[-2], largest[-2] - largest[-3]
+    return largest[-1] + 2 * newest < SMALLEST and newest > 1.5 * before - 1
+
+
+def _falls_steeply(largest: Sequence[float]) -> bool:
+    """True if the blocks fall by a factor of more than 4 each, so that even Σ_k 2^k η(2^k) converges."""
+    falls = [after - before for before, after in itertools.pairwise(largest[len(largest) // 2 :])]
+    return len(falls) >= 2 and max(falls) < -2
 
 
 def _vanishes(largest: Sequence[float]) -> bool | None:

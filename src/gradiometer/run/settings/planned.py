@@ -1,8 +1,7 @@
 """The learning-rate schedule of a configuration, for a run of a given length."""
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.named import named
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Constant, Cosine, Linear
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.run.configuration import Configuration
 
@@ -22,15 +21,5 @@ def check_rates(schedule: Schedule, steps: int) -> None:
 
 def planned(configuration: Configuration, steps: int) -> Schedule:
     """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""
-    initial = configuration.learning_rate
-    match configuration.schedule:
-        case "constant":
-            return Constant(initial)
-        case "cosine":
-            return Cosine(initial, steps=steps)
-        case "linear":
-            return Linear(initial, steps=steps)
-        case "cycles":
-            return SnapshotCycle(initial, steps, configuration.snapshots)
-        case formula:
-            return read(formula)
+    found = named(configuration.schedule, configuration.learning_rate, steps, configuration.snapshots)
+    return read(configuration.schedule) if found is None else found

@@ -1,0 +1,22 @@
+"""Schedules with a name of their own: those that `gradiometer train` and `gradiometer schedule` know."""
+
+from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import Constant, Cosine, Linear
+
+
+def named(name: str, initial: float, steps: int, snapshots: int = 0) -> Schedule | None:
+    """The schedule of this name over a run of this length; None if the name is not known.
+
+    Cosine and linear end at zero with the run; cycles do so in each of their `snapshots` cycles.
+    """
+    match name:
+        case "constant":
+            return Constant(initial)
+        case "cosine":
+            return Cosine(initial, steps=steps)
+        case "linear":
+            return Linear(initial, steps=steps)
+        case "cycles":
+            return SnapshotCycle(initial, steps, snapshots)
+    return None

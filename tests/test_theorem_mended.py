@@ -1,0 +1,66 @@
+"""Decisions about schedules between steps, about ceil, and leanings where doubles underflow."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from gradiometer import theorem
+from gradiometer.cli.schedule import schedule as command
+from gradiometer.convergence.schedules import Constant, Cosine, Formula, Linear, Schedule, Triangular
+from gradiometer.convergence.theorem import evidence
+
+
+@pytest.mark.parametrize(
+    ("schedule", "answers"),
+    [
+        (Triangular(0.0, 1.0, up=1).repeated(1, lengthen=2), (False, True, False)),  # zero at its whole steps only
+        (Triangular(0.0, 1.0, up=1).repeated(1, lengthen=2, shrink=0.5), (True, True, True)),
+        (Cosine(0.1, steps=10).repeated(10, lengthen=2, shrink=0.25), (True, False, True)),
+        (Constant(0.1).repeated(3, lengthen=1.5), (False, True, False)),
+        (Formula("1/t").repeated(100, lengthen=2, shrink=0.5), (True, True, True)),
+    ],
+)
+def test_cycles_that_lengthen_are_judged_between_whole_steps(
+    schedule: Schedule, answers: tuple[bool, bool, bool]
+) -> None:
+    verdict = theorem(schedule)
+    assert (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges) == answers
+
+
+def test_cycles_with_a_pole_between_steps_are_undecided() -> None:
+    verdict = theorem(Formula("1/abs(t-3.3)").repeated(10, lengthen=2, shrink=0.5))
+    assert verdict.limit_zero is verdict.sum_diverges is verdict.theorem is None
+
+
+def test_cycles_that_are_zero_between_steps_are_not_called_positive() -> None:
+    """The rate is 1 at whole places only, and nearly no step of a long cycle is at one."""
+    verdict = theorem(Formula("1.0*(t == floor(t))").repeated(4, lengthen=1.5))
+    assert verdict.sum_diverges is not False and verdict.theorem is not True
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"), [("1/ceil(t/10)", True), ("1/ceil(sqrt(t))", False), ("0.1*0.5**ceil(t/30)", False)]
+)
+def test_ceil_is_decided(text: str, holds: bool) -> None:
+    assert theorem(text).theorem is holds
+    assert Formula("ceil(t/10)")(0) == Formula("ceil(t/10)")(9) == 1 and Formula("ceil(t/10)")(10) == 2
+
+
+def test_evidence_does_not_take_underflow_for_zero() -> None:
+    small = evidence(lambda t: 1e-300 / t)
+    assert small.sum_diverges is not False and small.limit_zero is True
+    slow = evidence(lambda t: 1e-250 / t**0.5)
+    assert slow.sum_diverges is True and slow.sum_of_squares_converges is False
+    assert evidence(lambda t: float(t) ** -100).sum_diverges is False
+    assert evidence(lambda t: 0.99**t).sum_diverges is False
+
+
+def test_the_command_knows_the_names_of_train() -> None:
+    result = CliRunner().invoke(command, ["cosine", "linear", "constant", "--steps", "50", "--json"])
+    entries = json.loads(result.output)["schedules"]
+    assert [entry["expression"] for entry in entries] == ["cosine", "linear", "constant"]
+    assert [entry["sum_diverges"] for entry in entries] == [False, False, True]
+    assert [entry["limit_zero"] for entry in entries] == [True, True, False]
+    plain = CliRunner().invoke(command, [repr(Linear(0.1, steps=50)), "--steps", "50", "--json"])
+    assert json.loads(plain.output)["schedules"][0]["horizon"] == entries[1]["horizon"]
