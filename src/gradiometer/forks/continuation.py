@@ -186,8 +186,9 @@ class Continuation:
         for piece, size in zip(pieces, sizes, strict=True):
             with user_code("loss"):
                 loss = with_graph(checked_loss(self._loss(self.model, piece), piece).mean())
-            # A division where sizes are equal, since that is what training loops write; it has other bits.
-            loss = loss / len(pieces) if size * len(pieces) == total else loss * (size / total)
+            if len(pieces) > 1:
+                # A division where sizes are equal, since that is what training loops write; it has other bits.
+                loss = loss / len(pieces) if size * len(pieces) == total else loss * (size / total)
             with user_code("loss", "in backward"):
                 (loss if self._scaler is None else self._scaler.scale(loss)).backward()
             losses.append(loss.detach())
@@ -206,7 +207,7 @@ class Continuation:
     def _advance_schedulers(self) -> None:
         """Step the schedulers as often as training would have by now."""
         due = math.floor(self.stream.original / self._epoch)
-        if due == self._scheduled:
+        if due == self._scheduled or not self._schedulers:
             return
         with warnings.catch_warnings():  # a scheduler warns if its own optimizer makes no step, as with another one
             warnings.simplefilter("ignore")
