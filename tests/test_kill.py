@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.run import Run, RunFolder, load_latest
+from gradiometer.problems import load
+from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.storage.journal import being_written
+from gradiometer.train import resume, train
 
 KILLS = 25
 SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]
@@ -51,3 +53,14 @@ def test_a_run_killed_at_25_random_moments_ends_with_the_same_bits(tmp_path: Pat
     ends = [load_latest(RunFolder.open(run.path))[0].tensors for run in (whole, resumed)]
     assert set(ends[0]) == set(ends[1])
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
+
+
+def test_a_run_killed_before_its_last_event_is_examined_once(tmp_path: Path) -> None:
+    run = train(load("digits", model="mlp"), Configuration(epochs=3, every=5), tmp_path)
+    path = run.folder.events_path
+    *kept, last = path.read_text().splitlines(keepends=True)
+    assert '"finished"' in last
+    path.write_text("".join(kept))
+    resumed = resume(run.path)
+    names = [event["event"] for event in resumed.events]
+    assert names.count("endpoint") == 1 and resumed.status == "finished"

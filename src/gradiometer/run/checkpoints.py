@@ -229,8 +229,11 @@ def _prune(folder: RunFolder, step: int, keep: int, lasting: Collection[int]) ->
 
 
 def _candidates(folder: RunFolder) -> list[tuple[int, Path]]:
-    found = {int(name[1]): path for path, name in _matching(folder, _HIDDEN) if name[2] == "replaced"}
-    found |= {int(name[1]): path for path, name in _matching(folder, _VISIBLE)}
+    try:
+        found = {int(name[1]): path for path, name in _matching(folder, _HIDDEN) if name[2] == "replaced"}
+        found |= {int(name[1]): path for path, name in _matching(folder, _VISIBLE)}
+    except OSError as error:
+        raise RunDamaged(f"`{folder.checkpoints_path}` cannot be read: {reason_of(error)}.") from error
     return sorted(found.items(), reverse=True)
 
 
@@ -285,5 +288,8 @@ def _put_aside(path: Path) -> None:
 
 
 def _safe(folder: RunFolder) -> str:
-    steps = checkpoint_steps(folder)
+    try:
+        steps = checkpoint_steps(folder)
+    except RunDamaged:
+        return "and the earlier checkpoints cannot be listed"
     return f"the checkpoint of step {steps[0]} is safe" if steps else "and there is no earlier checkpoint"

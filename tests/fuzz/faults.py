@@ -1,0 +1,42 @@
+"""A shim under the file operations of a block: the n-th call fails, as a full disk or a failing one would make it."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+CALLS = ("open", "write", "fsync", "rename", "replace", "mkdir", "listdir", "scandir", "unlink", "rmdir")
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.EROFS)
+
+
+class Shim:
+    """Counts the calls, and fails one of them.
+
+    Attributes:
+        calls: Names of the calls made, in order.
+    """
+
+    def __init__(self, fails_at: int | None, number: int) -> None:
+        self.calls: list[str] = []
+        self._fails_at, self._number = fails_at, number
+
+    def wrapped(self, name: str, really: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            self.calls.append(name)
+            if len(self.calls) - 1 == self._fails_at:
+                raise OSError(self._number, os.strerror(self._number), *(str(each) for each in given[:1]))
+            return really(*given, **named)
+
+        return call
+
+
+@contextmanager
+def failing(fails_at: int | None, number: int = errno.EIO) -> Iterator[Shim]:
+    """The file operations of the block go through a shim."""
+    shim = Shim(fails_at, number)
+    with ExitStack() as stack:
+        for name in CALLS:
+            stack.enter_context(patch.object(os, name, shim.wrapped(name, getattr(os, name))))
+        yield shim
