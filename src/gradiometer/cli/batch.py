@@ -21,7 +21,7 @@ Of = Literal["now", "run"]
 
 LEFT_OUT = (
     *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_endpoint", "every"),
-    *("checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
+    *("steps", "name", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
 )
 
 
@@ -35,9 +35,29 @@ LEFT_OUT = (
               help="Measure the time of a step at every batch size on this machine.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
               help="About how long to measure step times.")  # fmt: skip
+@click.option("--branch", is_flag=True,
+              help="Measure the critical batch: train branches of a run with three batch sizes, each at its own best "
+              "rate. Costs about 18 times what is left of the run from --at on.")  # fmt: skip
+@click.option("--at", type=int, default=None, metavar="STEP",
+              help="With --branch: the step to branch from. Default: the middle of a finished run, else the newest "
+              "checkpoint.")  # fmt: skip
+@click.option("--pool", default="here", show_default=True, metavar="WHERE",
+              help="With --branch: where branches are trained: here, processes, processes:4, ray or "
+              "ray:ADDRESS.")  # fmt: skip
 @configuration_options(*LEFT_OUT)
 @json_option
-def batch(target: str, steps: int, of: Of, measure_time: bool, seconds: float, as_json: bool, **flags: Any) -> None:
+def batch(
+    target: str,
+    steps: int,
+    of: Of,
+    measure_time: bool,
+    seconds: float,
+    branch: bool,
+    at: int | None,
+    pool: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
 
     RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
@@ -49,6 +69,11 @@ def batch(target: str, steps: int, of: Of, measure_time: bool, seconds: float, a
     from gradiometer.errors import BadArgument
     from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
 
+    if branch:
+        if not is_run(target):
+            raise BadArgument(f"`--branch` needs a run, and {target!r} is none: train one first.")
+        _branch(Path(target), at, pool, as_json)
+        return
     budget = seconds if measure_time else None
     if is_run(target):
         level = flags.pop("level")
@@ -64,6 +89,21 @@ def batch(target: str, steps: int, of: Of, measure_time: bool, seconds: float, a
         print_json(found.to_dict())
     else:
         _print(found)
+
+
+def _branch(path: Path, at: int | None, pool: str, as_json: bool) -> None:
+    """Measure the critical batch of a run by branching, and print it."""
+    from gradiometer.cli.branches import following
+    from gradiometer.cli.outcome import filled, print_json
+    from gradiometer.run.reader import Run
+    from gradiometer.train.forking.run_critical import critical_batch_of
+
+    with following(quiet=as_json) as shown:
+        found = critical_batch_of(Run.open(path), at=at, pool=pool, progress=shown.count)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo("\n".join(filled(sentence) for sentence in found.sentences))
 
 
 def _print(found: "BatchComparison") -> None:

@@ -26,6 +26,7 @@ class Following:
     def __init__(self, console: Console | None) -> None:
         self.console = console
         self.shown_at = time.monotonic()
+        self.counted = 0
         self._bar: Progress | None = None
 
     def begin(self, plan: "Plan") -> None:
@@ -51,6 +52,13 @@ class Following:
         elif self.console is not None and (time.monotonic() - self.shown_at >= LINE_SECONDS or done == total):
             self.shown_at = time.monotonic()
             self.console.print(f"{done} of {total} branches", highlight=False)
+
+    def count(self, result: "BranchResult") -> None:
+        """A branch is finished, and the number of all branches is not known."""
+        self.counted += 1
+        if self.console is not None and time.monotonic() - self.shown_at >= LINE_SECONDS:
+            self.shown_at = time.monotonic()
+            self.console.print(f"{self.counted} branches, now {result.alternative}", highlight=False)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -1,5 +1,6 @@
 from .cooling import Cooling as Cooling
 from .cooling import TrainProbe as TrainProbe
+from .forking.run_critical import critical_batch_of as critical_batch_of
 from .forking.run_fork import RunFork as RunFork
 from .forking.run_fork import fork_run as fork_run
 from .loop import Watcher as Watcher

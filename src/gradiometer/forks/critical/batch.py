@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtrit
@@ -14,7 +14,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks.branch import BranchResult, Tail, check_tail
 from gradiometer.forks.critical.cells import Cell, Grow, grown_cells
 from gradiometer.forks.critical.fit import BatchFit, batch_fit
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty import ratio_of_estimates
 
 FEWEST_UPDATES = 12
@@ -68,6 +68,41 @@ class CriticalBatch:
         if ratio is None or (ratio.low < 1 / HELD <= ratio.high) or (ratio.low <= HELD < ratio.high):
             return "open"
         return "held" if ratio.low >= 1 / HELD and ratio.high <= HELD else "did not hold"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The result in sentences."""
+        rates = ", ".join(f"B = {size:,}: {significant(rate, 2)}x" for size, rate in self.best_rates.items())
+        found = [
+            f"Critical batch, measured by {len(self.results):,} branches: {self.estimate}. It needs twice the examples "
+            "of a tiny batch, each at its own best rate.",
+            f"At most {self.tolerance:.0%} more examples: batches up to {self.largest}.",
+            f"Best rate relative to that of the run, in the longest branches: {rates}.",
+        ]
+        if self.forecast is not None:
+            found.append(f"The noise scale, {self.forecast}, is a forecast of it: {self._judgement}.")
+        return tuple(found)
+
+    @property
+    def _judgement(self) -> str:
+        if self.held == "open" or self.ratio is None:
+            return "whether it is within a factor of 2 is open"
+        verb = "within" if self.held == "held" else "not within"
+        return f"{verb} a factor of 2 (forecast over measured {self.ratio})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types, without the single branches."""
+        ratio = self.ratio
+        return {
+            "critical_batch": self.estimate.to_dict(),
+            "tolerance": self.tolerance,
+            "largest": self.largest.to_dict(),
+            "forecast": None if self.forecast is None else self.forecast.to_dict(),
+            "ratio": None if ratio is None else ratio.to_dict(),
+            "held": self.held,
+            "best_rates": {str(size): rate for size, rate in self.best_rates.items()},
+            "branches": len(self.results),
+        }
 
     @property
     def best_rates(self) -> dict[int, float]:

@@ -135,6 +135,32 @@ def check_fits(source: Source, alternatives: Sequence[Alternative]) -> None:
         alternative.change(source.continuation(0))
 
 
+def grown_in(
+    pool: Pool, source: Source, branches: Sequence[Branch], *, ledger: Ledger | None = None, threads: int = 1
+) -> Iterator[BranchResult]:
+    """Train branches in a pool; their results as they finish.
+
+    Args:
+        pool: Where the branches are trained.
+        source: The state.
+        branches: The branches.
+        ledger: Where finished branches are kept; those that are in it are not trained again.
+        threads: Threads of torch in every branch.
+
+    Raises:
+        GradiometerError: A branch failed; the others are finished and in the ledger.
+    """
+    jobs = [Job(branch.name, grown, (branch,), cpus=float(threads)) for branch in branches]
+    failed = []
+    for outcome in pool.run(jobs, shared=source, ledger=ledger):
+        if outcome.error is not None:
+            failed.append(outcome)
+        else:
+            yield outcome.result
+    for outcome in failed:
+        outcome.value()
+
+
 def grow(
     source: Source,
     plan: Plan,
@@ -164,18 +190,11 @@ def grow(
 
     def train(branches: Sequence[Branch]) -> Iterator[BranchResult]:
         nonlocal done
-        jobs = [Job(branch.name, grown, (branch,), cpus=float(threads)) for branch in branches]
-        failed = []
-        for outcome in pool.run(jobs, shared=source, ledger=ledger):
-            if outcome.error is not None:
-                failed.append(outcome)
-                continue
+        for result in grown_in(pool, source, branches, ledger=ledger, threads=threads):
             done += 1
             if progress is not None:
-                progress(outcome.result, done, max(total, done))
-            yield outcome.result
-        for outcome in failed:
-            outcome.value()
+                progress(result, done, max(total, done))
+            yield result
 
     if not plan.rungs:
         return tuple(train(plan.branches)), ()
