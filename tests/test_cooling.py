@@ -10,13 +10,16 @@ import torch
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
+from gradiometer.forks import Branch, GoOn, grown
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.train import Cooling, TrainProbe, train
 from gradiometer.train import loop as loops
+from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring import recorded
+from gradiometer.train.restoring.replay import state_at
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]
@@ -235,3 +238,14 @@ def test_the_gain_of_averaging_is_mean_loss_less_loss_of_the_mean() -> None:
 
 def test_a_cut_is_to_a_tenth() -> None:
     assert CUT == 0.1
+
+
+def test_a_branch_of_a_fork_keeps_the_cuts_that_the_run_has_made(cooled: Run, monkeypatch) -> None:
+    problem, start = quadratic(), events(cooled, "cut")[0]["step"] + 3
+    ended = state_at(cooled, start + 15, "fork", problem)
+    source = RunSource(cooled.configuration, state_at(cooled, start, "fork", problem), problem=problem, own_until=800)
+    assert source.state.values["cooling"]["factor"] == 0.1
+    ends = []
+    monkeypatch.setattr(RunSource, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
+    assert grown(source, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15
+    assert all(torch.equal(value, ended.tensors[f"model.{key}"]) for key, value in ends[0].items())

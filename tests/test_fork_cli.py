@@ -7,6 +7,7 @@ import pytest
 
 from command_line import called
 from gradiometer import Run
+from gradiometer.cli.branches import Following
 from gradiometer.forks import BranchResult, Fork, Rate, Readout, alternative_of, forks_of
 from gradiometer.forks.recorded.words import comparison, setting, undecided
 from gradiometer.problems import load
@@ -87,12 +88,27 @@ def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run,
     assert "From step 100, two replicates of 10 updates, each cooled to zero." in said.replace("\n", " ")
     for name in ("go on", "rate 0.5x", "rate 2x", "batch 2x,", "cool now"):
         assert any(line.startswith(name) for line in said.splitlines())
-    assert "warning: 2 replicates give wide intervals" in said
+    assert "warning: 2 replicates give wide intervals" in progress
     assert f"fork  {run.path}/forks/0001\npage  {run.path}/report.html" in said
     assert (run.path / "report.html").is_file()
     assert "10 branches from step 100, 100 examples each" in progress and "10 of 10 branches" in progress
     again = called(capsys, "fork", str(run.path), "--rate", "0.5x,2x", "--batch", "2x", "--cool", *SHORT)
-    assert again[1].startswith("This fork was finished before") and again[2] == ""
+    assert again[1].startswith("This fork was finished before") and "branches from step" not in again[2]
+
+
+def test_a_command_that_is_stopped_says_that_it_continues(run: Run, capsys, monkeypatch) -> None:
+    def stop(self, result, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Following, "update", stop)
+        code, _, error = called(capsys, "fork", str(run.path), "--rate", "2x", *SHORT)
+    assert code == 5 and "error: stopped: the same command continues from the branches that are finished." in error
+    (half,) = forks_of(run)
+    assert len(half.fork.results) == 2
+    assert called(capsys, "fork", str(run.path), "--rate", "2x", *SHORT)[0] == 0
+    assert [record.finished for record in forks_of(run)] == [True]
 
 
 def test_json_has_the_effects_and_every_branch(run: Run, capsys) -> None:

@@ -80,6 +80,7 @@ def fork(
     """
     from gradiometer.arguments import check_level
     from gradiometer.cli.branches import following
+    from gradiometer.errors import Interrupted
     from gradiometer.run.reader import Run
     from gradiometer.train.forking.run_fork import fork_run
 
@@ -87,11 +88,14 @@ def fork(
         check_level(level)
     opened = Run.open(run)
     alternatives = _alternatives(opened, asked)
-    with following(quiet=as_json) as progress:
-        made = fork_run(
-            opened, alternatives, at=at, horizon=horizon, replicates=replicates, tail=tail, budget=budget, pool=pool,
-            seed=seed, begin=progress.begin, progress=progress.update,
-        )  # fmt: skip
+    try:
+        with following(quiet=as_json) as progress:
+            made = fork_run(
+                opened, alternatives, at=at, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
+                pool=pool, seed=seed, begin=progress.begin, progress=progress.update,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
     level = opened.configuration.level if level is None else level
     effects = made.record.fork.effects(readout, level=level)
     page = _page(opened)
@@ -197,7 +201,7 @@ def _tell(made: "RunFork", effects: "tuple[Effect, ...]", page: Path | None) -> 
     if made.was_finished:
         click.echo(filled(f"This fork was finished before: {record.path}") + "\n")
     for warning in (*made.warnings, *record.warnings):
-        click.echo(filled(f"warning: {warning}", hanging=2) + "\n")
+        click.echo(filled(f"warning: {warning}", hanging=2), err=True)
     click.echo(filled(f"{setting(found)} {comparison(found, effects)}") + "\n")
     Console(width=line_width()).print(_table(record, effects))
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):

@@ -1,5 +1,6 @@
 """A fork in words: what was done, and what each alternative changed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from gradiometer.forks.branch import BranchResult
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
 from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 TAILS = {
@@ -112,8 +114,8 @@ def undecided(effects: Sequence[Effect]) -> tuple[str, ...]:
     """What more replicates would decide, one sentence for each open effect."""
     found = []
     for effect in effects:
-        if effect.verdict == "open" and effect.replicates_needed is not None:
-            found.append(
-                f"{effect.alternative}: {effect.replicates_needed} replicates would show an effect of this size."
-            )
+        needed = effect.replicates_needed
+        if effect.verdict == "open" and needed is not None:
+            count = str(needed) if math.isfinite(needed.about) else f"more than {MOST_PAIRS:,}"
+            found.append(f"{effect.alternative}: {count} replicates would show an effect of this size.")
     return tuple(found)
