@@ -216,6 +216,16 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     )
     refused(BadArgument, "`step` makes a whole update", loss=None, step=print, accumulation=2)
     refused(BadArgument, "`evaluate` must be a function", loss=None, step=print, evaluate=None)
+    refused(
+        BadArgument,
+        "`optimizer` LBFGS calls the loss itself: give `step`",
+        loop=OwnLoop("LBFGS"),
+        loss=CRITERION,
+        step=None,
+    )
+    warming = OwnLoop(scheduler="warmup")
+    refused(BadArgument, "rate 0 now.* fork an update later", loop=warming, alternatives=["AdamW(lr=0.1)"])
+    refused(BadArgument, "rate 0 now.* fork an update later", loop=warming, alternatives=["follow Constant(0.1)"])
     refused(BadArgument, "`alternatives` must be a list", alternatives=[])
     refused(BadArgument, "names 'rate 2x' twice|has 'rate 2x' twice", alternatives=["rate 2x", "rate 2x"])
     refused(BadArgument, "has 'go on' twice", alternatives=["go on"])

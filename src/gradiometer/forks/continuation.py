@@ -105,13 +105,17 @@ class Continuation:
     def follow(self, schedule: Schedule) -> None:
         """Take the rate from a schedule of the original updates since the fork, in place of training's own."""
         if not max(self._rates) > 0:
-            raise BadArgument("`optimizer` has the rate 0 now, so the groups have no ratio that a schedule could keep.")
+            raise BadArgument(
+                "`optimizer` has the rate 0 now, so a schedule has no ratios to keep: fork an update later."
+            )
         self._schedule = schedule
 
     def use(self, optimizer: torch.optim.Optimizer) -> None:
         """Use another optimizer. Its rate changes in the proportion in which training's own would have changed."""
         if not max(self._rates) > 0:
-            raise BadArgument("`optimizer` has the rate 0 now, so that another one cannot follow its schedule.")
+            raise BadArgument(
+                "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork an update later."
+            )
         self.optimizer = optimizer
         self._fixed.clear()
 

@@ -108,7 +108,7 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
             curve.append((going.stream.examples, mean))
             losses.clear()
             if not math.isfinite(mean):
-                diverged = f"the loss is {mean} after {updates:,} updates"
+                diverged = f"the loss is {mean} after {updates:,} update{'s' if updates > 1 else ''}"
     return BranchResult(
         branch.alternative.name,
         branch.replicate,

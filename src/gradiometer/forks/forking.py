@@ -133,7 +133,14 @@ def fork(
     chosen, where = tuple(map(alternative_of, _listed(alternatives))), pool_of(pool)
     data = data_of(batches, batch_size)
     original = parts_of(model, optimizer, scheduler, scaler)
-    check_functions(original.model, loss=loss, step=step, evaluate=evaluate, scaler=scaler, accumulation=accumulation)
+    check_functions(
+        original,
+        loss=loss,
+        step=step,
+        evaluate=evaluate,
+        scaler=scaler,
+        accumulation=accumulation,
+    )
     for name, number in (("index", index), ("seed", seed)):
         check_whole(name, number, 0)
     size = _first_size(data, seed) * accumulation * data.shards

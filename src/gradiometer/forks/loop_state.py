@@ -1,5 +1,6 @@
 """`LoopState`: the state of a training loop that a user wrote, as a source of branches."""
 
+import inspect
 import zlib
 from typing import Any
 
@@ -140,7 +141,7 @@ def is_test_set(evaluate: Any) -> bool:
     return evaluate is not None and (not callable(evaluate) or isinstance(evaluate, Dataset | DataLoader))
 
 
-def check_functions(model: nn.Module, *, loss: Any, step: Any, evaluate: Any, scaler: Any, accumulation: int) -> None:
+def check_functions(parts: Parts, *, loss: Any, step: Any, evaluate: Any, scaler: Any, accumulation: int) -> None:
     """Raise unless these arguments of `fork` fit together."""
     check_whole("accumulation", accumulation, 1)
     if (loss is None) == (step is None):
@@ -157,10 +158,20 @@ def check_functions(model: nn.Module, *, loss: Any, step: Any, evaluate: Any, sc
         raise BadArgument("`step` makes a whole update: use `accumulation` and `scaler` with `loss`, or inside of it.")
     if step is not None and (evaluate is None or is_test_set(evaluate)):
         raise BadArgument("`evaluate` must be a function of the model with `step`, since no loss is known for it.")
+    if loss is not None and _wants_closure(parts.optimizer):
+        raise BadArgument(
+            f"`optimizer` {type(parts.optimizer).__name__} calls the loss itself: give `step`, which makes a whole "
+            "update with its closure, in place of `loss`."
+        )
     if is_test_set(evaluate):
         examples_of(evaluate)
     for name, function in (("loss", loss), ("step", step), ("evaluate", evaluate)):
-        refuse_outside(name, function, model)
+        refuse_outside(name, function, parts.model)
+
+
+def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
+    parameters = inspect.signature(optimizer.step).parameters
+    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
 
 
 def _check_model(model: nn.Module) -> None:
