@@ -220,9 +220,9 @@ def share(count: int, total: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forks", type=int, default=600)
-    parser.add_argument("--races", type=int, default=200)
-    parser.add_argument("--engine", type=int, default=20)
-    parser.add_argument("--critical", type=int, default=60)
+    parser.add_argument("--races", type=int, default=120)
+    parser.add_argument("--engine", type=int, default=6)
+    parser.add_argument("--critical", type=int, default=40)
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,32 +1,32 @@
 """Does the preconditioned noise scale predict the critical batch under Adam? Predicted, then branched with tuned rates.
 
     .venv/bin/python benchmarks/preconditioned.py  # all conditions, half a minute of processor time each
-    .venv/bin/python benchmarks/preconditioned.py --condition early --out part.json
+    .venv/bin/python benchmarks/preconditioned.py --condition early
 
 A condition is a small network that trains on digits at B = 64 and a constant rate. Over its last 100 steps
 every step is measured, and both noise scales are predicted, before anything is branched. From that state branches with
-every batch, horizon (in examples) and rate are trained, each with the rate falling linearly to zero, in three
-replicates. The loss at the best rate, as a function of the batch B and the horizon D, is fitted by
-a + c (D/(1 + B/B_c))^-p, so that B_c is the batch that needs twice the examples of the smallest one. Its interval is
-a bootstrap over replicates. The branches of all rates and replicates with one batch and horizon run together.
+several batches and horizons (in examples) are trained, each with the rate falling linearly to zero, in four
+replicates. Every batch has a search of its own for the best rate at every horizon. The critical batch is fitted to the
+losses at the best rates by `gradiometer.forks.critical_batch`. The branches of all rates and replicates with one batch
+and horizon run together.
 """
 
 import argparse
-import json
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gradiometer.estimation import GradientNoise, PreconditionedNoise
+from gradiometer.forks import BatchSize, Branch, BranchResult, CriticalBatch, Readout, critical_batch
 from gradiometer.measurement import (
     Draw,
+    Estimate,
     Objective,
     Reading,
     Sampling,
@@ -38,11 +38,8 @@ from gradiometer.measurement import (
 from gradiometer.problems import load
 
 BATCH, WINDOW = 64, 100
-BATCHES, HORIZONS = (8, 32, 128, 512), (2048, 4096, 8192, 16384)
-RATES, REPLICATES = (0.006, 0.012, 0.024, 0.048, 0.096, 0.192), 3
-"""Rates of the branches with B = 64, in proportion to √B for others, and replicates of each."""
-FEWEST_STEPS = 16
-RESAMPLED = 30
+FACTORS, HORIZONS, REPLICATES = (1 / 8, 1 / 2, 2, 8), (2048, 4096, 8192, 16384), 4
+"""Batches as multiples of `BATCH`, horizons in examples, and replicates of each branch."""
 BETAS, DECAY = (0.9, 0.95), 0.1
 
 Batch = tuple[Tensor, Tensor]
@@ -98,7 +95,7 @@ class State:
     steps: int
 
 
-def trained(condition: Condition) -> tuple[nn.Module, State, dict[str, list[float]]]:
+def trained(condition: Condition) -> tuple[nn.Module, State, dict[str, Estimate]]:
     """The state at which the branches begin, and what is predicted there, with 90 % intervals."""
     data, model, generator = Digits(), condition.model(), torch.Generator().manual_seed(3)
     made = {"betas": BETAS, "weight_decay": DECAY} if condition.adam else {"alpha": BETAS[1]}
@@ -125,8 +122,7 @@ def trained(condition: Condition) -> tuple[nn.Module, State, dict[str, list[floa
         optimizer.step()
     predicted = {}
     for gauge, name in zip(gauges, ("noise_scale", "preconditioned_noise_scale"), strict=True):
-        estimate = gauge.estimate(Series.of(readings[gauge.name], sampling))[name]
-        predicted[name] = [estimate.value, estimate.low, estimate.high]
+        predicted[name] = gauge.estimate(Series.of(readings[gauge.name], sampling))[name]
     named = dict(model.named_parameters())
     moments = [
         {name: optimizer.state[p].get(key, torch.zeros_like(p)).clone() for name, p in named.items()}
@@ -135,10 +131,12 @@ def trained(condition: Condition) -> tuple[nn.Module, State, dict[str, list[floa
     return model, State({name: p.detach().clone() for name, p in named.items()}, *moments, condition.steps), predicted
 
 
-def branched(condition: Condition, model: nn.Module, start: State, batch_size: int, horizon: int) -> np.ndarray:
+def branched(
+    condition: Condition, model: nn.Module, start: State, batch_size: int, horizon: int, factors: Sequence[float]
+) -> np.ndarray:
     """Loss on common examples at the end of every branch, shape [rates, replicates]."""
-    data, members = Digits(), len(RATES) * REPLICATES
-    rates = torch.tensor(RATES).repeat_interleave(REPLICATES) * math.sqrt(batch_size / BATCH)
+    data, members = Digits(), len(factors) * REPLICATES
+    rates = torch.tensor(factors, dtype=torch.float32).repeat_interleave(REPLICATES) * condition.rate
     state = State(
         *(
             {name: tensor.expand(members, *tensor.shape).clone() for name, tensor in tensors.items()}
@@ -155,13 +153,13 @@ def branched(condition: Condition, model: nn.Module, start: State, batch_size: i
     steps = horizon // batch_size
     for step in range(steps):
         draws = [data.draw(batch_size, generator) for generator in generators]
-        batch = tuple(torch.stack([draw[part] for draw in draws]).repeat(len(RATES), *[1] * draws[0][part].dim())
+        batch = tuple(torch.stack([draw[part] for draw in draws]).repeat(len(factors), *[1] * draws[0][part].dim())
                       for part in range(2))  # fmt: skip
         with torch.no_grad():
             update(state, gradients(state.parameters, batch), rates * (1 - step / steps), adam=condition.adam)
     with torch.no_grad():
         losses = vmap(loss, in_dims=(0, None))(state.parameters, (data.inputs, data.labels))
-    return losses.view(len(RATES), REPLICATES).numpy()
+    return losses.view(len(factors), REPLICATES).numpy()
 
 
 def update(state: State, gradient: dict[str, Tensor], rates: Tensor, *, adam: bool) -> None:
@@ -179,63 +177,51 @@ def update(state: State, gradient: dict[str, Tensor], rates: Tensor, *, adam: bo
         state.parameters[name].sub_(rate * direction / divisor)
 
 
-def critical(losses: dict[tuple[int, int], np.ndarray], chosen: np.ndarray) -> float:
-    """B_c of the fit to the losses at the best rate, as means over these replicates."""
-    batches, horizons = np.array(list(losses)).T
-    best = np.array([each[:, chosen].mean(1).min() for each in losses.values()])
-
-    def misses(logs: np.ndarray) -> np.ndarray:
-        floor, scale, power, log_critical = logs
-        enough = horizons / (1 + batches / np.exp(log_critical)) / 1e4
-        return (floor + np.exp(scale) * enough ** -np.exp(power) - best) / (best.max() - best.min())
-
-    starts = [least_squares(misses, [best.min() - 0.01, -3.0, -0.7, log], loss="soft_l1", f_scale=0.05)
-              for log in (2.0, 4.0, 6.0)]  # fmt: skip
-    return float(np.exp(min(starts, key=lambda fit: fit.cost).x[3]))
-
-
-def study(name: str) -> dict[str, object]:
-    """One condition: predicted, then branched."""
+def study(name: str) -> CriticalBatch:
+    """One condition: predicted, then branched, with the preconditioned scale as the forecast."""
     condition, begun = CONDITIONS[name], time.process_time()
     model, start, predicted = trained(condition)
-    said = [f"{key} {value:.0f} [{low:.0f}, {high:.0f}]" for key, (value, low, high) in predicted.items()]
-    print(f"{name}: predicted {', '.join(said)}", flush=True)
-    losses = {
-        (batch_size, horizon): branched(condition, model, start, batch_size, horizon)
-        for batch_size in BATCHES
-        for horizon in HORIZONS
-        if horizon // batch_size >= FEWEST_STEPS
-    }
-    draws = np.random.default_rng(0).integers(REPLICATES, size=(RESAMPLED, REPLICATES))
-    value = critical(losses, np.arange(REPLICATES))
-    low, high = np.quantile([critical(losses, draw) for draw in draws], (0.05, 0.95))
-    at_the_end = sum(int(each.mean(1).argmin()) in (0, len(RATES) - 1) for each in losses.values())
+    print(f"{name}: predicted {', '.join(f'{key} {scale}' for key, scale in predicted.items())}", flush=True)
+
+    def grow(branches: Sequence[Branch]) -> Iterator[BranchResult]:
+        groups: dict[tuple[float, int], list[BatchSize]] = {}
+        for branch in branches:
+            if branch.replicate == 0:
+                groups.setdefault((branch.alternative.factor, branch.horizon), []).append(branch.alternative)
+        for (factor, horizon), kinds in groups.items():
+            size = round(factor * BATCH)
+            losses = branched(condition, model, start, size, horizon, [kind.rate_factor for kind in kinds])
+            for kind, row in zip(kinds, losses, strict=True):
+                for replicate, loss in enumerate(row.tolist()):
+                    finite = {"train_loss": Readout(loss)} if math.isfinite(loss) else {}
+                    yield BranchResult(kind.name, replicate, horizon, horizon // size, horizon, 0.0, (), finite)
+
+    found = critical_batch(
+        grow, BATCH, HORIZONS, factors=FACTORS, replicates=REPLICATES, forecast=predicted["preconditioned_noise_scale"]
+    )
+    open_ended = sum(not cell.is_bracketed for cell in found.cells)
     print(
-        f"{name}: branched {value:.0f} [{low:.0f}, {high:.0f}]; the best rate is at an end of the grid in {at_the_end} "
-        f"of {len(losses)}; {time.process_time() - begun:.0f} s of processor time",
+        f"{name}: branched {found.estimate}, {len(found.results)} branches, {open_ended} of {len(found.cells)} cells "
+        f"without the best rate between two others; preconditioned over branched {found.ratio}: {found.held}; plain "
+        f"over branched {predicted['noise_scale'].value / found.estimate.value:.2f}; "
+        f"{time.process_time() - begun:.0f} s of processor time",
         flush=True,
     )
-    return {
-        "predicted": predicted,
-        "branched": [value, low, high],
-        "losses": {f"{batch_size}/{horizon}": each.tolist() for (batch_size, horizon), each in losses.items()},
-    }
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--condition", action="append", choices=CONDITIONS)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = {name: study(name) for name in arguments.condition or CONDITIONS}
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found))
-    for scale in ("noise_scale", "preconditioned_noise_scale"):
-        ratios = np.array([each["predicted"][scale][0] / each["branched"][0] for each in found.values()])
-        within = int((np.abs(np.log(ratios)) <= math.log(2)).sum())
-        print(f"{scale}: predicted/branched {', '.join(f'{ratio:.2f}' for ratio in ratios)}; geometric mean "
-              f"{np.exp(np.log(ratios).mean()):.2f}; within a factor of 2 in {within} of {len(ratios)}")  # fmt: skip
+    ratios = np.array([each.forecast.value / each.estimate.value for each in found.values()])
+    within = int((np.abs(np.log(ratios)) <= math.log(2)).sum())
+    print(
+        f"preconditioned/branched {', '.join(f'{ratio:.2f}' for ratio in ratios)}; geometric mean "
+        f"{np.exp(np.log(ratios).mean()):.2f}; within a factor of 2 in {within} of {len(ratios)}"
+    )
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def test_a_forecast_is_judged_by_a_factor_of_two(scale: Estimate | None, held: s
     [
         ({"horizons": (500,)}, "`horizons` must give two batches at least two lengths of 12 updates"),
         ({"horizons": (0, 500)}, "`horizons` must be at least 1, got 0"),
+        ({"factors": (2, 2)}, r"`factors` must be at least two different multiples of the batch, got \[2, 2\]"),
         ({"replicates": 1}, "`replicates` must be at least 2, got 1"),
         ({"tolerance": math.nan}, "`tolerance` must be positive and finite"),
         ({"factors": (1, -2)}, "`factors` must be positive and finite, got -2"),

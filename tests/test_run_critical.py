@@ -31,7 +31,7 @@ def test_the_forecast_is_the_noise_scale_of_that_step(run: Run) -> None:
     ("settings", "message"),
     [
         ({"at": 500}, "`at` must be between 0 and 499, got 500"),
-        ({"at": 480}, "`at` leaves 80 examples, too few for two lengths of 12 updates"),
+        ({"at": 480}, "`at` leaves 80 examples, too few for two lengths of 12 updates with two batches"),
         ({"at": 400, "horizons": (100, 900)}, "`horizons` must be at most the 400 examples that are left, got 900"),
         ({"at": 0, "replicates": 1}, "`replicates` must be at least 2, got 1"),
     ],

@@ -153,6 +153,8 @@ def critical_batch(
     check_whole("batch_size", batch_size, 1)
     check_whole("replicates", replicates, 2)
     check_number("tolerance", tolerance, positive=True)
+    if len(set(factors)) < 2:
+        raise BadArgument(f"`factors` must be at least two different multiples of the batch, got {list(factors)}.")
     cells = _cells(batch_size, sorted(set(horizons)), sorted(set(factors)))
     results: list[BranchResult] = []
     centers = {factor: math.sqrt(factor) for factor in factors}

@@ -25,7 +25,7 @@ from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.replay import state_at
 
-FACTORS, SHARES, REPLICATES = (0.5, 2, 8), (1 / 16, 1 / 8, 1 / 4), 4
+FACTORS, SHARES, REPLICATES = (0.25, 1, 4), (1 / 16, 1 / 8, 1 / 4), 4
 """Batches as multiples of that of the run, horizons as shares of what is left, and replicates."""
 
 
@@ -74,10 +74,11 @@ def critical_batch_of(
     lengths = [int(share * left) for share in SHARES] if horizons is None else list(horizons)
     if not max(lengths) <= left:
         raise BadArgument(f"`horizons` must be at most the {left:,} examples that are left, got {max(lengths):,}.")
-    smallest = min(factors) * configuration.batch_size
-    if horizons is None and not sorted(lengths)[-2] >= FEWEST_UPDATES * smallest:
+    second = max(sorted(factors)[:2], default=0) * configuration.batch_size
+    if horizons is None and not sorted(lengths)[-2] >= FEWEST_UPDATES * second:
         raise BadArgument(
-            f"`at` leaves {left:,} examples, too few for two lengths of {FEWEST_UPDATES} updates: give an earlier step."
+            f"`at` leaves {left:,} examples, too few for two lengths of {FEWEST_UPDATES} updates with two batches: "
+            "give an earlier step."
         )
     source = RunSource(configuration, state_at(run, step, "fork", problem), seed=seed, problem=problem)
     folder = run.folder.path / "forks"
