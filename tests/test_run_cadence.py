@@ -47,6 +47,7 @@ class Simulated:
             if measure:
                 self._measure(step, cadence, noise.lognormvariate)
             self.used.append(self.budget.used)
+        cadence.reached(steps)
         return self
 
     def _measure(self, step: int, cadence: Cadence, noise: Callable[[float, float], float]) -> None:
@@ -74,6 +75,17 @@ def test_a_run_of_300_steps_has_enough_readings_whatever_its_step_costs(
     assert loop.used[-1] < 0.021 or step_seconds < 0.003  # there the bookkeeping alone is 1 to 3 % of a step
     later = [step for step in loop.measured if step >= 300]
     assert len(later) >= 15 and max(b - a for a, b in pairwise(later)) < 700
+
+
+@pytest.mark.parametrize(("step_seconds", "cost", "beyond"), [(0.0003, 6.0, True), (0.003, 0.9, False)])
+def test_a_run_of_tiny_steps_has_its_readings_at_any_cost_and_says_so(
+    step_seconds: float, cost: float, beyond: bool
+) -> None:
+    loop = Simulated(step_seconds, cost).run(300)
+    assert len(loop.measured) >= 40 and loop.budget.short_of() is None
+    assert loop.budget.beyond_allowance() == beyond
+    long = Simulated(step_seconds, cost).run(12_000)
+    assert not long.budget.beyond_allowance() and long.used[-1] < 0.04
 
 
 def test_a_short_run_has_its_share_of_the_readings() -> None:

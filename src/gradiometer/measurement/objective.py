@@ -73,6 +73,10 @@ class Objective:
         """The trainable parameters, in the order of `names`."""
         return self._places.parameters()
 
+    def trains(self, parameters: Sequence[nn.Parameter]) -> bool:
+        """True if the model trains these parameters now, and no others."""
+        return self._places.trained == set(map(id, parameters))
+
     @property
     def devices(self) -> set[torch.device]:
         """The devices of the trainable parameters."""
@@ -173,7 +177,7 @@ class Objective:
         batch with the mean over three parts of different sizes. Costs about two forwards on each of these batches,
         nothing later.
         """
-        mode = tuple(module.training for module in self.model.modules())
+        mode = tuple([module.training for module in self._places.modules])
         probed, traits = self._traits.get(mode, (0, Traits()))
         if probed < PROBES:
             with torch.no_grad(), self.untouched_randomness(seed):

@@ -14,7 +14,7 @@ PROMISED = 40
 """Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of their number."""
 
 PROMISED_EXPENSIVE = 20
-"""The same if a reading costs a training step or more."""
+"""The same if a reading costs a quarter more than a training step, or still more."""
 
 PROMISED_BY = 300
 """The step by which they should be made."""
@@ -26,7 +26,7 @@ START_UP = 5
 """In these steps, measuring may use at most this many times the share."""
 
 SMALL = 0.25
-"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and a fifth of it in any case."""
+"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths of it in any case."""
 
 REPAID = 0.6
 """Part of the share that pays back what was used early, from step 1,000 on."""
@@ -39,6 +39,7 @@ READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
 
 _REMEMBERED = 5
 _EARLY_STEPS = 450
+_EXPENSIVE_FROM = 1.25
 _SPREAD = 1.25
 _IN_TIME = 0.93
 
@@ -47,13 +48,12 @@ class Budget:
     """Decides from measured seconds whether another measurement fits into a share of the training time.
 
     Training time is the elapsed time minus the time used for measuring. It counts from the first call of `start`,
-    `fits` or `spending`, not from the construction, so that loading data earns nothing. All time used is charged by
-    name.
+    `fits` or `spending`, so that loading data earns nothing. All time used is charged by name.
 
     - In the long run at most `share` of the training time is used.
-    - The first 1,000 steps have a start-up allowance of five times the share. It pays for the first 40 readings, or
-      20 if a reading costs a training step or more, spread over the first 300 steps, denser at the beginning. What
-      was used beyond the share is paid back from step 1,000 on, with 60 % of the share.
+    - The first 1,000 steps have a start-up allowance of five times the share, for the first 40 readings (20 if one
+      costs more than 1.25 training steps), most of them in the first 300 steps. 60 % of the share pays it back from
+      step 1,000 on. Readings of up to 0.1 s together, at a share of 2 %, are made even if the steps are too short.
     - The first measurement of a process is slower than the later ones. It is not used to forecast the next, and is
       charged to the start of the run. The forecast is the median of the last five of a kind.
     - Readings and expensive measurements have half of the share each while an expensive one waits. A quarter of the
@@ -192,6 +192,12 @@ class Budget:
         promised = self._promised_from(cost, training, readings, under_way) - self.steps
         return max(math.ceil(min(earns, promised, self.steps + 1e6)), 1)
 
+    def beyond_allowance(self) -> bool:
+        """True if the promised readings took more than the start-up allowance, since 300 steps are so short."""
+        spent = self._budgeted - self.spent_on[START]
+        is_early = _IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
+        return is_early and spent > START_UP * self.share * self.training > 0
+
     def short_of(self) -> int | None:
         """The number of readings promised, if 300 steps were made with fewer because the budget could not pay."""
         by = max(min(self.planned or 0, START_UP_STEPS), PROMISED_BY)
@@ -323,8 +329,8 @@ class Budget:
 
     def _target(self, cost: float, pace: float) -> tuple[int, float]:
         """The number of promised readings, and the seconds that they may use however short the run is."""
-        small = min(SMALL, max(START_UP * self.share * START_UP_STEPS * pace, 10 * self.share * SMALL))
-        return (PROMISED if cost < pace or PROMISED * cost <= small else PROMISED_EXPENSIVE), small
+        small = min(SMALL, max(START_UP * self.share * START_UP_STEPS * pace, 20 * self.share * SMALL))
+        return (PROMISED if cost < _EXPENSIVE_FROM * pace or PROMISED * cost <= small else PROMISED_EXPENSIVE), small
 
     def _promised_from(self, cost: float, training: float, readings: int, under_way: float) -> float:
         """The step from which the next promised reading may be made; infinite if there is none."""
@@ -338,6 +344,6 @@ class Budget:
         due: float = _IN_TIME * by * (readings / target) ** _SPREAD
         spent = self._budgeted - self.spent_on[START] + under_way + cost
         a_step = START_UP * self.share * pace
-        if spent <= max(small, _EARLY_STEPS * a_step if cost < pace else 0.0):
+        if spent <= max(small, _EARLY_STEPS * a_step if cost < _EXPENSIVE_FROM * pace else 0.0):
             return due
         return max(due, spent / a_step) if a_step > 0 else math.inf

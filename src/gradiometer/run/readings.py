@@ -55,6 +55,7 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     spent: dict[str, Number] = {}
     asked_for: list[str] = []
     short_of: StepNumber | None = None
+    beyond_allowance: bool = False
 
 
 _decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine)

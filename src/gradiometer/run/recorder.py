@@ -97,10 +97,8 @@ class Recorder:
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
-        """True if this step should be measured. It also writes the buffers in time.
-
-        Steps before `next_look` may be left out, for at most `LOOK_SECONDS`.
-        """
+        """True if this step should be measured. It also writes the buffers in time. Steps before `next_look` may be
+        left out, for at most `LOOK_SECONDS`."""
         if step < self._cadence.next_look and not self._cadence.is_late:
             return False
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
@@ -173,8 +171,7 @@ class Recorder:
 
     def losses(self, step: int, values: Sequence[float]) -> None:
         """Record the training losses of this step and of those that follow it."""
-        room = LOSSES_A_LINE - len(self._losses)
-        if step == self._next_loss and len(values) < room:
+        if step == self._next_loss and len(self._losses) + len(values) < LOSSES_A_LINE:
             self._losses += values
             self._next_loss += len(values)
             return
@@ -214,6 +211,7 @@ class Recorder:
     def flush(self) -> None:
         """Write everything and wait until it is on the disk."""
         with self.budget.spending():
+            self._cadence.reached(self._next_loss)
             if self.rank == 0:
                 self._readings.append({"kind": "overhead", **self.overhead})
             self._write()
@@ -253,7 +251,8 @@ class Recorder:
         `budget` and `used` are fractions of the training time, and `every` is the mean distance of measured steps, in
         steps. `budget` is None without a budget, `every` with fewer than two measured steps. `spent` splits `used` by
         name, and `asked_for` names fixed costs outside the budget. `short_of` is the number of readings that the run
-        should have by now, if the budget could not pay for them; else None.
+        should have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if its readings
+        took more than the start-up allowance.
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None
@@ -266,6 +265,7 @@ class Recorder:
             "spent": {name: seconds / training for name, seconds in spent.items()} if training > 0 else {},
             "asked_for": sorted(self.budget.asked_for),
             "short_of": self.budget.short_of() if budgeted else None,
+            "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from operator import is_
 from typing import Any
 
 import torch
@@ -138,8 +137,7 @@ class Capture:
         """True if other parameters are trained than at the start. Warns once."""
         if isinstance(self._gradients, ShardHooks):
             return False
-        trained = [parameter for parameter in self._objective.model.parameters() if parameter.requires_grad]
-        if len(trained) == len(self._parameters) and all(map(is_, trained, self._parameters)):
+        if self._objective.trains(self._parameters):
             return False
         self._warn_once(
             "`model` trains other parameters than when `watch` was called (some were frozen, unfrozen or replaced): "

@@ -22,6 +22,21 @@ class Places:
         self._model = model
         self._paths = [(tuple(name.split(".")[:-1]), name.rpartition(".")[2]) for name in names]
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All modules, each once."""
+        return modules_of(self._model)
+
+    @property
+    def trained(self) -> set[int]:
+        """`id` of every parameter that requires a gradient now."""
+        return {
+            id(parameter)
+            for module in modules_of(self._model)
+            for parameter in module._parameters.values()
+            if parameter is not None and parameter.requires_grad
+        }
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters with these names.
 

@@ -118,6 +118,11 @@ class Cadence:
         self._expensive_at = dict(state.get("expensive_at", {}))
         self._steps_before = self._budget.steps or self.last
 
+    def reached(self, steps: int) -> None:
+        """Training is at the step with this index, without a question about it."""
+        if self._first_asked is not None:
+            self._budget.passed(max(self._steps_before + steps - self._first_asked, self._budget.steps))
+
     def _count(self, step: int) -> None:
         """Tell the budget how many steps were made, and that the last measured one is complete."""
         if self._first_asked is None:

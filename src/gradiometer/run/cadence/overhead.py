@@ -62,7 +62,14 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
     how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[overhead["mode"]]
     measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
     few = too_few(overhead, every)
-    return f"The instrument used {time_used(overhead, every)}{_by_name(overhead)}. {measured}{few and ' ' + few}"
+    more = (
+        "So short a run cannot pay for the readings that intervals need; it has them nevertheless, and a smaller "
+        "`budget` has fewer."
+        if overhead.get("beyond_allowance") and not few
+        else ""
+    )
+    used = f"The instrument used {time_used(overhead, every)}{_by_name(overhead)}."
+    return " ".join(filter(None, (used, measured, few, more)))
 
 
 def _by_name(overhead: Mapping[str, Any]) -> str:

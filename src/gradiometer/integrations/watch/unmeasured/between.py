@@ -25,8 +25,8 @@ Take = Callable[[int, list[Part], Tensor | float, Batch], bool]
 class Between:
     """Keeps the losses of the steps up to the next decision.
 
-    They come in stretches of at most 64 steps. Before the first step of a stretch, losses are written. This is timed,
-    and so is the first of these steps; all are charged at the next decision.
+    They come in stretches of about 64 steps. Before the first step of a stretch, losses are written. This is timed, and
+    so is the second step, which stands for the others; all are charged at the next decision.
 
     Args:
         losses: Takes the losses.
@@ -47,7 +47,7 @@ class Between:
         self._limit = math.inf
         self._late = math.inf
         self._seconds: float | None = None
-        self._stretches = 0.0
+        self._stretches, self._times = 0.0, False
         self.waits = False
         """True between a step and its update, if the step is not measured."""
         self.until = 0
@@ -57,7 +57,7 @@ class Between:
 
     def begin(self, step: int, until: int) -> None:
         """Nothing has to be decided at the steps from this one up to `until`, without it, for some time."""
-        self._from, self.planned, self.until = step, until, 0
+        self._from, self.planned, self.until, self._times = step, until, 0, False
         self._limit, self._read_at = self._losses.examiner.limit, self._settings.next_look
         self._late = time.perf_counter() + LOOK_SECONDS
 
@@ -70,18 +70,20 @@ class Between:
         return step < self.planned and time.perf_counter() < self._late
 
     def take_first(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
-        """`take` for the first step of a stretch."""
+        """`take` for the first two backwards of a stretch. The first writes losses, and the second is timed."""
         began = self._budget.clock()
+        if self._times:
+            self._times, self.until = False, min(self.planned, step + WAITING)
+            is_complete = self.take(step, parts, loss, batch)
+            took = self._budget.clock() - began
+            self._seconds = took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
+            return is_complete
         self._losses.fetch(WAITING)
         self._limit = self._losses.examiner.limit
         self._pace.at(step)
-        now = self._budget.clock()
-        self._stretches += now - began
+        self._times = True
         is_complete = self.take(step, parts, loss, batch)
-        if self._seconds is None or step == self._from:
-            took = self._budget.clock() - now
-            self._seconds = took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
-        self.until = min(self.planned, step + WAITING)
+        self._stretches += self._budget.clock() - began
         return is_complete
 
     def _take_one(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
