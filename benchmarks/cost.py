@@ -13,21 +13,24 @@ from functools import partial
 
 import click
 import torch
+from memory import peaks
 from peers import peers
 from rich.console import Console
 from rich.table import Table
 from rounds import LEVEL, Step, median, ratio, take_turns
 from runs import whole_runs
-from steps import ByHand, accumulated, apart, half_a_batch, looked_at
+from steps import ByHand, accumulated, apart, half_a_batch, looked_at, of_examples, two_halves
 from workloads import BATCH_SIZE, WORKLOADS
 
-from gradiometer import Estimate, Problem
+from gradiometer import BadArgument, Estimate, Problem
 
 WIDTH = 130
 """Of the table where there is no terminal to fit."""
 
-SHARED_TARGET = {"mlp": 1.3}
-APART_TARGET = {"cnn+norm+dropout": 2.1}
+SHARED_TARGET = {"mlp": 1.35}
+APART_TARGET = {"cnn": 1.5, "transformer": 1.5, "thousand": 2.0, "cnn+norm+dropout": 2.1}
+EXAMPLES_TARGET = {"mlp": 1.25}
+EXAMPLES, TWO_HALVES = "measured, of examples (spread=0)", "two halves by hand"
 PLAIN, ACCUMULATED, SHARED, APART = "plain step", "accumulated, unmeasured", "measured, shared", "measured, apart"
 LOOKED_AT, HALF = "gradient looked at", "half a batch, no update"
 
@@ -63,6 +66,12 @@ class Line:
 def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], dict[str, str]]:
     """The costs of single steps, and why some peers have none."""
     others, reasons = peers(name, problem)
+    try:
+        (by_examples := of_examples(problem))()
+    except BadArgument:
+        reasons[EXAMPLES] = "a layer has no rule, or half a batch takes fewer operations"
+    else:
+        others[EXAMPLES] = by_examples
     steps: dict[str, Step] = {
         PLAIN: ByHand(problem),
         LOOKED_AT: looked_at(problem),
@@ -70,6 +79,7 @@ def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], di
         SHARED: accumulated(problem, measured=True),
         HALF: half_a_batch(problem),
         APART: apart(problem),
+        TWO_HALVES: two_halves(problem),
         **others,
     }
     seconds = take_turns(steps, rounds)
@@ -84,7 +94,11 @@ def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], di
         line(SHARED, ACCUMULATED, ratio(seconds[SHARED], seconds[ACCUMULATED]), 1.05),
         line(HALF, PLAIN, to_plain[HALF]),
         line(APART, PLAIN, to_plain[APART], APART_TARGET.get(name, 1.6)),
-        *(line(peer, PLAIN, to_plain[peer]) for peer in others),
+        line(TWO_HALVES, PLAIN, to_plain[TWO_HALVES]),
+        *(
+            line(peer, PLAIN, to_plain[peer], EXAMPLES_TARGET.get(name) if peer == EXAMPLES else None)
+            for peer in others
+        ),
     ], reasons
 
 
@@ -101,6 +115,12 @@ def run_lines(name: str, problem: Problem, step_seconds: float, run_seconds: flo
     yield line(f"{run}, on, steps only", "by hand", ratio(inside["on"], inside["by hand"]), 1.02)
     yield line(f"{run}, off, steps only", "by hand", ratio(inside["off"], inside["by hand"]))
     yield line(f"{run}, off, around its steps", "", median([1e3 * seconds for seconds in account.around], "ms"))
+
+
+def memory_lines() -> list[Line]:
+    """The peak memory of readings in a watched GPT, above that of training."""
+    unit = "copies of the parameters"
+    return [Line("gpt-25m", what, unit, Estimate.exact(copies), target) for what, copies, target in peaks()]
 
 
 def table(lines: list[Line]) -> Table:
@@ -145,6 +165,8 @@ def main(quick: bool, as_json: bool, networks: tuple[str, ...], runs: bool) -> N
         if runs:
             with console.status(f"{name}: whole runs"):
                 lines += run_lines(name, problem, found[0].cost.value / 1e3, run_seconds, run_rounds)
+    if not networks:
+        lines += memory_lines()
     if as_json:
         costs = [asdict(line) | {"verdict": line.verdict} for line in lines]
         click.echo(json.dumps({"machine": machine(), "costs": costs, "not_run": reasons}, ensure_ascii=False))

@@ -1,17 +1,18 @@
-"""What others ask for the same thing, where they are installed: BackPACK's extensions and Cockpit's economy set."""
+"""What others ask for the same thing, where they are installed: BackPACK, Cockpit, Opacus, and hooks by hand."""
 
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from rounds import Step
 from steps import ByHand
-from torch import nn
+from torch import Tensor, nn
 
-from gradiometer import Problem
+from gradiometer import BadArgument, Problem
 
-SUPPORTED = ("cnn", "mlp")
+SUPPORTED = ("cnn", "mlp", "thousand")
 """Networks that are a plain `Sequential` of layers BackPACK has rules for; it has none for attention or LayerNorm,
 and none for the gradients of single examples through BatchNorm in training mode."""
 
@@ -61,10 +62,52 @@ def cockpit(problem: Problem) -> Step:
     return step
 
 
+def plain_hooks(problem: Problem) -> Step:
+    """By hand, with the two hooks that anyone writes for a model of Linear layers on [examples, features]."""
+    by_hand, norms = ByHand(problem), list[Tensor]()
+    parameters = list(by_hand.model.parameters())
+
+    def forward(layer: nn.Module, entered: Any, output: Tensor) -> None:
+        inputs = entered[0].detach()
+        output.register_hook(lambda error: norms.append(error.square().sum(1) * (inputs.square().sum(1) + 1)))
+
+    for layer in by_hand.model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(forward)
+        elif any(True for _ in layer.parameters(recurse=False)):
+            raise BadArgument("`problem` has another layer than Linear.")
+
+    def step() -> None:
+        norms.clear()
+        by_hand.backward(next(by_hand.batches))
+        whole = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).square().sum()
+        torch.cat([torch.stack(norms).sum(0), whole[None]]).tolist()
+        by_hand.optimizer.step()
+
+    return step
+
+
+def opacus(problem: Problem) -> Step:
+    """By hand, with the norms of single examples that Opacus reads for ghost clipping."""
+    library = import_module("opacus.grad_sample")
+    by_hand = ByHand(problem)
+    wrapped = library.GradSampleModuleFastGradientClipping(by_hand.model, max_grad_norm=1.0, use_ghost_clipping=True)
+
+    def step() -> None:
+        wrapped.zero_grad()
+        problem.loss(wrapped, next(by_hand.batches)).mean().backward()
+        wrapped.get_norm_sample().square().tolist()
+        by_hand.optimizer.step()
+
+    return step
+
+
 PEERS: dict[str, Callable[[Problem], Step]] = {
     "BackPACK BatchL2Grad": lambda problem: backpack(problem, "BatchL2Grad"),
     "BackPACK Variance": lambda problem: backpack(problem, "Variance"),
     "Cockpit economy": cockpit,
+    "Opacus, norms of examples": opacus,
+    "plain hooks": plain_hooks,
 }
 
 

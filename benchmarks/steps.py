@@ -8,8 +8,17 @@ from rounds import Step
 from torch import nn
 from workloads import BATCH_SIZE, batches
 
-from gradiometer import Configuration, Draw, GradientNoise, Objective, Problem, Sampling, TrainingStep
-from gradiometer.measurement import Batch, chunks
+from gradiometer import (
+    BadArgument,
+    Configuration,
+    Draw,
+    GradientNoise,
+    Objective,
+    Problem,
+    Sampling,
+    TrainingStep,
+)
+from gradiometer.measurement import Batch, ExampleNorms, chunks
 from gradiometer.run import Budget
 from gradiometer.train import Training
 
@@ -87,6 +96,51 @@ def apart(problem: Problem) -> Step:
             gradient=[parameter.grad for parameter in objective.parameters],
         )
         gauge.measure(caught)
+        by_hand.optimizer.step()
+
+    return step
+
+
+def of_examples(problem: Problem) -> Step:
+    """By hand, and the norms of single examples read from that backward, as `watch` and `spread=0` do.
+
+    Raises:
+        BadArgument: A layer has no rule, or half a batch takes fewer operations.
+    """
+    by_hand, gauge = ByHand(problem), GradientNoise(parts=None)
+    objective = Objective(by_hand.model, problem.loss)
+    norms, sampling, index = ExampleNorms(objective), Sampling(Draw.RESHUFFLED, len(problem.train)), iter(range(2**62))
+
+    def step() -> None:
+        batch = next(by_hand.batches)
+        norms.start()
+        by_hand.backward(batch)
+        spread = norms.spread(batch, [parameter.grad for parameter in objective.parameters])
+        if spread is None:
+            raise BadArgument("`problem` has no such spread.")
+        at = {"index": next(index), "learning_rate": LEARNING_RATE, "sampling": sampling}
+        gauge.measure(TrainingStep(objective, batch, examples=spread, **at))
+        by_hand.optimizer.step()
+
+    return step
+
+
+def two_halves(problem: Problem) -> Step:
+    """What one writes without a library: the gradients of two halves, their norms, and that of their sum."""
+    by_hand = ByHand(problem)
+    parameters = list(by_hand.model.parameters())
+
+    def step() -> None:
+        by_hand.optimizer.zero_grad()
+        norms = []
+        for half in chunks(next(by_hand.batches), 2):
+            loss = problem.loss(by_hand.model, half).mean() / 2
+            gradients = torch.autograd.grad(loss, parameters)
+            norms.append(torch.stack(torch._foreach_norm(gradients)).square())
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        norms.append(torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).square())
+        torch.stack(norms).tolist()
         by_hand.optimizer.step()
 
     return step

@@ -43,6 +43,23 @@ def next_symbol(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
     return nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").mean(1)
 
 
+class Thousand(nn.Module):
+    """500 residual layers of width 8: 1,000 small tensors, so that calls cost more than arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(28 * 28, 8), nn.Linear(8, 10)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(498))
+
+    def forward(self, images: Float[Tensor, "examples 1 28 28"]) -> Float[Tensor, "examples 10"]:
+        """The logits of the classes."""
+        hidden = self.enter(images.flatten(1))
+        for layer in self.layers:
+            hidden = hidden + 0.1 * layer(hidden).tanh()
+        logits: Tensor = self.leave(hidden)
+        return logits
+
+
 def mlp() -> nn.Module:
     """784-512-256-10 with ReLU: 535,818 parameters."""
     return nn.Sequential(
@@ -79,6 +96,7 @@ WORKLOADS: dict[str, Callable[[], Problem]] = {
     "cnn": lambda: _images("cnn", fashion_mnist_cnn),
     "transformer": _symbols,
     "mlp": lambda: _images("mlp", mlp),
+    "thousand": lambda: _images("thousand", Thousand),
     "cnn+norm+dropout": lambda: _images("cnn+norm+dropout", cnn_with_batch_norm_and_dropout),
 }
 
