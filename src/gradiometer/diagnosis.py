@@ -11,6 +11,7 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, plateau_since
+from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.path_facts import kind_of
@@ -20,6 +21,7 @@ from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sha
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
+from gradiometer.drift.stability import Momentum
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.rate_advice import completed
 from gradiometer.forks.recorded.trials import with_trials
@@ -28,6 +30,7 @@ from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, Issue, Reservations, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Series
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
@@ -210,7 +213,24 @@ def _too_few(text: str) -> Finding:
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """Findings of the check after the last step."""
     for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
-        yield from Endpoint.of(event).findings(kind_of(estimates))
+        endpoint = Endpoint.of(event)
+        yield from endpoint.findings(kind_of(estimates))
+        if found := _chaos(run, endpoint, estimates):
+            yield found
+
+
+def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> Finding | None:
+    """The finding about chaos past the edge, from the sharpness at the end or that of the batches."""
+    settings = run.hyperparameters
+    if settings is None or settings.family != "sgd" or (path := run.series("trajectory")) is None:
+        return None
+    rate = float(path.learning_rate[-1])
+    shares = [estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells]
+    if endpoint.sharpness is not None:
+        limit = min(Momentum(group.momentum, group.nesterov).limit for group in settings.now)
+        shares.append(transformed(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
+    share = max(shares, key=lambda each: each.low, default=None)
+    return None if share is None else chaos_finding(share, estimates, run.losses[1], rate)
 
 
 def _stationarity(run: Run, level: float) -> Finding | None:

@@ -41,8 +41,13 @@ keeps the run there, it is zero up to rounding and the eigenvector's error; in n
 SMALL_BATCHES = 8
 """Number of small batches that the examples are divided into for `BLIND`."""
 
+PARAMETERS = "parameters"
+"""The name of all numbers of a tiny model, as rows (see `dead_units`)."""
+
 MANY = 0.5
-"""Share of dead or twin units in a layer from which a finding is made."""
+"""Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever their share: random
+initial weights have none. In a tiny model, in which each number is a row, two may be equal for another reason.
+"""
 
 PRODUCTS = 60
 """Most Hessian products for the eigenvalues."""
@@ -103,7 +108,7 @@ class Endpoint:
             yield _saddle(self)
         if worst := _most(self.dead):
             yield _dead(*worst, self.examples)
-        if worst := _most(self.twins):
+        if worst := _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY):
             yield _twin(*worst)
 
 
@@ -175,11 +180,11 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0
 
 
-def _most(counts: Mapping[str, tuple[int, int]]) -> tuple[str, int, int] | None:
-    """The layer with the largest share, if that is at least `MANY`."""
+def _most(counts: Mapping[str, tuple[int, int]], least: float = MANY) -> tuple[str, int, int] | None:
+    """The layer with the largest share, if that is at least `least`."""
     shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
     name = max(shares, key=lambda name: shares[name], default=None)
-    return (name, *counts[name]) if name is not None and shares[name] >= MANY else None
+    return (name, *counts[name]) if name is not None and shares[name] >= least else None
 
 
 def _saddle(endpoint: Endpoint) -> Finding:
@@ -207,7 +212,7 @@ def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
 
 def _twin(name: str, twins: int, rows: int) -> Finding:
     return _finding(
-        State.ACT,
+        State.ACT if twins >= MANY * rows else State.LOOK,
         f"{name}: {twins:,} of {rows:,} rows equal another up to sign: a symmetric start that training has kept.",
         "Their gradients are equal too, for every batch: they stay equal, and act as fewer units.",
         "Initialise with random numbers.",

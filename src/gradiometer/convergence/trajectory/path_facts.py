@@ -34,6 +34,12 @@ RECEDING = -0.2
 HOVERING = -0.35
 """The same change: above this, a path that is not straight keeps its size; η ∝ 1/t gives −½."""
 
+NO_END = -0.2
+"""log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in sight."""
+
+OUTWARDS = 0.7
+"""Cosine between the last doubling's move and Φ from which the norm says where the parameters go."""
+
 METHOD = "least squares over doublings"
 
 
@@ -132,6 +138,8 @@ def facts_of(path: Path, level: float = 0.9) -> Estimates:
     - `travel`: net distance of the last doubling, in steps of root mean squared length.
     - `straightness`: net distance over path length, in the last four doublings.
     - `alignment`: cosine between the last doubling's move and Φ.
+    - `norm_growth`: log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: 0 if ‖Φ‖ grows as log t, −∞ if it
+      does not grow in each of the last four.
     - `turns`: signed turns about the centroid in the plane of most of the path, in the last four doublings.
     - `turn_consistency`: net turns over all turning, ±1 if the path never turns back.
     - `slowing`: p if the speed falls as (Σ η)^-p.
@@ -165,6 +173,7 @@ def facts_of(path: Path, level: float = 0.9) -> Estimates:
         "move_slope": _slope((path.moves**2).sum(axis=1), level),
         "step_slope": _slope(path.squares[1:], level),
         "slowing": slowing,
+        "norm_growth": _norm_growth(late.centres, level),
         **{name: Estimate.exact(value) for name, value in exact.items()},
     }
 
@@ -183,7 +192,7 @@ def kind_of(facts: Estimates) -> Kind:
         return Kind.CIRCLING
     moves, straight = facts["move_slope"], facts["straightness"].value >= STRAIGHT
     if moves.high < (RECEDING if straight else 0):
-        return Kind.CONVERGING
+        return Kind.DIVERGING if _grows(facts) else Kind.CONVERGING
     if straight:
         return Kind.DIVERGING if _flies(facts) else Kind.UNDER_WAY
     return Kind.WANDERING if moves.low > HOVERING else Kind.CANNOT_TELL
@@ -197,6 +206,20 @@ def _flies(facts: Estimates) -> bool:
         and facts["slowing"].high < 1.25
         and facts["slowing_misfit"].value < 0.5
     )
+
+
+def _grows(facts: Estimates) -> bool:
+    """The moves get shorter, but they lead away from zero, and the norm grows without an end in sight."""
+    growth = facts.get("norm_growth")
+    return growth is not None and growth.value > NO_END and facts["alignment"].value >= OUTWARDS
+
+
+def _norm_growth(centres: Float[np.ndarray, "groups sketch"], level: float) -> Estimate:
+    """Change per doubling of log₂ of the growth of ‖Φ‖ in a doubling."""
+    growth = np.diff(np.linalg.norm(centres[::GROUPS], axis=1))
+    if not (growth > 0).all():
+        return Estimate.bound(-math.inf, low=-math.inf, high=-math.inf, method="does not grow", samples=len(growth))
+    return _fitted(np.arange(len(growth)), np.log2(growth), level)
 
 
 def _share(part: "float | np.floating[Any]", whole: "float | np.floating[Any]") -> float:

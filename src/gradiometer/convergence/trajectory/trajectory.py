@@ -123,6 +123,7 @@ class Trajectory(Gauge):
         "straightness": "net distance over path length, last four doublings",
         "alignment": "cosine of the last doubling’s move with Φ",
         "turns": "turns about the centre, last four doublings",
+        "norm_growth": "log₂ of the growth of ‖Φ‖, change per doubling",
         "slowing": "p, if the speed falls as (Σ η)^−p",
     }
     needs_loss: ClassVar[bool] = False
@@ -185,6 +186,11 @@ def _numbers(kind: Kind, estimates: Estimates) -> str:
         return f"the correlation of each step with the next is {estimates['step_correlation']}"
     if kind is Kind.CIRCLING:
         return f"{significant(abs(estimates['turns'].value), 2)} turns in the last four doublings of time"
+    if kind is Kind.DIVERGING and estimates["slowing"].high >= 1.25:
+        return (
+            f"‖Φ‖ has grown in each of the last four doublings of time, and log₂ of its growth changes by "
+            f"{estimates['norm_growth']} per doubling"
+        )
     if kind is Kind.DIVERGING:
         return (
             f"the cosine between the last doubling's move and the parameters is "

@@ -1,0 +1,71 @@
+"""Chaos past the edge of stability: steps too long for the curvature that do not blow up, because it is bounded."""
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.convergence.trajectory.endpoint import NAME
+from gradiometer.measurement.estimate import Estimate, Estimates, significant
+from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.uncertainty.means import mean
+
+PAST = 1.5
+"""Share of the edge above which chaos is possible. Training at the edge of stability stays within 1.2 of it."""
+
+FEWEST_LOSSES = 64
+WINDOW = 8
+"""Consecutive losses whose mean is compared: the lowest of these means is the best."""
+
+ABOVE = 1.15
+"""Factor of the late loss over the best one from which training does not keep what it reaches."""
+
+UNRELATED = 0.5
+"""Correlation of a step with the next, below which the path is not smooth."""
+
+
+def chaos_finding(
+    share: Estimate, facts: Estimates, losses: Float[np.ndarray, " steps"], learning_rate: float
+) -> Finding | None:
+    """The finding about chaos past the edge of stability; None if one of its three signs is missing.
+
+    The signs: the sharpness is above its limit by more than half, the loss of the last quarter of the run is above the
+    best that was reached, and a step says little about the next one. Each of them alone is common in ordinary training:
+    early sharpness, a noisy loss, and noise.
+
+    Args:
+        share: Measured sharpness over its limit, for example ηλ_max/2.
+        facts: The numbers about the path, from `facts_of`.
+        losses: The loss of every step so far.
+        learning_rate: η.
+
+    >>> import numpy as np
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.convergence.trajectory.chaos import chaos_finding
+    >>> facts = {"step_correlation": Estimate.interval(-0.1, -0.2, 0.0, level=0.9, method="mean", samples=20)}
+    >>> losses = np.r_[np.linspace(4, 1, 50), np.random.default_rng(0).uniform(1, 7, 450)]
+    >>> chaos_finding(Estimate.exact(3.5), facts, losses, 7.0).state.value
+    'act'
+    >>> chaos_finding(Estimate.exact(1.1), facts, losses, 7.0) is None
+    True
+    """
+    correlation = facts.get("step_correlation")
+    if not share.low > PAST or correlation is None or not correlation.high < UNRELATED:
+        return None
+    if len(losses) < FEWEST_LOSSES or not np.isfinite(losses).all():
+        return None
+    late = mean(losses[-(len(losses) // 4) :], level=0.98)
+    best = float(np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid").min())
+    if not late.low > ABOVE * max(best, 0.0):
+        return None
+    times = f"{significant(late.value / best, 2)} times the best it has reached" if best > 0 else "above its best"
+    return Finding(
+        NAME,
+        Issue.CONVERGENCE,
+        State.ACT,
+        f"Training is in chaos past the edge of stability: the sharpness is {share} times its limit at η = "
+        f"{significant(learning_rate)}, the loss is {times}, and the correlation of each step with the next is "
+        f"{correlation}.",
+        "The steps are too long for the curvature. They do not blow up, because the loss curves less farther away.",
+        "Halve the learning rate until the sharpness is below its limit.",
+        "The sharpness was measured at one point, and changes quickly there.",
+        ("step_correlation",),
+    )

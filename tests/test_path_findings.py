@@ -1,0 +1,69 @@
+"""Chaos past the edge, twins in part, and a norm that grows: each is told, and ordinary paths are not."""
+
+import numpy as np
+import pytest
+import torch
+
+from gradiometer import Estimate, State
+from gradiometer.convergence.trajectory import Endpoint, Path, facts_of, kept_steps, kind_of, twin_units_of
+from gradiometer.convergence.trajectory.chaos import chaos_finding
+from gradiometer.convergence.trajectory.path_facts import Kind
+
+STEPS = np.array(kept_steps(4096))
+
+
+def descent(learning_rate: float, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Iterates and losses of ½ Σ log(1 + x²), whose curvature is at most 1."""
+    random, x = np.random.default_rng(0), np.linspace(0.5, 1.5, 8)
+    points, losses = [], []
+    for _ in range(4097):
+        points.append(x)
+        losses.append(0.5 * np.log1p(x**2).sum())
+        x = x - learning_rate * (x / (1 + x**2) + noise * random.standard_normal(8))
+    return np.array(points)[STEPS], np.array(losses)
+
+
+def path(points: np.ndarray) -> Path:
+    return Path.of(STEPS, points, np.full(len(STEPS), 0.1))
+
+
+def test_chaos_past_the_edge_is_told() -> None:
+    points, losses = descent(7.0)
+    found = chaos_finding(Estimate.exact(7.0 / 2), facts_of(path(points)), losses, 7.0)
+    assert found is not None and found.state is State.ACT
+    assert "chaos past the edge" in found.seen and "3.50 times its limit at η = 7.00" in found.seen
+    assert found.advice.startswith("Halve the learning rate")
+
+
+@pytest.mark.parametrize(("learning_rate", "noise", "share"), [(0.5, 0.0, 0.25), (0.5, 1.0, 0.25), (1.9, 0.1, 0.95)])
+def test_ordinary_descent_is_not_called_chaos(learning_rate: float, noise: float, share: float) -> None:
+    points, losses = descent(learning_rate, noise)
+    assert chaos_finding(Estimate.exact(share), facts_of(path(points)), losses, learning_rate) is None
+    # Not even if the sharpness were far above its limit: the loss is near its best.
+    if not noise:
+        assert chaos_finding(Estimate.exact(3.0), facts_of(path(points)), losses, learning_rate) is None
+
+
+def test_parameters_whose_norm_grows_without_an_end_are_not_converging() -> None:
+    direction = np.random.default_rng(0).standard_normal(12)
+    side = np.random.default_rng(1).standard_normal(12) / 3
+
+    def kind(length: np.ndarray, early: float = 0.0) -> Kind:
+        return kind_of(facts_of(path(length[:, None] * direction + (1 + early * time**-0.5)[:, None] * side)))
+
+    time = STEPS + 1.0
+    # As in networks that fit every example: early moves in other directions die out, and the norm goes on.
+    assert kind(np.log(time) ** 0.35, early=12.0) is Kind.DIVERGING
+    assert kind(5 - 4 * time**-0.25) is Kind.CONVERGING
+    assert kind(5 - 4 / time, early=12.0) is Kind.CONVERGING
+
+
+def test_twins_below_half_of_a_layer_are_told() -> None:
+    torch.manual_seed(0)
+    first = torch.nn.Linear(8, 20)
+    model = torch.nn.Sequential(first, torch.nn.Tanh(), torch.nn.Linear(20, 5))
+    assert not list(Endpoint(10, 1.0, twins=twin_units_of(model)).findings(Kind.CONVERGING))
+    with torch.no_grad():
+        first.weight[3], first.weight[7] = first.weight[5], -first.weight[5]
+    (found,) = Endpoint(10, 1.0, twins=twin_units_of(model)).findings(Kind.CONVERGING)
+    assert found.seen.startswith("0.weight: 3 of 20 rows equal another up to sign") and found.state is State.LOOK
