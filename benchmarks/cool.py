@@ -1,7 +1,7 @@
 """Does cooling by measurement keep up with step schedules tuned by hand, and do its forecasts of a cut come true?
 
     .venv/bin/python benchmarks/cool.py                      # everything, about ten minutes on one core
-    .venv/bin/python benchmarks/cool.py --part forecasts --out found.json
+    .venv/bin/python benchmarks/cool.py --part forecasts --out found.jsonl --pool processes
 
 *schedules*: `--cool auto` against the best of a grid of step schedules (constant, a cut to a tenth after half of the
 steps, after three quarters, after both), from the same rate, over the same steps, three seeds: loss on the whole
@@ -13,7 +13,6 @@ on. Its interval is at 90 %; the share of drift in it was chosen on the digits M
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gradiometer import Configuration, Run
+from gradiometer.jobs import Job, Ledger, pool_of
 from gradiometer.measurement.uncertainty import proportion
 from gradiometer.problems import load
 from gradiometer.train import train
@@ -146,14 +146,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=["schedules", "forecasts"])
     parser.add_argument("--only", help="only what has this in its name")
-    parser.add_argument("--out", type=Path, help="add what was found to this JSON file; what it has is not run again")
+    parser.add_argument("--out", type=Path, help="add what was found to this ledger; what it has is not run again")
+    parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     given = parser.parse_args()
-    found = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
-    for name, function, arguments in tasks(given.part or ["schedules", "forecasts"]):
-        if name not in found and (given.only or "") in name:
-            found[name] = function(*arguments)
-            if given.out:
-                given.out.write_text(json.dumps(found))
+    ledger = Ledger(given.out) if given.out else None
+    found = {} if ledger is None else {name: outcome.result for name, outcome in ledger.finished().items()}
+    every = [Job(*task) for task in tasks(given.part or ["schedules", "forecasts"])]
+    with pool_of(given.pool) as pool:
+        for outcome in pool.run([job for job in every if (given.only or "") in job.name], ledger=ledger):
+            found[outcome.name] = outcome.value()
     print(printed(found))
 
 

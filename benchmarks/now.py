@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from now_networks import CHOOSING, JUDGING
 from now_runs import recorded
 from now_scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, temperature_cases
 
 from gradiometer import Estimate
+from gradiometer.jobs import Job, pool_of
 from gradiometer.measurement.uncertainty import (
     SHARPNESS_PRIOR,
     TEMPERATURE_PRIOR,
@@ -109,10 +109,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", choices=("judging", "choosing"), default="judging")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "gradiometer-now")
+    parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     networks = JUDGING if settings.networks == "judging" else CHOOSING
-    runs = {name: recorded(name, network, settings.cache) for name, network in networks.items()}
+    jobs = [Job(name, recorded, (name, network, settings.cache)) for name, network in networks.items()]
+    with pool_of(settings.pool) as pool:
+        runs = dict(zip(networks, pool.results(jobs), strict=True))
     for name, run in runs.items():
         parameters, batch, examples = run["size"]
         print(f"{name}: {parameters:,} parameters, B = {batch}, {examples:,} examples, {len(run['readings'])} steps")

@@ -24,6 +24,7 @@ from torch.func import functional_call, grad, vmap
 
 from gradiometer.estimation import GradientNoise, PreconditionedNoise
 from gradiometer.forks import BatchSize, Branch, BranchResult, CriticalBatch, Readout, critical_batch
+from gradiometer.jobs import Job, pool_of
 from gradiometer.measurement import (
     Draw,
     Estimate,
@@ -213,9 +214,11 @@ def study(name: str) -> CriticalBatch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--condition", action="append", choices=CONDITIONS)
+    parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    found = {name: study(name) for name in arguments.condition or CONDITIONS}
+    names = arguments.condition or list(CONDITIONS)
+    with pool_of(arguments.pool) as pool:
+        found = dict(zip(names, pool.results([Job(name, study, (name,)) for name in names]), strict=True))
     ratios = np.array([each.forecast.value / each.estimate.value for each in found.values()])
     within = int((np.abs(np.log(ratios)) <= math.log(2)).sum())
     print(

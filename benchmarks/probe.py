@@ -10,6 +10,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from gradiometer import Objective, Sampling, supervised, watch
+from gradiometer.jobs import Job, pool_of
 from gradiometer.measurement import Draw
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems import load
@@ -106,11 +108,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     asked = parser.parse_args()
     settings = f"N = {EXAMPLES}, B = {BATCH}, η = {asked.rate}, {asked.epochs} epochs, {asked.seeds} seeds"
     print(f"{settings}; windows of {WINDOW} steps")
     for probe in (False, True):
-        runs = [compare(seed, probe=probe, epochs=asked.epochs, rate=asked.rate) for seed in range(asked.seeds)]
+        one = partial(compare, probe=probe, epochs=asked.epochs, rate=asked.rate)
+        with pool_of(asked.pool) as pool:
+            runs = pool.results([Job(f"seed {seed}", one, (seed,)) for seed in range(asked.seeds)])
         print("probe:" if probe else "training batches:")
         for name in MOMENTS:
             excess = np.array([run.excess(name) for run in runs])

@@ -1,6 +1,6 @@
 """What do snapshots give, and what would the same time have given otherwise?
 
-    python benchmarks/snapshots.py --out snapshots [--no-train] [--json]
+    python benchmarks/snapshots.py --out snapshots [--no-train] [--pool processes] [--json]
 
 Fashion-MNIST, a CNN of 42,706 parameters, Nesterov momentum 0.9, weight decay 1e-4, batches of 64. 20 epochs over
 60,000 images, and 40 epochs over 12,000, where it overfits; three seeds. Against five snapshots: a single cosine run
@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 from snapshot_figures import figures
-from snapshot_runs import HOT, REGIMES, images_of, jobs, trained
+from snapshot_runs import HOT, REGIMES, Job, Labelled, images_of, jobs, trained
 from snapshot_scores import HOT_SNAPSHOT, NO_CYCLE, SNAPSHOT, Line, Study
 
 from gradiometer import Estimate
+from gradiometer.jobs import Job as PoolJob
+from gradiometer.jobs import pool_of
 from gradiometer.problems import load
 from gradiometer.storage.journal import plain
 
@@ -40,16 +41,17 @@ GUESSING = 0.8
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("snapshots"), show_default=True)
 @click.option("--train/--no-train", "training", default=True, help="Train the runs that are missing first.")
+@click.option("--pool", default="here", show_default=True, help="here, processes[:COUNT] or ray[:ADDRESS]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-def main(out: Path, training: bool, as_json: bool) -> None:
+def main(out: Path, training: bool, pool: str, as_json: bool) -> None:
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     problem = load("fashion-mnist")
     data = {name: images_of(problem, regime) for name, regime in REGIMES.items()}
-    for job in jobs():
-        if training and not (out / f"{job.name}.json").exists():
-            trained(job, *data[job.regime.name], out)
-            click.echo(job.name, err=True)
+    missing = [job for job in jobs() if training and not (out / f"{job.name}.json").exists()]
+    with pool_of(pool, "--pool") as where:
+        runs = [PoolJob(job.name, trained_on, (job, out)) for job in missing]
+        where.results(runs, shared=data, progress=lambda outcome, *_: click.echo(outcome.name, err=True))
     studies = [Study(regime, out, data[name][1]) for name, regime in REGIMES.items()]
     found = {study.regime.name: study for study in studies if study.seeds}
     results = {name: result(study) for name, study in found.items()}
@@ -61,6 +63,11 @@ def main(out: Path, training: bool, as_json: bool) -> None:
     for study in found.values():
         for path in figures(study, out):
             click.echo(f"picture  {path}", err=True)
+
+
+def trained_on(data: dict[str, tuple[Labelled, Labelled]], job: Job, out: Path) -> None:
+    """Train one run, on the images of its regime."""
+    trained(job, *data[job.regime.name], out)
 
 
 def result(study: Study) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/stationarity.py              # eight settings the test was not chosen on
     .venv/bin/python benchmarks/stationarity.py --chosen-on  # the sixteen it was chosen on
-    .venv/bin/python benchmarks/stationarity.py --setting f1 --out part.json
+    .venv/bin/python benchmarks/stationarity.py --setting f1 --out part.jsonl
 
 A setting is run 100 times from each of five random starts. An alarm is early where the expected excess loss at that
 step, known exactly, is above twice its floor; the true time is where it first is not. The first alarm of a run counts,
@@ -10,7 +10,6 @@ over all looks; a run ends at eight times the true time of its slowest start.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from stationarity_rivals import (
 from streaming import Stream, StreamProbe
 
 from gradiometer.convergence.plateau import Extrapolation
+from gradiometer.jobs import Job, Ledger, pool_of
 from gradiometer.measurement.uncertainty import proportion
 
 STARTS, RUNS, LENGTH = 5, 100, 8
@@ -177,18 +177,17 @@ def main() -> None:
     parser.add_argument("--setting", action="append", help="only this one; may be given more than once")
     parser.add_argument("--detector", action="append", choices=list(DETECTORS), help="only this one")
     parser.add_argument("--seed", type=int, default=0, help="of starts, noise and probe")
-    parser.add_argument("--out", type=Path, help="add what was found to this JSON file")
+    parser.add_argument("--out", type=Path, help="add what was found to this ledger; what it has is not run again")
+    parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     settings = CHOSEN_ON | FRESH
     chosen = given.setting or list(CHOSEN_ON if given.chosen_on else FRESH)
-    found = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
-    for name in chosen:
-        if name not in found:
-            found[name] = study(settings[name], given.detector or list(DETECTORS), given.seed)
-            print(name, asdict(settings[name]), flush=True)
-            if given.out:
-                given.out.write_text(json.dumps(found))
+    jobs = [Job(name, study, (settings[name], given.detector or list(DETECTORS), given.seed)) for name in chosen]
+    found = {}
+    with pool_of(given.pool) as pool:
+        for outcome in pool.run(jobs, ledger=Ledger(given.out) if given.out else None):
+            found[outcome.name] = outcome.value()
+            print(outcome.name, asdict(settings[outcome.name]), flush=True)
     print(printed({name: found[name] for name in chosen}))
 
 

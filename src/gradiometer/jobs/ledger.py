@@ -106,4 +106,4 @@ def _not_json(value: Any) -> str:
         return wrong or next(filter(None, map(_not_json, value.values())), "")
     if isinstance(value, list | tuple):
         return next(filter(None, map(_not_json, value)), "")
-    return "" if value is None or type(value) in (bool, int, float, str) else type(value).__name__
+    return "" if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
