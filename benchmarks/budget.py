@@ -7,8 +7,8 @@ batches, so that both meet the same machine; short loops are repeated in further
 The table gives the noise readings of a run (the fewest over the pairs), those by step 300, and what is promised. Cost
 is the processor time of the whole process from `watch(...)` to the end of its block, over that of the plain loop: for
 the first 1,000 steps, for the whole run, and for the steps after the first 1,000. The last column is the time of
-`w.step` in the median, without the hook of torch. A loop with `!` broke a promise. With `--busy`, so many other
-processes compete for the processor meanwhile.
+`w.step` in the median, without the hook of torch. `!` marks a broken promise, and `~` a run that is too short to
+pay for its readings, has them, and says so. With `--busy`, so many other processes compete for the processor.
 """
 
 import json
@@ -31,7 +31,7 @@ LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 EARLY = 1000
 """Steps of the start-up allowance."""
 
-SECONDS, PAIRS = 6.0, 3
+SECONDS, PAIRS = 8.0, 3
 """A loop is repeated until its plain runs have taken so long together, in at most so many pairs."""
 
 ALLOWED_EARLY, ALLOWED = 0.10, 0.02
@@ -121,19 +121,21 @@ def run(loop: Loop, *, watched: bool) -> dict[str, Any]:
             optimizer.step()
 
     measured: list[int] = []
+    said = False
     began = time.process_time()
     if watched:
         with tempfile.TemporaryDirectory() as out:
             with watch(model, optimizer, loss=LOSS, out=out, examples=10**6, page=False, quiet=True) as w:
                 steps(w)
             seconds = time.process_time() - began
+            said = bool(w.overhead["beyond_allowance"])
             noise = None if w.run is None else w.run.series("noise")
             measured = [] if noise is None else noise.steps.tolist()
     else:
         steps(None)
         seconds = time.process_time() - began
     step = statistics.median(took) if took else 0.0
-    return {"early": early or seconds, "seconds": seconds, "measured": measured, "step": step}
+    return {"early": early or seconds, "seconds": seconds, "measured": measured, "step": step, "said": said}
 
 
 def train_when_told(number: int, *, watched: bool) -> None:
@@ -175,13 +177,15 @@ def line(number: int) -> str:
     by_300 = min(sum(step < 300 for step in seen["measured"]) for _, seen in pairs)
     early, whole = cost(lambda one: one["early"]), cost(lambda one: one["seconds"])
     later = cost(lambda one: one["seconds"] - one["early"]) if loop.steps > EARLY else None
-    is_broken = readings < loop.promised or early > ALLOWED_EARLY or (later or 0.0) > ALLOWED
+    is_costly = early > ALLOWED_EARLY or (later or 0.0) > ALLOWED
+    is_said = readings >= loop.promised and all(seen["said"] for _, seen in pairs)
+    mark = " ~" if is_costly and is_said else " !" if is_costly or readings < loop.promised else ""
     step = statistics.median(seen["step"] for _, seen in pairs)
     pace = statistics.median(plain["seconds"] / loop.steps for plain, _ in pairs)
     after = "" if later is None else f"{later:.1%}"
     return (
         f"{loop.name:<42}{1e3 * pace:>8.2f}{readings:>10}{by_300:>8}{loop.promised:>7}{early:>10.1%}{whole:>8.1%}"
-        f"{after:>8}{1e6 * step:>8.1f} µs{' !' if is_broken else ''}"
+        f"{after:>8}{1e6 * step:>8.1f} µs{mark}"
     )
 
 
