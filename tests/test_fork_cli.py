@@ -161,7 +161,7 @@ def test_a_watched_run_is_refused_with_the_line_for_its_program(tmp_path: Path, 
             optimizer.step()
     code, _, error = called(capsys, "fork", str(w.run.path))
     assert code == 2
-    assert "is a watched run: only your program has its model and data. Call `gradiometer.forks.fork(" in error
+    assert "is a watched run: only your program has its model and data. Add the line `w.fork(batches=loader" in error
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys) -> None:

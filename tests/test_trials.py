@@ -117,3 +117,20 @@ def test_what_findings_advise_is_each_tried_once() -> None:
 )
 def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
     assert alike(alternative_of(one), alternative_of(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (
+            "apart",
+            "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], horizon='500 updates')` in your program.",
+        ),
+        ("given", "Not tried."),
+    ],
+)
+def test_a_watched_run_has_the_line_for_its_program(run: Run, mode: str, said: str) -> None:
+    problem = {"description": "a loop of its own, watched"}
+    run.folder.manifest.update({"problem": problem, "mode": mode})
+    (found,) = with_trials(run, [BATCH])
+    assert found.tried == said

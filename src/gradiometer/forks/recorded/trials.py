@@ -41,8 +41,10 @@ def _with_trial(run: Run, finding: Finding, records: Sequence[ForkRecord]) -> Fi
     tried = [sentence for text in finding.alternatives for sentence in _trial(alternative_of(text), records)]
     if tried:
         return replace(finding, tried=f"Tried: {' '.join(tried)}")
+    if not run.has_program_with_model:
+        return replace(finding, tried="Not tried.")
     if run.watched:
-        call = f"gradiometer.forks.fork(model, optimizer, …, alternatives={list(finding.alternatives)})"
+        call = f"w.fork(batches=loader, alternatives={list(finding.alternatives)}, horizon='500 updates')"
         return replace(finding, tried=f"Not tried: `{call}` in your program.")
     return replace(finding, tried=f"Not tried: {run.call('fork', '').removesuffix('`')} --advice`.")
 

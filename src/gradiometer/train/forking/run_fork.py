@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -132,7 +133,7 @@ def fork_run(
     record = ForkRecord.keep(run.path, plan)
     if begin is not None:
         begin(plan)
-    with where:
+    with nullcontext() if where is pool else where:
         _, stops = grow(source(), plan, where, ledger=record.ledger(), progress=progress, threads=configuration.threads)
     return RunFork(record.finish(stops), was_finished=False, warnings=source().state.warnings)
 

@@ -13,8 +13,8 @@ IN_YOUR_PROGRAM = {
     "ensemble": "Add the line `w.snapshot()` to it, at the end of each cycle of the learning rate, and "
     f"`w.ensemble(test)` {AT_THE_END} test examples.",
     "sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
-    "fork": "Call `gradiometer.forks.fork(model, optimizer, loss=…, batches=…, alternatives=['rate 2x'], "
-    "horizon='500 updates')` in it, between two updates.",
+    "fork": "Add the line `w.fork(batches=loader, alternatives=['rate 2x'], horizon='500 updates')` to it, between two "
+    "updates.",
     "resume": "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the first step.",
 }
 """The lines that do the work of a command in the user's own program, for a watched run."""
