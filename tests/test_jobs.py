@@ -191,6 +191,20 @@ def test_a_result_is_the_same_fresh_and_from_the_ledger(tmp_path: Path) -> None:
     assert json.loads(line)["result"] == {"pair": ["nan", "-inf", 0.1 + 0.2, "text"]}
 
 
+def test_a_tuple_is_a_list_fresh_as_from_the_ledger(tmp_path: Path) -> None:
+    jobs, ledger = [Job("pair", lambda: (1, np.float64(0.1)))], Ledger(tmp_path / "finished.jsonl")
+    assert [next(Here().run(jobs, ledger=ledger)).result for _ in range(2)] == [[1, 0.1], [1, 0.1]]
+
+
+def test_results_are_in_the_order_of_the_jobs_and_a_failure_stops_the_others() -> None:
+    ran: list[int] = []
+    assert list(Here().in_order([Job(name, name.upper) for name in ("b", "a")])) == ["B", "A"]
+    jobs = [Job("first", ran.append, (1,)), Job("bad", half, ("text",)), Job("last", ran.append, (3,))]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        Here().results(jobs)
+    assert ran == [1]
+
+
 def test_what_a_ledger_cannot_keep_is_refused(tmp_path: Path) -> None:
     for work, kind in ((lambda: [torch.ones(1)], "Tensor"), (lambda: {1: 2}, "int as a key")):
         with pytest.raises(
