@@ -1,12 +1,23 @@
-"""`gradiometer demo`: train and measure on real data that is part of the package."""
+"""`gradiometer demo`: train, measure and fork on real data that is part of the package."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gradiometer.cli.options import json_option, out_option, talk_options
 
+if TYPE_CHECKING:
+    from gradiometer.problems.problem import Problem
+    from gradiometer.run.reader import Run
+
 DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 100, "accumulation": 2, "budget": 0.05}
+
+REPLICATES = 3
+"""Replicates of the fork that tests the forecast: enough for an interval, in a few seconds."""
+
+WITHOUT_ADVICE = ("rate 2x",)
+"""What is tried if no finding advises anything."""
 
 
 @click.command(epilog="Example: gradiometer demo --no-open --out runs")
@@ -14,10 +25,11 @@ DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 10
 @json_option
 @talk_options
 def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
-    """Train a small network on real handwritten digits and measure it. Takes about a minute.
+    """Train a small network on real handwritten digits, measure it, and try what it advises. Takes about half a minute.
 
     Every batch is accumulated from two micro-batches, and their gradients are measured, in 5 % of the training time.
-    The command shows findings during training, prints them with intervals at the end, and writes the page.
+    The command shows findings during training. Then it trains from the middle of the run again, as before and as the
+    findings advise, to test their forecast. It prints all with intervals at the end, and writes the page.
     """
     from gradiometer.cli.outcome import conclude
     from gradiometer.cli.panel import watching
@@ -28,5 +40,26 @@ def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | No
         from gradiometer.problems.registry import load
         from gradiometer.train import train
 
-        run = train(load(configuration.problem, model=configuration.model), configuration, out, panel)
+        problem = load(configuration.problem, model=configuration.model)
+        run = train(problem, configuration, out, panel)
+    _try_the_advice(run, problem, quiet=quiet or as_json)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
+
+
+def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
+    """Fork the run in its middle with what its findings advise."""
+    from gradiometer.cli.branches import following
+    from gradiometer.diagnosis import diagnose
+    from gradiometer.forks.recorded.trials import advised
+    from gradiometer.train.forking.run_fork import fork_run
+
+    alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE
+    with following(quiet) as progress:
+        fork_run(
+            run,
+            alternatives,
+            replicates=REPLICATES,
+            problem=problem,
+            begin=progress.begin,
+            progress=progress.update,
+        )

@@ -74,14 +74,18 @@ class Row:
 
 
 def rows(run: Run, diagnosis: Diagnosis, sections: Sequence[Section], found: Iterable[Answer]) -> tuple[Row, ...]:
-    """A row for each answered question, each further finding, and each section that no finding belongs to."""
+    """A row for each answered question, each further finding, and each section that no finding belongs to.
+
+    Of these sections, those with words in their row, such as the forks, come first.
+    """
     found = tuple(found)
     left = {section.name: section for section in sections}
     homes = {question.name: question.section for question in QUESTIONS}
     measured = [(card, homes[card.name]) for card in cards(run, found) if card.shown]
     further = [(card, card.short) for card in further_cards(found)]
     made = [_row(card, left.pop(home, None), diagnosis) for card, home in (*measured, *further)]
-    return (*made, *(_numbers(section) for section in left.values() if _figures(section) or _has_table(section)))
+    others = [_numbers(section) for section in left.values() if _figures(section) or _has_table(section)]
+    return (*made, *sorted(others, key=lambda row: not row.words))
 
 
 def unmeasured(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
