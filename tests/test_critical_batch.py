@@ -8,7 +8,7 @@ import pytest
 
 from gradiometer import BadArgument, Estimate
 from gradiometer.forks import BatchSize, Branch, BranchResult, Readout
-from gradiometer.forks.critical import CriticalBatch, batch_fit, critical_batch
+from gradiometer.forks.critical import Cell, CriticalBatch, batch_fit, critical_batch
 
 BATCH, HORIZONS = 16, (2_000, 4_000, 8_000)
 
@@ -69,6 +69,8 @@ def test_its_interval_covers_and_tells_how_little_is_known() -> None:
     assert np.median([each.high / each.low for each in found]) < 2
     flat = measured(Law(critical=1e6, noise=2e-3)).estimate
     assert flat.high == math.inf and flat.low > 256
+    below = measured(Law(critical=2.0, noise=1e-4)).estimate
+    assert below.low == 0 and 8 <= below.high < 16
 
 
 def test_rates_beyond_the_edge_diverge_and_are_not_chosen() -> None:
@@ -76,6 +78,13 @@ def test_rates_beyond_the_edge_diverge_and_are_not_chosen() -> None:
     assert max(found.best_rates.values()) <= 2.0
     assert sum(result.diverged is not None for result in found.results) > 0
     assert math.isfinite(found.estimate.value)
+
+
+def test_a_huge_loss_beside_the_edge_does_not_lower_the_best_loss() -> None:
+    cell = Cell(1, 16, 1000, {0.5: np.array([1.1]), 1.0: np.array([1.0]), 2.0: np.array([1e30])})
+    assert 0.98 < cell.loss(np.array([0])) < 1.0
+    even = Cell(1, 16, 1000, {0.5: np.array([1.2]), 1.0: np.array([1.0]), 2.0: np.array([1.1])})
+    assert even.loss(np.array([0])) == pytest.approx(1.0 - 0.1**2 / (8 * 0.3))
 
 
 def test_batches_with_too_few_updates_are_left_out() -> None:

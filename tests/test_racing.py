@@ -89,9 +89,9 @@ def test_the_truly_best_is_kept_among_equals() -> None:
     means = {"go on": 0.0, **dict.fromkeys(names, 0.0), "rate 0.5x": -1e-6}
     kept = [
         "rate 0.5x" not in {stop.alternative for stop in result_of(Grown(means, seed=seed), names).stops}
-        for seed in range(30)
+        for seed in range(12)
     ]
-    assert sum(kept) >= 25
+    assert sum(kept) >= 9
 
 
 def test_rungs_keep_within_the_budget_and_prefer_a_long_last_horizon() -> None:
