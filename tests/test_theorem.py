@@ -95,6 +95,12 @@ def test_a_text_that_is_no_schedule_or_too_deep_is_refused(text: str, words: str
         theorem(text)
 
 
+def test_a_whole_factor_is_not_raised_to_a_number_of_many_digits() -> None:
+    assert theorem("StepDecay(10, every=1, factor=0)").limit_zero
+    with pytest.raises(BadArgument, match="must be finite"):
+        Schedule.parse("StepDecay(10, every=1, factor=1000)")(10**9)
+
+
 def test_an_undefined_first_step_is_named_and_later_steps_are_judged() -> None:
     verdict = theorem("1/(t*log(t)**2)")
     assert conditions(verdict) == FINITE

@@ -96,7 +96,7 @@ def arguments(random: random.Random, folder: Path) -> None:
         given.append(random.choice((*OPTIONS, "no-problem", str(folder / "none"), "runs")))
         if random.random() < 0.6:
             nasty = random.choice(spoiled.NASTY)
-            given.append(nasty if isinstance(nasty, str) else json.dumps(nasty))
+            given.append(nasty.replace("\0", "") if isinstance(nasty, str) else json.dumps(nasty))
     known = ("digits", "quadratic")
     if given[0] in ("train", "show", "lecture", "sample", "sharpness", "batch") and not set(known) & set(given):
         given.append("no-problem")

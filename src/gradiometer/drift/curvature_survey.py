@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 
@@ -55,6 +56,11 @@ class Survey(Artifact):
     density: SpectralDensity
     products: int
     converged: bool
+
+    def __post_init__(self) -> None:
+        for name in ("largest", "smallest"):
+            if not getattr(self, name):
+                raise BadArgument(f"`{name}` must have at least one eigenvalue, got none.")
 
     @property
     def sharpness(self) -> Estimate:

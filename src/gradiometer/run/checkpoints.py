@@ -261,7 +261,7 @@ def _read(step: int, path: Path) -> Checkpoint:
         raise RunDamaged(reason_of(error)) from error
     except (SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise RunDamaged(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-    if document.step != step:
+    if document.step != step or document.state.get("step", step) != step:
         raise RunDamaged(f"{STATE} states step {document.step}")
     return Checkpoint(step, tensors, restored(document.state), path)
 

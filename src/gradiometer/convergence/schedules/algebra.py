@@ -13,7 +13,7 @@ from gradiometer.convergence.formulas.bounds import NIL, Bounds, Share
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion
 from gradiometer.convergence.formulas.number import Amount, Undecided
 from gradiometer.convergence.schedules.cycles import place_in_cycles, shrinking
-from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Lengthening, Rate, Schedule, Shrinking
+from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Lengthening, Rate, Schedule, Shrinking, power
 
 MOST_SAMPLED = 1 << 17
 """Largest number of steps of a cycle that are evaluated."""
@@ -163,9 +163,9 @@ class Cycles(Schedule):
 
     def formula(self, step: Time) -> Time:
         if self.lengthen == 1:
-            return self.shrink ** (step // self.length) * self.schedule.formula(step % self.length)
+            return power(self.shrink, step // self.length) * self.schedule.formula(step % self.length)
         cycle, share = place_in_cycles(step, self.length, self.lengthen)
-        return self.shrink**cycle * self.schedule.formula(share * self.length)
+        return power(self.shrink, cycle) * self.schedule.formula(share * self.length)
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The height of the cycles times a bounded factor, which is above zero at a known share of the steps."""

@@ -9,7 +9,7 @@ from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floo
 from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
 from gradiometer.convergence.formulas.expansion import CONSTANT
 from gradiometer.convergence.formulas.number import Amount, Number
-from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking
+from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking, power
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Triangular(Schedule):
     def formula(self, step: Time) -> Time:
         cycle, place = step // self.length, step % self.length
         triangle = place / self.up if place <= self.up else (self.length - place) / (self.length - self.up)
-        return self.low + (self.high - self.low) * triangle * self.shrink**cycle * self.decay**step
+        return self.low + (self.high - self.low) * triangle * power(self.shrink, cycle) * power(self.decay, step)
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """The triangle is above zero at all steps of a cycle but one."""
@@ -138,7 +138,7 @@ class CosineRestarts(Schedule):
     def formula(self, step: Time) -> Time:
         cycle, share = place_in_cycles(step, self.steps, self.lengthen)
         wave = (1 + math.cos(math.pi * share)) / 2
-        return self.final + (self.initial * self.shrink**cycle - self.final) * wave
+        return self.final + (self.initial * power(self.shrink, cycle) - self.final) * wave
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of a cycle."""

@@ -226,6 +226,11 @@ def whole_step(step: SupportsIndex) -> int:
     return whole
 
 
+def power(base: Amount, exponent: Time) -> Time:
+    """base^exponent. A whole base is not raised to a number of thousands of digits."""
+    return float(base) ** exponent if isinstance(exponent, int | float) else base**exponent
+
+
 def _made(kind: Any, *values: Any, **settings: Any) -> Schedule:
     """A schedule by the name of its class; the classes are in files that import this one."""
     made: Schedule = import_module(READER).built(kind, values, settings)

@@ -10,7 +10,7 @@ import msgspec
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, smaller
 from gradiometer.convergence.formulas.expression import NUMBERS, expression_in
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Positive, Rate, Schedule
+from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Positive, Rate, Schedule, power
 
 DECAYS: dict[str, Callable[[Amount], Amount]] = {
     "linear": lambda share: 1 - share,
@@ -45,7 +45,7 @@ class StepDecay(Schedule):
     factor: Rate = 0.1
 
     def formula(self, step: Time) -> Time:
-        return self.initial * self.factor ** (step // self.every)
+        return self.initial * power(self.factor, step // self.every)
 
 
 @dataclass(frozen=True)
