@@ -1,5 +1,6 @@
 """The models every law is tested on, the browser, and the settings of every test."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,14 @@ def no_page_at_the_end(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     """`watch` writes no page, which takes a third of a second, except in tests that are marked with `page`."""
     if "page" not in request.keywords:
         monkeypatch.setattr(Announcements, "show", lambda self, run: None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    """A process that has compiled code reads no examples during training's backward, also in later tests."""
+    yield
+    if (dynamo := sys.modules.get("torch._dynamo.utils")) is not None:
+        dynamo.counters.clear()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer import BadArgument, GradiometerError, RunDamaged, Unsupported, diagnose
+from gradiometer import BadArgument, GradiometerError, RunDamaged, RunNotFound, Unsupported, diagnose
 from gradiometer.cli import gradiometer
 from gradiometer.exploration.ensembles import (
     Baseline,
@@ -177,7 +177,7 @@ def test_the_verb_refuses_bad_input(runs: dict[str, Path], tmp_path: Path) -> No
         assert type(done.exception) is error, done.exception
         return str(done.exception)
 
-    assert "has no snapshots" in refused(runs["single"])
+    assert "has no snapshots" in refused(runs["single"], error=RunNotFound)
     assert "`--level` must lie between 0 and 1, got nan" in refused(runs["snapshots"], "--level", "nan")
     assert "a file named .pt2" in refused(runs["snapshots"], "--export", tmp_path / "x.pth")
     wider = train(

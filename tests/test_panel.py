@@ -12,6 +12,7 @@ from rich.console import Console
 from gradiometer.cli.outcome import answers, tell
 from gradiometer.cli.panel import Panel, two_lines
 from gradiometer.problems import load
+from gradiometer.report.sections import sections
 from gradiometer.report.sections.questions import QUESTIONS
 from gradiometer.run import Configuration
 from gradiometer.train import train
@@ -81,12 +82,13 @@ def test_what_does_not_fit_into_two_lines_ends_in_an_ellipsis() -> None:
 
 def test_the_end_has_a_line_for_every_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_in(tmp_path, steps=100)
-    lines = list(answers(run, diagnosis_of(), 200))
+    shown = sections(run, diagnosis_of())
+    lines = list(answers(run, diagnosis_of(), shown, 200))
     assert [line.split()[1] for line in lines] == [question.short.split()[0] for question in QUESTIONS]
     assert lines[0].split() == ["◆", "batch", "look"]
     assert f"not measured: gradiometer certify {run.path}" in lines[3]
-    tell(run, diagnosis_of())
-    assert "\n".join(answers(run, diagnosis_of())) in capsys.readouterr().out
-    narrow = list(answers(run, diagnosis_of(), 40))
+    tell(run, diagnosis_of(), shown)
+    assert "\n".join(answers(run, diagnosis_of(), shown)) in capsys.readouterr().out
+    narrow = list(answers(run, diagnosis_of(), shown, 40))
     assert f"      gradiometer certify {run.path}" in narrow, "what does not fit gets a line of its own, whole to paste"
     assert max(len(line) for line in narrow if not line.startswith(" " * 6)) <= 40

@@ -306,7 +306,7 @@ def test_it_is_refused_under_other_optimizers_and_by_train(tmp_path: Path) -> No
     for kind in (torch.optim.SGD, torch.optim.Rprop):
         with pytest.raises(BadArgument, match=f"`gauges` names preconditioned_noise, {known} {kind.__name__}: leave"):
             watch(model, kind(model.parameters(), lr=0.1), loss=LOSS, out=tmp_path, gauges="preconditioned_noise")
-    with pytest.raises(BadArgument, match="`train` trains with SGD: leave it out, or measure your own loop"):
+    with pytest.raises(BadArgument, match="`optimizer` is sgd: leave it out, or use adamw"):
         train(load("digits"), Configuration(gauges="noise,preconditioned_noise"), tmp_path)
 
 

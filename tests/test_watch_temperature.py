@@ -14,7 +14,7 @@ from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.exploration.temperature import Temperature, heat_balance
 from gradiometer.integrations.watch.updates import Updates
-from gradiometer.measurement import Draw, Objective, Sampling
+from gradiometer.measurement import Draw, ExampleNorms, Objective, Sampling
 from gradiometer.run import Run
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
 
@@ -255,7 +255,10 @@ def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> No
     assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: skipped."]
 
 
-def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(tmp_path: Path) -> None:
+def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExampleNorms, "start", lambda norms: None)  # so that both are spreads of the same halves
     own = Loop(tmp_path).go()[1].run.series("temperature").moments
     twice = {"loss": lambda model, batch: 2 * LOSS(model, batch)}
     other = Loop(tmp_path, watched=twice).go()[1].run.series("temperature").moments

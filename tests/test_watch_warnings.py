@@ -1,6 +1,7 @@
 """Warnings of a watched loop arrive: in findings, in `logging` and on the page; and verdicts that do not hold are not given."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def test_no_verdict_is_given_while_the_measured_loss_is_not_the_trained_one(
     diagnosis = diagnose(w.run)
     assert "; no verdict: the loss given to `watch` is" in diagnosis.verdict
     page = render(w.run, diagnosis)
-    assert page.index("give `watch` the loss that is trained") < page.index('class="cards"')
+    assert page.index("give `watch` the loss that is trained") < page.index('class="rows"')
 
 
 class Dropped(nn.Sequential):
@@ -99,7 +100,8 @@ def test_a_gauge_that_has_stopped_says_why(tmp_path: Path, fails_from: int) -> N
     (finding,) = w.findings()
     where = "seen" if finding.state is State.CANNOT_TELL else "caveat"
     assert where == "caveat" or "no more will come" in finding.means
-    assert f"step {fails_from}: noise is no longer measured" in getattr(finding, where)
+    stopped = re.search(r"step (\d+): noise is no longer measured", getattr(finding, where))
+    assert stopped is not None and fails_from <= int(stopped[1]) <= 17  # the loss is run again at readings 1, 2, 4, …
     assert "no kernel" in getattr(finding, where)
 
 

@@ -36,7 +36,7 @@ def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float
         >>> _ = nn.init.zeros_(model.weight)
         >>> objective = Objective(model, supervised(lambda output, target: (output - target).square().sum(1)))
         >>> inputs, targets = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [0.5], [0.0]])
-        >>> squared_norms(objective, (inputs, targets)).tolist()
+        >>> squared_norms(objective, (inputs, targets)).round(decimals=4).tolist()
         [4.0, 4.0, 0.0]
     """
     if objective.traits(batch, seed=seed).coupled:

@@ -22,7 +22,8 @@ from gradiometer.forks.data import Data, data_of
 from gradiometer.forks.engine import grown
 from gradiometer.forks.horizon import Horizon
 from gradiometer.forks.loop_state import LoopState, check_functions, parts_of
-from gradiometer.forks.recorded.plan import Plan, Progress, check_fits, grow
+from gradiometer.forks.recorded.growing import Progress, check_fits, grow
+from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.forks.untouched import untouched
 from gradiometer.jobs.choice import pool_of

@@ -7,6 +7,9 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
+FINEST = 64
+"""Largest number of parts that a batch is cut into."""
+
 UNITS = {
     "example": "examples",
     "examples": "examples",

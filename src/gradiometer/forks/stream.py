@@ -8,10 +8,8 @@ import torch
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
+from gradiometer.forks.horizon import FINEST
 from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, mapped, span
-
-FINEST = 64
-"""Largest number of parts that a batch is cut into."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class TrainingStep:
     >>> objective = Objective(model, lambda model, batch: 0.5 * model(batch).square().flatten())
     >>> batch = torch.tensor([[1.0], [2.0], [3.0]])  # the gradient of ½ (w x)² at w = 1 is x²
     >>> step = TrainingStep(objective, batch, index=0, learning_rate=0.1, sampling=Sampling(Draw.FRESH))
-    >>> step.gradient[0], step.spread(None).squared_norms.ravel()
+    >>> step.gradient[0], step.spread(None).squared_norms.ravel().round(3)
     (tensor([[4.6667]]), array([ 1., 16., 81.]))
     """
 
@@ -258,6 +258,10 @@ class TrainingStep:
             return self._shared
         known = self._of_examples if self._preconditioner is None else None
         return self._apart(parts) if known is None else known
+
+    def hold(self) -> None:
+        """Read now what the next forward overwrites: the spread of single examples from training's own backward."""
+        _ = self._of_examples
 
     @cached_property
     def _of_examples(self) -> Spread | None:

@@ -71,7 +71,7 @@ def plateau_since(
     >>> steps = np.arange(8000)
     >>> losses = np.maximum(4 - steps / 1000, 1) + 0.1 * np.random.default_rng(0).standard_normal(8000)
     >>> plateau_since(steps, losses).since
-    2344
+    4001
     """
     check_level(level)
     if not np.isfinite(losses).all():

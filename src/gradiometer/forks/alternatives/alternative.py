@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
-from gradiometer.forks.continuation import Continuation
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.forks.continuation import Continuation
 
 
 class Alternative(ABC):
@@ -30,7 +32,7 @@ class Alternative(ABC):
         """The alternative in a few words, such as "rate 2x"."""
 
     @abstractmethod
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Change how training continues, before its first update.
 
         Raises:
@@ -61,7 +63,7 @@ class GoOn(Alternative):
         """Always "go on"."""
         return "go on"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Change nothing."""
 
 
@@ -82,7 +84,7 @@ class Together(Alternative):
         """Both names."""
         return f"{self.first.name} & {self.second.name}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Make both changes."""
         self.first.change(going)
         self.second.change(going)

@@ -3,15 +3,17 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, check_in, times
-from gradiometer.forks.continuation import Continuation
-from gradiometer.forks.stream import FINEST
+from gradiometer.forks.horizon import FINEST
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.forks.continuation import Continuation
 
 CUT = 0.1
 """Factor of a cut, as `gradiometer train --cool auto` makes it."""
@@ -39,7 +41,7 @@ class Rate(Alternative):
         """Such as "rate 2x"."""
         return f"rate {times(self.factor)}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Multiply the rate."""
         going.factor *= self.factor
 
@@ -83,7 +85,7 @@ class BatchSize(Alternative):
         rate = "" if self.rate is None else f", rate {times(self.rate_factor)}"
         return f"batch {times(self.factor)}{rate}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Multiply the batch and the rate."""
         going.batch_factor *= Fraction(self.factor).limit_denominator(FINEST)
         going.factor *= self.rate_factor
@@ -115,7 +117,7 @@ class Following(Alternative):
         """Such as "follow Constant(value=0.1)"."""
         return f"follow {self.schedule!r}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Replace the schedule of training."""
         going.follow(self.schedule)
 
@@ -139,7 +141,7 @@ class CoolNow(Alternative):
         """ "cool now", and the factor if it is not 0.1."""
         return "cool now" if self.factor == CUT else f"cool now {times(self.factor)}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Multiply the rate."""
         going.factor *= self.factor
 
@@ -164,7 +166,7 @@ class RestartHot(Alternative):
         """Such as "restart hot 10x"."""
         return f"restart hot {times(self.factor)}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Multiply the rate and empty the optimizer's state."""
         going.factor *= self.factor
         going.optimizer.state.clear()

@@ -1,6 +1,7 @@
 """Alternatives that replace a part of training: another optimizer, or anything that a function can do."""
 
-from collections.abc import Callable, Iterable
+import ast
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradiometer.convergence.formulas.expression import nearest
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.continuation import Continuation
@@ -127,3 +129,38 @@ def called(name: str, settings: Iterable[tuple[str, Any]]) -> str:
 
 def _missing(label: str, *_: Any) -> None:
     raise BadArgument(f"`alternatives` has {label!r} from a file, without its function: give the object itself.")
+
+
+def using_of(text: str) -> Using:
+    """An optimizer with its settings, such as SGD(lr=0.1, momentum=0.9)."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            raise ValueError(text)
+        settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise BadArgument(f"`alternatives` names {text[:80]!r}, which is not one: write AdamW(lr=0.001).") from None
+    return Using(_optimizer_class(call.func.id), **settings)
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    kinds = {
+        key: kind
+        for key, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    if name not in kinds:
+        raise BadArgument(f"`alternatives` names the optimizer {name!r}, not one of torch.optim.{nearest(name, kinds)}")
+    return kinds[name]
+
+
+def stored_replacement(stored: Mapping[str, Any]) -> Alternative:
+    """The alternative from the result of its `to_dict`. A class outside of torch is known by its label."""
+    if "label" in stored:
+        return Custom.stored(stored["label"])
+    module, _, name = stored["optimizer"].rpartition(".")
+    given = stored["settings"].items()
+    if module.partition(".")[0] != "torch":
+        return Custom.stored(called(name, given))
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
+    return Using(_optimizer_class(name), **made)

@@ -1,18 +1,13 @@
 """Alternatives from text, such as "rate 2x", and from JSON."""
 
-import ast
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
-from gradiometer.convergence.formulas.expression import nearest
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
 from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Following, Rate, RestartHot
-from gradiometer.forks.alternatives.replacements import Custom, Using, called
 from gradiometer.forks.alternatives.updates import Clip, Momentum, Skip, WeightDecay
 
 NUMBER = r"\+?(\d[\d_]*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
@@ -71,31 +66,10 @@ def _one(text: str) -> Alternative:
         if found := re.fullmatch(form, plain):
             return make(*found.groups())
     if "(" in plain:
-        return _using(plain)
+        from gradiometer.forks.alternatives.replacements import using_of  # noqa: PLC0415 (imports torch)
+
+        return using_of(plain)
     raise BadArgument(f"`alternatives` names {text!r}, which is not one: write one such as {EXAMPLES}.")
-
-
-def _using(text: str) -> Using:
-    """An optimizer with its settings, such as SGD(lr=0.1, momentum=0.9)."""
-    try:
-        call = ast.parse(text, mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
-            raise ValueError(text)
-        settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise BadArgument(f"`alternatives` names {text[:80]!r}, which is not one: write AdamW(lr=0.001).") from None
-    return Using(_optimizer_class(call.func.id), **settings)
-
-
-def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    kinds = {
-        key: kind
-        for key, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
-    }
-    if name not in kinds:
-        raise BadArgument(f"`alternatives` names the optimizer {name!r}, not one of torch.optim.{nearest(name, kinds)}")
-    return kinds[name]
 
 
 def _from_dict(stored: Mapping[str, Any]) -> Alternative:
@@ -107,15 +81,10 @@ def _from_dict(stored: Mapping[str, Any]) -> Alternative:
                 return Together(_from_dict(settings["first"]), _from_dict(settings["second"]))
             case "Following":
                 return Following(Schedule.from_dict(settings["schedule"]))
-            case "Using":
-                module, _, name = settings["optimizer"].rpartition(".")
-                given = settings["settings"].items()
-                if module.partition(".")[0] != "torch":
-                    return Custom.stored(called(name, given))
-                made = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
-                return Using(_optimizer_class(name), **made)
-            case "Custom":
-                return Custom.stored(settings["label"])
+            case "Using" | "Custom":
+                from gradiometer.forks.alternatives.replacements import stored_replacement  # noqa: PLC0415 (torch)
+
+                return stored_replacement(settings)
             case str() if kind in Alternative.kinds:
                 return Alternative.kinds[kind](**settings)
     except (KeyError, TypeError, AttributeError) as error:

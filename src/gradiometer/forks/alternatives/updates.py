@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, check_in
-from gradiometer.forks.continuation import Continuation
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.forks.continuation import Continuation
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Momentum(Alternative):
         """Such as "momentum 0.9"."""
         return f"momentum {self.value:g}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Set it in every parameter group, whatever a scheduler does with it."""
         groups = going.optimizer.param_groups
         if all("momentum" in group for group in groups):
@@ -57,7 +60,7 @@ class WeightDecay(Alternative):
         """Such as "weight decay 0.01"."""
         return f"weight decay {self.value:g}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Set it in the parameter groups."""
         groups = going.optimizer.param_groups
         if not all("weight_decay" in group for group in groups):
@@ -85,7 +88,7 @@ class Clip(Alternative):
         """Such as "clip 1"."""
         return f"clip {self.norm:g}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Clip before every update."""
         going.clip = min(self.norm, math.inf if going.clip is None else going.clip)
 
@@ -111,14 +114,14 @@ class Skip(Alternative):
         """Such as "skip 1200:1205"."""
         return f"skip {self.start}:{self.stop}"
 
-    def change(self, going: Continuation) -> None:
+    def change(self, going: "Continuation") -> None:
         """Leave them out of the stream."""
         if self.start < going.step:
             raise BadArgument(f"`start` {self.start:,} is before the fork: its first update has index {going.step:,}.")
         going.stream.skip(self.start - going.step, self.stop - going.step)
 
 
-def _refuse(what: str, going: Continuation) -> None:
+def _refuse(what: str, going: "Continuation") -> None:
     keys = ", ".join(key for key in going.optimizer.param_groups[0] if key not in ("params", "initial_lr"))
     raise BadArgument(
         f"`alternatives` changes the {what}, but `optimizer` {type(going.optimizer).__name__} has none: its settings "

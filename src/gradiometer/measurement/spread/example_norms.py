@@ -44,14 +44,14 @@ class ExampleNorms:
     >>> import torch
     >>> from gradiometer import Objective
     >>> from gradiometer.measurement import ExampleNorms
-    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> model = torch.nn.Linear(4, 1, bias=False)
     >>> _ = torch.nn.init.ones_(model.weight)
     >>> objective = Objective(model, lambda model, batch: 0.5 * model(batch).square().flatten())
-    >>> batch = torch.tensor([[1.0], [2.0], [3.0]])  # the gradient of ½ (w x)² at w = 1 is x²
+    >>> batch = torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 0, 0], [3.0, 0, 0, 0]])  # the gradient at 1 is (x², 0, 0, 0)
     >>> norms = ExampleNorms(objective)
     >>> norms.start()
     >>> objective.loss(model, batch).mean().backward()
-    >>> norms.spread(batch, [model.weight.grad]).squared_norms.ravel()
+    >>> norms.spread(batch, [model.weight.grad]).squared_norms.ravel().round(3)
     array([ 1., 16., 81.])
     """
 

@@ -35,7 +35,7 @@ def sparkline(curve: Curve) -> Sparkline | None:
     >>> from gradiometer.report.charts import sparkline
     >>> drawn = sparkline([(step, Estimate.exact(2.0**step)) for step in range(4)])
     >>> drawn.line, drawn.words
-    ('0,21 32,15 64,9 96,3', '1 at step 0, 8 at step 3')
+    ('0,21 32,15 64,9 96,3', '1.00 at step 0, 8.00 at step 3')
     """
     known = [(step, estimate.value) for step, estimate in curve if math.isfinite(estimate.value)]
     if len(known) < FEWEST:

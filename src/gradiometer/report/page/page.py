@@ -95,6 +95,7 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "run": run,
         "diagnosis": diagnosis,
         "facts": _facts(run),
+        "optimizer": {} if run.hyperparameters is None else run.hyperparameters.facts,
         "top": top_figure(shown),
         "action": action_of(answer.finding for answer in found),
         "rows": made,

@@ -10,7 +10,7 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.forks.branch import Branch, BranchResult
 from gradiometer.forks.critical.batch import FEWEST_UPDATES, CriticalBatch, critical_batch
-from gradiometer.forks.recorded.plan import grown_in
+from gradiometer.forks.recorded.growing import grown_in
 from gradiometer.gauges import recorded_gauges
 from gradiometer.jobs.choice import pool_of
 from gradiometer.jobs.ledger import Ledger

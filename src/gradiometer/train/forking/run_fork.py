@@ -14,7 +14,8 @@ from gradiometer.forks.branch import Branch, Tail
 from gradiometer.forks.comparison.rungs import Rung, rungs_for
 from gradiometer.forks.engine import grown
 from gradiometer.forks.horizon import Horizon
-from gradiometer.forks.recorded.plan import Plan, Progress, check_fits, grow
+from gradiometer.forks.recorded.growing import Progress, check_fits, grow
+from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.choice import pool_of
 from gradiometer.jobs.pool import Pool
