@@ -22,6 +22,8 @@ from gradiometer.problems import load
 from gradiometer.run import RunFolder, load_latest
 from gradiometer.train import train as train_alone
 
+pytestmark = pytest.mark.slow  # two processes are started for every kind of loop
+
 TESTS = Path(__file__).parent
 LOOPS = [sys.executable, str(TESTS / "rank_loops.py")]
 GRADIOMETER = [sys.executable, "-m", "gradiometer"]

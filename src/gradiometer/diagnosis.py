@@ -133,7 +133,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings.append(level_finding)
     spikes = spikes_of(run)
     if spikes:
-        findings.append(spikes_finding(spikes, partial(_explained, run, gauges)))
+        found = spikes_finding(spikes, partial(_explained, run, gauges))
+        findings.append(found if run.watched else replace(found, tried=_not_yet_explained(run, spikes)))
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
     for certificate in load_artifacts(run, Certificate)[-1:]:
@@ -167,6 +168,12 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             layer = "" if examined is None or usual is None else examined.layer(series.layers, usual)
             evidence.append(layer or layer_near(spike, series))
     return explain(spike, examined=examined, readings=tuple(evidence))
+
+
+def _not_yet_explained(run: Run, spikes: Sequence[Spike]) -> str:
+    """The command that finds the cause of the highest spike."""
+    highest = max(spikes, key=lambda spike: spike.score)
+    return f"Not tried: {run.call('fork', '').removesuffix('`')} --spike {highest.peak}`."
 
 
 def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:

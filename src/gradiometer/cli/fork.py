@@ -37,6 +37,9 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
               help="Any alternative, such as 'batch 4x, rate 4x' or 'rate 2x & momentum 0.95'. May be "
               "repeated.")  # fmt: skip
 @click.option("--advice", is_flag=True, help="What the findings of RUN advise.")
+@click.option("--spike", type=int, default=None, metavar="STEP",
+              help="Why the loss spiked at this step: again, without these batches, at half the rate, clipped, and on "
+              "other data. Takes --pool and --seed only.")  # fmt: skip
 @click.option("--at", type=int, default=None, metavar="STEP",
               help="Step to fork from. Default: the middle of a finished run, else the newest checkpoint.")  # fmt: skip
 @click.option("--horizon", default=None, metavar="LENGTH",
@@ -58,6 +61,7 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @json_option
 def fork(
     run: Path,
+    spike: int | None,
     at: int | None,
     horizon: str | None,
     tail: Any,
@@ -80,13 +84,20 @@ def fork(
     """
     from gradiometer.arguments import check_level
     from gradiometer.cli.branches import following
-    from gradiometer.errors import Interrupted
+    from gradiometer.cli.spike import explain_spike
+    from gradiometer.errors import BadArgument, Interrupted
     from gradiometer.run.reader import Run
     from gradiometer.train.forking.run_fork import fork_run
 
     if level is not None:
         check_level(level)
     opened = Run.open(run)
+    if spike is not None:
+        given = [at, horizon, replicates, budget, readout, *(value or None for value in asked.values())]
+        if any(value is not None for value in given):
+            raise BadArgument("`--spike` chooses the branches itself: leave out all other flags but --pool and --seed.")
+        explain_spike(opened, spike, pool=pool, seed=seed, as_json=as_json)
+        return
     alternatives = _alternatives(opened, asked)
     try:
         with following(quiet=as_json) as progress:

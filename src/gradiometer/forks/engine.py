@@ -17,7 +17,7 @@ from gradiometer.forks.continuation import Continuation
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import untouched_randomness
 
-PIECES = 24
+PIECES = 48
 """Most points of the curve of a branch."""
 
 FEWEST = 2
