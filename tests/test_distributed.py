@@ -84,14 +84,12 @@ def test_of_two_ranks_the_first_reads_the_temperature_and_the_trajectory_of_all(
     assert 1 <= on_a_budget.overhead["measured_steps"] < 300
 
 
-@pytest.mark.slow
 def test_four_ranks_measure_the_known_noise(tmp_path: Path) -> None:
     run_all(4, *LOOPS, "known", str(tmp_path))
     for run in ("loop-1", "loop-2"):
         assert_known(diagnose(Run.open(tmp_path / "known" / run)).estimates)
 
 
-@pytest.mark.slow
 def test_intervals_of_two_ranks_cover(tmp_path: Path) -> None:
     """At 90 %, of 100 runs: within three standard errors of a binomial, 0.9 ± 0.09."""
     run_all(2, *LOOPS, "covered", str(tmp_path))
@@ -138,7 +136,6 @@ def test_two_ranks_of_a_sharded_model_read_what_ddp_reads_and_keep_the_bits(two_
     assert len([*folder.glob("sharded-*")]) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: Path) -> None:
     """Of four, two hold no entry of the first parameter."""
@@ -147,7 +144,6 @@ def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: 
         assert_known(diagnose(Run.open(tmp_path / "known_sharded" / run)).estimates)
 
 
-@pytest.mark.slow
 def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None:
     """As above, 0.9 ± 0.09."""
     run_all(2, *LOOPS, "covered_sharded", str(tmp_path))
@@ -156,7 +152,6 @@ def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None
     assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
 
 
-@pytest.mark.slow
 def test_a_sharded_model_reads_the_same_however_it_is_computed(tmp_path: Path) -> None:
     """Kept whole after the forward, recomputed, compiled, run before: to single precision; in bfloat16, to its own."""
     run_all(2, *LOOPS, "variants", str(tmp_path))
@@ -169,20 +164,17 @@ def test_a_sharded_model_reads_the_same_however_it_is_computed(tmp_path: Path) -
             assert values == pytest.approx(plain[name], abs=(0.03 if "mixed" in run.name else 1e-5) * size), run.name
 
 
-@pytest.mark.slow
 def test_a_sharded_model_on_one_process_is_measured_by_its_accumulated_backwards(tmp_path: Path) -> None:
     run_all(1, *LOOPS, "alone", str(tmp_path))
     assert_known(diagnose(Run.open(tmp_path / "alone" / "loop-1")).estimates)
 
 
-@pytest.mark.slow
 def test_a_bad_loss_of_a_sharded_model_is_told_on_its_rank_and_no_rank_waits(tmp_path: Path) -> None:
     run_all(2, *LOOPS, "ill", str(tmp_path))
     series = Run.open(tmp_path / "ill" / "loop-1").series("noise")
     assert series is not None and series.steps.tolist() == [0, 1, 3]
 
 
-@pytest.mark.slow
 def test_a_run_of_a_sharded_model_whose_rank_is_killed_is_interrupted(tmp_path: Path) -> None:
     (code, _, _), (killed, _, _) = ended(start(2, *LOOPS, "killed", str(tmp_path)))
     assert code != 0 and killed == -signal.SIGKILL
@@ -191,7 +183,6 @@ def test_a_run_of_a_sharded_model_whose_rank_is_killed_is_interrupted(tmp_path: 
     assert run.losses[0].tolist() == [*range(20)]
 
 
-@pytest.mark.slow
 def test_the_example_sharded_reads_what_it_reads_under_ddp(tmp_path: Path) -> None:
     """The same draws: the same training to single precision, and the same sentence."""
     example = str(TESTS.parent / "examples" / "torchrun.py")
@@ -205,12 +196,10 @@ def test_the_example_sharded_reads_what_it_reads_under_ddp(tmp_path: Path) -> No
 # Refused, killed, resumed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_if_one_of_two_ranks_fails_while_measuring_both_train_on(tmp_path: Path) -> None:
     run_all(2, sys.executable, str(TESTS / "rank_faults.py"), str(tmp_path))
 
 
-@pytest.mark.slow
 def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path) -> None:
     run_all(2, *LOOPS, "refused", str(tmp_path))
 
@@ -231,7 +220,6 @@ def test_train_on_two_ranks_is_the_training_on_one(two_ranks: Path, tmp_path: Pa
     assert noise[0].low < noise[1].high and noise[1].low < noise[0].high
 
 
-@pytest.mark.slow
 def test_the_command_trains_on_two_ranks_and_speaks_once(tmp_path: Path) -> None:
     command = [*GRADIOMETER, "train", *SETTINGS, "--every", "1", "--out", str(tmp_path)]
     (_, told, _), (_, silence, _) = run_all(2, *command)
@@ -239,7 +227,6 @@ def test_the_command_trains_on_two_ranks_and_speaks_once(tmp_path: Path) -> None
     assert Run.open(tmp_path / "digits-mlp-1").manifest["ranks"] == 2
 
 
-@pytest.mark.slow
 def test_a_rank_killed_in_the_middle_ends_the_others_and_the_run_goes_on_with_another_number(tmp_path: Path) -> None:
     often = ("--checkpoint-seconds", "0.3", "-e", "20", "--every", "5", "--out", str(tmp_path))
     processes = start(2, *GRADIOMETER, "train", *SETTINGS, *often)
@@ -258,7 +245,6 @@ def test_a_rank_killed_in_the_middle_ends_the_others_and_the_run_goes_on_with_an
     assert len({*run.series("noise").steps.tolist()}) == 45 * 20 // 5
 
 
-@pytest.mark.slow
 def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """A follower's draws are a function of seed, rank and step: stopped and resumed or not, the end is the same."""
     (tmp_path / "mine.py").write_text(DROPOUT)

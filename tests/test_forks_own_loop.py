@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, network, pickled, trained
-from gradiometer import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.forks import Branch, Custom, Fork, Readout, alternative_of, grown
+from gradiometer import BadArgument, Unsupported, UserCodeFailed, supervised, watch
+from gradiometer.forks import Branch, Custom, Fork, Readout, alternative_of, fork, grown
 from gradiometer.forks.data import data_of
 from gradiometer.forks.loop_state import LoopState, parts_of
 from gradiometer.measurement import Draw, Sampling
@@ -86,6 +86,29 @@ def test_a_watched_training_has_the_same_bits_and_its_watch_stays_out_of_the_bra
         forked["losses"] == plain["losses"] and forked["model"] == plain["model"] and forked["torch"] == plain["torch"]
     )
     assert seen == []
+
+
+def test_a_fork_between_measured_steps_has_no_hooks_on_layers(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(64, 8, generator=generator)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+    optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.01), supervised(nn.MSELoss(reduction="none"))
+    data, seen = (inputs, inputs.sum(dim=1)), list[int]()
+
+    def look(copy: nn.Module, *_: Any) -> None:
+        seen.append(sum(len(module._forward_hooks) for module in copy.modules()))
+
+    with watch(model, optimizer, loss=loss, every=1, out=tmp_path, sampling=Sampling(Draw.REPLACEMENT, 64)) as w:
+        for _ in range(3):
+            optimizer.zero_grad()
+            value = loss(model, data).mean()
+            value.backward()
+            w.step(value, data)
+            optimizer.step()
+        assert sum(len(module._forward_hooks) for module in model.modules()) == 2  # of the step to come
+        settings = {"loss": loss, "batches": data, "batch_size": 16, "horizon": "2 updates", "replicates": 1}
+        fork(model, optimizer, alternatives=[Custom("look", look)], **settings)
+    assert seen and set(seen) == {0}
 
 
 def test_the_users_own_hooks_work_in_branches_on_the_copies() -> None:

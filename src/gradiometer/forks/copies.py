@@ -17,8 +17,8 @@ from gradiometer.errors import Unsupported
 from gradiometer.measurement.batch import leaves
 from gradiometer.problems.user_code import summary
 
-OURS = "gradiometer.integrations"
-"""Hooks of this room are those of a watch."""
+OURS = "gradiometer."
+"""Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step is measured."""
 
 DIGITS = 16
 
