@@ -220,8 +220,8 @@ def test_curves_are_the_losses_of_training() -> None:
     for _ in range(4):
         loop.update()
     assert curve == tuple((8 * (step + 1), pytest.approx(loss)) for step, loss in enumerate(loop.losses))
-    long = OwnLoop().fork(tail="none", horizon="40 updates", batches=list(BATCHES)).of("go on")[0].curve
-    assert len(long) == 24 and long[-1][0] == 320
+    long = OwnLoop().fork(tail="none", horizon="80 updates", batches=list(BATCHES)).of("go on")[0].curve
+    assert len(long) == 48 and long[-1][0] == 640
 
 
 def refused(error: type[Exception], message: str, **given: Any) -> None:
