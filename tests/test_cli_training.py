@@ -123,6 +123,7 @@ def test_a_problem_of_ones_own_is_named_module_function(
     assert json.loads(out)["estimates"]["noise_scale"]["samples"] == 12
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
     import signal
 

@@ -96,6 +96,7 @@ def test_losses_of_the_same_steps_are_paired(tmp_path: Path) -> None:
     assert (paired.high - paired.low) / 2 < 0.3 * alone
 
 
+@pytest.mark.slow
 def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_needs(tmp_path: Path) -> None:
     small = [run_with(tmp_path, 1.0, seed) for seed in (0, 1, 2)]
     large = [run_with(tmp_path, 1.005, seed + 40, momentum=0.9) for seed in (0, 1, 2)]
@@ -160,6 +161,7 @@ def test_the_page_of_runs_named_like_scripts_is_harmless(tmp_path: Path) -> None
     assert len(page.encode()) < 3_000_000
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_words_and_as_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [run_with(tmp_path, 0.2, 0), run_with(tmp_path, 2.0, 0, learning_rate=0.001)]
     arguments = ["compare", *(str(run.path) for run in runs), "--out", str(tmp_path / "compare.html")]

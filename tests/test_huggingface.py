@@ -61,7 +61,8 @@ def points(count: int) -> list[dict[str, Tensor]]:
 
 
 @QUIET
-@pytest.mark.parametrize("accumulation", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.slow
 def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_the_bits(
     tmp_path: Path, accumulation: int
 ) -> None:

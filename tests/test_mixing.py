@@ -40,7 +40,8 @@ def test_chains_of_two_laws_have_not_mixed() -> None:
     assert not scales.mixed  # folded ranks see chains of unlike spread
 
 
-@pytest.mark.parametrize("apart", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
+@pytest.mark.parametrize("apart", [0.0, 0.3])
+@pytest.mark.slow
 def test_the_interval_of_the_mean_covers_for_mixed_and_unmixed_chains(apart: float) -> None:
     """The interval is for the mean over infinitely many chains, whose levels scatter by `apart` about zero."""
     runs, covered = 100, 0
@@ -58,7 +59,7 @@ def test_ranks_are_counted_once_each() -> None:
     assert apart.tolist() == [[10, 0], [0, 10]]
 
 
-@pytest.mark.parametrize("chains", [2, 7])
+@pytest.mark.parametrize("chains", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_chains_are_drawn(tmp_path: Path, chains: int) -> None:
     draws = autoregressive(100, chains)
     for chart in (

@@ -203,6 +203,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path
         write_charts(run, diagnosis_of(), tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_every_chart_is_written_as_a_picture(run: Run, tmp_path: Path) -> None:
     written = write_charts(run, diagnosis_of(), tmp_path / "new" / "charts")
     names = [

@@ -19,9 +19,9 @@ SPIKE = Spike(first=100, peak=101, last=101, level=1.0, height=9.0, score=50.0, 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     configuration = Configuration(
-        problem="spoiled:problem", learning_rate=0.02, batch_size=8, epochs=1, every=10, gauges="noise"
+        problem="bad_batch:problem", learning_rate=0.02, batch_size=8, epochs=1, every=10, gauges="noise"
     )
-    return train(load("spoiled:problem"), configuration, tmp_path_factory.mktemp("runs"))
+    return train(load("bad_batch:problem"), configuration, tmp_path_factory.mktemp("runs"))
 
 
 def test_a_bad_batch_is_named_as_the_cause(run: Run) -> None:

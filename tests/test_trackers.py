@@ -140,6 +140,7 @@ print("quiet")
 """
 
 
+@pytest.mark.slow
 def test_importing_and_a_plain_run_open_no_socket_and_load_no_tracker(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PLAIN, str(tmp_path), str(Path(__file__).parent)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "quiet\n"

@@ -14,4 +14,4 @@ def problem() -> Problem:
     targets = inputs @ torch.tensor([[1.0], [-1.0], [0.5], [2.0]]) + torch.randn(6400, 1, generator=generator)
     targets[Order(Draw.RESHUFFLED, 6400, 8).batch(500)[0]] = 120.0
     loss = supervised(lambda output, target: (output - target).square().mean(1))
-    return Problem("spoiled", lambda: nn.Linear(4, 1), loss, Examples((inputs, targets)))
+    return Problem("bad-batch", lambda: nn.Linear(4, 1), loss, Examples((inputs, targets)))
