@@ -59,8 +59,19 @@ class ExampleHooks:
         """Put hooks in place for the next forward and start empty."""
         self.stop()
         self._handles = [
-            layer.register_forward_hook(partial(self._enter, rule, place)) for layer, rule, place in self._layers
+            layer.register_forward_hook(self._within(partial(self._enter, rule, place)))
+            for layer, rule, place in self._layers
         ]
+
+    def _within(self, work: Callable[..., None]) -> Callable[..., None]:
+        """A hook that does some work within `around`, and nothing while code is compiled."""
+
+        def within(*given: Any) -> None:
+            if not torch.compiler.is_compiling():  # compiled code must not keep a hook
+                with self._around():
+                    work(*given)
+
+        return within
 
     def stop(self) -> None:
         """Remove the hooks and forget what was read."""
@@ -86,14 +97,12 @@ class ExampleHooks:
 
     def _enter(self, rule: Rule, place: Place, layer: nn.Module, entered: tuple[Any, ...], output: Any) -> None:
         """Called after the forward of a layer."""
-        if torch.compiler.is_compiling():  # compiled code must not keep a hook
-            return
         if not (isinstance(output, Tensor) and output.requires_grad and torch.is_grad_enabled()):
             return
         self._calls += 1
         if len(entered) == 1 and isinstance(entered[0], Tensor):
             self._entered[self._calls] = entered[0].detach()
-            output.register_hook(partial(self._leave, rule, place, layer, self._calls))
+            output.register_hook(self._within(partial(self._leave, rule, place, layer, self._calls)))
 
     def _leave(self, rule: Rule, place: Place, layer: nn.Module, call: int, error: Tensor) -> None:
         """Called in the backward with the gradient at the output of a layer. The loss keeps this hook, so that the
@@ -104,7 +113,7 @@ class ExampleHooks:
         self._answers += 1
         extra, forward = operations(layer, entered, error)
         self._rules, self._forwards = self._rules + extra, self._forwards + forward
-        with self._around(), torch.no_grad():
+        with torch.no_grad():
             norms = rule(layer, entered, error.detach().to(torch.promote_types(error.dtype, torch.float32)))
             for name, position in place.items():
                 self._norms[position] = norms[name]
