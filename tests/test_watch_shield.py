@@ -25,6 +25,8 @@ ENTRIES = {
     "_was_updated",
     "__exit__",
     "_take_in",
+    "within",
+    "inside_backward",
     "hook",
     "_measure_what_waited",
     "_end",
