@@ -1,14 +1,18 @@
 """The runs of a folder: one line each, in the order that was asked for, and a page with links."""
 
+import importlib
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from command_line import called
 from gradiometer import BadArgument
 from gradiometer.report.overview import listing, write_overview
+from gradiometer.report.overview.listed import ORDERS
+from gradiometer.run.reader import Status
 from report_run import run_in
 
 
@@ -60,6 +64,8 @@ def test_a_damaged_run_is_named_and_the_others_are_listed(folder: Path):
 def test_what_cannot_be_listed_is_refused_by_name(tmp_path: Path):
     with pytest.raises(BadArgument, match=r"`folder` is .*nowhere.*, which is not a folder"):
         listing(tmp_path / "nowhere")
+    with pytest.raises(BadArgument, match=r"`status` must be of running, finished, .* got 'done'"):
+        listing(tmp_path, status=["done"])
     with pytest.raises(BadArgument, match="`sort` must be one of age, name, loss, score, steps, got 'size'"):
         listing(tmp_path, sort="size")
 
@@ -77,9 +83,22 @@ def test_the_command_prints_a_table_that_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", "80")
     code, printed, _ = called(capsys, "runs", str(folder), "--sort", "name")
     lines = printed.splitlines()
-    assert code == 0 and lines[0].split() == ["run", "optimizer", "steps", "loss", "test", "age"]
+    assert code == 0 and lines[0].split() == ["run", "steps", "loss", "test", "age"]
+    assert any("[" in line and "%" in line for line in lines if "cnn-1" in line)  # each number has its interval
     assert [line.split()[1] for line in lines if "-1 " in line or "-2 " in line] == ["cnn-1", "mlp-1", "mlp-2"]
     assert max(map(len, lines)) <= 80
+
+
+def test_long_names_and_schedules_fit_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    run_in(tmp_path, name="a-name-that-is-rather-long-for-a-run", steps=40, schedule="cosine", momentum=0.9)
+    _, printed, _ = called(capsys, "runs", str(tmp_path))
+    assert max(map(len, printed.splitlines())) <= 60 and "cosine" in printed
+
+
+def test_the_orders_and_states_of_the_command_are_those_of_the_listing() -> None:
+    command = importlib.import_module("gradiometer.cli.runs")  # the package has the command under this name
+    assert set(command.ORDERS) == set(ORDERS) and set(command.STATES) == set(get_args(Status))
 
 
 def test_the_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]):

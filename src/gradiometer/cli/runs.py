@@ -8,6 +8,8 @@ import click
 from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradiometer.report.overview.listed import Listed
 
 STATES = ("running", "finished", "interrupted", "diverged")
@@ -32,7 +34,7 @@ def runs(folder: Path, sort: str, match: str, status: tuple[str, ...], page: Pat
     from gradiometer.report.overview.listed import listing
     from gradiometer.report.overview.page import write_overview
 
-    found, warnings = listing(folder, sort=sort, match=match, status=status)  # type: ignore[arg-type]
+    found, warnings = listing(folder, sort=sort, match=match, status=status)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:
@@ -47,34 +49,29 @@ def runs(folder: Path, sort: str, match: str, status: tuple[str, ...], page: Pat
         click.echo(f"\npage  {write_overview(found, page)}")
 
 
-def _tell(found: "tuple[Listed, ...]", folder: Path) -> None:
-    """Print a table, with the verdict of each run below its line."""
-    from gradiometer.cli.outcome import filled
-    from gradiometer.measurement.estimate import significant
-    from gradiometer.report.overview.page import score_words
+def _tell(found: "Sequence[Listed]", folder: Path) -> None:
+    """Print a table, with optimizer and verdict of each run below its line."""
+    from gradiometer.cli.outcome import filled, line_width
     from gradiometer.report.page.page import STATUS_SYMBOLS
 
     if not found:
         click.echo(f"No such runs in `{folder}`.")
         return
-    rows = [("", "run", "optimizer", "steps", "loss", "test", "age")] + [
+    rows = [("run", "steps", "loss", "test", "age")] + [
         (
-            STATUS_SYMBOLS[run.status],
-            run.path.name,
-            run.optimizer,
+            f"{STATUS_SYMBOLS[run.status]} {run.path.name}",
             f"{run.steps:,}",
-            significant(run.loss.value) if run.loss.samples else "",
-            score_words(run),
+            run.loss_words,
+            run.score_words,
             run.age_words,
         )
         for run in found
     ]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    for place, row in enumerate(rows):
-        first, name, optimizer, *numbers = (
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        click.echo("  ".join((f"{first} {name}", optimizer, *numbers)).rstrip())
+    fits = sum(widths) + 2 * len(widths) <= line_width()
+    for place, (name, *numbers) in enumerate(rows):
+        cells = "  ".join(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))
+        click.echo(f"{name:<{widths[0]}}  {cells}" if fits else f"{name}\n  {cells}")
         if place:
-            click.echo(filled(found[place - 1].verdict, indent=2))
+            run = found[place - 1]
+            click.echo(filled(f"{run.optimizer}. {run.verdict}" if run.optimizer else run.verdict, indent=2))

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.blocks import blocks
+from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
+from gradiometer.storage.disk import reason_of
 
 LAST = 20
 """The last loss is the mean over the last of at most this many equal parts of the run."""
@@ -55,6 +57,20 @@ class Listed:
     age: float
 
     @property
+    def loss_words(self) -> str:
+        """The last loss with its interval; empty without one."""
+        return f"{number(self.loss.value)} {interval(self.loss)}" if self.loss.samples else ""
+
+    @property
+    def score_words(self) -> str:
+        """The test accuracy in percent, or the test loss, with its interval; empty without an evaluation."""
+        if self.score is None:
+            return ""
+        if self.is_accuracy:
+            return f"{self.score.value:.1%} [{self.score.low:.1%}, {self.score.high:.1%}]"
+        return f"{number(self.score.value)} {interval(self.score)}"
+
+    @property
     def age_words(self) -> str:
         """The age in its largest unit, such as "3 h"."""
         for unit, seconds in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
@@ -86,7 +102,7 @@ ORDERS: dict[str, Callable[[Listed], Any]] = {
 
 
 def listing(
-    folder: Path, *, sort: str = "age", match: str = "*", status: Sequence[Status] = ()
+    folder: Path, *, sort: str = "age", match: str = "*", status: Sequence[str] = ()
 ) -> tuple[tuple[Listed, ...], tuple[str, ...]]:
     """The runs in a folder, and a warning for each that cannot be read.
 
@@ -94,10 +110,10 @@ def listing(
         folder: The folder of the runs.
         sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first) or "steps" (longest first).
         match: A pattern for the names of the runs, such as "digits-*".
-        status: The states to list. Default: all.
+        status: The states to list, such as "finished". Default: all.
 
     Raises:
-        BadArgument: The folder does not exist, or the order is unknown.
+        BadArgument: The folder does not exist, or the order or a state is unknown.
 
     >>> from gradiometer.report.overview import listing
     >>> from gradiometer.run import RunFolder
@@ -110,6 +126,8 @@ def listing(
         raise BadArgument(f"`sort` must be one of {', '.join(ORDERS)}, got {sort!r}.")
     if not folder.is_dir():
         raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
+    if unknown := [state for state in status if state not in get_args(Status)]:
+        raise BadArgument(f"`status` must be of {', '.join(get_args(Status))}, got {unknown[0]!r}.")
     found: list[Listed] = []
     warnings: list[str] = []
     for path in run_folders(folder):
@@ -117,8 +135,9 @@ def listing(
             continue
         try:
             listed = _listed(path)
-        except GradiometerError as error:
-            warnings.append(f"{path.name} is left out: {error}")
+        except (GradiometerError, OSError) as error:  # damaged, or deleted meanwhile
+            why = reason_of(error) if isinstance(error, OSError) else error
+            warnings.append(f"{path.name} is left out: {why}")
             continue
         if not status or listed.status in status:
             found.append(listed)

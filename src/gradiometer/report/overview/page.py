@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.overview.listed import Listed
 from gradiometer.report.page.document import document
 from gradiometer.report.page.page import STATUS_SYMBOLS
@@ -34,15 +33,8 @@ def _row(run: Listed, folder: Path) -> dict[str, str]:
         "optimizer": run.optimizer,
         "steps": f"{run.steps:,}",
         "status": f"{STATUS_SYMBOLS[run.status]} {run.status}",
-        "loss": "" if run.loss.samples == 0 else f"{number(run.loss.value)} {interval(run.loss)}",
-        "score": score_words(run),
+        "loss": run.loss_words,
+        "score": run.score_words,
         "age": run.age_words,
         "verdict": run.verdict,
     }
-
-
-def score_words(run: Listed) -> str:
-    """The test score: an accuracy in percent, or a loss."""
-    if run.score is None:
-        return ""
-    return f"{run.score.value:.1%}" if run.is_accuracy else number(run.score.value)
