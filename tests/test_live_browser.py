@@ -74,6 +74,7 @@ def test_what_comes_is_shown_and_what_was_opened_and_zoomed_stays(
     page.locator("#chart-loss summary").click()
     page.locator("#span input").nth(1).fill("200")
     page.locator("#span input").nth(1).press("Tab")
+    page.locator("#run > summary").focus()
     with (run.path / "readings.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "losses", "from": 401, "values": [0.5] * 200}) + "\n")
     sync_api.expect(page.locator(STEPS)).to_have_attribute("data-steps", "601", timeout=PATIENCE)
@@ -81,6 +82,7 @@ def test_what_comes_is_shown_and_what_was_opened_and_zoomed_stays(
     assert page.locator("#chart-loss table").is_visible()
     assert page.locator("#span input").nth(1).input_value() == "200"
     assert page.locator(".chart svg").count() == page.locator(".chart[data-drawn]").count() > 0
+    assert page.evaluate("document.activeElement.parentElement.id") == "run"  # what has the focus keeps it
     assert page.locator("#live").inner_text() == "live"
     page.get_by_role("navigation", name="Runs").get_by_text("other").click()
     sync_api.expect(page.locator(STEPS)).to_have_attribute("data-steps", "60", timeout=PATIENCE)
@@ -148,6 +150,7 @@ def test_a_comparison_draws_its_runs_together(page: "sync_api.Page", tmp_path: P
     assert page.locator(".chart svg").count() == 3
     assert page.locator(".card").count() == 1
     assert page.locator(".strip").count() == 3
+    assert all(track.bounding_box()["width"] > 200 for track in page.locator(".track").all())
     page.locator("#span input").nth(1).fill("100")
     page.locator("#span input").nth(1).press("Tab")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

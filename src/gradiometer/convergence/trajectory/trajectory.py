@@ -126,6 +126,7 @@ class Trajectory(Gauge):
         "norm_growth": "log₂ of the growth of ‖Φ‖, change per doubling",
         "slowing": "p, if the speed falls as (Σ η)^−p",
     }
+    question: ClassVar[str] = "Where do the parameters go?"
     needs_loss: ClassVar[bool] = False
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
     own_steps: ClassVar[bool] = True

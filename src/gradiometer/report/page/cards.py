@@ -27,6 +27,14 @@ SYMBOLS = {
 }
 """Mathematical symbols of quantities, for the ticks of a strip."""
 
+FURTHER = {
+    "schedule": "Does the learning rate end at zero?",
+    "endpoint": "What is special about where training ended?",
+    "spikes": "Did the loss spike?",
+    "overhead": "Are there enough readings?",
+}
+"""Titles of findings that come from no gauge and answer none of the five questions."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -133,7 +141,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
         Card(
             name=f"also-{place}",
             short=answer.finding.issue.value,
-            title=answer.question or f"{answer.finding.issue.value} · {answer.finding.gauge.replace('_', ' ')}",
+            title=answer.question or FURTHER.get(answer.finding.gauge, _plain_title(answer.finding)),
             state=answer.finding.state.name.lower(),
             word=answer.finding.state.value,
             symbol=answer.finding.state.symbol,
@@ -142,3 +150,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)
     )
+
+
+def _plain_title(finding: Finding) -> str:
+    return f"{finding.issue.value} · {finding.gauge.replace('_', ' ')}"

@@ -16,17 +16,6 @@ from gradiometer.run.reader import Run
 LOSS = "loss"
 """Name of the section whose first chart is at the top of the page."""
 
-PLAIN_QUESTIONS = {
-    "schedule": "Does the learning rate end at zero?",
-    "endpoint": "What is special about where training ended?",
-    "spikes": "Did the loss spike?",
-    "overhead": "Are there enough readings?",
-    "trajectory": "Where do the parameters go?",
-    "log_steps": "Does the loss jump between epochs?",
-}
-"""Titles of findings that answer none of the five questions, by the name of their gauge."""
-
-
 LONGEST_UNIT = 10
 """A longer unit is given in the finding only, in characters."""
 
@@ -100,10 +89,9 @@ def top_figure(sections: Iterable[Section]) -> Figure | None:
 
 def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Row:
     small = _small(card.shown[0], diagnosis)
-    gauge = card.shown[0].finding.gauge
     return Row(
         name=card.name,
-        title=PLAIN_QUESTIONS.get(gauge, card.title) if card.name.startswith("also-") else card.title,
+        title=card.title,
         state=card.state,
         word=card.word,
         symbol=card.symbol,

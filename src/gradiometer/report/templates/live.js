@@ -58,6 +58,7 @@
 
   function name(element) {
     if (element.name) return `[name="${CSS.escape(element.name)}"]`;
+    if (element.tagName === "SUMMARY") return `#${CSS.escape(element.parentElement.id)} > summary`;
     const figure = element.closest("figure[id]");
     if (figure) return `#${CSS.escape(figure.id)} ${element.tagName.toLowerCase()}`;
     return element.getAttribute("href") ? `a[href="${CSS.escape(element.getAttribute("href"))}"]` : null;
