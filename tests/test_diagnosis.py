@@ -10,6 +10,7 @@ from gradiometer import diagnose
 from gradiometer.diagnosis import along, verdict_of
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
+from gradiometer.measurement.finding import Reservations
 from gradiometer.run import Run
 from report_run import LAYERS, run_in
 
@@ -77,3 +78,11 @@ def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_w
     assert found.state is State.CANNOT_TELL and found.seen.startswith("The budget of 2 % paid for 9 readings")
     assert found.advice == "Set a larger `budget`, or `every` = 1 to measure every step, at any cost."
     assert not [finding for finding in findings if "more steps" in finding.seen]
+
+
+def test_without_a_verdict_there_is_no_advice_and_no_forecast() -> None:
+    told = Finding("noise", Issue.ESTIMATION, State.LOOK, "Seen.", "Means.", "Try.", "But.", forecast="Forecast: 0.5.")
+    held = Reservations(loss="another loss").on(told, uses_loss=True)
+    assert (held.state, held.advice, held.forecast, held.alternatives) == (State.CANNOT_TELL, "", "", ())
+    assert "Forecast" not in str(held) and "Forecast" in str(told)
+    assert Reservations(loss="another loss").on(told, uses_loss=False) == told

@@ -134,7 +134,8 @@ def test_a_question_without_an_answer_is_named_in_one_line_with_its_command_insi
 def test_the_charts_of_a_section_are_in_one_row(run: Run) -> None:
     diagnosis = diagnosis_of()
     shown = sections(run, diagnosis)
-    made = rows(run, diagnosis, shown, answers_of(diagnosis, shown))
+    found = answers_of(diagnosis, shown)
+    made = rows(diagnosis, shown, cards(run, found), further_cards(found))
     homes = [row.section.name for row in made if row.section is not None]
     assert len(homes) == len(set(homes))
     assert {section.name for section in shown if section.figures} <= set(homes)

@@ -133,15 +133,17 @@ def test_a_row_shows_its_interval_against_the_batch_size(page: str) -> None:
 
 
 def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
-    advice = "`--batch-size 64 --lr 0.1`, if time matters more. Forecast, not tried: 0.6 [0.5, 0.7] times the updates."
+    advice, forecast = "`batch_size = 64` with `lr = 0.1`, if time matters more.", "Forecast: 0.6 [0.5, 0.7] times."
     diagnosis = diagnosis_of()
-    finding = replace(diagnosis.findings[0], advice=advice, state=State.ACT)
+    finding = replace(
+        diagnosis.findings[0], advice=advice, forecast=forecast, tried="Not tried: `this`.", state=State.ACT
+    )
     page = render(run, replace(diagnosis, findings=(finding, *diagnosis.findings[1:]), outcome="Trained"))
     first = page[page.index('<header class="top">') : page.index('<div class="rows">')]
     assert f"<h1>{diagnosis.headline}</h1>" in first
     assert first.count("data-chart=") == 1 and 'data-chart="loss"' in first
-    assert '<p class="line"><code>--batch-size 64 --lr 0.1</code></p>' in first
-    assert '<p class="gain">Forecast, not tried: 0.6 [0.5, 0.7] times the updates.</p>' in first
+    assert '<p class="line"><code>batch_size = 64\nlr = 0.1</code></p>' in first
+    assert '<p class="gain">Forecast: 0.6 [0.5, 0.7] times. Not tried: <code>this</code>.</p>' in first
 
 
 def test_without_advice_the_page_says_that_no_change_is_advised(tmp_path: Path) -> None:

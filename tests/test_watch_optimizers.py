@@ -163,7 +163,7 @@ def test_advice_at_a_constant_rate_is_batch_and_rate(tmp_path: Path) -> None:
     rate = re.findall(r"^`batch_size = 16` with `lr = ([\d.]+)`, if wall time matters", finding.advice)[0]
     scale = diagnose(run).estimates["noise_scale"].value
     assert float(rate) == pytest.approx(0.1 * (1 + scale / 8) / (1 + scale / 16), rel=0.01)
-    assert "times the updates" in finding.advice and facts_of(run)["learning rate"] == "constant 0.1"
+    assert "times the updates" in finding.forecast and facts_of(run)["learning rate"] == "constant 0.1"
     assert run.configuration == WatchedConfiguration(batch_size=8, every=4, gauges="noise")
     assert not {"learning_rate", "schedule", "epochs", "momentum"} & set(run.manifest["configuration"])
 

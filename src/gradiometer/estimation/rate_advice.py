@@ -104,9 +104,10 @@ def _of_the_batch(finding: Finding, estimates: Estimates, settings: Hyperparamet
     examples = transformed(updates, lambda factor: factor * size / batch)
     why = "if wall time matters more than examples" if larger else "if examples are expensive"
     forecast = f"Forecast: {updates} times the updates and {examples} times the examples to the same loss."
-    advice = f"{_terms(size, updates, settings, schedule)}, {why}. {forecast}"
+    advice = f"{_terms(size, updates, settings, schedule)}, {why}."
     caveat = f"{finding.caveat} {_tuned(settings, size, batch)}".strip()
-    return replace(finding, advice=advice, caveat=caveat, alternatives=(_tries(size / batch, 1 / updates.value),))
+    tries = (_tries(size / batch, 1 / updates.value),)
+    return replace(finding, advice=advice, caveat=caveat, forecast=forecast, alternatives=tries)
 
 
 def _terms(size: int, updates: Estimate, settings: Hyperparameters, schedule: str | None) -> str:

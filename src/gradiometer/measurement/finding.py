@@ -49,6 +49,7 @@ class Finding:
         estimates: Names of the estimates that the finding rests on.
         alternatives: What the advice would change in training, each as the text of an alternative of a fork, such as
             "rate 0.5x".
+        forecast: What a model expects of it; empty without a forecast.
         tried: What came of it in a fork, or how to try it.
 
     >>> from gradiometer import Finding
@@ -68,6 +69,7 @@ class Finding:
     caveat: str = ""
     estimates: Sequence[str] = ()
     alternatives: Sequence[str] = ()
+    forecast: str = ""
     tried: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,12 +78,16 @@ class Finding:
 
     @property
     def paragraphs(self) -> tuple[str, ...]:
-        """Seen, meaning, advice, what came of it when it was tried, and what could make it wrong; none is empty."""
-        advice, caveat = self.advice and f"try: {self.advice}", self.caveat and f"caution: {self.caveat}"
+        """Seen, meaning, advice with its forecast, what came of it when it was tried, and what could make it wrong.
+
+        None is empty.
+        """
+        advice = self.advice and f"try: {self.advice} {self.forecast}".rstrip()
+        caveat = self.caveat and f"caution: {self.caveat}"
         return tuple(text for text in (self.seen, self.means, advice, self.tried, caveat) if text)
 
     def __str__(self) -> str:
-        parts = (self.seen, self.means, self.advice, self.tried, self.caveat)
+        parts = (self.seen, self.means, self.advice, self.forecast, self.tried, self.caveat)
         return " ".join(part for part in parts if part)
 
 
@@ -129,6 +135,7 @@ class Reservations:
                 means="The readings describe another loss than the one that is trained.",
                 advice="",
                 caveat="",
+                forecast="",
                 alternatives=(),
             )
         if (why := self.why(finding.gauge)) is None:

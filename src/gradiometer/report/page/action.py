@@ -1,4 +1,4 @@
-"""The next action: what the most urgent finding advises, as a line to paste, and what it would gain."""
+"""The next action: what the most urgent finding advises, as lines to paste, and what it would gain."""
 
 import re
 from collections.abc import Iterable
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from gradiometer.measurement.finding import Finding
 
-_CODE = re.compile(r"`([^`]+)`[,:]?\s*")
-_GAIN = re.compile(r"\s*(?=\bForecast\b)")
+_LINES = re.compile(r"`([^`]+)`(?: with `([^`]+)`)?[,:]?\s*")
 
 
 @dataclass(frozen=True)
@@ -16,13 +15,13 @@ class Action:
 
     Args:
         state: Class in the stylesheet.
-        line: A line to paste; empty if the advice has none.
+        lines: Lines to paste; empty if the advice does not begin with any.
         words: The rest of the advice.
         gain: The forecast of what it would change, and what a fork found or how to try it; empty if there is none.
     """
 
     state: str
-    line: str
+    lines: str
     words: str
     gain: str
 
@@ -31,19 +30,18 @@ def action_of(findings: Iterable[Finding]) -> Action | None:
     """The advice of the most urgent finding that has one; None if no finding advises anything.
 
     >>> from gradiometer.measurement import Finding, Issue, State
-    >>> advice = "`--batch-size 64 --lr 0.03`, if time matters more. Forecast: 0.58 times the updates."
+    >>> advice = "`batch_size = 64` with `lr = 0.03`, if time matters more."
     >>> action = action_of([Finding("noise", Issue.ESTIMATION, State.LOOK, "Seen.", "Means.", advice)])
-    >>> action.line, action.words, action.gain
-    ('--batch-size 64 --lr 0.03', 'if time matters more.', 'Forecast: 0.58 times the updates.')
+    >>> action.lines, action.words
+    ('batch_size = 64\\nlr = 0.03', 'if time matters more.')
     """
     for finding in sorted(findings, key=lambda finding: finding.state.rank):
         if finding.advice:
-            words, *gains = _GAIN.split(finding.advice, maxsplit=1)
-            code = _CODE.match(words)
+            lines = _LINES.match(finding.advice)
             return Action(
                 state=finding.state.name.lower(),
-                line=code[1] if code else "",
-                words=words[code.end() :] if code else words,
-                gain=" ".join(text for text in (*gains, finding.tried) if text),
+                lines="\n".join(filter(None, lines.groups())) if lines else "",
+                words=finding.advice[lines.end() :] if lines else finding.advice,
+                gain=" ".join(filter(None, (finding.forecast, finding.tried))),
             )
     return None

@@ -12,10 +12,10 @@ from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.page.action import action_of
-from gradiometer.report.page.cards import answers_of
+from gradiometer.report.page.cards import answers_of, cards, further_cards
 from gradiometer.report.page.checks import checks
 from gradiometer.report.page.document import TEMPLATES, document
-from gradiometer.report.page.rows import rows, top_figure, unmeasured
+from gradiometer.report.page.rows import rows, top_figure
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
@@ -24,6 +24,7 @@ from gradiometer.run.reader import Run
 from gradiometer.storage.disk import replace_file, writing
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
+DRAWN = {Draw.RESHUFFLED: "reshuffled", Draw.REPLACEMENT: "with replacement", Draw.FRESH: "of new examples"}
 CONTENT = "content.html.jinja"
 
 
@@ -90,7 +91,8 @@ def render(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...] | None = N
 def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[str, Any]:
     """The variables of the template of the page's content."""
     found = answers_of(diagnosis, shown)
-    made = rows(run, diagnosis, shown, found)
+    asked = cards(run, found)
+    made = rows(diagnosis, shown, asked, further_cards(found))
     return {
         "run": run,
         "diagnosis": diagnosis,
@@ -99,7 +101,7 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "top": top_figure(shown),
         "action": action_of(answer.finding for answer in found),
         "rows": made,
-        "unmeasured": unmeasured(run, found),
+        "unmeasured": [card for card in asked if not card.shown],
         "methods": [section.name for section in shown if _has_methods(section)],
         "rows_methods": [row.section.name for row in made if row.section is not None],
         "without_replacement": run.measured_sampling.draw is Draw.RESHUFFLED,
@@ -116,9 +118,8 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
 def _facts(run: Run) -> tuple[str, ...]:
     """The problem, the batch and the optimizer in a few words each."""
     configuration, settings = run.configuration, run.hyperparameters
-    sampling = "with replacement" if configuration.sampling == "replacement" else "reshuffled"
     optimizer = () if settings is None else (settings.sentence,)
-    return (configuration.problem, f"B = {configuration.batch_size:,}, {sampling}", *optimizer)
+    return (configuration.problem, f"B = {configuration.batch_size:,}, {DRAWN[run.sampling.draw]}", *optimizer)
 
 
 def gradient_meant(run: Run) -> str:

@@ -8,16 +8,15 @@ from typing import NamedTuple
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.report.charts.interval_strip import Strip, interval, number
 from gradiometer.report.charts.sparklines import Sparkline, sparkline
-from gradiometer.report.page.cards import Card, Shown, cards, further_cards
-from gradiometer.report.sections.questions import QUESTIONS, Answer
+from gradiometer.report.page.cards import Card, Shown
+from gradiometer.report.sections.questions import QUESTIONS
 from gradiometer.report.sections.section import Figure, Section
-from gradiometer.run.reader import Run
 
 LOSS = "loss"
 """Name of the section whose first chart is at the top of the page."""
 
 LONGEST_UNIT = 10
-"""A longer unit is given in the finding only, in characters."""
+"""Most characters of a unit that a row has room for."""
 
 
 class Small(NamedTuple):
@@ -62,24 +61,25 @@ class Row:
     section: Section | None
 
 
-def rows(run: Run, diagnosis: Diagnosis, sections: Sequence[Section], found: Iterable[Answer]) -> tuple[Row, ...]:
+def rows(
+    diagnosis: Diagnosis, sections: Sequence[Section], asked: Sequence[Card], further: Sequence[Card]
+) -> tuple[Row, ...]:
     """A row for each answered question, each further finding, and each section that no finding belongs to.
 
     Of these sections, those with words in their row, such as the forks, come first.
+
+    Args:
+        diagnosis: The diagnosis of the run.
+        sections: The sections of the page.
+        asked: The cards of the questions; those without an answer get no row.
+        further: The cards of the other findings.
     """
-    found = tuple(found)
     left = {section.name: section for section in sections}
     homes = {question.name: question.section for question in QUESTIONS}
-    measured = [(card, homes[card.name]) for card in cards(run, found) if card.shown]
-    further = [(card, card.short) for card in further_cards(found)]
-    made = [_row(card, left.pop(home, None), diagnosis) for card, home in (*measured, *further)]
+    placed = [(card, homes[card.name]) for card in asked if card.shown] + [(card, card.short) for card in further]
+    made = [_row(card, left.pop(home, None), diagnosis) for card, home in placed]
     others = [_numbers(section) for section in left.values() if _figures(section) or _has_table(section)]
     return (*made, *sorted(others, key=lambda row: not row.words))
-
-
-def unmeasured(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
-    """The questions without an answer."""
-    return tuple(card for card in cards(run, found) if not card.shown)
 
 
 def top_figure(sections: Iterable[Section]) -> Figure | None:
