@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from gradiometer import BadArgument, Configuration, Run
+from gradiometer.cli.options import configuration_from
 from gradiometer.measurement import preconditioner_of
 from gradiometer.problems import load
 from gradiometer.run import Budget
@@ -115,8 +116,18 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], messa
 def test_gauges_of_the_other_optimizer_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArgument, match=r"batch_sharpness, whose edge of stability is known for SGD.*is adamw"):
         train(load("digits"), Configuration(optimizer="adamw", gauges="batch_sharpness"), tmp_path)
+    of_sgd = Configuration().measured  # written by hand, it is not replaced by the default of AdamW
+    with pytest.raises(BadArgument, match=r"batch_sharpness, whose edge of stability is known for SGD"):
+        train(load("digits"), Configuration(optimizer="adamw", gauges=of_sgd), tmp_path)
     with pytest.raises(BadArgument, match=r"preconditioned_noise, which needs the preconditioner.*use adamw"):
         train(load("digits"), Configuration(gauges="preconditioned_noise"), tmp_path)
+
+
+def test_the_default_gauges_follow_the_optimizer_also_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("learning_rate = 0.01\n")
+    over_the_file = configuration_from(tmp_path / "run.toml", {"optimizer": "adamw"})
+    assert over_the_file.measured == Configuration(optimizer="adamw").measured != Configuration().measured
+    assert Configuration(optimizer="adamw", gauges="").measured == ""
 
 
 def test_the_decay_of_adamw_is_no_penalty() -> None:

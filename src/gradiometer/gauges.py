@@ -148,7 +148,7 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
     settings = _settings_of(run.configuration, () if recorded is None else recorded.groups[0])
     found: list[Gauge] = []
     missing: dict[str, str] = {}
-    for name in dict.fromkeys(name.strip() for name in run.configuration.gauges.split(",")):
+    for name in dict.fromkeys(name.strip() for name in run.configuration.measured.split(",")):
         gauge = _restored(name, records.get(name), run, settings)
         if gauge is not None:
             found.append(gauge)

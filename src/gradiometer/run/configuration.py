@@ -26,8 +26,7 @@ DEFAULT_RATE = 0.1
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 """Class names of the optimizers."""
 
-GAUGES_OF_SGD = "noise,batch_sharpness,trajectory"
-GAUGES_OF_ADAMW = "noise,preconditioned_noise,trajectory"
+GAUGES = {"sgd": "noise,batch_sharpness,trajectory", "adamw": "noise,preconditioned_noise,trajectory"}
 """What is measured by default. The edge of stability of AdamW is not known, so its batch sharpness is left out."""
 
 MOST_THREADS = 512
@@ -67,8 +66,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         probe: Measure independent examples instead of the training batches, which are biased in shuffled epochs over
             few examples. A reading then costs a whole step.
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
-        gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step. With adamw the
-            default is noise,preconditioned_noise,trajectory.
+        gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step. Default:
+            noise,batch_sharpness,trajectory, and with adamw noise,preconditioned_noise,trajectory.
         check_edge: Compare the learning rate with the sharpness before the first step. A fixed cost outside the budget.
         check_endpoint: After the last step, search for a saddle, dead units and an unbroken symmetry. A fixed cost
             outside the budget.
@@ -108,7 +107,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     parts: int = 2
     probe: bool = False
     budget: float = 0.02
-    gauges: str = GAUGES_OF_SGD
+    gauges: str | None = None
     check_edge: bool = True
     check_endpoint: bool = True
     every: int | None = None
@@ -127,12 +126,15 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             msgspec.structs.force_setattr(self, field.name, _typed(field.name, value, field.type))
         if self.snapshots and self.schedule == "constant":
             msgspec.structs.force_setattr(self, "schedule", "cycles")
-        if self.optimizer == "adamw" and self.gauges == GAUGES_OF_SGD:
-            msgspec.structs.force_setattr(self, "gauges", GAUGES_OF_ADAMW)
         if self.schedule not in SCHEDULES:
             msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
         for complaint in self._complaints():
             raise BadArgument(complaint)
+
+    @property
+    def measured(self) -> str:
+        """Comma-separated names of the gauges: `gauges`, or the default for the optimizer."""
+        return GAUGES[self.optimizer] if self.gauges is None else self.gauges
 
     @property
     def penalty(self) -> float:

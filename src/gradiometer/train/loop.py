@@ -73,7 +73,7 @@ def train(
         Interrupted: It was asked to stop, or the disk is full; the run can be resumed.
         BadArgument: The configuration does not fit the problem.
     """
-    asked = Asked.of(configuration.gauges if gauges is None else gauges)
+    asked = Asked.of(configuration.measured if gauges is None else gauges)
     asked.refuse_under(configuration.optimizer)
     configuration = msgspec.structs.replace(configuration, gauges=",".join(asked.names))
     with threads(configuration.threads), together() as ranks:

@@ -96,7 +96,7 @@ class Training:
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling = self._cooling()
-        self.gauges = tuple(Asked.of(configuration.gauges).made(configuration) if gauges is None else gauges)
+        self.gauges = tuple(Asked.of(configuration.measured).made(configuration) if gauges is None else gauges)
         adaptive = any(gauge.needs_preconditioner for gauge in self.gauges)
         self._preconditioner = partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
         parts = configuration.accumulation, self.ranks, budget, configuration.seed

@@ -60,7 +60,13 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             where: Prefix of the error messages, such as the name of the file.
         """
         checked = Configuration.from_mapping(mapping, where)
-        return cls(**{name: getattr(checked, name) for name in cls.__struct_fields__})
+        known = {name: getattr(checked, name) for name in cls.__struct_fields__}
+        return cls(**{name: value for name, value in known.items() if value is not None})
+
+    @property
+    def measured(self) -> str:
+        """Comma-separated names of the gauges."""
+        return self.gauges
 
     def to_dict(self) -> dict[str, Any]:
         """The values by name, without None, which TOML cannot store."""
