@@ -1,5 +1,8 @@
 """Norms of single examples from training's own backward: exact for every rule, checked, and never in training's way."""
 
+from contextlib import nullcontext
+from typing import NoReturn
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 from conftest import CASES
 from gradiometer import Draw, Objective, Sampling, TrainingStep, supervised
 from gradiometer.measurement import Batch, ExampleNorms, take
+from gradiometer.measurement.spread.hooks import ExampleHooks
 
 EXAMPLES = 6
 SUMMED = supervised(lambda output, target: (output.flatten(1) * target).sum(1).tanh())
@@ -130,6 +134,28 @@ def test_reading_the_norms_leaves_the_gradient_as_it_was_bit_for_bit() -> None:
         made.append([parameter.grad.numpy().tobytes() for parameter in case.objective.parameters])
         norms = ExampleNorms(case.objective, wanted=False)
     assert made[0] == made[1]
+
+
+def test_every_error_of_reading_goes_to_the_shield(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["mlp"]()
+    caught = list[BaseException]()
+
+    class Shield:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
+            return error is not None and not caught.append(error)
+
+    def failing(*_: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    for broken in ("_enter", "_leave", "around"):
+        caught.clear()
+        with monkeypatch.context() as patch:
+            if broken != "around":
+                patch.setattr(ExampleHooks, broken, failing)
+            norms = ExampleNorms(case.objective, failing if broken == "around" else nullcontext, Shield())
+            assert spread_of(norms, case.objective, case.batch) is None and caught
 
 
 def test_a_step_prefers_what_was_read_and_runs_parts_for_a_preconditioner() -> None:

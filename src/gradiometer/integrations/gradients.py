@@ -169,13 +169,6 @@ class GradientHooks:
 
 
 @contextmanager
-def inside_backward(budget: Budget, shield: AbstractContextManager[object, bool | None]) -> Iterator[None]:
-    """A region of work that a backward calls: its time is charged, and its errors go to the shield."""
-    with shield, budget.spending(READINGS):
-        yield
-
-
-@contextmanager
 def as_written() -> Iterator[None]:
     """A region in which compiled code runs eagerly; what was compiled stays."""
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):

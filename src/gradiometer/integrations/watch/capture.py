@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
-from gradiometer.integrations.gradients import GradientHooks, Preconditioner, inside_backward
+from gradiometer.integrations.gradients import GradientHooks, Preconditioner
 from gradiometer.integrations.watch.checks.accumulation import Shares
 from gradiometer.integrations.watch.checks.loss_check import LossCheck
 from gradiometer.integrations.watch.checks.rows import Rows
@@ -29,7 +29,7 @@ from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
 Norms = Float[Tensor, " parameters"]
@@ -82,7 +82,7 @@ class Capture:
         )
         self._builder = SpreadBuilder(objective.layer_of)
         apart = has_loss and not self.shared and not (batches.probe or batches.groups or preconditioner)
-        self._examples = ExampleNorms(objective, partial(inside_backward, budget, shield), wanted=apart)
+        self._examples = ExampleNorms(objective, partial(budget.spending, READINGS), shield, wanted=apart)
         self._rows = Rows(objective.model, warn, grouped=batches.groups is not None)
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None

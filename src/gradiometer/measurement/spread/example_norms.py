@@ -13,7 +13,7 @@ from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
-from gradiometer.measurement.spread.hooks import Around, ExampleHooks, reading
+from gradiometer.measurement.spread.hooks import NO_SHIELD, Around, ExampleHooks, Shield, reading
 
 ALIKE, SHARE = 1e-2, 1e-4
 """Largest relative difference between a norm read and the norm of the gradient of one example alone, plus this share of
@@ -35,7 +35,8 @@ class ExampleNorms:
 
     Args:
         objective: The model and its loss. Training runs this model itself, not a copy.
-        around: Makes a context for all work inside of the backward, such as one that measures its time.
+        around: Makes a context for all work inside of the forward and the backward, such as one that measures its time.
+        shield: A context around that, which may keep errors from the forward and the backward.
         wanted: False to read nothing.
 
     Source: Goodfellow (2015), Efficient Per-Example Gradient Computations; positions: Rochette, Manoel & Tramel (2019),
@@ -55,9 +56,16 @@ class ExampleNorms:
     array([ 1., 16., 81.])
     """
 
-    def __init__(self, objective: Objective, around: Around = nullcontext, *, wanted: bool = True) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        around: Around = nullcontext,
+        shield: Shield = NO_SHIELD,
+        *,
+        wanted: bool = True,
+    ) -> None:
         self._objective = objective
-        self._hooks = ExampleHooks(objective.model, objective.parameters, around)
+        self._hooks = ExampleHooks(objective.model, objective.parameters, around, shield)
         self._readings = 0
         self.possible = wanted and self._hooks.possible
         """False if this model, or this loss, has no such spread, or if it is not worth its cost."""

@@ -14,7 +14,11 @@ from gradiometer.measurement.spread.rules import Rule, operations, rule_of
 HALF_A_STEP = 1.5
 """Operations of half a batch's forward and backward, in those of the whole batch's forward."""
 
-Around = Callable[[], AbstractContextManager[Any, bool | None]]
+Shield = AbstractContextManager[Any, bool | None]
+
+NO_SHIELD: Shield = nullcontext()
+
+Around = Callable[[], AbstractContextManager[Any]]
 
 Place = dict[str, int]
 """Positions of a layer's trainable parameters among all of them, by their names in the layer."""
@@ -30,11 +34,18 @@ class ExampleHooks:
     Args:
         model: The model.
         parameters: Its trainable parameters, in the order of the numbers.
-        around: Makes a context for all work inside of the backward.
+        around: Makes a context for all work inside of the forward and the backward.
+        shield: A context around that, which may keep errors from the forward and the backward.
     """
 
-    def __init__(self, model: nn.Module, parameters: Sequence[Tensor], around: Around = nullcontext) -> None:
-        self._around = around
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[Tensor],
+        around: Around = nullcontext,
+        shield: Shield = NO_SHIELD,
+    ) -> None:
+        self._around, self._shield = around, shield
         self._count = len(parameters)
         self._layers = _layers_of(model, parameters)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -59,19 +70,19 @@ class ExampleHooks:
         """Put hooks in place for the next forward and start empty."""
         self.stop()
         self._handles = [
-            layer.register_forward_hook(self._within(partial(self._enter, rule, place)))
+            layer.register_forward_hook(self._shielded(partial(self._enter, rule, place)))
             for layer, rule, place in self._layers
         ]
 
-    def _within(self, work: Callable[..., None]) -> Callable[..., None]:
-        """A hook that does some work within `around`, and nothing while code is compiled."""
+    def _shielded(self, work: Callable[..., None]) -> Callable[..., None]:
+        """A hook that does some work within `shield` and `around`, and nothing while code is compiled."""
 
-        def within(*given: Any) -> None:
+        def hook(*given: Any) -> None:
             if not torch.compiler.is_compiling():  # compiled code must not keep a hook
-                with self._around():
+                with self._shield, self._around():
                     work(*given)
 
-        return within
+        return hook
 
     def stop(self) -> None:
         """Remove the hooks and forget what was read."""
@@ -102,7 +113,7 @@ class ExampleHooks:
         self._calls += 1
         if len(entered) == 1 and isinstance(entered[0], Tensor):
             self._entered[self._calls] = entered[0].detach()
-            output.register_hook(self._within(partial(self._leave, rule, place, layer, self._calls)))
+            output.register_hook(self._shielded(partial(self._leave, rule, place, layer, self._calls)))
 
     def _leave(self, rule: Rule, place: Place, layer: nn.Module, call: int, error: Tensor) -> None:
         """Called in the backward with the gradient at the output of a layer. The loss keeps this hook, so that the
