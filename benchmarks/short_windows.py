@@ -10,6 +10,7 @@ over the size of the truth.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -182,16 +183,34 @@ def estimates(name: str, moments: Moments, newest: bool) -> Estimates:
 
 @dataclass(frozen=True)
 class Score:
-    """How the intervals of one quantity fared."""
+    """How the intervals of one quantity fared.
 
-    covers: float
-    cannot_tell: float
+    Attributes:
+        windows: Number of windows.
+        told: Windows with a finite interval.
+        held: Windows with a finite interval that contains the truth.
+        width: Median width of the finite intervals over the size of the truth; NaN if there is none.
+    """
+
+    windows: int
+    told: int
+    held: int
     width: float
+
+    @property
+    def covers(self) -> float:
+        """The share of finite intervals that contain the truth; NaN if there is none."""
+        return self.held / self.told if self.told else math.nan
+
+    @property
+    def cannot_tell(self) -> float:
+        """The share of windows without a finite interval."""
+        return (self.windows - self.told) / self.windows
 
     @property
     def wrong(self) -> float:
         """The share of all windows with an interval that misses."""
-        return (1 - self.covers) * (1 - self.cannot_tell) if self.cannot_tell < 1 else 0.0
+        return (self.told - self.held) / self.windows
 
 
 def scores(model: Linear, windows: int, newest: bool, seed: int = 0, readings: int = READINGS) -> dict[str, Score]:
@@ -208,14 +227,9 @@ def scores(model: Linear, windows: int, newest: bool, seed: int = 0, readings: i
             for quantity in QUANTITIES[name]:
                 value, said = truth[quantity].value, [one[quantity] for one in each]
                 told = [one for one in said if one.tells]
-                covers = [one.low <= value <= one.high for one in told]
+                held = sum(one.low <= value <= one.high for one in told)
                 widths = [(one.high - one.low) / abs(value) for one in told]
-                share = 1 - len(told) / windows
-                found[quantity] = (
-                    Score(float(np.mean(covers)), share, float(np.median(widths)))
-                    if told
-                    else Score(np.nan, share, np.nan)
-                )
+                found[quantity] = Score(windows, len(told), held, float(np.median(widths)) if told else math.nan)
     return found
 
 
