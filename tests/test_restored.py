@@ -49,6 +49,20 @@ def test_the_random_state_of_numpy_is_restored(put_aside: int, inside: int) -> N
         assert (drawn == again).all() and str(before) == str(after) and (before[1] == after[1]).all()
 
 
+def test_a_normal_number_that_numpy_has_put_aside_comes_back_with_an_older_state() -> None:
+    objective = Objective(nn.Linear(1, 1), drawing_for_nothing)
+    np.random.seed(3)  # noqa: NPY002
+    np.random.normal()  # noqa: NPY002
+    older = np.random.get_state()  # noqa: NPY002
+    expected = np.random.normal()  # noqa: NPY002 (the number put aside: the words of the state stay the same)
+    with objective.untouched_randomness(5):
+        pass
+    np.random.set_state(older)  # noqa: NPY002
+    with objective.untouched_randomness(5):
+        pass
+    assert np.random.normal() == expected  # noqa: NPY002
+
+
 @pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64])
 def test_a_replaced_generator_of_numpy_is_restored(kind: type) -> None:
     objective, own = Objective(nn.Linear(1, 1), drawing_for_nothing), np.random.get_bit_generator()
