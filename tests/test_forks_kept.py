@@ -1,5 +1,6 @@
 """Forks of an own loop that are kept in a folder, raced on a budget, or made by a watch."""
 
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,22 @@ def test_a_watch_forks_its_loop_and_keeps_the_fork_in_its_run(tmp_path: Path) ->
     (record,) = forks_of(run)
     assert record.plan.step == 3 and record.fork.horizon == found.horizon == 64
     assert w.budget.spent_on["looks on request"] > 0
+
+
+def test_a_watch_forks_with_the_decorators_of_its_loss(tmp_path: Path) -> None:
+    @wraps(CRITERION)
+    def doubled(model: nn.Module, batch: Any) -> torch.Tensor:
+        return 2 * CRITERION(model, batch)
+
+    loop, asked = OwnLoop(), {"horizon": "1 update", "replicates": 1, "alternatives": ["rate 2x"], "batches": LISTED}
+    with watch(loop.model, loop.optimizer, loss=doubled, out=tmp_path, budget=0.0, page=False, quiet=True) as w:
+        loop.update(w)
+        found = w.fork(**asked)
+    again = loop.fork(loss=doubled, evaluate=None, index=1, **asked)
+    assert found is not None
+    assert [one.readouts["train_loss"].mean for one in found.results] == [
+        one.readouts["train_loss"].mean for one in again.results
+    ]
 
 
 def test_a_watch_that_cannot_fork_says_why(tmp_path: Path) -> None:

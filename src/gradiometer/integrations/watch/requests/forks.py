@@ -1,6 +1,5 @@
 """A fork of a watched loop, kept in its run."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ class Forks(Looks):
         """What would have happened from here with other settings: `gradiometer.forks.fork` for the watched loop.
 
         Model, optimizer, loss, scaler, accumulation and the number of updates are those of the watch. Call it after
-        `optimizer.step()`. The training stays the same, bit for bit, the fork is kept in the run, and its time is
-        charged to the budget. On several processes rank 0 forks and the others get None.
+        `optimizer.step()`. The training stays the same, bit for bit, and the fork is kept in the run. Its time is
+        reported in `overhead`, outside the budget. On several processes rank 0 forks and the others get None.
 
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.forks.fork`.
@@ -63,7 +62,7 @@ class Forks(Looks):
                 raise BadArgument("`loss` is missing: give loss=lambda model, batch: ... to `watch` or here.")
             known: dict[str, Any] = {"index": self.steps, "out": run.path}
             if own:
-                known["loss"] = inspect.unwrap(self._objective.loss)
+                known["loss"] = vars(self._objective.loss)["__wrapped__"]  # decorators of the user's own stay on it
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             return fork(

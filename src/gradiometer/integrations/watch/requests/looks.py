@@ -53,7 +53,8 @@ class Looks:
     """Looks at the model of a watched loop, on request. They are kept in the run and shown on its page.
 
     Call them inside of `with watch(...) as w:`, after the first step, or after it. Training stays the same, bit for
-    bit, and their time is charged to the budget. On several processes rank 0 looks, and the others get None.
+    bit. Their time is reported in `overhead`, outside the budget. On several processes rank 0 looks, and the others
+    get None.
     """
 
     ranks: Ranks
