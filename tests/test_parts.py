@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradiometer.measurement.parts import (
     LONG,
@@ -77,3 +78,22 @@ def test_many_short_gradients_are_summed_like_references_in_double(kind: torch.d
     weighted = [(b.double().abs() * a.double().square()).sum().item() for a, b in pairs]
     rounding = 1e-2 if kind is torch.bfloat16 else 1e-6
     np.testing.assert_allclose(preconditioned_norms(first, positive)[0], weighted, rtol=rounding, atol=1e-12)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, each of which starts one kernel or a few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        self.count += 1
+        return operation(*arguments, **(named or {}))
+
+
+def test_an_accelerator_changes_a_million_numbers_in_a_few_operations() -> None:
+    start, end, under = ([torch.empty(2**15, device="meta") for _ in range(32)] for _ in range(3))
+    with Operations() as operations:
+        SpreadBuilder([0] * 32, preconditioner=under).add_between(2, start, end, 0.5)
+    assert operations.count < 20

@@ -94,8 +94,9 @@ def _by_layer(
     return sums
 
 
-AT_ONCE = 2**15
-"""Numbers of a list of tensors that are changed at once: few enough to make no further copy of them all."""
+ON_CPU, ON_ACCELERATOR = 2**15, 2**22
+"""Numbers of a list of tensors that are changed at once, so that no further copy of them all is made: as many as stay
+in a CPU's cache, and so many that an accelerator works for longer than its kernels take to start."""
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
@@ -156,25 +157,30 @@ def preconditioned_norms(
 
 
 def _pieces(tensors: Sequence[Tensor]) -> Iterator[slice]:
-    """Slices of a list of tensors, each with about `AT_ONCE` numbers, or one tensor."""
-    start, numbers = 0, 0
+    """Slices of a list of tensors, each with about as many numbers as are changed at once, or one tensor."""
+    start, numbers, at_once = 0, 0, _at_once(tensors)
     for stop, tensor in enumerate(tensors, 1):
         numbers += tensor.numel()
-        if numbers >= AT_ONCE or stop == len(tensors):
+        if numbers >= at_once or stop == len(tensors):
             yield slice(start, stop)
             start, numbers = stop, 0
 
 
+def _at_once(tensors: Sequence[Tensor]) -> int:
+    return ON_CPU if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR
+
+
 def _cut(*lists: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[int] | None]:
     """The same lists with long tensors cut into pieces, and the place of each piece's tensor; None if none is long."""
-    if all(tensor.numel() <= AT_ONCE for tensor in lists[0]):
+    at_once = _at_once(lists[0])
+    if all(tensor.numel() <= at_once for tensor in lists[0]):
         return [list(each) for each in lists], None
     cut: list[list[Tensor]] = [[] for _ in lists]
     owners: list[int] = []
     for place, tensors in enumerate(zip(*lists, strict=True)):
-        are_long = tensors[0].numel() > AT_ONCE and all(tensor.is_contiguous() for tensor in tensors)
+        are_long = tensors[0].numel() > at_once and all(tensor.is_contiguous() for tensor in tensors)
         for into, tensor in zip(cut, tensors, strict=True):
-            into.extend(tensor.view(-1).split(AT_ONCE) if are_long else [tensor])
+            into.extend(tensor.view(-1).split(at_once) if are_long else [tensor])
         owners += [place] * (len(cut[0]) - len(owners))
     return cut, owners
 
