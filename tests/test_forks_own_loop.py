@@ -56,6 +56,18 @@ def test_dropout_draws_the_same_numbers_with_a_fork_and_without() -> None:
     assert forked["losses"] == plain["losses"] and forked["torch"] == plain["torch"]
 
 
+def test_what_an_alternative_draws_is_not_drawn_from_the_training() -> None:
+    own = torch.Generator().manual_seed(4)
+
+    def redraw(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> None:
+        nn.init.normal_(model[0].weight)
+        nn.init.normal_(model[4].weight, std=0.01 + np.random.rand(), generator=own)  # noqa: NPY002
+
+    before = own.get_state()
+    trained(OwnLoop(), lambda loop: loop.fork(alternatives=[Custom("redraw", redraw)]))  # compares before and after
+    assert torch.equal(own.get_state(), before)
+
+
 def test_generators_and_other_networks_that_the_loss_uses_stay_as_they_were() -> None:
     generator, teacher = torch.Generator().manual_seed(5), network()
 

@@ -3,7 +3,8 @@
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import UserCodeFailed
+from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.branch import Branch, BranchResult, Readout, tail_factor
 from gradiometer.forks.continuation import Continuation
 from gradiometer.measurement.untouched import Surroundings
@@ -68,10 +70,7 @@ def grown(source: Source, branch: Branch) -> BranchResult:
     """
     seed = zlib.crc32(f"{source.seed}/{branch.replicate}/draws".encode())
     with untouched_randomness(seed, source.devices):
-        going = source.continuation(branch.replicate)
-        # What is found before the change is not of this branch alone.
-        with Surroundings((*going.calls, branch.alternative), going.model).untouched(seed):
-            branch.alternative.change(going)
+        with changed(source, branch.alternative, branch.replicate, seed) as going:
             result = _trained(going, branch)
         if result.diverged is not None:
             return result
@@ -80,6 +79,16 @@ def grown(source: Source, branch: Branch) -> BranchResult:
         if not math.isfinite(readout.mean):
             return replace(result, diverged=f"{name} is {readout.mean}")
     return replace(result, readouts=readouts)
+
+
+@contextmanager
+def changed(source: Source, alternative: Alternative, replicate: int, seed: int) -> Iterator[Continuation]:
+    """How training continues with an alternative. What its functions use besides the model is afterwards as before."""
+    going = source.continuation(replicate)
+    # What is found before the change is not of this branch alone.
+    with Surroundings((*going.calls, alternative), going.model).untouched(seed):
+        alternative.change(going)
+        yield going
 
 
 def _trained(going: Continuation, branch: Branch) -> BranchResult:

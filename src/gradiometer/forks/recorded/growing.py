@@ -5,24 +5,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.branch import Branch, BranchResult
 from gradiometer.forks.comparison.racing import Stop, race
-from gradiometer.forks.engine import Source, grown
+from gradiometer.forks.engine import Source, changed, grown
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Pool
+from gradiometer.randomness import untouched_randomness
 
 Progress = Callable[[BranchResult, int, int], None]
 """Called with a result, and the numbers of finished branches and of all planned branches."""
 
 
 def check_fits(source: Source, alternatives: Sequence[Alternative]) -> None:
-    """Make each change once, without an update.
+    """Make each change once, without an update. Random states are afterwards as before.
 
     Raises:
         BadArgument: An alternative does not fit the training.
     """
     for alternative in alternatives:
-        alternative.change(source.continuation(0))
+        with untouched_randomness(0, source.devices), changed(source, alternative, 0, seed=0):
+            pass
 
 
 def grown_in(
