@@ -21,6 +21,7 @@ from gradiometer import BadArgument, Unsupported, UserCodeFailed, supervised, wa
 from gradiometer.forks import Branch, Custom, Fork, Readout, alternative_of, fork, grown
 from gradiometer.forks.data import data_of
 from gradiometer.forks.loop_state import LoopState, parts_of
+from gradiometer.jobs import Here
 from gradiometer.measurement import Draw, Sampling
 from test_distributed import run_all
 
@@ -348,6 +349,15 @@ def test_progress_is_told_after_every_branch() -> None:
     told: list[tuple[str, int, int]] = []
     OwnLoop().fork(replicates=2, progress=lambda result, done, total: told.append((result.alternative, done, total)))
     assert [done for _, done, _ in told] == [1, 2, 3, 4, 5, 6] and {total for *_, total in told} == {6}
+
+
+def test_a_pool_that_is_given_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Here, "close", lambda _: closed.append("closed"))
+    OwnLoop().fork(pool=Here())
+    assert not closed
+    OwnLoop().fork(pool="here")
+    assert len(closed) == 1
 
 
 @pytest.mark.slow

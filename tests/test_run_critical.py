@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument, Run
 from gradiometer.cli.batch import batch
+from gradiometer.jobs import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import critical_batch_of, train
@@ -39,6 +40,15 @@ def test_the_forecast_is_the_noise_scale_of_that_step(run: Run) -> None:
 def test_what_a_run_cannot_show_is_refused(run: Run, settings: dict[str, object], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         critical_batch_of(run, **settings)
+
+
+def test_a_pool_that_is_given_stays_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Here, "close", lambda _: closed.append("closed"))
+    for pool in (Here(), "here"):
+        with pytest.raises(BadArgument, match="`replicates`"):  # from inside of the pool
+            critical_batch_of(run, at=0, replicates=1, pool=pool)
+        assert len(closed) == (pool == "here")
 
 
 def test_a_problem_has_no_branches() -> None:

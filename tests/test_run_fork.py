@@ -13,6 +13,7 @@ import pytest
 
 from gradiometer import BadArgument, Run, RunDamaged
 from gradiometer.forks import ForkRecord, Plan, Rate, forks_of
+from gradiometer.jobs import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration, checkpoint_steps
 from gradiometer.train import fork_run, train
@@ -79,6 +80,15 @@ def test_a_fork_that_was_stopped_continues_from_its_finished_branches(run: Run) 
     asked_again = fork_run(run, ALTERNATIVES, **asked)
     assert asked_again.was_finished and half.branches_path.read_bytes() == lines
     assert fork_run(run, ALTERNATIVES, **asked, seed=1).record.name == "0002"
+
+
+def test_a_pool_that_is_given_stays_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Here, "close", lambda _: closed.append("closed"))
+    fork_run(run, ["rate 2x"], horizon="4 updates", replicates=1, pool=Here())
+    assert not closed
+    fork_run(run, ["rate 2x"], horizon="4 updates", replicates=1, pool="here", seed=1)
+    assert len(closed) == 1
 
 
 def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: Run) -> None:

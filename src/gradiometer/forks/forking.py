@@ -1,7 +1,6 @@
 """`fork`: what would have happened, for a training loop that a user wrote."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from gradiometer.forks.recorded.growing import Progress, check_fits, grow
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.forks.untouched import untouched
-from gradiometer.jobs.choice import pool_of
+from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.loss import Loss
@@ -131,7 +130,7 @@ def fork(
         >>> after < before
         True
     """
-    chosen, where = tuple(map(alternative_of, _listed(alternatives))), pool_of(pool)
+    chosen = tuple(map(alternative_of, _listed(alternatives)))
     data = data_of(batches, batch_size)
     original = parts_of(model, optimizer, scheduler, scaler)
     check_functions(
@@ -158,7 +157,7 @@ def fork(
         index=index,
     )
     lengths = _Lengths(size, data.epoch, None if left is None else Horizon.parse(left, "left"), index)
-    with untouched(original, copies):
+    with opened(pool) as where, untouched(original, copies):
         timed = partial(_seconds_per_update, state, size)
         rungs = lengths.rungs(budget, horizon, 1 + len(chosen))
         length = rungs[-1].horizon if rungs else lengths.horizon(horizon, timed)
@@ -169,8 +168,7 @@ def fork(
         check_fits(state, chosen)
         record = None if out is None else _record(out, plan)
         ledger = None if record is None else record.ledger()
-        with nullcontext() if where is pool else where:
-            results, stops = grow(state, plan, where, ledger=ledger, progress=progress, threads=threads)
+        results, stops = grow(state, plan, where, ledger=ledger, progress=progress, threads=threads)
     if record is not None:
         record.finish(stops)
     return plan.fork(results)

@@ -12,7 +12,7 @@ from gradiometer.forks.branch import Branch, BranchResult
 from gradiometer.forks.critical.batch import FEWEST_UPDATES, CriticalBatch, critical_batch
 from gradiometer.forks.recorded.growing import grown_in
 from gradiometer.gauges import recorded_gauges
-from gradiometer.jobs.choice import pool_of
+from gradiometer.jobs.choice import opened
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.batch import Order
@@ -64,7 +64,7 @@ def critical_batch_of(
         BadArgument: An argument cannot be used, or too little is left of the run for two batches and two horizons.
         GradiometerError: A branch failed. Finished branches are kept.
     """
-    configuration, where = configuration_of(run, "fork"), pool_of(pool)
+    configuration = configuration_of(run, "fork")
     step, steps = default_step(run) if at is None else at, int(run.manifest["steps"])
     if not 0 <= step <= min(run.steps, steps - 1):
         raise BadArgument(f"`at` must be between 0 and {min(run.steps, steps - 1):,}, got {step:,}.")
@@ -80,17 +80,18 @@ def critical_batch_of(
             f"`at` leaves {left:,} examples, too few for two lengths of {FEWEST_UPDATES} updates with two batches: "
             "give an earlier step."
         )
-    source = RunSource(configuration, state_at(run, step, "fork", problem), seed=seed, problem=problem)
-    folder = run.folder.path / "forks"
-    ledger = Ledger(folder / f"critical-{step}-{seed}.jsonl", BranchResult.to_dict, BranchResult.from_dict)
+    ledger = Ledger(
+        run.folder.path / "forks" / f"critical-{step}-{seed}.jsonl", BranchResult.to_dict, BranchResult.from_dict
+    )
+    with opened(pool) as where:
+        source = RunSource(configuration, state_at(run, step, "fork", problem), seed=seed, problem=problem)
 
-    def grow(branches: Sequence[Branch]) -> Iterator[BranchResult]:
-        for result in grown_in(where, source, branches, ledger=ledger, threads=configuration.threads):
-            if progress is not None:
-                progress(result)
-            yield result
+        def grow(branches: Sequence[Branch]) -> Iterator[BranchResult]:
+            for result in grown_in(where, source, branches, ledger=ledger, threads=configuration.threads):
+                if progress is not None:
+                    progress(result)
+                yield result
 
-    with where:
         return critical_batch(
             grow, configuration.batch_size, [max(length, 1) for length in lengths], factors=factors,
             replicates=replicates, tolerance=tolerance, forecast=noise_scale_at(run, step), level=configuration.level,

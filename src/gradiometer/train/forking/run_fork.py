@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,7 +16,7 @@ from gradiometer.forks.horizon import Horizon
 from gradiometer.forks.recorded.growing import Progress, check_fits, grow
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
-from gradiometer.jobs.choice import pool_of
+from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
@@ -104,7 +103,7 @@ def fork_run(
         (100, ['rate 2x', 'batch 2x, rate 1.41x'])
     """
     configuration = configuration_of(run, "fork")
-    chosen, where = tuple(map(alternative_of, alternatives)), pool_of(pool)
+    chosen = tuple(map(alternative_of, alternatives))
     step = default_step(run) if at is None else at
     steps = _checked_step(run, step)
     problem = problem or problem_of(run, "fork")
@@ -130,11 +129,11 @@ def fork_run(
     known = ForkRecord.find(run.path, plan)
     if known is not None and known.finished:
         return RunFork(known, was_finished=True)
-    check_fits(source(), chosen)
-    record = ForkRecord.keep(run.path, plan)
-    if begin is not None:
-        begin(plan)
-    with nullcontext() if where is pool else where:
+    with opened(pool) as where:
+        check_fits(source(), chosen)
+        record = ForkRecord.keep(run.path, plan)
+        if begin is not None:
+            begin(plan)
         _, stops = grow(source(), plan, where, ledger=record.ledger(), progress=progress, threads=configuration.threads)
     return RunFork(record.finish(stops), was_finished=False, warnings=source().state.warnings)
 
