@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,10 @@ CUT = replace(BATCH, gauge="stationarity", alternatives=("cool now",))
 NONE = replace(BATCH, alternatives=())
 
 
-def kept(run: Run, ends: dict[str, list[float]]) -> ForkRecord:
+def kept(run: Run, ends: dict[str, list[float]], **settings: Any) -> ForkRecord:
     """A finished fork whose branches ended at these losses."""
     alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
-    record = ForkRecord.keep(run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640))
+    record = ForkRecord.keep(run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640, **settings))
     from gradiometer.jobs import Here, Job
 
     def result(name: str, replicate: int, loss: float) -> BranchResult:
@@ -52,13 +53,34 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.31x": [0.6, 0.62, 0.61], "cool now": [0.4, 0.41, 0.42]})
     batch, cut = with_trials(run, [BATCH, CUT])
     assert batch.tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
-    assert batch.tried.endswith("] higher in test loss (fork 0001). The advice did not hold.")
+    assert batch.tried.endswith(
+        "] higher in test loss (fork 0001). The advice did not hold: it ends more than 1% worse."
+    )
     assert cut.tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
     assert cut.tried.endswith("lower in test loss (fork 0001). The advice held.")
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
     (again,) = with_trials(run, [BATCH])
     assert "no difference shown" in again.tried and "(fork 0002)" in again.tried
     assert again.tried.endswith("This fork does not decide if the advice held.")
+
+
+@pytest.mark.parametrize("settings", [{"tail": "none"}, {"left": 6_400}])
+def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(run: Run, settings: dict[str, Any]) -> None:
+    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, **settings)
+    (cut,) = with_trials(run, [CUT])
+    assert "lower in test loss (fork 0001). Its branches lean to small rates, so it does not decide" in cut.tried
+    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, left=3_200)
+    (cut,) = with_trials(run, [CUT])
+    assert cut.tried.endswith("(fork 0002). The advice held.")
+
+
+def test_a_baseline_with_another_readout_in_one_branch_is_no_obstacle(run: Run) -> None:
+    record = kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]})
+    first, *others = record.branches_path.read_text(encoding="utf-8").splitlines()
+    renamed = "\n".join([first.replace("test_loss", "my_metric"), *others, ""])
+    record.branches_path.write_text(renamed, encoding="utf-8")
+    (cut,) = with_trials(run, [CUT])
+    assert cut.tried.endswith("The advice held.")
 
 
 def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
@@ -73,12 +95,17 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
         ("rate 0.5x", -0.2, -0.1, "The advice held."),
         ("rate 0.5x", 0.001, 0.002, "The advice did not hold."),
         ("rate 0.5x", -0.1, 0.001, "This fork does not decide if the advice held."),
-        ("batch 2x", 0.001, 0.004, "The advice held: it is at most 1% worse."),
+        ("batch 2x", 0.001, 0.004, "The advice held: it ends at most 1% worse, with fewer updates."),
         ("batch 2x", -0.1, -0.01, "The advice held."),
         ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice held."),
-        ("batch 2x", 0.006, 0.1, "The advice did not hold."),
+        ("batch 2x", 0.006, 0.1, "The advice did not hold: it ends more than 1% worse."),
         ("batch 0.5x", 0.001, 0.004, "The advice did not hold."),
-        ("cool now", 0.001, 0.004, "The advice held: it is at most 1% worse."),
+        (
+            "cool now",
+            0.001,
+            0.004,
+            "The advice held: it ends at most 1% worse, so more steps at this rate gain little.",
+        ),
         ("cool now", float("-inf"), float("inf"), "This fork does not decide if the advice held."),
     ],
 )

@@ -99,19 +99,23 @@ class Fork:
         return {name: _mean_curve(self.of(name)) for name in self.names}
 
     @property
+    def leans(self) -> bool:
+        """True if the branches prefer small rates, because their rates stay constant or they are short."""
+        return self.tail == "none" or (self.left is not None and self.horizon < SHORT * self.left)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = []
-        share = None if self.left is None else self.horizon / self.left
         if self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: an interval does "
                 "not see that. Use tail='linear'."
             )
-        elif share is not None and share < SHORT:
+        elif self.left is not None and self.leans:
             found.append(
-                f"The branches are {share:.0%} of what is left of the training: below {SHORT:.0%} they lean to small "
-                "rates."
+                f"The branches are {self.horizon / self.left:.0%} of what is left of the training: below {SHORT:.0%} "
+                "they lean to small rates."
             )
         if self.replicates < FEW:
             found.append(f"{self.replicates} replicates give wide intervals: {FEW} or more are better.")
