@@ -283,6 +283,8 @@ def test_an_alternative_is_read_from_its_text_and_from_json(text: str, alternati
 WRONG = {
     "unknown": ("double the rate", "'double the rate', which is not one: write one such as go on, rate 2x"),
     "no factor": ("rate 2", "'rate 2', which is not one"),
+    "underscore": ("rate 1_x", "'rate 1_x', which is not one"),
+    "too long": ("skip 0:" + 5000 * "9", "which is not one"),
     "optimizer": ("AdamX(lr=0.1)", "the optimizer 'AdamX', not one of torch.optim. Did you mean"),
     "code": ("AdamW(lr=print(1))", "which is not one: write AdamW"),
     "setting": ("AdamW(rate=0.1)", "`settings` cannot be those of AdamW"),

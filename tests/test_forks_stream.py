@@ -193,7 +193,9 @@ def test_a_horizon_is_counted_in_examples(text: str, expected: int) -> None:
     assert horizon.examples(batch=10, epoch=100, left=1_200, seconds_per_update=lambda: 0.05) == expected
 
 
-@pytest.mark.parametrize("text", ["500", "nan updates", "0 epochs", "-3 updates", "12 parsecs", 500, None])
+@pytest.mark.parametrize(
+    "text", ["500", "nan updates", "0 epochs", "-3 updates", "1e400 updates", "12 parsecs", 500, None]
+)
 def test_a_horizon_without_a_unit_is_refused(text: object) -> None:
     with pytest.raises(BadArgument, match="`horizon`"):
         Horizon.parse(text)

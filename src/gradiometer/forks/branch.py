@@ -148,7 +148,7 @@ class BranchResult:
         updates: Number of updates that were made.
         examples: How far the data went on, skipped examples included.
         seconds: Time of the updates, without the readouts.
-        curve: Examples so far and the mean loss of the updates since the point before, about 48 points.
+        curve: Examples so far and the mean loss of the updates since the point before, at most 48 points.
         readouts: The readouts at the end, by name; empty if the branch diverged.
         diverged: Why it did; None if it did not.
     """

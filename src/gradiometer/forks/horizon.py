@@ -1,5 +1,6 @@
 """The length of a branch, written as "500 updates", "2 epochs", "64_000 examples", "10 s" or "25%"."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class Horizon:
         if found is None or found[2] not in UNITS:
             raise BadArgument(f"`{name}` must be a length with its unit, such as {FORMS}, got {text!r}.")
         amount = float(re.sub("[_,]", "", found[1]))
-        if not amount > 0:
-            raise BadArgument(f"`{name}` must be above zero, got {text!r}.")
+        if not 0 < amount < math.inf:
+            raise BadArgument(f"`{name}` must be above zero and finite, got {text!r}.")
         return cls(amount, UNITS[found[2]])
 
     def examples(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.plateau.noise_floor import CUT
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, check_in, times
@@ -14,9 +15,6 @@ from gradiometer.forks.horizon import FINEST
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.forks.continuation import Continuation
-
-CUT = 0.1
-"""Factor of a cut, as `gradiometer train --cool auto` makes it."""
 
 
 @dataclass(frozen=True)

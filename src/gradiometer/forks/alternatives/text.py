@@ -10,7 +10,7 @@ from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Togeth
 from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Following, Rate, RestartHot
 from gradiometer.forks.alternatives.updates import Clip, Momentum, Skip, WeightDecay
 
-NUMBER = r"\+?(\d[\d_]*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
+NUMBER = r"\+?(\d+(?:_\d+)*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
 TIMES = NUMBER + "[x×]"
 FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     ("go on", GoOn),
@@ -24,7 +24,7 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     (f"cool now {TIMES}", lambda factor: CoolNow(float(factor))),
     (f"restart hot {TIMES}", lambda factor: RestartHot(float(factor))),
     (f"clip {NUMBER}", lambda norm: Clip(float(norm))),
-    (r"skip (\d+):(\d+)", lambda start, stop: Skip(int(start), int(stop))),
+    (r"skip (\d{1,15}):(\d{1,15})", lambda start, stop: Skip(int(start), int(stop))),
     (r"follow (.+)", lambda schedule: Following(Schedule.parse(schedule))),
 )
 EXAMPLES = (
