@@ -15,6 +15,8 @@ from torch import Tensor
 
 from gradiometer import UserCodeFailed
 from gradiometer.jobs import Here, Job, Pool, Processes
+from gradiometer.jobs.processes import Submission
+from gradiometer.jobs.worker import Worker
 from trainings import alive, same, trainings, until
 
 pytestmark = pytest.mark.slow
@@ -76,6 +78,18 @@ def test_a_process_killed_between_two_submissions_is_replaced(pool: Pool) -> Non
         os.kill(number, signal.SIGKILL)
     time.sleep(0.2)
     assert set(pool.results([Job(f"{k}", os.getpid) for k in range(4)])).isdisjoint(ids)
+
+
+def test_processes_stay_for_the_next_submission_on_a_busy_machine_too(pool: Pool, monkeypatch) -> None:
+    at_once = Submission._put_back
+
+    def late(submission: Submission, worker: Worker | None) -> None:
+        time.sleep(0.1)
+        at_once(submission, worker)
+
+    monkeypatch.setattr(Submission, "_put_back", late)
+    ids = [set(pool.results([Job(f"{k}", os.getpid) for k in range(4)])) for _ in range(3)]
+    assert len(set.union(*ids)) <= 2
 
 
 def test_one_failed_job_is_named_while_the_others_go_on(pool: Pool) -> None:

@@ -3,25 +3,35 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from command_line import called
-from gradiometer import BadArgument, Configuration, Run
+from gradiometer import BadArgument, Configuration, Run, diagnose
 from gradiometer.drift.spikes.detection import Spike
+from gradiometer.forks import SpikeCauses, Trial, causes_of
 from gradiometer.problems import load
 from gradiometer.run.spikes import spikes_of
-from gradiometer.train import SpikeCauses, Trial, spike_causes, train
+from gradiometer.train import spike_causes, train
 
 SPIKE = Spike(first=100, peak=101, last=101, level=1.0, height=9.0, score=50.0, limit=9.0, ended=True)
 
 
+def trained(problem: str, out: Path, rate: float = 0.02, **settings: Any) -> Run:
+    settings = {"every": 10, "gauges": "noise", "check_edge": False, "check_endpoint": False, **settings}
+    configuration = Configuration(problem=f"spiking:{problem}", learning_rate=rate, batch_size=8, epochs=1, **settings)
+    return train(load(configuration.problem), configuration, out)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    configuration = Configuration(
-        problem="bad_batch:problem", learning_rate=0.02, batch_size=8, epochs=1, every=10, gauges="noise"
-    )
-    return train(load("bad_batch:problem"), configuration, tmp_path_factory.mktemp("runs"))
+    return trained("bad_example", tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def unstable(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained("edge", tmp_path_factory.mktemp("runs"), rate=0.1, budget=0.0, every=None)
 
 
 def test_a_bad_batch_is_named_as_the_cause(run: Run) -> None:
@@ -34,6 +44,51 @@ def test_a_bad_batch_is_named_as_the_cause(run: Run) -> None:
     assert trials["half the rate"].has_spike and any(name.startswith("clip ") for name in trials)
     assert len(trials["other data"].peaks) == 4 and trials["other data"].spiked <= 1  # it may come by chance
     assert "Cause: these batches." in found.sentence and "other data" in found.sentence
+
+
+def test_an_instability_is_named_as_the_cause(unstable: Run) -> None:
+    spike = min(spikes_of(unstable), key=lambda each: each.score)
+    found = spike_causes(unstable, spike.peak)
+    assert found.cause == "instability" and [trial.spiked for trial in found.trials] == [1, 1, 0, 4, 0]
+    assert found.sentence.endswith("It did not come with half the rate or half the rate on other data.")
+
+
+def test_the_finding_has_the_cause_as_soon_as_its_spike_was_tried(unstable: Run) -> None:
+    def tried() -> str:
+        return next(finding.tried for finding in diagnose(unstable).findings if finding.gauge == "spikes")
+
+    *others, clearest = sorted(spikes_of(unstable), key=lambda each: each.score)
+    spike_causes(unstable, others[0].peak)
+    assert causes_of(unstable, clearest) is None
+    assert tried() == f"Not tried: `gradiometer fork {unstable.path} --spike {clearest.peak}`."
+    found = spike_causes(unstable, clearest.peak)
+    assert tried() == f"Tried: {found.words} (forks {' and '.join(found.forks)})"
+    assert causes_of(unstable, clearest) == found
+    (unstable.path / "forks" / found.forks[1] / "branches.jsonl").write_text("")
+    assert tried().startswith("Not tried"), "its branches are gone"
+
+
+@pytest.mark.slow
+def test_a_long_spike_among_high_single_losses_is_looked_for_in_means(tmp_path: Path) -> None:
+    run = trained("bad_stretch", tmp_path, rate=0.01, budget=0.0, every=None)
+    spike = max(spikes_of(run), key=lambda each: each.length)
+    found = spike_causes(run, spike.peak)
+    assert spike.length >= 50 and found.window == spike.length and found.cause == "these batches"
+    assert [trial.spiked for trial in found.trials] == [1, 0, 1, 0, 0]
+    assert found.trials[0].peaks[0] < (spike.level + spike.height) / 2, "a single loss would be judged otherwise"
+
+
+@pytest.mark.slow
+def test_the_batches_at_the_end_of_a_run_are_not_judged_by_leaving_them_out(tmp_path: Path) -> None:
+    run = trained("bad_example", tmp_path, budget=0.0, every=None, steps=501)
+    found = spike_causes(run, 500)
+    assert [trial.name for trial in found.trials] == [
+        "again",
+        "half the rate",
+        "other data",
+        "half the rate on other data",
+    ]
+    assert found.cause == "unknown" and "It did not come with other data" in found.sentence
 
 
 def test_the_command_says_it_in_words_and_as_one_object(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

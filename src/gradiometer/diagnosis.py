@@ -20,10 +20,11 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined
-from gradiometer.drift.spikes.finding import spikes_finding
+from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import Momentum
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.rate_advice import completed
+from gradiometer.forks.recorded.causes import causes_of
 from gradiometer.forks.recorded.trials import with_trials
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
@@ -134,7 +135,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     spikes = spikes_of(run)
     if spikes:
         found = spikes_finding(spikes, partial(_explained, run, gauges))
-        findings.append(found if run.watched else replace(found, tried=_not_yet_explained(run, spikes)))
+        findings.append(found if run.watched else replace(found, tried=_tried(run, clearest(spikes))))
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
     for certificate in load_artifacts(run, Certificate)[-1:]:
@@ -170,10 +171,11 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
     return explain(spike, examined=examined, readings=tuple(evidence))
 
 
-def _not_yet_explained(run: Run, spikes: Sequence[Spike]) -> str:
-    """The command that finds the cause of the highest spike."""
-    highest = max(spikes, key=lambda spike: spike.score)
-    return f"Not tried: {run.call('fork', '').removesuffix('`')} --spike {highest.peak}`."
+def _tried(run: Run, spike: Spike) -> str:
+    """The cause of a spike that forks have found, or the command that finds it."""
+    if (found := causes_of(run, spike)) is not None:
+        return f"Tried: {found.words} (forks {' and '.join(found.forks)})"
+    return f"Not tried: {run.call('fork', '').removesuffix('`')} --spike {spike.peak}`."
 
 
 def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:

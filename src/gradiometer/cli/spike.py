@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from gradiometer.forks.recorded.causes import SpikeCauses
     from gradiometer.run.reader import Run
-    from gradiometer.train.forking.run_spike import SpikeCauses
 
 
 def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool) -> None:
@@ -47,9 +47,10 @@ def _tell(found: "SpikeCauses") -> None:
 
     click.echo(filled(found.sentence) + "\n")
     width = max(len(trial.name) for trial in found.trials)
-    click.echo(f"{'from step ' + format(found.step, ','):<{width}}  highest loss  spike")
+    title = "highest loss" if found.window == 1 else f"highest mean of {found.window:,} losses"
+    click.echo(f"{'from step ' + format(found.step, ','):<{width}}  {title}  spike")
     for trial in found.trials:
         highest = max(trial.peaks)
         loss = "diverged" if math.isinf(highest) else significant(highest)
         came = f"{trial.spiked} of {len(trial.peaks)}" if len(trial.peaks) > 1 else ("yes" if trial.spiked else "no")
-        click.echo(f"{trial.name:<{width}}  {loss:>12}  {came:>6}")
+        click.echo(f"{trial.name:<{width}}  {loss:>{len(title)}}  {came:>6}")

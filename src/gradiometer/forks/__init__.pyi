@@ -32,6 +32,9 @@ from .engine import Source as Source
 from .engine import grown as grown
 from .forking import fork as fork
 from .horizon import Horizon as Horizon
+from .recorded.causes import SpikeCauses as SpikeCauses
+from .recorded.causes import Trial as Trial
+from .recorded.causes import causes_of as causes_of
 from .recorded.plan import Plan as Plan
 from .recorded.record import ForkRecord as ForkRecord
 from .recorded.record import forks_of as forks_of

@@ -151,6 +151,7 @@ class BranchResult:
         curve: Examples so far and the mean loss of the updates since the point before, at most 48 points.
         readouts: The readouts at the end, by name; empty if the branch diverged.
         diverged: Why it did; None if it did not.
+        highest: The highest loss of one update; NaN if it is not known.
     """
 
     alternative: str
@@ -162,6 +163,7 @@ class BranchResult:
     curve: tuple[tuple[int, float], ...]
     readouts: Mapping[str, Readout] = field(default_factory=dict)
     diverged: str | None = None
+    highest: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
@@ -175,6 +177,7 @@ class BranchResult:
             "curve": [[examples, _number(loss)] for examples, loss in self.curve],
             "readouts": {name: readout.to_dict() for name, readout in self.readouts.items()},
             "diverged": self.diverged,
+            "highest": _number(self.highest),
         }
 
     @classmethod
@@ -182,7 +185,7 @@ class BranchResult:
         """The result from the result of `to_dict`."""
         curve = tuple((int(examples), float(loss)) for examples, loss in stored["curve"])
         readouts = {name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()}
-        return cls(**{**stored, "curve": curve, "readouts": readouts})
+        return cls(**{**stored, "curve": curve, "highest": float(stored["highest"]), "readouts": readouts})
 
 
 def _number(value: float) -> float | str:

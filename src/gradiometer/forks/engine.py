@@ -97,7 +97,7 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
     tail = partial(tail_factor, branch.tail, horizon=branch.horizon)
     curve: list[tuple[int, float]] = []
     losses: list[Tensor | float] = []
-    updates, diverged = 0, None
+    highest, updates, diverged = math.nan, 0, None
     fewest = 1
     while branch.horizon - going.stream.examples >= fewest and diverged is None:
         try:
@@ -113,7 +113,8 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
             updates += 1
         due = going.stream.examples * PIECES // branch.horizon > len(curve)
         if losses and (due or branch.horizon - going.stream.examples < fewest):
-            mean = _mean(losses)
+            mean, most = _mean_and_most(losses)
+            highest = most if math.isnan(highest) else max(highest, most)
             curve.append((going.stream.examples, mean))
             losses.clear()
             if not math.isfinite(mean):
@@ -127,14 +128,18 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
         time.perf_counter() - began,
         tuple(curve),
         diverged=diverged,
+        highest=highest,
     )
 
 
-def _mean(losses: Sequence[Tensor | float]) -> float:
-    """The mean of some losses, which are fetched from their device together."""
+def _mean_and_most(losses: Sequence[Tensor | float]) -> tuple[float, float]:
+    """The mean of some losses and the highest, which are fetched from their device together."""
     if all(isinstance(loss, Tensor) for loss in losses):
-        return float(torch.stack([loss for loss in losses if isinstance(loss, Tensor)]).double().mean())
-    return sum(map(float, losses)) / len(losses)
+        known = torch.stack([loss for loss in losses if isinstance(loss, Tensor)]).double()
+        mean, most = torch.stack([known.mean(), known.max()]).tolist()
+        return mean, most
+    numbers = list(map(float, losses))
+    return sum(numbers) / len(numbers), max(numbers)
 
 
 def _is_finite(model: nn.Module) -> bool:

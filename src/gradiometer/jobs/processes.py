@@ -109,6 +109,11 @@ class Submission:
         for thread in self._threads:
             thread.start()
 
+    def wait(self) -> None:
+        """Wait until all jobs are finished and all processes are put back."""
+        for thread in self._threads:
+            thread.join()
+
     def close(self) -> None:
         """Stop the jobs that are not finished, with their processes, and put the others back."""
         with self._changed:
@@ -118,8 +123,7 @@ class Submission:
             self._changed.notify_all()
         for worker in stopped:
             worker.stop()
-        for thread in self._threads:
-            thread.join()
+        self.wait()
         if self._remove is not None:
             self._remove()
 
@@ -190,6 +194,7 @@ def _running(submission: Submission) -> Iterator[Outcome]:
             if isinstance(outcome, BaseException):
                 raise outcome
             yield outcome
+        submission.wait()
     finally:
         submission.close()
 

@@ -38,7 +38,7 @@ READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
 """Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
 
 _REMEMBERED = 5
-_EARLY_STEPS = 450
+_EARLY_STEPS = 500
 _EXPENSIVE_FROM = 1.25
 _SPREAD = 1.25
 _IN_TIME = 0.93

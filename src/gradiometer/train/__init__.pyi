@@ -3,8 +3,6 @@ from .cooling import TrainProbe as TrainProbe
 from .forking.run_critical import critical_batch_of as critical_batch_of
 from .forking.run_fork import RunFork as RunFork
 from .forking.run_fork import fork_run as fork_run
-from .forking.run_spike import SpikeCauses as SpikeCauses
-from .forking.run_spike import Trial as Trial
 from .forking.run_spike import spike_causes as spike_causes
 from .loop import Watcher as Watcher
 from .loop import resume as resume

@@ -27,14 +27,14 @@ CAVEAT = "Noise alone causes this finding in at most 1 of 50 runs."
 
 
 def spikes_finding(spikes: Sequence[Spike], explain: Callable[[Spike], Explanation], name: str = "The loss") -> Finding:
-    """One finding about all spikes. Only the highest one is explained.
+    """One finding about all spikes. Only the clearest one is explained.
 
     Args:
         spikes: At least one, whose places are steps.
         explain: Finds the likely cause of a spike.
         name: Name of the loss.
     """
-    highest = max(spikes, key=lambda spike: spike.score / spike.limit)
+    highest = clearest(spikes)
     explanation = explain(highest)
     lasting = not spikes[-1].ended and spikes[-1].length >= LASTING
     return Finding(
@@ -46,6 +46,11 @@ def spikes_finding(spikes: Sequence[Spike], explain: Callable[[Spike], Explanati
         _advice(explanation.cause, highest),
         CAVEAT,
     )
+
+
+def clearest(spikes: Sequence[Spike]) -> Spike:
+    """The spike that is farthest above what noise does."""
+    return max(spikes, key=lambda spike: spike.score / spike.limit)
 
 
 def steps_of(spikes: Sequence[Spike]) -> str:

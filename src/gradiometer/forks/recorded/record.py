@@ -45,6 +45,7 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     curve: list[tuple[int, float]]
     readouts: dict[str, _StoredReadout]
     diverged: str | None
+    highest: float
 
 
 @dataclass(frozen=True)
