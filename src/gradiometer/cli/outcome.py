@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gradiometer.report.sections.section import Section
     from gradiometer.run.reader import Run
 
-WIDTH = 88
+WIDTH = 80
 """Maximum length of a line, in characters."""
 
 

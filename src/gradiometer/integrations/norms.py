@@ -138,7 +138,13 @@ class NormsWatch:
     def findings(self) -> Findings:
         """The findings so far, the most urgent first, and the warnings."""
         run = self.run
-        return Findings(() if run is None else diagnose(run).findings, dict.fromkeys(self._log.texts))
+        diagnosis = None if run is None else diagnose(run)
+        found = () if diagnosis is None else diagnosis.findings
+        return Findings(found, dict.fromkeys(self._log.texts), diagnosis)
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: the run and its findings."""
+        return self.findings().card_of(self.run)
 
     def norms(
         self,

@@ -11,7 +11,6 @@ from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
-from gradiometer.measurement.finding import Finding
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 
@@ -79,14 +78,15 @@ class Kept:
     def findings(self) -> Findings:
         """The findings so far, and the warnings."""
         run = self.run
-        found: tuple[Finding, ...] = ()
+        diagnosis = None
         try:
-            found = () if run is None else diagnose(run).findings
+            diagnosis = None if run is None else diagnose(run)
         except Exception as error:  # the measuring itself has not failed
             if self._shield.before_first_update:
                 raise
             self._warn(f"the findings could not be made: {reason_of(error)}")
-        return Findings(found, dict.fromkeys([*(run.warnings if run else ()), *self._warn.texts]))
+        found = () if diagnosis is None else diagnosis.findings
+        return Findings(found, dict.fromkeys([*(run.warnings if run else ()), *self._warn.texts]), diagnosis)
 
     def state_dict(self) -> dict[str, Any]:
         """The folder of the run and the state of its recorder; empty without a run."""

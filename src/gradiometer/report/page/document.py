@@ -29,7 +29,7 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
     names = ["page.js", *(["live.js"] if live else [])]
     library = [Markup(bundle())] if drawn or live else []
     scripts = [*library, *(Markup(source(TEMPLATES, name)) for name in names)]
-    return _rendered(
+    return rendered(
         "page.html.jinja",
         content=content,
         title=title,
@@ -45,7 +45,7 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
 
 def fragment(content: str, live: str, **values: Any) -> str:
     """The content alone, for a page that is already open."""
-    return _rendered(content, live=live, version=__version__, **values)
+    return rendered(content, live=live, version=__version__, **values)
 
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
@@ -53,7 +53,8 @@ def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
     return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures}
 
 
-def _rendered(template: str, **values: Any) -> str:
+def rendered(template: str, **values: Any) -> str:
+    """The text of a template with these values."""
     text: str = _environment().get_template(template).render(**values)
     return text
 

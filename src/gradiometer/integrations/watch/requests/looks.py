@@ -82,6 +82,10 @@ class Looks:
         """The findings so far, the most urgent first, and the warnings."""
         return self._kept.findings()
 
+    def _repr_html_(self) -> str:
+        """A card for notebooks: the run and its findings."""
+        return self.findings().card_of(self.run)
+
     def certify(
         self,
         train: Any,
