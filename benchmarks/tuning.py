@@ -1,0 +1,227 @@
+"""Does SGD that chooses its own rate end as well as after a grid, and what does that cost?
+
+    .venv/bin/python benchmarks/tuning.py --problems development --out development.jsonl
+    .venv/bin/python benchmarks/tuning.py --problems fresh --out fresh.jsonl --pool processes
+
+Eight problems at three scales of their inputs. The grid has 13 rates a factor 2 apart, each linear and cosine to zero,
+SGD with momentum 0.9, and is extended if its best rate lies at an end. Its best is chosen with hindsight: the smallest
+mean over three seeds of the final training loss, which is then compared. Every method gets the same three seeds, the
+same batches and the same steps; its end is given in percent above the best of the grid, and its cost in whole trainings
+(a forward pass alone counts a third). Methods whose packages are not installed are left out.
+
+The results of every training are kept in `--out`, and a study that was stopped goes on from there.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tuning_problems import PROBLEMS, SCALES, Cell
+from tuning_rivals import RIVALS, Method, installed
+from tuning_runs import SHAPES, End, Optimizer, stacked
+
+from gradiometer.jobs import Job, Ledger, Pool, pool_of
+
+SEEDS = (0, 1, 2)
+COARSE_SEED = 1000
+COARSE = range(-18, 9, 2)
+"""Exponents of 2 of the rates among which the centre of a grid is found."""
+EACH_WAY = 6
+"""Rates of a grid on either side of its centre."""
+MARGIN = 2
+"""The best rate has at least this many rates on either side."""
+ADAPTIVE = ("CNN, BatchNorm", "CNN, GroupNorm", "transformer")
+"""Problems on which AdamW is judged."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A problem at one scale, by name."""
+
+    problems: str
+    name: str
+    scale: float
+
+    @property
+    def cell(self) -> Cell:
+        """The cell itself."""
+        return PROBLEMS[self.problems][self.name].cell(self.name, self.scale)
+
+    def job(self, what: str) -> str:
+        """The name of a job."""
+        return f"{self.problems}/{self.name}/{self.scale:g}/{what}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Mean final losses over the seeds, by rate (as exponent of 2) and shape."""
+
+    train: Mapping[tuple[int, str], float]
+    test: Mapping[tuple[int, str], float]
+
+    @property
+    def best(self) -> tuple[int, str]:
+        """The best rate and shape."""
+        return min(self.train, key=lambda key: self.train[key])
+
+    def beside(self, factor: int) -> float:
+        """How much worse a rate this many doublings away ends, in percent."""
+        exponent, shape = self.best
+        return percent(self.train[exponent + factor, shape], self.train[self.best])
+
+    @property
+    def missing(self) -> list[int]:
+        """Exponents to add until the best one lies inside."""
+        exponents = sorted({exponent for exponent, _ in self.train})
+        low, high = exponents[0], exponents[-1]
+        best = self.best[0]
+        if best - low < MARGIN:
+            return list(range(low - EACH_WAY, low))
+        return list(range(high + 1, high + 1 + EACH_WAY)) if high - best < MARGIN else []
+
+
+def percent(value: float, reference: float) -> float:
+    """How much larger, in percent."""
+    return 100 * (value / reference - 1)
+
+
+def rates_at(place: Place, seed: int, exponents: list[int], shapes: list[str], optimizer: Optimizer) -> list[list[Any]]:
+    """[exponent, shape, training loss, test loss] of every training; inf if the loss is not finite."""
+    ends = stacked(place.cell, seed, [2.0**exponent for exponent in exponents], shapes, optimizer)
+    keys = [(exponent, shape) for shape in shapes for exponent in exponents]
+    return [[*key, finite(end.train), finite(end.test)] for key, end in zip(keys, ends, strict=True)]
+
+
+def ended(place: Place, method: Method, seed: int) -> dict[str, float]:
+    """One training by a method."""
+    return {name: finite(value) for name, value in asdict(method(place.cell, seed)).items()}
+
+
+def finite(value: float) -> float:
+    """The value, or inf if it is not a number."""
+    return value if math.isfinite(value) else math.inf
+
+
+class Study:
+    """Runs what is missing, and reads the rest from the ledger."""
+
+    def __init__(self, pool: Pool, ledger: Ledger, optimizer: Optimizer) -> None:
+        self.pool, self.ledger, self.optimizer = pool, ledger, optimizer
+
+    def results(self, jobs: list[Job]) -> dict[str, Any]:
+        """The results by name. A job that failed has none, and its error is printed."""
+        results = {}
+        for outcome in self.pool.run(jobs, ledger=self.ledger):
+            if outcome.error is None:
+                results[outcome.name] = outcome.result
+            else:
+                print(f"{outcome.name}: {outcome.error!r}", flush=True)
+        return results
+
+    def grids(self, places: list[Place]) -> dict[Place, Grid]:
+        """The grid of every place."""
+        coarse = {place: place.job(f"coarse {self.optimizer}") for place in places}
+        found = self.results([
+            Job(name, rates_at, (place, COARSE_SEED, list(COARSE), ["linear"], self.optimizer))
+            for place, name in coarse.items()
+        ])  # fmt: skip
+        rows: dict[Place, list[list[Any]]] = {place: [] for place in places}
+        wanted = {
+            place: list(range(centre - EACH_WAY, centre + EACH_WAY + 1))
+            for place, name in coarse.items()
+            for centre in [min(found[name], key=lambda row: row[2])[0]]
+        }
+        while wanted:
+            jobs = {
+                place.job(f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"): (place, Job(
+                    place.job(f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"),
+                    rates_at, (place, seed, exponents, list(SHAPES), self.optimizer),
+                ))
+                for place, exponents in wanted.items() for seed in SEEDS
+            }  # fmt: skip
+            for name, result in self.results([job for _, job in jobs.values()]).items():
+                rows[jobs[name][0]] += result
+            grids = {place: grid_of(rows[place]) for place in places}
+            wanted = {place: grid.missing for place, grid in grids.items() if grid.missing}
+        return grids
+
+    def ends(self, places: list[Place], methods: Mapping[str, Method], seeds: Iterable[int]) -> dict[Any, list[End]]:
+        """Ends by place and method, one a seed."""
+        jobs = {
+            (place, name, seed): Job(place.job(f"{name} seed {seed}"), ended, (place, method, seed))
+            for place in places for name, method in methods.items() for seed in seeds
+        }  # fmt: skip
+        found = self.results(list(jobs.values()))
+        ends: dict[Any, list[End]] = {}
+        for (place, name, _), job in jobs.items():
+            if job.name in found:
+                ends.setdefault((place, name), []).append(End(**found[job.name]))
+        return ends
+
+
+def grid_of(rows: list[list[Any]]) -> Grid:
+    """Means over the seeds."""
+    train: dict[tuple[int, str], list[float]] = {}
+    test: dict[tuple[int, str], list[float]] = {}
+    for exponent, shape, one, other in rows:
+        train.setdefault((exponent, shape), []).append(one)
+        test.setdefault((exponent, shape), []).append(other)
+    means = [{key: statistics.fmean(values) for key, values in part.items()} for part in (train, test)]
+    return Grid(*means)
+
+
+def table(grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]], methods: list[str], part: str) -> str:
+    """Percent above the best of the grid, by place and method; then the worst, the median and the cost."""
+    lines = [
+        f"| {part} loss | inputs | best of grid | at | half, twice | {' | '.join(methods)} |",
+        f"|{' --- |' * (5 + len(methods))}",
+    ]
+    columns: dict[str, list[float]] = {name: [] for name in methods}
+    for place, grid in grids.items():
+        exponent, shape = grid.best
+        best = getattr(grid, part)[grid.best]
+        for name in methods:
+            values = [getattr(end, part) for end in ends.get((place, name), [])]
+            columns[name].append(percent(statistics.fmean(values), best) if values else math.nan)
+        cells = " | ".join(shown(columns[name][-1]) for name in methods)
+        beside = f"{shown(grid.beside(-1))}, {shown(grid.beside(1))}"
+        lines.append(f"| {place.name} | × {place.scale:g} | {best:.4g} | 2^{exponent} {shape} | {beside} | {cells} |")
+    for what, of in (("worst", max), ("median", statistics.median)):
+        lines.append(f"| {what} | | | | | {' | '.join(shown(of(columns[name])) for name in methods)} |")
+    costs = {name: [end.cost for place in grids for end in ends.get((place, name), [])] for name in methods}
+    spread = " | ".join(f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values())
+    return "\n".join([*lines, f"| cost in runs | | {2 * (2 * EACH_WAY + 1)} | | | {spread} |"])
+
+
+def shown(value: float) -> str:
+    """A percentage. A training that diverged is above all."""
+    return "none" if math.isnan(value) else "> 1000" if value > 1000 else f"{value:+.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", choices=list(PROBLEMS), default="development")
+    parser.add_argument("--only", action="append", help="name of a problem; default: all")
+    parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
+    parser.add_argument("--pool", default="here")
+    parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
+    given = parser.parse_args()
+    names = given.only or (ADAPTIVE if given.optimizer == "adamw" else list(PROBLEMS[given.problems]))
+    places = [Place(given.problems, name, scale) for name in names for scale in SCALES]
+    methods = installed() if given.optimizer == "sgd" else {}
+    if missing := [name for name in RIVALS if name not in methods]:
+        print(f"Left out: {', '.join(missing)}.")
+    with pool_of(given.pool) as pool:
+        study = Study(pool, Ledger(given.out), given.optimizer)
+        grids = study.grids(places)
+        ends = study.ends(places, methods, SEEDS)
+    for part in ("train", "test"):
+        print(table(grids, ends, list(methods), part), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Sixteen small problems on which the choice of a learning rate is judged: eight to develop on, eight to judge.
+
+Both lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
+a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
+is too small for the data, so that the best final loss is well above zero and differences in percent mean something.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from now_runs import images, markov, perceptron, teacher, text
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gradiometer.problems import Examples, load
+
+SCALES = (0.1, 1.0, 16.0)
+TRAIN, TEST = 2048, 2000
+"""Examples of the larger problems."""
+
+Data = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Inputs and targets to train on, and to test on."""
+Pairs = tuple[Tensor, Tensor]
+Losses = Callable[[Tensor, Tensor], Float[Tensor, " examples"]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A problem at one input scale.
+
+    Args:
+        model: Makes the network of a seed.
+        loss: Called as `loss(model, batch)`; one value per example.
+        train: The training examples. The final training loss is their mean loss in eval mode.
+        test: Examples that are never trained on.
+        steps: Updates of the whole training.
+        batch: Examples of an update.
+    """
+
+    name: str
+    model: Callable[[int], nn.Module]
+    loss: Callable[[nn.Module, Pairs], Float[Tensor, " examples"]]
+    train: Examples
+    test: Examples
+    steps: int
+    batch: int
+
+    def batches(self, seed: int) -> Iterator[Pairs]:
+        """Batches in epochs of one random order each, without end."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            order = torch.randperm(len(self.train), generator=generator)
+            for chosen in order[: len(order) - len(order) % self.batch].split(self.batch):
+                yield self.train.batch(chosen)
+
+
+@dataclass(frozen=True)
+class TuningProblem:
+    """Data, a network and how long it is trained.
+
+    Args:
+        data: Makes the data at scale 1.
+        network: Makes the network, from torch's random state.
+        losses: Losses of (outputs, targets), one per example.
+        scaled_targets: True if the targets are the inputs, as for an autoencoder.
+    """
+
+    data: Callable[[], Data]
+    network: Callable[[], nn.Module]
+    losses: Losses
+    steps: int = 300
+    batch: int = 32
+    scaled_targets: bool = False
+
+    def cell(self, name: str, scale: float) -> Cell:
+        """This problem with its inputs multiplied by the scale."""
+        inputs, targets, test_inputs, test_targets = self.data()
+        by = scale if self.scaled_targets else 1
+
+        def model(seed: int) -> nn.Module:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return self.network()
+
+        return Cell(
+            f"{name}, inputs x {scale:g}",
+            model,
+            lambda model, batch: self.losses(model(batch[0]), batch[1]),
+            Examples((scale * inputs, by * targets if self.scaled_targets else targets)),
+            Examples((scale * test_inputs, by * test_targets if self.scaled_targets else test_targets)),
+            self.steps,
+            self.batch,
+        )
+
+
+class Residual(nn.Module):
+    """x + layer(x)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The sum."""
+        return inputs + self.layers(inputs)
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.into, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, hidden: Float[Tensor, "examples length width"]) -> Float[Tensor, "examples length width"]:
+        """Each position looks at itself and at those before it."""
+        examples, length, width = hidden.shape
+        parts = self.into(hidden).view(examples, length, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = query @ key.transpose(-1, -2) / (width // self.heads) ** 0.5
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(later, float("-inf")).softmax(-1)
+        return self.out((weights @ value).transpose(1, 2).reshape(examples, length, width))
+
+
+class Letters(nn.Module):
+    """A pre-norm transformer over one-hot letters; returns the logits of the next one."""
+
+    def __init__(self, symbols: int, width: int, blocks: int, length: int) -> None:
+        super().__init__()
+        self.symbols, self.places = (
+            nn.Linear(symbols, width, bias=False),
+            nn.Parameter(0.02 * torch.randn(length, width)),
+        )
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    Residual(nn.LayerNorm(width), Attention(width, 2)),
+                    Residual(nn.LayerNorm(width), perceptron(width, 4 * width, width, kind=nn.GELU)[1:]),
+                )
+                for _ in range(blocks)
+            )
+        )
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
+
+    def forward(self, letters: Float[Tensor, "examples length symbols"]) -> Float[Tensor, "examples symbols length"]:
+        """Logits as the cross entropy takes them."""
+        return self.out(self.blocks(self.symbols(letters) + self.places)).transpose(1, 2)
+
+
+def entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of an example, averaged over its positions if it has several."""
+    losses = functional.cross_entropy(outputs, labels, reduction="none")
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Half the squared error of an example, averaged over its outputs."""
+    return (outputs - targets).square().flatten(1).mean(1) / 2
+
+
+def convolved(
+    norm: Callable[[int], nn.Module], channels: tuple[int, int], kind: type[nn.Module] = nn.ReLU, stride: int = 1
+) -> nn.Module:
+    """Two convolutions with norms, the mean over places, one linear layer to 10 classes."""
+    one, two = channels
+    return nn.Sequential(
+        nn.Conv2d(1, one, 3, stride=stride, padding=1), norm(one), kind(),
+        nn.Conv2d(one, two, 3, stride=2, padding=1), norm(two), kind(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(two, 10),
+    )  # fmt: skip
+
+
+def residual_convolved(norm: Callable[[int], nn.Module], channels: int, kind: type[nn.Module]) -> nn.Module:
+    """A convolution, two residual convolutions with norms, one linear layer; for images of 8 x 8."""
+    blocks = [
+        Residual(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels), kind()) for _ in range(2)
+    ]
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 3, stride=2, padding=1), norm(channels), kind(), *blocks,
+        nn.Flatten(), nn.Linear(16 * channels, 10),
+    )  # fmt: skip
+
+
+def relabelled(labels: Tensor, share: float) -> Tensor:
+    """Labels of which a share is replaced by a random class out of ten."""
+    generator = torch.Generator().manual_seed(11)
+    drawn = torch.randint(10, labels.shape, generator=generator)
+    return torch.where(torch.rand(labels.shape, generator=generator) < share, drawn, labels)
+
+
+@cache
+def digits(wrong: float = 0.0) -> Data:
+    """All digits, 8 x 8; a share of the labels is drawn at random."""
+    problem = load("digits", model="mlp", data_dir=None, seed=0)
+    assert problem.test is not None
+    parts = []
+    for examples in (problem.train, problem.test):
+        pictures, labels = examples.batch(torch.arange(len(examples)))
+        parts += [pictures.reshape(-1, 1, 8, 8), relabelled(labels, wrong)]
+    return tuple(parts)
+
+
+@cache
+def fashion(wrong: float = 0.0) -> Data:
+    """Fashion-MNIST at half its resolution, 14 x 14; a share of the labels is drawn at random."""
+    pictures, labels = images("fashion-mnist", TRAIN + TEST)
+    return split(functional.avg_pool2d(pictures, 2), relabelled(labels, wrong))
+
+
+def split(inputs: Tensor, targets: Tensor) -> Data:
+    """The first examples to train on, the next ones to test on."""
+    return inputs[:TRAIN], targets[:TRAIN], inputs[TRAIN : TRAIN + TEST], targets[TRAIN : TRAIN + TEST]
+
+
+def to_itself(data: Data) -> Data:
+    """The inputs as the targets."""
+    return data[0], data[0].flatten(1), data[2], data[2].flatten(1)
+
+
+@cache
+def chain(length: int, symbols: int) -> Data:
+    """One-hot symbols of a random chain of the second order."""
+    return letters(markov(TRAIN + TEST, length, symbols), symbols)
+
+
+@cache
+def prose(length: int) -> Data:
+    """Python's own help texts: the letters, of either case, and one symbol for everything else."""
+    inputs, targets = (fewer(codes) for codes in text(TRAIN + TEST, length))
+    return letters((inputs, targets), 27)
+
+
+def fewer(codes: Tensor) -> Tensor:
+    """Character codes as 0 to 25 for the letters, and 26."""
+    lower = torch.where((codes >= ord("A")) & (codes <= ord("Z")), codes + 32, codes)
+    return torch.where((lower >= ord("a")) & (lower <= ord("z")), lower - ord("a"), 26)
+
+
+def letters(data: Pairs, symbols: int) -> Data:
+    """The stretches of a text in random order, one-hot."""
+    order = torch.randperm(len(data[0]), generator=torch.Generator().manual_seed(13))
+    inputs, targets = (part[order] for part in data)
+    return split(functional.one_hot(inputs, symbols).float(), targets)
+
+
+@cache
+def drawn_classes() -> Data:
+    """Gaussian inputs of very different sizes, and classes drawn from a linear model."""
+    generator = torch.Generator().manual_seed(17)
+    sizes = torch.logspace(-1, 0.5, 30)
+    inputs = sizes * torch.randn(TRAIN + TEST, 30, generator=generator)
+    weights = torch.randn(30, 5, generator=generator) / sizes[:, None] / 3
+    return split(inputs + 0.5, torch.multinomial((inputs @ weights).softmax(1), 1, generator=generator)[:, 0])
+
+
+def least_squares(spectrum: Tensor, heavy: bool, noise: float) -> Data:
+    """Inputs whose second moments have this spectrum, in a random basis, and noisy targets of a linear model.
+
+    The hidden weights are as large in flat directions as the loss makes visible: each direction holds the same loss.
+    """
+    generator = torch.Generator().manual_seed(19)
+    size = len(spectrum)
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
+    inputs = torch.randn(TRAIN + TEST, size, generator=generator)
+    if heavy:  # each example has a size of its own
+        inputs = inputs * (torch.randn(TRAIN + TEST, 1, generator=generator) / 2).exp()
+    inputs = inputs * spectrum.sqrt()
+    targets = inputs @ (spectrum**-0.5 / size**0.5)
+    targets = targets + noise * torch.randn(TRAIN + TEST, generator=generator)
+    return split(inputs @ basis, targets[:, None])
+
+
+@cache
+def taught() -> Data:
+    """A regression on what a random network answers, with noise."""
+    return split(*teacher(TRAIN + TEST, 16))
+
+
+def batch_norm(channels: int) -> nn.Module:
+    """BatchNorm."""
+    return nn.BatchNorm2d(channels)
+
+
+def group_norm(channels: int) -> nn.Module:
+    """GroupNorm with two channels a group."""
+    return nn.GroupNorm(channels // 2, channels)
+
+
+DEVELOPMENT: Mapping[str, TuningProblem] = {
+    "logistic regression": TuningProblem(fashion, lambda: perceptron(196, 10), entropy),
+    "MLP": TuningProblem(lambda: digits(0.2), lambda: perceptron(64, 32, 10), entropy),
+    "deep GELU MLP": TuningProblem(lambda: fashion(0.1), lambda: perceptron(196, *6 * [32], 10, kind=nn.GELU), entropy),
+    "CNN, BatchNorm": TuningProblem(lambda: fashion(0.1), lambda: convolved(batch_norm, (6, 12), stride=2), entropy),
+    "CNN, GroupNorm": TuningProblem(lambda: digits(0.2), lambda: convolved(group_norm, (8, 12)), entropy),
+    "transformer": TuningProblem(lambda: chain(16, 12), lambda: Letters(12, 24, 1, 16), entropy, batch=16),
+    "autoencoder": TuningProblem(
+        lambda: to_itself(digits()), lambda: perceptron(64, 24, 6, 24, 64, kind=nn.Tanh), squared, scaled_targets=True
+    ),
+    "quadratic": TuningProblem(
+        lambda: least_squares(torch.arange(1, 41) ** -2.0, False, 0.7), lambda: nn.Linear(40, 1), squared
+    ),
+}
+"""On these a method may be developed."""
+
+FRESH: Mapping[str, TuningProblem] = {
+    "logistic regression": TuningProblem(drawn_classes, lambda: perceptron(30, 5), entropy),
+    "MLP": TuningProblem(taught, lambda: perceptron(16, 40, 40, 1, kind=nn.Tanh), squared),
+    "deep GELU MLP": TuningProblem(lambda: digits(0.2), lambda: perceptron(64, *8 * [24], 10, kind=nn.GELU), entropy),
+    "CNN, BatchNorm": TuningProblem(lambda: digits(0.2), lambda: residual_convolved(batch_norm, 8, nn.ReLU), entropy),
+    "CNN, GroupNorm": TuningProblem(
+        lambda: fashion(0.1), lambda: convolved(group_norm, (6, 12), nn.SiLU, stride=2), entropy
+    ),
+    "transformer": TuningProblem(lambda: prose(16), lambda: Letters(27, 16, 2, 16), entropy, batch=16),
+    "autoencoder": TuningProblem(
+        lambda: to_itself(fashion()), lambda: perceptron(196, 32, 8, 32, 196), squared, scaled_targets=True
+    ),
+    "quadratic": TuningProblem(
+        lambda: least_squares(torch.logspace(-3, 0.5, 24), True, 0.5), lambda: nn.Linear(24, 1), squared, batch=16
+    ),
+}
+"""On these a method is judged, once, after it was frozen."""
+
+PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {"development": DEVELOPMENT, "fresh": FRESH}

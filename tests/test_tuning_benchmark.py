@@ -1,0 +1,75 @@
+"""The judgement of tuning: its problems load, its stacked trainings are torch's, and its table can be made."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradiometer.jobs import Here, Ledger
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from tuning import Grid, Place, Study, grid_of, table
+from tuning_problems import DEVELOPMENT, FRESH, PROBLEMS, SCALES, Cell
+from tuning_runs import SHAPES, End, losses_of, sgd, stacked, trained
+
+
+def cell_of(name: str, steps: int, scale: float = 1.0) -> Cell:
+    return replace(DEVELOPMENT[name].cell(name, scale), steps=steps)
+
+
+def test_development_and_fresh_are_of_the_same_kinds() -> None:
+    assert list(DEVELOPMENT) == list(FRESH) and len(FRESH) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problems", PROBLEMS)
+@pytest.mark.parametrize("name", DEVELOPMENT)
+def test_every_problem_loads_at_every_scale(problems: str, name: str) -> None:
+    for scale in SCALES:
+        cell = PROBLEMS[problems][name].cell(name, scale)
+        batch = next(cell.batches(0))
+        assert cell.loss(cell.model(0), batch).shape == (cell.batch,)
+        assert all(0 < loss < 1e4 for loss in losses_of(cell, cell.model(0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_stacked_trainings_end_where_those_of_torch_end(optimizer: str) -> None:
+    cell = cell_of("autoencoder", steps=8)
+    ends = stacked(cell, 3, [0.3, 0.02], ["linear", "cosine"], optimizer)
+    of_torch = {"sgd": sgd(0.02), "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=0.02)}[optimizer]
+    for end, shape in zip(ends[1::2], SHAPES.values(), strict=True):
+        assert (end.train, end.test) == pytest.approx(losses_of(cell, trained(cell, 3, of_torch, shape)), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_running_statistics_are_kept_in_every_lane() -> None:
+    cell = cell_of("CNN, BatchNorm", steps=3)
+    alone = trained(cell, 0, sgd(0.1), SHAPES["linear"])
+    assert stacked(cell, 0, [0.1, 10.0], ["linear"])[0].train == pytest.approx(losses_of(cell, alone)[0], rel=1e-4)
+
+
+def test_a_grid_is_extended_until_its_best_rate_lies_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def far_off(place: Place, seed: int, exponents: list[int], shapes: list[str], optimizer: str) -> list[list[object]]:
+        """The coarse search misses: the best rate is 2^9."""
+        return [[each, shape, 1 + abs(each - 9), 1.0] for shape in shapes for each in exponents]
+
+    monkeypatch.setattr("tuning.rates_at", far_off)
+    monkeypatch.setattr("tuning.COARSE", range(-4, 1))
+    place = Place("development", "quadratic", 1.0)
+    with Here() as pool:
+        grid = Study(pool, Ledger(tmp_path / "kept.jsonl"), "sgd").grids([place])[place]
+    assert grid.best[0] == 9 and {exponent for exponent, _ in grid.train} == set(range(-6, 13))
+
+
+def test_the_table_is_in_percent_of_means_over_seeds() -> None:
+    place = Place("fresh", "MLP", 16.0)
+    rows = [[each, "linear", loss + shift, 1.0] for shift in (-0.5, 0.5) for each, loss in ((0, 3), (1, 2), (2, 4))]
+    grid: Grid = grid_of(rows)
+    assert grid.best == (1, "linear") and grid.train[grid.best] == 2
+    shown = table({place: grid}, {(place, "ours"): [End(1.9, 1.0, 2.0), End(2.2, 1.0, 2.4)]}, ["ours"], "train")
+    assert "| MLP | × 16 | 2 | 2^1 linear | +50.0, +100.0 | +2.5 |" in shown
+    assert "2.20 (at most 2.40)" in shown
