@@ -1,36 +1,58 @@
 """Vega, Vega-Lite and vega-embed as one script, built once (in about a second) and kept in the user's cache.
 
-It is the same for every page until the version of vl-convert changes.
+It is the same for every page until the version of vl-convert changes. A page has it compressed, which makes it half as
+long; `page.js` unpacks it when the first chart is drawn.
 """
 
+import base64
 import hashlib
 import os
 import sys
+import zlib
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import vl_convert
 
 from gradiometer.report.charts.charts import vl_version
+from gradiometer.report.page.markup import script_hash
 from gradiometer.storage.disk import replace_file
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 """The only global name that the script defines."""
 
 
+class Bundle(NamedTuple):
+    """The script as a page has it.
+
+    Attributes:
+        packed: The script, compressed with zlib, in base64.
+        script_hash: The hash that allows the unpacked script in a Content Security Policy.
+    """
+
+    packed: str
+    script_hash: str
+
+    @classmethod
+    def of(cls, script: str) -> "Bundle":
+        """Pack a script."""
+        return cls(base64.b64encode(zlib.compress(script.encode(), 9)).decode(), script_hash(script))
+
+
 @cache
-def bundle() -> str:
-    """The script, escaped for a page. It is built again if the cache cannot be read."""
+def bundle() -> Bundle:
+    """The packed script. It is built again if the cache cannot be read."""
     folder = cache_folder()
     path = None if folder is None else folder / _name()
     script = None if path is None else _kept(path)
     if script is None:
-        script = vl_convert.javascript_bundle(SNIPPET, vl_version()).replace("</script", "<\\/script")
+        script = vl_convert.javascript_bundle(SNIPPET, vl_version())
         if path is not None:
             _keep(path, script)
-    return script
+    return Bundle.of(script)
 
 
 def cache_folder() -> Path | None:

@@ -27,8 +27,8 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
         values: Variables of the template.
     """
     names = ["page.js", *(["live.js"] if live else [])]
-    library = [Markup(bundle())] if drawn or live else []
-    scripts = [*library, *(Markup(source(TEMPLATES, name)) for name in names)]
+    library = bundle() if drawn or live else None
+    scripts = [Markup(source(TEMPLATES, name)) for name in names]
     return rendered(
         "page.html.jinja",
         content=content,
@@ -36,7 +36,8 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
         specs=json_for_script(specs(drawn)),
         style=Markup(source(TEMPLATES, "page.css")),
         scripts=scripts,
-        script_hashes=[script_hash(script) for script in scripts],
+        library=None if library is None else Markup(library.packed),
+        script_hashes=[*(script_hash(script) for script in scripts), *([library.script_hash] if library else [])],
         live=live,
         version=__version__,
         **values,
