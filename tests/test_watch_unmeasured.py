@@ -1,10 +1,15 @@
 """Steps of a watched loop at which nothing is measured: what is kept, and what is noticed, for a few microseconds."""
 
+import statistics
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
 
+import gradiometer
 from gradiometer import Run
 from watched_loop import one_backward, simple
 
@@ -90,3 +95,53 @@ def test_settings_that_change_at_an_unmeasured_step_are_recorded(tmp_path: Path,
     assert found is not None
     rates = {step: float(found.at(step)[0].learning_rate) for step in found.steps}
     assert rates == pytest.approx({0: 0.05, 60: 0.5})
+
+
+@pytest.mark.parametrize(("accumulation", "most"), [(1, 5), (4, 13)])
+def test_an_unmeasured_step_makes_few_calls(tmp_path: Path, accumulation: int, most: int) -> None:
+    model, optimizer, w = simple(tmp_path, every=NEVER, accumulation=accumulation)
+    w.load_state_dict({"steps": 10_000})  # late steps do not read the settings each time
+    counts = []
+    with w:
+        for _ in range(50):
+            optimizer.zero_grad()
+            for _ in range(accumulation):
+                loss, batch = one_backward(model, share=1 / accumulation)
+                counts.append(calls_of(lambda loss=loss, batch=batch: w.step(loss, batch)))
+            optimizer.step()
+    assert statistics.median(counts) <= most  # the call of `step` among them
+
+
+def test_the_losses_of_all_backwards_of_a_step_are_averaged(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, every=NEVER, accumulation=3)
+    given = []
+    with w:
+        for step in range(150):
+            optimizer.zero_grad()
+            sizes = 8, 8, 4 + step % 3
+            losses = []
+            for size in sizes:
+                loss, batch = one_backward(model, size, share=1 / 3)
+                w.step(loss, batch)
+                losses.append(loss.item())
+            optimizer.step()
+            given.append(sum(size * one for size, one in zip(sizes, losses, strict=True)) / sum(sizes))
+    assert w.run is not None
+    steps, losses = w.run.losses
+    assert steps.tolist() == list(range(150)) and losses.tolist() == pytest.approx(given, rel=1e-12)
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """The calls of functions of Python and of C that the package makes, without those that check types in tests."""
+    own, seen = str(Path(gradiometer.__file__).parent), list[str]()
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        if event in ("call", "c_call") and frame.f_code.co_filename.startswith(own):
+            seen.append(event)
+
+    sys.setprofile(look)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return len(seen)

@@ -19,10 +19,10 @@ def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer
     return model, optimizer, watch(model, optimizer, out=out, **settings)
 
 
-def one_backward(model: nn.Module, size: int = 8) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def one_backward(model: nn.Module, size: int = 8, share: float = 1.0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     batch = (torch.randn(size, 8), torch.randint(5, (size,)))
     loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
-    loss.backward()
+    (loss * share if share != 1 else loss).backward()
     return loss, batch
 
 

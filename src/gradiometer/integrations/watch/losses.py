@@ -46,6 +46,8 @@ class Losses:
     ) -> None:
         self._objective, self._warn, self._seed, self._locate = objective, warn, seed, locate
         self._accumulation, self._rank = accumulation, rank
+        self.on_cpu = all(device.type == "cpu" for device in objective.devices)
+        """True if the whole model is on the CPU, and with it the losses."""
         self.waiting: list[float | Tensor | list[Part]] = []
         """The losses of the last steps, which are not written yet."""
         self.waits_from = 0

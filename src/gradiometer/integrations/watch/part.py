@@ -1,7 +1,7 @@
 """One backward of a watched loop: its examples and its loss."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -10,8 +10,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One backward: its examples, how many, and their mean loss."""
 
     batch: Batch
@@ -23,9 +22,9 @@ NO_PART = Part(None, 0, math.nan)
 """A backward of which nothing is known."""
 
 
-def part_of(batch: Batch, loss: Tensor | float, *, checked: bool = True) -> Part:
-    """One backward of the mean loss of a batch. `checked` compares the sizes of all tensors of the batch."""
-    return Part(batch, batch_size(batch) if checked else _first_size(batch), value_of(loss))
+def part_of(batch: Batch, loss: Tensor | float) -> Part:
+    """One backward of the mean loss of a batch. The sizes of all tensors of the batch are compared."""
+    return Part(batch, batch_size(batch), value_of(loss))
 
 
 def value_of(loss: object) -> float | Tensor:
@@ -42,9 +41,11 @@ def value_of(loss: object) -> float | Tensor:
     return float(loss)
 
 
-def _first_size(batch: Batch) -> int:
-    """The length of the first axis of the first tensor."""
-    first = batch
-    while isinstance(first, tuple | list | dict) and first:
+def first_size(batch: Batch) -> int:
+    """The length of the first axis of the first tensor, which is quick to see."""
+    first, trees = batch, (tuple, list, dict)
+    while not isinstance(first, Tensor):
+        if not (isinstance(first, trees) and first):
+            return batch_size(batch)
         first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    return first.shape[0] if isinstance(first, Tensor) and first.dim() else batch_size(batch)
+    return first.shape[0] if first.dim() else batch_size(batch)

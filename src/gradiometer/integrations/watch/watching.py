@@ -158,7 +158,7 @@ class Watch(Forks, Automatic):
             if steps < between.until:
                 self.steps = steps + between.take(steps, self._parts, loss, batch)
                 return
-            if not self._parts and between.starts_at(steps):
+            if between.starts_at(steps, self._parts):
                 self.steps = steps + between.take_first(steps, self._parts, loss, batch)
                 return
         except Exception as error:

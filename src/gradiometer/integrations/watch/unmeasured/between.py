@@ -2,13 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor
 
 from gradiometer.integrations.watch.losses import WAITING, Losses
-from gradiometer.integrations.watch.part import Part, part_of, value_of
+from gradiometer.integrations.watch.part import Part, first_size, part_of, value_of
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.updates import Pace
 from gradiometer.measurement.batch import Batch
@@ -18,8 +16,6 @@ from gradiometer.run.recorder import Recorder
 
 WEIGHT = 0.1
 """Weight of the newest timed step in the mean."""
-
-Take = Callable[[int, list[Part], Tensor | float, Batch], bool]
 
 
 class Between:
@@ -39,10 +35,6 @@ class Between:
     def __init__(self, losses: Losses, settings: Settings, pace: Pace, budget: Budget, accumulation: int) -> None:
         self._losses, self._settings, self._pace, self._budget = losses, settings, pace, budget
         self._accumulation = accumulation
-        self.take: Take = self._take_one if accumulation == 1 else self._take_part
-        """Keeps the loss of one backward: given the step, the earlier backwards of the step, the mean loss of the
-        batch, and the batch. Returns True if this was the last backward of its step. The backward is added to the
-        earlier ones, which are cleared when the step is complete."""
         self._from = self._read_at = 0
         self._limit = math.inf
         self._late = math.inf
@@ -65,9 +57,9 @@ class Between:
         """Every step has to be decided on from now on."""
         self.planned = self.until = 0
 
-    def starts_at(self, step: int) -> bool:
-        """True if a stretch of steps starts at this one. It is given to `take_first`."""
-        return step < self.planned and time.perf_counter() < self._late
+    def starts_at(self, step: int, parts: list[Part]) -> bool:
+        """True if a stretch of steps starts at this backward or the one before it. It is given to `take_first`."""
+        return step < self.planned and (self._times or not parts) and time.perf_counter() < self._late
 
     def take_first(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
         """`take` for the first two backwards of a stretch. The first writes losses, and the second is timed."""
@@ -86,15 +78,34 @@ class Between:
         self._stretches += self._budget.clock() - began
         return is_complete
 
-    def _take_one(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
-        """`take` if a step has one backward."""
+    def take(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
+        """Keep the loss of one backward.
+
+        Args:
+            step: The step.
+            parts: The earlier backwards of the step. This one is added, and they are cleared when the step is complete.
+            loss: The mean loss of the batch.
+            batch: The batch.
+
+        Returns:
+            True if this was the last backward of its step.
+        """
         losses = self._losses
-        value = loss.item() if type(loss) is Tensor and loss.is_cpu and not loss.dim() else value_of(loss)
+        value: float | Tensor | list[Part]
+        try:  # training has used the caches, so that each call costs about 1 µs: `item` checks the shape by itself
+            value = loss.item() if losses.on_cpu and type(loss) is Tensor else value_of(loss)
+        except RuntimeError:
+            value = value_of(loss)
         if value.__class__ is float:
             if -math.inf < value < self._limit:
                 losses.before = batch, value
-            elif not self._look_at(step, part_of(batch, value)):
+            elif not self._look_at(step, parts, part_of(batch, value)):
                 return False
+        if self._accumulation > 1:
+            parts.append(Part(None, first_size(batch), value))
+            if len(parts) < self._accumulation:
+                return False
+            value = parts.copy()
         waiting = losses.waiting
         if not waiting:
             losses.waits_from = step
@@ -106,30 +117,22 @@ class Between:
             self._pace.missed()
             self._read_at = self._settings.next_look
         self.waits = True
+        if parts:
+            parts.clear()  # last: a step that could not be kept still has to be closed
         return True
 
-    def _look_at(self, step: int, part: Part) -> bool:
+    def _look_at(self, step: int, parts: list[Part], part: Part) -> bool:
         """Look at a backward with an unusual loss; False if it has no examples."""
         if not part.size:
             self._losses.leave_out()
             return False
-        self._losses.look_at(step, [part])
+        self._losses.look_at(step, [*parts, part])
         self._limit = self._losses.examiner.limit
-        return True
-
-    def _take_part(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
-        """`take` if a step has several backwards."""
-        parts.append(part_of(batch, loss, checked=False))
-        self._losses.look_at(step, parts)
-        if len(parts) < self._accumulation:
-            return False
-        self._settings.stepped(step)
-        self.keep(step, parts)
         return True
 
     def keep(self, step: int, parts: list[Part], *, at_once: bool = False) -> None:
         """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers."""
-        loss = parts[0].loss if len(parts) == 1 else [replace(part, batch=None) for part in parts]
+        loss = parts[0].loss if len(parts) == 1 else [part._replace(batch=None) for part in parts]
         is_known = isinstance(parts[-1].loss, float)
         self._losses.keep(step, loss)
         parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
