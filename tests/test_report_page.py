@@ -1,6 +1,7 @@
 """The page of a run: whole in one file, harmless whatever the run is called, and telling what it leaves out."""
 
 import hashlib
+import json
 import re
 import zlib
 from base64 import b64decode, b64encode
@@ -117,6 +118,16 @@ def test_names_on_the_page_are_met_once_and_links_arrive(page: str) -> None:
     assert len(names) == len(set(names))
     links = [attributes["href"] for attributes in parsed.of("a")]
     assert {f"#{name}" for name in names} >= set(links)
+
+
+def test_one_point_is_a_number_with_its_interval_and_no_chart(run: Run) -> None:
+    diagnosis = diagnosis_of(layers=())
+    one = render(run, replace(diagnosis, history={name: points[-1:] for name, points in diagnosis.history.items()}))
+    number = re.search(r'<div class="single" id="number-noise-scale">(.*?)</div>', one, flags=re.DOTALL)
+    assert number is not None and str(diagnosis.estimates["noise_scale"]) in number[1].replace("&#39;", "'")
+    assert 'data-chart="noise-scale"' not in one and 'data-chart="noise-scale"' in render(run, diagnosis)
+    specs = re.search(r'<script type="application/json" id="charts">(.*?)</script>', one, flags=re.DOTALL)
+    assert specs is not None and {"noise-scale", "noise-and-gradient"}.isdisjoint(json.loads(specs[1]))
 
 
 def test_a_page_stays_small_when_the_run_is_long(page: str, tmp_path: Path) -> None:

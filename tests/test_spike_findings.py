@@ -110,7 +110,10 @@ def test_the_page_marks_the_spikes_and_has_the_finding(tmp_path: Path) -> None:
     page = render(run, diagnose(run))
     assert "The loss spiked at steps 300, 700 and 900" in page and "A vertical line marks a spike or" in page
     assert "spike from 0.9" in page and "to 7.00" in page and "spiked 3 times, at steps 300, 700 and 900" in page
+    (row,) = (row for row in page.split('<details class="row') if "Did the loss spike?" in row)
+    assert 'data-chart="spike"' in row and [f'"row">{first} to ' in row for first in (300, 700, 900)] == [True] * 3
     quiet = run_with(tmp_path, {})
+    assert 'data-chart="spike"' not in render(quiet, diagnose(quiet))
     assert "A vertical line marks a spike." not in render(quiet, diagnose(quiet))
 
 

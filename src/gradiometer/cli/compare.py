@@ -11,7 +11,7 @@ import click
 from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
-    from gradiometer.report.compare.contrast import Compared, Contrast
+    from gradiometer.report.compare.contrast import Contrast, Group
 
 
 @click.command(epilog="Example: gradiometer compare runs/digits-mlp-1 runs/digits-mlp-2")
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
 @json_option
 def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: bool, as_json: bool) -> None:
-    """Compare two to six RUNS: differences from the first in loss, test score and noise scale, with intervals.
+    """Compare two or more RUNS: differences from the first in loss, test score and noise scale, with intervals.
 
-    Runs that differ only in their seed count as one configuration. To compare configurations and not only two runs,
-    give several seeds of each.
+    Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups with the same seeds
+    are compared seed by seed, since these have the same order of the data. One run of each group says something about
+    these runs only; several seeds of each say something about the configurations.
     """
     from gradiometer.cli.outcome import printed_json
     from gradiometer.errors import BadArgument
@@ -40,24 +41,32 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
 
     if level is not None and not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
-    compared, contrasts = compared_runs([Run.open(path) for path in runs], level)
+    groups, contrasts = compared_runs([Run.open(path) for path in runs], level)
     if as_json:
-        with printed_json(_as_object(compared, contrasts)) as result:
-            result["page"] = write_comparison(compared, contrasts, out)
+        with printed_json(_as_object(groups, contrasts)) as result:
+            result["page"] = write_comparison(groups, contrasts, out)
         return
-    _tell(compared, contrasts)
-    page = write_comparison(compared, contrasts, out)
+    _tell(groups, contrasts)
+    page = write_comparison(groups, contrasts, out)
     click.echo(f"\npage  {page}")
     if not no_open and sys.stdout.isatty():
         webbrowser.open(page.resolve().as_uri())
 
 
-def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
-    from gradiometer.report.compare.contrast import claim, sentence
+def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
+    from gradiometer.report.compare.contrast import claim, sentence, verdict
 
     return {
-        "verdict": " ".join(sentence(contrast) for contrast in contrasts),
-        "runs": [{"letter": each.letter, "run": str(each.run.path), "seed": each.seed} for each in compared],
+        "verdict": verdict(groups, contrasts),
+        "groups": [
+            {
+                "letter": group.letter,
+                "runs": [{"run": str(each.run.path), "seed": each.seed} for each in group.runs],
+                "step": group.step,
+                "estimates": {name: estimate.to_dict() for name, estimate in group.numbers.items()},
+            }
+            for group in groups
+        ],
         "contrasts": [
             {
                 "baseline": contrast.names[0],
@@ -84,18 +93,22 @@ def _as_object(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...
     }
 
 
-def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -> None:
-    """Print each run with its letter, and each contrast as sentences and numbers."""
+def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> None:
+    """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
     from gradiometer.cli.outcome import filled
     from gradiometer.report.charts.interval_strip import interval, number
-    from gradiometer.report.compare.contrast import QUANTITIES
+    from gradiometer.report.compare.contrast import QUANTITIES, verdict
     from gradiometer.report.compare.page import CAVEAT, changes, finding_of
 
-    for each in compared:
-        click.echo(f"{each.letter}  {each.run.path}  seed {each.seed}, {each.run.steps:,} steps, {each.run.status}")
+    for group in groups:
+        click.echo(filled(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
+        for quantity, estimate in group.numbers.items():
+            click.echo(f"   {QUANTITIES[quantity]:<15}{number(estimate.value)} {interval(estimate)}")
+    if len(contrasts) != 1:
+        click.echo("\n" + filled(verdict(groups, contrasts)))
     for contrast in contrasts:
         finding, (first, second) = finding_of(contrast), contrast.names
-        click.echo("\n" + filled(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}"))
+        click.echo("\n" + filled(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", hanging=2))
         for text in (finding.seen, finding.means):
             click.echo(filled(text, indent=2))
         for difference in contrast.differences:
@@ -103,4 +116,11 @@ def _tell(compared: "tuple[Compared, ...]", contrasts: "tuple[Contrast, ...]") -
             estimate = difference.estimate
             words = f"{number(estimate.value)} {interval(estimate)}{'' if difference.shown else '   none shown'}"
             click.echo(f"    {name:<26} {'cannot tell yet' if math.isnan(estimate.value) else words}")
-    click.echo("\n" + filled(f"caution: {CAVEAT}"))
+    if contrasts:
+        click.echo("\n" + filled(f"caution: {CAVEAT}"))
+
+
+def _runs_of(group: "Group") -> str:
+    """The runs of a group with their seeds and states."""
+    words = (f"{each.run.path} (seed {each.seed}, {each.run.steps:,} steps, {each.run.status})" for each in group.runs)
+    return ", ".join(words) if len(group.runs) == 1 else f"{group.seeds}: {', '.join(words)}"

@@ -1,13 +1,14 @@
 """The charts of issue 2: the sharpness along the run and the edge of stability, and the density of curvatures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 
 from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.axes import LogAxis
 from gradiometer.report.charts.marks import (
     HEIGHT,
@@ -21,16 +22,20 @@ from gradiometer.report.charts.marks import (
     by_step,
     inline,
     layered,
+    linear_y,
     log_y,
     named_series,
     off_the_axis,
     points,
+    tooltip,
 )
 
 DECADES = 1e-6
 """Share of its peak below which the density is not drawn."""
 
 UNIT = "loss / parameter²"
+
+LOSS = "loss, one batch"
 
 
 def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> alt.LayerChart:
@@ -54,6 +59,30 @@ def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> 
         layers += [band(base, y, **series), points(base, y, **series)] if connected else [bars(base, y, **series)]
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
     return along_steps(*layers, *_edge_line(edge, y, edge_words))
+
+
+def spike_chart(losses: Sequence[tuple[int, float]], first: int, last: int) -> alt.LayerChart:
+    """The losses of single batches around a spike, whose steps are shaded. It does not follow the zoom of the page.
+
+    Args:
+        losses: Steps with their losses, in order.
+        first: The first step of the spike.
+        last: Its last step.
+    """
+    at, y = (
+        alt.X(
+            "step:Q", scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(title="step", format=",d", tickMinStep=1)
+        ),
+        linear_y(LOSS),
+    )
+    rows = [{"step": step, "loss": loss, "interval": significant(loss)} for step, loss in losses]
+    base = alt.Chart(inline(rows)).encode(x=at, y=y("loss"), tooltip=tooltip("step:Q"))
+    shade = alt.Chart(inline([{"step": first - 0.5, "end": last + 0.5}]))
+    return layered(
+        shade.mark_rect(opacity=0.14).encode(x=at, x2="end:Q"),
+        base.mark_line(strokeWidth=1.2),
+        base.mark_point(size=18),
+    ).properties(width=WIDTH, height=HEIGHT)
 
 
 def _edge_line(edge: Curve, y: Vertical, words: str) -> list[alt.Chart]:

@@ -1,35 +1,54 @@
 """Comparison of runs: paired differences with intervals, and the number of runs that a conclusion would need.
 
-Runs that differ only in their seed have the same configuration. One run of each configuration supports a conclusion
-about these two runs only. A conclusion about the configurations needs several seeds of each; the spread between seeds
-determines how many.
+Runs that differ only in their seed are one group. One run of each group supports a conclusion about these runs only. A
+conclusion about the configurations needs several seeds of each; the spread between seeds determines how many. If
+several groups are compared with the first one, their deciding intervals hold together.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count, islice, product
+from string import ascii_uppercase
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtri
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
 from gradiometer.measurement.uncertainty.differences import difference_over_runs, mean_over_pairs, pairs_needed
 from gradiometer.measurement.uncertainty.means import difference_of_means, mean
-from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, Group
 from gradiometer.run.reader import Run
 
-FEWEST, MOST = 2, 6
+FEWEST, MOST = 2, 200
 """Minimum and maximum number of runs in a comparison."""
 
 
-def compare(runs: Sequence[Run], level: float | None = None) -> tuple[tuple[Compared, ...], tuple[Contrast, ...]]:
-    """Compare every configuration with that of the first run; if all runs have the same one, compare their seeds.
+class Comparison(NamedTuple):
+    """The result of a comparison.
+
+    Attributes:
+        groups: The runs, those of one configuration together, in the order given.
+        contrasts: Each other group against the first.
+    """
+
+    groups: tuple[Group, ...]
+    contrasts: tuple[Contrast, ...]
+
+
+def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
+    """Compare every configuration with that of the first run; if all runs have the same one, summarise its seeds.
+
+    Two runs of one configuration are compared with each other.
 
     Args:
-        runs: Two to six runs on the same data.
-        level: Confidence level; by default that of the first run.
+        runs: Two or more runs on the same data.
+        level: Confidence level; by default that of the first run. The deciding differences of several groups hold
+            together at this level (Bonferroni).
 
     Raises:
         BadArgument: There are too few or too many runs, their data differ, or they have no loss at a common step.
@@ -41,14 +60,23 @@ def compare(runs: Sequence[Run], level: float | None = None) -> tuple[tuple[Comp
             raise BadArgument(f"`runs` contains {run.path} twice. Compare it with another run.")
     _refuse_other_data(runs)
     level = runs[0].configuration.level if level is None else level
-    compared = tuple(Compared(letter, run, diagnose(run, level)) for letter, run in zip("ABCDEF", runs, strict=False))
-    groups: list[list[Compared]] = []
-    for each in compared:
-        group = next((group for group in groups if group[0].settings == each.settings), None)
-        groups.append([each]) if group is None else group.append(each)
-    if len(groups) == 1:
-        groups = [[each] for each in compared]
-    return compared, tuple(_contrast(groups[0], other, level) for other in groups[1:])
+    found: list[list[Compared]] = []
+    for each in (Compared(run, level) for run in runs):
+        group = next((group for group in found if group[0].settings == each.settings), None)
+        found.append([each]) if group is None else group.append(each)
+    if len(found) == 1 and len(runs) == FEWEST:
+        found = [[each] for each in found[0]]
+    step = min(run.steps for run in runs)
+    groups = tuple(
+        Group(letters, tuple(group), step, _numbers(group, step, level))
+        for letters, group in zip(_names(), found, strict=False)
+    )
+    return Comparison(groups, tuple(_contrast(groups[0], other, level, len(groups) - 1) for other in groups[1:]))
+
+
+def _names() -> "islice[str]":
+    """A to Z, AA, AB, …"""
+    return islice(("".join(name) for size in count(1) for name in product(ascii_uppercase, repeat=size)), MOST)
 
 
 def _refuse_other_data(runs: Sequence[Run]) -> None:
@@ -62,18 +90,38 @@ def _refuse_other_data(runs: Sequence[Run]) -> None:
             )
 
 
-def _contrast(baseline: Sequence[Compared], other: Sequence[Compared], level: float) -> Contrast:
-    step = min(each.run.steps for each in (*baseline, *other))
-    ours, theirs = baseline[0].settings, other[0].settings
+def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Estimate]:
+    """Each quantity at the common step: the mean over seeds, or the estimate of a single run."""
+    found = {}
+    for quantity in QUANTITIES:
+        if len(group) == 1:
+            estimate = _estimate(quantity, group[0], step, level)
+        else:
+            values = [value for each in group if (value := _number(quantity, each, step, level)) is not None]
+            estimate = mean_over_pairs(values, level) if len(values) >= 2 else None
+            if estimate is not None:
+                estimate = replace(estimate, method=f"Student over {len(values)} seeds")
+                estimate = _unlogged(estimate) if quantity == "noise_scale" else estimate
+        if estimate is not None:
+            found[quantity] = estimate
+    return found
+
+
+def _contrast(baseline: Group, other: Group, level: float, contrasts: int) -> Contrast:
+    step = min(each.run.steps for each in (*baseline.runs, *other.runs))
+    ours, theirs = baseline.settings, other.settings
     named = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
     changed = {name: values for name, values in named.items() if values[0] != values[1]}
-    found = [_difference(quantity, baseline, other, step, level) for quantity in QUANTITIES]
-    differences = tuple(difference for difference in found if difference is not None)
+    differences: list[Difference] = []
+    for quantity in QUANTITIES:
+        together = 1 - (1 - level) / contrasts if not differences else level
+        difference = _difference(quantity, baseline.runs, other.runs, step, together)
+        differences += [] if difference is None else [difference]
     if not any(not difference.is_ratio for difference in differences):
-        names = " and ".join(str(each.run.path) for each in (baseline[0], other[0]))
+        names = " and ".join(str(group.runs[0].run.path) for group in (baseline, other))
         raise BadArgument(f"`runs`: {names} have no loss at a common step. Compare them after more steps.")
-    pairs = len({each.seed for each in baseline} & {each.seed for each in other})
-    return Contrast(tuple(baseline), tuple(other), step, changed, differences, pairs)
+    pairs = len({each.seed for each in baseline.runs} & {each.seed for each in other.runs})
+    return Contrast(baseline, other, step, changed, tuple(differences), pairs)
 
 
 def _difference(
@@ -109,8 +157,6 @@ def _of_two_runs(quantity: str, first: Compared, second: Compared, step: int, le
         return None
     if quantity == "noise_scale":
         return Difference(quantity, ratio_of_estimates(theirs, ours), "measured steps")
-    if ours.level != theirs.level:
-        return None
     return Difference(quantity, difference_of_estimates(theirs, ours), "test examples")
 
 
@@ -138,7 +184,16 @@ def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimat
         window = window[np.isfinite(window)]
         return mean(window, level=level) if len(window) >= 4 else None
     last = max((at for at, found in each.evaluations.items() if at <= step and quantity in found), default=None)
-    return None if last is None else each.evaluations[last][quantity]
+    return None if last is None else _at_level(each.evaluations[last][quantity], level)
+
+
+def _at_level(estimate: Estimate, level: float) -> Estimate:
+    """A recorded estimate at another level, whose ends are scaled as those of a normal distribution."""
+    if not estimate.level < 1 or estimate.level == level or not math.isfinite(estimate.value):
+        return estimate
+    scale = float(ndtri((1 + level) / 2) / ndtri((1 + estimate.level) / 2))
+    low, high = (estimate.value + scale * (end - estimate.value) for end in (estimate.low, estimate.high))
+    return replace(estimate, low=low, high=high, level=level)
 
 
 def _number(quantity: str, each: Compared, step: int, level: float) -> float | None:

@@ -1,13 +1,13 @@
 """The result of a comparison: the differences, and the number of runs that a conclusion would need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
-from gradiometer.diagnosis import Diagnosis
+from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.optimizer.hyperparameters import listed
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
@@ -33,16 +33,19 @@ class Compared:
     """A run in a comparison.
 
     Args:
-        letter: A, B, …
         run: The run.
-        diagnosis: Its diagnosis, at the level of the comparison.
+        level: Level of the comparison.
     """
 
-    letter: str
     run: Run
-    diagnosis: Diagnosis
+    level: float
 
-    @property
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """Its diagnosis, at the level of the comparison."""
+        return diagnose(self.run, self.level)
+
+    @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The settings of the training without the seed. A default model appears under its name."""
         every = msgspec.structs.asdict(self.run.configuration)
@@ -65,6 +68,38 @@ class Compared:
             int(event["step"]): {name: Estimate(**fields) for name, fields in event["estimates"].items()}
             for event in self.run.evaluations
         }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration, which differ only in their seeds.
+
+    Args:
+        letter: A, B, …
+        runs: The runs, one or more.
+        step: The last step that all runs of the comparison have.
+        numbers: Each quantity at this step: the mean over the seeds with its interval, or the estimate of the one run.
+    """
+
+    letter: str
+    runs: tuple[Compared, ...]
+    step: int
+    numbers: Mapping[str, Estimate]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that all runs have in common."""
+        return self.runs[0].settings
+
+    @property
+    def name(self) -> str:
+        """The letter with the run, or with the number of seeds."""
+        return f"{self.letter} {self.runs[0].run.name}" if len(self.runs) == 1 else f"{self.letter} ({self.seeds})"
+
+    @property
+    def seeds(self) -> str:
+        """The seeds in words: "seed 0", or "3 seeds"."""
+        return f"seed {self.runs[0].seed}" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
 
 
 @dataclass(frozen=True)
@@ -94,6 +129,12 @@ class Difference:
         return 1.0 if self.is_ratio else 0.0
 
     @property
+    def better(self) -> float:
+        """How much better the other group is: positive if its loss is lower or its accuracy higher."""
+        value = self.estimate.value - self.none
+        return value if self.quantity == "test_accuracy" else -value
+
+    @property
     def shown(self) -> bool:
         """True if the interval excludes "no difference"."""
         return self.estimate.low > self.none or self.estimate.high < self.none
@@ -104,15 +145,15 @@ class Contrast:
     """A comparison of two configurations.
 
     Args:
-        baseline, other: The runs of each configuration, one or more.
+        baseline, other: The runs of each configuration.
         step: The last step that all runs have. They are compared up to this step.
         changed: Settings that differ, as (value of the baseline, value of the other).
         differences: One per quantity, the deciding one first.
         pairs: Number of pairs of runs with the same seed.
     """
 
-    baseline: tuple[Compared, ...]
-    other: tuple[Compared, ...]
+    baseline: Group
+    other: Group
     step: int
     changed: Mapping[str, tuple[Any, Any]]
     differences: tuple[Difference, ...]
@@ -130,9 +171,30 @@ class Contrast:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Letters of the runs of the baseline and of the other."""
-        first, second = ("".join(each.letter for each in group) for group in (self.baseline, self.other))
-        return first, second
+        """Letters of the baseline and of the other."""
+        return self.baseline.letter, self.other.letter
+
+
+def verdict(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
+    """The comparison in one or two sentences."""
+    if len(contrasts) == 1:
+        return sentence(contrasts[0])
+    quantity = next((name for name in QUANTITIES if name in groups[0].numbers), None)
+    if not contrasts:
+        (group,) = groups
+        words = "" if quantity is None else f" Their mean {QUANTITIES[quantity]} is {group.numbers[quantity]}."
+        return f"All {len(group.runs)} runs have the same configuration and differ in their seeds.{words}"
+    shown = [contrast for contrast in contrasts if contrast.shown]
+    best = max(shown, key=lambda contrast: contrast.deciding.better, default=None)
+    found = f"{len(shown)} of {len(contrasts)} configurations differ from {groups[0].letter}"
+    if best is None:
+        return f"No configuration is shown to differ from {groups[0].letter}."
+    words = QUANTITIES[best.deciding.quantity]
+    if best.deciding.better > 0:
+        return (
+            f"{found}. {best.names[1]} is best in {words}: {_signed(best.deciding.estimate)} against {best.names[0]}."
+        )
+    return f"{found}, and none is better in {words}."
 
 
 def sentence(contrast: Contrast) -> str:
@@ -141,7 +203,7 @@ def sentence(contrast: Contrast) -> str:
     deciding = contrast.deciding
     words = QUANTITIES[deciding.quantity]
     if not contrast.changed:
-        seeds = " and ".join(str(each.seed) for each in (*contrast.baseline, *contrast.other))
+        seeds = " and ".join(str(each.seed) for group in (contrast.baseline, contrast.other) for each in group.runs)
         apart = f"{_signed(deciding.estimate)} in {words}"
         return (
             f"No difference is shown: {first} and {second} have the same configuration with the seeds {seeds}. "
@@ -162,7 +224,7 @@ def claim(contrast: Contrast) -> str:
     if needed is None:
         return (
             f"This is about these two runs. One run of each does not show how much is due to the seeds: a conclusion "
-            f"about the configurations needs at least 2 seeds of each (--seed {contrast.other[0].seed + 1})."
+            f"about the configurations needs at least 2 seeds of each (--seed {contrast.other.runs[0].seed + 1})."
         )
     if contrast.shown:
         return "This is about the configurations: the interval includes the spread between these seeds."

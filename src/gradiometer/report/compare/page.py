@@ -1,16 +1,18 @@
 """The page of a comparison: the differences between runs, with intervals, and their curves on the same axes."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
-from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, claim, sentence
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, claim, sentence, verdict
 from gradiometer.report.page.cards import Card, Shown
 from gradiometer.report.page.document import document
 from gradiometer.report.sections.section import Figure, Numbers, cells, change
@@ -20,35 +22,42 @@ CONTENT = "compare.html.jinja"
 
 LOSS, SHARE = "loss, mean over examples", "share of test examples classified correctly"
 
+DRAWN = 6
+"""Most configurations that are drawn. The tables have all."""
+
 CAVEAT = (
-    "Each interval has its own level. The verdict rests only on the first quantity, which is fixed in advance. "
-    "Runs are compared at the same step, not after the same number of examples or the same time."
+    "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold together over all "
+    "configurations; every other interval has its own level. Runs are compared at the same step, not after the same "
+    "number of examples or the same time."
 )
 
 
-def write_comparison(compared: Sequence[Compared], contrasts: Sequence[Contrast], path: Path) -> Path:
+def write_comparison(groups: Sequence[Group], contrasts: Sequence[Contrast], path: Path) -> Path:
     """Write the page of a comparison; the file is complete or does not exist.
 
     Raises:
         StorageFailed: It cannot be written.
     """
-    page = render(compared, contrasts).encode()
+    page = render(groups, contrasts).encode()
     with writing(path, "choose another file"):
         replace_file(path, page)
     return path
 
 
-def render(compared: Sequence[Compared], contrasts: Sequence[Contrast]) -> str:
+def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
-    figures = _figures(compared)
+    figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
+    cards = [_card(contrast) for contrast in contrasts]
     return document(
         CONTENT,
-        " · ".join(each.run.name for each in compared),
+        " · ".join(group.name for group in groups[:DRAWN]),
         figures,
-        compared=compared,
-        verdict=" ".join(sentence(contrast) for contrast in contrasts),
-        runs=_runs_table(compared),
-        cards=[_card(contrast) for contrast in contrasts],
+        count=len(runs),
+        verdict=verdict(groups, contrasts),
+        groups=groups_table(groups),
+        runs=_runs_table(groups),
+        cards=cards,
+        chips=cards if len(cards) <= DRAWN else (),
         quantities={
             f"{difference.quantity} {second}": f"{QUANTITIES[difference.quantity]}, "
             f"{second} {'divided by' if difference.is_ratio else 'minus'} {first}"
@@ -57,8 +66,10 @@ def render(compared: Sequence[Compared], contrasts: Sequence[Contrast]) -> str:
             for difference in contrast.differences
         },
         differences=_differences_table(contrasts),
+        caveat=CAVEAT,
         figures=figures,
-        steps=max([each.run.steps for each in compared] + [1]),
+        left_out=[group.letter for group in groups[DRAWN:]],
+        steps=max([each.run.steps for each in runs] + [1]),
     )
 
 
@@ -70,7 +81,6 @@ def finding_of(contrast: Contrast) -> Finding:
         state=State.LOOK if contrast.shown else State.CANNOT_TELL,
         seen=sentence(contrast),
         means=claim(contrast),
-        caveat=CAVEAT,
     )
 
 
@@ -102,14 +112,31 @@ def _card(contrast: Contrast) -> Card:
     )
 
 
-def _runs_table(compared: Sequence[Compared]) -> Numbers:
-    settings = [{**each.settings, "seed": each.seed} for each in compared]
-    differing = [name for name in settings[0] if len({str(each[name]) for each in settings}) > 1]
+def groups_table(groups: Sequence[Group]) -> Numbers:
+    """One row for each configuration: its settings that differ from the others, and its mean over seeds."""
+    settings = [group.settings for group in groups]
+    differing = [name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1]
+    measured = [name for name in QUANTITIES if any(name in group.numbers for group in groups)]
     rows = tuple(
-        (each.letter, each.run.name, each.run.status, f"{each.run.steps:,}", *(str(given[name]) for name in differing))
-        for each, given in zip(compared, settings, strict=True)
+        (
+            group.letter,
+            group.seeds,
+            *(str(group.settings.get(name)) for name in differing),
+            *(" ".join(cells(group.numbers[name])) if name in group.numbers else "" for name in measured),
+        )
+        for group in groups
     )
-    return Numbers(("", "run", "status", "steps", *(name.replace("_", " ") for name in differing)), rows)
+    headings = (QUANTITIES[name] for name in measured)
+    return Numbers(("", "runs", *(name.replace("_", " ") for name in differing), *headings), rows)
+
+
+def _runs_table(groups: Sequence[Group]) -> Numbers:
+    rows = tuple(
+        (group.letter, each.run.name, str(each.seed), each.run.status, f"{each.run.steps:,}")
+        for group in groups
+        for each in group.runs
+    )
+    return Numbers(("", "run", "seed", "status", "steps"), rows)
 
 
 def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
@@ -130,8 +157,8 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
     return Numbers(columns, tuple(rows))
 
 
-def _figures(compared: Sequence[Compared]) -> tuple[Figure, ...]:
-    wanted: list[tuple[str, str, str, str | None, Callable[[Compared], Curve]]] = [
+def _figures(groups: Sequence[Group]) -> tuple[Figure, ...]:
+    wanted: list[tuple[str, str, str, str | None, Callable[[Compared, int], Curve]]] = [
         ("training-loss", "Training loss", LOSS, None, _losses),
         ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
         ("test-accuracy", "Test accuracy", SHARE, "~%", partial(_evaluated, quantity="test_accuracy")),
@@ -139,31 +166,45 @@ def _figures(compared: Sequence[Compared]) -> tuple[Figure, ...]:
     ]
     made = []
     for name, title, axis, format, curve_of in wanted:
-        curves = {f"{each.letter} {each.run.name}": curve_of(each) for each in compared}
-        if shown := {run: points for run, points in curves.items() if points}:
+        curves = {group.name: _over_seeds(group, curve_of) for group in groups}
+        if shown := {group: points for group, points in curves.items() if points}:
             made.append(_figure(name, title, axis, format, shown))
     return tuple(made)
 
 
+def _over_seeds(group: Group, curve_of: Callable[[Compared, int], Curve]) -> Curve:
+    """The curve of one run, or the mean over the seeds at the steps that all of them have, with its interval."""
+    last = min(each.run.steps for each in group.runs)
+    first, *others = (dict(curve_of(each, last)) for each in group.runs)
+    if not others:
+        return tuple(first.items())
+    common = [step for step in first if all(step in other for other in others)]
+    values = {step: [curve[step].value for curve in (first, *others)] for step in common}
+    level = group.runs[0].level
+    return tuple((step, mean_over_pairs(v, level)) for step, v in values.items() if all(map(math.isfinite, v)))
+
+
 def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[str, Curve]) -> Figure:
-    rows = [(run, f"{step:,}", *cells(estimate)) for run, points in shown.items() for step, estimate in points]
+    rows = [(group, f"{step:,}", *cells(estimate)) for group, points in shown.items() for step, estimate in points]
     return Figure(
         name=name,
         title=title,
         chart=together_chart(shown, axis, format),
-        summary=" ".join(f"{run} {change(points)}." for run, points in shown.items()),
-        table=Numbers(("run", "step", title.lower(), "interval"), tuple(rows)),
+        summary=" ".join(f"{group} {change(points)}." for group, points in shown.items()),
+        table=Numbers(("runs", "step", title.lower(), "interval"), tuple(rows)),
+        single=all(len(points) == 1 for points in shown.values()),
     )
 
 
-def _losses(each: Compared) -> Curve:
-    cut = blocks(*each.run.losses, level=each.run.configuration.level, most=60)
+def _losses(each: Compared, last: int) -> Curve:
+    steps, losses = each.run.losses
+    cut = blocks(steps[steps < last], losses[steps < last], level=each.level, most=60)
     return tuple((round(block.middle), block.mean) for block in cut)
 
 
-def _noise_scales(each: Compared) -> Curve:
-    return each.diagnosis.history.get("noise_scale", ())
+def _noise_scales(each: Compared, last: int) -> Curve:
+    return tuple(each.diagnosis.history.get("noise_scale", ()))
 
 
-def _evaluated(each: Compared, quantity: str) -> Curve:
+def _evaluated(each: Compared, last: int, quantity: str) -> Curve:
     return tuple((step, found[quantity]) for step, found in sorted(each.evaluations.items()) if quantity in found)

@@ -17,6 +17,7 @@ from gradiometer.report.sections.questions import (
     Question,
 )
 from gradiometer.report.sections.section import Section
+from gradiometer.report.sections.spikes import NAME as SPIKES
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 
@@ -68,6 +69,7 @@ class Card:
         state: Class in the stylesheet: ok, look, act, cannot_tell, or not_measured.
         word, symbol: The state as a word and as a symbol.
         shown: The findings, the most urgent first; empty if nothing was measured.
+        section: Name of the section with the charts behind it.
         needs: The measurements that an answer needs.
         command: The command that makes them.
     """
@@ -79,6 +81,7 @@ class Card:
     word: str
     symbol: str
     shown: tuple[Shown, ...]
+    section: str = ""
     needs: str = ""
     command: str = ""
 
@@ -106,6 +109,7 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
                 word=NOT_MEASURED if state is None else state.value,
                 symbol=NOT_MEASURED_SYMBOL if state is None else state.symbol,
                 shown=shown,
+                section=question.section,
                 needs=_needs(question, run),
                 command=_command(question, run),
             )
@@ -146,6 +150,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
             word=answer.finding.state.value,
             symbol=answer.finding.state.symbol,
             shown=(Shown.of(answer),),
+            section=answer.finding.gauge if answer.finding.gauge == SPIKES else answer.finding.issue.value,
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)

@@ -51,7 +51,7 @@ def fragment(content: str, live: str, **values: Any) -> str:
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
     """Every chart as the page embeds it, by name."""
-    return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures}
+    return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures if not figure.single}
 
 
 def rendered(template: str, **values: Any) -> str:

@@ -75,7 +75,7 @@ def write_charts(
         StorageFailed: They cannot be written.
     """
     shown = sections(run, diagnosis) if shown is None else shown
-    figures = [figure for section in shown for figure in section.figures]
+    figures = [figure for section in shown for figure in section.figures if not figure.single]
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         return [save_png(figure.chart, folder / f"{figure.name}.png", figure.title) for figure in figures]

@@ -9,7 +9,6 @@ from gradiometer.diagnosis import Diagnosis
 from gradiometer.report.charts.interval_strip import Strip, interval, number
 from gradiometer.report.charts.sparklines import Sparkline, sparkline
 from gradiometer.report.page.cards import Card, Shown
-from gradiometer.report.sections.questions import QUESTIONS
 from gradiometer.report.sections.section import Figure, Section
 
 LOSS = "loss"
@@ -75,9 +74,8 @@ def rows(
         further: The cards of the other findings.
     """
     left = {section.name: section for section in sections}
-    homes = {question.name: question.section for question in QUESTIONS}
-    placed = [(card, homes[card.name]) for card in asked if card.shown] + [(card, card.short) for card in further]
-    made = [_row(card, left.pop(home, None), diagnosis) for card, home in placed]
+    placed = [*(card for card in asked if card.shown), *further]
+    made = [_row(card, left.pop(card.section, None), diagnosis) for card in placed]
     others = [_numbers(section) for section in left.values() if _figures(section) or _has_table(section)]
     return (*made, *sorted(others, key=lambda row: not row.words))
 

@@ -11,10 +11,12 @@ from gradiometer.report.sections.exploration import exploration_section
 from gradiometer.report.sections.forks import forks_section
 from gradiometer.report.sections.loss import loss_section
 from gradiometer.report.sections.section import Section
+from gradiometer.report.sections.spikes import spikes_section
 from gradiometer.run.reader import Run
 
 SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     loss_section,
+    spikes_section,
     forks_section,
     estimation_section,
     drift_section,
@@ -22,7 +24,7 @@ SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     exploration_section,
     ensemble_section,
 )
-"""The page's sections: the loss, what other settings would have done to it, then the lecture's order."""
+"""The page's sections: the loss, its spikes, what other settings would have done to it, then the lecture's order."""
 
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:

@@ -61,6 +61,7 @@ def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
         chart=noise_scale_chart(curve, batch_size),
         summary=" ".join([summary, *_open_sentences((estimate for _, estimate in curve), "▲")]),
         table=numbers_of(curve, "noise scale, examples"),
+        single=len(curve) == 1,
         note=(
             f"Each point is the value at that step, from the readings up to it, with its {curve[0][1].level:.0%} "
             "interval. If the noise scale is above B, a larger batch saves updates; if it is below B, a larger batch "
@@ -86,6 +87,7 @@ def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
         summary=summary,
         table=Numbers(("step", "tr Σ", "interval", "‖g‖²", "interval"), tuple(rows)),
         note="On this logarithmic axis, the distance between the two is the noise scale.",
+        single=len(variance) == 1,
     )
 
 
@@ -139,6 +141,7 @@ def _layers_figure(layers: dict[str, Estimate], shares: dict[str, Estimate], bat
         summary=" ".join([summary, *_open_sentences(drawn.values(), "▶")]),
         table=Numbers(("layer", "noise scale, examples", "interval", "share of tr Σ", "interval"), rows),
         note=note,
+        single=len(layers) == 1,
     )
 
 

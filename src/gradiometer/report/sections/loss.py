@@ -40,6 +40,7 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
                 chart=accuracy_chart(test_accuracy),
                 summary=f"Test accuracy {change(test_accuracy)}.",
                 table=numbers_of(test_accuracy, "test accuracy"),
+                single=len(test_accuracy) == 1,
             )
         )
     lead = "" if figures else "No loss has been recorded yet."
@@ -79,7 +80,7 @@ def _loss_figure(
         title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
         chart=loss_chart(training, test, batches, events, readings),
         summary=". ".join(parts) + ".",
-        table=_loss_table(training, test, batches, spikes),
+        table=_loss_table(training, test, batches),
         note=note,
     )
 
@@ -121,9 +122,7 @@ def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]])
     )
 
 
-def _loss_table(
-    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike]
-) -> Numbers:
+def _loss_table(training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]]) -> Numbers:
     rows = [
         (
             f"{block.first:,} to {block.last:,}",
@@ -134,10 +133,6 @@ def _loss_table(
         for block in training
     ]
     rows += [(f"{step:,}", "training, one batch", "", "", significant(loss)) for step, loss in batches]
-    rows += [
-        (f"{spike.first:,} to {spike.last:,}", "training, spike", "", "", _rise(spike).removeprefix("spike "))
-        for spike in spikes
-    ]
     rows += [(f"{step:,}", "test", *cells(estimate), "") for step, estimate in test]
     return Numbers(("steps", "loss", "mean", "interval", "single batches"), tuple(rows))
 

@@ -31,6 +31,7 @@ class Figure:
         summary: Text alternative: the content of the chart with its numbers.
         table: The numbers behind the chart.
         note: How to read the chart.
+        single: True if there is only one point: the page shows the summary, its number, in place of the chart.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Figure:
     summary: str
     table: Numbers
     note: str = ""
+    single: bool = False
 
 
 @dataclass(frozen=True)
