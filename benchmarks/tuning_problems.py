@@ -163,14 +163,19 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def convolved(
-    norm: Callable[[int], nn.Module], channels: tuple[int, int], kind: type[nn.Module] = nn.ReLU, stride: int = 1
+    norm: Callable[[int], nn.Module],
+    channels: tuple[int, int],
+    kind: type[nn.Module] = nn.ReLU,
+    stride: int = 1,
+    pooled: bool = False,
 ) -> nn.Module:
-    """Two convolutions with norms, the mean over places, one linear layer to 10 classes."""
+    """Two convolutions with norms, then one linear layer to 10 classes from all 4 x 4 places, or from their mean."""
     one, two = channels
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(two, 10)]
     return nn.Sequential(
         nn.Conv2d(1, one, 3, stride=stride, padding=1), norm(one), kind(),
         nn.Conv2d(one, two, 3, stride=2, padding=1), norm(two), kind(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(two, 10),
+        *(head if pooled else [nn.Flatten(), nn.Linear(16 * two, 10)]),
     )  # fmt: skip
 
 
@@ -293,8 +298,12 @@ def group_norm(channels: int) -> nn.Module:
 DEVELOPMENT: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(fashion, lambda: perceptron(196, 10), entropy),
     "MLP": TuningProblem(lambda: digits(0.2), lambda: perceptron(64, 32, 10), entropy),
-    "deep GELU MLP": TuningProblem(lambda: fashion(0.1), lambda: perceptron(196, *6 * [32], 10, kind=nn.GELU), entropy),
-    "CNN, BatchNorm": TuningProblem(lambda: fashion(0.1), lambda: convolved(batch_norm, (6, 12), stride=2), entropy),
+    "deep GELU MLP": TuningProblem(
+        lambda: fashion(0.1), lambda: perceptron(196, *4 * [32], 10, kind=nn.GELU), entropy, steps=500
+    ),
+    "CNN, BatchNorm": TuningProblem(
+        lambda: fashion(0.1), lambda: convolved(batch_norm, (6, 12), stride=2, pooled=True), entropy
+    ),
     "CNN, GroupNorm": TuningProblem(lambda: digits(0.2), lambda: convolved(group_norm, (8, 12)), entropy),
     "transformer": TuningProblem(lambda: chain(16, 12), lambda: Letters(12, 24, 1, 16), entropy, batch=16),
     "autoencoder": TuningProblem(
@@ -309,7 +318,9 @@ DEVELOPMENT: Mapping[str, TuningProblem] = {
 FRESH: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(drawn_classes, lambda: perceptron(30, 5), entropy),
     "MLP": TuningProblem(taught, lambda: perceptron(16, 40, 40, 1, kind=nn.Tanh), squared),
-    "deep GELU MLP": TuningProblem(lambda: digits(0.2), lambda: perceptron(64, *8 * [24], 10, kind=nn.GELU), entropy),
+    "deep GELU MLP": TuningProblem(
+        lambda: digits(0.2), lambda: perceptron(64, *4 * [40], 10, kind=nn.GELU), entropy, steps=500
+    ),
     "CNN, BatchNorm": TuningProblem(lambda: digits(0.2), lambda: residual_convolved(batch_norm, 8, nn.ReLU), entropy),
     "CNN, GroupNorm": TuningProblem(
         lambda: fashion(0.1), lambda: convolved(group_norm, (6, 12), nn.SiLU, stride=2), entropy
