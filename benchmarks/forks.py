@@ -31,7 +31,7 @@ from gradiometer.forks import (
     Rate,
     Readout,
     Rung,
-    critical_batch,
+    critical_batch_by,
     effects_of,
     fork,
     race,
@@ -199,9 +199,9 @@ def critical_study(setting: Setting, measured: int) -> tuple[float, float, int, 
                 {"test_loss": loss} if np.isfinite(loss.mean) else {},
             )  # fmt: skip
 
-    truth = critical_batch(exact, BATCH, lengths, replicates=2).estimate.value
+    truth = critical_batch_by(exact, BATCH, lengths, replicates=2).estimate.value
     found = [
-        critical_batch(
+        critical_batch_by(
             lambda branches: results_of(setting, test, branches, start, number), BATCH, lengths  # noqa: B023
         ).estimate
         for number in range(measured)

@@ -7,8 +7,8 @@ A condition is a small network that trains on digits at B = 64 and a constant ra
 every step is measured, and both noise scales are predicted, before anything is branched. From that state branches with
 several batches and horizons (in examples) are trained, each with the rate falling linearly to zero, in four
 replicates. Every batch has a search of its own for the best rate at every horizon. The critical batch is fitted to the
-losses at the best rates by `gradiometer.forks.critical_batch`. The branches of all rates and replicates with one batch
-and horizon run together.
+losses at the best rates by `gradiometer.forks.critical_batch_by`. The branches of all rates and replicates with one
+batch and horizon run together.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gradiometer.estimation import GradientNoise, PreconditionedNoise
-from gradiometer.forks import BatchSize, Branch, BranchResult, CriticalBatch, Readout, critical_batch
+from gradiometer.forks import BatchSize, Branch, BranchResult, CriticalBatch, Readout, critical_batch_by
 from gradiometer.jobs import Job, pool_of
 from gradiometer.measurement import (
     Draw,
@@ -197,7 +197,7 @@ def study(name: str) -> CriticalBatch:
                     finite = {"train_loss": Readout(loss)} if math.isfinite(loss) else {}
                     yield BranchResult(kind.name, replicate, horizon, horizon // size, horizon, 0.0, (), finite)
 
-    found = critical_batch(
+    found = critical_batch_by(
         grow, BATCH, HORIZONS, factors=FACTORS, replicates=REPLICATES, forecast=predicted["preconditioned_noise_scale"]
     )
     open_ended = sum(not cell.is_bracketed for cell in found.cells)

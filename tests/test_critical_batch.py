@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from gradiometer import BadArgument, Estimate
+from gradiometer import BadArgument, Estimate, supervised
 from gradiometer.forks import BatchSize, Branch, BranchResult, Readout
-from gradiometer.forks.critical import Cell, CriticalBatch, batch_fit, critical_batch
+from gradiometer.forks.critical import Cell, CriticalBatch, batch_fit, critical_batch, critical_batch_by
 
 BATCH, HORIZONS = 16, (2_000, 4_000, 8_000)
 
@@ -40,7 +43,7 @@ class Law:
 
 
 def measured(law: Law, **settings: object) -> CriticalBatch:
-    return critical_batch(law, BATCH, HORIZONS, **{"factors": (0.25, 1, 4, 16), **settings})
+    return critical_batch_by(law, BATCH, HORIZONS, **{"factors": (0.25, 1, 4, 16), **settings})
 
 
 def test_the_fit_finds_the_law_again() -> None:
@@ -128,7 +131,7 @@ def test_a_forecast_is_judged_by_a_factor_of_two(scale: Estimate | None, held: s
 )
 def test_branchings_that_cannot_show_it_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
-        critical_batch(Law(), BATCH, **{"horizons": HORIZONS, **settings})
+        critical_batch_by(Law(), BATCH, **{"horizons": HORIZONS, **settings})
 
 
 def test_losses_that_cannot_be_fitted_are_refused() -> None:
@@ -136,3 +139,23 @@ def test_losses_that_cannot_be_fitted_are_refused() -> None:
         batch_fit(np.ones(5), np.arange(1.0, 6), np.ones(5))
     with pytest.raises(BadArgument, match="`losses` must be finite"):
         batch_fit(np.array([1.0, 2, 1, 2]), np.array([1.0, 1, 2, 2]), np.array([1.0, math.inf, 1, 1]))
+
+
+def test_a_loop_of_your_own_is_measured_once_and_not_touched(tmp_path: Path) -> None:
+    inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before, done = [each.clone() for each in model.parameters()], list[BranchResult]()
+    random_state = torch.get_rng_state()
+    given: dict[str, Any] = {
+        "loss": supervised(torch.nn.MSELoss(reduction="none")), "batches": (inputs, inputs.sum(dim=1)), "batch_size": 2,
+        "factors": [0.5, 1], "replicates": 2, "out": tmp_path, "progress": done.append,
+    }  # fmt: skip
+    found = critical_batch(model, optimizer, horizon="24 updates", **given)
+    assert all((now == then).all() for now, then in zip(model.parameters(), before, strict=True))
+    assert (torch.get_rng_state() == random_state).all()
+    assert sorted(found.best_rates) == [1, 2] and {cell.horizon for cell in found.cells} == {12, 24, 48}
+    (ledger,) = (tmp_path / "forks").glob("critical-*.jsonl")
+    assert len(ledger.read_text(encoding="utf-8").splitlines()) == len(done) == len(found.results)
+    with pytest.raises(BadArgument, match="`horizon` is 40 examples, too few for two lengths of 12 updates"):
+        critical_batch(model, optimizer, horizon="20 updates", **given)

@@ -193,6 +193,12 @@ def test_a_horizon_is_counted_in_examples(text: str, expected: int) -> None:
     assert horizon.examples(batch=10, epoch=100, left=1_200, seconds_per_update=lambda: 0.05) == expected
 
 
+def test_all_that_is_left_is_not_rounded_to_more() -> None:
+    whole, more = Horizon.parse("100%"), Horizon.parse("101%")
+    assert whole.examples(batch=10, left=97) == 97
+    assert more.examples(batch=10, left=97) == 100  # refused by those who know what is left
+
+
 @pytest.mark.parametrize(
     "text", ["500", "nan updates", "0 epochs", "-3 updates", "1e400 updates", "12 parsecs", 500, None]
 )

@@ -32,8 +32,11 @@ def test_the_forecast_is_the_noise_scale_of_that_step(run: Run) -> None:
     ("settings", "message"),
     [
         ({"at": 500}, "`at` must be between 0 and 499, got 500"),
-        ({"at": 480}, "`at` leaves 80 examples, too few for two lengths of 12 updates with two batches"),
-        ({"at": 400, "horizons": (100, 900)}, "`horizons` must be at most the 400 examples that are left, got 900"),
+        (
+            {"at": 480},
+            "`horizon` is 20 examples, too few for two lengths of 12 updates with two batches: give at least 96",
+        ),
+        ({"at": 400, "horizon": "900 examples"}, "`horizon` is 900 examples, and 400 are left of the run"),
         ({"at": 0, "replicates": 1}, "`replicates` must be at least 2, got 1"),
     ],
 )
@@ -54,6 +57,22 @@ def test_a_pool_that_is_given_stays_open(run: Run, monkeypatch: pytest.MonkeyPat
 def test_a_problem_has_no_branches() -> None:
     with pytest.raises(BadArgument, match="`--branch` needs a run, and 'digits' is none"):
         CliRunner().invoke(batch, ["digits", "--branch"], standalone_mode=False, catch_exceptions=False)
+
+
+WRONG_FLAGS = {
+    "--tolerance 0.1": "`--tolerance` is about branches: give it with --branch",
+    "--batches 1x": "`--batches` is about branches",
+    "--branch --batches 1x,two": "`--batches` must be multiples such as 0.25x,1x,4x, got '1x,two'",
+    "--branch --batches 1x": "`factors` must be at least two different multiples",
+    "--branch --lr 0.1": "`--learning-rate` cannot be changed for a run",
+    "--branch --horizon soon": "`horizon`",
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), WRONG_FLAGS.items())
+def test_flags_of_branches_are_checked(run: Run, flags: str, message: str) -> None:
+    with pytest.raises(BadArgument, match=message):
+        CliRunner().invoke(batch, [str(run.path), *flags.split()], standalone_mode=False, catch_exceptions=False)
 
 
 @pytest.mark.slow

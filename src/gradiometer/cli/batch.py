@@ -38,6 +38,15 @@ LEFT_OUT = (
 @click.option("--branch", is_flag=True,
               help="Measure the critical batch: train branches of a run with three batch sizes, each at its own best "
               "rate. Costs about 18 times what is left of the run from --at on.")  # fmt: skip
+@click.option("--batches", default=None, metavar="0.25x,1x,4x",
+              help="With --branch: the batches, as multiples of that of the run.  [default: 0.25x,1x,4x]")  # fmt: skip
+@click.option("--horizon", default=None, metavar="LENGTH",
+              help="With --branch: the longest branch: 25% of what is left, 500 updates, 2 epochs, 64_000 examples or "
+              "10 s. A quarter and a half of it are trained, too.  [default: 25%]")  # fmt: skip
+@click.option("--replicates", type=click.IntRange(min=2), default=None,
+              help="With --branch: number of data orders.  [default: 4]")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="With --branch: share of examples that a larger batch may cost.  [default: 0.2]")  # fmt: skip
 @click.option("--at", type=int, default=None, metavar="STEP",
               help="With --branch: the step to branch from. Default: the middle of a finished run, else the newest "
               "checkpoint.")  # fmt: skip
@@ -56,6 +65,10 @@ def batch(
     at: int | None,
     pool: str,
     as_json: bool,
+    batches: str | None,
+    horizon: str | None,
+    replicates: int | None,
+    tolerance: float | None,
     **flags: Any,
 ) -> None:
     """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
@@ -69,17 +82,27 @@ def batch(
     from gradiometer.errors import BadArgument
     from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
 
+    asked = {
+        "factors": batches and _factors(batches),
+        "horizon": horizon,
+        "replicates": replicates,
+        "tolerance": tolerance,
+        "at": at,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
     if branch:
         if not is_run(target):
             raise BadArgument(f"`--branch` needs a run, and {target!r} is none: train one first.")
-        _branch(Path(target), at, pool, as_json)
+        _refuse_for_a_run({name: value for name, value in flags.items() if name != "level"})
+        _branch(Path(target), {**given, "level": flags["level"]}, pool, as_json)
         return
+    if given:
+        flag = next(iter(given)).replace("factors", "batches")
+        raise BadArgument(f"`--{flag}` is about branches: give it with --branch.")
     budget = seconds if measure_time else None
     if is_run(target):
         level = flags.pop("level")
-        if given := [name for name, value in flags.items() if value is not None]:
-            flag = f"--{given[0].replace('_', '-')}"
-            raise BadArgument(f"`{flag}` cannot be changed for a run: leave it out, or give a problem instead.")
+        _refuse_for_a_run(flags)
         found = compare_for_run(Path(target), of=of, level=level, seconds=budget)
     else:
         found = compare_for_problem(configuration_from(None, {"problem": target, **flags}), steps=steps, seconds=budget)
@@ -91,7 +114,26 @@ def batch(
         _print(found)
 
 
-def _branch(path: Path, at: int | None, pool: str, as_json: bool) -> None:
+def _refuse_for_a_run(flags: dict[str, Any]) -> None:
+    """Raise if a setting of training is given."""
+    from gradiometer.errors import BadArgument
+
+    if given := [name for name, value in flags.items() if value is not None]:
+        flag = f"--{given[0].replace('_', '-')}"
+        raise BadArgument(f"`{flag}` cannot be changed for a run: leave it out, or give a problem instead.")
+
+
+def _factors(text: str) -> list[float]:
+    """The batches in a text such as "0.25x,1x,4x"."""
+    from gradiometer.errors import BadArgument
+
+    try:
+        return [float(part.strip().removesuffix("x")) for part in text.split(",")]
+    except ValueError:
+        raise BadArgument(f"`--batches` must be multiples such as 0.25x,1x,4x, got {text!r}.") from None
+
+
+def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
     """Measure the critical batch of a run by branching, and print it."""
     from gradiometer.cli.branches import following
     from gradiometer.cli.outcome import filled, print_json
@@ -99,7 +141,7 @@ def _branch(path: Path, at: int | None, pool: str, as_json: bool) -> None:
     from gradiometer.train.forking.run_critical import critical_batch_of
 
     with following(quiet=as_json) as shown:
-        found = critical_batch_of(Run.open(path), at=at, pool=pool, progress=shown.count)
+        found = critical_batch_of(Run.open(path), pool=pool, progress=shown.count, **given)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -11,6 +11,7 @@ from .alternatives.replacements import Using as Using
 from .alternatives.text import alternative_of as alternative_of
 from .alternatives.updates import Clip as Clip
 from .alternatives.updates import Momentum as Momentum
+from .alternatives.updates import Shorter as Shorter
 from .alternatives.updates import Skip as Skip
 from .alternatives.updates import WeightDecay as WeightDecay
 from .branch import Branch as Branch
@@ -27,7 +28,8 @@ from .comparison.rungs import Rung as Rung
 from .comparison.rungs import rungs_for as rungs_for
 from .continuation import Continuation as Continuation
 from .critical.batch import CriticalBatch as CriticalBatch
-from .critical.batch import critical_batch as critical_batch
+from .critical.batch import critical_batch_by as critical_batch_by
+from .critical.own_loop import critical_batch as critical_batch
 from .engine import Source as Source
 from .engine import grown as grown
 from .forking import fork as fork

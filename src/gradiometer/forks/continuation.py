@@ -76,6 +76,8 @@ class Continuation:
         """Factor on the rate of training."""
         self.batch_factor = Fraction(1)
         """Factor on the batch of training."""
+        self.share = 1.0
+        """Share of the length of the branch that is trained."""
         self.clip: float | None = None
         """Largest norm of the gradient; None for no clipping besides training's own."""
         self.step = step_index

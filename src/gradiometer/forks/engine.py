@@ -94,14 +94,15 @@ def changed(source: Source, alternative: Alternative, replicate: int, seed: int)
 def _trained(going: Continuation, branch: Branch) -> BranchResult:
     """Train up to the horizon."""
     began = time.perf_counter()
-    tail = partial(tail_factor, branch.tail, horizon=branch.horizon)
+    horizon = max(round(going.share * branch.horizon), 1)
+    tail = partial(tail_factor, branch.tail, horizon=horizon)
     curve: list[tuple[int, float]] = []
     losses: list[Tensor | float] = []
     highest, updates, diverged = math.nan, 0, None
     fewest = 1
-    while branch.horizon - going.stream.examples >= fewest and diverged is None:
+    while horizon - going.stream.examples >= fewest and diverged is None:
         try:
-            update = going.update(tail, branch.horizon - going.stream.examples)
+            update = going.update(tail, horizon - going.stream.examples)
         except UserCodeFailed as error:
             if _is_finite(going.model):
                 raise
@@ -111,8 +112,8 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
         if update.loss is not None:
             losses.append(update.loss)
             updates += 1
-        due = going.stream.examples * PIECES // branch.horizon > len(curve)
-        if losses and (due or branch.horizon - going.stream.examples < fewest):
+        due = going.stream.examples * PIECES // horizon > len(curve)
+        if losses and (due or horizon - going.stream.examples < fewest):
             mean, most = _mean_and_most(losses)
             highest = most if math.isnan(highest) else max(highest, most)
             curve.append((going.stream.examples, mean))

@@ -1,41 +1,26 @@
 """`fork`: what would have happened, for a training loop that a user wrote."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.alternative import Alternative, GoOn
+from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.alternatives.text import alternative_of
-from gradiometer.forks.branch import Branch, Tail
+from gradiometer.forks.branch import Tail
 from gradiometer.forks.branches import Fork
-from gradiometer.forks.comparison.rungs import Rung, rungs_for
 from gradiometer.forks.continuation import Step
-from gradiometer.forks.data import Data, data_of
-from gradiometer.forks.engine import grown
-from gradiometer.forks.horizon import Horizon
-from gradiometer.forks.loop_state import LoopState, check_functions, parts_of
+from gradiometer.forks.own_loop import own_loop
 from gradiometer.forks.recorded.growing import Progress, check_fits, grow
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
-from gradiometer.forks.untouched import untouched
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
-from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.loss import Loss
 from gradiometer.storage.disk import writing
-
-FEWEST = 16
-"""Fewest updates of a branch in a race."""
-
-TIMED = 8
-"""Number of updates that are timed for a horizon in seconds."""
 
 
 def fork(
@@ -131,44 +116,22 @@ def fork(
         True
     """
     chosen = tuple(map(alternative_of, _listed(alternatives)))
-    data = data_of(batches, batch_size)
-    original = parts_of(model, optimizer, scheduler, scaler)
-    check_functions(
-        original,
-        loss=loss,
-        step=step,
-        evaluate=evaluate,
-        scaler=scaler,
-        accumulation=accumulation,
-    )
-    for name, number in (("index", index), ("seed", seed)):
-        check_whole(name, number, 0)
-    size = _first_size(data, seed) * accumulation * data.shards
-    copies = original.copied()
-    state = LoopState(
-        copies,
-        data,
-        loss=loss,
-        step=step,
-        evaluate=evaluate,
-        accumulation=accumulation * data.shards,
-        epoch=_updates_per_step(scheduler_each, data, size),
-        seed=seed,
-        index=index,
-    )
-    lengths = _Lengths(size, data.epoch, None if left is None else Horizon.parse(left, "left"), index)
-    with opened(pool) as where, untouched(original, copies):
-        timed = partial(_seconds_per_update, state, size)
-        rungs = lengths.rungs(budget, horizon, 1 + len(chosen))
-        length = rungs[-1].horizon if rungs else lengths.horizon(horizon, timed)
+    loop = own_loop(
+        model, optimizer, loss=loss, step=step, batches=batches, batch_size=batch_size, evaluate=evaluate,
+        scheduler=scheduler, scheduler_each=scheduler_each, scaler=scaler, accumulation=accumulation, left=left,
+        index=index, seed=seed,
+    )  # fmt: skip
+    with opened(pool) as where, loop.untouched():
+        rungs = loop.rungs(budget, horizon, 1 + len(chosen))
+        length = rungs[-1].horizon if rungs else loop.length(horizon)
         many = rungs[-1].replicates if rungs else replicates
-        digest = "" if out is None else copies.digest()
-        plan = Plan(index, chosen, many, length, tail, seed, lengths.left, rungs=rungs, state=digest)
-        grown(state, Branch(GoOn(), 0, size, tail))  # what is wrong with a function shows here, with its traceback
-        check_fits(state, chosen)
+        digest = "" if out is None else loop.copies.digest()
+        plan = Plan(index, chosen, many, length, tail, seed, loop.left, rungs=rungs, state=digest)
+        loop.check(tail)
+        check_fits(loop.state, chosen)
         record = None if out is None else _record(out, plan)
         ledger = None if record is None else record.ledger()
-        results, stops = grow(state, plan, where, ledger=ledger, progress=progress, threads=threads)
+        results, stops = grow(loop.state, plan, where, ledger=ledger, progress=progress, threads=threads)
     if record is not None:
         record.finish(stops)
     return plan.fork(results)
@@ -180,74 +143,8 @@ def _record(out: Path, plan: Plan) -> ForkRecord:
     return ForkRecord.keep(out, plan)
 
 
-@dataclass(frozen=True)
-class _Lengths:
-    """Lengths in examples, for a training with this many examples in an update and in an epoch."""
-
-    size: int
-    epoch: int | None
-    rest: Horizon | None
-    index: int
-
-    @property
-    def left(self) -> int | None:
-        """What is left of the training."""
-        return None if self.rest is None else self.rest.examples(batch=self.size, epoch=self.epoch, name="left")
-
-    def horizon(self, text: str | None, seconds_per_update: Callable[[], float]) -> int:
-        """The length of a branch."""
-        if text is None:
-            raise BadArgument("`horizon` is missing: give a length such as '500 updates', or a `budget`.")
-        found = Horizon.parse(text).examples(
-            batch=self.size, epoch=self.epoch, left=self.left, seconds_per_update=seconds_per_update
-        )
-        if self.left is not None and found > self.left:
-            raise BadArgument(f"`horizon` is {found:,} examples, and only {self.left:,} are `left` of the training.")
-        return found
-
-    def rungs(self, budget: float | None, horizon: str | None, alternatives: int) -> tuple[Rung, ...]:
-        """The stages of a race that a budget pays for; none without a budget."""
-        if budget is None:
-            return ()
-        check_number("budget", budget, positive=True)
-        if horizon is not None:
-            raise BadArgument("`horizon` is given together with `budget`, which chooses it: leave one of them out.")
-        if self.left is None:
-            raise BadArgument("`budget` is in units of the whole training: give `left`, such as left='4000 updates'.")
-        whole = self.index * self.size + self.left
-        rungs = rungs_for(
-            alternatives, max(int(budget * whole), 1), left=self.left, shortest=min(FEWEST * self.size, self.left)
-        )
-        return tuple(Rung(max(rung.horizon // self.size, 1) * self.size, rung.replicates) for rung in rungs)
-
-
 def _listed(alternatives: Any) -> Sequence[Alternative | str]:
     """The alternatives, if they are a list."""
     if not isinstance(alternatives, list | tuple):
         raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
     return alternatives
-
-
-def _seconds_per_update(state: LoopState, size: int) -> float:
-    return grown(state, Branch(GoOn(), 0, TIMED * size)).seconds / TIMED
-
-
-def _first_size(data: Data, seed: int) -> int:
-    """The number of examples in a batch of training."""
-    if data.size is not None:
-        return data.size
-    first = next(data.batches(seed), None)
-    if first is None:
-        raise BadArgument("`batches` returned no batch.")
-    return size_of(first, "batches")
-
-
-def _updates_per_step(each: str, data: Data, size: int) -> int:
-    """The number of updates between two steps of the scheduler."""
-    if each not in ("update", "epoch"):
-        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
-    if each == "update":
-        return 1
-    if data.epoch is None:
-        raise BadArgument("`scheduler_each` is 'epoch', and the size of an epoch is not known: give a DataLoader.")
-    return -(-data.epoch // size)

@@ -73,7 +73,7 @@ class Horizon:
         seconds_per_update: Callable[[], float] | None = None,
         name: str = "horizon",
     ) -> int:
-        """The length in examples: whole updates of the original training, unless it is in epochs.
+        """The length in examples: whole updates of the original training, unless it is in epochs or all that is left.
 
         Args:
             batch: Examples in one update of the original training.
@@ -108,4 +108,6 @@ class Horizon:
                 amount = seconds / seconds_per_update() * batch
         if self.unit == "epochs":
             return max(round(amount), batch)
-        return max(round(amount / batch), 1) * batch  # a last batch of a few examples helps nobody
+        whole = max(round(amount / batch), 1) * batch  # a last batch of a few examples helps nobody
+        # Rounding must not ask for more than is left: the last batch of an epoch may be smaller.
+        return min(whole, left) if self.unit == "percent" and left is not None and amount <= left else whole

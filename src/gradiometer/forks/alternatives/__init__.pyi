@@ -11,5 +11,6 @@ from .replacements import Using as Using
 from .text import alternative_of as alternative_of
 from .updates import Clip as Clip
 from .updates import Momentum as Momentum
+from .updates import Shorter as Shorter
 from .updates import Skip as Skip
 from .updates import WeightDecay as WeightDecay

@@ -8,7 +8,7 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
 from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Following, Rate, RestartHot
-from gradiometer.forks.alternatives.updates import Clip, Momentum, Skip, WeightDecay
+from gradiometer.forks.alternatives.updates import Clip, Momentum, Shorter, Skip, WeightDecay
 
 NUMBER = r"\+?(\d+(?:_\d+)*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
 TIMES = NUMBER + "[x×]"
@@ -22,6 +22,7 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     (f"weight decay {NUMBER}", lambda value: WeightDecay(float(value))),
     ("cool now", CoolNow),
     (f"cool now {TIMES}", lambda factor: CoolNow(float(factor))),
+    (f"shorter {TIMES}", lambda share: Shorter(float(share))),
     (f"restart hot {TIMES}", lambda factor: RestartHot(float(factor))),
     (f"clip {NUMBER}", lambda norm: Clip(float(norm))),
     (r"skip (\d{1,15}):(\d{1,15})", lambda start, stop: Skip(int(start), int(stop))),
@@ -29,7 +30,7 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
 )
 EXAMPLES = (
     "go on, rate 2x, batch 2x, 'batch 2x, rate 1.41x', momentum 0.9, weight decay 0.01, cool now, clip 1, "
-    "skip 1200:1205, restart hot 10x, follow Cosine(0.1, steps=500), AdamW(lr=0.001)"
+    "shorter 0.5x, skip 1200:1205, restart hot 10x, follow Cosine(0.1, steps=500), AdamW(lr=0.001)"
 )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.alternative import Alternative, check_in
+from gradiometer.forks.alternatives.alternative import Alternative, check_in, times
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.forks.continuation import Continuation
@@ -91,6 +91,37 @@ class Clip(Alternative):
     def change(self, going: "Continuation") -> None:
         """Clip before every update."""
         going.clip = min(self.norm, math.inf if going.clip is None else going.clip)
+
+
+@dataclass(frozen=True)
+class Shorter(Alternative):
+    """The same training on a share of the examples; the tail of the rate ends there.
+
+    It is what a larger batch is compared with: one that needs 1.3 times the examples to the same loss should end below
+    a training on 1/1.3 of the examples.
+
+    Args:
+        share: The share of the length of the branch, below 1.
+
+    >>> from gradiometer.forks import Shorter
+    >>> Shorter(0.75).name
+    'shorter 0.75x'
+    """
+
+    share: Amount
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share, positive=True)
+        check_in("share", self.share, 0, 1)
+
+    @property
+    def name(self) -> str:
+        """Such as "shorter 0.75x"."""
+        return f"shorter {times(self.share)}"
+
+    def change(self, going: "Continuation") -> None:
+        """Shorten the branch."""
+        going.share *= self.share
 
 
 @dataclass(frozen=True)

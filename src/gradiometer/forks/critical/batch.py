@@ -110,7 +110,7 @@ class CriticalBatch:
         return {cell.batch_size: cell.best_rate for cell in self.cells}
 
 
-def critical_batch(
+def critical_batch_by(
     grow: Grow,
     batch_size: int,
     horizons: Sequence[int],

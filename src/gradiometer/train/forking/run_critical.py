@@ -1,6 +1,7 @@
 """`critical_batch_of`: the critical batch of a run of `gradiometer train`, by branching."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -9,7 +10,9 @@ from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.forks.branch import Branch, BranchResult
-from gradiometer.forks.critical.batch import FEWEST_UPDATES, CriticalBatch, critical_batch
+from gradiometer.forks.critical.batch import CriticalBatch, critical_batch_by
+from gradiometer.forks.critical.lengths import FACTORS, HORIZON, REPLICATES, TOLERANCE, horizons_up_to
+from gradiometer.forks.horizon import Horizon
 from gradiometer.forks.recorded.growing import grown_in
 from gradiometer.gauges import recorded_gauges
 from gradiometer.jobs.choice import opened
@@ -20,13 +23,10 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem
 from gradiometer.run.reader import Run
-from gradiometer.train.forking.run_fork import default_step, examples_before
+from gradiometer.train.forking.run_fork import branch_length, default_step, examples_before
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.replay import state_at
-
-FACTORS, SHARES, REPLICATES = (0.25, 1, 4), (1 / 16, 1 / 8, 1 / 4), 4
-"""Batches as multiples of that of the run, horizons as shares of what is left, and replicates."""
 
 
 def critical_batch_of(
@@ -34,9 +34,10 @@ def critical_batch_of(
     *,
     at: int | None = None,
     factors: Sequence[Amount] = FACTORS,
-    horizons: Sequence[int] | None = None,
+    horizon: str = HORIZON,
     replicates: int = REPLICATES,
-    tolerance: Amount = 0.2,
+    tolerance: Amount = TOLERANCE,
+    level: float | None = None,
     pool: Pool | str = "here",
     seed: int = 0,
     problem: Problem | None = None,
@@ -52,9 +53,11 @@ def critical_batch_of(
         run: The run, finished or under way.
         at: Number of updates before the branches. Default: the middle of a finished run, else the newest checkpoint.
         factors: Batches as multiples of that of the run.
-        horizons: At least two lengths in examples. Default: 1/16, 1/8 and 1/4 of what is left of the run.
+        horizon: The longest branch: "25%" of what is left of the run, "500 updates", "2 epochs", "64_000 examples" or
+            "10 s". A quarter and a half of it are trained, too.
         replicates: Number of data orders, at least 2.
         tolerance: Share of examples that a larger batch may cost: see `CriticalBatch`.
+        level: Confidence level. Default: that of the run.
         pool: Where the branches are trained: "here", "processes", "processes:4", "ray", or a pool.
         seed: Seed of the data orders and of the random draws.
         problem: The problem of the run, if it is loaded already.
@@ -71,30 +74,28 @@ def critical_batch_of(
     problem = problem or problem_of(run, "fork")
     order = Order(Draw(configuration.sampling), len(problem.train), configuration.batch_size, configuration.seed)
     left = examples_before(order, steps) - examples_before(order, step)
-    lengths = [int(share * left) for share in SHARES] if horizons is None else list(horizons)
-    if not max(lengths) <= left:
-        raise BadArgument(f"`horizons` must be at most the {left:,} examples that are left, got {max(lengths):,}.")
-    second = max(sorted(factors)[:2], default=0) * configuration.batch_size
-    if horizons is None and not sorted(lengths)[-2] >= FEWEST_UPDATES * second:
-        raise BadArgument(
-            f"`at` leaves {left:,} examples, too few for two lengths of {FEWEST_UPDATES} updates with two batches: "
-            "give an earlier step."
-        )
+
+    @cache
+    def source() -> RunSource:
+        """Made once, and only after the arguments are checked: the steps since the last checkpoint are repeated."""
+        return RunSource(configuration, state_at(run, step, "fork", problem), seed=seed, problem=problem)
+
+    longest = branch_length(Horizon.parse(horizon), order, left, source)
+    lengths = horizons_up_to(longest, configuration.batch_size, factors)
     ledger = Ledger(
         run.folder.path / "forks" / f"critical-{step}-{seed}.jsonl", BranchResult.to_dict, BranchResult.from_dict
     )
     with opened(pool) as where:
-        source = RunSource(configuration, state_at(run, step, "fork", problem), seed=seed, problem=problem)
 
         def grow(branches: Sequence[Branch]) -> Iterator[BranchResult]:
-            for result in grown_in(where, source, branches, ledger=ledger, threads=configuration.threads):
+            for result in grown_in(where, source(), branches, ledger=ledger, threads=configuration.threads):
                 if progress is not None:
                     progress(result)
                 yield result
 
-        return critical_batch(
-            grow, configuration.batch_size, [max(length, 1) for length in lengths], factors=factors,
-            replicates=replicates, tolerance=tolerance, forecast=noise_scale_at(run, step), level=configuration.level,
+        return critical_batch_by(
+            grow, configuration.batch_size, lengths, factors=factors, replicates=replicates, tolerance=tolerance,
+            forecast=noise_scale_at(run, step), level=configuration.level if level is None else level,
         )  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def fork_run(
     if rungs:
         length, many = rungs[-1].horizon, rungs[-1].replicates
     else:
-        length = _length(Horizon.parse(HORIZON if horizon is None else horizon), order, left, source)
+        length = branch_length(Horizon.parse(HORIZON if horizon is None else horizon), order, left, source)
         many = REPLICATES if replicates is None else replicates
     _check_skips(chosen, step, length / order.batch_size)
     plan = Plan(step, chosen, many, length, tail, seed, left, own_until, rungs)
@@ -170,7 +170,7 @@ def _checked_step(run: Run, step: int) -> int:
     return steps
 
 
-def _length(horizon: Horizon, order: Order, left: int, source: Callable[[], RunSource]) -> int:
+def branch_length(horizon: Horizon, order: Order, left: int, source: Callable[[], RunSource]) -> int:
     """The length of a branch in examples."""
 
     def seconds_per_update() -> float:
