@@ -1,5 +1,6 @@
 """The models every law is tested on, the browser, and the settings of every test."""
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.measurement import Batch, Loss, Objective, supervised
 
 torch.set_num_threads(1)
+# The suite starts many processes. Without compiled files, each of them would compile the package and the tests again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 CHROMIUM = Path("/usr/bin/chromium")
 
 

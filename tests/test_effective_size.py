@@ -79,6 +79,7 @@ def coverage(
     return np.array(covered)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_bulk_covers() -> None:
     covered = coverage(bulk_size, exact_bulk, [(400, 6, 0.6), (500, 2, 0.6)], 150)
     assert covered.min() >= 0.9 - 3 * math.sqrt(0.09 / 150), covered

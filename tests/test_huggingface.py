@@ -82,6 +82,7 @@ def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_t
 
 
 @QUIET
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_trainer_reads_the_temperature_of_the_gradients_it_has_clipped(tmp_path: Path, accumulation: int) -> None:
     """It clips before the callback is called."""
@@ -134,6 +135,7 @@ def test_a_loss_that_is_nan_is_told_at_its_step_where_the_trainer_logs_zero(tmp_
 
 
 @QUIET
+@pytest.mark.slow
 def test_the_trainer_goes_on_with_the_run_of_its_checkpoint(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 10}
     _, callback = trained(tmp_path, Returning(), points(120), max_steps=14, **saving)
@@ -155,7 +157,7 @@ class Named(nn.Module):
 
 
 @QUIET
-@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("by_name", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_leave_the_callback_behind(
     tmp_path: Path, by_name: bool
 ) -> None:

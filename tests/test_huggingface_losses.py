@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from known_noise_loader import QUIET, weights
 
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
+pytestmark = pytest.mark.slow
 
 
 class Classifier(nn.Module):
@@ -19,7 +18,7 @@ class Classifier(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Linear(4, 3)
-        self.config = transformers.PretrainedConfig()
+        self.config = pytest.importorskip("transformers").PretrainedConfig()
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         logits = self.layers(inputs)
@@ -28,31 +27,37 @@ class Classifier(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-class Weighted(transformers.Trainer):
+def weighted(trainer: type) -> type:
     """A Trainer with a loss of its own."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = nn.functional.cross_entropy(outputs["logits"], labels, reduction="none").square().mean()
-        return (loss, outputs) if return_outputs else loss
+    class Weighted(trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
+            labels = inputs.pop("labels")
+            outputs = model(**inputs)
+            loss = nn.functional.cross_entropy(outputs["logits"], labels, reduction="none").square().mean()
+            return (loss, outputs) if return_outputs else loss
+
+    return Weighted
 
 
 def counted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
     return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
 
 
-KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
-    "label smoothing": (transformers.Trainer, {}, {"label_smoothing_factor": 0.2}),
-    "compute_loss_func": (transformers.Trainer, {"compute_loss_func": counted}, {}),
-    "own compute_loss": (Weighted, {}, {}),
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "label smoothing": ({}, {"label_smoothing_factor": 0.2}),
+    "compute_loss_func": ({"compute_loss_func": counted}, {}),
+    "own compute_loss": ({}, {}),
 }
 
 
 def trained(out: Path, kind: str, *, watched: bool = True, loss: Any = None, resume: Any = None, **more: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
     from gradiometer.integrations import HuggingFaceCallback
 
-    trainer_class, given, arguments = KINDS[kind]
+    given, arguments = KINDS[kind]
+    trainer_class = weighted(transformers.Trainer) if kind == "own compute_loss" else transformers.Trainer
     callback = HuggingFaceCallback(loss, out=out / "runs", every=1, gauges="noise", page=False, quiet=True)
     settings = {
         "output_dir": str(out / "trainer"), "report_to": [], "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
@@ -76,7 +81,7 @@ def trained(out: Path, kind: str, *, watched: bool = True, loss: Any = None, res
 
 
 @QUIET
-@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_the_trainer_computes_is_the_one_that_is_measured(
     tmp_path: Path, kind: str, accumulation: int

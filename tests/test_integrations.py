@@ -15,6 +15,7 @@ from known_noise_loader import MEASURED, QUIET, loader
 
 
 @QUIET
+@pytest.mark.slow
 def test_accelerate_is_watched_like_any_loop(tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=4)

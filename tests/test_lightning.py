@@ -12,6 +12,8 @@ from fixed_point import BATCH, RATE, Position, assert_known, losses
 from gradiometer import BadArgument, Unsupported, diagnose
 from known_noise_loader import MEASURED, QUIET, assert_balanced, loader, weights
 
+pytestmark = pytest.mark.slow
+
 
 def fitted(
     out: Path,
@@ -53,7 +55,7 @@ def fitted(
 
 
 @QUIET
-@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("accumulation", [1, 4])
 def test_lightning_measures_the_known_noise_of_unclipped_gradients_and_keeps_the_bits(
     tmp_path: Path, accumulation: int
 ) -> None:

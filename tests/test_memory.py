@@ -32,7 +32,7 @@ def peak(out: Path, gauges: list[str], *, rules: bool = True, optimizer: type = 
         return peak_in_copies(model, lambda: [step() for _ in range(3)])
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, pytest.param(torch.optim.AdamW, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rules", [True, False], ids=["examples", "halves"])
 def test_a_noise_reading_holds_one_more_copy_of_the_parameters(tmp_path: Path, rules: bool, optimizer: type) -> None:
     own = peak(tmp_path, ["trajectory"], rules=rules, optimizer=optimizer)

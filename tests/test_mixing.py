@@ -70,6 +70,7 @@ def test_chains_are_drawn(tmp_path: Path, chains: int) -> None:
         assert save_png(chart, tmp_path / "chart.png", "loss").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
     arguments = ["linear-regression", "--sampler", "sghmc", "--lr", "0.05", "-b", "100", "--steps", "200"]
     more = ["--burn-in", "100", "--chains", "2", "--png", str(tmp_path / "drawn")]

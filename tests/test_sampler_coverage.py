@@ -117,6 +117,7 @@ class Place(nn.Module):
         return (self.place - inputs).square().sum(1) / 2
 
 
+@pytest.mark.slow
 def test_sample_finds_the_temperature_mean_and_spread_of_a_posterior_with_a_prior() -> None:
     (found,) = sample(
         Place,

@@ -30,7 +30,7 @@ def losses_with(spikes: Spiky, steps: int = STEPS) -> np.ndarray:
 
 
 def run_with(folder: Path, spikes: Spiky, sharpness: float = 10.0, loud: tuple[int, int] = (0, 0)) -> Run:
-    """A run with two gauges at every tenth step. In the loud steps the second layer's gradient is ten times as long."""
+    """A run with two gauges at every 50th step. In the loud steps the second layer's gradient is ten times as long."""
     manifest = {
         "configuration": Configuration(learning_rate=0.1, gauges=",".join(GAUGES)).to_dict(),
         "sampling": {"draw": "replacement", "examples": 1000},
@@ -38,7 +38,7 @@ def run_with(folder: Path, spikes: Spiky, sharpness: float = 10.0, loud: tuple[i
     }
     made = RunFolder.create(folder, "spiky", manifest)
     lines = [{"kind": "losses", "from": 0, "values": losses_with(spikes).tolist()}]
-    for step in range(0, STEPS, 10):
+    for step in range(0, STEPS, 50):
         factor = 100.0 if loud[0] <= step < loud[1] else 1.0
         noise = {"gradient_variance": [3.2, 3.2 * factor], "gradient_norm_squared": [0.1, 0.1 * factor]}
         moments = {"noise": noise, "batch_sharpness": {"curvature": sharpness, "norm_squared": 1.0}}

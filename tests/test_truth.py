@@ -98,6 +98,7 @@ def test_intervals_of_the_noise_scale_cover_for_independent_readings(batch_size:
     assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))
 
 
+@pytest.mark.slow
 def test_intervals_of_the_noise_scale_cover_along_sgd() -> None:
     assert_passed(stationary_coverage(QUADRATIC, 4, 1000))
 

@@ -20,7 +20,12 @@ from watched_loop import Clock
 
 
 @pytest.mark.parametrize(
-    "form", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"accumulation": 4}], ids=str
+    "form",
+    [
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ({}, {"accumulation": 4})),
+    ],
+    ids=str,
 )
 def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form: dict[str, Any]) -> None:
     problem, gauges = load("digits", model="mlp"), "noise,temperature,trajectory"
