@@ -1,19 +1,16 @@
-"""The progress of a fork on the terminal: a bar, or a plain line every 10 seconds."""
+"""The progress of a fork: a bar on a terminal, or a plain line every few seconds."""
 
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gradiometer.cli.progress import Counter, error_console
 
 if TYPE_CHECKING:
     from gradiometer.forks.branch import BranchResult
     from gradiometer.forks.recorded.plan import Plan
-
-LINE_SECONDS = 10.0
 
 
 class Following:
@@ -25,9 +22,8 @@ class Following:
 
     def __init__(self, console: Console | None) -> None:
         self.console = console
-        self.shown_at = time.monotonic()
         self.counted = 0
-        self._bar: Progress | None = None
+        self.counter = Counter(console, "branches")
 
     def begin(self, plan: "Plan") -> None:
         """Print what will be trained, and start the bar."""
@@ -40,36 +36,26 @@ class Following:
             soft_wrap=not self.console.is_terminal,
         )
         if self.console.is_terminal:
-            columns = (TextColumn("branches"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.add_task("branches", total=count)
-            self._bar.start()
+            self.counter.update(0, count)
 
     def update(self, result: "BranchResult", done: int, total: int) -> None:
         """A branch is finished."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
-        elif self.console is not None and (time.monotonic() - self.shown_at >= LINE_SECONDS or done == total):
-            self.shown_at = time.monotonic()
-            self.console.print(f"{done} of {total} branches", highlight=False)
+        self.counter.update(done, total)
 
     def count(self, result: "BranchResult") -> None:
         """A branch is finished, and the number of all branches is not known."""
         self.counted += 1
-        if self.console is not None and time.monotonic() - self.shown_at >= LINE_SECONDS:
-            self.shown_at = time.monotonic()
-            self.console.print(f"{self.counted} branches, now {result.alternative}", highlight=False)
+        self.counter.line(f"{self.counted} branches, now {result.alternative}")
 
     def close(self) -> None:
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+        self.counter.close()
 
 
 @contextmanager
 def following(quiet: bool) -> Iterator[Following]:
     """The progress on standard error, or none if `quiet`."""
-    shown = Following(None if quiet else Console(stderr=True, file=sys.stderr))
+    shown = Following(None if quiet else error_console())
     try:
         yield shown
     finally:

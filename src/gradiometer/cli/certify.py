@@ -40,10 +40,12 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
     Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
     largest. The certificate is saved in the run and shown on its page.
     """
+    from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
     from gradiometer.run.reader import Run
 
-    certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
+    with working("certifying", quiet=as_json):
+        certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
     finding = certificate.finding()
     if as_json:
         from gradiometer.cli.outcome import printed_json

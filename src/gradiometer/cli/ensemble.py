@@ -54,10 +54,12 @@ def ensemble(
         check_file(export)
     if not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+    from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
     from gradiometer.train.ensemble import evaluate_ensemble
 
-    found = evaluate_ensemble(run, against, points=points, level=level)
+    with working("scoring the snapshots", quiet=as_json):
+        found = evaluate_ensemble(run, against, points=points, level=level)
     report = found.report
     if as_json:
         from gradiometer.cli.outcome import printed_json

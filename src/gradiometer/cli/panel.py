@@ -1,10 +1,10 @@
-"""The view of a run during training: a live panel on a terminal, otherwise a plain line every 10 seconds."""
+"""The view of a run during training: a live panel on a terminal, otherwise a plain line every 5 seconds."""
 
 import sys
 import textwrap
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from gradiometer.train.training import Training
 
 REFRESH_SECONDS = 1.0
-LINE_SECONDS = 10.0
+LINE_SECONDS = 5.0
 SMOOTHING = 0.98
 LOSSES = 4096
 """Number of the last losses in which spikes are searched."""
 WIDEST, NAMES = 100, 14
 """Maximum width of the panel, and width of the names of the questions, in characters."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 COLOURS = {State.OK: "green", State.LOOK: "yellow", State.ACT: "red", State.CANNOT_TELL: "cyan"}
 
@@ -111,19 +113,36 @@ class Panel:
             ProgressBar(total=training.steps, completed=training.step),
             f"step {training.step:,} of {training.steps:,} · {self._time_left(training)} left",
         )
-        numbers = Table.grid(padding=(0, 2))
-        numbers.add_row("loss", f"{self.loss:.4f}", "learning rate", f"{training.learning_rate:.3g}")
+        found = list(_estimates(training, recorder))
         width = min(WIDEST, self.console.width)
         return Box(
-            Group(bar, numbers, self._questions(training, recorder, width), Text(_cost(recorder), style="dim")),
+            Group(
+                bar,
+                self._numbers(training, found, width),
+                self._questions(training, found, width),
+                Text(_cost(recorder), style="dim"),
+            ),
             title=Text(f"gradiometer · {training.problem.name}"),
             title_align="left",
             width=width,
         )
 
-    def _questions(self, training: "Training", recorder: "Recorder", width: int) -> Table:
+    def _numbers(self, training: "Training", found: "list[tuple[Gauge, Estimates]]", width: int) -> Table:
+        """The loss with its curve, the present learning rate, and the noise scale now."""
+        scale = next((estimates["noise_scale"] for _, estimates in found if "noise_scale" in estimates), None)
+        noise = "cannot tell yet" if scale is None or not scale.tells else _with_interval(scale)
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=NAMES + 3)
+        table.add_column(no_wrap=True)
+        curve = spark(self.losses, width - NAMES - 20)
+        table.add_row("loss", Text(f"{self.loss:<10.4f}{curve}"))
+        table.add_row("learning rate", f"{training.learning_rate:.3g}")
+        table.add_row("noise scale now", f"{noise}, B = {training.configuration.batch_size:,}")
+        return table
+
+    def _questions(self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int) -> Table:
         """The five questions in two lines each: the finding, or the command that would measure it."""
-        found = list(_answers(training, recorder))
+        found = list(_answers(estimated))
         room = max(width - NAMES - 8, 20)
         table = Table.grid(padding=(0, 1))
         table.add_column(width=2)
@@ -189,10 +208,27 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
             yield gauge, gauge.estimate(series.at_newest(by_layer=False), training.configuration.level)
 
 
-def _answers(training: "Training", recorder: "Recorder") -> Iterator[Answer]:
-    for gauge, estimates in _estimates(training, recorder):
+def _answers(estimated: "Sequence[tuple[Gauge, Estimates]]") -> Iterator[Answer]:
+    for gauge, estimates in estimated:
         if (finding := gauge.interpret(estimates)) is not None:
             yield Answer(finding, estimates, gauge)
+
+
+def spark(values: Iterable[float], width: int) -> str:
+    """A curve of small blocks: the means over at most `width` parts of the finite values, on a scale of their own.
+
+    >>> spark([8.0, 4.0, 2.0, 1.0, 1.0, 1.0], 3)
+    '█▃▁'
+    """
+    numbers = np.array([value for value in values if np.isfinite(value)])
+    if not len(numbers) or width < 1:
+        return ""
+    means = np.array([part.mean() for part in np.array_split(numbers, min(width, len(numbers)))])
+    if (means > 0).all():
+        means = np.log(means)
+    span = float(means.max() - means.min())
+    heights = (means - means.min()) / span if span > 0 else np.zeros(len(means))
+    return "".join(BLOCKS[round(float(height) * (len(BLOCKS) - 1))] for height in heights)
 
 
 def two_lines(words: str, width: int) -> str:

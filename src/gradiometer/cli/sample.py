@@ -66,6 +66,7 @@ def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_
     import torch
 
     from gradiometer.cli.outcome import filled, printed_json
+    from gradiometer.cli.progress import working
     from gradiometer.errors import BadArgument
     from gradiometer.exploration.chains.sampling import agreement
 
@@ -76,7 +77,8 @@ def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_
         raise BadArgument("`--png` compares chains with each other: add --chains 4.")
     start = _run_start(Path(target), settings) if is_run(target) else _problem_start(target, settings)
     given = start.defaults | {name: value for name, value in settings.items() if value is not None}
-    found = _sampled(start, kind, given, chains, pool)
+    with working("sampling", quiet=as_json):
+        found = _sampled(start, kind, given, chains, pool)
     mixed = agreement(found, settings["level"])
     if as_json:
         several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in mixed]}

@@ -1,7 +1,5 @@
 """`gradiometer selftest`: check the measurements on this machine against exact answers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -9,10 +7,11 @@ import click
 from gradiometer.cli.options import json_option, pool_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.table import Table
 
     from gradiometer.selftest.check import Check
-    from gradiometer.selftest.checks import Progress
 
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
@@ -30,10 +29,11 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
     from rich.console import Console
 
     from gradiometer.cli.outcome import print_json
+    from gradiometer.cli.progress import counting
     from gradiometer.selftest import run_checks
 
-    with _progress() as progress:
-        checks = run_checks(full, progress, pool)
+    with counting("checks") as counter:
+        checks = run_checks(full, counter.update, pool)
     console = Console()
     failed = sum(not check.passed for check in checks)
     if as_json:
@@ -44,18 +44,6 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
         verdict = "all passed" if not failed else f"{failed} failed: do not trust the noise gauge on this machine"
         click.echo(f"{len(checks)} checks, {verdict}.")
     return 1 if failed else 0
-
-
-@contextmanager
-def _progress() -> Iterator["Progress"]:
-    """A progress bar on standard error, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Checking", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _tables(checks: "list[Check]") -> "Iterator[Table]":

@@ -52,6 +52,7 @@ def sharpness(
     share of negative curvature, each with its error, and compares the learning rate with the edge of stability. The
     result is saved in the run and shown on its page.
     """
+    from gradiometer.cli.progress import working
     from gradiometer.errors import BadArgument
     from gradiometer.report.page.page import keep
     from gradiometer.train.curvature import edge_finding, survey_training
@@ -60,7 +61,8 @@ def sharpness(
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
     training, run = _training(target, seed, settings)
     training.model.train(mode == "train")
-    found = survey_training(training, examples, top=top, probes=probes, seed=seed)
+    with working("measuring the curvature", quiet=as_json):
+        found = survey_training(training, examples, top=top, probes=probes, seed=seed)
     finding = edge_finding(training, found)
     if as_json:
         from gradiometer.cli.outcome import printed_json

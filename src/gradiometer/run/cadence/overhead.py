@@ -18,7 +18,9 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
         every: The interval between measured steps, in steps, if the user set one. Then there is no budget.
     """
     budget = overhead.get("budget") if every is None else None
-    used = f"{100 * overhead['used']:.2g} % of the training time"
+    percent = 100 * overhead["used"]
+    used = f"{percent:.0f}" if percent >= 99.5 else f"{percent:.2g}"  # `g` would write 100 as 1e+02
+    used += " % of the training time"
     return used if budget is None else f"{used} (budget {100 * budget:.2g} %)"
 
 

@@ -1,0 +1,103 @@
+"""Progress of long work on standard error: a bar on a terminal, otherwise a plain line every few seconds."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 5.0
+"""Seconds between two plain lines."""
+
+
+class Counter:
+    """Shows how many pieces of work are finished.
+
+    Args:
+        console: The console to draw on; None to show nothing.
+        words: The name of the pieces, such as "branches".
+    """
+
+    def __init__(self, console: Console | None, words: str) -> None:
+        self.console, self.words = console, words
+        self.shown_at = time.monotonic()
+        self._bar: Progress | None = None
+
+    def update(self, done: int, total: int) -> None:
+        """So many of them are finished."""
+        if self.console is None:
+            return
+        if not self.console.is_terminal:
+            self.line(f"{done:,} of {total:,} {self.words}", at_once=done == total)
+            return
+        if self._bar is None:
+            columns = (TextColumn(self.words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task(self.words, total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+    def line(self, text: str, *, at_once: bool = False) -> None:
+        """Print a line, if the last one is `LINE_SECONDS` old."""
+        if self.console is not None and (at_once or time.monotonic() - self.shown_at >= LINE_SECONDS):
+            self.shown_at = time.monotonic()
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextmanager
+def counting(words: str, *, quiet: bool = False) -> Iterator[Counter]:
+    """A counter on standard error, or none if `quiet`."""
+    counter = Counter(None if quiet else error_console(), words)
+    try:
+        yield counter
+    finally:
+        counter.close()
+
+
+@contextmanager
+def working(words: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show that work of unknown length continues, with the time that has passed.
+
+    Args:
+        words: What is done, such as "sampling".
+        quiet: Show nothing.
+    """
+    console = error_console()
+    if quiet:
+        yield
+    elif console.is_terminal:
+        with console.status(words):
+            yield
+    else:
+        with _lines(console, words):
+            yield
+
+
+@contextmanager
+def _lines(console: Console, words: str) -> Iterator[None]:
+    began, ended = time.monotonic(), Event()
+
+    def say() -> None:
+        while not ended.wait(LINE_SECONDS):
+            console.print(f"{words}: {time.monotonic() - began:,.0f} s", highlight=False, markup=False, soft_wrap=True)
+
+    thread = Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def error_console() -> Console:
+    """A console on standard error."""
+    return Console(stderr=True, file=sys.stderr)

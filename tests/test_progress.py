@@ -1,0 +1,69 @@
+"""Long work says how far it is: a line every few seconds on standard error, when that is no terminal."""
+
+import io
+import re
+import time
+
+import pytest
+from click.shell_completion import BashComplete
+from rich.console import Console
+
+from gradiometer.cli import gradiometer, progress
+from gradiometer.cli.panel import spark
+from gradiometer.cli.progress import Counter, counting, working
+from gradiometer.cli.streams import spelled
+
+
+def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    paper = io.StringIO()
+    counter = Counter(Console(file=paper, force_terminal=False), "checks")
+    for done in range(1, 101):
+        now[0] += 0.2
+        counter.update(done, 100)
+    counter.close()
+    lines = paper.getvalue().splitlines()
+    assert lines[0] == "25 of 100 checks" and lines[-1] == "100 of 100 checks" and len(lines) == 4
+
+
+def test_work_of_unknown_length_says_how_long_it_takes_and_is_silent_if_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    with working("sampling", quiet=True), counting("checks", quiet=True) as counter:
+        counter.update(1, 1)
+        time.sleep(0.03)
+    assert capsys.readouterr().err == ""
+    with working("sampling"):
+        time.sleep(0.05)
+    said = capsys.readouterr()
+    assert said.out == "" and re.fullmatch(r"(sampling: 0 s\n)+", said.err)
+
+
+def test_an_error_in_the_work_ends_its_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    with pytest.raises(ZeroDivisionError), working("sampling"):
+        raise ZeroDivisionError
+    capsys.readouterr()
+    time.sleep(0.03)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_curve_of_a_loss_has_a_block_for_each_part_and_is_plain_where_letters_are_missing() -> None:
+    falling = spark([2.0**-step for step in range(64)], 8)
+    assert falling == "█▇▆▅▄▃▂▁", "equal ratios are equal steps"
+    assert (
+        spark([1.0, float("nan"), float("inf")], 8) == "▁"
+        and spark([], 8) == ""
+        and len(spark([float(step) for step in range(500)], 30)) == 30
+    )
+    assert spelled(falling) == "#*=~-,._"
+
+
+def test_the_shell_completes_verbs_and_flags() -> None:
+    complete = BashComplete(gradiometer, {}, "gradiometer", "_GRADIOMETER_COMPLETE")
+    assert [item.value for item in complete.get_completions([], "comp")] == ["compare"]
+    assert "--no-open" in [item.value for item in complete.get_completions(["compare"], "--no")]
