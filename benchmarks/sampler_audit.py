@@ -73,7 +73,7 @@ def measured(advance: Advance, steps: int = STEPS) -> Estimate:
 
 
 def of_optimizer(make: Callable[[nn.Parameter], torch.optim.Optimizer], setting: Setting) -> Advance:
-    """What takes ĝ from `.grad`; a group is what is held, here all modes of all chains."""
+    """What takes ĝ from `.grad`."""
     position = nn.Parameter(setting.start())
     optimizer = make(position)
 
@@ -86,9 +86,19 @@ def of_optimizer(make: Callable[[nn.Parameter], torch.optim.Optimizer], setting:
 
 
 def ours(kind: type[Sampler], setting: Setting, **settings: Any) -> Advance:
-    """One of our samplers."""
+    """One of our samplers. Each mode, in all chains, is a group that is held."""
+    modes = [nn.Parameter(mode.clone()) for mode in setting.start().T]
     given = {"lr": setting.rate, "examples": N, "temperature": setting.temperature, **settings}
-    return of_optimizer(lambda position: kind([position], **given), setting)
+    sampler = kind([{"params": [mode]} for mode in modes], **given)
+
+    def advance(drawn: Tensor) -> Tensor:
+        gradients = setting.gradient(torch.stack(modes, dim=1).detach(), drawn)
+        for mode, gradient in zip(modes, gradients.T, strict=True):
+            mode.grad = gradient.contiguous()
+        sampler.step()
+        return torch.stack(modes, dim=1).detach()
+
+    return advance
 
 
 def posteriors(name: str, setting: Setting) -> Advance:

@@ -74,6 +74,10 @@ def test_the_verb_prints_the_same_json_object_twice() -> None:
     found = json.loads(run_verb(*arguments, "--seed", "2").output)
     assert found["asked"] == 0.5 and found["measured"]["low"] < found["measured"]["high"]
     assert found["moments"]["train_loss"]["known"] == pytest.approx(linear_regression.known(2).mean_loss(0.5))
+    slopes, posterior = [found["moments"][f"slope_{place}"] for place in range(1, 6)], linear_regression.known(2)
+    assert [each["known"] for each in slopes] == pytest.approx(posterior.mean.tolist())
+    assert [each["known_spread"] for each in slopes] == pytest.approx(np.sqrt(np.diag(posterior.covariance(0.5))))
+    assert {"hottest direction", "coldest direction", "tail", "tensor slopes"} <= set(found["shape"])
     assert json.loads(run_verb(*arguments, "--seed", "2").output) == found
 
 

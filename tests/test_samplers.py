@@ -272,7 +272,7 @@ def test_gradients_that_are_not_finite_raise_diverged() -> None:
 def test_a_cycle_explores_without_noise_and_then_samples_at_its_temperature() -> None:
     position = nn.Parameter(torch.ones(5))
     sampler = SGLD([position], lr=0.1, examples=N)
-    plan = CyclicalSampling(SnapshotCycle(0.2, steps=20, snapshots=2), temperature=0.5, explore=0.5)
+    plan = CyclicalSampling(SnapshotCycle(0.2, steps=20, snapshots=2), temperature=0.5, explore=0.5, settle=0.0)
     rate, temperature = plan.schedulers(sampler)
     seen = []
     for step in range(20):
@@ -318,8 +318,12 @@ def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
         (lambda: made().load_state_dict({"state": {}}), "`state_dict` has no 'noise': it is not the state of SGLD"),
         (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=1.0), r"`explore` must lie in \[0, 1\), got 1.0"),
         (
-            lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=0.9),
-            "`explore` 0.9 leaves no step to sample in a cycle of 5 steps",
+            lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=0.7, settle=0.2),
+            "`explore` 0.7 and `settle` 0.2 leave no step to sample in a cycle of 5 steps",
+        ),
+        (
+            lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), 1.0, 0.7, 0.4),
+            r"`settle` must lie in \[0, 1 − explore\)",
         ),
         (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), math.nan), "`temperature` must be positive and finite"),
     ],

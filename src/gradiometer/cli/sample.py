@@ -1,6 +1,7 @@
 """`gradiometer sample`: draw from a posterior, and measure the temperature of the draws."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,13 +11,16 @@ from gradiometer.cli.options import json_option, pool_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from gradiometer.exploration.chains.sampling import Sampled
     from gradiometer.exploration.chains.state import Function
     from gradiometer.measurement.batch import Batch
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.problem import Problem
+
+LINEAR = "linear-regression"
+"""The problem whose posterior is known to all digits."""
 
 WATCHED = 2000
 """The losses and the accuracy are drawn on at most this many examples."""
@@ -147,6 +151,8 @@ def _watch(problem: "Problem") -> "dict[str, tuple[Function, Batch]]":
     """The losses and the accuracy, each with its fixed examples."""
     import torch
 
+    from gradiometer.problems.closed_forms.linear_regression import SLOPES
+
     def first(examples: "Examples") -> "Batch":
         return examples.batch(torch.arange(min(len(examples), WATCHED)))
 
@@ -156,18 +162,33 @@ def _watch(problem: "Problem") -> "dict[str, tuple[Function, Batch]]":
         watch["test_loss"] = problem.loss, test
         if problem.correct is not None:
             watch["test_accuracy"] = problem.correct, test
+    if problem.name == LINEAR:
+        for place in range(len(SLOPES)):
+            watch[f"slope_{place + 1}"] = partial(_slope, place), watch["train_loss"][1]
     return watch
 
 
-def _known(problem: "Problem", given: dict[str, Any]) -> dict[str, float]:
-    """The exact mean training loss, if the posterior is known and has no further prior."""
+def _slope(place: int, model: "nn.Module", _: "Batch") -> "Tensor":
+    return next(model.parameters())[place]
+
+
+def _known(problem: "Problem", given: dict[str, Any]) -> dict[str, float | tuple[float, float]]:
+    """Exact means, of slopes also standard deviations, if the posterior is known and has no further prior."""
+    import numpy as np
+
     from gradiometer.problems.closed_forms import linear_regression, logistic_regression
 
     temperature = given["temperature"]
     if given["weight_decay"] or not temperature > 0:
         return {}
-    if problem.name == "linear-regression":
-        return {"train_loss": linear_regression.known(given["seed"]).mean_loss(temperature)}
+    if problem.name == LINEAR:
+        posterior = linear_regression.known(given["seed"])
+        spreads = np.sqrt(np.diag(posterior.covariance(temperature)))
+        slopes = zip(posterior.mean.tolist(), spreads.tolist(), strict=True)
+        return {
+            "train_loss": posterior.mean_loss(temperature),
+            **{f"slope_{place}": each for place, each in enumerate(slopes, start=1)},
+        }
     if problem.name == "logistic-regression":
         return {"train_loss": logistic_regression.known()[0].moments(temperature).mean_loss}
     return {}
@@ -205,12 +226,14 @@ def _print(title: str, found: "Sampled") -> None:
         "SGD itself": found.own,
         "mini-batch": found.minibatch,
         "injected": significant(found.injected),
+        **found.shape.named,
     }
     click.echo(filled(title) + "\n")
     for label, value in temperatures.items():
-        click.echo(f"  T {label:<15}{value}")
+        click.echo(f"  T {label:<22}{value}")
     click.echo("")
     for function, moment in found.moments.items():
-        known = "" if moment.known is None else f"   known: {significant(moment.known, 4)}"
+        exact = [f"{value:.4g}" for value in (moment.known, moment.known_spread) if value is not None]
+        known = f"   known: {', '.join(exact)}" if exact else ""
         click.echo(filled(f"{function:<17}mean {moment.mean}, spread {moment.spread}{known}", indent=2, hanging=17))
     click.echo("\n" + filled(found.verdict) + "\n")

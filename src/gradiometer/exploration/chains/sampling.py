@@ -19,6 +19,7 @@ from gradiometer.exploration.chains.mixing import Mixing, mixing
 from gradiometer.exploration.chains.parts import in_parts
 from gradiometer.exploration.chains.state import Function, SampledChains, trainable
 from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.temperature.equipartition import Equipartition, Shape, watched_directions
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.here import Here
@@ -40,6 +41,10 @@ MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
 """Makes the sampler of a chain from its parameters and its seed."""
 
 
+Known = float | tuple[float, float] | None
+"""The exact mean of a function, or its exact mean and standard deviation, if they are known."""
+
+
 @dataclass(frozen=True)
 class Moment:
     """The mean and the spread of a function of the draws.
@@ -48,20 +53,23 @@ class Moment:
         mean: Its mean over the posterior.
         spread: Its standard deviation over the posterior.
         known: Its exact mean, if the posterior is known.
+        known_spread: Its exact standard deviation, if the posterior is known.
     """
 
     mean: Estimate
     spread: Estimate
     known: float | None = None
+    known_spread: float | None = None
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, " draws"], known: float | None = None, level: float = 0.9) -> "Moment":
+    def of(cls, values: Float[np.ndarray, " draws"], known: Known = None, level: float = 0.9) -> "Moment":
         """Mean and spread of correlated draws, with intervals that account for the correlation."""
         square = mean((values - values.mean()) ** 2, level=level)
         low, value, high = (math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high))
         method = f"root of the mean square: {square.method}"
         spread = Estimate.interval(value, low, high, level=level, method=method, samples=square.samples)
-        return cls(mean(values, level=level), spread, known)
+        exact = known if isinstance(known, tuple) else (known, None)
+        return cls(mean(values, level=level), spread, *exact)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Sampled:
         asked: The temperature T asked for.
         measured: E[(Φ − c)·∇U]/d, with c the mean of the run.
         bounds: The same at 99 %, for the verdict.
+        shape: The temperature by direction, by parameter tensor and in the tail, at 99 %.
         injected: The temperature of the injected noise at the end.
         own: The heat of SGD itself, over the sampler's memory.
         minibatch: The part of it that is mini-batch noise.
@@ -82,6 +91,7 @@ class Sampled:
     asked: float
     measured: Estimate
     bounds: Estimate
+    shape: Shape
     injected: float
     own: Estimate
     minibatch: Estimate
@@ -90,32 +100,59 @@ class Sampled:
 
     @property
     def kept(self) -> bool:
-        """True if the measured temperature does not differ significantly from T, at 99 %."""
-        return self.bounds.low <= self.asked <= self.bounds.high
+        """True if T is kept in the mean, in the hottest and coldest direction, in every tensor and in the tail.
+
+        The mean must not differ significantly from T, at 99 %; the others not significantly by more than 5 %.
+        """
+        return self.bounds.low <= self.asked <= self.bounds.high and not self.differing
+
+    @property
+    def differing(self) -> list[str]:
+        """The directions, tensors and the tail that differ significantly from T by more than 5 %."""
+        return self.shape.differing(self.asked) if self.asked > 0 else []
 
     @property
     def verdict(self) -> str:
         """A sentence: if the temperature was kept, and if not, what to change."""
         if not self.measured.tells:
             return "The temperature is not known yet: use more steps."
+        by_direction = f"coldest direction {self.shape.coldest}, hottest {self.shape.hottest}"
         if self.kept:
-            return f"The measured temperature, {self.bounds} at 99 %, does not differ from the one asked for."
+            return (
+                f"No difference from the temperature asked for was found: mean {self.bounds}, {by_direction}, tail "
+                f"{self.shape.tail}, all at 99 %."
+            )
         if self.bounds.high < self.asked:
             return (
                 "The chain is colder than asked for: it still spreads along directions that are slower than the run, "
                 "so its draws do not represent the posterior. Use more steps or a larger learning rate."
             )
-        return "The chain is hotter than asked for. Use a longer burn-in and `hold`, which subtracts the heat of SGD."
+        if self.bounds.low > self.asked:
+            return (
+                "The chain is hotter than asked for. Use a longer burn-in and `hold`, which subtracts the heat of SGD."
+            )
+        return (
+            f"The mean temperature is as asked for, but the shape is not: {'; '.join(self.differing)}, at 99 %. If it "
+            "is too cold, use more steps; if too hot, a smaller learning rate or a larger batch."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the draws, as printed by `--json`."""
         moments = {
-            name: {"mean": m.mean.to_dict(), "spread": m.spread.to_dict(), "known": m.known}
+            name: {
+                "mean": m.mean.to_dict(),
+                "spread": m.spread.to_dict(),
+                "known": m.known,
+                "known_spread": m.known_spread,
+            }
             for name, m in self.moments.items()
         }
         names = ("measured", "bounds", "own", "minibatch")
+        shape = {name: each.to_dict() for name, each in self.shape.named.items()}
         estimates = {name: getattr(self, name).to_dict() for name in names}
-        return {"asked": self.asked, "injected": self.injected, "kept": self.kept, **estimates, "moments": moments}
+        return {"asked": self.asked, "injected": self.injected, "kept": self.kept, "shape": shape, **estimates} | {
+            "moments": moments
+        }
 
 
 def sample(
@@ -129,7 +166,7 @@ def sample(
     burn_in: int,
     every: int = 10,
     watch: Mapping[str, tuple[Function, Batch]] | None = None,
-    known: Mapping[str, float] | None = None,
+    known: Mapping[str, float | tuple[float, float]] | None = None,
     seeds: Sequence[int] = (0,),
     draw: Draw = Draw.REPLACEMENT,
     level: float = 0.9,
@@ -155,7 +192,7 @@ def sample(
         burn_in: Steps before the measurement.
         every: Steps between two draws.
         watch: Functions of (model, batch) with their batch, whose means are drawn, in eval mode.
-        known: Exact means of functions, if they are known.
+        known: Exact means of functions, or pairs of mean and standard deviation, if they are known.
         seeds: For each chain, the seed of its start, batches and noise.
         draw: How batches are drawn: independently, or in reshuffled epochs.
         level: Confidence level of all intervals.
@@ -194,7 +231,10 @@ def sample(
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     models = make_models(model, seeds)
     samplers = [sampler(trainable(model), seed) for model, seed in zip(models, seeds, strict=True)]
-    virials = [Virial(_flat(trainable(model)), steps) for model in models]
+    names = [name for name, parameter in models[0].named_parameters() if parameter.requires_grad]
+    sizes = [parameter.numel() for parameter in trainable(models[0])]
+    virials = [Virial(_flat(trainable(model)), steps, sizes) for model in models]
+    equipartitions: dict[int, Equipartition] = {}
     if len(groups := samplers[0].param_groups) > 1:
         raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
     chains, watching = SampledChains(models, seeds, samplers), Watch(watch or {})
@@ -202,7 +242,12 @@ def sample(
 
     def measure(place: int, gradients: Sequence[Tensor]) -> None:
         position = _flat(chains.of_one[place])
-        virials[place].add(position, _flat(gradients) + groups[0]["weight_decay"] * position)
+        gradient = _flat(gradients) + groups[0]["weight_decay"] * position
+        virials[place].add(position, gradient)
+        if place not in equipartitions:
+            directions = watched_directions(samplers[place].hottest_directions[0], position)
+            equipartitions[place] = Equipartition(directions, position, steps)
+        equipartitions[place].add(position, gradient)
 
     halved = groups[0]["temperature"] > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
     for step, index in used.steps(burn_in + steps):
@@ -216,7 +261,14 @@ def sample(
                 each.halves([gradient[place] for gradient in first], [gradient[place] for gradient in second])
     draws = watching.draws()
     return [
-        _sampled(each, virial, {name: values[:, place] for name, values in draws.items()}, known or {}, level)
+        _sampled(
+            each,
+            virial,
+            equipartitions[place].shape(examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))),
+            {name: values[:, place] for name, values in draws.items()},
+            known or {},
+            level,
+        )
         for place, (each, virial) in enumerate(zip(samplers, virials, strict=True))
     ]
 
@@ -236,8 +288,9 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
 def _sampled(
     sampler: Sampler,
     virial: Virial,
+    shape: Shape,
     draws: Mapping[str, Float[np.ndarray, " draws"]],
-    known: Mapping[str, float],
+    known: Mapping[str, float | tuple[float, float]],
     level: float,
 ) -> Sampled:
     """The result of one chain."""
@@ -246,6 +299,7 @@ def _sampled(
         asked=balance.asked,
         measured=virial.temperature(examples, level),
         bounds=virial.temperature(examples, SURE),
+        shape=shape,
         injected=balance.injected,
         own=balance.own,
         minibatch=balance.minibatch,

@@ -4,7 +4,6 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,32 +12,15 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.heat import Heat
+from gradiometer.exploration.samplers.group_heat import HALVES, Balance, GroupHeat
 from gradiometer.exploration.samplers.noise import Noise
 from gradiometer.measurement.estimate import Estimate, significant
 
-HALVES = 50
-"""Pairs of half-batch gradients over which the mini-batch heat is averaged."""
+TOLERANCE = 0.05
+"""By how much the hottest direction may be above the temperature, as a share of it."""
 
 SCHEDULED = ("initial_lr",)
 """The settings that torch's schedulers add to a group."""
-
-
-@dataclass(frozen=True)
-class Balance:
-    """The heat of one parameter group, in posterior units: asked = injected + own, at stationarity.
-
-    Args:
-        asked: The temperature asked for.
-        injected: The temperature of the noise that is injected now.
-        own: The heat of SGD itself, from mini-batch noise and finite steps together.
-        minibatch: The heat of mini-batch noise alone. Unknown without calls of `halves`.
-    """
-
-    asked: float
-    injected: float
-    own: Estimate
-    minibatch: Estimate
 
 
 class Sampler(torch.optim.Optimizer, ABC):
@@ -53,8 +35,14 @@ class Sampler(torch.optim.Optimizer, ABC):
     configurational temperature E[(Φ − c)·∇U]/d, for any fixed c, is *exactly* the injected temperature plus `own`, a
     mean of squared norms observed at every step (each sampler documents it, with the identity behind it). With `hold`,
     T − own is injected. This needs no half batches, and the running mean of `own` is linear in its readings, so the
-    identity survives the averaging. The temperature that is kept is the mean over a parameter group. If noise is not
-    isotropic, some directions are hotter than others: put them into separate groups, and each group keeps T.
+    identity survives the averaging.
+
+    **By direction.** The same balance holds along every direction. SGLD holds every direction of a group with up to 64
+    parameters: it injects noise of covariance T − own, with the matrix of the own heat. In a larger group, and in any
+    group of the other samplers, the mean over the group is held. If noise is not isotropic, some directions are then
+    hotter than others. The first `burn_in` steps search the direction of the largest gradients, and the heat along it
+    is then measured, by SGHMC in calls of `halves`. If it leaves this direction more than 5 % above T, a `BadArgument`
+    states the step that would do.
 
     **When T is too low.** If `own` alone exceeds T over `memory` steps, after `burn_in`, and is not falling, no noise
     can help, and a `BadArgument` states the heat and what to change. Calls of `halves` with the gradients of two half
@@ -65,6 +53,9 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     momentum: ClassVar[float] = 0.9
     """The default of `momentum`."""
+
+    _halves_by_direction: ClassVar[bool] = False
+    """True if the heat along the hottest direction is read from `halves`."""
 
     _own: Mapping[str, Any] = MappingProxyType({})
     """Defaults of settings that other samplers do not have."""
@@ -102,8 +93,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         Raises:
             BadArgument: A setting is invalid.
         """
-        self._heats: list[Heat] = []
-        self._halves: list[Heat] = []
+        self._heats: list[GroupHeat] = []
         self._noise = Noise(seed)
         settings = {"lr": lr, "examples": examples, "temperature": temperature, "weight_decay": weight_decay}
         control = {"hold": hold, "burn_in": burn_in, "memory": memory, "batch_size": batch_size}
@@ -160,19 +150,31 @@ class Sampler(torch.optim.Optimizer, ABC):
             )
         differences = iter(torch._foreach_sub(list(first), list(second)))
         for place, group in enumerate(self.param_groups):
-            variance = squared_norm([next(differences) for _ in group["params"]]) / 4
-            reading = group["examples"] * variance / sum(param.numel() for param in group["params"])
-            heat, hot = self._halves[place], group["hold"] and group["temperature"] > 0
-            if heat.add(reading, self._minibatch_scale(group)) and hot and heat.above(group["temperature"]):
-                self._refuse(group, heat.estimate(), "mini-batch noise alone")
+            difference = flat([next(differences) for _ in group["params"]])
+            own, scale, hot = (
+                self._heats[place],
+                self._minibatch_scale(group),
+                group["hold"] and group["temperature"] > 0,
+            )
+            reading = group["examples"] * float(difference @ difference) / (4 * len(difference))
+            if own.halves.add(reading, scale) and hot and own.halves.above(group["temperature"]):
+                self._refuse(group, own.halves.estimate(), "mini-batch noise alone")
+            if self._halves_by_direction and own.hottest.found:
+                along = group["examples"] * own.hottest.along([difference]) / 4
+                self._judge_hottest(place, along, own.halves.temperature, scale)
 
     @property
     def balance(self) -> list[Balance]:
         """The heat of every parameter group now."""
         return [
-            Balance(group["temperature"], group["injected"], heat.estimate(), halves.estimate())
-            for group, heat, halves in zip(self.param_groups, self._heats, self._halves, strict=True)
+            heat.balance(group["temperature"], group["injected"])
+            for group, heat in zip(self.param_groups, self._heats, strict=True)
         ]
+
+    @property
+    def hottest_directions(self) -> list[Tensor]:
+        """For every parameter group the direction of the largest gradients, flat; empty before the first step."""
+        return [heat.hottest.direction for heat in self._heats]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with their own settings. Raises `BadArgument` if a setting is invalid."""
@@ -188,12 +190,12 @@ class Sampler(torch.optim.Optimizer, ABC):
                 "make one group for each."
             )
         group["injected"] = group["temperature"]
-        self._heats.append(Heat(group["memory"]))
-        self._halves.append(Heat(HALVES))
+        along = HALVES if self._halves_by_direction else group["memory"]
+        self._heats.append(GroupHeat(group["burn_in"], group["memory"], along))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer, of the noise and of the recorded heat."""
-        heats = [[asdict(heat), asdict(halves)] for heat, halves in zip(self._heats, self._halves, strict=True)]
+        heats = [heat.state_dict() for heat in self._heats]
         return {**super().state_dict(), "noise": self._noise.state_dict(), "heat": heats}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -202,9 +204,7 @@ class Sampler(torch.optim.Optimizer, ABC):
             raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not the state of {type(self).__name__}.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("noise", "heat")})
         self._noise.load_state_dict(state_dict["noise"])
-        pairs = copy.deepcopy(state_dict["heat"])
-        self._heats = [Heat(**heat) for heat, _ in pairs]
-        self._halves = [Heat(**halves) for _, halves in pairs]
+        self._heats = [GroupHeat.of(each) for each in copy.deepcopy(state_dict["heat"])]
 
     def _gradients(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
         """The gradient of the mean loss plus the prior's; checks what a schedule may have set."""
@@ -224,7 +224,7 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def _injected(self, place: int, reading: float, scale: float) -> float:
         """The temperature to inject, given this step's reading of the own heat. Raises if that is above T."""
-        group, heat = self.param_groups[place], self._heats[place]
+        group, heat = self.param_groups[place], self._heats[place].mean
         judge = heat.add(reading, scale)
         temperature: float = group["temperature"]
         group["injected"] = max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
@@ -232,6 +232,28 @@ class Sampler(torch.optim.Optimizer, ABC):
             self._refuse(group, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
         injected: float = group["injected"]
         return injected
+
+    def _judge_hottest(self, place: int, reading: float, mean: float, scale: float = 1.0) -> None:
+        """Add a reading of the heat along the hottest direction. Raises if that leaves it above T.
+
+        Args:
+            place: Index of the group.
+            reading: Heat along the direction, divided by `scale`.
+            mean: What is subtracted from all directions alike. 0 if it is the heat of this direction itself.
+            scale: See `reading`.
+        """
+        group, heat = self.param_groups[place], self._heats[place].hottest.heat
+        judge, temperature = heat.add(reading, scale), group["temperature"]
+        excess = TOLERANCE * temperature if mean else temperature
+        if not (judge and group["hold"] and temperature > 0 and heat.above(mean + excess)):
+            return
+        found = heat.estimate()
+        means = f", {significant(mean)} in the mean over the group" if mean else ""
+        raise BadArgument(
+            f"`temperature` {temperature:g} is too low for `lr` {group['lr']:g}: along the hottest direction SGD "
+            f"itself heats to {found}{means}, so this direction is more than {TOLERANCE:.0%} above the temperature. "
+            f"{_way_out(group, excess / (found.value - mean))} With hold=False a sampler runs anyway."
+        )
 
     def _cold(self, place: int) -> bool:
         """True at temperature 0; the recorded heat is then reset."""
@@ -244,13 +266,10 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def _refuse(self, group: dict[str, Any], heat: Estimate, source: str) -> None:
         share = group["temperature"] / heat.value
-        batch = f"a batch at least {significant(1 / share)} times as large"
-        if group["batch_size"] is not None:
-            batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
         raise BadArgument(
             f"`temperature` {group['temperature']:g} is too low for `lr` {group['lr']:g}: {source} heats to {heat}, "
-            f"and a sampler can only add noise. Use `lr` below {significant(group['lr'] * share)}, {batch}, or a "
-            "higher temperature. With hold=False a sampler runs anyway, hotter than `temperature`."
+            f"and a sampler can only add noise. {_way_out(group, share)} With hold=False a sampler runs anyway, hotter "
+            "than `temperature`."
         )
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -272,6 +291,18 @@ class Sampler(torch.optim.Optimizer, ABC):
         check_number("momentum", group["momentum"])
         if not group["momentum"] < 1:
             raise BadArgument(f"`momentum` must lie in [0, 1), got {group['momentum']}.")
+
+
+def _way_out(group: dict[str, Any], share: float) -> str:
+    batch = f"a batch at least {significant(1 / share)} times as large"
+    if group["batch_size"] is not None:
+        batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
+    return f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All of them as one vector."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def squared_norm(tensors: Sequence[Tensor]) -> float:

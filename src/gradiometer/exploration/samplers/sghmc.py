@@ -1,7 +1,7 @@
 """Stochastic gradient Hamiltonian Monte Carlo, in a splitting without step bias."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class SGHMC(Sampler):
         0.0099
     """
 
+    _halves_by_direction: ClassVar[bool] = True
+
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
         examples, friction = group["examples"], group["momentum"]
@@ -48,6 +50,7 @@ class SGHMC(Sampler):
         torch._foreach_add_(momenta, gradients, alpha=-pace)
         injected = 0.0
         if not cold:
+            self._heats[place].hottest.look(gradients)
             dimension = sum(param.numel() for param in params)
             work = examples * (squared_norm(momenta) - before) / dimension
             injected = self._injected(place, work, (1 + friction) / (4 * (1 - friction)))

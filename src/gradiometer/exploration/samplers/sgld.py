@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
+from gradiometer.exploration.samplers.by_direction import SMALL
+from gradiometer.exploration.samplers.sampler import Sampler, flat
 
 
 class SGLD(Sampler):
@@ -40,14 +41,31 @@ class SGLD(Sampler):
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
         rate, examples = group["lr"], group["examples"]
-        injected = 0.0
-        if not self._cold(place):
-            dimension = sum(param.numel() for param in params)
-            injected = self._injected(place, examples * squared_norm(gradients) / (2 * dimension), rate)
+        noise = None if self._cold(place) else self._thermal(place, params, flat(gradients), rate / 2)
         torch._foreach_add_(params, gradients, alpha=-rate)
-        if injected > 0:
-            noise = self._noise.draw(params, place)
-            torch._foreach_add_(params, noise, alpha=math.sqrt(2 * rate * injected / examples))
+        if noise is not None:
+            torch._foreach_add_(params, noise, alpha=math.sqrt(2 * rate / examples))
+
+    def _thermal(self, place: int, params: list[Tensor], gradient: Tensor, scale: float) -> list[Tensor] | None:
+        """Noise whose covariance is the temperature to inject, T or T − own; None if there is none."""
+        group, own = self.param_groups[place], self._heats[place]
+        examples = group["examples"]
+        injected = self._injected(place, examples * float(gradient @ gradient) / len(gradient), scale)
+        by_direction = group["hold"] and len(gradient) <= SMALL
+        if not own.hottest.look([gradient]):
+            self._judge_hottest(
+                place, examples * own.hottest.along([gradient]), 0.0 if by_direction else own.mean.temperature, scale
+            )
+        if by_direction:
+            own.matrix.add(examples * scale * torch.outer(gradient, gradient))
+            normal = flat(self._noise.draw(params, place))
+            pieces = (own.matrix.root(group["temperature"]) @ normal).split([param.numel() for param in params])
+            return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)]
+        if not injected > 0:
+            return None
+        noise = self._noise.draw(params, place)
+        torch._foreach_mul_(noise, math.sqrt(injected))
+        return noise
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate: float = group["lr"]

@@ -65,6 +65,7 @@ class SGNHT(Sampler):
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         if group["hold"] and not cold:
             self._adapt(place, group["examples"] * squared_norm(momenta) / dimension)
+            self._watch_direction(place, gradients, momenta)
         torch._foreach_mul_(momenta, math.exp(-group["friction"]))
         if not cold:
             noise = self._noise.draw(params, place)
@@ -75,14 +76,20 @@ class SGNHT(Sampler):
 
     def _adapt(self, place: int, kinetic: float) -> None:
         """Change the friction by this step's configurational temperature. Raises if the friction is at its limit."""
-        group, heat = self.param_groups[place], self._heats[place]
-        left = math.exp(-group["friction"])
-        seen = kinetic * (1 + left) ** 2 / 4 + _variance(group) * (3 + left) / (4 * (1 + left))
+        group, heat = self.param_groups[place], self._heats[place].mean
+        seen = _configurational(group, kinetic)
         judge, full = heat.add(seen), group["friction"] > FULL
         self._relax(group, min(seen, HOT * group["temperature"]) if heat.readings <= group["burn_in"] else seen)
         hot = judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
         if hot:
             self._refuse(group, heat.estimate(), "at full friction SGD itself")
+
+    def _watch_direction(self, place: int, gradients: list[Tensor], momenta: list[Tensor]) -> None:
+        """Search the hottest direction, or read the configurational temperature along it."""
+        group, hottest = self.param_groups[place], self._heats[place].hottest
+        if not hottest.look(gradients):
+            kinetic = group["examples"] * hottest.along(momenta)
+            self._judge_hottest(place, _configurational(group, kinetic), group["temperature"])
 
     def _relax(self, group: dict[str, Any], seen: float) -> None:
         group["friction"] += (seen / group["temperature"] - 1) / (2 * group["relaxation"] ** 2)
@@ -100,6 +107,12 @@ class SGNHT(Sampler):
         super()._check(group)
         check_number("momentum", group["momentum"], positive=True)
         check_whole("relaxation", group["relaxation"], 1)
+
+
+def _configurational(group: dict[str, Any], kinetic: float) -> float:
+    """The temperature of the positions in the balance of the splitting, from that of the momenta after B."""
+    left = math.exp(-group["friction"])
+    return kinetic * (1 + left) ** 2 / 4 + _variance(group) * (3 + left) / (4 * (1 + left))
 
 
 def _variance(group: dict[str, Any]) -> float:

@@ -1,5 +1,7 @@
 from .audit import Audit as Audit
 from .audit import audit as audit
+from .equipartition import Equipartition as Equipartition
+from .equipartition import Shape as Shape
 from .heat_balance import HeatBalance as HeatBalance
 from .heat_balance import heat_balance as heat_balance
 from .kramers import barrier_seen as barrier_seen

@@ -1,0 +1,134 @@
+"""The heat of SGD itself by direction: the matrix of a small group, and the hottest direction of any group."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradiometer.exploration.samplers.heat import Heat
+
+SMALL = 64
+"""Largest number of parameters of a group that is held in every direction."""
+
+REFRESH = 20
+"""Steps between two roots of the matrix, and of the first iteration for the hottest direction."""
+
+GROWTH = 1.5
+"""Each iteration ends after 1.5 times the steps of all before it: few gradients have large chance directions."""
+
+FEWEST = 100
+"""Least number of steps that search the hottest direction."""
+
+
+class HeatMatrix:
+    """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is vᵀOv.
+
+    Noise of covariance T − O gives every direction the temperature T, for the reason that holds for one direction: see
+    `Heat`, whose weights it uses. A direction that is hotter than T gets no noise.
+
+    Args:
+        memory: Number of readings in the mean.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self.memory, self.readings = memory, 0
+        self.mean: Tensor | None = None
+        self._root: Tensor | None = None
+
+    def add(self, reading: Float[Tensor, "params params"]) -> None:
+        """Add a reading."""
+        self.readings += 1
+        if self.mean is None:
+            self.mean = torch.zeros_like(reading)
+        self.mean += (reading - self.mean) * max(4 / (self.readings + 3), 1 / self.memory)
+        if self.readings % REFRESH == 0:
+            self._root = None
+
+    def root(self, temperature: float) -> Float[Tensor, "params params"]:
+        """The symmetric root of T − O, of which a negative eigenvalue counts as zero."""
+        if self._root is None:
+            assert self.mean is not None
+            values, vectors = torch.linalg.eigh(self.mean)
+            self._root = (vectors * (temperature - values).clamp(min=0).sqrt()) @ vectors.T
+        return self._root
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readings, mean and root."""
+        return {"memory": self.memory, "readings": self.readings, "mean": self.mean, "root": self._root}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "HeatMatrix":
+        """From a `state_dict`."""
+        found = cls(state["memory"])
+        found.readings, found.mean, found._root = state["readings"], state["mean"], state["root"]
+        return found
+
+
+class Hottest:
+    """The direction of the largest mean square of the gradients, and the heat along it.
+
+    `direction` is empty before the first step.
+
+    The first steps search it by power iteration on the second moments of the gradients. It then stays as it is, and
+    later steps measure the heat along it, so the readings are not selected for being large. They are a lower bound of
+    the heat of the hottest direction.
+
+    Args:
+        search: Number of steps of the search.
+        memory: Number of readings in the mean.
+    """
+
+    def __init__(self, search: int, memory: int) -> None:
+        self.search, self.heat, self.steps = max(search, FEWEST), Heat(memory), 0
+        self.direction = torch.zeros(0)
+        self._next: Tensor | None = None
+        self._refresh = REFRESH
+
+    @property
+    def found(self) -> bool:
+        """True if the search has ended."""
+        return self.steps >= self.search
+
+    def look(self, gradients: Sequence[Tensor]) -> bool:
+        """A step of the search. False if it has ended before."""
+        if self.found:
+            return False
+        gradient = torch.cat([each.reshape(-1) for each in gradients])
+        if self._next is None:
+            self.direction, self._next = _unit(gradient), torch.zeros_like(gradient)
+        self.steps += 1
+        self._next += gradient * (gradient @ self.direction)
+        if self.steps >= self._refresh or self.found:
+            self.direction = _unit(self._next)
+            self._refresh = round(GROWTH * self.steps)
+            self._next = None if self.found else torch.zeros_like(gradient)
+        return True
+
+    def along(self, vectors: Sequence[Tensor]) -> float:
+        """The square of the component of a vector, given by its pieces, along the direction."""
+        return float(torch.cat([each.reshape(-1) for each in vectors]) @ self.direction) ** 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """The search and the direction."""
+        return {
+            "search": self.search,
+            "steps": self.steps,
+            "direction": self.direction,
+            "next": self._next,
+            "refresh": self._refresh,
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any], heat: Heat) -> "Hottest":
+        """From a `state_dict` and the recorded heat."""
+        found = cls(state["search"], heat.memory)
+        found.steps, found.heat = state["steps"], heat
+        found.direction, found._next, found._refresh = state["direction"], state["next"], state["refresh"]
+        return found
+
+
+def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
+    found: Tensor = vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
+    return found

@@ -1,0 +1,140 @@
+"""Equipartition: has every direction, every parameter tensor and the tail of a run's law the same temperature?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gradiometer.arguments import check_number
+from gradiometer.exploration.temperature.virial import BLOCKS
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import mean
+
+DIRECTIONS = 32
+"""Largest number of directions whose matrix of products is kept."""
+
+SURE = 0.99
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The temperature by direction, by parameter tensor and in the tail, at 99 %. All are T if the law is exp(−U/T).
+
+    Args:
+        hottest: The temperature along the direction that is hottest in one half of the run, measured in the other half.
+        coldest: The same for the coldest direction.
+        tail: N E[(φ − c)³ ∂L/∂φ]/(3 E(φ − c)²), the mean over directions: a fourth moment, as a temperature.
+        tensors: The temperature of each parameter tensor, at 99 % for all of them together.
+    """
+
+    hottest: Estimate
+    coldest: Estimate
+    tail: Estimate
+    tensors: Mapping[str, Estimate]
+
+    @property
+    def named(self) -> dict[str, Estimate]:
+        """Every estimate with its name."""
+        tensors = {f"tensor {name}": each for name, each in self.tensors.items()}
+        return {"hottest direction": self.hottest, "coldest direction": self.coldest, "tail": self.tail, **tensors}
+
+    def differing(self, temperature: float) -> list[str]:
+        """What differs from a temperature by more than 5 %, with its interval: "tail 1.31 [1.20, 1.42]".
+
+        Args:
+            temperature: T, positive.
+        """
+        check_number("temperature", temperature, positive=True)
+        return [
+            f"{name} {each}"
+            for name, each in self.named.items()
+            if each.low > temperature * (1 + TOLERANCE) or each.high < temperature * (1 - TOLERANCE)
+        ]
+
+
+class Equipartition:
+    """Sums along a run for the matrix N E[(Φ − c)∇Lᵀ], which is T·I if the law is exp(−U/T), whatever the loss.
+
+    In this matrix no direction is special, so its largest and smallest eigenvalue belong to the hottest and the
+    coldest direction. They are found in one half of the run and measured in the other.
+
+    Args:
+        directions: Orthonormal directions to watch, at most 32.
+        origin: Φ at the start of the run.
+        steps: The number of steps that will be added, at least one per block.
+
+    Source: integration by parts of exp(−U/T), as for the virial theorem.
+
+    Example: draws of N(0, diag(1, 1.5)), of which the second should be N(0, 1).
+        >>> import torch
+        >>> from gradiometer.exploration.temperature import Equipartition
+        >>> draws = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.5**0.5])
+        >>> sums = Equipartition(torch.eye(2), torch.zeros(2), steps=4000)
+        >>> for draw in draws:
+        ...     sums.add(draw, draw)  # the gradient of Φ²/2
+        >>> print(sums.shape(examples=1).hottest)
+        1.55 [1.43, 1.67]
+    """
+
+    def __init__(
+        self, directions: Float[Tensor, "directions params"], origin: Float[Tensor, " params"], steps: int
+    ) -> None:
+        self.directions, self.origin, self.steps, self.added = directions, origin.detach().clone(), steps, 0
+        count = len(directions)
+        self._products = np.zeros((BLOCKS, count, count))
+        self._moments = np.zeros((5, BLOCKS, count))  # of x, g, x², x²g and x³g
+        self._counts = np.zeros(BLOCKS)
+
+    def add(self, position: Float[Tensor, " params"], gradient: Float[Tensor, " params"]) -> None:
+        """Add a step: Φ, and at Φ the gradient of the mean loss and the prior, from an independent batch."""
+        block = self.added * BLOCKS // self.steps
+        both = torch.stack([position - self.origin, gradient]) @ self.directions.T
+        x, g = both.double().cpu().numpy()
+        self._products[block] += np.outer(x, g)
+        self._moments[:, block] += x, g, x**2, x**2 * g, x**3 * g
+        self._counts[block] += 1
+        self.added += 1
+
+    def shape(self, examples: int, tensors: Mapping[str, Estimate] | None = None) -> Shape:
+        """The temperatures, in posterior units.
+
+        Args:
+            examples: N.
+            tensors: The temperatures of the parameter tensors, see `Virial.by_tensor`.
+        """
+        counts = self._counts[:, None]
+        x, g, xx, xxg, xxxg = self._moments / counts
+        center = x.T @ self._counts / self.added
+        products = self._products / counts[..., None] - center[:, None] * g[:, None, :]
+        matrices = examples * (products + products.swapaxes(1, 2)) / 2
+        fourth = xxxg - 3 * center * xxg + 3 * center**2 * (self._products.diagonal(axis1=1, axis2=2) / counts)
+        variance = (xx - 2 * center * x + center**2).T @ self._counts / self.added
+        tails = examples * (fourth - center**3 * g) / (3 * np.maximum(variance, np.finfo(float).tiny))
+        return Shape(
+            hottest=mean(_along(matrices, -1), level=SURE),
+            coldest=mean(_along(matrices, 0), level=SURE),
+            tail=mean(tails.mean(axis=1), level=SURE),
+            tensors=tensors or {},
+        )
+
+
+def watched_directions(hottest: Tensor, like: Float[Tensor, " params"]) -> Float[Tensor, "directions params"]:
+    """All directions of a small model, else the one in which the gradients are largest, or the first ones."""
+    if len(like) <= DIRECTIONS or not len(hottest):
+        return torch.eye(DIRECTIONS, len(like), dtype=like.dtype, device=like.device)[: len(like)]
+    return hottest[None].to(like)
+
+
+def _along(matrices: Float[np.ndarray, "blocks directions directions"], place: int) -> Float[np.ndarray, " blocks"]:
+    """Every block along an eigenvector of the mean of the other half of the blocks, in the order of eigenvalues."""
+    half = len(matrices) // 2
+    halves: Sequence[np.ndarray] = matrices[:half], matrices[half:]
+    found = []
+    for here, other in (halves, halves[::-1]):
+        vector = np.linalg.eigh(other.mean(axis=0))[1][:, place]
+        found.append(here @ vector @ vector)
+    return np.concatenate(found)

@@ -1,0 +1,155 @@
+"""Samplers keep the temperature in every direction, or raise; the shape of a run is measured; cycles draw enough."""
+
+import logging
+import math
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradiometer import BadArgument
+from gradiometer.convergence.schedules import SnapshotCycle
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, CyclicalSampling, Sampler
+from gradiometer.exploration.temperature import Equipartition, Shape
+from gradiometer.measurement import Estimate
+
+N = 1000
+CURVATURES = torch.tensor([1.0, 0.5], dtype=torch.float64)
+
+
+def turned(angle: float) -> Tensor:
+    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the shape checker, which users do not run."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_sgld_keeps_the_temperature_in_every_direction_of_a_small_group() -> None:
+    """Noise that heats one direction by 0.6 and the other by 0.006, and is not along the axes of the curvature."""
+    rate, runs, generator = 0.4, 12, torch.Generator().manual_seed(0)
+    hessian = turned(0.5) @ torch.diag(CURVATURES) @ turned(0.5).T
+    noise = turned(1.4) @ torch.diag(torch.tensor([3e-3, 3e-5], dtype=torch.float64).sqrt())
+    chains = [nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(runs)]
+    sampler = SGLD([{"params": [chain]} for chain in chains], rate, examples=N)
+    products = torch.zeros(runs, 2, 2, dtype=torch.float64)
+    for step in range(700):
+        positions = torch.stack([chain.detach() for chain in chains])
+        gradients = positions @ hessian + torch.randn(runs, 2, generator=generator, dtype=torch.float64) @ noise.T
+        for chain, gradient in zip(chains, gradients, strict=True):
+            chain.grad = gradient
+        sampler.advance()
+        if step >= 200:
+            products += positions[:, :, None] * positions[:, None] / 500
+    matrices = N * products @ hessian
+    error = matrices.std(dim=0) / math.sqrt(runs)
+    assert error.max() < 0.08
+    assert ((matrices.mean(dim=0) - torch.eye(2)).abs() < 4 * error).all()
+
+
+def hot_in_one_direction(kind: type[Sampler], size: int, **settings: float) -> None:
+    """Noise of the gradient only along the first of many parameters, whose mean over the group is small."""
+    position, generator = nn.Parameter(torch.zeros(size, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    sampler = kind([position], 0.2, examples=N, burn_in=600, memory=200, batch_size=8, **settings)
+
+    def gradient(share: float = 1.0) -> Tensor:
+        noise = torch.zeros(size, dtype=torch.float64)
+        noise[0] = 0.07 / math.sqrt(share) * torch.randn((), generator=generator, dtype=torch.float64)
+        return position.detach() + noise
+
+    for step in range(1000):
+        position.grad = gradient()
+        sampler.step()
+        if step % 4 == 0:
+            sampler.halves([gradient(0.5)], [gradient(0.5)])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", [SGLD, SGHMC, SGNHT])
+def test_a_hot_direction_of_a_large_group_raises_with_the_step_that_would_do(kind: type[Sampler]) -> None:
+    with pytest.raises(
+        BadArgument, match=r"along the hottest direction SGD itself heats to .* Use `lr` below 0\.\d+, a b"
+    ):
+        hot_in_one_direction(kind, 100)
+    hot_in_one_direction(kind, 100, hold=False)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_sgld_needs_no_smaller_step_if_the_group_is_small() -> None:
+    hot_in_one_direction(SGLD, 50)
+
+
+def shape_of(draws: Tensor, gradients: Tensor) -> Shape:
+    sums = Equipartition(torch.eye(draws.shape[1]), draws[0], len(draws))
+    for draw, gradient in zip(draws, gradients, strict=True):
+        sums.add(draw, gradient)
+    return sums.shape(examples=1)
+
+
+def normal(*size: int) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_hot_and_a_cold_direction_are_found_although_the_mean_is_right() -> None:
+    axes = turned(0.7).float()
+    draws = (normal(3000, 2) * torch.tensor([1.3, 0.7]).sqrt()) @ axes.T
+    shape = shape_of(draws + 5, draws)
+    assert shape.hottest.low < 1.3 < shape.hottest.high and shape.coldest.low < 0.7 < shape.coldest.high
+    assert [each.split(" ")[0] for each in shape.differing(1.0)] == ["hottest", "coldest"]
+
+
+def test_a_law_with_heavy_tails_has_a_hot_tail_at_the_right_mean_temperature() -> None:
+    """The force is that of N(0, 1), and the draws are Student's with 9 degrees of freedom, scaled to variance 1."""
+    generator = np.random.default_rng(0)
+    draws = torch.from_numpy(generator.standard_t(9, (4000, 3)) * math.sqrt(7 / 9)).float()
+    assert any(each.startswith("tail") for each in shape_of(draws, draws).differing(1.0))
+
+
+def test_the_exact_law_of_a_loss_that_is_not_quadratic_differs_nowhere() -> None:
+    """exp(−Φ⁴/4): Φ² is √(2·χ²) of half a degree of freedom."""
+    generator = np.random.default_rng(1)
+    fourth = 4 * generator.gamma(0.25, size=(6000, 2))
+    draws = torch.from_numpy(fourth**0.25 * generator.choice([-1.0, 1.0], (6000, 2)))
+    sums = Equipartition(torch.eye(2, dtype=torch.float64), draws[0], len(draws))
+    for draw in draws:
+        sums.add(draw, draw**3)
+    shape = sums.shape(examples=1)
+    assert not shape.differing(1.0) and shape.tail.high - shape.tail.low < 0.3
+
+
+def test_a_tensor_that_differs_is_named() -> None:
+    cold = Estimate.interval(0.8, 0.7, 0.9, level=0.99, method="known", samples=9)
+    fine = Estimate.interval(1.0, 0.9, 1.1, level=0.99, method="known", samples=9)
+    shape = Shape(hottest=fine, coldest=fine, tail=fine, tensors={"weight": cold, "bias": fine})
+    assert shape.differing(1.0) == ["tensor weight 0.800 [0.700, 0.900]"] and not shape.differing(0.9)
+
+
+def test_the_default_cycles_draw_the_share_of_the_variance_that_is_stated(caplog: pytest.LogCaptureFixture) -> None:
+    plan = CyclicalSampling(SnapshotCycle(0.4, steps=300, snapshots=2))
+    chains = nn.Parameter(torch.zeros(4000, dtype=torch.float64))
+    sampler = SGLD([chains], 0.4, examples=N)
+    for curvature in (0.4, 0.02):
+        chains.data.zero_()
+        schedulers, squares = plan.schedulers(sampler, curvature), []
+        for step in range(300):
+            chains.grad = curvature * chains.detach()
+            sampler.step()
+            if step >= 150 and plan.samples(step):
+                squares.append(float(chains.detach().square().mean()) * N * curvature)
+            for scheduler in schedulers:
+                scheduler.step()
+        assert np.mean(squares) == pytest.approx(plan.variance_share(curvature), abs=0.06)
+    assert plan.variance_share(0.4) > 0.99 and plan.variance_share(0.02) < 0.8
+    words = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(words) == 1 and "of the posterior variance along curvature 0.02" in words[0]
+
+
+def test_the_share_of_a_cycle_that_draws_only_at_small_rates_is_the_one_seen_in_runs() -> None:
+    """The last fifth of a cosine in cycles of 500 steps: 0.21 to 0.60 for η₀h of 0.05 to 0.2."""
+    plan = CyclicalSampling(SnapshotCycle(0.1, 2000, 4), explore=0.8, settle=0.0)
+    assert [round(plan.variance_share(curvature), 2) for curvature in (0.5, 2.0)] == [0.21, 0.60]
