@@ -129,13 +129,12 @@ def look(step: int, rate: float, left: float, value: float, stopped: bool) -> di
 
 
 def cooled(tmp_path: Path) -> Run:
-    """Watched at steps 100 and 200, cut there, watched again and scored, and cooled to zero in the last fifth."""
+    """Watched at steps 100 and 200, cut there, watched again and scored; it goes to zero from step 450."""
     run = run_in(tmp_path, steps=600, learning_rate=0.1, cool="auto")
     scored = look(400, 0.01, -0.001, 0.005, False)["predicted"]
     events = [
         look(100, 0.1, 0.5, 0.02, False),
         look(200, 0.1, 0.004, 0.03, True),
-        {**look(200, 0.1, 0.004, 0.03, True), "event": "cut", "to": 0.01},
         look(400, 0.01, -0.001, 0.005, False),
         {
             "event": "cut scored",
@@ -145,6 +144,15 @@ def cooled(tmp_path: Path) -> Run:
             "within": False,
             "seen": 0.05,
             "predicted": scored,
+        },
+        {
+            "event": "cooling",
+            "step": 450,
+            "time": 0.0,
+            "begins": 450,
+            "fork": "0001",
+            "outcome": "hold 80% ends 0.1 [0.05, 0.15] higher",
+            "spent": 1.0,
         },
     ]
     with run.folder.events_path.open("a") as journal:
@@ -157,10 +165,10 @@ def test_a_run_that_cools_itself_shows_its_cuts_its_end_and_how_the_forecast_was
     found = rates_of(cooled(tmp_path))
     assert found is not None
     steps = np.arange(600)
-    rates = 0.1 * np.where(steps >= 200, 0.1, 1) * np.clip((600 - steps) / 120, None, 1)
+    rates = 0.1 * np.where(steps < 450, 1.0, (599.5 - steps) / 150)
     assert found.values == pytest.approx(rates) and found.reaches_zero
     paying = section.figures[1]
-    assert "The rate was cut at step 200. The cut at step 200 gained 0.0500, not as forecast" in paying.summary
+    assert "The rate goes to zero from step 450. The cut at step 200 gained 0.0500, not as forecast" in paying.summary
     assert "Without a cut, the possible gain is −0.00100" in paying.summary and len(paying.table.rows) == 3
     json.dumps(page_spec(paying.chart, paying.summary), allow_nan=False)
     assert section.answers[0].finding.state is State.OK and "the theorem applies" not in rows(section)

@@ -1,7 +1,10 @@
-"""Cooling by measurement: cuts when the test says so, ends at zero, resumes to the same bits, and tells what it gained."""
+"""Cooling by measurement: forks decide when the rate goes to zero, a stopped run continues with the same bits."""
 
 import math
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,16 +13,21 @@ import torch
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
-from gradiometer.forks import Branch, GoOn, grown
+from gradiometer.forks import Branch, Effect, GoOn, engine, forks_of, grown
+from gradiometer.forks.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
-from gradiometer.train import Cooling, TrainProbe, train
+from gradiometer.run.budget import Budget
+from gradiometer.train import TrainProbe, train
 from gradiometer.train import loop as loops
+from gradiometer.train.forking import cooling_fork
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
+from gradiometer.train.training import Training
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]
@@ -48,33 +56,103 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(quadratic(), settings(cool="watch"), tmp_path_factory.mktemp("watched"))
 
 
-def test_a_rate_that_stopped_paying_is_cut_and_the_run_ends_at_zero(cooled: Run) -> None:
-    cuts = events(cooled, "cut")
-    assert cuts and cuts[0]["learning_rate"] == 0.3 and cuts[0]["to"] == pytest.approx(0.03)
-    assert 256 <= cuts[0]["step"] <= 640
-    looks = events(cooled, "stationarity")
-    assert [look["step"] for look in looks if look["stopped"]] == [cut["step"] for cut in cuts]
+def decisions(run: Run) -> list[dict]:
+    """What was decided, without the times."""
+    return [{name: value for name, value in event.items() if name != "time"} for event in events(run, "cooling")]
+
+
+def test_at_its_noise_floor_the_rate_goes_to_zero_where_a_fork_has_tried_it(cooled: Run) -> None:
+    (decision,) = decisions(cooled)
+    assert decision["step"] == decision["begins"] == 600 and decision["spent"] == 1.0
+    assert decision["fork"] == "0001" and decision["outcome"].startswith("hold 80% ")
+    (record,) = forks_of(cooled)
+    assert record.finished and record.plan.horizon == 200 * 10 == record.plan.left
     checkpoint, _ = load_latest(RunFolder.open(cooled.path))
     assert checkpoint.state["param_groups"][0]["lr"] == 0
-    (finish,) = events(cooled, "finish")
-    assert finish["step"] == 640 <= finish["begins"] < 800
+    assert rates_of(cooled).values[[599, 600, 799]] == pytest.approx([0.3, 0.3 * 199.5 / 200, 0.3 * 0.5 / 200])
 
 
-def test_the_forecast_of_a_cut_covers_the_known_gain(cooled: Run) -> None:
+def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, cooled: Run) -> None:
+    alone = train(quadratic(), settings(cool="off", checkpoint_at="600"), tmp_path)
+    ours, theirs = (state_at(run, 600, "fork", quadratic()) for run in (cooled, alone))
+    names = [name for name in theirs.tensors if not name.startswith("random.python")]  # the shape checker draws from it
+    assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
+    assert ours.values["param_groups"] == theirs.values["param_groups"]
+
+
+def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
+    slow = {"learning_rate": 1e-4, "epochs": 4}
+    run = train(quadratic(), settings(**slow), tmp_path)
+    assert [(each["step"], each["begins"]) for each in decisions(run)] == [(150, None), (190, 200)]
+    assert decisions(run)[-1]["spent"] == pytest.approx(1.2)
+    assert all("lower" in each["outcome"] for each in decisions(run))
+    assert weights(run) == weights(train(quadratic(), settings(**slow, cool="off"), tmp_path))
+    (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
+    assert "At step 150 the rate was kept: hold 80% ends" in found.seen
+    assert "At step 190 the rate was kept to the end: hold 100% ends" in found.seen and "1.2 times" in found.means
+
+
+def test_a_larger_budget_pays_for_a_fork_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
+    run = train(quadratic(), settings(cool_budget=2.7), tmp_path)
+    proposed = [look["step"] for look in events(run, "stationarity") if look["stopped"]]
+    assert decisions(run)[0]["step"] == next(step for step in proposed if step >= 800 - 300) < 600
+    assert 2 < decisions(run)[-1]["spent"] <= 2.7
+
+
+def test_without_a_budget_the_rate_goes_to_zero_in_the_last_quarter_and_no_fork_is_made(tmp_path: Path) -> None:
+    run = train(quadratic(), settings(cool_budget=0.0, epochs=2), tmp_path)
+    ((decision),) = decisions(run)
+    assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (75, 75, None, 0)
+    assert not forks_of(run)
+    (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
+    assert "`cool_budget` did not pay for a fork" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("verdict", "step", "begins"),
+    [
+        ("better", 600, None),
+        ("better", 760, 800),
+        ("open", 600, 600),
+        ("worse", 760, 760),
+        ("diverged", 600, 600),
+        ("better", 500, None),
+        ("open", 500, None),
+        ("worse", 500, 500),
+        ("diverged", 500, 500),
+    ],
+)
+def test_a_fork_decides(
+    verdict: str, step: int, begins: int | None, cooled: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the marks 600 and 760 the rate goes to zero unless keeping it ends lower; elsewhere only if it ends higher."""
+    training = Training(quadratic(), settings(cool_budget=9.0), Budget(0.0), gauges=())
+    training.step = step
+    effect = Effect("hold 80%", "train_loss", GAIN, GAIN, None, replicates=2)
+    monkeypatch.setattr(Effect, "verdict", verdict)
+    fork = SimpleNamespace(effects=lambda readout, level: [effect])
+    record = SimpleNamespace(fork=fork, name="0001")
+    monkeypatch.setattr(cooling_fork, "_forked", lambda *_: record)
+    decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
+    assert (decision.begins, decision.fork) == (begins, "0001")
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    schedule = "Constant(0.3).then(400, Constant(0.03))"
+    return train(quadratic(), settings(cool="watch", schedule=schedule), tmp_path_factory.mktemp("cut"))
+
+
+def test_the_forecast_of_a_cut_covers_the_known_gain_and_is_scored(cut: Run) -> None:
     """The floor at η = 0.3 less that at 0.03, exact for draws with replacement."""
     quadratic_of_train = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(quadratic().train)
     floors = [quadratic_of_train.stationary_excess_loss(rate, 10) for rate in (0.3, 0.03)]
-    predicted = Estimate(**events(cooled, "cut")[0]["predicted"])
+    (scored,) = events(cut, "cut scored")
+    predicted = Estimate(**scored["predicted"])
     assert predicted.low <= floors[0] - floors[1] <= predicted.high
     assert 0.3 <= floor_by_formula(0.3, quadratic_of_train.gradient_variance, 10) / floors[0] <= 1.0
-
-
-def test_a_cut_is_scored_by_what_it_gained(cooled: Run) -> None:
-    (scored,) = events(cooled, "cut scored")[:1]
-    cut = events(cooled, "cut")[0]
-    assert scored["cut_at"] == cut["step"] < scored["step"]
-    low, high = scored["predicted"]["low"], scored["predicted"]["high"]
-    assert scored["within"] == (low <= scored["seen"] <= high)
+    assert scored["cut_at"] <= 400 < scored["step"]
+    assert scored["within"] == (predicted.low <= scored["seen"] <= predicted.high)
 
 
 def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: Run) -> None:
@@ -84,46 +162,44 @@ def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: 
     assert events(watched, "stationarity") and not events(watched, "cut")
 
 
-@pytest.mark.parametrize("step", [500])
-def test_a_cooled_run_that_was_stopped_resumes_to_the_same_bits(
-    tmp_path: Path, cooled: Run, step: int, monkeypatch: pytest.MonkeyPatch
+def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_the_same_bits(
+    tmp_path: Path, cooled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Interrupted):
-        train(quadratic(), settings(), tmp_path, StopAt(step))
+    grown_before, count = engine.grown, []
+
+    def grown_and_stopped(*given):
+        count.append(1)
+        if len(count) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return grown_before(*given)
+
+    monkeypatch.setattr(growing, "grown", grown_and_stopped)
+    with pytest.raises(Interrupted, match="stopped at step 600"):
+        train(quadratic(), settings(), tmp_path)
     (folder,) = tmp_path.iterdir()
+    assert len(count) == 3 and not forks_of(Run.open(folder))[0].finished
     monkeypatch.setattr(recorded, "load", lambda *_, **__: quadratic())
     resumed = loops.resume(folder)
-    assert weights(resumed) == weights(cooled)
-    told = ("step", "left", "predicted", "seen")
-    for name in ("stationarity", "cut", "cut scored"):
-        ours, theirs = events(resumed, name), events(cooled, name)
-        assert [{key: e.get(key) for key in told} for e in ours] == [{key: e.get(key) for key in told} for e in theirs]
+    assert len(count) == 4 and weights(resumed) == weights(cooled)
+    assert decisions(resumed) == decisions(cooled)
+    assert events(resumed, "stationarity")[-1]["left"] == events(cooled, "stationarity")[-1]["left"]
 
 
-def test_a_cut_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
-    run = train(quadratic(), settings(schedule="Constant(0.3).warmed_up(100)", learning_rate=0.1), tmp_path)
-    cut = events(run, "cut")[0]
-    assert cut["learning_rate"] == 0.3 and cut["steps"] <= cut["step"] - 100  # its clock began after the rise
+def test_a_run_that_is_stopped_on_its_way_to_zero_resumes_to_the_same_bits(
+    tmp_path: Path, cooled: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(quadratic(), settings(), tmp_path, StopAt(700))
+    (folder,) = tmp_path.iterdir()
+    monkeypatch.setattr(recorded, "load", lambda *_, **__: quadratic())
+    assert weights(loops.resume(folder)) == weights(cooled)
 
 
-def test_the_way_to_zero_is_short_where_the_loss_still_falls_by_more_than_noise_holds() -> None:
-    problem = quadratic()
-    cooling = Cooling(Objective(problem.model(), problem.loss), problem.train, 1000, acts=True)
-    assert cooling.finish == 800 and cooling._chosen_finish() == 800
-    assert [cooling.multiplier(step) for step in (0, 799, 900, 1000)] == [1, 1, 0.5, 0]
-    for fell, begins in ((0.1, 800), (0.19, 800), (0.21, 950), (0.3, 950)):
-        cooling.newest = {"gain": {"value": 0.1}, "fell": fell}
-        assert cooling._chosen_finish() == begins
-
-
-def test_a_short_way_to_zero_is_chosen_once_and_begins_late() -> None:
-    problem = quadratic()
-    model = problem.model()
-    cooling = Cooling(Objective(model, problem.loss), problem.train, 1000, acts=True)
-    cooling.rate, cooling.newest = 0.1, {"gain": {"value": 0.1}, "fell": 0.3}
-    told = [cooling.observe([*model.parameters()], 0.1, step) for step in (799, 800, 801, 950, 951)]
-    assert told == [[], [{"event": "finish", "step": 800, "begins": 950}], [], [], []]
-    assert [cooling.multiplier(step) for step in (800, 949, 975, 1000)] == [1, 1, 0.5, 0]
+def test_the_way_to_zero_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
+    run = train(quadratic(), settings(schedule="Constant(0.3).warmed_up(100)", cool_budget=0.0), tmp_path)
+    assert decisions(run)[-1]["begins"] == 600
+    assert rates_of(run).values[[50, 599, 600]] == pytest.approx([0.15, 0.3, 0.3 * 199.5 / 200])
+    assert events(run, "stationarity")[0]["steps"] == events(run, "stationarity")[0]["step"] - 100  # after the rise
 
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
@@ -138,7 +214,7 @@ def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
     paying, spent = (finding(None, 0.1, {**look, "stopped": stopped}, 0.01) for stopped in (False, True))
     assert paying is not None and spent is not None
     assert paying.state is State.OK and "gain 0.100 [0.0800, 0.120]; more steps could still gain 0.500" in paying.seen
-    assert spent.state is State.LOOK and "--cool auto" in spent.advice
+    assert spent.state is State.LOOK and "fork" in spent.advice and spent.alternatives == ("cool now",)
 
 
 def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
@@ -217,6 +293,7 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
         (lambda: plateau_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
         (lambda: plateau_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
         (lambda: floor_by_formula(0.1, math.nan, 8), "`gradient_variance` must be at least 0 and finite, got nan"),
+        (lambda: settings(cool_budget=math.nan), "`cool_budget` must be at least 0 and finite, got nan"),
         (lambda: settings(cool="on"), '`cool` must be one of "off", "watch", "auto", got "on"'),
     ],
 )
@@ -240,11 +317,11 @@ def test_a_cut_is_to_a_tenth() -> None:
     assert CUT == 0.1
 
 
-def test_a_branch_of_a_fork_keeps_the_cuts_that_the_run_has_made(cooled: Run, monkeypatch) -> None:
-    problem, start = quadratic(), events(cooled, "cut")[0]["step"] + 3
+def test_a_branch_of_a_fork_keeps_the_way_to_zero_that_the_run_has_begun(cooled: Run, monkeypatch) -> None:
+    problem, start = quadratic(), decisions(cooled)[0]["begins"] + 3
     ended = state_at(cooled, start + 15, "fork", problem)
     source = RunSource(cooled.configuration, state_at(cooled, start, "fork", problem), problem=problem, own_until=800)
-    assert source.state.values["cooling"]["factor"] == 0.1
+    assert source.state.values["cooling"]["begins"] == 600
     ends = []
     monkeypatch.setattr(RunSource, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
     assert grown(source, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15

@@ -40,7 +40,7 @@ def write_events(folder: RunFolder, *events: dict[str, Any]) -> Run:
         {"event": "evaluation", "estimates": {"test_loss": 0.5}},
         {"event": "evaluation", "estimates": {"test_loss": EXACT | {"low": 2.0}}},
         {"event": "evaluation", "estimates": {"test_loss": EXACT | {"level": "nan"}}},
-        {"event": "finish", "begins": -1},
+        {"event": "cooling", "begins": -1},
         {"event": "stationarity", "left": 1.0},
         {"event": "cut scored", "seen": "x", "within": True, "cut_at": 1, "predicted": EXACT},
         {"event": "endpoint", "examples": 64, "travelled": 1.0, "dead": {"relu": ["a", 2]}},

@@ -4,6 +4,7 @@ from .alternatives.alternative import Together as Together
 from .alternatives.rates import BatchSize as BatchSize
 from .alternatives.rates import CoolNow as CoolNow
 from .alternatives.rates import Following as Following
+from .alternatives.rates import Hold as Hold
 from .alternatives.rates import Rate as Rate
 from .alternatives.rates import RestartHot as RestartHot
 from .alternatives.replacements import Custom as Custom

@@ -21,7 +21,11 @@ HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "auroc", "f1", "score", "precision
 """Parts of the names of metrics that are better if they are higher."""
 
 
-def tail_factor(tail: Tail, start: int, stop: int, horizon: int) -> float:
+HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "none": 1.0}
+"""Share of the horizon before the rate starts to fall."""
+
+
+def tail_factor(tail: Tail, start: int, stop: int, horizon: int, hold: float | None = None) -> float:
     """The factor of the tail on the rate of an update, in the middle of its examples.
 
     The middle makes the sum over a branch the same for all batch sizes.
@@ -31,15 +35,17 @@ def tail_factor(tail: Tail, start: int, stop: int, horizon: int) -> float:
         start: Examples before the update.
         stop: Examples after it.
         horizon: Examples of the whole branch.
+        hold: Share of the horizon before the rate falls to zero, in place of that of `tail`; see `Hold`.
 
     >>> from gradiometer.forks import tail_factor
     >>> [tail_factor("linear", start, start + 1, 4) for start in range(4)]
     [0.875, 0.625, 0.375, 0.125]
     """
-    if tail == "none":
+    held = HELD[tail] if hold is None else hold
+    if held >= 1:
         return 1.0
     left = 1 - (start + stop) / (2 * horizon)
-    return max(left if tail == "linear" else min(2 * left, 1.0), 0.0)
+    return max(min(left / (1 - held), 1.0), 0.0)
 
 
 @dataclass(frozen=True)

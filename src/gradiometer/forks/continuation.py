@@ -80,6 +80,8 @@ class Continuation:
         """Share of the length of the branch that is trained."""
         self.clip: float | None = None
         """Largest norm of the gradient; None for no clipping besides training's own."""
+        self.hold: float | None = None
+        """Share of the branch before its rate falls to zero; None for that of its tail."""
         self.step = step_index
         """Index of the first update, as training counts."""
         self._loss, self._step, self._schedulers, self._epoch, self._scaler = loss, step, schedulers, epoch, scaler

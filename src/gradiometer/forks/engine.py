@@ -95,7 +95,7 @@ def _trained(going: Continuation, branch: Branch) -> BranchResult:
     """Train up to the horizon."""
     began = time.perf_counter()
     horizon = max(round(going.share * branch.horizon), 1)
-    tail = partial(tail_factor, branch.tail, horizon=horizon)
+    tail = partial(tail_factor, branch.tail, horizon=horizon, hold=going.hold)
     curve: list[tuple[int, float]] = []
     losses: list[Tensor | float] = []
     highest, updates, diverged = math.nan, 0, None

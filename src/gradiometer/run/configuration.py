@@ -49,8 +49,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         snapshots: Number of models to keep for an ensemble, 0 or at least 2. With a constant schedule, η decays to
             zero in each of as many cycles and the model at the end of each is kept; with another, models are kept at
             the same steps, without cycles.
-        cool: Test whether the loss still falls at this η. off: no test. watch: report the result. auto: when it has
-            stopped falling, divide η by 10; at the end of the run, decay it linearly to zero.
+        cool: Test whether the loss still falls at this η. off: no test. watch: report the result. auto: also end with
+            η linearly to zero, from the step that forks choose: branches that are trained to the end of the run.
+        cool_budget: Most that the forks of `cool` = auto may cost, in units of the whole run. With the default they
+            decide at 75 % and 95 % of the steps; with more, also earlier, where the test proposes to lower η. With less
+            than 1.2, η goes to zero over the last quarter.
         batch_size: Batch size B, in examples.
         epochs: Number of passes over the training set.
         steps: Number of steps, instead of `epochs`.
@@ -95,6 +98,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     schedule: str = "constant"
     snapshots: int = 0
     cool: Literal["off", "watch", "auto"] = "off"
+    cool_budget: float = 1.2
     batch_size: int = 32
     epochs: int = 10
     steps: int | None = None
@@ -257,6 +261,8 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
             f"`cool` is {c.cool!r}, but the {c.schedule} schedule decays to zero by itself and never keeps a rate long"
             " enough to test it: leave out one of the two."
         )
+    if not 0 <= c.cool_budget < math.inf:
+        yield f"`cool_budget` must be at least 0 and finite, got {c.cool_budget}."
     if c.cool != "off" and c.snapshots:
         yield f"`cool` is {c.cool!r}, but the cycles of `snapshots` decay to zero by themselves: leave out one."
     if not (c.snapshots == 0 or c.snapshots >= 2):

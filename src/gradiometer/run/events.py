@@ -40,8 +40,11 @@ class _Diverged(_Event):
     reason: str = ""
 
 
-class _Finish(_Event):
-    begins: StepNumber
+class _Cooling(_Event):
+    fork: str | None
+    begins: StepNumber | None
+    outcome: str
+    spent: float
 
 
 class _Stationarity(_Event):
@@ -65,7 +68,7 @@ _KINDS: dict[str, Any] = {
     "evaluation": _Evaluation,
     "snapshot": _Snapshot,
     "diverged": _Diverged,
-    "finish": _Finish,
+    "cooling": _Cooling,
     "stationarity": _Stationarity,
     "cut scored": _CutScored,
 }

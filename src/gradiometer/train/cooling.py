@@ -1,4 +1,4 @@
-"""Cooling by measurement: cut the learning rate when it has reached its plateau, and end at zero."""
+"""Cooling by measurement: tell if a cut of the rate would gain, and ask for forks that may end the rate of a run."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.convergence.plateau.extrapolation import Extrapolation, Look
-from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, SHORT_FINISH, forecast, gain_of_averaging
+from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadArgument
+from gradiometer.forks.alternatives.rates import Hold
+from gradiometer.forks.branch import tail_factor
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
@@ -25,6 +27,12 @@ FEWEST = 64
 
 PARTS = 8
 """Number of equal parts that these examples are run in."""
+
+MARKS = (1 - FINISH, 0.95)
+"""Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends lower."""
+
+REPLICATES = 2
+"""Replicates of each of the two branches of a fork."""
 
 
 class TrainProbe:
@@ -69,19 +77,26 @@ class TrainProbe:
 
 
 class Cooling:
-    """Follows a training step by step and, if it may act, cuts the rate to a tenth at every plateau.
+    """Follows a training step by step, reports what a cut would gain and, if it may act, asks for forks.
 
-    The test starts again at every change of the rate. At the end the rate goes linearly from its present value to
-    zero, and nothing is tested. This takes the last fifth of the steps. It costs half of what the loss would have
-    fallen in them, which is about half of what the averaged iterate fell by at the newest look. If a cut gains less
-    than that, only the last twentieth is taken. All cuts multiply the schedule's own rate.
+    The test of `Extrapolation` starts again at every change of the rate, and only reports. Forks decide when the rate
+    starts to go linearly to zero, which it reaches at the end. In one branch it does so from here; in the other it
+    stays until the next mark, or to the end after the last one.
+
+    - Where the test proposes a cut, the rate goes to zero only if the first branch is shown to end lower. Such a fork
+      is made if the budget pays for branches to the end of the run and for the forks at the marks.
+    - At two marks near the end, it goes to zero unless the other branch is shown to end lower. It does so without a
+      fork if the budget does not pay for it.
+
+    A way to zero that has begun is final. All rates multiply those of the schedule.
 
     Args:
         objective: The model and its loss.
         data: The training set.
         steps: Steps of the whole training.
-        acts: True if it may cut; otherwise it only reports.
-        level: Confidence level of its intervals.
+        acts: True if it may change the rate; otherwise it only reports.
+        budget: Most that all forks may cost, in units of the whole training.
+        level: Confidence level of its intervals, and of the words "ends lower", one-sided.
         seed: Seed of the probe.
     """
 
@@ -92,23 +107,66 @@ class Cooling:
         steps: int,
         *,
         acts: bool,
+        budget: float = 1.0,
         level: float = 0.9,
         seed: int = 0,
     ) -> None:
         self.probe = TrainProbe(objective, data, seed)
-        self.steps, self.acts, self.level = steps, acts, level
-        self.finish = steps - int(FINISH * steps) if acts else steps
+        self.steps, self.acts, self.budget, self.level = steps, acts, budget, level
+        self.marks = sorted({max(int(share * steps), 1) for share in MARKS} - {steps}) if acts else []
         self.test = Extrapolation(self.probe)
-        self.factor = 1.0
+        self.spent = 0.0
+        """Cost of the forks so far, in units of the whole training."""
+        self.asked: int | None = None
+        """Step of the latest decision."""
+        self.begins: int | None = None
+        """Step from which the rate goes to zero; the last one if it stays. None: not decided."""
         self.rate: float | None = None
         self.newest: dict[str, Any] | None = None
         self.cut: dict[str, Any] | None = None
 
     def multiplier(self, step: int) -> float:
         """The factor on the schedule's rate at this step."""
-        if step < self.finish:
-            return self.factor
-        return self.factor * (self.steps - step) / (self.steps - self.finish)
+        if self.begins is None or step < self.begins or self.begins == self.steps:
+            return 1.0
+        return tail_factor("linear", step - self.begins, step + 1 - self.begins, self.steps - self.begins)
+
+    def asks(self, step: int) -> bool:
+        """True if there is something to decide before this step."""
+        if not self.acts or self.begins is not None or self.asked == step:
+            return False
+        proposed = self.newest is not None and self.newest["step"] == step and self.newest["stopped"]
+        return step in self.marks or (proposed and self.pays(step))
+
+    @property
+    def two_sided(self) -> float:
+        """Level of a two-sided interval whose ends are one-sided bounds at the level."""
+        return max(2 * self.level - 1, 0.01)
+
+    def pays(self, step: int) -> bool:
+        """True if the budget pays for a fork here and at all marks that follow."""
+        planned = self._cost(step) + sum(self._cost(mark) for mark in self.marks if mark > step)
+        return self.spent + planned <= self.budget * (1 + 1e-9)
+
+    def hold(self, step: int) -> Hold:
+        """The branch that a fork at this step compares with going to zero from there."""
+        until = next((mark for mark in self.marks if mark > step), self.steps)
+        return Hold((until - step) / (self.steps - step))
+
+    def decide(self, step: int, begins: int | None, *, forked: bool) -> None:
+        """Take in a decision: the step from which the rate goes to zero, or None to go on.
+
+        Args:
+            step: The present step.
+            begins: That step; the number of all steps if the rate stays to the end.
+            forked: True if a fork was made for it.
+        """
+        self.asked, self.begins = step, begins
+        self.spent += self._cost(step) if forked else 0.0
+
+    def _cost(self, step: int) -> float:
+        """Cost of a fork at a step, in units of the whole training."""
+        return 2 * REPLICATES * (self.steps - step) / self.steps
 
     def observe(self, parameters: Sequence[Tensor], learning_rate: float, step: int) -> list[dict[str, Any]]:
         """Take in the parameters after an update. Returns events to record, each with its name under "event".
@@ -118,30 +176,16 @@ class Cooling:
             learning_rate: η of the update.
             step: Number of updates so far.
         """
-        if step > self.finish:
+        if self.begins is not None:
             return []
-        events: list[dict[str, Any]] = []
-        if self.acts and step == self.finish == self.steps - int(FINISH * self.steps):
-            self.finish = self._chosen_finish()
-            events.append({"event": "finish", "step": step, "begins": self.finish})
         if learning_rate != self.rate:
             self._changed(learning_rate)
         stopped = bool(self.test.take(flat([parameter.detach() for parameter in parameters])[None]).item())
         look, self.test.look = self.test.look, None
         if look is None:
-            return events
-        self.newest = {"step": step, **self._described(look, learning_rate)}
-        events += [*self._scored(look, step), {"event": "stationarity", "stopped": stopped, **self.newest}]
-        if stopped and self.acts:
-            self.factor *= CUT
-            events.append({"event": "cut", "to": learning_rate * CUT, **self.newest})
-        return events
-
-    def _chosen_finish(self) -> int:
-        """The step at which the rate starts to go to zero, decided where the longer way would start."""
-        kept = self.newest
-        short = kept is not None and kept["gain"]["value"] < kept["fell"] / 2
-        return self.steps - int((SHORT_FINISH if short else FINISH) * self.steps)
+            return []
+        self.newest = {"step": step, "stopped": stopped, **self._described(look, learning_rate)}
+        return [*self._scored(look, step), {"event": "stationarity", **self.newest}]
 
     def _changed(self, learning_rate: float) -> None:
         """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be scored."""
@@ -188,12 +232,12 @@ class Cooling:
 
     def values(self) -> dict[str, Any]:
         """The rest of its state, as values for JSON."""
-        kept = {"newest": self.newest, "cut": self.cut}
-        return {"factor": self.factor, "finish": self.finish, "rate": self.rate, "test": self.test.values(), **kept}
+        names = ("spent", "asked", "begins", "rate", "newest", "cut")
+        return {"test": self.test.values(), **{name: getattr(self, name) for name in names}}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restore its state."""
-        self.factor, self.finish, self.rate = values["factor"], values["finish"], values["rate"]
-        self.newest, self.cut = values["newest"], values["cut"]
+        self.spent, self.asked, self.begins = values["spent"], values["asked"], values["begins"]
+        self.rate, self.newest, self.cut = values["rate"], values["newest"], values["cut"]
         self.test = Extrapolation(self.probe)
         self.test.restore(dict(tensors), values["test"])

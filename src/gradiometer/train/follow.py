@@ -10,7 +10,7 @@ from gradiometer.train.restoring.state import restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
-END, STEP = 0, 1
+END, STEP, GO_ON, COOL = range(4)
 """The commands that rank 0 sends."""
 
 
@@ -26,10 +26,13 @@ def follow(training: Training) -> Run:
         folder = RunFolder.open(training.ranks.told_text())
         load_latest(folder, use=lambda checkpoint: restore(training, checkpoint.tensors, checkpoint.state))
         while True:
-            following, measured = training.ranks.told(END, False)
+            following, told = training.ranks.told(END, False)
             if following == END:
                 return Run.open(folder.path)
-            training.backward(training.batch(), bool(measured))
+            if following in (GO_ON, COOL):
+                training.decide(told if following == COOL else None, forked=True)
+                continue
+            training.backward(training.batch(), bool(told))
             learning_rate = training.learning_rate
             training.update()
             training.cooled(learning_rate)  # the same everywhere, from the same parameters

@@ -4,7 +4,9 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -27,7 +29,8 @@ from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
-from gradiometer.train.follow import STEP, dismiss, follow, lead
+from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
+from gradiometer.train.forking.cooling_fork import Stopped, decided
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
@@ -138,6 +141,7 @@ class Loop:
             with asked_to_stop() as asked:
                 self._begin()
                 while self.training.step < self.training.steps:
+                    self._cool(asked)
                     self._step()
                     if asked.is_set():
                         self._stop()
@@ -191,6 +195,20 @@ class Loop:
         self.recorder.event("warning", self.training.step, text=text)
         if self.watcher:
             self.watcher.warn(text)
+
+    def _cool(self, asked: Event) -> None:
+        """Let a fork decide if the rate goes to zero from here, where `--cool auto` asks for it."""
+        training = self.training
+        if training.cooling is None or not training.cooling.asks(training.step):
+            return
+        try:
+            with training.budget.spending("cooling forks", asked_for=True):
+                decision = decided(training, training.cooling, self.folder, asked.is_set)
+        except Stopped:
+            self._stop()
+        training.ranks.told(GO_ON if decision.begins is None else COOL, decision.begins or 0)
+        training.decide(decision.begins, forked=decision.fork is not None)
+        self.recorder.event("cooling", training.step, spent=training.cooling.spent, **asdict(decision))
 
     def _step(self) -> None:
         training, recorder = self.training, self.recorder

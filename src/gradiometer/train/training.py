@@ -261,15 +261,17 @@ class Training:
         self._cool()
 
     def cooled(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Events of the cooling after an update at this rate. A cut holds from the next step on."""
+        """Events of the cooling after an update at this rate."""
         if self.cooling is None:
             return []
-        factor = self.cooling.factor
         with self.budget.spending("cooling", asked_for=True):
-            events = self.cooling.observe(self.parameters, learning_rate, self.step)
-        if self.cooling.factor != factor:
+            return self.cooling.observe(self.parameters, learning_rate, self.step)
+
+    def decide(self, begins: int | None, *, forked: bool) -> None:
+        """Take in a decision of the cooling before the next step: see `Cooling.decide`."""
+        if self.cooling is not None:
+            self.cooling.decide(self.step, begins, forked=forked)
             self._cool()
-        return events
 
     def _cool(self) -> None:
         """Set the rate to the schedule's rate times the factor of the cooling."""
@@ -281,9 +283,14 @@ class Training:
         configuration = self.configuration
         if configuration.cool == "off":
             return None
-        acts = configuration.cool == "auto"
         return Cooling(
-            self.objective, self.data, self.steps, acts=acts, level=configuration.level, seed=configuration.seed
+            self.objective,
+            self.data,
+            self.steps,
+            acts=configuration.cool == "auto",
+            budget=configuration.cool_budget,
+            level=configuration.level,
+            seed=configuration.seed,
         )
 
     def evaluation_due(self) -> bool:

@@ -1,4 +1,4 @@
-"""The test that may cut the rate: it compares the gain left along the run's own path with the gain of a cut."""
+"""The test that proposes a cut of the rate: the gain left along the run's own path against the gain of a cut."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable

@@ -23,8 +23,8 @@ from gradiometer.measurement.uncertainty.slopes import slope
 CUT = 0.1
 """A cut multiplies the learning rate by this."""
 
-FINISH, SHORT_FINISH = 0.2, 0.05
-"""Last share of the steps, in which cooling takes the rate linearly to zero; the short one if noise holds up little."""
+FINISH = 0.25
+"""Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide otherwise."""
 
 DRIFT = 0.25
 """Share of the averaged iterate's latest fall that is expected to be part of what a cut gains."""
@@ -210,7 +210,7 @@ def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] 
         state=State.LOOK if advised else State.OK,
         seen=f"At η = {significant(learning_rate)} {seen}",
         means="More steps at this rate could gain little compared with a cut." if stopped else means,
-        advice="`--cool auto` cuts the rate when the test fires, and ends at zero." if advised else "",
+        advice="Try the cut in a fork: branches that are really trained." if advised else "",
         caveat=caveat,
         alternatives=("cool now",) if advised else (),
     )

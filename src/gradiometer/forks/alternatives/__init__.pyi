@@ -4,6 +4,7 @@ from .alternative import Together as Together
 from .rates import BatchSize as BatchSize
 from .rates import CoolNow as CoolNow
 from .rates import Following as Following
+from .rates import Hold as Hold
 from .rates import Rate as Rate
 from .rates import RestartHot as RestartHot
 from .replacements import Custom as Custom

@@ -122,7 +122,7 @@ class Following(Alternative):
 
 @dataclass(frozen=True)
 class CoolNow(Alternative):
-    """Cut the rate now, as `gradiometer train --cool auto` does at a plateau.
+    """Cut the rate now. With the tail of the fork it then falls to zero.
 
     Args:
         factor: Factor of the cut, below 1.
@@ -142,6 +142,35 @@ class CoolNow(Alternative):
     def change(self, going: "Continuation") -> None:
         """Multiply the rate."""
         going.factor *= self.factor
+
+
+@dataclass(frozen=True)
+class Hold(Alternative):
+    """Keep the rate for a share of the branch; from there it falls linearly to zero, whatever the tail of the fork.
+
+    Args:
+        share: The share, from 0 to 1. With 1 the rate does not fall.
+
+    >>> from gradiometer.forks import Hold
+    >>> Hold(0.8).name
+    'hold 80%'
+    """
+
+    share: Amount
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share)
+        if not self.share <= 1:
+            raise BadArgument(f"`share` must be at most 1, got {self.share}.")
+
+    @property
+    def name(self) -> str:
+        """Such as "hold 80%"."""
+        return f"hold {100 * self.share:.3g}%"
+
+    def change(self, going: "Continuation") -> None:
+        """Start the tail later."""
+        going.hold = float(self.share)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
-from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Following, Rate, RestartHot
+from gradiometer.forks.alternatives.rates import BatchSize, CoolNow, Following, Hold, Rate, RestartHot
 from gradiometer.forks.alternatives.updates import Clip, Momentum, Shorter, Skip, WeightDecay
 
 NUMBER = r"\+?(\d+(?:_\d+)*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
@@ -22,6 +22,7 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     (f"weight decay {NUMBER}", lambda value: WeightDecay(float(value))),
     ("cool now", CoolNow),
     (f"cool now {TIMES}", lambda factor: CoolNow(float(factor))),
+    (f"hold {NUMBER}%", lambda percent: Hold(float(percent) / 100)),
     (f"shorter {TIMES}", lambda share: Shorter(float(share))),
     (f"restart hot {TIMES}", lambda factor: RestartHot(float(factor))),
     (f"clip {NUMBER}", lambda norm: Clip(float(norm))),
@@ -29,7 +30,7 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     (r"follow (.+)", lambda schedule: Following(Schedule.parse(schedule))),
 )
 EXAMPLES = (
-    "go on, rate 2x, batch 2x, 'batch 2x, rate 1.41x', momentum 0.9, weight decay 0.01, cool now, clip 1, "
+    "go on, rate 2x, batch 2x, 'batch 2x, rate 1.41x', momentum 0.9, weight decay 0.01, cool now, hold 80%, clip 1, "
     "shorter 0.5x, skip 1200:1205, restart hot 10x, follow Cosine(0.1, steps=500), AdamW(lr=0.001)"
 )
 

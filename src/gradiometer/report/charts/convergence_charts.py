@@ -62,13 +62,13 @@ def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 
-def plateau_chart(cut: Curve, on: Curve, cuts: Sequence[int]) -> alt.LayerChart:
+def plateau_chart(cut: Curve, on: Curve, begun: Sequence[int]) -> alt.LayerChart:
     """The gain of a cut of the rate to zero, and the possible gain without a cut, at every test.
 
     Args:
         cut: Gain of a cut at each test.
         on: Gain without a cut at each test.
-        cuts: Steps at which the rate was cut, drawn as rules.
+        begun: Steps from which the rate goes to zero, drawn as rules.
     """
     axis = LogAxis.holding(estimate for _, estimate in (*cut, *on))
     y, series = log_y(axis, "gain in the loss"), named_series(GAINS)
@@ -78,8 +78,8 @@ def plateau_chart(cut: Curve, on: Curve, cuts: Sequence[int]) -> alt.LayerChart:
         base = by_step(rows)
         layers.append(bars(base, y, **series))
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
-    if cuts:
-        rules = by_step([{"step": step, "label": "cut"} for step in cuts])
+    if begun:
+        rules = by_step([{"step": step, "label": "to zero"} for step in begun])
         label = rules.mark_text(style="reference-label", align="left", baseline="top", dx=4)
         layers += [rules.mark_rule(style="reference"), label.encode(y=alt.value(0), text="label:N")]
     return along_steps(*layers)

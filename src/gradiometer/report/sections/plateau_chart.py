@@ -1,6 +1,6 @@
 """The figure of the plateau test: the gain of a cut of the learning rate, and the possible gain without a cut."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from gradiometer.measurement.estimate import Estimate, significant
@@ -12,11 +12,13 @@ Event = Mapping[str, Any]
 
 
 def plateau_figure(run: Run) -> Figure | None:
-    """The results of the test, the cuts, and the outcomes of their forecasts; None if the test did not run."""
+    """The results of the test, and the outcomes of forecasts of a cut; None if the test did not run."""
     tests = _named(run, "stationarity")
     if not tests:
         return None
-    cuts, scored = [int(event["step"]) for event in _named(run, "cut")], _named(run, "cut scored")
+    decided = [event["begins"] for event in _named(run, "cooling")]
+    begun = [step for step in decided if step is not None and step < run.manifest["steps"]]
+    scored = _named(run, "cut scored")
     gains = [(int(test["step"]), Estimate(**test["gain"])) for test in tests]
     left = [(int(test["step"]), Estimate.exact(float(test["left"]))) for test in tests]
     last = tests[-1]
@@ -25,13 +27,13 @@ def plateau_figure(run: Run) -> Figure | None:
         f"would lower the training loss by {gains[-1][1]}, the cost of the noise. Without a cut, the possible gain is "
         f"{significant(left[-1][1].value)}."
     ]
-    if cuts:
-        parts.append(f"The rate was cut at step {_listed(cuts)}.")
+    if begun:
+        parts.append(f"The rate goes to zero from step {begun[-1]:,}.")
     parts += [_score(event) for event in scored]
     return Figure(
         name="plateau",
         title="Keep the learning rate, or cut it",
-        chart=plateau_chart(gains, left, cuts),
+        chart=plateau_chart(gains, left, begun),
         summary=" ".join(parts),
         table=Numbers(
             ("step", "learning rate", "gain of a cut", "interval", "gain without a cut", "plateau"),
@@ -65,8 +67,3 @@ def _score(event: Event) -> str:
         f"The cut at step {event['cut_at']:,} {verb} {significant(abs(event['seen']))}, {met}: "
         f"{Estimate(**event['predicted'])}."
     )
-
-
-def _listed(steps: Sequence[int]) -> str:
-    *first, last = [f"{step:,}" for step in steps]
-    return f"{', '.join(first)} and {last}" if first else last

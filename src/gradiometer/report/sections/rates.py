@@ -1,4 +1,4 @@
-"""The learning rate over a run: from the schedule, from the schedule and cuts, or as measured."""
+"""The learning rate over a run: from the schedule, from the schedule and the forks, or as measured."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.convergence.plateau.noise_floor import CUT, FINISH
+from gradiometer.convergence.plateau.noise_floor import FINISH
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import Verdict, theorem
 from gradiometer.errors import BadArgument
@@ -30,7 +30,7 @@ class Rates:
         end: η at the step after the last if it is known: a linear schedule reaches zero only there.
         total: T, the number of steps of the run.
         now: The current step.
-        source: Source of the rates: `GIVEN`, `CUTS` or `MEASURED`.
+        source: Source of the rates: `GIVEN`, `FORKED` or `MEASURED`.
         schedule: The schedule, if all rates come from it.
         verdict: The theorem's verdict on the schedule.
     """
@@ -65,12 +65,12 @@ class Rates:
 
 
 GIVEN = "from the schedule"
-CUTS = "from the schedule and the cuts"
+FORKED = "from the schedule and the forks"
 MEASURED = "as recorded"
 
 
 def rates_of(run: Run) -> Rates | None:
-    """The rates from the schedule and the cuts if they agree with the measured ones, else the measured ones, if any."""
+    """The rates from schedule and forks if they agree with the measured ones, else the measured ones, if any."""
     total, measured = run.manifest.get("steps"), _measured(run)
     configuration = run.configuration
     if not isinstance(total, int) or not total >= 1 or not isinstance(configuration, Configuration):
@@ -86,22 +86,21 @@ def rates_of(run: Run) -> Rates | None:
         return None
     now = min(run.steps, total)
     if configuration.cool == "auto":
-        made = Rates(steps, values * _cooling(run, steps, total), 0.0, total, now, CUTS)
+        begins = _begins(run, total)
+        left = np.clip((total - steps - 0.5) / max(total - begins, 1), 0.0, 1.0)
+        values = values * np.where(steps < begins, 1.0, left)
+        made = Rates(steps, values, 0.0 if begins < total else end, total, now, FORKED)
     else:
         made = Rates(steps, values, end, total, now, GIVEN, schedule, _verdict(schedule))
     return made if measured is None or _agree(made, measured) else measured
 
 
-def _cooling(run: Run, steps: Int[np.ndarray, " steps"], total: int) -> Float[np.ndarray, " steps"]:
-    """The factor by which cuts and the linear end multiply the schedule's rate."""
-    begun = [int(event["begins"]) for event in run.events if event["event"] == "finish"]
-    finish = begun[-1] if begun else total - int(FINISH * total)
-    left = np.clip((total - steps) / (total - finish), None, 1.0) if finish < total else np.ones(len(steps))
-    for event in run.events:
-        if event["event"] == "cut":
-            left = left * np.where(steps >= event["step"], CUT, 1.0)
-    factors: np.ndarray = left
-    return factors
+def _begins(run: Run, total: int) -> int:
+    """The step from which a run that cools itself goes to zero, as far as it is decided."""
+    decided = [event["begins"] for event in run.events if event["event"] == "cooling"]
+    if not decided:
+        return total - int(FINISH * total)
+    return total if decided[-1] is None else int(decided[-1])
 
 
 def _agree(made: Rates, measured: Rates) -> bool:

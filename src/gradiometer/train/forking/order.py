@@ -38,3 +38,11 @@ def positions(order: Order, step: int, seed: int, own_until: int = 0) -> Iterato
         yield from left[shuffled].split(order.batch_size)
         first = (epoch + 1) * order.steps_per_epoch
     yield from map(later.batch, itertools.count(first))
+
+
+def examples_before(order: Order, step: int) -> int:
+    """The number of examples in the batches before a step."""
+    if order.draw is not Draw.RESHUFFLED:
+        return step * order.batch_size
+    epochs, place = divmod(step, order.steps_per_epoch)
+    return epochs * order.examples + place * order.batch_size

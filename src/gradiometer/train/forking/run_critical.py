@@ -23,7 +23,8 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem
 from gradiometer.run.reader import Run
-from gradiometer.train.forking.run_fork import branch_length, default_step, examples_before
+from gradiometer.train.forking.order import examples_before
+from gradiometer.train.forking.run_fork import branch_length, default_step
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.replay import state_at

@@ -23,6 +23,7 @@ from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import checkpoint_steps
 from gradiometer.run.reader import Run
+from gradiometer.train.forking.order import examples_before
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.replay import state_at
@@ -150,14 +151,6 @@ def default_step(run: Run) -> int:
     if not kept:
         raise BadArgument(f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0.")
     return kept[0]
-
-
-def examples_before(order: Order, step: int) -> int:
-    """The number of examples in the batches before a step."""
-    if order.draw is not Draw.RESHUFFLED:
-        return step * order.batch_size
-    epochs, place = divmod(step, order.steps_per_epoch)
-    return epochs * order.examples + place * order.batch_size
 
 
 def _checked_step(run: Run, step: int) -> int:

@@ -21,7 +21,8 @@ from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
-from gradiometer.train.forking.run_fork import examples_before, fork_run
+from gradiometer.train.forking.order import examples_before
+from gradiometer.train.forking.run_fork import fork_run
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 
 

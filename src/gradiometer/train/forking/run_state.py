@@ -36,7 +36,7 @@ TRAIN_EXAMPLES = 2048
 class RunSource:
     """The state of a run after some updates. It can be pickled; the data are loaded again where it arrives.
 
-    A branch follows the schedule of the run, with the cuts that `cool` has made so far; no further cuts are made.
+    A branch follows the schedule of the run, with the way to zero that `cool` has begun; `cool` decides nothing more.
 
     Args:
         configuration: The configuration of the run.
@@ -82,7 +82,7 @@ class RunSource:
             restore(training, {name: tensor.clone() for name, tensor in state.tensors.items()}, state.values)
         if own:
             set_random_states(training.device, state.tensors, state.values["random"])
-        _keep_cuts(training)
+        _keep_cooling(training)
         accumulated = _Accumulated(training) if self.configuration.accumulation > 1 else None
         going = Continuation(
             training.model,
@@ -129,8 +129,8 @@ def _batches(training: Training, seed: int, own_until: int) -> Iterator[Batch]:
     return map(training.data.batch, positions(training.order, training.step, seed, own_until))
 
 
-def _keep_cuts(training: Training) -> None:
-    """Let the scheduler give the rate with the cuts so far, and with the way to zero of a run that cools itself."""
+def _keep_cooling(training: Training) -> None:
+    """Let the scheduler give the rate with the way to zero that has begun in a run that cools itself."""
     cooling, scheduler = training.cooling, cast("LambdaLR", training.scheduler)
     if cooling is not None and cooling.acts:
         (schedule,) = scheduler.lr_lambdas

@@ -83,7 +83,10 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
     recorded = dict(zip(steps.tolist(), losses.tolist(), strict=True))
     first = training.step
     worst = 0.0
+    decisions = {event["step"]: event for event in run.events if event["event"] == "cooling"}
     while training.step < step:
+        if decision := decisions.get(training.step):
+            training.decide(decision["begins"], forked=decision["fork"] is not None)
         loss, _ = training.backward(training.batch(), measured=False)
         if (reason := training.divergence(loss)) is not None:
             raise Diverged(f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}.")

@@ -1,0 +1,38 @@
+"""The finding about the forks that decided when the rate of a run goes to zero."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.run.reader import Run
+
+
+def cooling_finding(run: Run) -> Finding | None:
+    """What the forks of `--cool auto` decided, and what they cost; None without a decision."""
+    decisions = [event for event in run.events if event["event"] == "cooling"]
+    if not decisions:
+        return None
+    spent = significant(decisions[-1]["spent"], 2)
+    return Finding(
+        gauge="cooling",
+        issue=Issue.CONVERGENCE,
+        state=State.OK,
+        seen=" ".join(_sentence(event, run.manifest.get("steps")) for event in decisions),
+        means=f"Forks chose when the rate goes to zero, for {spent} times the updates of the run."
+        if any(event["fork"] for event in decisions)
+        else "No fork was made: the rate goes to zero over the last quarter.",
+        advice="",
+        caveat="The forks compared the training loss, and no other ways to lower the rate.",
+    )
+
+
+def _sentence(event: Mapping[str, Any], steps: int | None) -> str:
+    step, begins = event["step"], event["begins"]
+    if event["fork"] is None:
+        return f"From step {step:,} the rate goes to zero; `cool_budget` did not pay for a fork."
+    if begins == step:
+        decision = f"From step {step:,} the rate goes to zero"
+    else:
+        decision = f"At step {step:,} the rate was kept{' to the end' if begins == steps else ''}"
+    return f"{decision}: {event['outcome']} in training loss (fork {event['fork']})."

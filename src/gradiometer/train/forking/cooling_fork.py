@@ -1,0 +1,91 @@
+"""The forks of `--cool auto`: two branches to the end of the run decide if the rate goes to zero from here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from gradiometer.forks.branch import BranchResult
+from gradiometer.forks.recorded.growing import grow
+from gradiometer.forks.recorded.plan import Plan
+from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.forks.recorded.words import outcome
+from gradiometer.jobs.choice import opened
+from gradiometer.run.folder import RunFolder
+from gradiometer.train.cooling import REPLICATES, Cooling
+from gradiometer.train.forking.order import examples_before
+from gradiometer.train.forking.run_state import RunSource
+from gradiometer.train.restoring.replay import RunState
+from gradiometer.train.restoring.state import capture
+from gradiometer.train.training import Training
+
+READOUT = "train_loss"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of the rate.
+
+    Args:
+        begins: Step from which it goes to zero; the number of all steps if it stays to the end; None to ask again.
+        fork: Name of the fork that decided; None if the budget does not pay for one.
+        outcome: What the fork has shown, in words.
+    """
+
+    begins: int | None
+    fork: str | None = None
+    outcome: str = ""
+
+
+class Stopped(Exception):
+    """Raised between two branches if the run was asked to stop."""
+
+
+def decided(training: Training, cooling: Cooling, folder: RunFolder, is_stopped: Callable[[], bool]) -> Decision:
+    """Decide before the present step of a training. Its state and all random states are afterwards as before.
+
+    A fork that was stopped continues from its finished branches.
+
+    Args:
+        training: The training.
+        cooling: Its cooling, which asks for a decision.
+        folder: The run, in which the fork is kept.
+        is_stopped: True if the run was asked to stop.
+
+    Raises:
+        Stopped: The run was asked to stop, and the branches that are finished are kept.
+        GradiometerError: A branch failed.
+    """
+    step = training.step
+    if not cooling.pays(step):
+        return Decision(step)
+    record = _forked(training, cooling, folder, is_stopped)
+    (effect,) = record.fork.effects(READOUT, level=cooling.two_sided)
+    if step in cooling.marks:
+        begins = step if effect.verdict != "better" else training.steps if step == cooling.marks[-1] else None
+    else:
+        begins = step if effect.verdict in ("worse", "diverged") else None
+    return Decision(begins, record.name, f"{effect.alternative} {outcome(effect)}")
+
+
+def _forked(training: Training, cooling: Cooling, folder: RunFolder, is_stopped: Callable[[], bool]) -> ForkRecord:
+    """The finished fork at the present step."""
+    configuration, step = msgspec.structs.replace(training.configuration, cool="off"), training.step
+    left = examples_before(training.order, training.steps) - examples_before(training.order, step)
+    seed = configuration.seed
+    plan = Plan(step, (cooling.hold(step),), REPLICATES, left, seed=seed, left=left)
+    record = ForkRecord.keep(folder.path, plan)
+    if record.finished:
+        return record
+    tensors, values = capture(training)
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith("cooling.")}
+    problem = replace(training.problem, test=None)  # the loss on Train decides
+
+    def stop_here(*_: BranchResult | int) -> None:
+        if is_stopped():
+            raise Stopped
+
+    source = RunSource(configuration, RunState(step, state, values), seed=seed, problem=problem)
+    with opened("here") as pool:
+        grow(source, plan, pool, ledger=record.ledger(), progress=stop_here, threads=configuration.threads)
+    return record.finish()
