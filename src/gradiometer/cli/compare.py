@@ -3,6 +3,7 @@
 import math
 import sys
 import webbrowser
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
 
 def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
     from gradiometer.report.compare.contrast import claim, sentence, verdict
+    from gradiometer.report.compare.forks import tried_by
 
     return {
         "verdict": verdict(groups, contrasts),
@@ -89,6 +91,16 @@ def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -
             }
             for contrast in contrasts
         ],
+        "forks": [
+            {
+                "letter": each.group.letter,
+                "run": str(each.compared.run.path),
+                "fork": str(each.record.path),
+                "step": each.record.plan.step,
+                **each.effect.to_dict(),
+            }
+            for each in tried_by(groups)
+        ],
         "page": None,
     }
 
@@ -96,8 +108,10 @@ def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -
 def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
     from gradiometer.cli.outcome import filled
+    from gradiometer.forks.recorded.words import label_of, outcome
     from gradiometer.report.charts.interval_strip import interval, number
     from gradiometer.report.compare.contrast import QUANTITIES, verdict
+    from gradiometer.report.compare.forks import tried_by
     from gradiometer.report.compare.page import CAVEAT, changes, finding_of
 
     for group in groups:
@@ -118,6 +132,11 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
             click.echo(f"    {name:<26} {'cannot tell yet' if math.isnan(estimate.value) else words}")
     if contrasts:
         click.echo("\n" + filled(f"caution: {CAVEAT}"))
+    for named, same in groupby(tried_by(groups), key=lambda each: each.named):
+        click.echo("\n" + filled(f"fork: {named}, against going on as it is"))
+        for each in same:
+            words = f"{outcome(each.effect)} in {label_of(each.effect.readout)}, from step {each.record.plan.step:,}"
+            click.echo(filled(f"{each.runs}  {words}", indent=4, hanging=4))
 
 
 def _runs_of(group: "Group") -> str:

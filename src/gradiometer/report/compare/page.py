@@ -13,6 +13,7 @@ from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, claim, sentence, verdict
+from gradiometer.report.compare.forks import forks_figures, tried_by
 from gradiometer.report.page.cards import Card, Shown
 from gradiometer.report.page.document import document
 from gradiometer.report.sections.section import Figure, Numbers, cells, change
@@ -47,11 +48,12 @@ def write_comparison(groups: Sequence[Group], contrasts: Sequence[Contrast], pat
 def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
     figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
+    forks = forks_figures(tried_by(groups), DRAWN)
     cards = [_card(contrast) for contrast in contrasts]
     return document(
         CONTENT,
         " · ".join(group.name for group in groups[:DRAWN]),
-        figures,
+        (*forks, *figures),
         count=len(runs),
         verdict=verdict(groups, contrasts),
         groups=groups_table(groups),
@@ -67,6 +69,7 @@ def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
         },
         differences=_differences_table(contrasts),
         caveat=CAVEAT,
+        forks=forks,
         figures=figures,
         left_out=[group.letter for group in groups[DRAWN:]],
         steps=max([each.run.steps for each in runs] + [1]),
