@@ -1,17 +1,18 @@
 """Norms of single examples from training's own backward: exact for every rule, checked, and never in training's way."""
 
 from contextlib import nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CASES
 from gradiometer import Draw, Objective, Sampling, TrainingStep, supervised
 from gradiometer.measurement import Batch, ExampleNorms, take
-from gradiometer.measurement.spread.hooks import ExampleHooks
+from gradiometer.measurement.spread.hooks import ExampleHooks, reading
 
 EXAMPLES = 6
 SUMMED = supervised(lambda output, target: (output.flatten(1) * target).sum(1).tanh())
@@ -48,6 +49,48 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "rms norm": (nn.RMSNorm(5), (3, 5)),
     "group norm": (nn.GroupNorm(2, 4), (4, 3, 3)),
 }
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += 1
+        return operation(*arguments, **(named or {}))
+
+
+def test_short_layers_are_read_together() -> None:
+    def extra(layers: int) -> int:
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers))).double()
+        objective, counts, batch = Objective(model, SUMMED), [], batch_of((4,), model)
+        for reads in (False, True):
+            hooks = ExampleHooks(model, objective.parameters)
+            with Operations() as operations, reading(hooks) if reads else nullcontext():
+                objective.loss(model, batch).mean().backward()
+                assert not reads or hooks.take(EXAMPLES) is not None
+            counts.append(operations.count)
+        return counts[1] - counts[0]
+
+    assert extra(60) - extra(10) <= 50 * 2  # a reference to the input and to the error of each layer
+
+
+@pytest.mark.parametrize(
+    "limit", ["gradiometer.measurement.spread.rules.SHORT", "gradiometer.measurement.spread.hooks.KEPT"]
+)
+def test_short_layers_are_read_right_one_by_one_and_a_few_at_a_time(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, 0 if limit.endswith("SHORT") else 100)
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)]
+    model = nn.Sequential(*layers).double()
+    model[3].weight.requires_grad_(False)
+    compare(model, batch_of((4,), model))
 
 
 def batch_of(shape: tuple[int, ...], model: nn.Module, *, symbols: int = 0) -> tuple[Tensor, Tensor]:

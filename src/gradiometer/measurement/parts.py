@@ -87,16 +87,18 @@ def _by_layer(
 ) -> Float[np.ndarray, "rows layers"]:
     """The sums over the parameters of each layer, by the way that takes fewer calls."""
     if len(squared) <= len(layer_of):
-        return np.stack([np.bincount(layer_of, weights=row) for row in squared])
+        layers = np.array(layer_of)
+        return np.stack([np.bincount(layers, weights=row) for row in squared])
     sums = np.zeros((len(squared), max(layer_of) + 1))
     for place, layer in enumerate(layer_of):
         sums[:, layer] += squared[:, place]
     return sums
 
 
-ON_CPU, ON_ACCELERATOR = 2**15, 2**22
+ON_CPU, ON_ACCELERATOR = 2**16, 2**22
 """Numbers of a list of tensors that are changed at once, so that no further copy of them all is made: as many as stay
-in a CPU's cache, and so many that an accelerator works for longer than its kernels take to start."""
+in a CPU's cache, and so many that an accelerator works for longer than its kernels take to start. Smaller pieces on a
+CPU cost more calls."""
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:

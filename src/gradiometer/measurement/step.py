@@ -102,7 +102,7 @@ class TrainingStep:
         if given is None:
             return self.objective.gradient(self.batch, seed=self.derived_seed("gradient"))
         return [
-            torch.zeros_like(parameter) if one is None else one.detach()
+            torch.zeros_like(parameter) if one is None else one.detach() if one.requires_grad else one
             for one, parameter in zip(given, self.objective.parameters, strict=True)
         ]
 

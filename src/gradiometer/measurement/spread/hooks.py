@@ -1,6 +1,6 @@
 """Hooks that read the squared gradient norm of every example during a backward that is made anyway."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.measurement.spread.rules import Rule, operations, rule_of
+from gradiometer.measurement.spread.rules import Rule, is_short, operations, rule_of, short_ones
 
 HALF_A_STEP = 1.5
 """Operations of half a batch's forward and backward, in those of the whole batch's forward."""
@@ -20,6 +20,9 @@ NO_SHIELD: Shield = nullcontext()
 
 Around = Callable[[], AbstractContextManager[Any]]
 
+KEPT = 2**22
+"""Most numbers of short layers that are kept until their norms are made, 16 MiB in single precision."""
+
 Place = dict[str, int]
 """Positions of a layer's trainable parameters among all of them, by their names in the layer."""
 
@@ -29,7 +32,8 @@ class ExampleHooks:
 
     For a mean loss over B examples that do not depend on each other c_i = g_i/B. It works if every trainable parameter
     belongs to one layer with a rule (see `rules`), and every such layer is used once in the forward, with the examples
-    along the first axis. Nothing is run again, and nothing is kept that the backward does not keep itself.
+    along the first axis. Nothing is run again. Nothing is kept that the backward does not keep itself, except for short
+    layers: the norms of many of them are made together.
 
     Args:
         model: The model.
@@ -48,10 +52,14 @@ class ExampleHooks:
         self._around, self._shield = around, shield
         self._count = len(parameters)
         self._layers = _layers_of(model, parameters)
+        self._entering = [self._shielded(partial(self._enter, at)) for at in range(len(self._layers))]
+        self._leaving = [self._shielded(partial(self._leave, at)) for at in range(len(self._layers))]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._answers = self._rules = self._forwards = 0
         self._entered: dict[int, Tensor] = {}
-        self._norms: list[Tensor | None] = []
+        self._short: dict[Hashable, list[tuple[int, Tensor, Tensor]]] = {}
+        self._kept = 0
+        self._norms: list[tuple[list[int], Tensor]] = []
         self.worth = True
         """False if the last reading took more operations than the gradient of half the batch, by count: the answer is
         the same on every machine."""
@@ -70,8 +78,7 @@ class ExampleHooks:
         """Put hooks in place for the next forward and start empty."""
         self.stop()
         self._handles = [
-            layer.register_forward_hook(self._shielded(partial(self._enter, rule, place)))
-            for layer, rule, place in self._layers
+            layer.register_forward_hook(hook) for (layer, *_), hook in zip(self._layers, self._entering, strict=True)
         ]
 
     def _shielded(self, work: Callable[..., None]) -> Callable[..., None]:
@@ -93,41 +100,73 @@ class ExampleHooks:
 
     def take(self, examples: int) -> Float[Tensor, "examples parameters"] | None:
         """‖c_i‖² since `start`, in double precision; None if a layer was not used once, or not on these examples."""
+        self._make_short_ones()
         calls, answers, norms = self._calls, self._answers, self._norms
         self.worth = self._rules <= HALF_A_STEP * self._forwards
         self._forget()
-        found = [one for one in norms if one is not None and len(one) == examples]
+        found = [position for positions, _ in norms for position in positions]
         if calls != len(self._layers) or answers != calls or len(found) < self._count:
             return None
-        return torch.stack([one.to(found[0].device) for one in found], dim=1).double()
+        if any(block.shape[1] != examples for _, block in norms):
+            return None
+        device = norms[0][1].device
+        together = torch.cat([block.to(device, torch.float64) for _, block in norms])
+        return torch.empty_like(together).index_copy_(0, torch.tensor(found, device=device), together).T
 
     def _forget(self) -> None:
-        self._calls = self._answers = self._rules = self._forwards = 0
-        self._entered = {}
-        self._norms = [None] * self._count
+        self._calls = self._answers = self._rules = self._forwards = self._kept = 0
+        self._entered, self._short = {}, {}
+        self._norms = []
 
-    def _enter(self, rule: Rule, place: Place, layer: nn.Module, entered: tuple[Any, ...], output: Any) -> None:
+    def _enter(self, at: int, layer: nn.Module, entered: tuple[Any, ...], output: Any) -> None:
         """Called after the forward of a layer."""
         if not (isinstance(output, Tensor) and output.requires_grad and torch.is_grad_enabled()):
             return
         self._calls += 1
         if len(entered) == 1 and isinstance(entered[0], Tensor):
-            self._entered[self._calls] = entered[0].detach()
-            output.register_hook(self._shielded(partial(self._leave, rule, place, layer, self._calls)))
+            self._entered[at] = entered[0].detach()
+            output.register_hook(self._leaving[at])
 
-    def _leave(self, rule: Rule, place: Place, layer: nn.Module, call: int, error: Tensor) -> None:
+    def _leave(self, at: int, error: Tensor) -> None:
         """Called in the backward with the gradient at the output of a layer. The loss keeps this hook, so that the
         input must not be a part of it."""
-        entered = self._entered.pop(call, None)
-        if entered is None or len(entered) != len(error) or entered.dim() < 1 + entered.is_floating_point():
+        entered, (layer, rule, place) = self._entered.pop(at, None), self._layers[at]
+        if entered is None or entered.dim() < 1 + entered.is_floating_point():
+            return
+        shapes = entered.shape, error.shape
+        if shapes[0][:1] != shapes[1][:1]:
             return
         self._answers += 1
-        extra, forward = operations(layer, entered, error)
-        self._rules, self._forwards = self._rules + extra, self._forwards + forward
+        error = error.detach()
+        if is_short(rule, entered, error):
+            key = *shapes, entered.dtype, error.dtype, error.device
+            self._short.setdefault(key, []).append((at, entered, error))
+            self._kept += entered.numel() + error.numel()
+            if self._kept > KEPT:
+                self._make_short_ones()
+            return
+        self._count_operations(1, layer, entered, error)
         with torch.no_grad():
-            norms = rule(layer, entered, error.detach().to(torch.promote_types(error.dtype, torch.float32)))
-            for name, position in place.items():
-                self._norms[position] = norms[name]
+            norms = rule(layer, entered, error.to(torch.promote_types(error.dtype, torch.float32)))
+        self._norms += [([position], norms[name].unsqueeze(0)) for name, position in place.items()]
+
+    def _make_short_ones(self) -> None:
+        """Make the norms of the short layers that wait."""
+        waiting, self._short, self._kept = self._short, {}, 0
+        for group in waiting.values():
+            layers, entered, errors = zip(*group, strict=True)
+            self._count_operations(len(layers), self._layers[layers[0]][0], entered[0], errors[0])
+            with torch.no_grad():
+                norms = short_ones(entered, errors)
+            for name, block in norms.items():
+                owners = [one for one, at in enumerate(layers) if name in self._layers[at][2]]
+                if owners:
+                    positions = [self._layers[layers[one]][2][name] for one in owners]
+                    self._norms.append((positions, block if len(owners) == len(layers) else block[owners]))
+
+    def _count_operations(self, layers: int, layer: nn.Module, entered: Tensor, error: Tensor) -> None:
+        extra, forward = operations(layer, entered, error)
+        self._rules, self._forwards = self._rules + layers * extra, self._forwards + layers * forward
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 No gradient of an example is stored for longer than its norm takes, and none at all where a cheaper formula exists.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ AT_ONCE = 2**22
 
 MOVED = 32
 """Operations in the time in which one number of a patch or of a stored gradient is moved."""
+
+SHORT = 2**13
+"""Numbers at the input and the output of a layer up to which calls cost more than arithmetic."""
 
 Norms = dict[str, Float[Tensor, " examples"]]
 """‖c_i‖² for every parameter of a layer, by its name; c_i is the contribution of example i to the gradient."""
@@ -36,13 +40,27 @@ def rule_of(layer: nn.Module) -> Rule | None:
 def operations(layer: nn.Module, entered: Tensor, error: Tensor) -> tuple[int, int]:
     """Operations per example of the rule, and of the layer's forward, in multiplications."""
     if isinstance(layer, nn.Conv2d):
-        positions, into, out = error[0, 0].numel(), layer.weight[0].numel(), len(layer.weight)
+        positions, into, out = math.prod(error.shape[2:]), math.prod(layer.weight.shape[1:]), len(layer.weight)
         return positions * into * (out + MOVED) + MOVED * into * out, positions * into * out
     if isinstance(layer, nn.Linear):
-        positions, into, out = error[0].numel() // error.shape[-1], layer.in_features, layer.out_features
+        positions, into, out = math.prod(error.shape[1:-1]), layer.in_features, layer.out_features
         gram = positions * positions * (into + out)
         return min(gram, positions * into * out + MOVED * into * out), positions * into * out
-    return error[0].numel(), error[0].numel()
+    return (numbers := math.prod(error.shape[1:])), numbers
+
+
+def is_short(rule: Rule, entered: Tensor, error: Tensor) -> bool:
+    """True for a small linear layer without positions, whose norms cost less if they are made with those of others."""
+    return rule is _linear and entered.dim() == error.dim() == 2 and entered.numel() + error.numel() <= SHORT
+
+
+def short_ones(entered: Sequence[Tensor], errors: Sequence[Tensor]) -> dict[str, Float[Tensor, "layers examples"]]:
+    """‖c_i‖² of short layers with the same shapes, all in a few calls, by the name of the parameter."""
+    error = torch.stack(list(errors))
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    bias = torch.linalg.vector_norm(error, dim=2).square()
+    weight = bias * torch.linalg.vector_norm(torch.stack(list(entered)).to(error.dtype), dim=2).square()
+    return {"weight": weight, "bias": bias}
 
 
 def _is_named(layer: nn.Conv2d) -> bool:
