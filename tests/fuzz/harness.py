@@ -19,6 +19,7 @@ from types import FrameType
 
 import click
 import spoiled
+from fork_kinds import ASKED
 from kinds import KINDS, SHARES
 
 from gradiometer.cli import main
@@ -75,7 +76,7 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
 
 
 def recorded_run(parent: Path) -> Path:
-    """A run with readings, events, two checkpoints and artifacts of every kind."""
+    """A run with readings, events, two checkpoints, a fork and artifacts of every kind."""
     here = Path.cwd()
     parent.mkdir(exist_ok=True)
     os.chdir(parent)
@@ -86,6 +87,7 @@ def recorded_run(parent: Path) -> Path:
             ("certify", "runs/digits-mlp-1", "--examples", "64", "--batches", "8"),
             ("sharpness", "runs/digits-mlp-1", "--examples", "64", "--top", "1", "--probes", "4"),
             ("ensemble", "runs/digits-mlp-1", "--points", "0"),
+            ("fork", "runs/digits-mlp-1", *ASKED),
         ):
             try:
                 main([*command])

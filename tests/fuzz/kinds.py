@@ -4,14 +4,14 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
 import spoiled
+from fork_kinds import alternative, called, fork_arguments, fork_folder
 
 from gradiometer import Run, diagnose
-from gradiometer.cli import main
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.convergence.theorem.theorem import read, theorem
@@ -24,7 +24,19 @@ from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
 
 LOGS = Path(__file__).parent.parent / "logs"
 VERBS = (
-    *("train", "report", "compare", "export", "batch", "sharpness", "schedule", "certify", "ensemble", "sample"),
+    *(
+        "train",
+        "report",
+        "compare",
+        "export",
+        "batch",
+        "fork",
+        "sharpness",
+        "schedule",
+        "certify",
+        "ensemble",
+        "sample",
+    ),
     *("doctor", "resume", "runs", "show", "lecture", "--help", "--version", "nothing"),
 )
 OPTIONS = (
@@ -100,13 +112,7 @@ def arguments(random: random.Random, folder: Path) -> None:
     known = ("digits", "quadratic")
     if given[0] in ("train", "show", "lecture", "sample", "sharpness", "batch") and not set(known) & set(given):
         given.append("no-problem")
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
-        try:
-            main(given)
-        except SystemExit as ended:
-            if ended.code in (0, 2, 3, 5, 6):
-                return
-            raise AssertionError(f"{given}: exit {ended.code}\n{said.getvalue()}") from ended
+    called(given)
 
 
 def log(random: random.Random, folder: Path) -> None:
@@ -187,9 +193,24 @@ def checkpoint(random: random.Random, folder: Path, base: Path) -> None:
 
 
 KINDS: dict[str, Callable[..., None]] = {
-    each.__name__: each for each in (schedule, toml, arguments, log, run_folder, artifact, checkpoint)
+    each.__name__: each
+    for each in (
+        *(schedule, toml, arguments, log, run_folder, artifact, checkpoint),
+        *(alternative, fork_folder, fork_arguments),
+    )
 }
-SHARES = {"schedule": 30, "toml": 29, "arguments": 15, "log": 18, "run_folder": 2, "artifact": 1, "checkpoint": 5}
+SHARES = {
+    "schedule": 26,
+    "toml": 24,
+    "arguments": 15,
+    "log": 16,
+    "run_folder": 2,
+    "artifact": 1,
+    "checkpoint": 4,
+    "alternative": 8,
+    "fork_folder": 2,
+    "fork_arguments": 2,
+}
 """Inputs of each kind in a hundred."""
 
 assert set(SHARES) == set(KINDS) and sum(SHARES.values()) == 100

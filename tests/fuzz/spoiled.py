@@ -72,6 +72,12 @@ WHOLE = (
     f"__import__('os').system('touch {CANARY}')",
 )
 
+ALTERNATIVES = (
+    *("rate 2x", "batch 2x", "batch 2x, rate sqrt", "batch 4x, rate 2x", "momentum 0.9", "weight decay 0.01", "go on"),
+    *("cool now", "cool now 0.1x", "shorter 0.5x", "restart hot 10x", "clip 1", "skip 11:13", "follow 0.1/sqrt(t)"),
+    *("follow Cosine(0.1, steps=50)", "AdamW(lr=0.001)", "SGD(lr=0.1, momentum=0.9)", "rate 2x & clip 1"),
+)
+
 
 def formula(random: random.Random, depth: int) -> str:
     """A formula of the grammar, with any numbers."""
@@ -123,15 +129,20 @@ def text(random: random.Random) -> str:
         return shape(random)
     if kind < 0.75:
         return "".join(random.choice(TOKENS) for _ in range(random.randint(1, random.choice((4, 12, 40)))))
-    letters = list(random.choice(WHOLE))
-    for _ in range(random.randint(0, 4)):
-        place = random.randrange(len(letters) + 1)
-        letters[place : place + random.randint(0, 2)] = random.choice((random.choice(TOKENS), "", "(", "t"))
     if random.random() < 0.03:
         deep = random.choice((50, 500, 5000))
         return random.choice(
             ("(" * deep + "t" + ")" * deep, "-" * deep + "t", "+".join(["t"] * deep), "t" + "**2" * deep)
         )
+    return changed(random, random.choice(WHOLE))
+
+
+def changed(random: random.Random, text: str) -> str:
+    """The text with up to four changes of its letters."""
+    letters = list(text)
+    for _ in range(random.randint(0, 4)):
+        place = random.randrange(len(letters) + 1)
+        letters[place : place + random.randint(0, 2)] = random.choice((random.choice(TOKENS), "", "(", "t"))
     return "".join(letters)
 
 
