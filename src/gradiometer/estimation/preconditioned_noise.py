@@ -79,6 +79,7 @@ class PreconditionedNoise(Gauge):
     name: ClassVar[str] = "preconditioned_noise"
     issue: ClassVar[Issue] = Issue.ESTIMATION
     unit: ClassVar[str] = "loss / parameter"
+    symbols: ClassVar[Mapping[str, str]] = {"preconditioned_batch_size": "B"}
     labels: ClassVar[Mapping[str, str]] = {
         "preconditioned_noise_scale": "preconditioned noise scale, tr PΣ / gᵀPg",
         "preconditioned_variance": "preconditioned noise, tr PΣ",

@@ -119,7 +119,11 @@ def _facts(run: Run) -> tuple[str, ...]:
     """The problem, the batch and the optimizer in a few words each."""
     configuration, settings = run.configuration, run.hyperparameters
     optimizer = () if settings is None else (settings.sentence,)
-    return (configuration.problem, f"B = {configuration.batch_size:,}, {DRAWN[run.sampling.draw]}", *optimizer)
+    return (
+        configuration.problem,
+        f"B\u00a0=\u00a0{configuration.batch_size:,}, {DRAWN[run.sampling.draw]}",
+        *optimizer,
+    )
 
 
 def gradient_meant(run: Run) -> str:
