@@ -27,6 +27,7 @@ from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.show import show
 from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
+from gradiometer.cli.tune import tune
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a bug in gradiometer; 2 bad input; 3 a finding at or above --fail-on;
@@ -45,7 +46,7 @@ def gradiometer() -> None:
 
 
 for verb in (
-    *(demo, train, resume, show, report, runs, compare, export, fork),
+    *(demo, train, tune, resume, show, report, runs, compare, export, fork),
     *(batch, sharpness, schedule, certify, ensemble, sample),
     *(doctor, lecture, selftest),
 ):

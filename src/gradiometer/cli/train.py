@@ -1,11 +1,14 @@
 """`gradiometer train`: train a problem and measure it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradiometer.cli.options import configuration_from, configuration_options, json_option, out_option, talk_options
+
+if TYPE_CHECKING:
+    from gradiometer.tuning.of_problem import ProblemTuned
 
 
 @click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
@@ -17,6 +20,9 @@ from gradiometer.cli.options import configuration_from, configuration_options, j
     help="TOML file with the same names as the flags. Flags win over it.",
 )
 @click.option("--name", default=None, help="Name of the run, to which a number is added. Default: problem and model.")
+@click.option("--tune", "tuning", is_flag=True,
+              help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
+              "with the rate linear to zero.")  # fmt: skip
 @configuration_options("problem")
 @out_option
 @json_option
@@ -25,6 +31,7 @@ def train(
     problem: str | None,
     file: Path | None,
     name: str | None,
+    tuning: bool,
     out: Path,
     as_json: bool,
     quiet: bool,
@@ -40,8 +47,11 @@ def train(
     from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching
 
-    configuration = configuration_from(file, {"problem": problem, **flags})
-    with watching(quiet or as_json or follows()) as panel:
+    flags["problem"] = problem
+    quiet = quiet or as_json or follows()
+    made = _tuned(file, flags, out, quiet) if tuning else None
+    configuration = configuration_from(file, flags) if made is None else made.configuration
+    with watching(quiet) as panel:
         from gradiometer.problems.registry import load
         from gradiometer.train import train as start
 
@@ -49,4 +59,23 @@ def train(
             configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
         )
         run = start(loaded, configuration, out, panel, name=name)
+    if made is not None:
+        made.keep_in(run)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
+
+
+def _tuned(file: Path | None, flags: dict[str, Any], out: Path, quiet: bool) -> "ProblemTuned":
+    """The tuning before the training."""
+    from gradiometer.cli.outcome import follows
+    from gradiometer.cli.tune import CHOSEN, configuration_to_tune, tell_tuned, tuned
+    from gradiometer.errors import BadArgument
+
+    if given := [f"--{name.replace('_', '-')}" for name in CHOSEN if flags[name] is not None]:
+        raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(given)}.")
+    if follows():
+        raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
+    made = tuned(configuration_to_tune(file, flags), out, 1.3, "here", quiet=quiet)
+    if not quiet:
+        tell_tuned(made)
+        click.echo()
+    return made

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.forks.stream import Stream
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
@@ -165,7 +165,7 @@ class Continuation:
     def _made(self, pieces: Sequence[Batch]) -> Tensor | float:
         """Train on these pieces, and return their mean loss."""
         if self.clip is not None and not self._is_clipping:
-            self.optimizer.register_step_pre_hook(partial(_clip, self.clip))
+            self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
             self._is_clipping = True
         if self._step is not None:
             if len(pieces) > 1:
@@ -223,10 +223,3 @@ class Continuation:
                 for scheduler in self._schedulers:
                     scheduler.step()
         self._scheduled = due
-
-
-def _clip(norm: float, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Clip the gradients of an optimizer that is about to make its step."""
-    scale = getattr(optimizer, "grad_scale", None)  # set by a GradScaler that leaves the division to a fused optimizer
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, norm * (1.0 if scale is None else float(scale)))

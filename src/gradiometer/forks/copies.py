@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.batch import leaves
+from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import summary
 
 OURS = "gradiometer."
@@ -115,6 +116,8 @@ class Parts:
 
 def is_ours(hook: Any) -> bool:
     """True for a hook that a watch has put in place."""
+    if isinstance(hook, Clipping):  # it belongs to the training
+        return False
     while isinstance(hook, functools.partial):
         hook = hook.func
     hook = getattr(hook, "__func__", hook)

@@ -209,6 +209,20 @@ def data_of(batches: Any, size: int | None) -> Data:
     raise BadArgument(f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.")
 
 
+def first_size(data: Data, seed: int) -> int:
+    """The number of examples in a batch of training.
+
+    Raises:
+        BadArgument: There is no batch.
+    """
+    if data.size is not None:
+        return data.size
+    first = next(data.batches(seed), None)
+    if first is None:
+        raise BadArgument("`batches` returned no batch.")
+    return batch_size(first, "batches")
+
+
 def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
     """The same batches, drawn with random states of their own, so that the model's draws do not change the data."""
     own: GlobalStates | None = None

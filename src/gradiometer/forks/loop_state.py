@@ -43,6 +43,7 @@ class LoopState:
         epoch: Number of updates after which training steps its schedulers.
         seed: Seed of the fork.
         index: Index of the first update, as training counts.
+        readout_examples: Most training examples of the readout "train_loss".
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class LoopState:
         epoch: int = 1,
         seed: int = 0,
         index: int = 0,
+        readout_examples: int = TRAIN_EXAMPLES,
     ) -> None:
         self.seed, self._parts, self._data, self._index = seed, parts, data, index
+        self._readout_examples = readout_examples
         self._loss, self._step, self._evaluate = loss, step, evaluate
         self._accumulation, self._epoch = accumulation, epoch
         self._some: list[Batch] | None = None
@@ -92,7 +95,7 @@ class LoopState:
         with torch.no_grad(), untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
             if self._loss is not None:
                 if self._some is None:
-                    self._some = self._data.some(TRAIN_EXAMPLES, seed)
+                    self._some = self._data.some(self._readout_examples, seed)
                 found |= losses_on(iter(self._some), self._loss, model, "train")
             if is_test_set(evaluate):
                 assert self._loss is not None

@@ -14,12 +14,11 @@ from gradiometer.forks.branch import Branch, Tail
 from gradiometer.forks.comparison.rungs import Rung, rungs_for
 from gradiometer.forks.continuation import Step
 from gradiometer.forks.copies import Parts
-from gradiometer.forks.data import Data, data_of
+from gradiometer.forks.data import Data, data_of, first_size
 from gradiometer.forks.engine import grown
 from gradiometer.forks.horizon import Horizon
 from gradiometer.forks.loop_state import LoopState, check_functions, parts_of
 from gradiometer.forks.untouched import untouched
-from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.loss import Loss
 
 FEWEST = 16
@@ -129,7 +128,7 @@ def own_loop(
     )
     for name, number in (("index", index), ("seed", seed)):
         check_whole(name, number, 0)
-    size = _first_size(data, seed) * accumulation * data.shards
+    size = first_size(data, seed) * accumulation * data.shards
     copies = original.copied()
     state = LoopState(
         copies,
@@ -144,16 +143,6 @@ def own_loop(
     )
     rest = None if left is None else Horizon.parse(left, "left")
     return OwnLoop(original, copies, state, size, data.epoch, rest, index)
-
-
-def _first_size(data: Data, seed: int) -> int:
-    """The number of examples in a batch of training."""
-    if data.size is not None:
-        return data.size
-    first = next(data.batches(seed), None)
-    if first is None:
-        raise BadArgument("`batches` returned no batch.")
-    return size_of(first, "batches")
 
 
 def _updates_per_step(each: str, data: Data, size: int) -> int:

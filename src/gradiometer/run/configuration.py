@@ -62,6 +62,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         nesterov: Use Nesterov momentum instead of heavy-ball momentum.
         weight_decay: Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the
             parameters is subtracted from them.
+        clip: Largest norm of all gradients together; above it they are scaled down before the update. Default: none.
         sampling: reshuffled: every example once per epoch, in random order. replacement: independent draws.
         accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
             measurements use the micro-batch gradients themselves.
@@ -106,6 +107,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    clip: float | None = None
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
     accumulation: int = 1
     parts: int = 2
@@ -277,6 +279,8 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
         yield f"`nesterov` needs a momentum above 0, got {c.momentum}: set momentum, for example to 0.9."
     if not 0 <= c.weight_decay < math.inf:
         yield f"`weight_decay` must be at least 0 and finite, got {c.weight_decay}."
+    if c.clip is not None and not 0 < c.clip < math.inf:
+        yield f"`clip` must be positive and finite, got {c.clip}."
     if not c.accumulation <= c.batch_size:
         yield f"`accumulation` must be at most batch_size = {c.batch_size}, got {c.accumulation} micro-batches."
 

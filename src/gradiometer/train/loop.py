@@ -86,7 +86,7 @@ def train(
             return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
         manifest |= training.facts()
-        folder = RunFolder.create(out, _name_of_run(problem) if name is None else name, manifest)
+        folder = RunFolder.create(out, name_of_run(problem) if name is None else name, manifest)
         return Loop(training, folder, budget, watcher).go()
 
 
@@ -324,7 +324,7 @@ def _way_out(step: int, reason: str) -> str:
     return f"try a smaller --lr{examples}"
 
 
-def _name_of_run(problem: Problem) -> str:
+def name_of_run(problem: Problem) -> str:
     """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
     words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
     return "-".join(words)[:60] or "run"

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.configuration import Configuration
@@ -37,9 +38,16 @@ def new_model(problem: Problem) -> nn.Module:
 def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:
     """The optimizer that the configuration names."""
     c = configuration
+    optimizer: Optimizer
     if c.optimizer == "adamw":
-        return AdamW(parameters, lr=c.learning_rate, weight_decay=c.weight_decay)
-    return SGD(parameters, lr=c.learning_rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay)
+        optimizer = AdamW(parameters, lr=c.learning_rate, weight_decay=c.weight_decay)
+    else:
+        optimizer = SGD(
+            parameters, lr=c.learning_rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay
+        )
+    if c.clip is not None:
+        optimizer.register_step_pre_hook(Clipping(c.clip))
+    return optimizer
 
 
 def seed_everything(seed: int) -> None:

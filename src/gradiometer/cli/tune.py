@@ -1,0 +1,110 @@
+"""`gradiometer tune`: choose the learning rate of a training before it starts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradiometer.cli.options import (
+    configuration_from,
+    configuration_options,
+    json_option,
+    out_option,
+    pool_option,
+)
+
+if TYPE_CHECKING:
+    from gradiometer.run.configuration import Configuration
+    from gradiometer.tuning.of_problem import ProblemTuned
+
+LEFT_OUT = (
+    *("problem", "learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget"),
+    *("gauges", "check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints"),
+    "checkpoint_at",
+)
+"""Settings that tuning chooses or does not use."""
+
+CHOSEN = ("learning_rate", "schedule", "snapshots", "cool")
+"""Settings that are not given together with `--tune`."""
+
+MOMENTUM = {"momentum": 0.9, "nesterov": True}
+"""SGD's momentum if none is given."""
+
+
+@click.command(epilog="Example: gradiometer tune digits --model cnn --epochs 5 --budget 1.0")
+@click.argument("problem", required=False)
+@click.option("--config", "file", type=click.Path(path_type=Path),
+              help="TOML file with the same names as the flags. Flags win over it.")  # fmt: skip
+@click.option("--budget", type=float, default=1.3, show_default=True, metavar="RUNS",
+              help="The most that tuning may cost, in units of the training. With 2.6, every rate is tried on two data "
+              "orders, which gives intervals.")  # fmt: skip
+@configuration_options(*LEFT_OUT)
+@pool_option
+@out_option
+@json_option
+def tune(
+    problem: str | None,
+    file: Path | None,
+    budget: float,
+    pool: str,
+    out: Path,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Choose the learning rate for training PROBLEM, before the training.
+
+    A probe brackets the rate, and branches are trained from the start with the rate linear to zero, in rounds of
+    growing length. SGD has Nesterov momentum 0.9 unless --momentum is given. The choice is written as a TOML file for
+    `gradiometer train --config`.
+
+    PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
+    quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
+    continues.
+    """
+    made = tuned(configuration_to_tune(file, {"problem": problem, **flags}), out, budget, pool, quiet=as_json)
+    if as_json:
+        from gradiometer.cli.outcome import print_json
+
+        print_json({**made.tuned.to_dict(), "folder": str(made.path), "file": str(made.file)})
+        return
+    tell_tuned(made)
+    click.echo(f"\nfile  {made.file}\nrun   gradiometer train --config {made.file}")
+
+
+def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> "Configuration":
+    """The configuration from flags and a file; with momentum for SGD if neither says anything about it."""
+    silent = file is None and flags["momentum"] is None and flags["nesterov"] is None
+    return configuration_from(file, flags, **(MOMENTUM if silent and flags["optimizer"] != "adamw" else {}))
+
+
+def tuned(configuration: "Configuration", out: Path, budget: float, pool: str, *, quiet: bool) -> "ProblemTuned":
+    """Tune a problem, with a bar."""
+    from gradiometer.cli.branches import following
+    from gradiometer.errors import Interrupted
+    from gradiometer.problems.registry import load
+    from gradiometer.tuning.of_problem import tune_problem
+
+    problem = load(
+        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
+    )
+    try:
+        with following(quiet=quiet) as progress:
+            return tune_problem(
+                problem,
+                configuration,
+                out,
+                budget=budget,
+                pool=pool,
+                progress=lambda result, *_: progress.count(result),
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
+
+
+def tell_tuned(made: "ProblemTuned") -> None:
+    """Print what was chosen and why, and the lines to paste."""
+    from gradiometer.cli.outcome import filled
+
+    for sentence in made.tuned.sentences:
+        click.echo(filled(sentence))
+    click.echo(f"\n{made.tuned.line}")

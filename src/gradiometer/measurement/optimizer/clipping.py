@@ -1,0 +1,24 @@
+"""`Clipping`: gradients clipped to a norm before every step of an optimizer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """A hook for `Optimizer.register_step_pre_hook`: gradients whose norm is above `norm` are scaled down to it.
+
+    Args:
+        norm: The largest norm of all gradients together.
+    """
+
+    norm: float
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Clip the gradients of an optimizer that is about to make its step."""
+        # Set by a GradScaler that leaves the division to a fused optimizer.
+        scale = getattr(optimizer, "grad_scale", None)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.norm * (1.0 if scale is None else float(scale)))

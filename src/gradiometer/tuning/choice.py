@@ -1,0 +1,186 @@
+"""The choice of a rate: rounds of branches at growing lengths, each around the best rate of the round before."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradiometer.convergence.formulas.number import Amount
+
+STEP = 0.5
+"""Rates are tried on a grid: one step is half an octave, a factor of √2."""
+
+TIE, TIE_ON_PLATEAU = 0.003, 0.01
+"""Scores that differ by less are equal, and the higher rate counts as the better one: short branches lean to small
+rates, and only high rates get off a plateau."""
+
+PLATEAU, RISE = 0.03, 0.25
+"""Branches whose loss fell by less than the first share of that at the start have not left it. If it rose by more than
+the second, they failed."""
+
+CLIFF = 0.4
+"""A rate above the best one whose score is worse by this much has collapsed: the loss is half as high again."""
+
+MOST = 0.5
+"""A score that is worse by more counts as this much worse, so that a rate that diverged has a finite weight."""
+
+CAUTION = 0.5
+"""Steps of the grid that the choice is below the minimum of the last round: the longer a training, the lower the rates
+at which it collapses, and a rate that is too low costs less than one that is too high."""
+
+BACK = 2
+"""Steps of the grid that the choice stays below a rate that diverged or collapsed: branches that are short survive at
+rates at which long ones do not."""
+
+Train = Callable[[int, int, Sequence[int]], Mapping[int, float]]
+"""Trains branches: called with the updates of a branch, the exponent of the round's centre, and the exponents to train.
+Returns the late training loss for each, inf if the branch diverged."""
+
+
+def rate_of(anchor: Amount, exponent: Amount) -> float:
+    """The rate so many steps of the grid above the anchor."""
+    return float(anchor * 2 ** (STEP * exponent))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Branches of one length at several rates.
+
+    Args:
+        updates: Length of a branch.
+        losses: The late training loss by exponent, inf if the branch diverged.
+        before: The loss at the start.
+    """
+
+    updates: int
+    losses: Mapping[int, float]
+    before: float = math.inf
+
+    @property
+    def best(self) -> int:
+        """The highest exponent whose loss is equal to the lowest one; the lowest exponent if all branches failed."""
+        if self.failed:
+            return min(self.losses)
+        tie = TIE_ON_PLATEAU if self.on_plateau else TIE
+        return max(one for one in self.losses if self.score(one) <= tie)
+
+    @property
+    def on_plateau(self) -> bool:
+        """True if no branch has lowered the loss by much."""
+        return min(self.losses.values()) >= self.before - PLATEAU * abs(self.before)
+
+    @property
+    def failed(self) -> bool:
+        """True if all branches diverged, or ended far above the loss at the start."""
+        lowest = min(self.losses.values())
+        return not (lowest < math.inf and lowest <= self.before + RISE * abs(self.before))
+
+    @property
+    def edge(self) -> int:
+        """1 if the best is the highest of those tried, −1 if it is the lowest, 0 if it is between others."""
+        return (self.best == max(self.losses)) - (self.best == min(self.losses))
+
+    @property
+    def minimum(self) -> float:
+        """The exponent where a parabola through the best score and its neighbours is lowest."""
+        return self.best + self._from_best()
+
+    @property
+    def cliff(self) -> Amount:
+        """The lowest exponent above the best that diverged or collapsed; inf if none did."""
+        above = (one for one in self.losses if one > self.best and not self.score(one) <= CLIFF)
+        return min(above, default=math.inf)
+
+    def score(self, exponent: int) -> float:
+        """How much higher the loss is than the lowest one, as a logarithm if losses are positive."""
+        loss, lowest = self.losses[exponent], min(self.losses.values())
+        if not math.isfinite(loss):
+            return math.inf
+        return math.log(loss / lowest) if lowest > 0 else (loss - lowest) / max(abs(lowest), math.ulp(1.0))
+
+    def _from_best(self) -> float:
+        """How far the minimum of the parabola is from the best exponent."""
+        best, tried = self.best, sorted(self.losses)
+        if self.edge or self.failed:
+            return 0.0
+        place = tried.index(best)
+        below, above = tried[place - 1], tried[place + 1]
+        left, right = (min(self.score(one) - self.score(best), MOST) for one in (below, above))
+        back, forth = best - below, above - best
+        both = left * forth + right * back
+        lowest = (left * forth**2 - right * back**2) / (2 * both) if both > 0 else 0.0
+        return max(-back / 2, min(lowest, forth / 2))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a round may cost.
+
+    Args:
+        updates: Length of a branch.
+        most: Most branches, at least 3.
+        spacing: Steps of the grid between neighbouring rates.
+    """
+
+    updates: int
+    most: int
+    spacing: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rate that was chosen.
+
+    Args:
+        exponent: The exponent of the chosen rate, which need not be on the grid.
+        rounds: What was tried.
+        held: True if the rate was lowered because a rate close above it diverged or collapsed.
+    """
+
+    exponent: Amount
+    rounds: tuple[Round, ...]
+    held: bool
+
+
+def choose(
+    train: Train,
+    first: Stage,
+    then: Callable[[], Sequence[Stage]],
+    *,
+    start: int,
+    lowest: int,
+    highest: int,
+    before: float = math.inf,
+) -> Choice:
+    """Choose a rate by rounds of growing length.
+
+    A round trains three rates around the best one of the round before, and continues on the side of the best one until
+    it is between two others. The choice is a little below the minimum of a parabola through the last round, and stays
+    an octave below each rate that diverged or collapsed.
+
+    Args:
+        train: Trains branches.
+        first: The first round.
+        then: Called after it, returns the others, for what is left of the budget.
+        start: Exponent of the first round's centre.
+        lowest: No rate below this exponent is tried.
+        highest: No rate above this exponent is tried.
+        before: The loss at the start; inf if it is not known.
+    """
+    rounds = [_climb(train, float(start), first, lowest, highest, before)]
+    for stage in then():
+        rounds.append(_climb(train, rounds[-1].minimum, stage, lowest, highest, before))
+    place = rounds[-1].minimum - CAUTION
+    limit = min(one.cliff for one in rounds[-2:]) - BACK
+    return Choice(min(place, limit), tuple(rounds), place > limit)
+
+
+def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
+    """Three rates around a place, and more on the side of the best one until it is between two others."""
+    centre, spacing = round(place), stage.spacing
+    losses = dict(train(stage.updates, centre, [centre - spacing, centre, centre + spacing]))
+    while (made := Round(stage.updates, losses, before)).edge and (len(losses) < stage.most or made.failed):
+        further = max(losses) + spacing if made.edge > 0 else min(losses) - spacing
+        if not lowest <= further <= highest:
+            break
+        losses |= train(stage.updates, centre, [further])
+    return made

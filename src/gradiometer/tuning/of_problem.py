@@ -1,0 +1,147 @@
+"""`tune_problem`: tune a training that a configuration describes, and write the configuration that it chose."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.errors import BadArgument
+from gradiometer.forks.recorded.growing import Progress
+from gradiometer.forks.recorded.record import FOLDER
+from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.threads import threads
+from gradiometer.measurement.batch import Batch, Order
+from gradiometer.measurement.reading import Draw
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.ranks import Ranks
+from gradiometer.run.reader import Run
+from gradiometer.storage.disk import replace_file, writing
+from gradiometer.train.loop import name_of_run
+from gradiometer.train.preparation import device_of, new_model, seed_everything
+from gradiometer.tuning.of_loop import BUDGET, tune
+from gradiometer.tuning.tuned import Tuned
+
+FILE = "tuned.toml"
+
+
+@dataclass(frozen=True, eq=False)
+class ProblemTuned:
+    """A tuning of a problem.
+
+    Args:
+        tuned: What it chose.
+        configuration: The configuration with the choice in it.
+        path: Its folder: the branches in `forks`, and `tuned.toml`, which `gradiometer train --config` takes.
+    """
+
+    tuned: Tuned
+    configuration: Configuration
+    path: Path
+
+    @property
+    def file(self) -> Path:
+        """The configuration as a TOML file."""
+        return self.path / FILE
+
+    def keep_in(self, run: Run) -> None:
+        """Copy the branches into the folder of a run, so that they are on its page.
+
+        Raises:
+            StorageFailed: They cannot be copied.
+        """
+        with writing(run.path):
+            shutil.copytree(self.path / FOLDER, run.path / FOLDER, dirs_exist_ok=True)
+
+
+def tune_problem(
+    problem: Problem,
+    configuration: Configuration,
+    out: Path,
+    *,
+    budget: Amount = BUDGET,
+    pool: Pool | str = "here",
+    progress: Progress | None = None,
+) -> ProblemTuned:
+    """Choose the learning rate of a training, and write the configuration that it chose.
+
+    A tuning that was stopped continues from its finished branches if it is asked again.
+
+    Args:
+        problem: What to train on.
+        configuration: How: its rate and schedule are chosen, everything else is kept.
+        out: Folder of the runs, below which the tuning gets a folder of its own.
+        budget: The most that tuning may cost, in units of the training.
+        pool: Where branches are trained.
+        progress: Called after every branch.
+
+    Raises:
+        BadArgument: The configuration cannot be tuned, or the budget is too small.
+        UserCodeFailed: The model or the loss raised.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from gradiometer import Configuration
+        >>> from gradiometer.problems import load
+        >>> from gradiometer.tuning import tune_problem
+        >>> configuration = Configuration(problem="quadratic", batch_size=10, steps=100, momentum=0.9, nesterov=True)
+        >>> made = tune_problem(load("quadratic"), configuration, Path("runs"))
+        >>> made.configuration.schedule, made.file.name
+        ('linear', 'tuned.toml')
+    """
+    if configuration.accumulation > 1:
+        raise BadArgument(
+            "`accumulation` above 1 changes no rate: tune without it, and give it to the training afterwards."
+        )
+    if configuration.cool != "off" or configuration.snapshots:
+        raise BadArgument("`cool` and `snapshots` choose the rate in other ways than tuning: leave them out.")
+    device = device_of(configuration.device, Ranks())
+    seed_everything(configuration.seed)
+    model = new_model(problem).to(device).train()
+    data = problem.train.to(device)
+    order = Order(Draw(configuration.sampling), len(data), configuration.batch_size, configuration.seed)
+    steps = configuration.steps or configuration.epochs * order.steps_per_epoch
+    reshuffled = order.draw is Draw.RESHUFFLED
+    path = out / f"{name_of_run(problem)}-tuning"
+    with threads(configuration.threads):
+        tuned = tune(
+            model,
+            loss=problem.loss,
+            batches=data if reshuffled else _Drawn(data, order.batch_size),
+            batch_size=order.batch_size if reshuffled else None,
+            steps=steps,
+            budget=budget,
+            optimizer=configuration.optimizer,
+            momentum=configuration.momentum,
+            nesterov=configuration.nesterov,
+            weight_decay=configuration.weight_decay,
+            seed=configuration.seed,
+            pool=pool,
+            threads=configuration.threads,
+            out=path,
+            progress=progress,
+        )
+    settings = {name: tuned.settings[name] for name in ("learning_rate", "schedule", "steps", "clip")}
+    chosen = msgspec.structs.replace(configuration, **settings)
+    with writing(path):
+        replace_file(path / FILE, chosen.to_toml().encode())
+    return ProblemTuned(tuned, chosen, path)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Batches of independent draws, by seed."""
+
+    data: Examples
+    size: int
+
+    def __call__(self, seed: int) -> Iterator[Batch]:
+        order = Order(Draw.REPLACEMENT, len(self.data), self.size, seed)
+        step = 0
+        while True:
+            yield self.data.batch(order.batch(step))
+            step += 1

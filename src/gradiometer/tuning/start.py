@@ -1,0 +1,61 @@
+"""The loss and the length of the gradient at the start of training."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.forks.data import Data
+from gradiometer.forks.loop_state import parts_of
+from gradiometer.measurement.batch import mapped
+from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
+
+BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model at the start, as the mean over some batches.
+
+    Args:
+        loss: The loss.
+        norm: The norm of the gradient of a batch.
+    """
+
+    loss: float
+    norm: float
+
+
+def start_of(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, loss: Loss, seed: int) -> Start:
+    """The loss and the norm of the gradient, from four batches. The model is not touched.
+
+    Raises:
+        BadArgument: The data end before.
+        UserCodeFailed: The loss raised, or its gradient is zero or not finite.
+    """
+    copies = parts_of(model, optimizer, None, None).copied()
+    devices = {parameter.device for parameter in copies.model.parameters()}
+    digits = zlib.crc32(f"{seed}/start".encode())
+    batches, losses, norms = data.batches(digits), list[float](), list[float]()
+    with untouched_randomness(digits, devices):
+        for _ in range(BATCHES):
+            batch: Any = next(batches, None)
+            if batch is None:
+                raise BadArgument(f"`batches` ended before {BATCHES} batches: give more.")
+            batch = mapped(batch, lambda tensor: tensor.to(next(iter(devices))))
+            copies.optimizer.zero_grad(set_to_none=True)
+            with user_code("loss"):
+                value = with_graph(checked_loss(loss(copies.model, batch), batch).mean())
+                value.backward()
+            losses.append(float(value.detach()))
+            gradients = [p.grad.double() for p in copies.model.parameters() if p.grad is not None]
+            norms.append(float(torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()))
+    norm = sum(norms) / len(norms)
+    if not 0 < norm < float("inf"):
+        raise UserCodeFailed(f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen.")
+    return Start(sum(losses) / len(losses), norm)

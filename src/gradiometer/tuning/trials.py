@@ -1,0 +1,158 @@
+"""The branches of a tuning: trained from the start at given rates, kept as forks, and counted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gradiometer.forks.alternatives.alternative import GoOn
+from gradiometer.forks.alternatives.rates import Rate
+from gradiometer.forks.branch import Branch, BranchResult
+from gradiometer.forks.branches import Fork
+from gradiometer.forks.data import Data
+from gradiometer.forks.loop_state import LoopState, parts_of
+from gradiometer.forks.recorded.growing import Progress, grown_in
+from gradiometer.forks.recorded.plan import Plan
+from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.forks.untouched import untouched
+from gradiometer.jobs.pool import Pool
+from gradiometer.measurement.loss import Loss
+from gradiometer.storage.disk import writing
+from gradiometer.tuning.choice import rate_of
+from gradiometer.tuning.optimizers import MakeOptimizer
+
+LATE = 8
+"""The last part of a branch whose mini-batch losses count: one in so many."""
+
+REACH = 24
+"""Steps of the grid around the centre of a round whose rates belong to its plan."""
+
+FORWARD = 3
+"""A forward pass costs an update divided by this."""
+
+
+@dataclass
+class Trials:
+    """Trains branches from the start, each with its rate linear to zero over its length.
+
+    Args:
+        model: The model at its start. It is not touched.
+        make: Makes an optimizer for parameters and a rate.
+        data: The training data.
+        loss: The loss of training.
+        size: Examples of an update.
+        steps: Updates of the whole training.
+        readout: Training examples that every branch is read out on.
+        replicates: Number of data orders.
+        anchor: The rate at exponent 0.
+        pool: Where branches are trained.
+        seed: Seed of the data orders and of the random draws.
+        threads: Threads of torch in every branch.
+        out: Folder for the forks; None to keep them in memory only.
+        progress: Called after every branch.
+    """
+
+    model: nn.Module
+    make: MakeOptimizer
+    data: Data
+    loss: Loss
+    size: int
+    steps: int
+    readout: int
+    replicates: int
+    anchor: float
+    pool: Pool
+    seed: int = 0
+    threads: int = 1
+    out: Path | None = None
+    progress: Progress | None = None
+    results: dict[tuple[int, int], list[BranchResult]] = field(default_factory=dict)
+    plans: dict[tuple[int, int], Plan] = field(default_factory=dict)
+    records: dict[tuple[int, int], ForkRecord] = field(default_factory=dict)
+
+    def __call__(self, updates: int, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
+        """Train one branch for every exponent and replicate. Returns the late training loss by exponent."""
+        optimizer = self.make(self.model.parameters(), rate_of(self.anchor, centre))
+        original = parts_of(self.model, optimizer, None, None)
+        copies = original.copied()
+        key = updates, centre
+        if key not in self.plans:
+            self.plans[key] = self._plan(updates, copies.digest())
+        plan = self.plans[key]
+        if self.out is not None and key not in self.records:
+            with writing(self.out):
+                self.out.mkdir(parents=True, exist_ok=True)
+            self.records[key] = ForkRecord.keep(self.out, plan)
+        source = LoopState(copies, self.data, loss=self.loss, seed=self.seed, readout_examples=self.readout)
+        branches = {
+            Branch(_alternative(exponent - centre), replicate, plan.horizon): exponent
+            for exponent in exponents
+            for replicate in range(self.replicates)
+        }
+        ledger = self.records[key].ledger() if key in self.records else None
+        found = self.results.setdefault(key, [])
+        with untouched(original, copies):
+            for result in grown_in(self.pool, source, tuple(branches), ledger=ledger, threads=self.threads):
+                found.append(result)
+                if self.progress is not None:
+                    self.progress(result, self.count, self.count)
+        return {exponent: self._loss_of(found, _alternative(exponent - centre).name) for exponent in exponents}
+
+    @property
+    def count(self) -> int:
+        """Number of branches so far."""
+        return sum(map(len, self.results.values()))
+
+    @property
+    def forks(self) -> tuple[Fork, ...]:
+        """The rounds as forks, in the order in which they were trained."""
+        return tuple(plan.fork(self.results[key]) for key, plan in self.plans.items())
+
+    @property
+    def updates(self) -> float:
+        """What all branches cost, in updates of training, with their readouts."""
+        made = sum(result.updates for results in self.results.values() for result in results)
+        return made + self.count * self.readout / self.size / FORWARD
+
+    def finish(self) -> None:
+        """Note on disk that the rounds are finished."""
+        for record in self.records.values():
+            if not record.finished:
+                record.finish()
+
+    def _plan(self, updates: int, state: str) -> Plan:
+        rates = tuple(_alternative(apart) for apart in range(-REACH, REACH + 1) if apart)
+        return Plan(
+            0, rates, self.replicates, updates * self.size, seed=self.seed, left=self.steps * self.size, state=state
+        )
+
+    def _loss_of(self, results: Sequence[BranchResult], name: str) -> float:
+        return _mean([late_loss(result, self.readout) for result in results if result.alternative == name])
+
+
+def late_loss(result: BranchResult, readout: int) -> float:
+    """The training loss at the end of a branch: of its last eighth of mini-batches and of the fixed examples, together.
+
+    Args:
+        result: The branch.
+        readout: Number of the fixed examples.
+    """
+    if result.diverged is not None:
+        return math.inf
+    since = result.examples * (LATE - 1) / LATE
+    places = [0, *(place for place, _ in result.curve)]
+    pieces = [(stop - start, loss) for start, (stop, loss) in zip(places, result.curve, strict=False) if stop > since]
+    pieces.append((readout, result.readouts["train_loss"].mean))
+    return sum(size * loss for size, loss in pieces) / sum(size for size, _ in pieces)
+
+
+def _alternative(apart: int) -> Any:
+    """The rate so many steps above that of the centre."""
+    return Rate(rate_of(1.0, apart)) if apart else GoOn()
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return sum(losses) / len(losses)

@@ -1,0 +1,174 @@
+"""`Tuned`: the rate that a tuning chose, why, what it cost, and how to use it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tomli_w
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.shapes import Linear
+from gradiometer.forks.branches import Fork
+from gradiometer.forks.comparison.effects import Effect
+from gradiometer.measurement.estimate import significant
+from gradiometer.tuning.choice import Choice, rate_of
+from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.probe import Bracket
+
+READOUT = "train_loss"
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What a tuning chose. Train from the start with `optimizer` and `scheduler`, for `steps` updates.
+
+    Args:
+        learning_rate: The rate at the start of training; it falls linearly to zero.
+        steps: Updates of the training it was chosen for.
+        batch_size: Examples of an update.
+        made: The optimizer.
+        bracket: The bracket of the probe; None for an optimizer that is not SGD.
+        choice: The rounds of branches and what they said.
+        anchor: The rate at exponent 0 of the choice.
+        forks: The rounds as forks: the baseline of each is its centre, the alternatives are the other rates.
+        cost: What the tuning cost, in units of the training: updates, forward passes of the probe, and readouts.
+        budget: What it was allowed to cost.
+        replicates: Data orders of every rate.
+    """
+
+    learning_rate: float
+    steps: int
+    batch_size: int
+    made: Made
+    bracket: Bracket | None
+    choice: Choice
+    anchor: float
+    forks: tuple[Fork, ...]
+    cost: float
+    budget: Amount
+    replicates: int
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A new optimizer at the chosen rate."""
+        return self.made(parameters, self.learning_rate)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """The rate falls linearly to zero: call its `step` after every update."""
+        return self.schedule.scheduler(optimizer)
+
+    @property
+    def schedule(self) -> Linear:
+        """The learning rate at every step."""
+        return Linear(self.learning_rate, steps=self.steps)
+
+    @property
+    def tried(self) -> tuple[Mapping[str, Amount], ...]:
+        """For every round, by growing rate: the updates of a branch, its rate, and its late training loss."""
+        return tuple(
+            {"updates": one.updates, "learning_rate": rate_of(self.anchor, exponent), "loss": one.losses[exponent]}
+            for one in self.choice.rounds
+            for exponent in sorted(one.losses)
+        )
+
+    def effects(self, level: float = 0.9) -> tuple[Effect, ...]:
+        """The rates of the last round against its baseline, with intervals if there are several replicates.
+
+        Args:
+            level: Probability that all intervals cover.
+        """
+        return self.forks[-1].effects(READOUT, level=level)
+
+    @property
+    def line(self) -> str:
+        """The optimizer, the schedule and the clipping as lines of Python to paste."""
+        lines = [
+            self.made.line(self.learning_rate),
+            f"scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters={self.steps})",
+        ]
+        if self.made.clip is not None:
+            lines.append("# In every update, after backward:")
+            lines.append(f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.made.clip:.3g})")
+        return "\n".join(lines)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The names and values of `gradiometer.run.Configuration` that the tuning decides."""
+        optimizer = {} if self.made.name == "own" else {"optimizer": self.made.name}
+        rate = float(f"{self.learning_rate:.4g}")
+        return {
+            "learning_rate": rate,
+            "schedule": "linear",
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            **optimizer,
+            **self.made.settings,
+            **({} if self.made.clip is None else {"clip": float(f"{self.made.clip:.4g}")}),
+        }
+
+    def to_toml(self, **others: Any) -> str:
+        """The settings as a TOML file for `gradiometer train --config`.
+
+        Args:
+            others: Further settings, such as problem="digits".
+        """
+        return tomli_w.dumps({**others, **self.settings})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types."""
+        return {
+            **self.settings,
+            "cost": self.cost,
+            "budget": self.budget,
+            "replicates": self.replicates,
+            "held": self.choice.held,
+            "bracket": None if self.bracket is None else self.bracket.to_dict(),
+            "tried": [dict(one) for one in self.tried],
+            "effects": [effect.to_dict() for effect in self.effects()],
+            "sentences": list(self.sentences),
+            "line": self.line,
+        }
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was chosen, why, what it cost, and what more would gain."""
+        rate = significant(self.learning_rate)
+        found = [f"Learning rate {rate}, falling linearly to zero over {self.steps:,} updates."]
+        if self.made.clip is not None:
+            found.append(f"Gradients are clipped to the norm {significant(self.made.clip)}.")
+        if self.bracket is not None:
+            found.append(f"Bracket: {self.bracket}.")
+        found += [self._round(place) for place in range(len(self.choice.rounds))]
+        if self.choice.held:
+            found.append(
+                "The rate was lowered to half of one that diverged or ended much worse: long trainings collapse sooner."
+            )
+        found.append(f"Tuning cost {self.cost:.2f} trainings of this length; it was allowed {self.budget:g}.")
+        found.append(self._more())
+        return tuple(found)
+
+    def _round(self, place: int) -> str:
+        one = self.choice.rounds[place]
+        ends = []
+        for exponent in sorted(one.losses):
+            loss = one.losses[exponent]
+            said = f"ended at {significant(loss)}" if math.isfinite(loss) else "diverged"
+            ends.append(f"{significant(rate_of(self.anchor, exponent))} {said}")
+        return f"Branches of {one.updates:,} updates: {', '.join(ends)}."
+
+    def _more(self) -> str:
+        """What a larger budget would give."""
+        if self.replicates == 1:
+            return (
+                f"One data order was tried, so there are no intervals: a budget of {2 * self.budget:.2g} tries two, and"
+                " shows which differences between rates are larger than those between orders."
+            )
+        effects = self.effects()
+        shown = [effect for effect in effects if effect.verdict in ("better", "worse")]
+        return (
+            f"{len(shown)} of {len(effects)} differences to the centre of the last round are shown at 90 %; more "
+            "replicates show smaller ones."
+        )

@@ -1,0 +1,61 @@
+"""`gradiometer tune`: the file that it writes, and training with it in one command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer import Run
+from gradiometer.forks import forks_of
+from gradiometer.run import Configuration
+
+SMALL = ["quadratic", "--steps", "60", "-b", "10", "--out", "runs"]
+
+
+def test_the_file_is_a_configuration_with_the_chosen_rate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = called(capsys, "tune", *SMALL, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["cost"] <= told["budget"] == 1.3
+    written = Configuration.from_toml(told["file"])
+    assert written.learning_rate == told["learning_rate"] and written.schedule == "linear"
+    assert (written.momentum, written.nesterov, written.steps, written.batch_size) == (0.9, True, 60, 10)
+    code, out, _ = called(capsys, "tune", *SMALL, "--momentum", "0.5", "--budget", "1.2")
+    assert code == 0 and "momentum=0.5" in out and "nesterov" not in out
+    assert Configuration.from_toml(told["file"]).momentum == 0.5
+
+
+def test_train_with_tune_trains_at_the_chosen_rate_and_shows_what_was_tried(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = called(capsys, "train", *SMALL, "--tune", "--json", "--budget", "0")
+    run = Run.open(json.loads(out)["run"])
+    assert code == 0 and run.configuration.schedule == "linear"
+    chosen = Configuration.from_toml("runs/quadratic-position-tuning/tuned.toml")
+    assert run.configuration.learning_rate == chosen.learning_rate
+    assert forks_of(run) and all(record.finished for record in forks_of(run))
+    assert "What would have happened" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["train", *SMALL, "--tune", "--lr", "0.1"], "`--tune` chooses the rate itself: leave out --learning-rate"),
+        (["tune", *SMALL, "--budget", "0.01"], "`budget` pays for no three branches"),
+        (["tune", "nowhere"], "`problem` 'nowhere' is unknown"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = called(capsys, *flags)
+    assert code == 2 and sentence in err
