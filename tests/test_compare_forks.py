@@ -45,7 +45,7 @@ def test_the_page_and_the_command_show_them(
     runs: list[Run], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "page.html"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["compare", *(str(run.path) for run in runs), "--no-open", "--out", str(path)])
     said = " ".join(capsys.readouterr().out.split())
     assert "fork: batch 2x, rate 1.29x, against going on as it is A ends 0.097 [" in said

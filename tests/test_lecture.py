@@ -9,7 +9,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli import main
-from gradiometer.lecture import STATEMENTS, chosen, run, write_site
+from gradiometer.lecture import STATEMENTS, Site, chosen, run, write_site
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
 from gradiometer.lecture.site import prediction
 from gradiometer.lecture.statement import Result, result
@@ -120,6 +120,23 @@ def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path
         assert outcome.experiment.says.replace("'", "&#39;") in page
     assert page.count("<svg") == 2 * len(shown.outcomes) + 1
     assert "✓" in page
+
+
+def test_the_site_is_written_as_the_lecture_goes_on(shown: Result, tmp_path: Path) -> None:
+    other = replace(shown.statement, name="S9", title="Another")
+    site = Site(tmp_path, [shown.statement, other])
+    index = tmp_path / "index.html"
+    assert "2 to come" in index.read_text() and 'http-equiv="refresh"' in index.read_text()
+    site.add(shown)
+    text = index.read_text()
+    assert "1 held, 1 to come" in text and "Another" in text and "s09.html" not in text and text.count("<svg") == 1
+    assert "s09.html" not in (tmp_path / "s08.html").read_text()
+    site.add(Result(other, shown.outcomes))
+    text = index.read_text()
+    assert "2 held<" in text and 'http-equiv="refresh"' not in text and text.count("<svg") == 2
+    assert "s09.html" in (tmp_path / "s08.html").read_text(), "the page before links to the next one"
+    names = re.findall(r'\bid="([^"]+)"', text)
+    assert len(names) == len(set(names))
 
 
 def test_the_site_needs_no_network(shown: Result, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`gradiometer lecture`: the statements of the lecture, each predicted before it is measured."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,35 +36,51 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     from rich.console import Console
 
     from gradiometer.cli.outcome import printed_json
+    from gradiometer.cli.progress import clock
     from gradiometer.jobs.choice import opened
     from gradiometer.lecture.catalogue import chosen
-    from gradiometer.lecture.site import write_site
-    from gradiometer.lecture.statement import run_all
+    from gradiometer.lecture.site import Site, write_site
+    from gradiometer.lecture.statement import Result, run_all
 
     asked = chosen(statements)
     torch.set_num_threads(1)  # the networks are small
     console = Console(stderr=as_json, highlight=False)
+    site = None if out is None or as_json else Site(out, asked)
+    results = list[Result]()
+    began = time.monotonic()
     with opened(pool) as where:
-        results = [_tested(statement, outcomes, console) for statement, outcomes in run_all(asked, where)]
+        for statement, outcomes in run_all(asked, where):
+            left = (time.monotonic() - began) / max(len(results), 1) * (len(asked) - len(results))
+            place = f"{len(results) + 1} of {len(asked)}" + (f", about {clock(left)} left" if results else "")
+            results.append(_tested(statement, outcomes, console, place))
+            if site is not None:
+                site.add(results[-1])
     held = sum(result.held for result in results)
     if as_json:
         with printed_json({"statements": [result.to_dict() for result in results], "held": held, "site": None}) as told:
             told["site"] = None if out is None else write_site(results, out)
     else:
         click.echo(f"{held} of {len(results)} statements held.")
-        if out is not None:
-            click.echo(f"site  {write_site(results, out)}")
+        if site is not None:
+            click.echo(f"site  {site.folder / 'index.html'}")
     return 0 if held == len(results) else 1
 
 
-def _tested(statement: "Statement", outcomes: "Iterator[Outcome]", console: "Console") -> "Result":
-    """Print the predictions of a statement, then its measurements as they are made."""
+def _tested(statement: "Statement", outcomes: "Iterator[Outcome]", console: "Console", place: str) -> "Result":
+    """Print the predictions of a statement, then its measurements as they are made.
+
+    Args:
+        statement: The statement.
+        outcomes: Its predictions, then its measurements.
+        console: The console to print on.
+        place: Its number, and the time that is left.
+    """
     from gradiometer.cli.outcome import filled
     from gradiometer.lecture.site import prediction
     from gradiometer.lecture.statement import Result
     from gradiometer.report.charts.interval_strip import number
 
-    console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}", soft_wrap=True)
+    console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}  ({place})", soft_wrap=True)
     measured = []
     for outcome in outcomes:
         experiment = outcome.experiment

@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gradiometer.cli.progress import clock
 from gradiometer.drift.spikes.cause import explain
 from gradiometer.drift.spikes.detection import find_spikes
 from gradiometer.drift.spikes.finding import spikes_finding
@@ -186,8 +187,7 @@ class Panel:
     def _time_left(self, training: "Training") -> str:
         done = training.step - self.began_step
         seconds = (time.monotonic() - self.began_at) / max(done, 1) * (training.steps - training.step)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes}:{seconds:02d}"
+        return clock(seconds)
 
 
 @contextmanager

@@ -98,6 +98,16 @@ def _lines(console: Console, words: str) -> Iterator[None]:
         thread.join()
 
 
+def clock(seconds: float) -> str:
+    """A time in minutes and seconds.
+
+    >>> clock(75.2)
+    '1:15'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
 def error_console() -> Console:
     """A console on standard error."""
     return Console(stderr=True, file=sys.stderr)

@@ -37,12 +37,18 @@ Horizontal = Callable[[str], alt.X]
 """The horizontal channel of a picture, for a field of its rows."""
 
 
-def svg(outcome: Outcome, *, with_measurement: bool = True) -> str:
-    """The picture as SVG in the page's own colours, so that it fits dark mode and print."""
+def svg(outcome: Outcome, *, with_measurement: bool = True, page: str = "") -> str:
+    """The picture as SVG in the page's own colours, so that it fits dark mode and print.
+
+    Args:
+        outcome: What is drawn.
+        with_measurement: False to draw the prediction alone.
+        page: A prefix for the names inside, for a page with pictures of several statements.
+    """
     spec = chart(outcome, with_measurement=with_measurement).to_dict() | {"config": config(PAGE, PAGE_FONT)}
     drawn: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version())
     # Several pictures share a page: the ids of their clips and gradients must differ.
-    place = f"{outcome.experiment.name}-{'both' if with_measurement else 'predicted'}-"
+    place = f"{page}{outcome.experiment.name}-{'both' if with_measurement else 'predicted'}-"
     return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{place}\2", drawn)
 
 

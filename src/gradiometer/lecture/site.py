@@ -14,7 +14,7 @@ from gradiometer import __version__
 from gradiometer.errors import BadArgument
 from gradiometer.lecture.chart import svg
 from gradiometer.lecture.experiment import LEVEL, Outcome
-from gradiometer.lecture.statement import Result
+from gradiometer.lecture.statement import Result, Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.page.markup import environment, script_hash, source
@@ -23,6 +23,54 @@ from gradiometer.storage.disk import replace_file, writing
 
 TEMPLATES = files("gradiometer.lecture") / "templates"
 REPORT = files("gradiometer.report") / "templates"
+
+
+class Site:
+    """The site, written while the lecture goes on: each page when its statement is measured, and the index each time.
+
+    Args:
+        folder: Folder of the site; created if it does not exist.
+        statements: All statements of this lecture, in order. The index names those that are still to come.
+
+    Raises:
+        StorageFailed: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, statements: Sequence[Statement]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
+        self.folder, self.statements = folder, tuple(statements)
+        self.results: list[Result] = []
+        with writing(folder, "choose another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_index()
+
+    def add(self, shown: Result) -> Path:
+        """Write the page of the next statement, and return the index.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        self.results.append(shown)
+        with writing(self.folder, "choose another folder"):
+            for place in range(max(len(self.results) - 2, 0), len(self.results)):  # the page before links to it
+                self._write_page(place)
+            return self._write_index()
+
+    def _write_page(self, place: int) -> None:
+        results = self.results
+        neighbours = {
+            "before": results[place - 1].statement if place else None,
+            "after": results[place + 1].statement if place + 1 < len(results) else None,
+        }
+        shown = results[place]
+        _write(self.folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
+
+    def _write_index(self) -> Path:
+        index, rows = self.folder / "index.html", [_line(shown) for shown in self.results]
+        to_come = self.statements[len(self.results) :]
+        _write(index, "index.html.jinja", results=self.results, rows=rows, to_come=to_come, level=LEVEL, scripts=[])
+        return index
 
 
 def write_site(results: Sequence[Result], folder: Path) -> Path:
@@ -38,19 +86,8 @@ def write_site(results: Sequence[Result], folder: Path) -> Path:
     Raises:
         StorageFailed: The pages cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
-    with writing(folder, "choose another folder"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for place, shown in enumerate(results):
-            neighbours = {
-                "before": results[place - 1].statement if place else None,
-                "after": results[place + 1].statement if place + 1 < len(results) else None,
-            }
-            _write(folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
-        index, rows = folder / "index.html", [_line(shown) for shown in results]
-        _write(index, "index.html.jinja", results=results, rows=rows, level=LEVEL, scripts=[])
-    return index
+    site = Site(folder, [shown.statement for shown in results])
+    return [site.add(shown) for shown in results][-1]
 
 
 def page_name(shown: Result) -> str:
@@ -138,6 +175,7 @@ def _line(shown: Result) -> dict[str, Any]:
     ours, theirs = shown.headline
     return {
         "shown": shown,
+        "picture": Markup(svg(shown.real, page=shown.statement.name)),
         "quantity": shown.real.experiment.quantity,
         "predicted": prediction(ours),
         "measured": f"{number(theirs.value)} {interval(theirs)}",
