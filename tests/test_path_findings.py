@@ -7,6 +7,7 @@ import torch
 from gradiometer import Estimate, State
 from gradiometer.convergence.trajectory import Endpoint, Path, facts_of, kept_steps, kind_of, twin_units_of
 from gradiometer.convergence.trajectory.chaos import chaos_finding
+from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind
 
 STEPS = np.array(kept_steps(4096))
@@ -67,3 +68,30 @@ def test_twins_below_half_of_a_layer_are_told() -> None:
         first.weight[3], first.weight[7] = first.weight[5], -first.weight[5]
     (found,) = Endpoint(10, 1.0, twins=twin_units_of(model)).findings(Kind.CONVERGING)
     assert found.seen.startswith("0.weight: 3 of 20 rows equal another up to sign") and found.state is State.LOOK
+
+
+def test_a_loss_far_above_its_start_is_chaos_even_in_flat_places() -> None:
+    random = np.random.default_rng(0)
+    facts = {"step_correlation": Estimate.interval(-0.1, -0.2, 0.0, level=0.9, method="mean", samples=20)}
+    losses = np.r_[2.3, random.uniform(20, 90, 400)]
+    for share in (None, Estimate.exact(0.01)):
+        found = chaos_finding(share, facts, losses, 3.0)
+        assert found is not None and "the loss is far above its start at η = 3.00" in found.seen
+    assert chaos_finding(None, facts, np.r_[2.3, random.uniform(1, 4, 400)], 3.0) is None
+    assert chaos_finding(Estimate.exact(4.0), facts, np.r_[2.3, random.uniform(2.2, 2.4, 400)], 3.0) is not None
+
+
+def test_a_network_that_fits_every_example_runs_to_infinity_and_others_do_not() -> None:
+    facts = {"norm_growth": Estimate.interval(-0.3, -0.45, -0.1, level=0.9, method="fit", samples=4),
+             "alignment": Estimate.exact(0.85)}  # fmt: skip
+    losses = 2.3 / (1 + np.arange(4000) / 4)
+    found = infinity_finding(facts, losses, weight_decay=0.0)
+    assert found is not None and found.state is State.LOOK and "before step 1,000" in found.seen
+    slower = facts | {"norm_growth": Estimate.interval(-0.5, -0.6, -0.4, level=0.9, method="fit", samples=4)}
+    sideways = facts | {"alignment": Estimate.exact(0.5)}
+    for others in (slower, sideways):
+        assert infinity_finding(others, losses, 0.0) is None
+    assert infinity_finding(facts, losses, 1e-4) is None
+    assert infinity_finding(facts, np.r_[losses[:1000], np.full(3000, losses[999])], 0.0) is None  # a floor
+    assert infinity_finding(facts, 2.3 / (1 + np.arange(4000) / 400), 0.0) is None  # fitted only late
+    assert infinity_finding(facts, np.r_[losses[:-1], np.nan], 0.0) is None

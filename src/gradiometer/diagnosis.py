@@ -14,7 +14,8 @@ from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, findi
 from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.endpoint import Endpoint
-from gradiometer.convergence.trajectory.path_facts import kind_of
+from gradiometer.convergence.trajectory.infinity import infinity_finding
+from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
@@ -226,6 +227,11 @@ def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
         yield from endpoint.findings(kind_of(estimates))
         if found := _chaos(run, endpoint, estimates):
             yield found
+        settings = run.hyperparameters
+        if settings is not None and kind_of(estimates) is not Kind.DIVERGING:
+            decay = max((group.weight_decay for group in settings.now), default=0.0)
+            if found := infinity_finding(estimates, run.losses[1], decay):
+                yield found
 
 
 def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> Finding | None:
@@ -239,7 +245,7 @@ def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> F
         limit = min(Momentum(group.momentum, group.nesterov).limit for group in settings.now)
         shares.append(transformed(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
     share = max(shares, key=lambda each: each.low, default=None)
-    return None if share is None else chaos_finding(share, estimates, run.losses[1], rate)
+    return chaos_finding(share, estimates, run.losses[1], rate)
 
 
 def _stationarity(run: Run, level: float) -> Finding | None:

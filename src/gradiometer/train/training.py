@@ -151,7 +151,8 @@ class Training:
     def endpoint(self, trajectory: Series) -> Endpoint:
         """The endpoint on a few hundred examples, with curvature only if the path may have come to rest."""
         path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
-        rests = kind_of(facts_of(path)) not in (Kind.UNDER_WAY, Kind.CANNOT_TELL)
+        facts = facts_of(path)
+        rests = "straightness" in facts and kind_of(facts) is not Kind.UNDER_WAY
         with user_code("loss", "after the last step"):
             return endpoint_of(
                 self.objective,

@@ -18,21 +18,28 @@ WINDOW = 8
 ABOVE = 1.15
 """Factor of the late loss over the best one from which training does not keep what it reaches."""
 
+FAR = 2.0
+"""Factor of the late loss over the first one from which the steps are too long, whatever the sharpness at one point."""
+
+NO_GAIN = 0.9
+"""Share of the first loss above which training has gained nothing."""
+
 UNRELATED = 0.5
 """Correlation of a step with the next, below which the path is not smooth."""
 
 
 def chaos_finding(
-    share: Estimate, facts: Estimates, losses: Float[np.ndarray, " steps"], learning_rate: float
+    share: Estimate | None, facts: Estimates, losses: Float[np.ndarray, " steps"], learning_rate: float
 ) -> Finding | None:
     """The finding about chaos past the edge of stability; None if one of its three signs is missing.
 
     The signs: the sharpness is above its limit by more than half, the loss of the last quarter of the run is above the
-    best that was reached, and a step says little about the next one. Each of them alone is common in ordinary training:
-    early sharpness, a noisy loss, and noise.
+    best that was reached or no lower than at the start, and a step says little about the next one. Each of them alone
+    is common in ordinary training: early sharpness, a noisy loss, and noise. If the late loss is twice the first one,
+    the sharpness is not needed: steps that are too long also reach flat places, where it is small.
 
     Args:
-        share: Measured sharpness over its limit, for example ηλ_max/2.
+        share: Measured sharpness over its limit, for example ηλ_max/2; None if it was not measured.
         facts: The numbers about the path, from `facts_of`.
         losses: The loss of every step so far.
         learning_rate: η.
@@ -48,22 +55,23 @@ def chaos_finding(
     True
     """
     correlation = facts.get("step_correlation")
-    if not share.low > PAST or correlation is None or not correlation.high < UNRELATED:
+    if correlation is None or not correlation.high < UNRELATED:
         return None
     if len(losses) < FEWEST_LOSSES or not np.isfinite(losses).all():
         return None
-    late = mean(losses[-(len(losses) // 4) :], level=0.98)
+    late, first = mean(losses[-(len(losses) // 4) :], level=0.98), max(float(losses[0]), 0.0)
+    far, past = late.low > FAR * first > 0, share is not None and share.low > PAST
     best = float(np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid").min())
-    if not late.low > ABOVE * max(best, 0.0):
+    if not (far or (past and (late.low > ABOVE * max(best, 0.0) or late.low > NO_GAIN * first > 0))):
         return None
     times = f"{significant(late.value / best, 2)} times the best it has reached" if best > 0 else "above its best"
+    sharpness = f"the sharpness is {share} times its limit" if past else "the loss is far above its start"
     return Finding(
         NAME,
         Issue.CONVERGENCE,
         State.ACT,
-        f"Training is in chaos past the edge of stability: the sharpness is {share} times its limit at η = "
-        f"{significant(learning_rate)}, the loss is {times}, and the correlation of each step with the next is "
-        f"{correlation}.",
+        f"Training is in chaos past the edge of stability: {sharpness} at η = {significant(learning_rate)}, the "
+        f"loss is {times}, and the correlation of each step with the next is {correlation}.",
         "The steps are too long for the curvature. They do not blow up, because the loss curves less farther away.",
         "Halve the learning rate until the sharpness is below its limit.",
         "The sharpness was measured at one point, and changes quickly there.",

@@ -1,0 +1,65 @@
+"""Parameters that run to infinity after every example is fitted: the loss has no minimum, and only the norm grows."""
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.convergence.trajectory.endpoint import NAME
+from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS
+from gradiometer.measurement.estimate import Estimates, significant
+from gradiometer.measurement.finding import Finding, Issue, State
+
+FITTED = 0.02
+"""Share of the first loss below which every example is fitted, more or less."""
+
+STILL = 0.5
+"""The loss of the last quarter of the run is below this share of the loss when the examples were fitted: it goes on."""
+
+FIRST = 8
+FEWEST_LOSSES = 64
+
+
+def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weight_decay: float) -> Finding | None:
+    """The finding that the parameters run to infinity; None if one of its three signs is missing.
+
+    The signs: ‖Φ‖ has grown in each of the last four doublings of time, not by clearly less each time, in the direction
+    in which it points; the loss was already below 2 % of its first value before a quarter of the run; and it has at
+    least halved since. Weight decay ends this, so with it there is no finding.
+
+    Args:
+        facts: The numbers about the path, from `facts_of`.
+        losses: The loss of every step so far.
+        weight_decay: The largest weight decay of the parameters.
+
+    >>> import numpy as np
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.convergence.trajectory.infinity import infinity_finding
+    >>> facts = {"norm_growth": Estimate.exact(0.1), "alignment": Estimate.exact(0.8)}
+    >>> losses = 2.3 / (1 + np.arange(4000))
+    >>> infinity_finding(facts, losses, 0.0).state.value
+    'look'
+    >>> infinity_finding(facts, losses, 0.01) is None
+    True
+    """
+    growth, alignment = facts.get("norm_growth"), facts.get("alignment")
+    if growth is None or alignment is None or weight_decay > 0:
+        return None
+    if not (growth.high > NO_END and alignment.value >= OUTWARDS):
+        return None
+    steps = len(losses)
+    if steps < FEWEST_LOSSES or not np.isfinite(losses).all():
+        return None
+    first, early, late = losses[:FIRST].mean(), losses[steps // 8 : steps // 4].mean(), losses[-(steps // 4) :].mean()
+    if not (0 < early < FITTED * first and late < STILL * early):
+        return None
+    return Finding(
+        NAME,
+        Issue.CONVERGENCE,
+        State.LOOK,
+        f"The parameters run to infinity: ‖Φ‖ has grown in each of the last four doublings of time, log₂ of its growth "
+        f"changes by {growth} per doubling. The loss was at {significant(early / first, 2)} of its first value before "
+        f"step {steps // 4:,}, and is at {significant(late / first, 2)} now.",
+        "The loss has no minimum: once every example is classified correctly, larger parameters always lower it.",
+        "Use weight decay, or stop here: only the norm still grows.",
+        "This is based on the iterates so far: they do not prove where the path ends.",
+        ("norm_growth",),
+    )
