@@ -4,10 +4,13 @@
     .venv/bin/python benchmarks/tuning.py --problems fresh --out fresh.jsonl --pool processes
 
 Eight problems at three scales of their inputs. The grid has 13 rates a factor 2 apart, each linear and cosine to zero,
-SGD with momentum 0.9, and is extended if its best rate lies at an end. Its best is chosen with hindsight: the smallest
-mean over three seeds of the final training loss, which is then compared. Every method gets the same three seeds, the
-same batches and the same steps; its end is given in percent above the best of the grid, and its cost in whole trainings
-(a forward pass alone counts a third). Methods whose packages are not installed are left out.
+SGD with Nesterov momentum 0.9, and is extended if its best rate lies at an end. Its best is chosen with hindsight: the
+smallest mean over three seeds of the final training loss, which is then compared. Every method gets the same three
+seeds, the same batches and the same steps; its end is given in percent above the best of the grid, and its cost in
+whole trainings (a forward pass alone counts a third). Methods whose packages are not installed are left out.
+
+With `--seeds 10` a second table shows each of ten seeds of tune: how far they spread, and how many failed, which means
+that more than half of what the best of the grid gains from the start is lost.
 
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
@@ -22,7 +25,7 @@ from typing import Any
 
 from tuning_problems import PROBLEMS, SCALES, Cell
 from tuning_rivals import RIVALS, Method, installed
-from tuning_runs import SHAPES, End, Optimizer, stacked
+from tuning_runs import SHAPES, End, Optimizer, losses_of, stacked, tuned
 
 from gradiometer.jobs import Job, Ledger, Pool, pool_of
 
@@ -32,6 +35,7 @@ COARSE = range(-18, 9, 2)
 """Exponents of 2 of the rates among which the centre of a grid is found."""
 EACH_WAY = 6
 """Rates of a grid on either side of its centre."""
+OWN = "tune"
 MARGIN = 2
 """The best rate has at least this many rates on either side."""
 ADAPTIVE = ("CNN, BatchNorm", "CNN, GroupNorm", "transformer")
@@ -193,8 +197,22 @@ def table(grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]], methods: l
     for what, of in (("worst", max), ("median", statistics.median)):
         lines.append(f"| {what} | | | | | {' | '.join(shown(of(columns[name])) for name in methods)} |")
     costs = {name: [end.cost for place in grids for end in ends.get((place, name), [])] for name in methods}
-    spread = " | ".join(f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values())
-    return "\n".join([*lines, f"| cost in runs | | {2 * (2 * EACH_WAY + 1)} | | | {spread} |"])
+    means = " | ".join(f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values())
+    return "\n".join([*lines, f"| cost in runs | | {2 * (2 * EACH_WAY + 1)} | | | {means} |"])
+
+
+def spread(grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]]) -> str:
+    """The single seeds of tune, and how many have lost more than half of what the best of the grid gains."""
+    lines = ["| training loss | inputs | seeds | best, median, worst seed | failed |", f"|{' --- |' * 5}"]
+    for place, grid in grids.items():
+        best, cell = grid.train[grid.best], place.cell
+        losses = sorted(end.train for end in ends[place, OWN])
+        start = losses_of(cell, cell.model(0))[0]
+        failed = sum(not loss - best <= (start - best) / 2 for loss in losses)
+        three = (losses[0], statistics.median(losses), losses[-1])
+        said = ", ".join(shown(percent(loss, best)) for loss in three)
+        lines.append(f"| {place.name} | × {place.scale:g} | {len(losses)} | {said} | {failed} |")
+    return "\n".join(lines)
 
 
 def shown(value: float) -> str:
@@ -206,21 +224,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", choices=list(PROBLEMS), default="development")
     parser.add_argument("--only", action="append", help="name of a problem; default: all")
+    parser.add_argument(
+        "--method", action="append", choices=[OWN, *RIVALS, "none"], help="default: all that are installed"
+    )
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds of tune; more add a table of their spread")
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
     parser.add_argument("--pool", default="here")
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
     given = parser.parse_args()
     names = given.only or (ADAPTIVE if given.optimizer == "adamw" else list(PROBLEMS[given.problems]))
     places = [Place(given.problems, name, scale) for name in names for scale in SCALES]
-    methods = installed() if given.optimizer == "sgd" else {}
-    if missing := [name for name in RIVALS if name not in methods]:
-        print(f"Left out: {', '.join(missing)}.")
+    wanted = given.method or [OWN, *(RIVALS if given.optimizer == "sgd" else [])]
+    known: dict[str, Method] = {OWN: lambda cell, seed: tuned(cell, seed, given.optimizer), **installed()}
+    methods = {name: method for name, method in known.items() if name in wanted}
+    if missing := [name for name in wanted if name not in methods and name != "none"]:
+        print(f"Left out, since their packages are not installed: {', '.join(missing)}.")
     with pool_of(given.pool) as pool:
         study = Study(pool, Ledger(given.out), given.optimizer)
         grids = study.grids(places)
         ends = study.ends(places, methods, SEEDS)
+        more = study.ends(places, {OWN: known[OWN]}, range(given.seeds)) if given.seeds > len(SEEDS) else {}
     for part in ("train", "test"):
         print(table(grids, ends, list(methods), part), end="\n\n")
+    if more:
+        print(spread(grids, more))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 from tuning_problems import Cell, Pairs
 
 from gradiometer.measurement import Batch
+from gradiometer.tuning import tune
 
 MOMENTUM = 0.9
 BETAS, EPSILON, DECAY = (0.9, 0.999), 1e-8, 0.01
@@ -100,8 +101,8 @@ def trained(
 
 
 def sgd(rate: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """SGD with momentum 0.9."""
-    return lambda model: torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM)
+    """SGD with Nesterov momentum 0.9."""
+    return lambda model: torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, nesterov=True)
 
 
 def stacked(
@@ -138,13 +139,13 @@ Update = Callable[[State, Tensor, int], None]
 
 
 def _momentum(params: State) -> Update:
-    """The heavy ball, as torch's SGD."""
+    """Nesterov momentum, as torch's SGD."""
     moved = {name: torch.zeros_like(value) for name, value in params.items()}
 
     def update(gradients: State, rates: Tensor, step: int) -> None:
         for name, value in params.items():
             moved[name].mul_(MOMENTUM).add_(gradients[name])
-            value.sub_(_by_lane(rates, value) * moved[name])
+            value.sub_(_by_lane(rates, value) * gradients[name].add(moved[name], alpha=MOMENTUM))
 
     return update
 
@@ -167,3 +168,11 @@ def _adamw(params: State) -> Update:
 def _by_lane(rates: Tensor, value: Tensor) -> Tensor:
     """One rate per lane, in the shape of the parameter."""
     return rates.view(-1, *[1] * (value.dim() - 1))
+
+
+def tuned(cell: Cell, seed: int, optimizer: Optimizer = "sgd") -> End:
+    """`gradiometer.tuning.tune` with its defaults, then a whole training as it says. Its cost is counted here."""
+    counted = Counted(cell)
+    found = tune(cell.model(seed), loss=counted, batches=cell.batches, steps=cell.steps, optimizer=optimizer, seed=seed)
+    model = trained(cell, seed, lambda model: found.optimizer(model.parameters()), SHAPES["linear"])
+    return End(*losses_of(cell, model), cost=1 + counted.runs, rate=found.learning_rate)
