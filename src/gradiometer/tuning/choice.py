@@ -10,26 +10,29 @@ STEP = 0.5
 """Rates are tried on a grid: one step is half an octave, a factor of √2."""
 
 TIE, TIE_ON_PLATEAU = 0.003, 0.01
-"""Scores that differ by less are equal, and the higher rate counts as the better one: short branches lean to small
-rates, and only high rates get off a plateau."""
+"""Scores that differ by less are equal. Of two equal rates the higher one counts as better: short branches lean to
+small rates, and low rates do not get off a plateau."""
 
-PLATEAU, RISE = 0.03, 0.25
-"""Branches whose loss fell by less than the first share of that at the start have not left it. If it rose by more than
-the second, they failed."""
+PLATEAU, LEFT, RISE = 0.03, 0.1, 0.25
+"""Shares of the loss at the start. A loss that fell by less than the first has not left the start, and one that fell by
+more than the second has. If it rose by more than the third, the branch failed."""
 
 CLIFF = 0.4
 """A rate above the best one whose score is worse by this much has collapsed: the loss is half as high again."""
 
-MOST = 0.5
+MOST = 0.06
 """A score that is worse by more counts as this much worse, so that a rate that diverged has a finite weight."""
 
-CAUTION = 0.5
-"""Steps of the grid that the choice is below the minimum of the last round: the longer a training, the lower the rates
-at which it collapses, and a rate that is too low costs less than one that is too high."""
+TREND = 0.5
+"""If the minimum has moved down from the round before to the last one, it is expected to move on by this share: the
+longer a training, the lower the rates at which it collapses. A move up is not followed."""
 
-BACK = 2
-"""Steps of the grid that the choice stays below a rate that diverged or collapsed: branches that are short survive at
-rates at which long ones do not."""
+STEEP = 0.05
+"""If the highest rate of the last round is the best, and its neighbour's score is worse by more, the best is higher."""
+
+BACK, FAR_BACK = 2, 4
+"""Steps of the grid that the choice stays below a rate that diverged or collapsed, and below one at which nothing is
+learnt while lower rates learn: short branches survive at rates at which long ones do not."""
 
 Train = Callable[[int, int, Sequence[int]], Mapping[int, float]]
 """Trains branches: called with the updates of a branch, the exponent of the round's centre, and the exponents to train.
@@ -57,11 +60,14 @@ class Round:
 
     @property
     def best(self) -> int:
-        """The highest exponent whose loss is equal to the lowest one; the lowest exponent if all branches failed."""
+        """The middle of the exponents whose loss is equal to the lowest one, or the one above the middle.
+
+        The lowest exponent if all branches failed.
+        """
         if self.failed:
             return min(self.losses)
-        tie = TIE_ON_PLATEAU if self.on_plateau else TIE
-        return max(one for one in self.losses if self.score(one) <= tie)
+        equal = sorted(one for one in self.losses if self.score(one) <= (TIE_ON_PLATEAU if self.on_plateau else TIE))
+        return equal[len(equal) // 2]
 
     @property
     def on_plateau(self) -> bool:
@@ -90,6 +96,14 @@ class Round:
         above = (one for one in self.losses if one > self.best and not self.score(one) <= CLIFF)
         return min(above, default=math.inf)
 
+    @property
+    def stuck(self) -> Amount:
+        """The lowest exponent above the best that has not lowered the loss at the start, if the best has; else inf."""
+        least = self.before - PLATEAU * abs(self.before)
+        if not self.losses[self.best] < self.before - LEFT * abs(self.before):
+            return math.inf
+        return min((one for one in self.losses if one > self.best and self.losses[one] >= least), default=math.inf)
+
     def score(self, exponent: int) -> float:
         """How much higher the loss is than the lowest one, as a logarithm if losses are positive."""
         loss, lowest = self.losses[exponent], min(self.losses.values())
@@ -100,11 +114,11 @@ class Round:
     def _from_best(self) -> float:
         """How far the minimum of the parabola is from the best exponent."""
         best, tried = self.best, sorted(self.losses)
-        if self.edge or self.failed:
+        if self.edge or self.failed or self.on_plateau:
             return 0.0
         place = tried.index(best)
         below, above = tried[place - 1], tried[place + 1]
-        left, right = (min(self.score(one) - self.score(best), MOST) for one in (below, above))
+        left, right = (max(min(self.score(one) - self.score(best), MOST), 0.0) for one in (below, above))
         back, forth = best - below, above - best
         both = left * forth + right * back
         lowest = (left * forth**2 - right * back**2) / (2 * both) if both > 0 else 0.0
@@ -154,8 +168,9 @@ def choose(
     """Choose a rate by rounds of growing length.
 
     A round trains three rates around the best one of the round before, and continues on the side of the best one until
-    it is between two others. The choice is a little below the minimum of a parabola through the last round, and stays
-    an octave below each rate that diverged or collapsed.
+    it is between two others. The choice is the minimum of a parabola through the last round, or below it if the minimum
+    has moved down since the round before. It stays an octave below each rate that diverged or collapsed, and two below
+    one at which nothing was learnt.
 
     Args:
         train: Trains branches.
@@ -167,11 +182,23 @@ def choose(
         before: The loss at the start; inf if it is not known.
     """
     rounds = [_climb(train, float(start), first, lowest, highest, before)]
-    for stage in then():
+    stages = [first, *then()]
+    for stage in stages[1:]:
         rounds.append(_climb(train, rounds[-1].minimum, stage, lowest, highest, before))
-    place = rounds[-1].minimum - CAUTION
-    limit = min(one.cliff for one in rounds[-2:]) - BACK
+    place = rounds[-1].minimum + _beyond(rounds, stages[-1].spacing)
+    limit = min(min(one.cliff - BACK, one.stuck - FAR_BACK) for one in rounds[-2:])
     return Choice(min(place, limit), tuple(rounds), place > limit)
+
+
+def _beyond(rounds: Sequence[Round], spacing: int) -> float:
+    """How far the choice is from the minimum of the last round."""
+    last = rounds[-1]
+    if last.edge < 0:  # the minimum is further down
+        return -spacing / 2
+    if last.edge > 0:  # or further up
+        return spacing / 4 if last.score(last.best - spacing) > STEEP else 0.0
+    moved = last.minimum - rounds[-2].minimum if len(rounds) > 1 else 0.0
+    return TREND * max(-spacing, min(moved, 0)) if not last.on_plateau else 0.0
 
 
 def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:

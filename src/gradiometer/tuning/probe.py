@@ -65,8 +65,7 @@ class Probed:
 class Bracket:
     """Rates between which the best one is expected, for a training from this state.
 
-    It is a bracket and not an answer: from 32 times below the rate of the probe to 1,024 times above, or to twice the
-    rate at which the probe had to go back.
+    It is a bracket and not an answer: from 32 times below the rate of the probe to 1,024 times above.
 
     Args:
         low: Lowest rate.
@@ -190,8 +189,7 @@ class Probe:
             raise BadArgument("`bracket` needs at least one update of the probe.")
         late = made[len(made) // 2 :]
         settled = math.exp(sum(map(math.log, late)) / len(late))
-        high = max(min(ABOVE * settled, 2 * self._ceiling), settled)
-        return Bracket(settled / BELOW, high, settled, tuple(self._path))
+        return Bracket(settled / BELOW, ABOVE * settled, settled, tuple(self._path))
 
     def _backward(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
