@@ -130,7 +130,8 @@ class Continuation:
             tail: The factor of the tail, called with the number of examples before and after the update.
             most: Largest number of examples.
         """
-        before, original = self.stream.examples, self.stream.original
+        before = self.stream.examples
+        original = self.stream.original if self._schedule is not None else Fraction(0)
         taken = self.stream.take(self.batch_factor, most)
         loss = None
         if taken.pieces:
@@ -189,7 +190,7 @@ class Continuation:
     def _backward(self, pieces: Sequence[Batch]) -> Tensor:
         """Add up the gradient of the mean loss, and return this loss."""
         assert self._loss is not None
-        sizes = [batch_size(piece) for piece in pieces]
+        sizes = [batch_size(piece) for piece in pieces] if len(pieces) > 1 else [1]
         total, losses = sum(sizes), []
         for piece, size in zip(pieces, sizes, strict=True):
             with user_code("loss"):
@@ -214,8 +215,10 @@ class Continuation:
 
     def _advance_schedulers(self) -> None:
         """Step the schedulers as often as training would have by now."""
-        due = math.floor(self.stream.original / self._epoch)
-        if due == self._scheduled or not self._schedulers:
+        if not self._schedulers:
+            return
+        due = self.stream.original // self._epoch
+        if due == self._scheduled:
             return
         with warnings.catch_warnings():  # a scheduler warns if its own optimizer makes no step, as with another one
             warnings.simplefilter("ignore")

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.forks.horizon import FINEST
-from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, mapped, span
+from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, mapped, span, tensors_of
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,10 @@ class Taken:
     Args:
         pieces: The micro-batches to train on, in order. Empty if all of them are skipped.
         examples: How far the data went on, skipped examples included.
-        original: The same in updates of the original training, such as 2 for a batch of 2x.
     """
 
     pieces: Sequence[Batch]
     examples: int
-    original: Fraction
 
 
 class Stream:
@@ -55,8 +54,12 @@ class Stream:
         self._drawn = 0
         self.examples = 0
         """Number of examples so far."""
-        self.original = Fraction(0)
+        self._whole, self._rest = 0, Fraction(0)
+
+    @property
+    def original(self) -> Fraction:
         """The same in updates of the original training."""
+        return self._rest + Fraction(self._whole, self._accumulation)
 
     def skip(self, start: int, stop: int) -> None:
         """Leave out the batches of these updates, counted from the first one of this stream; `stop` is not skipped."""
@@ -72,33 +75,44 @@ class Stream:
         Raises:
             BadArgument: The data have ended, or a batch is too small to be cut into such parts.
         """
-        needed = Fraction(factor).limit_denominator(FINEST) * self._accumulation
+        number, parts = _number_and_parts(factor, self._accumulation)
         pieces: list[Batch] = []
-        examples, original = 0, Fraction(0)
-        for _ in range(needed.numerator):
-            piece, share, is_skipped = self._next(needed.denominator)
+        examples = 0
+        for _ in range(number):
+            piece, is_skipped = self._next(parts)
             size = batch_size(piece)
             if most is not None and examples + size >= most:
                 piece, size = span(piece, 0, most - examples), most - examples
             if not is_skipped and size:
                 pieces.append(piece)
-            examples, original = examples + size, original + share
+            examples += size
             if examples == most:
                 break
         self.examples += examples
-        self.original += original
-        return Taken(self._merged(pieces), examples, original)
+        return Taken(self._merged(pieces), examples)
 
-    def _next(self, parts: int) -> tuple[Batch, Fraction, bool]:
-        """The next batch, or the next of its parts; its share of an original update; True if it is skipped."""
+    def _next(self, parts: int) -> tuple[Batch, bool]:
+        """The next batch, or the next of its parts, which is counted; True if it is skipped."""
+        if parts == 1 and not self._cut:  # the usual case, without arithmetic of fractions
+            piece = self._drawn_batch()
+            self._whole += 1
+        else:
+            piece = self._next_part(parts)
+        if not self._skipped:
+            return piece, False
+        place = (self._drawn - 1) // self._accumulation
+        return piece, any(start <= place < stop for start, stop in self._skipped)
+
+    def _next_part(self, parts: int) -> Batch:
         if not self._cut:
             batch = self._drawn_batch()
-            if parts > 1 and batch_size(batch) < parts:
+            if batch_size(batch) < parts:
                 raise BadArgument(f"`batch` of {batch_size(batch)} examples cannot be cut into {parts} parts.")
-            shares = chunks(batch, parts) if parts > 1 else [batch]
-            self._cut = [(part, Fraction(1, parts * self._accumulation)) for part in reversed(shares)]
-        place = (self._drawn - 1) // self._accumulation
-        return *self._cut.pop(), any(start <= place < stop for start, stop in self._skipped)
+            share = Fraction(1, parts * self._accumulation)
+            self._cut = [(part, share) for part in reversed(chunks(batch, parts))]
+        part, share = self._cut.pop()
+        self._rest += share
+        return part
 
     def _drawn_batch(self) -> Batch:
         batch = next(self.batches, None)
@@ -109,7 +123,9 @@ class Stream:
             )
         self._drawn += 1
         device = self._device
-        return batch if device is None else mapped(batch, lambda tensor: tensor.to(device))
+        if device is None or all(tensor.device == device for tensor in tensors_of(batch)):
+            return batch
+        return mapped(batch, lambda tensor: tensor.to(device))
 
     def _merged(self, pieces: list[Batch]) -> list[Batch]:
         """One batch, unless training accumulates, or examples differ in shape (sequences of unequal length)."""
@@ -119,3 +135,10 @@ class Stream:
             return [joined(pieces)]
         except BadArgument:
             return pieces
+
+
+@lru_cache(maxsize=16)
+def _number_and_parts(factor: Amount | Fraction, accumulation: int) -> tuple[int, int]:
+    """An update as a number of parts of a batch, and into how many of them a batch is cut."""
+    needed = Fraction(factor).limit_denominator(FINEST) * accumulation
+    return needed.numerator, needed.denominator

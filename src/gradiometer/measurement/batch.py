@@ -118,12 +118,12 @@ def mapped(batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], 
     """The same structure with `change` applied to every tensor, and `rest` to every other leaf."""
     if isinstance(batch, Tensor):
         return change(batch)
-    if isinstance(batch, Mapping):
-        return {key: mapped(value, change, rest) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(mapped(value, change, rest) for value in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(mapped(value, change, rest) for value in batch)
+        return type(batch)([mapped(value, change, rest) for value in batch])
+    if isinstance(batch, Mapping):  # an abstract class, which is slow to ask for
+        return {key: mapped(value, change, rest) for key, value in batch.items()}
     return rest(batch)
 
 
@@ -131,11 +131,15 @@ def tensors_of(batch: Batch) -> list[Tensor]:
     """The tensors of the tree, in their order."""
     if isinstance(batch, Tensor):
         return [batch]
-    if isinstance(batch, Mapping):
-        return [tensor for value in batch.values() for tensor in tensors_of(value)]
-    if isinstance(batch, (tuple, list)):
-        return [tensor for value in batch for tensor in tensors_of(value)]
-    return []
+    if not isinstance(batch, (tuple, list)):
+        batch = batch.values() if isinstance(batch, Mapping) else ()
+    found: list[Tensor] = []
+    for value in batch:
+        if isinstance(value, Tensor):
+            found.append(value)
+        else:
+            found += tensors_of(value)
+    return found
 
 
 def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:

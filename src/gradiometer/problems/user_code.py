@@ -3,8 +3,6 @@
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +13,7 @@ OURS = str(Path(__file__).resolve().parents[1])
 INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
 
 
-@contextmanager
-def user_code(name: str, where: str = "") -> Iterator[None]:
+class user_code:  # noqa: N801 (used as a function is; a generator costs three times as much at each call)
     """A context manager around the user's own model, loss or data.
 
     Args:
@@ -31,13 +28,20 @@ def user_code(name: str, where: str = "") -> Iterator[None]:
     Traceback (most recent call last):
     gradiometer.errors.UserCodeFailed: `loss` raised ZeroDivisionError: division by zero... (at step 3).
     """
-    try:
-        yield
-    except GradiometerError:
-        raise
-    except Exception as error:
-        place = f" ({where})" if where else ""
-        raise UserCodeFailed(f"`{name}` raised {summary(error)}{_line(error)}{place}.") from error
+
+    __slots__ = ("name", "where")
+
+    def __init__(self, name: str, where: str = "") -> None:
+        self.name, self.where = name, where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, GradiometerError):
+            return
+        place = f" ({self.where})" if self.where else ""
+        raise UserCodeFailed(f"`{self.name}` raised {summary(error)}{_line(error)}{place}.") from error
 
 
 def user_module(name: str) -> ModuleType:
