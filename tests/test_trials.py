@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.forks import BranchResult, Effect, ForkRecord, Plan, Readout, alternative_of
-from gradiometer.forks.recorded.trials import advised, alike, judged, with_trials
+from gradiometer.forks import BranchResult, Effect, Fork, ForkRecord, Plan, Readout, alternative_of
+from gradiometer.forks.recorded.trials import UNCOMPARED, advised, alike, judged, with_trials
 from gradiometer.run import Run
 from report_run import run_in
 
@@ -17,6 +17,13 @@ BATCH = Finding(
 )
 CUT = replace(BATCH, gauge="stationarity", alternatives=("cool now",))
 NONE = replace(BATCH, alternatives=())
+ENDED = Fork(
+    0,
+    (alternative_of("rate 2x"),),
+    1,
+    640,
+    (BranchResult("go on", 0, 640, 20, 640, 1.0, (), {name: Readout(0.5) for name in ("test_loss", "test_accuracy")}),),
+)
 
 
 def kept(run: Run, ends: dict[str, list[float]], **settings: Any) -> ForkRecord:
@@ -44,8 +51,8 @@ def run(tmp_path: Path) -> Run:
 
 def test_advice_that_was_not_tried_has_the_command_that_tries_it(run: Run) -> None:
     found, other = with_trials(run, [BATCH, NONE])
-    assert found.tried == f"Not tried: `gradiometer fork {run.path} --advice`."
-    assert found.paragraphs[-1] == found.tried and str(found).endswith("--advice`.")
+    assert found.tried.startswith(f"Not tried: `gradiometer fork {run.path} --advice`.")
+    assert found.paragraphs[-1] == found.tried and str(found).endswith(found.tried)
     assert other == NONE
 
 
@@ -53,9 +60,7 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.31x": [0.6, 0.62, 0.61], "cool now": [0.4, 0.41, 0.42]})
     batch, cut = with_trials(run, [BATCH, CUT])
     assert batch.tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
-    assert batch.tried.endswith(
-        "] higher in test loss (fork 0001). The advice did not hold: it ends more than 1% worse."
-    )
+    assert "] higher in test loss (fork 0001). Whether it needs more examples than forecast is seen" in batch.tried
     assert cut.tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
     assert cut.tried.endswith("lower in test loss (fork 0001). The advice held.")
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
@@ -98,7 +103,8 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
         ("batch 2x", 0.001, 0.004, "The advice held: it ends at most 1% worse, with fewer updates."),
         ("batch 2x", -0.1, -0.01, "The advice held."),
         ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice held."),
-        ("batch 2x", 0.006, 0.1, "The advice did not hold: it ends more than 1% worse."),
+        ("batch 2x", 0.006, 0.1, UNCOMPARED),
+        ("cool now", 0.006, 0.1, "The advice did not hold: it ends more than 1% worse."),
         ("batch 0.5x", 0.001, 0.004, "The advice did not hold."),
         (
             "cool now",
@@ -114,16 +120,36 @@ def test_a_rate_promises_a_better_end_and_what_saves_updates_one_that_is_hardly_
 ) -> None:
     estimate = Estimate.interval((low + high) / 2, low, high, level=0.9, method="made up", samples=4)
     effect = Effect(advice, "test_loss", estimate, estimate, None, replicates=4)
-    assert judged(alternative_of(advice), effect, 0.5) == verdict
+    assert judged(ENDED, alternative_of(advice), effect) == verdict
     mirrored = Estimate.interval(-estimate.value, -high, -low, level=0.9, method="made up", samples=4)
     accuracy = Effect(advice, "test_accuracy", mirrored, mirrored, None, replicates=4, lower_is_better=False)
-    assert judged(alternative_of(advice), accuracy, 0.5) == verdict
+    assert judged(ENDED, alternative_of(advice), accuracy) == verdict
 
 
 def test_an_alternative_that_diverged_did_not_hold() -> None:
     unknown = Estimate.unknown(level=0.9, method="diverged", samples=1)
     effect = Effect("rate 9x", "test_loss", unknown, unknown, None, replicates=1, diverged=1)
-    assert judged(alternative_of("rate 9x"), effect, 0.5) == "The advice did not hold."
+    assert judged(ENDED, alternative_of("rate 9x"), effect) == "The advice did not hold."
+
+
+@pytest.mark.parametrize(
+    ("shorter", "verdict"),
+    [
+        (
+            [0.6, 0.61, 0.6],
+            "The advice held: with fewer updates it ends better than a training on 0.75 of the examples,",
+        ),
+        ([0.53, 0.54, 0.53], "The advice did not hold: it ends worse than a training on 0.75 of the examples,"),
+        ([0.56, 0.58, 0.55], "This fork does not decide if the advice held."),
+    ],
+)
+def test_a_larger_batch_that_ends_worse_is_compared_with_a_training_on_fewer_examples(
+    run: Run, shorter: list[float], verdict: str
+) -> None:
+    kept(run, {"go on": [0.5, 0.51, 0.5], "batch 2x, rate 1.29x": [0.56, 0.57, 0.56], "shorter 0.75x": shorter})
+    advice = replace(BATCH, alternatives=("batch 2x, rate 1.29x", "shorter 0.74x"))
+    (found,) = with_trials(run, [advice])
+    assert verdict.replace("0.75", "0.74") in found.tried and found.tried.count("(fork 0001)") == 1
 
 
 def test_what_findings_advise_is_each_tried_once() -> None:
@@ -138,6 +164,7 @@ def test_what_findings_advise_is_each_tried_once() -> None:
         ("batch 2x, rate 1.3x", "batch 2x, rate 1.4x", True),
         ("batch 2x, rate 1.3x", "batch 4x, rate 1.3x", False),
         ("cool now", "cool now 0.3x", False),
+        ("shorter 0.75x", "shorter 0.7x", True),
         ("clip 1", "clip 1", True),
         ("clip 1", "rate 1x", False),
     ],

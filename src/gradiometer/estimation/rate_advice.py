@@ -22,6 +22,12 @@ tuned rates. The range is of these trials, not a confidence interval.
 PRECONDITIONED = "preconditioned_noise"
 """Name of the gauge of the noise scale under an adaptive optimizer."""
 
+NEAR = 1.25
+"""A forecast of examples has held if at most this factor more were needed, or what its interval allows."""
+
+AT_THE_SCALE = 1.5
+"""Examples that twice the batch costs at the noise scale, by the model: below the scale it costs less."""
+
 SHAPES = ("constant", "cosine", "linear", "cycles")
 """Schedules of `gradiometer train` whose rate is given by `--lr`."""
 
@@ -106,8 +112,10 @@ def _of_the_batch(finding: Finding, estimates: Estimates, settings: Hyperparamet
     forecast = f"Forecast: {updates} times the updates and {examples} times the examples to the same loss."
     advice = f"{_terms(size, updates, settings, schedule)}, {why}."
     caveat = f"{finding.caveat} {_tuned(settings, size, batch)}".strip()
-    tries = (_tries(size / batch, 1 / updates.value),)
-    return replace(finding, advice=advice, caveat=caveat, forecast=forecast, alternatives=tries)
+    tries = [_tries(size / batch, 1 / updates.value)]
+    if larger:
+        tries.append(_yardstick(min(max(NEAR * examples.value, examples.high), size / batch)))
+    return replace(finding, advice=advice, caveat=caveat, forecast=forecast, alternatives=tuple(tries))
 
 
 def _terms(size: int, updates: Estimate, settings: Hyperparameters, schedule: str | None) -> str:
@@ -162,6 +170,11 @@ def _tries(batch: float, rate: float) -> str:
     return f"batch {batch:.4g}x, rate {rate:.3g}x"
 
 
+def _yardstick(examples: float) -> str:
+    """The alternative that twice the batch is compared with: going on, on so many times fewer examples."""
+    return f"shorter {1 / examples:.3g}x"
+
+
 def _with_a_bracket(finding: Finding, settings: Hyperparameters, batch: int, *, larger: bool) -> Finding:
     """The finding with twice or half the batch and the range of learning rates that may belong to it."""
     size = 2 * batch if larger else max(batch // 2, 1)
@@ -171,11 +184,13 @@ def _with_a_bracket(finding: Finding, settings: Hyperparameters, batch: int, *, 
     if len(set(settings.peaks)) > 1:
         of_what += " for the group with the largest one, and in proportion for the others"
     why = "if wall time matters more than examples" if larger else "if examples are expensive"
-    ends = (end / max(settings.peaks) for end in (bracket.low, bracket.high))
+    tries = [_tries(size / batch, end / max(settings.peaks)) for end in (bracket.low, bracket.high)]
+    if larger:
+        tries.append(_yardstick(AT_THE_SCALE))
     return replace(
         finding,
         advice=f"`batch_size = {size}` with a learning rate between {low} and {high}{of_what}, {why}. Try both ends.",
-        alternatives=tuple(_tries(size / batch, end) for end in ends),
+        alternatives=tuple(tries),
     )
 
 
