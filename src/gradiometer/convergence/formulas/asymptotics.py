@@ -8,12 +8,13 @@ all large t.
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Union
 
 from gradiometer.convergence.formulas.bounds import (
     NIL,
+    SOME,
     UNIT,
     Bounds,
     Share,
@@ -23,10 +24,12 @@ from gradiometer.convergence.formulas.bounds import (
     minimum,
 )
 from gradiometer.convergence.formulas.expansion import CONSTANT, TERMS, TIME, Expansion
-from gradiometer.convergence.formulas.number import ONE, PI, ROUNDING, ZERO, Number, Undecided
+from gradiometer.convergence.formulas.number import ONE, PI, ROUNDING, Number, Undecided
 
 LARGEST_PERIOD = 1024
 """Longer periods are bounded as a whole, not step by step."""
+POLYNOMIAL = [TIME.power(Number(Fraction(power))) for power in range(1, 9)]
+"""The monomials of a polynomial in t whose angles are known to be spread evenly."""
 LARGEST_ANGLE = 1e6
 """Half turns of the largest angle whose rounded cosine is trusted."""
 PI_NUMBER = Number(Fraction(1), ((PI, 1),))
@@ -130,6 +133,8 @@ def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
         if difference.sign is None and difference.high.sign <= 0:
             signs.discard(1)
         answers = {holds(sign, 0) for sign in signs}
+        if holds(-1, 0) != holds(1, 0) and difference.diffuse and _crosses_zero(difference):
+            return Bounds(NIL, UNIT, Share(CONSTANT, SOME), Share(CONSTANT, SOME))
         return Bounds(NIL, UNIT) if len(answers) == 2 else Bounds.exactly(UNIT if answers.pop() else NIL)
 
     return (Asymptotics.constant(one) - two).each(answer)
@@ -142,10 +147,25 @@ def chosen(test: "Real", one: "Real", two: "Real") -> Asymptotics:
     tests, ones, twos = (_spread(value, period) for value in picks)
     return Asymptotics(
         tuple(
-            hull((first, second), Fraction(0)) if truth is None else first if truth else second
-            for truth, first, second in zip(map(_truth, tests), ones, twos, strict=True)
+            _either(test, first, second) if (truth := _truth(test)) is None else first if truth else second
+            for test, first, second in zip(tests, ones, twos, strict=True)
         )
     )
+
+
+def _either(test: Bounds, one: Bounds, two: Bounds) -> Bounds:
+    """The first where the test is not zero, else the second."""
+    if test.rise is None or test.drop is None or not test.low.is_zero or test.high != UNIT:
+        return hull((one, two), Fraction(0))
+    # Where a value rises may be just where it is not chosen, so only its lower end counts.
+    return hull((replace(one, rise=None), replace(two, rise=None)), min(test.rise.density, test.drop.density))
+
+
+def _crosses_zero(value: Bounds) -> bool:
+    """True if zero is inside of the range, at a place that has a limit strictly between its ends."""
+    if not value.low.sign < 0 < value.high.sign:
+        return False
+    return value.low.leading[1] == value.high.leading[1]
 
 
 def floor(value: "Real") -> Asymptotics:
@@ -295,12 +315,13 @@ def _cosine_of_turns(turns: Bounds) -> Bounds:
             for n in range(TERMS)
         ]
         return Bounds.exactly((vanishing * Expansion.constant(PI_NUMBER)).series(coefficients))
-    powers = {monomial: coefficient for coefficient, monomial in value.terms}
-    slope = powers.pop(TIME, ZERO)
-    powers.pop(CONSTANT, None)
-    if powers or value.rest is not None or slope.atoms != ((PI, -1),):
+    powers = {monomial: coefficient for coefficient, monomial in value.terms if monomial != CONSTANT}
+    polynomial = all(monomial in POLYNOMIAL for monomial in powers) and value.rest is None
+    known = all(each.rational is not None or each.atoms == ((PI, -1),) for each in powers.values())
+    if not (polynomial and known and any(each.rational is None for each in powers.values())):
         return anywhere
-    # The slope is rational in radians per step, and π is irrational, so the angles are spread evenly (Weyl).
+    # A coefficient is rational in radians, and π is irrational, so the angles of the polynomial are spread evenly
+    # (Weyl 1916), in every long block (Lawton 1959).
     share = Share(CONSTANT)
     return Bounds(-UNIT, UNIT, share, share, diffuse=True)
 

@@ -18,6 +18,13 @@ STEEP = [Monomial(((tuple(2 * power for power in unit(level)), -ONE),)) for leve
 """exp(−t²) and exp(−(log t)²): both fall faster than every power of t."""
 
 
+SOME = Fraction(1, 10**9)
+"""Stands for a positive share of the steps whose size is not computed: less than any that occurs."""
+
+MOST = Number(Fraction(1, 64))
+"""How far below its upper end a diffuse exponent is at a positive share of the steps, in units of its range."""
+
+
 @dataclass(frozen=True)
 class Share:
     """At a share of the steps of every long block, a value is at least c·size for a fixed c > 0.
@@ -60,7 +67,8 @@ class Bounds:
         low, high: The ends; equal if f is known exactly.
         rise: How far f − low stays above zero, and at what share of the steps.
         drop: The same for high − f.
-        diffuse: True if f, in units of high − low, does not stay at any value: true for sin t, false for a square wave.
+        diffuse: True if f, in units of high − low, does not stay at any value, and is between any two values in [0, 1]
+            at a positive share of the steps: true for sin t, false for a square wave.
     """
 
     low: Expansion
@@ -164,7 +172,12 @@ class Bounds:
     def exp(self) -> "Bounds":
         """e^f. If f goes to −∞ in a way that the scale cannot express, the result is only bounded from above."""
         try:
-            return self._increasing(Expansion.exp)
+            found = self._increasing(Expansion.exp)
+            if self.diffuse:
+                often = (self.high - (self.high - self.low) * Expansion.constant(MOST)).exp().leading[1]
+                if often.compared(found.low.leading[1]) > 0:
+                    found = replace(found, rise=Share(often, SOME))
+            return found
         except Undecided:
             for bound in STEEP:
                 if self.high.sign < 0 and self.high.leading[1].compared(bound.logarithm().leading[1]) > 0:
@@ -209,6 +222,11 @@ def maximum(one: Bounds, two: Bounds) -> Bounds:
         return one if one == two or (one.low - two.low).sign >= 0 else two
     order = (one.low - two.low).sign if one.low != two.low else 0
     rise = larger_share(*(bounds.rise for bounds, ahead in ((one, order >= 0), (two, order <= 0)) if ahead))
+    for bounds, other in ((one, two), (two, one)):
+        gap = bounds.high - other.low if other.precise is not None and bounds.high != other.low else NIL
+        if rise is None and bounds.diffuse and gap.sign > 0:  # often above the middle of the gap
+            wide = gap.leading[1] == (bounds.high - bounds.low).leading[1]
+            rise = Share(gap.leading[1], SOME) if wide else None
     return Bounds(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
 
 

@@ -1,0 +1,60 @@
+"""Formulas that oscillate without a period: conditions on them, their powers, and angles that are polynomials in t."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gradiometer import theorem
+from gradiometer.convergence.theorem import read
+
+DECIDED = [
+    ("1/t if sin(t) > 0 else 1/t**2", (True, True, True)),
+    ("0.1 if sin(t) > 0.5 else 1/t", (False, True, False)),
+    ("1/t if abs(sin(t)) < 0.1 else exp(-t)", (True, True, True)),
+    ("1/t if t*sin(t) > 1 else 1/t**3", (True, True, True)),
+    ("(sin(t) > 0)*abs(cos(t))/t", (True, True, True)),
+    ("max(sin(t), 0)/t", (True, True, True)),
+    ("max(sin(t), 0.5)/t**2", (True, False, True)),
+    ("abs(sin(t**2))/t", (True, True, True)),
+    ("sin(t**2)**2/sqrt(t)", (True, True, False)),
+    ("(1 + cos(t**3))/t**0.7", (True, True, True)),
+    ("abs(sin(t**2 + pi*t))/t", (True, True, True)),
+    ("t**(-1.2 - sin(t))", (True, True, False)),
+    ("1/t**(3 + sin(t))", (True, False, True)),
+]
+
+
+@pytest.mark.parametrize(("text", "truth"), DECIDED)
+def test_an_oscillation_without_a_period_is_decided(text: str, truth: tuple[bool, bool, bool]) -> None:
+    verdict = theorem(text)
+    assert (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges) == truth
+
+
+@pytest.mark.parametrize(("text", "truth"), DECIDED)
+def test_the_decisions_agree_with_exact_sums_over_dyadic_blocks(text: str, truth: tuple[bool, bool, bool]) -> None:
+    """Σ over [2^k, 2^(k+1)) falls as a power of 2^k if the sum is finite, and does not fall if it is infinite."""
+    rate = read(text)
+    values = np.array([rate(step) for step in range(2**14 - 1)])  # step t − 1 is t
+    ends = [2**k - 1 for k in (8, 10, 13, 14)]
+    for terms, infinite in ((values, truth[1]), (values**2, not truth[2])):
+        early, late = (math.fsum(terms[ends[place] : ends[place + 1]]) for place in (0, 2))
+        early /= 2  # two blocks
+        assert late > 0.7 * early if infinite else late < 0.3 * early
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "abs(sin(pi*t**2))/t",  # zero at every step
+        "1/t if sin(t) == 0.5 else 1/t**2",  # at hardly any step
+        "1/t if sin(t) > 1 - 1/t else 1/t**2",  # at fewer and fewer steps
+        "abs(sin(0.1*pi*t**2))/t + 1/t**2",  # periodic, of rational angles
+    ],
+)
+def test_an_oscillation_of_which_nothing_is_proven_stays_undecided(text: str) -> None:
+    assert theorem(text).sum_diverges is None
+
+
+def test_a_condition_that_never_holds_far_out_is_decided() -> None:
+    assert theorem("1/t if sin(t) > 2 else 1/t**2").sum_diverges is False
