@@ -29,7 +29,7 @@ KEPT = 2048
 class Curvature:
     """H, the Hessian of the mean loss over some examples at the model's present parameters, by its products.
 
-    The graph of the gradient is built once and differentiated for every product, which costs about 1.6 gradients;
+    The graph of the gradient is built once and differentiated for every product, which costs about 1.4 gradients;
     building the graph each time costs about 3. Beyond `kept` examples it is built once per call, for all its vectors.
 
     The model is run in its present mode and is not changed. Dropout uses the same random numbers for every product.

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradiometer.errors import Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size, leaves
+from gradiometer.measurement.derivatives.convolution import Convolutions
 from gradiometer.measurement.objective import Gradients, Objective
 
 SMALL = 2**14
@@ -28,7 +29,7 @@ FORBIDDEN = "torch::autograd::Error"
 class GradientGraph:
     """∇L of one batch at the model's own parameters, and H v for any v, from one graph.
 
-    H is symmetric, so vᵀ ∂g/∂Φ = H v: a product is one backward through the graph of the gradient, at about 1.6
+    H is symmetric, so vᵀ ∂g/∂Φ = H v: a product is one backward through the graph of the gradient, at about 1.4
     gradients each. Building the graph again for every product would cost about twice that. The random numbers of
     the loss (Dropout) are drawn once, so all products use the same H. Attention is computed by its plain formula,
     since torch's fused kernels have no second derivative. A compiled model runs without its compiled code.
@@ -165,6 +166,8 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in model.modules()):
+            stack.enter_context(Convolutions())
         yield
 
 

@@ -95,7 +95,7 @@ class Hottest:
         """A step of the search. False if it has ended before."""
         if self.found:
             return False
-        gradient = torch.cat([each.reshape(-1) for each in gradients])
+        gradient = _joined(gradients)
         if self._next is None:
             self.direction, self._next = _unit(gradient), torch.zeros_like(gradient)
         self.steps += 1
@@ -108,7 +108,7 @@ class Hottest:
 
     def along(self, vectors: Sequence[Tensor]) -> float:
         """The square of the component of a vector, given by its pieces, along the direction."""
-        return float(torch.cat([each.reshape(-1) for each in vectors]) @ self.direction) ** 2
+        return float(_joined(vectors) @ self.direction) ** 2
 
     def state_dict(self) -> dict[str, Any]:
         """The search and the direction."""
@@ -127,6 +127,11 @@ class Hottest:
         found.steps, found.heat = state["steps"], heat
         found.direction, found._next, found._refresh = state["direction"], state["next"], state["refresh"]
         return found
+
+
+def _joined(pieces: Sequence[Tensor]) -> Float[Tensor, " params"]:
+    """One vector; without a copy if there is one piece."""
+    return pieces[0].reshape(-1) if len(pieces) == 1 else torch.cat([each.reshape(-1) for each in pieces])
 
 
 def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:

@@ -41,13 +41,13 @@ class SGLD(Sampler):
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
         rate, examples = group["lr"], group["examples"]
-        noise = None if self._cold(place) else self._thermal(place, params, flat(gradients), rate / 2)
+        noise, size = ([], 0.0) if self._cold(place) else self._thermal(place, params, flat(gradients), rate / 2)
         torch._foreach_add_(params, gradients, alpha=-rate)
-        if noise is not None:
-            torch._foreach_add_(params, noise, alpha=math.sqrt(2 * rate / examples))
+        if noise:
+            torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))
 
-    def _thermal(self, place: int, params: list[Tensor], gradient: Tensor, scale: float) -> list[Tensor] | None:
-        """Noise whose covariance is the temperature to inject, T or T − own; None if there is none."""
+    def _thermal(self, place: int, params: list[Tensor], gradient: Tensor, scale: float) -> tuple[list[Tensor], float]:
+        """Noise and its factor, whose covariance is the temperature to inject, T or T − own; empty if there is none."""
         group, own = self.param_groups[place], self._heats[place]
         examples = group["examples"]
         injected = self._injected(place, examples * float(gradient @ gradient) / len(gradient), scale)
@@ -60,12 +60,10 @@ class SGLD(Sampler):
             own.matrix.add(examples * scale * torch.outer(gradient, gradient))
             normal = flat(self._noise.draw(params, place))
             pieces = (own.matrix.root(group["temperature"]) @ normal).split([param.numel() for param in params])
-            return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)]
+            return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)], 1.0
         if not injected > 0:
-            return None
-        noise = self._noise.draw(params, place)
-        torch._foreach_mul_(noise, math.sqrt(injected))
-        return noise
+            return [], 0.0
+        return self._noise.draw(params, place), math.sqrt(injected)
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate: float = group["lr"]

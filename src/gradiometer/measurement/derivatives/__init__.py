@@ -1,0 +1,1 @@
+"""Operations whose second derivatives are ours."""
