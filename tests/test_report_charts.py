@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from gradiometer.report.charts import (
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN
 from gradiometer.report.charts.blocks import MOST, blocks
 from gradiometer.report.charts.interval_strip import interval, number
-from gradiometer.report.charts.theme import DARK, LIGHT, PAGE
+from gradiometer.report.charts.theme import DARK, LIGHT, PAGE, config
 from gradiometer.report.sections.estimation import estimation_section
 from gradiometer.report.sections.loss import loss_section
 from gradiometer.report.sections.section import change
@@ -188,8 +189,17 @@ def test_nothing_in_a_picture_of_the_page_names_a_colour_of_its_own() -> None:
     chart = noise_scale_chart([(10, BOUNDED), (20, OPEN)], 32.0)
     spec = json.dumps(page_spec(chart, "words"))
     assert not any(colour in spec for palette in (LIGHT, DARK) for colour in palette.values())
-    assert all(colour in spec for role, colour in PAGE.items() if role != "paper")
+    assert "config" not in json.loads(spec), "the page has it once"
+    assert all(colour in json.dumps(config(PAGE)) for role, colour in PAGE.items() if role != "paper")
     assert json.loads(spec)["description"] == "words"
+
+
+def test_a_page_has_no_digits_that_no_screen_shows() -> None:
+    chart = noise_scale_chart(
+        [(1_234_567, Estimate.interval(1 / 3, 0.25, 0.5, level=0.9, method="t", samples=9))], 32.0
+    )
+    spec = json.dumps(page_spec(chart, "words"))
+    assert "0.33333333," in spec and "1234567" in spec and not re.search(r"\d{9,}", re.sub(r"data-[0-9a-f]+", "", spec))
 
 
 def test_a_chart_is_written_in_the_light_and_in_the_dark(tmp_path: Path) -> None:

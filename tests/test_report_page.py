@@ -88,7 +88,7 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
     finding = replace(diagnosis.findings[0], seen=f"`{evil}` was seen")
     page = render(Run.open(run.path), replace(diagnosis, verdict=evil, findings=(finding,)))
     parsed = Page(page)
-    assert len(parsed.of("script")) == 3
+    assert len(parsed.of("script")) == 4
     assert not parsed.of("img")
     assert evil not in page
     numbers = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL)

@@ -49,11 +49,14 @@ def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | No
 def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
     """Fork the run in its middle with what its findings advise."""
     from gradiometer.cli.branches import following
-    from gradiometer.diagnosis import diagnose
-    from gradiometer.forks.recorded.trials import advised
-    from gradiometer.train.forking.run_fork import fork_run
+    from gradiometer.cli.progress import working
 
-    alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE
+    with working("reading the findings", quiet=quiet):
+        from gradiometer.diagnosis import diagnose
+        from gradiometer.forks.recorded.trials import advised
+        from gradiometer.train.forking.run_fork import fork_run
+
+        alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE
     with following(quiet) as progress:
         fork_run(
             run,

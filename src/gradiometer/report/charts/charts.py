@@ -30,7 +30,7 @@ from gradiometer.report.charts.marks import (
     points,
     tooltip,
 )
-from gradiometer.report.charts.theme import LIGHT, PAGE, PAGE_FONT, Palette, config
+from gradiometer.report.charts.theme import LIGHT, Palette, config
 from gradiometer.storage.disk import replace_file
 
 STEEP = 20
@@ -149,19 +149,30 @@ def save_svg(chart: alt.LayerChart, path: Path, title: str = "", palette: Palett
 
 
 def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
-    """A chart as the page embeds it: as wide as its column, in the page's colours.
+    """A chart as the page embeds it: as wide as its column. The page has the colours of all charts once.
 
     Args:
         chart: The chart.
         description: Its text alternative.
     """
     # The tests check the schema. Checking it again for every page would double the time to write a page.
-    return chart.to_dict(validate=False) | {
+    spec = chart.to_dict(validate=False)
+    spec.pop("config", None)
+    shortened: dict[str, Any] = _shortened(spec)
+    return shortened | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
         "description": description,
-        "config": config(PAGE, PAGE_FONT),
     }
+
+
+def _shortened(value: Any) -> Any:
+    """The same with eight digits in every float, which no screen shows the end of."""
+    if isinstance(value, float):
+        return float(f"{value:.8g}")
+    if isinstance(value, dict):
+        return {name: _shortened(part) for name, part in value.items()}
+    return [_shortened(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 @cache

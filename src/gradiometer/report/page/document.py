@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from gradiometer import __version__
 from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 from gradiometer.report.page.bundle import bundle
 from gradiometer.report.page.markup import environment, json_for_script, script_hash, source
 from gradiometer.report.sections.section import Figure
@@ -34,6 +35,7 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
         content=content,
         title=title,
         specs=json_for_script(specs(drawn)),
+        config=json_for_script(config(PAGE, PAGE_FONT)) if library else None,
         style=Markup(source(TEMPLATES, "page.css")),
         scripts=scripts,
         library=None if library is None else Markup(library.packed),

@@ -40,7 +40,8 @@
       place.dataset.drawn = "";
       await (library ??= unpack());
       const spec = specs[place.dataset.chart];
-      const { view } = await vegaEmbed(place, spec, OPTIONS);
+      const config = JSON.parse(document.getElementById("chart-config").textContent);
+      const { view } = await vegaEmbed(place, spec, { ...OPTIONS, config });
       const zooms = spec.params?.some((param) => param.name === "span");
       views.push({ view, zooms });
       if (zooms) {
