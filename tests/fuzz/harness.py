@@ -25,8 +25,8 @@ from kinds import KINDS, SHARES
 from gradiometer.cli import main
 from gradiometer.errors import GradiometerError
 
-SECONDS = 5 * (1 + os.getloadavg()[0])
-"""5 seconds on an idle machine."""
+SECONDS, WAITING = 5, 120
+"""Limits of the processor's time, and of all time, in which a busy machine computes little."""
 
 
 class Hangs(BaseException):
@@ -34,19 +34,22 @@ class Hangs(BaseException):
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def limited() -> Iterator[None]:
     """Raise Hangs inside after a time."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Hangs
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, WAITING))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 def fault(kind: str, seed: int, base: Path) -> str | None:
@@ -58,7 +61,7 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
         warnings.simplefilter("ignore")
         os.chdir(folder)
         try:
-            with limited(SECONDS):
+            with limited():
                 made(random.Random(f"{kind} {seed}"), Path(folder), **given)
         except (GradiometerError, click.ClickException):
             pass

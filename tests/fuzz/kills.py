@@ -1,0 +1,307 @@
+"""Work that is killed again and again loses nothing, and ends with the bits of work that was never killed.
+
+`python tests/fuzz/kills.py 1000 [SEED]` kills so many times and prints the counts. A process that has imported
+everything forks a short process for each attempt. It is killed by SIGKILL or SIGTERM at a random moment, or kills itself
+at a random file operation, in the middle of it if it writes.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import click
+from faults import CALLS
+
+import gradiometer
+from gradiometer import Run
+from gradiometer.cli import main
+from gradiometer.forks import forks_of
+from gradiometer.run import load_latest
+from gradiometer.run.reader import HISTORY
+from gradiometer.storage.journal import read_journal
+
+HARD, IN_ORDER, AT_A_FILE = "SIGKILL", "SIGTERM", "at a file operation"
+DEATHS = 12
+"""Kills of one piece of work, after which it is continued to its end."""
+
+Facts = dict[str, Any]
+
+
+def hashed(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def of_a_training(folder: Path) -> Facts:
+    """What is on record: losses, readings, events, the newest checkpoint and the snapshots."""
+    found = sorted(folder.glob("runs/*/run.toml"))
+    if not found:
+        return {}
+    run = Run.open(found[0].parent)
+    checkpoint, damaged = load_latest(run.folder)
+    complaints = [text for text in run.warnings if not text.endswith("skipped.")]
+    assert not damaged and not complaints, (damaged, complaints)
+    names = [event["event"] for event in run.events if event["event"] not in HISTORY]
+    steps, losses = run.losses
+    facts: Facts = {
+        "losses": dict(zip(steps.tolist(), map(float.hex, losses.tolist()), strict=True)),
+        "readings": {f"{gauge} {step}": 1 for gauge in run.gauges for step in run.series(gauge).steps.tolist()},
+        "events": {name: names.count(name) for name in names},
+        "snapshots": {path.name: hashed(path.read_bytes()) for path in run.folder.snapshots_path.glob("[!.]*")},
+        "step": 0,
+        "status": run.status,
+    }
+    if checkpoint is not None:
+        tensors = {name: hashed(each.numpy().tobytes()) for name, each in sorted(checkpoint.tensors.items())}
+        facts |= {"step": checkpoint.step, "tensors": tensors}
+    assert set(range(facts["step"])) <= set(facts["losses"]), "a loss before the checkpoint is lost"
+    return facts
+
+
+def branches(path: Path) -> dict[str, str]:
+    """The finished branches below a folder, without their times."""
+    found = {}
+    for file in sorted(path.glob("forks/**/*.jsonl")):
+        for _, record in read_journal(file)[0]:
+            found[record["name"]] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
+    return found
+
+
+def of_a_fork(folder: Path) -> Facts:
+    """The finished branches without their times, and a hash of every file of the run."""
+    (path,) = (each.parent for each in folder.glob("runs/*/run.toml"))
+    own = (each for each in sorted(path.rglob("*")) if each.is_file() and "forks" not in each.parts)
+    files = {each.name: hashed(each.read_bytes()) for each in own if "report.html" not in each.name}
+    return {
+        "branches": branches(path),
+        "files": files,
+        "finished": [each.finished for each in forks_of(Run.open(path))],
+    }
+
+
+def of_the_output(folder: Path) -> Facts:
+    """The JSON that was printed; work of this kind keeps nothing else."""
+    printed = (folder / "out").read_text() if (folder / "out").exists() else ""
+    found = json.loads(printed) if printed.endswith("}\n") else {"error": "incomplete"}
+    return {} if "error" in found else {"printed": found}
+
+
+def of_tuning(folder: Path) -> Facts:
+    """The finished branches, and the choice that was printed."""
+    return {"branches": branches(folder / "runs" / "digits-mlp-tuning"), **of_the_output(folder)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command that can be killed.
+
+    Args:
+        begin: Its arguments.
+        facts: What it has done so far, in a folder.
+        ground: Arguments of a command that makes what it works on.
+    """
+
+    begin: tuple[str, ...]
+    facts: Callable[[Path], Facts]
+    ground: tuple[str, ...] = ()
+
+
+QUIET = ("-q", "--no-open")
+OFTEN = (*QUIET, "--every", "5", "--checkpoint-seconds", "0.02")
+DIGITS = ("train", "digits", "--model", "mlp", "--steps", "80", *OFTEN)
+FORKED = ("train", "digits", "--model", "mlp", "--steps", "160", *OFTEN)
+RUN = "runs/digits-mlp-1"
+WORKS = {
+    "momentum": Work((*DIGITS, "--schedule", "cosine", "--momentum", "0.9"), of_a_training),
+    "adamw": Work((*DIGITS, "--optimizer", "adamw", "--lr", "0.001"), of_a_training),
+    "snapshots": Work((*DIGITS, "--snapshots", "3"), of_a_training),
+    "accumulation": Work((*DIGITS, "--accumulation", "4", "--weight-decay", "0.01"), of_a_training),
+    "replacement": Work((*DIGITS, "--sampling", "replacement", "--schedule", "0.1/sqrt(t)"), of_a_training),
+    "kept checkpoints": Work((*DIGITS, "--checkpoint-at", "10,33", "--keep-checkpoints", "1"), of_a_training),
+    "probe": Work((*DIGITS, "--probe", "--nesterov", "--momentum", "0.5"), of_a_training),
+    "quadratic": Work(("train", "quadratic", "--steps", "200", *OFTEN), of_a_training),
+    "logistic": Work(("train", "logistic-regression", "--steps", "200", *OFTEN), of_a_training),
+    "fork": Work(("fork", RUN, "--rate", "2x,0.5x", "--horizon", "10 updates"), of_a_fork, FORKED),
+    "race": Work(("fork", RUN, "--rate", "2x,0.1x", "--budget", "2"), of_a_fork, FORKED),
+    "batch --branch": Work(("batch", RUN, "--branch", "--at", "0"), of_a_fork, FORKED),
+    "tune": Work(("tune", "digits", "--model", "mlp", "--steps", "60", "--json"), of_tuning),
+    "sample --chains": Work(
+        ("sample", "linear-regression", "--chains", "2", "--steps", "400", "--burn-in", "50", "--json"), of_the_output
+    ),
+}
+
+
+@contextmanager
+def dying(place: int | None) -> Iterator[list[str]]:
+    """The process kills itself at this file operation of the block, in the middle of it if it writes."""
+    calls: list[str] = []
+
+    def wrapped(name: str, really: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            calls.append(name)
+            if len(calls) - 1 == place:
+                if name == "write":
+                    really(given[0], bytes(given[1])[: len(given[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return really(*given, **named)
+
+        return call
+
+    with ExitStack() as stack:
+        for name in CALLS:
+            stack.enter_context(patch.object(os, name, wrapped(name, getattr(os, name))))
+        yield calls
+
+
+def begun(arguments: Sequence[str], folder: Path, place: int | None = None) -> int:
+    """Start a command in a forked process. Returns its number. The number of its file operations is written at its end."""
+    if number := os.fork():
+        return number
+    code = 70
+    try:
+        os.chdir(folder)
+        for descriptor, name in ((1, "out"), (2, "err")):
+            opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(opened, descriptor)
+        with dying(place) as calls:
+            try:
+                main([*arguments])
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        Path("calls").write_text(str(len(calls)))
+    finally:
+        os._exit(code)
+
+
+def ended(number: int) -> int:
+    """The exit code of a process; the negative number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def grounds(work: Work, parent: Path) -> Path:
+    """A new folder for a piece of work, with what it works on."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    if work.ground and ended(begun(work.ground, folder)):
+        raise AssertionError((folder / "err").read_text())
+    return folder
+
+
+def next_of(work: Work, folder: Path) -> tuple[str, ...]:
+    """The command that continues a piece of work."""
+    if work.facts is of_a_training and (found := sorted(folder.glob("runs/*/run.toml"))):
+        return ("resume", str(found[0].parent), *QUIET)
+    return work.begin
+
+
+def check_kept(before: Any, after: Any, whole: Any) -> None:
+    """Nothing that was there is lost, and everything that is there is as in undisturbed work."""
+    for name, part in before.items():
+        if isinstance(part, dict) and name != "tensors":
+            assert set(part) <= set(after[name]), f"{name}: lost {set(part) - set(after[name])}"
+    for name in ("losses", "branches", "snapshots", "files"):
+        for place, value in after.get(name, {}).items():
+            assert whole[name].get(place) == value, f"{name} {place}: not as in undisturbed work"
+    assert before.get("step", 0) <= after.get("step", 0), "a checkpoint is lost"
+
+
+class Killer:
+    """Kills one kind of work, again and again.
+
+    Args:
+        name: Its name in `WORKS`.
+        parent: Folder for everything.
+    """
+
+    def __init__(self, name: str, parent: Path) -> None:
+        self.name, self.work = name, WORKS[name]
+        self.parent = parent / name.replace(" ", "")
+        self.parent.mkdir()
+        self.ground = grounds(self.work, self.parent)
+        folder = self._fresh()
+        begin = time.monotonic()
+        code = ended(begun(self.work.begin, folder))
+        assert code == 0, (folder / "err").read_text()
+        self.seconds, self.calls = time.monotonic() - begin, int((folder / "calls").read_text())
+        self.whole = self.work.facts(folder)
+
+    def kill(self, draw: random.Random, deaths: int, counts: Counter[str]) -> None:
+        """Kill one piece of work up to so many times, and continue it to its end."""
+        folder, before = self._fresh(), Facts()
+        for _ in range(deaths):
+            way = draw.choice((HARD, IN_ORDER, AT_A_FILE, AT_A_FILE))
+            code = self._death(way, draw, folder)
+            killed = code != 0
+            counts[f"{self.name}, {way}"] += killed
+            counts["kills"] += killed
+            expected = {HARD: (0, -9), AT_A_FILE: (0, -9), IN_ORDER: (0, 5, -15)}[way]
+            said = (folder / "err").read_text()
+            assert code in expected and "Traceback" not in said, f"{self.name}, {way}, exit {code}: {said}"
+            after = self.work.facts(folder)
+            check_kept(before, after, self.whole)
+            before = after
+            if not killed or after.get("status") == "finished" or after == self.whole:
+                break
+        if before.get("status") != "finished" and before != self.whole:
+            code = ended(begun(next_of(self.work, folder), folder))
+            assert code == 0, f"{self.name}, continued: {(folder / 'err').read_text()}"
+        assert self.work.facts(folder) == self.whole, f"{self.name}: not as undisturbed work"
+        left = [path for path in folder.rglob(".*") if path.is_file()]
+        assert not left, f"{self.name}: left over {left}"
+        counts["pieces of work"] += 1
+        shutil.rmtree(folder)
+
+    def _fresh(self) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self.parent))
+        return shutil.copytree(self.ground, folder, dirs_exist_ok=True)
+
+    def _death(self, way: str, draw: random.Random, folder: Path) -> int:
+        """The exit code of a command that is killed in this way."""
+        command = next_of(self.work, folder)
+        if way == AT_A_FILE:
+            return ended(begun(command, folder, draw.randrange(self.calls)))
+        number = begun(command, folder)
+        time.sleep(draw.uniform(0, self.seconds))
+        os.kill(number, signal.SIGKILL if way == HARD else signal.SIGTERM)
+        return ended(number)
+
+
+def warm() -> None:
+    """Import what the commands import, once for all processes."""
+    for module in pkgutil.walk_packages(gradiometer.__path__, "gradiometer."):
+        if "integrations" not in module.name and not module.name.endswith(("__main__", "on_ray", "ray_task")):
+            importlib.import_module(module.name)
+
+
+def many(total: int, seed: int, names: Sequence[str] = tuple(WORKS)) -> Counter[str]:
+    """Kill at least so many times, each kind of work in turn. Returns the counts."""
+    warm()
+    counts: Counter[str] = Counter()
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as parent:
+        killers = [Killer(name, Path(parent)) for name in names]
+        while counts["kills"] < total:
+            for killer in killers:
+                if counts["kills"] < total:
+                    killer.kill(draw, min(DEATHS, total - counts["kills"]), counts)
+            click.echo(f"{counts['kills']} kills of {counts['pieces of work']} pieces of work")
+    return counts
+
+
+if __name__ == "__main__":
+    arguments = [*map(int, sys.argv[1:3]), 0]
+    for what, count in sorted(many(arguments[0], arguments[1]).items()):
+        click.echo(f"{count:6}  {what}")
