@@ -91,11 +91,22 @@ def test_the_choice_stays_an_octave_below_what_diverged_or_collapsed(cliff: int,
     assert cliff - 5 <= choice.exponent <= cliff - 1
 
 
+def test_a_rate_that_collapsed_in_the_round_before_holds_the_choice_down() -> None:
+    def train(updates: int, _: int, exponents: Sequence[int]) -> dict[int, float]:
+        best = 0 if updates < 60 else 8
+        collapsed = 2 if updates == 30 else math.inf
+        return {one: 9.0 if one >= collapsed else 1.0 + abs(one - best) / 10 for one in exponents}
+
+    choice = choose(train, FIRST, lambda: STAGES, start=0, lowest=-40, highest=40)
+    assert choice.exponent == 0 and choice.held
+
+
 def test_if_all_rates_diverge_lower_ones_are_tried() -> None:
     def train(updates: int, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: math.inf if one > -21 else 1.0 + (one + 25) ** 2 / 100 for one in exponents}
 
-    assert -27 < choose(train, FIRST, lambda: STAGES, start=0, lowest=-40, highest=40).exponent < -22
+    few = Stage(16, 3, 4)
+    assert -27 < choose(train, few, lambda: STAGES, start=0, lowest=-40, highest=40).exponent < -22
 
 
 def test_a_loss_may_be_negative() -> None:
