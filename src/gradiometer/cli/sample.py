@@ -39,7 +39,7 @@ class Start(NamedTuple):
 @click.argument("target", metavar="RUN|PROBLEM")
 @click.option("--sampler", "kind", type=click.Choice(["sgld", "sghmc", "sgnht"]), default="sgld", show_default=True)
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="T in posterior units: U = N × loss.")
-@click.option("--lr", "learning_rate", type=float, help="Learning rate, for the mean loss. [0.1, or the run's]")
+@click.option("--lr", "learning_rate", type=float, help="Learning rate, for the mean loss. [0.05, or the run's]")
 @click.option("--momentum", type=float, help="Momentum of sghmc and sgnht. [0.9]")
 @click.option("-b", "--batch-size", type=int, help="Batch size. [32, or the run's]")
 @click.option("--weight-decay", type=float, help="λ of a Gaussian prior of precision Nλ. [0, or the run's]")
@@ -103,7 +103,7 @@ def _problem_start(name: str, settings: dict[str, Any]) -> Start:
     from gradiometer.problems.registry import load
 
     problem = load(name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"])
-    defaults = {"learning_rate": 0.1, "batch_size": min(32, len(problem.train)), "weight_decay": 0.0}
+    defaults = {"learning_rate": 0.05, "batch_size": min(32, len(problem.train)), "weight_decay": 0.0}
     return Start(f"{problem.name} ({problem.model_name}) from its start", problem, problem.model, defaults)
 
 
