@@ -7,21 +7,28 @@ import pytest
 import torch
 from faults import ERRORS, failing
 
-from gradiometer import Diagnosis, Estimate, GradiometerError, Interrupted, Run, StorageFailed
+from gradiometer import Diagnosis, Estimate, GradiometerError, Interrupted, Run, RunDamaged, StorageFailed
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.report.page.page import write_page
 from gradiometer.run import Configuration, Recorder, RunFolder, load_artifacts, load_latest, save_artifact
 from gradiometer.run.checkpoints import save
 
 REFUSALS = (StorageFailed, Interrupted)
+UNREADABLE = (*REFUSALS, RunDamaged)
+"""Errors of work that reads files too."""
 
 
-def fail_every_call(prepare: Callable[[], Callable[[], object]], check: Callable[[str, bool], None]) -> int:
+def fail_every_call(
+    prepare: Callable[[], Callable[[], object]],
+    check: Callable[[str, bool], None],
+    refusals: tuple[type[GradiometerError], ...] = REFUSALS,
+) -> int:
     """Fail each file operation of an action in turn, on fresh ground, with another error each time.
 
     Args:
         prepare: Makes the ground and returns the action.
         check: Called after each attempt with its name and True if it raised.
+        refusals: The errors that may be raised.
 
     Returns:
         The number of attempts.
@@ -36,7 +43,7 @@ def fail_every_call(prepare: Callable[[], Callable[[], object]], check: Callable
             try:
                 act()
             except GradiometerError as error:
-                assert isinstance(error, REFUSALS), f"{label}: {type(error).__name__}: {error}"
+                assert isinstance(error, refusals), f"{label}: {type(error).__name__}: {error}"
                 assert "`" in str(error) and str(error).endswith("."), f"{label}: {error}"
                 raised = True
         check(label, raised)
