@@ -215,7 +215,7 @@ def _reached(bench: Bench, answer: Any) -> str:
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
-@click.option("--task", "only", multiple=True, help="Only this one: top eigenvalue, top ten, trace.")
+@click.option("--task", "only", multiple=True, help="Only this one: one product, top eigenvalue, top ten, trace.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def main(rounds: int, only: tuple[str, ...], as_json: bool) -> None:
     """What does the curvature cost, in gradients of the same examples?"""
