@@ -1,161 +1,135 @@
-"""Does cooling by measurement keep up with step schedules tuned by hand, and do its forecasts of a cut come true?
+"""Does `--cool auto` end as low as the best of linear, cosine and plateau from the same rate?
 
-    .venv/bin/python benchmarks/cool.py                      # everything, about ten minutes on one core
-    .venv/bin/python benchmarks/cool.py --part forecasts --out found.jsonl --pool processes
+    .venv/bin/python benchmarks/cool.py                # the five problems that judge, about ten minutes
+    .venv/bin/python benchmarks/cool.py --others       # those that the method was chosen on
+    .venv/bin/python benchmarks/cool.py --rates        # the rates: the best for linear to zero
 
-*schedules*: `--cool auto` against the best of a grid of step schedules (constant, a cut to a tenth after half of the
-steps, after three quarters, after both), from the same rate, over the same steps, three seeds: loss on the whole
-training set at the end. The grid is chosen with hindsight, by its mean over the seeds, on the loss that is compared.
-
-*forecasts*: runs that are watched, whose rate is cut by hand; the forecast made at the last look before the cut is set
-against what the cut gained, from the newest iterates before it to as many steps after it as the forecast looked back
-on. Its interval is at 90 %; the share of drift in it was chosen on the digits MLP, so the others are the judges.
+Four ways to come down from one rate over the same steps, with three seeds each: linear and cosine to zero, torch's
+`ReduceLROnPlateau` with its defaults on the mean loss of every fiftieth of the steps, and `--cool auto` with its
+defaults. The number is the loss on the whole training set at the end. The best of the three others is chosen for each
+problem with hindsight, by its mean over the seeds.
 """
 
 import argparse
 import statistics
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer import Configuration, Run
+import msgspec
+import torch
+from cool_problems import JUDGES, OTHERS, RATES
+
+from gradiometer import Configuration, Diverged
 from gradiometer.jobs import Job, Ledger, pool_of
-from gradiometer.measurement.uncertainty import proportion
-from gradiometer.problems import load
+from gradiometer.problems import Problem, evaluate
+from gradiometer.run.budget import Budget
 from gradiometer.train import train
+from gradiometer.train.training import Training
 
 SEEDS = (0, 1, 2)
-NETWORKS = {
-    ("digits", "mlp"): {"epochs": 40, "batch_size": 32, "learning_rate": 0.1},
-    ("digits", "cnn"): {"epochs": 30, "batch_size": 32, "learning_rate": 0.1},
-    ("fashion-mnist", "mlp"): {"epochs": 2, "batch_size": 64, "learning_rate": 0.1},
-    ("fashion-mnist", "cnn"): {"epochs": 1, "batch_size": 64, "learning_rate": 0.05},
-}
-"""Problem and model, and how they are trained."""
-
-CUTS = [
-    (problem, model, rate, batch, share)
-    for problem, model, batches in (
-        ("digits", "mlp", (8, 32)),
-        ("digits", "cnn", (8, 32)),
-        ("fashion-mnist", "mlp", (64,)),
-    )
-    for rate in (0.05, 0.1, 0.2)
-    for batch in batches
-    for share in (0.4, 0.6)
-]
-"""Watched runs: problem, model, rate, batch, and the share of the steps after which the rate is cut to a tenth."""
+WAYS = ("linear", "cosine", "plateau", "cool auto")
+GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+PLATEAU_LOOKS = 50
+ALLOWED = 1.01
 
 
-def finished(problem: str, model: str, **settings: Any) -> Run:
-    """A run whose evaluations are of the whole training set."""
-    loaded = load(problem, model=model, data_dir=None, seed=0)
-    configuration = Configuration(problem=problem, model=model, budget=0.0, checkpoint_seconds=float("inf"), **settings)
+def given(name: str) -> tuple[Problem, Configuration]:
+    """A problem that is tested on its training set, and how it is trained."""
+    make, configuration = (JUDGES | OTHERS)[name]
+    problem = make()
+    settings = {"budget": 0.0, "check_edge": False, "checkpoint_seconds": float("inf"), "keep_checkpoints": 1}
+    return replace(problem, test=problem.train), msgspec.structs.replace(configuration, **settings)
+
+
+def ended(name: str, way: str, rate: float, seed: int) -> dict[str, Any]:
+    """The loss at the end; with `cool auto` also what was decided, and its cost in runs."""
+    problem, configuration = given(name)
+    settings: dict[str, Any] = {"cool": "auto"} if way == "cool auto" else {}
+    if way in ("linear", "cosine"):
+        settings = {"schedule": way}
+    configuration = msgspec.structs.replace(configuration, learning_rate=rate, seed=seed, **settings)
+    if way == "plateau":
+        return {"loss": plateau(problem, configuration)}
     with tempfile.TemporaryDirectory() as folder:
-        run = train(replace(loaded, test=loaded.train), configuration, Path(folder))
-        _ = run.events  # read before the folder goes
-    return run
+        run = train(problem, configuration, Path(folder))
+        decisions = [event for event in run.events if event["event"] == "cooling"]
+        loss = run.evaluations[-1]["estimates"]["test_loss"]["value"]
+    kept = ("step", "begins", "outcome", "spent")
+    return {"loss": loss, "decisions": [{key: event[key] for key in kept} for event in decisions]}
 
 
-def steps_of(problem: str, model: str, epochs: int, batch_size: int) -> int:
-    """Steps of a training."""
-    return epochs * -(-len(load(problem, model=model, data_dir=None, seed=0).train) // batch_size)
+def plateau(problem: Problem, configuration: Configuration) -> float:
+    """The loss at the end with `ReduceLROnPlateau`, on the same batches as the other ways."""
+    training = Training(problem, configuration, Budget(0.0), gauges=())
+    factor = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(factor)
+    losses: list[float] = []
+    while training.step < training.steps:
+        losses.append(training.backward(training.batch(), measured=False)[0])
+        training.update()
+        if len(losses) == training.steps // PLATEAU_LOOKS:
+            scheduler.step(statistics.mean(losses))
+            losses.clear()
+        for group in training.optimizer.param_groups:
+            group["lr"] = configuration.learning_rate * factor.param_groups[0]["lr"]
+    return evaluate(problem, training.model, training.device)["test_loss"].value
 
 
-def schedules(problem: str, model: str) -> dict[str, dict[str, Any]]:
-    """Ways to come down from the rate, by name."""
-    settings = NETWORKS[problem, model]
-    rate, steps = float(settings["learning_rate"]), steps_of(problem, model, settings["epochs"], settings["batch_size"])
-    half, cut = f"Constant({rate}).then({steps // 2}, ", f"Constant({rate / 10})"
-    return {
-        "cool auto": {"cool": "auto"},
-        "constant": {},
-        "cut at 1/2": {"schedule": f"{half}{cut})"},
-        "cut at 3/4": {"schedule": f"Constant({rate}).then({3 * steps // 4}, {cut})"},
-        "cut at both": {"schedule": f"{half}{cut}.then({steps // 4}, Constant({rate / 100})))"},
-    }
-
-
-def ends(problem: str, model: str, way: str) -> list[float]:
-    """Training loss at the end, one for each seed."""
-    settings = NETWORKS[problem, model] | schedules(problem, model)[way]
-    runs = [finished(problem, model, seed=seed, **settings) for seed in SEEDS]
-    return [run.evaluations[-1]["estimates"]["test_loss"]["value"] for run in runs]
-
-
-def forecast(problem: str, model: str, rate: float, batch: int, share: float) -> dict[str, Any]:
-    """What one cut was predicted to gain, and gained."""
-    epochs = {"digits": 30 if batch > 8 else 10, "fashion-mnist": 2}[problem]
-    steps = steps_of(problem, model, epochs, batch)
-    schedule = f"Constant({rate}).then({int(share * steps)}, Constant({rate / 10}))"
-    run = finished(problem, model, epochs=epochs, batch_size=batch, schedule=schedule, cool="watch")
-    (scored,) = [event for event in run.events if event["event"] == "cut scored"]
-    return {name: scored[name] for name in ("seen", "fell", "within", "predicted", "cut_at", "step")}
-
-
-def compared(reached: dict[str, list[float]]) -> str:
-    """Cooling over the best of the grid, one ratio a seed."""
-    grid = {way: statistics.mean(losses) for way, losses in reached.items() if way != "cool auto"}
-    best = min(grid, key=grid.__getitem__)
-    ratios = [ours / theirs for ours, theirs in zip(reached["cool auto"], reached[best], strict=True)]
-    each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-    means = "  ".join(f"{way} {statistics.mean(losses):.4f}" for way, losses in reached.items())
-    return f"cool auto / {best}: {statistics.mean(ratios):.3f} ({each})   [{means}]"
-
-
-def tasks(parts: list[str]) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Name, function and arguments of everything there is to find."""
-    if "schedules" in parts:
-        for problem, model in NETWORKS:
-            for way in schedules(problem, model):
-                yield f"schedules {problem} {model}: {way}", ends, (problem, model, way)
-    if "forecasts" in parts:
-        for cut in CUTS:
-            yield "forecast " + " ".join(map(str, cut)), forecast, cut
-
-
-def printed(found: dict[str, Any]) -> str:
-    """What was found, in lines."""
-    lines = []
-    for problem, model in NETWORKS:
-        start = f"schedules {problem} {model}: "
-        reached = {name.removeprefix(start): losses for name, losses in found.items() if name.startswith(start)}
-        if len(reached) == len(schedules(problem, model)):
-            lines.append(f"{problem} {model}: {compared(reached)}")
-    scored = {name: cut for name, cut in found.items() if name.startswith("forecast")}
-    for name, cut in scored.items():
-        low, high = cut["predicted"]["low"], cut["predicted"]["high"]
-        sign = "within" if cut["within"] else "OUTSIDE"
-        lines.append(
-            f"{name}: seen {cut['seen']:.4f}, forecast {cut['predicted']['value']:.4f} [{low:.4f}, {high:.4f}] {sign}"
-        )
-    judges = [cut for name, cut in scored.items() if "digits mlp" not in name]
-    for what, cuts in (("chosen on", [cut for cut in scored.values() if cut not in judges]), ("judged on", judges)):
-        if not cuts:
+def best_rate(name: str) -> float:
+    """The rate of the grid from which linear to zero ends lowest; one that diverges is skipped."""
+    ends = {}
+    for rate in GRID:
+        try:
+            ends[rate] = ended(name, "linear", rate, seed=9)["loss"]
+        except Diverged:
             continue
-        hits = proportion(sum(cut["within"] for cut in cuts), len(cuts))
-        widths = [(cut["predicted"]["high"] - cut["predicted"]["low"]) / abs(cut["seen"]) for cut in cuts]
-        width = statistics.median(widths)
-        lines.append(f"{what}: within the interval {hits} of {len(cuts)}; median width / gain seen {width:.2f}")
-    return "\n".join(lines)
+    return min(ends, key=ends.__getitem__)
+
+
+def row(name: str, found: dict[str, dict[str, Any]]) -> str:
+    """A row of the table."""
+    ends = {way: [found[f"{name}: {way}, {seed}"]["loss"] for seed in SEEDS] for way in WAYS}
+    means = {way: statistics.mean(losses) for way, losses in ends.items()}
+    best = min(WAYS[:-1], key=means.__getitem__)
+    ratio = means["cool auto"] / means[best]
+    each = ", ".join(f"{ours / theirs:.3f}" for ours, theirs in zip(ends["cool auto"], ends[best], strict=True))
+    cost = statistics.mean(
+        max((event["spent"] for event in found[f"{name}: cool auto, {seed}"]["decisions"]), default=0.0)
+        for seed in SEEDS
+    )
+    losses = [f"{means[way]:.4f}" for way in WAYS]
+    cells = [name, f"{RATES[name]:g}", *losses, best, f"{ratio:.3f}", each, f"{cost:.2f}"]
+    return f"| {' | '.join(cells)} | {'' if ratio <= ALLOWED else 'miss'} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=["schedules", "forecasts"])
-    parser.add_argument("--only", help="only what has this in its name")
+    parser.add_argument("--others", action="store_true", help="the problems that the method was chosen on")
+    parser.add_argument("--rates", action="store_true", help="find the rates, and stop")
     parser.add_argument("--out", type=Path, help="add what was found to this ledger; what it has is not run again")
     parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
-    given = parser.parse_args()
-    ledger = Ledger(given.out) if given.out else None
-    found = {} if ledger is None else {name: outcome.result for name, outcome in ledger.finished().items()}
-    every = [Job(*task) for task in tasks(given.part or ["schedules", "forecasts"])]
-    with pool_of(given.pool) as pool:
-        for outcome in pool.run([job for job in every if (given.only or "") in job.name], ledger=ledger):
+    asked = parser.parse_args()
+    names = list(OTHERS if asked.others else JUDGES)
+    jobs = [
+        Job(f"{name}: {way}, {seed}", ended, (name, way, RATES[name], seed))
+        for name in names
+        for way in WAYS
+        for seed in SEEDS
+    ]
+    if asked.rates:
+        jobs = [Job(f"{name}: rate", best_rate, (name,)) for name in names]
+    found = {}
+    with pool_of(asked.pool) as pool:
+        for outcome in pool.run(jobs, ledger=Ledger(asked.out) if asked.out else None):
             found[outcome.name] = outcome.value()
-    print(printed(found))
+    if asked.rates:
+        print("\n".join(f"{name} {rate:g}" for name, rate in found.items()))
+        return
+    print(f"| problem | η | {' | '.join(WAYS)} | best of three | ratio | by seed | forks, in runs | |")
+    print(f"|{' --- |' * (len(WAYS) + 7)}")
+    print("\n".join(row(name, found) for name in names))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
-from gradiometer.forks import Branch, Effect, GoOn, engine, forks_of, grown
+from gradiometer.forks import Branch, Effect, GoOn, Hold, engine, forks_of, grown
 from gradiometer.forks.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
@@ -21,7 +21,7 @@ from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.run.budget import Budget
-from gradiometer.train import TrainProbe, train
+from gradiometer.train import Cooling, TrainProbe, train
 from gradiometer.train import loop as loops
 from gradiometer.train.forking import cooling_fork
 from gradiometer.train.forking.run_state import RunSource
@@ -39,7 +39,7 @@ def quadratic():
 
 def settings(**changes) -> Configuration:
     given = {"problem": "quadratic", "batch_size": 10, "epochs": 16, "learning_rate": 0.3, "budget": 0.0}
-    return Configuration(**(given | {"sampling": "replacement", "cool": "auto"} | changes))
+    return Configuration(**(given | {"sampling": "replacement", "cool": "auto", "cool_budget": 1.0} | changes))
 
 
 def events(run: Run, name: str) -> list[dict]:
@@ -63,18 +63,18 @@ def decisions(run: Run) -> list[dict]:
 
 def test_at_its_noise_floor_the_rate_goes_to_zero_where_a_fork_has_tried_it(cooled: Run) -> None:
     (decision,) = decisions(cooled)
-    assert decision["step"] == decision["begins"] == 600 and decision["spent"] == 1.0
-    assert decision["fork"] == "0001" and decision["outcome"].startswith("hold 80% ")
+    assert decision["step"] == decision["begins"] == 640 and decision["spent"] == pytest.approx(0.8)
+    assert decision["fork"] == "0001" and decision["outcome"].startswith("hold 75% ")
     (record,) = forks_of(cooled)
-    assert record.finished and record.plan.horizon == 200 * 10 == record.plan.left
+    assert record.finished and record.plan.horizon == 160 * 10 == record.plan.left
     checkpoint, _ = load_latest(RunFolder.open(cooled.path))
     assert checkpoint.state["param_groups"][0]["lr"] == 0
-    assert rates_of(cooled).values[[599, 600, 799]] == pytest.approx([0.3, 0.3 * 199.5 / 200, 0.3 * 0.5 / 200])
+    assert rates_of(cooled).values[[639, 640, 799]] == pytest.approx([0.3, 0.3 * 159.5 / 160, 0.3 * 0.5 / 160])
 
 
 def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, cooled: Run) -> None:
-    alone = train(quadratic(), settings(cool="off", checkpoint_at="600"), tmp_path)
-    ours, theirs = (state_at(run, 600, "fork", quadratic()) for run in (cooled, alone))
+    alone = train(quadratic(), settings(cool="off", checkpoint_at="640"), tmp_path)
+    ours, theirs = (state_at(run, 640, "fork", quadratic()) for run in (cooled, alone))
     names = [name for name in theirs.tensors if not name.startswith("random.python")]  # the shape checker draws from it
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
     assert ours.values["param_groups"] == theirs.values["param_groups"]
@@ -83,26 +83,48 @@ def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, coo
 def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
     slow = {"learning_rate": 1e-4, "epochs": 4}
     run = train(quadratic(), settings(**slow), tmp_path)
-    assert [(each["step"], each["begins"]) for each in decisions(run)] == [(150, None), (190, 200)]
-    assert decisions(run)[-1]["spent"] == pytest.approx(1.2)
+    assert [(each["step"], each["begins"]) for each in decisions(run)] == [(160, None), (190, 200)]
+    assert decisions(run)[-1]["spent"] == pytest.approx(1.0)
     assert all("lower" in each["outcome"] for each in decisions(run))
     assert weights(run) == weights(train(quadratic(), settings(**slow, cool="off"), tmp_path))
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
-    assert "At step 150 the rate was kept: hold 80% ends" in found.seen
-    assert "At step 190 the rate was kept to the end: hold 100% ends" in found.seen and "1.2 times" in found.means
+    assert "At step 160 the rate was kept: hold 75% ends" in found.seen
+    assert "At step 190 the rate was kept to the end: hold 100% ends" in found.seen and "1.0 times" in found.means
 
 
-def test_a_larger_budget_pays_for_a_fork_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
-    run = train(quadratic(), settings(cool_budget=2.7), tmp_path)
+def test_a_larger_budget_pays_for_an_early_fork_and_for_one_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
+    run = train(quadratic(), settings(cool_budget=3.0), tmp_path)
     proposed = [look["step"] for look in events(run, "stationarity") if look["stopped"]]
-    assert decisions(run)[0]["step"] == next(step for step in proposed if step >= 800 - 300) < 600
-    assert 2 < decisions(run)[-1]["spent"] <= 2.7
+    early, second, *_ = decisions(run)
+    assert (early["step"], early["begins"], early["spent"]) == (80, None, pytest.approx(0.96))
+    assert second["step"] == next(step for step in proposed if step > 600) < 640
+    assert 1.9 < second["spent"] < 2.0 < decisions(run)[-1]["spent"] <= 3.0
+    plans = [record.plan for record in forks_of(run)]
+    assert [plan.horizon for plan in plans[:2]] == [128 * 10, (800 - second["step"]) * 10]
+    assert (
+        plans[0].alternatives == (Hold(0.8),)
+        and plans[0].left == 720 * 10
+        and [plan.replicates for plan in plans[:2]] == [3, 2]
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100, 333, 1001])
+def test_a_budget_of_two_runs_pays_for_the_early_fork_and_the_marks(steps: int) -> None:
+    problem = quadratic()
+    cooling = Cooling(Objective(problem.model(), problem.loss), problem.train, steps, acts=True, budget=2.0)
+    asked = []
+    for step in range(steps):
+        if cooling.asks(step):
+            assert cooling.pays(step) and step < cooling.stop(step) <= steps and 0 < cooling.hold(step).share <= 1
+            asked.append(step)
+            cooling.decide(step, None, forked=True)
+    assert cooling.spent <= 2 and (steps < 100 or len(asked) == 3)
 
 
 def test_without_a_budget_the_rate_goes_to_zero_in_the_last_quarter_and_no_fork_is_made(tmp_path: Path) -> None:
     run = train(quadratic(), settings(cool_budget=0.0, epochs=2), tmp_path)
     ((decision),) = decisions(run)
-    assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (75, 75, None, 0)
+    assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (80, 80, None, 0)
     assert not forks_of(run)
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
     assert "`cool_budget` did not pay for a fork" in found.seen
@@ -111,11 +133,11 @@ def test_without_a_budget_the_rate_goes_to_zero_in_the_last_quarter_and_no_fork_
 @pytest.mark.parametrize(
     ("verdict", "step", "begins"),
     [
-        ("better", 600, None),
+        ("better", 640, None),
         ("better", 760, 800),
-        ("open", 600, 600),
+        ("open", 640, 640),
         ("worse", 760, 760),
-        ("diverged", 600, 600),
+        ("diverged", 640, 640),
         ("better", 500, None),
         ("open", 500, None),
         ("worse", 500, 500),
@@ -125,7 +147,7 @@ def test_without_a_budget_the_rate_goes_to_zero_in_the_last_quarter_and_no_fork_
 def test_a_fork_decides(
     verdict: str, step: int, begins: int | None, cooled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the marks 600 and 760 the rate goes to zero unless keeping it ends lower; elsewhere only if it ends higher."""
+    """At the marks 640 and 760 the rate goes to zero unless keeping it ends lower; elsewhere only if it ends higher."""
     training = Training(quadratic(), settings(cool_budget=9.0), Budget(0.0), gauges=())
     training.step = step
     effect = Effect("hold 80%", "train_loss", GAIN, GAIN, None, replicates=2)
@@ -174,7 +196,7 @@ def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_
         return grown_before(*given)
 
     monkeypatch.setattr(growing, "grown", grown_and_stopped)
-    with pytest.raises(Interrupted, match="stopped at step 600"):
+    with pytest.raises(Interrupted, match="stopped at step 640"):
         train(quadratic(), settings(), tmp_path)
     (folder,) = tmp_path.iterdir()
     assert len(count) == 3 and not forks_of(Run.open(folder))[0].finished
@@ -197,8 +219,8 @@ def test_a_run_that_is_stopped_on_its_way_to_zero_resumes_to_the_same_bits(
 
 def test_the_way_to_zero_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
     run = train(quadratic(), settings(schedule="Constant(0.3).warmed_up(100)", cool_budget=0.0), tmp_path)
-    assert decisions(run)[-1]["begins"] == 600
-    assert rates_of(run).values[[50, 599, 600]] == pytest.approx([0.15, 0.3, 0.3 * 199.5 / 200])
+    assert decisions(run)[-1]["begins"] == 640
+    assert rates_of(run).values[[50, 639, 640]] == pytest.approx([0.15, 0.3, 0.3 * 159.5 / 160])
     assert events(run, "stationarity")[0]["steps"] == events(run, "stationarity")[0]["step"] - 100  # after the rise
 
 
@@ -321,7 +343,7 @@ def test_a_branch_of_a_fork_keeps_the_way_to_zero_that_the_run_has_begun(cooled:
     problem, start = quadratic(), decisions(cooled)[0]["begins"] + 3
     ended = state_at(cooled, start + 15, "fork", problem)
     source = RunSource(cooled.configuration, state_at(cooled, start, "fork", problem), problem=problem, own_until=800)
-    assert source.state.values["cooling"]["begins"] == 600
+    assert source.state.values["cooling"]["begins"] == 640
     ends = []
     monkeypatch.setattr(RunSource, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
     assert grown(source, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15

@@ -50,10 +50,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             zero in each of as many cycles and the model at the end of each is kept; with another, models are kept at
             the same steps, without cycles.
         cool: Test whether the loss still falls at this η. off: no test. watch: report the result. auto: also end with
-            η linearly to zero, from the step that forks choose: branches that are trained to the end of the run.
-        cool_budget: Most that the forks of `cool` = auto may cost, in units of the whole run. With the default they
-            decide at 75 % and 95 % of the steps; with more, also earlier, where the test proposes to lower η. With less
-            than 1.2, η goes to zero over the last quarter.
+            η linearly to zero, from the step that forks choose: branches that are really trained.
+        cool_budget: Most that the forks of `cool` = auto may cost, in units of the whole run. With 2 they decide at
+            10 %, 80 % and 95 % of the steps, with 1 at the last two of these; with less, η goes to zero over the last
+            fifth. With more than 2, also where the test proposes to lower η.
         batch_size: Batch size B, in examples.
         epochs: Number of passes over the training set.
         steps: Number of steps, instead of `epochs`.
@@ -99,7 +99,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     schedule: str = "constant"
     snapshots: int = 0
     cool: Literal["off", "watch", "auto"] = "off"
-    cool_budget: float = 1.2
+    cool_budget: float = 2.0
     batch_size: int = 32
     epochs: int = 10
     steps: int | None = None

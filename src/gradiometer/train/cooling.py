@@ -1,5 +1,6 @@
 """Cooling by measurement: tell if a cut of the rate would gain, and ask for forks that may end the rate of a run."""
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,11 +29,15 @@ FEWEST = 64
 PARTS = 8
 """Number of equal parts that these examples are run in."""
 
+EARLY, EARLY_HORIZON, EARLY_HOLD, EARLY_REPLICATES = 0.1, 0.16, 0.8, 3
+"""Of the early fork: the share of the steps before it, the length of its branches as a share of the steps, how long one
+of them keeps the rate, and its replicates."""
+
 MARKS = (1 - FINISH, 0.95)
 """Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends lower."""
 
 REPLICATES = 2
-"""Replicates of each of the two branches of a fork."""
+"""Replicates of each of the two branches of every other fork."""
 
 
 class TrainProbe:
@@ -83,8 +88,9 @@ class Cooling:
     starts to go linearly to zero, which it reaches at the end. In one branch it does so from here; in the other it
     stays until the next mark, or to the end after the last one.
 
-    - Where the test proposes a cut, the rate goes to zero only if the first branch is shown to end lower. Such a fork
-      is made if the budget pays for branches to the end of the run and for the forks at the marks.
+    - After a tenth of the steps, and where the test proposes a cut, the rate goes to zero only if the first branch is
+      shown to end lower. Such a fork is made if the budget pays for it and for the forks at the marks. The branches of
+      the early one are as long as a sixth of the run; a rate that is far too high shows in them.
     - At two marks near the end, it goes to zero unless the other branch is shown to end lower. It does so without a
       fork if the budget does not pay for it.
 
@@ -107,13 +113,14 @@ class Cooling:
         steps: int,
         *,
         acts: bool,
-        budget: float = 1.0,
+        budget: float = 2.0,
         level: float = 0.9,
         seed: int = 0,
     ) -> None:
         self.probe = TrainProbe(objective, data, seed)
         self.steps, self.acts, self.budget, self.level = steps, acts, budget, level
-        self.marks = sorted({max(int(share * steps), 1) for share in MARKS} - {steps}) if acts else []
+        self.early = max(int(EARLY * steps), 1)
+        self.marks = sorted({math.ceil(share * steps) for share in MARKS} - {steps}) if acts else []
         self.test = Extrapolation(self.probe)
         self.spent = 0.0
         """Cost of the forks so far, in units of the whole training."""
@@ -136,7 +143,7 @@ class Cooling:
         if not self.acts or self.begins is not None or self.asked == step:
             return False
         proposed = self.newest is not None and self.newest["step"] == step and self.newest["stopped"]
-        return step in self.marks or (proposed and self.pays(step))
+        return step in self.marks or ((proposed or step == self.early) and self.pays(step))
 
     @property
     def two_sided(self) -> float:
@@ -148,8 +155,18 @@ class Cooling:
         planned = self._cost(step) + sum(self._cost(mark) for mark in self.marks if mark > step)
         return self.spent + planned <= self.budget * (1 + 1e-9)
 
+    def stop(self, step: int) -> int:
+        """The step at which the branches of a fork end."""
+        return step + max(int(EARLY_HORIZON * self.steps), 1) if step == self.early else self.steps
+
+    def replicates(self, step: int) -> int:
+        """Replicates of each branch of a fork."""
+        return EARLY_REPLICATES if step == self.early else REPLICATES
+
     def hold(self, step: int) -> Hold:
         """The branch that a fork at this step compares with going to zero from there."""
+        if step == self.early:
+            return Hold(EARLY_HOLD)
         until = next((mark for mark in self.marks if mark > step), self.steps)
         return Hold((until - step) / (self.steps - step))
 
@@ -166,7 +183,7 @@ class Cooling:
 
     def _cost(self, step: int) -> float:
         """Cost of a fork at a step, in units of the whole training."""
-        return 2 * REPLICATES * (self.steps - step) / self.steps
+        return 2 * self.replicates(step) * (self.stop(step) - step) / self.steps
 
     def observe(self, parameters: Sequence[Tensor], learning_rate: float, step: int) -> list[dict[str, Any]]:
         """Take in the parameters after an update. Returns events to record, each with its name under "event".

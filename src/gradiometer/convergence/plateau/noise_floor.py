@@ -23,7 +23,7 @@ from gradiometer.measurement.uncertainty.slopes import slope
 CUT = 0.1
 """A cut multiplies the learning rate by this."""
 
-FINISH = 0.25
+FINISH = 0.2
 """Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide otherwise."""
 
 DRIFT = 0.25
@@ -128,7 +128,7 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     The noise floor is proportional to the rate, so the loss of single iterates falls by (1 − η′/η) G. Drift adds to
     that: the average of the iterates keeps falling, but more slowly, from the newest iterates before the cut to as many
     steps after it as G was measured over. The value counts a quarter of that average's latest fall, the interval none
-    to a half: on the twelve cuts this was chosen on it was 0.1 to 0.3 (`benchmarks/cool.py`, the digits MLP). Near a
+    to a half: on the twelve cuts this was chosen on it was 0.1 to 0.3 (`benchmarks/cut_forecasts.py`). Near a
     quadratic minimum G is (η/4) tr Σ/(B(1 − μ)), see `floor_by_formula`, which is too large for networks.
 
     Simulated on least squares at its floor, the nominal 90 % interval contains the difference of the two floors in 84

@@ -21,7 +21,7 @@ def cooling_finding(run: Run) -> Finding | None:
         seen=" ".join(_sentence(event, run.manifest.get("steps")) for event in decisions),
         means=f"Forks chose when the rate goes to zero, for {spent} times the updates of the run."
         if any(event["fork"] for event in decisions)
-        else "No fork was made: the rate goes to zero over the last quarter.",
+        else "No fork was made: the rate goes to zero over the last fifth.",
         advice="",
         caveat="The forks compared the training loss, and no other ways to lower the rate.",
     )

@@ -12,7 +12,7 @@ from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.forks.recorded.words import outcome
 from gradiometer.jobs.choice import opened
 from gradiometer.run.folder import RunFolder
-from gradiometer.train.cooling import REPLICATES, Cooling
+from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.order import examples_before
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring.replay import RunState
@@ -71,9 +71,9 @@ def decided(training: Training, cooling: Cooling, folder: RunFolder, is_stopped:
 def _forked(training: Training, cooling: Cooling, folder: RunFolder, is_stopped: Callable[[], bool]) -> ForkRecord:
     """The finished fork at the present step."""
     configuration, step = msgspec.structs.replace(training.configuration, cool="off"), training.step
-    left = examples_before(training.order, training.steps) - examples_before(training.order, step)
+    before, until, left = (examples_before(training.order, at) for at in (step, cooling.stop(step), training.steps))
     seed = configuration.seed
-    plan = Plan(step, (cooling.hold(step),), REPLICATES, left, seed=seed, left=left)
+    plan = Plan(step, (cooling.hold(step),), cooling.replicates(step), until - before, seed=seed, left=left - before)
     record = ForkRecord.keep(folder.path, plan)
     if record.finished:
         return record
