@@ -249,7 +249,9 @@ class Killer:
             counts["kills"] += killed
             expected = {HARD: (0, -9), AT_A_FILE: (0, -9), IN_ORDER: (0, 5, -15)}[way]
             said = (folder / "err").read_text()
-            assert code in expected and "Traceback" not in said, f"{self.name}, {way}, exit {code}: {said}"
+            # Python ignores what a signal raises inside a callback of a weak reference, and says so: work continues.
+            quiet = "Traceback" not in said or (code == 0 and "Exception ignored in" in said)
+            assert code in expected and quiet, f"{self.name}, {way}, exit {code}: {said}"
             after = self.work.facts(folder)
             check_kept(before, after, self.whole)
             before = after
