@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
     given = parser.parse_args()
     names = given.only or (ADAPTIVE if given.optimizer == "adamw" else list(PROBLEMS[given.problems]))
-    places = [Place(given.problems, name, scale) for name in names for scale in SCALES]
+    places = [Place(given.problems, name, scale) for name in names for scale in given.scale or SCALES]
     wanted = given.method or [OWN, *(RIVALS if given.optimizer == "sgd" else [])]
     known: dict[str, Method] = {OWN: lambda cell, seed: tuned(cell, seed, given.optimizer), **installed()}
     methods = {name: method for name, method in known.items() if name in wanted}
