@@ -156,7 +156,7 @@ class Study:
     def ends(self, places: list[Place], methods: Mapping[str, Method], seeds: Iterable[int]) -> dict[Any, list[End]]:
         """Ends by place and method, one a seed."""
         jobs = {
-            (place, name, seed): Job(place.job(f"{name} seed {seed}"), ended, (place, method, seed))
+            (place, name, seed): Job(place.job(f"{name} {self.optimizer} seed {seed}"), ended, (place, method, seed))
             for place in places for name, method in methods.items() for seed in seeds
         }  # fmt: skip
         found = self.results(list(jobs.values()))
@@ -223,6 +223,7 @@ def shown(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", choices=list(PROBLEMS), default="development")
+    parser.add_argument("--scale", action="append", type=float, help="scale of the inputs; default: all three")
     parser.add_argument("--only", action="append", help="name of a problem; default: all")
     parser.add_argument(
         "--method", action="append", choices=[OWN, *RIVALS, "none"], help="default: all that are installed"

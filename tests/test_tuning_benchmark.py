@@ -11,7 +11,7 @@ from gradiometer.jobs import Here, Ledger
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from tuning import Grid, Place, Study, grid_of, table
+from tuning import Grid, Place, Study, grid_of, main, table
 from tuning_problems import DEVELOPMENT, FRESH, PROBLEMS, SCALES, Cell
 from tuning_runs import SHAPES, End, losses_of, sgd, stacked, trained
 
@@ -50,6 +50,32 @@ def test_running_statistics_are_kept_in_every_lane() -> None:
     cell = cell_of("CNN, BatchNorm", steps=3)
     alone = trained(cell, 0, sgd(0.1), SHAPES["linear"])
     assert stacked(cell, 0, [0.1, 10.0], ["linear"])[0].train == pytest.approx(losses_of(cell, alone)[0], rel=1e-4)
+
+
+def test_the_command_prints_one_row_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "tuning.rates_at", lambda place, seed, each, shapes, optimizer: [[k, "linear", 2.0 + abs(k), 1.0] for k in each]
+    )
+    monkeypatch.setattr("tuning.tuned", lambda cell, seed, optimizer: End(2.2 + seed, 1.0))
+    arguments = [
+        "--only",
+        "quadratic",
+        "--scale",
+        "1",
+        "--method",
+        "tune",
+        "--seeds",
+        "4",
+        "--out",
+        str(tmp_path / "kept.jsonl"),
+    ]
+    monkeypatch.setattr("sys.argv", ["tuning.py", *arguments])
+    main()
+    printed = capsys.readouterr().out
+    assert printed.count("| quadratic | × 1 | 2 | 2^0 linear | +50.0, +50.0 | +60.0 |") == 1
+    assert "| quadratic | × 1 | 4 | +10.0, +85.0, +160.0 | 4 |" in printed
 
 
 def test_a_grid_is_extended_until_its_best_rate_lies_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
