@@ -65,7 +65,9 @@ def test_a_loss_that_explodes_sends_the_probe_back_to_its_start_at_half_the_rate
     for _ in range(5):
         rate = probe.update((inputs, targets)).rate
     assert not torch.equal(next(model.parameters()), start[0])
-    back = probe.update((inputs, targets + spoiled))
+    with torch.no_grad():
+        next(model.parameters()).add_(spoiled)
+    back = probe.update((inputs, targets))
     assert back.went_back and back.rate >= rate
     assert all(map(torch.equal, model.parameters(), start)) and not probe.optimizer.state
     after = probe.update((inputs, targets))
@@ -73,6 +75,22 @@ def test_a_loss_that_explodes_sends_the_probe_back_to_its_start_at_half_the_rate
     for _ in range(10):
         assert probe.update((inputs, targets)).rate <= back.rate / 2
     assert probe.bracket.returns == 1
+
+
+def test_batches_of_very_different_losses_are_no_collapse() -> None:
+    model, data = regression()
+    probe = Probe(model, heavy_ball(model), lambda m, batch: SQUARED(m, batch[:2]) + batch[2])
+    for update in range(20):
+        probe.update((*data, torch.full((128,), (0.0, 100.0, 9.0)[update % 3])))
+    assert probe.bracket.returns == 0
+
+
+def test_where_the_curvature_is_lost_in_rounding_the_rate_keeps_its_value() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
+    nn.init.constant_(model[0].weight, 1e-25)
+    probe = Probe(model, heavy_ball(model), SQUARED)
+    rates = [probe.update((torch.ones(4, 1), torch.zeros(4))).rate for _ in range(5)]
+    assert len(set(rates)) == 1
 
 
 def test_on_a_slope_without_curvature_the_rate_stops_growing() -> None:

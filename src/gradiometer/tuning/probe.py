@@ -39,6 +39,9 @@ BURST = 4.0
 
 SMOOTHING = 0.7
 
+RESOLVED = 10.0
+"""The loss must be expected to fall by this many times its rounding error, if ρ is to be known to a tenth."""
+
 BELOW, ABOVE = 32.0, 1024.0
 """How far below and above the probe's rate the best one may be; it has been found from 26 times below to 256 times
 above. One gradient shows the sharpest directions, and a loss that saturates trains at rates far above its edge."""
@@ -104,8 +107,9 @@ class Probe:
     aκ/2 for the curvature κ along ĝ. The first rate is 1 % of Polyak's step (1 − μ)L/‖ĝ‖²; every update multiplies it
     by exp(½ clip(1 − ρ/½, −1, 1)). Nothing of this depends on the scale of the inputs or of the loss.
 
-    Guards: the rate stops growing after 60 updates without an answer of the curvature. If the loss is not finite, or
-    the smoothed loss exceeds its start, the model goes back to its start at half the rate, which is then the highest.
+    Guards: the rate stops growing after 60 updates without an answer of the curvature, and keeps its value where ρ is
+    lost in rounding. If the loss is not finite, or the smoothed loss exceeds its start and the start has a lower loss
+    on the same batch, the model goes back to its start at half the rate, which is then the highest.
 
     Args:
         model: The model. It is trained.
@@ -121,6 +125,8 @@ class Probe:
     >>> from torch import nn
     >>> from gradiometer import supervised
     >>> from gradiometer.tuning import Probe
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <torch._C.Generator object at ...>
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     >>> probe = Probe(model, optimizer, supervised(nn.MSELoss(reduction="none")))
@@ -167,7 +173,7 @@ class Probe:
             momentum = float(self.optimizer.param_groups[0]["momentum"])
             self._rate = FIRST * (1 - momentum) * abs(loss) / slope if slope and loss else FIRST
         self._smoothed = SMOOTHING * self._smoothed + (1 - SMOOTHING) * loss
-        if self._collapsed(loss, slope):
+        if self._collapsed(batch, loss, slope, seed):
             return self._gone_back(loss)
         curvature = self._curvature(batch, loss, slope, seed)
         made = Probed(self._rate, curvature, loss)
@@ -203,11 +209,17 @@ class Probe:
         norms = [p.grad.double().square().sum() for p in self._parameters if p.grad is not None]
         return float(torch.stack(norms).sum())
 
-    def _collapsed(self, loss: float, slope: float) -> bool:
+    def _collapsed(self, batch: Batch, loss: float, slope: float, seed: int) -> bool:
         if not (math.isfinite(loss) and math.isfinite(slope)):
             return True
         above = self._first + RISE * abs(self._first)
-        return not (self._smoothed <= above and loss <= self._first + BURST * abs(self._first))
+        if self._smoothed <= above and loss <= self._first + BURST * abs(self._first):
+            return False
+        now = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(self._start[0])
+        start = self._forward(batch, seed)  # batches differ: this one may have a high loss at the start, too
+        self.model.load_state_dict(now)
+        return not loss <= start + RISE * abs(start)
 
     def _gone_back(self, loss: float) -> Probed:
         """Return to the start at half the rate, which is the highest from now on."""
@@ -221,7 +233,10 @@ class Probe:
 
     @torch.no_grad()
     def _curvature(self, batch: Batch, loss: float, slope: float, seed: int) -> float:
-        """ρ, from one more forward pass with the same random draws. Parameters and buffers are afterwards as before."""
+        """ρ, from one more forward pass with the same random draws, or its target where ρ is lost in rounding.
+
+        Parameters and buffers are afterwards as before.
+        """
         momentum = float(self.optimizer.param_groups[0]["momentum"])
         length = self._rate / (1 - momentum)
         if not slope > 0:
@@ -231,13 +246,23 @@ class Probe:
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for p in moved:
             p.sub_(p.grad, alpha=length)
-        with untouched_randomness(seed, self.devices), user_code("loss"):
-            after = float(checked_loss(self._loss(self.model, batch), batch).mean())
+        after = self._forward(batch, seed)
         for p, old in zip(moved, before, strict=True):
             p.copy_(old)
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
-        return 1 + (after - loss) / (length * slope) if math.isfinite(after) else math.inf
+        if not math.isfinite(after):
+            return math.inf
+        kind = torch.finfo(moved[0].dtype)
+        if not length * slope > RESOLVED * (kind.eps * abs(loss) + kind.tiny):
+            return TARGET
+        return 1 + (after - loss) / (length * slope)
+
+    @torch.no_grad()
+    def _forward(self, batch: Batch, seed: int) -> float:
+        """The mean loss of a batch, with the random draws of the update."""
+        with untouched_randomness(seed, self.devices), user_code("loss"):
+            return float(checked_loss(self._loss(self.model, batch), batch).mean())
 
     def _set(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
