@@ -16,7 +16,7 @@ import pytest
 
 from command_line import called
 from gradiometer import RunDamaged, RunNotFound
-from gradiometer.cli.boundary import explained
+from gradiometer.cli.boundary import ended_by_sigterm, explained
 from gradiometer.cli.place import load_last_checkpoint
 from gradiometer.cli.streams import Streams, spelled
 from report_run import run_in
@@ -209,16 +209,67 @@ def test_no_checkpoint_and_a_damaged_one_are_told_apart(written: Path, tmp_path:
         load_last_checkpoint(None, copy)
 
 
+AT_ONCE = "def main(**_): term()"
+IN_A_CALLBACK = """
+class Held: pass
+def main(**_):
+    held = Held()
+    reference = weakref.ref(held, lambda _: term())
+    del held
+    time.sleep(10)
+"""
+IN_DEL = """
+class Held:
+    def __del__(self): term()
+def main(**_):
+    Held()
+    time.sleep(10)
+"""
+IN_THE_HOOK = """
+class Held:
+    def __del__(self): raise ValueError
+def main(**_):
+    Held()
+    time.sleep(10)
+sys.unraisablehook = lambda _: term()
+"""
+NO_THREADS = """
+def start_new_thread(*_): raise RuntimeError
+cli.boundary.start_new_thread = start_new_thread
+"""
+IN_THE_REPORT = "def main(**_): raise KeyboardInterrupt\ncli.report_error = lambda *_: term()"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_sigterm_before_the_training_ends_a_command_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        (AT_ONCE, 5, "error: stopped before the end.\n"),
+        (IN_A_CALLBACK, 5, "error: stopped before the end.\n"),
+        (IN_DEL, 5, "error: stopped before the end.\n"),
+        (IN_THE_HOOK, 5, "error: stopped before the end.\n"),
+        (IN_DEL + NO_THREADS, -signal.SIGTERM, ""),
+        (IN_THE_REPORT, -signal.SIGTERM, ""),
+    ],
+    ids=["at once", "in a callback", "in __del__", "in the hook", "without threads", "in the report"],
+)
+def test_sigterm_before_the_training_ends_a_command(where: str, code: int, said: str) -> None:
     script = (
-        "import os, signal, gradiometer.cli as cli\n"
-        "cli.gradiometer.main = lambda **_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys, time, weakref, gradiometer.cli as cli\n"
+        "def term(): os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"{where}\ncli.gradiometer.main = main\n"
         "cli.main(['train'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (5, "error: stopped before the end.\n")
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_command_leaves_signals_and_ignored_exceptions_as_they_were() -> None:
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with pytest.raises(ZeroDivisionError), ended_by_sigterm():
+        assert signal.getsignal(signal.SIGTERM) != before[0] and sys.unraisablehook != before[1]
+        raise ZeroDivisionError
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX")

@@ -56,7 +56,7 @@ for verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    with ended_by_sigterm(), Streams() as streams:
+    with Streams() as streams:
         code = _run(arguments)
         failure = streams.failure()
         if failure is not None and failure.errno == errno.EPIPE:
@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     """Run a command. Returns its exit code."""
     try:
-        code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
+        with ended_by_sigterm():
+            code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         error.show()
         sentence, code = error.format_message(), error.exit_code

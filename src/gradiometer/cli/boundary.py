@@ -3,7 +3,10 @@
 import errno
 import os
 import signal
+import sys
+import threading
 import traceback
+from _thread import start_new_thread
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +45,7 @@ _OF_A_PATH = {
 }
 """Errors that are a bug, unless the path is one that the user has chosen."""
 
+_SOON_SECONDS = 0.01
 _NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
 
 
@@ -66,19 +70,47 @@ def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, i
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, like Ctrl-C, so that a command ends in order from its first line on."""
+    """SIGTERM raises KeyboardInterrupt inside, like Ctrl-C, so that a command ends in order.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
+    Python ignores an exception in `__del__`, in a callback of a weak reference and in `sys.unraisablehook`. If it
+    ignores this one, SIGTERM is sent again a little later, as often as needed. Without a new thread for that, the
+    process ends at once.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
         yield
         return
+    main, over, hook = threading.get_ident(), threading.Event(), sys.unraisablehook
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if any(each.f_code is ignored.__code__ for each, _ in traceback.walk_stack(frame)):
+            send_again()
+        else:
+            raise KeyboardInterrupt
+
+    def ignored(what: "sys.UnraisableHookArgs") -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            send_again()
+        else:
+            hook(what)
+
+    def send_again() -> None:
+        try:
+            start_new_thread(send, ())
+        except RuntimeError:  # the system starts no more threads
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+    def send() -> None:
+        if not over.wait(_SOON_SECONDS):
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    sys.unraisablehook = ignored
     try:
         yield
     finally:
+        over.set()
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
