@@ -121,7 +121,7 @@ def test_a_budget_of_two_runs_pays_for_the_early_fork_and_the_marks(steps: int) 
     assert cooling.spent <= 2 and (steps < 100 or len(asked) == 3)
 
 
-def test_without_a_budget_the_rate_goes_to_zero_in_the_last_quarter_and_no_fork_is_made(tmp_path: Path) -> None:
+def test_without_a_budget_the_rate_goes_to_zero_in_the_last_fifth_and_no_fork_is_made(tmp_path: Path) -> None:
     run = train(quadratic(), settings(cool_budget=0.0, epochs=2), tmp_path)
     ((decision),) = decisions(run)
     assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (80, 80, None, 0)
@@ -152,11 +152,13 @@ def test_a_fork_decides(
     training.step = step
     effect = Effect("hold 80%", "train_loss", GAIN, GAIN, None, replicates=2)
     monkeypatch.setattr(Effect, "verdict", verdict)
-    fork = SimpleNamespace(effects=lambda readout, level: [effect])
+    asked = []
+    fork = SimpleNamespace(effects=lambda *readout, level: asked.append((*readout, level)) or [effect])
     record = SimpleNamespace(fork=fork, name="0001")
     monkeypatch.setattr(cooling_fork, "_forked", lambda *_: record)
     decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
     assert (decision.begins, decision.fork) == (begins, "0001")
+    assert asked == [("train_loss", pytest.approx(0.8))]  # its ends are one-sided bounds at the run's 90 %
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +183,7 @@ def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: 
     unwatched = train(quadratic(), settings(cool="off"), tmp_path)
     assert weights(unwatched) == weights(watched)
     assert not events(unwatched, "stationarity")
-    assert events(watched, "stationarity") and not events(watched, "cut")
+    assert events(watched, "stationarity") and not decisions(watched)
 
 
 def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_the_same_bits(
@@ -316,6 +318,8 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
         (lambda: plateau_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
         (lambda: floor_by_formula(0.1, math.nan, 8), "`gradient_variance` must be at least 0 and finite, got nan"),
         (lambda: settings(cool_budget=math.nan), "`cool_budget` must be at least 0 and finite, got nan"),
+        (lambda: settings(level=0.5), "`level` must be above 0.5 for `cool` = auto, .* got 0.5"),
+        (lambda: settings(level=math.nan), "`level` must lie between 0 and 1, got nan"),
         (lambda: settings(cool="on"), '`cool` must be one of "off", "watch", "auto", got "on"'),
     ],
 )

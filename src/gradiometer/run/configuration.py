@@ -296,6 +296,8 @@ def _instrument_complaints(c: Configuration) -> Iterator[str]:
         yield f"`every` is {c.every}, but a budget of 0 switches measuring off: leave out one of the two."
     if not 0 < c.level < 1:
         yield f"`level` must lie between 0 and 1, got {c.level}."
+    elif c.cool == "auto" and not c.level > 0.5:
+        yield f"`level` must be above 0.5 for `cool` = auto, whose forks decide by one-sided bounds, got {c.level}."
     if not (c.parts == 0 or c.parts >= 2):
         yield f"`parts` must be 0 (per example) or at least 2, got {c.parts}: a single gradient has no spread."
     if c.budget > 0 and c.batch_size == 1:

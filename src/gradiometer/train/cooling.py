@@ -102,7 +102,7 @@ class Cooling:
         steps: Steps of the whole training.
         acts: True if it may change the rate; otherwise it only reports.
         budget: Most that all forks may cost, in units of the whole training.
-        level: Confidence level of its intervals, and of the words "ends lower", one-sided.
+        level: Confidence level of its intervals, and of the words "ends lower", one-sided; above 0.5 if it acts.
         seed: Seed of the probe.
     """
 
@@ -148,7 +148,7 @@ class Cooling:
     @property
     def two_sided(self) -> float:
         """Level of a two-sided interval whose ends are one-sided bounds at the level."""
-        return max(2 * self.level - 1, 0.01)
+        return 2 * self.level - 1
 
     def pays(self, step: int) -> bool:
         """True if the budget pays for a fork here and at all marks that follow."""

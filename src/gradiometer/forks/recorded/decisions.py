@@ -23,7 +23,8 @@ def cooling_finding(run: Run) -> Finding | None:
         if any(event["fork"] for event in decisions)
         else "No fork was made: the rate goes to zero over the last fifth.",
         advice="",
-        caveat="The forks compared the training loss, and no other ways to lower the rate.",
+        caveat="The forks compared the training loss, and no other ways to lower the rate. Each end of their intervals "
+        "is a one-sided bound at the level of the run.",
     )
 
 
