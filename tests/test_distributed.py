@@ -220,6 +220,16 @@ def test_train_on_two_ranks_is_the_training_on_one(two_ranks: Path, tmp_path: Pa
     assert noise[0].low < noise[1].high and noise[1].low < noise[0].high
 
 
+def test_forks_of_rank_0_decide_when_the_rate_of_all_ranks_goes_to_zero(tmp_path: Path) -> None:
+    flags = ("digits", "--model", "mlp", "--steps", "60", "--lr", "1", "--cool", "auto", "--no-open", "-q")
+    run_all(2, *GRADIOMETER, "train", *flags, "--out", str(tmp_path))
+    two = Run.open(tmp_path / "digits-mlp-1")
+    one = train_alone(load("digits", model="mlp"), two.configuration, tmp_path)
+    decisions = [[(event["step"], event["begins"]) for event in run.events if "begins" in event] for run in (two, one)]
+    assert two.manifest["ranks"] == 2 and decisions == [[(6, None), (48, 48)]] * 2
+    assert two.losses[1] == pytest.approx(one.losses[1], rel=1e-3)
+
+
 def test_the_command_trains_on_two_ranks_and_speaks_once(tmp_path: Path) -> None:
     command = [*GRADIOMETER, "train", *SETTINGS, "--every", "1", "--out", str(tmp_path)]
     (_, told, _), (_, silence, _) = run_all(2, *command)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import Interrupted
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time of several runs.
+
+A process that ends closes its connections, which the others notice at once.
+"""
 
 
 class RankLost(Interrupted):
@@ -89,7 +96,7 @@ def together() -> Iterator[Ranks]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks.here()
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks.here()
         with suppress(RuntimeError):  # gloo fails if it is destroyed while a slower process still uses it
