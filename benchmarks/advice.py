@@ -41,6 +41,8 @@ from gradiometer.forks.recorded import scores
 from gradiometer.forks.recorded.growing import grown_in
 from gradiometer.forks.recorded.trials import end_of, verdict_on
 from gradiometer.jobs import Here
+from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load
 from gradiometer.train import fork_run, train
 from gradiometer.train.forking.run_state import RunSource
@@ -135,21 +137,14 @@ def numbers_of(
     if isinstance(wanted, BatchSize) and finding.forecast:
         size = round(wanted.factor * batch)
         updates = relative_updates([estimates["noise_scale"]], batch, size)
-        yield scaled(updates, wanted.factor), examples_to_the_same_loss(source, wanted, steps * batch)
+        examples = transformed(updates, lambda updates: wanted.factor * updates)
+        yield examples, examples_to_the_same_loss(source, wanted, steps * batch)
     looks = [event for event in run.events if event["event"] == "stationarity"]
     if isinstance(wanted, CoolNow) and looks:
         length = min(int(looks[-1]["steps"]) // 2, steps)
         ends = ends_of(source, [GoOn(), wanted], [length * batch], "none")
-        yield (
-            Estimate(**looks[-1]["predicted"]),
-            student(ends[GoOn().name, length * batch] - ends[wanted.name, length * batch]),
-        )
-
-
-def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """An estimate times a factor."""
-    ends = (factor * each for each in (estimate.value, estimate.low, estimate.high))
-    return Estimate.interval(*ends, level=estimate.level, method=estimate.method, samples=estimate.samples)
+        gains = ends[GoOn().name, length * batch] - ends[wanted.name, length * batch]
+        yield Estimate(**looks[-1]["predicted"]), mean_over_pairs(gains.tolist(), LEVEL)
 
 
 def ends_of(
@@ -195,15 +190,6 @@ def ratio_at(lengths: np.ndarray, losses: np.ndarray, own: float, loss: float) -
     if not falling[-1] <= loss <= falling[0]:
         return math.nan
     return own - float(np.interp(-loss, -falling, lengths))
-
-
-def student(differences: np.ndarray) -> Estimate:
-    """The mean with Student's interval."""
-    reach = float(t.ppf((1 + LEVEL) / 2, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences)))
-    mean = float(differences.mean())
-    return Estimate.interval(
-        mean, mean - reach, mean + reach, level=LEVEL, method="Student", samples=len(differences)
-    )  # fmt: skip
 
 
 def verdict_on_number(forecast: Estimate, measured: Estimate) -> str:
