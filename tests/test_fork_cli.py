@@ -91,6 +91,7 @@ def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run,
     assert "warning: 2 replicates give wide intervals" in progress
     assert f"fork  {run.path}/forks/0001\npage  {run.path}/report.html" in said
     assert (run.path / "report.html").is_file()
+    assert "; rate 2x; batch 2x, rate " in progress, "the name of one alternative has a comma"
     assert "10 branches from step 100, 100 examples each" in progress and "10 of 10 branches" in progress
     again = called(capsys, "fork", str(run.path), "--rate", "0.5x,2x", "--batch", "2x", "--cool", *SHORT)
     assert again[1].startswith("This fork was finished before") and "branches from step" not in again[2]

@@ -31,7 +31,7 @@ class Following:
             return
         count = len(plan.branches)
         self.console.print(
-            f"{', '.join(plan.names)}: {count} branches from step {plan.step:,}, {plan.horizon:,} examples each",
+            f"{'; '.join(plan.names)}: {count} branches from step {plan.step:,}, {plan.horizon:,} examples each",
             highlight=False,
             soft_wrap=not self.console.is_terminal,
         )
