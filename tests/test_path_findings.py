@@ -67,7 +67,7 @@ def test_twins_below_half_of_a_layer_are_told() -> None:
     with torch.no_grad():
         first.weight[3], first.weight[7] = first.weight[5], -first.weight[5]
     (found,) = Endpoint(10, 1.0, twins=twin_units_of(model)).findings(Kind.CONVERGING)
-    assert found.seen.startswith("0.weight: 3 of 20 rows equal another up to sign") and found.state is State.LOOK
+    assert found.seen.startswith("3 of 20 rows equal another up to sign in 0.weight") and found.state is State.LOOK
 
 
 def test_a_loss_far_above_its_start_is_chaos_even_in_flat_places() -> None:

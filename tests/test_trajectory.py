@@ -209,7 +209,7 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     )
     assert [finding.state for finding in found] == [State.ACT]
     assert (
-        found[0].seen == "0.weight: 20 of 20 rows equal another up to sign: a symmetric start that training has kept."
+        found[0].seen == "20 of 20 rows equal another up to sign in 0.weight: a symmetric start that training has kept."
     )
 
 
@@ -255,8 +255,8 @@ def trained(tmp_path, model: str, **changes) -> Run:
     ("model", "schedule", "seen"),
     [
         ("saddle", "InversePower(0.5, time_constant=2)", "Training is at a saddle"),
-        ("mirrored", "InversePower(0.2, power=0.6)", "parameters: 2 of 2 rows equal another up to sign"),
-        ("dead-unit", "Constant(2.0)", "ReLU 1: 1 of 1 units are dead, zero on each of 256 examples"),
+        ("mirrored", "InversePower(0.2, power=0.6)", "2 of 2 rows equal another up to sign in parameters"),
+        ("dead-unit", "Constant(2.0)", "1 of 1 units are dead in ReLU 1: zero on each of 256 examples"),
         ("two-cycle", "Constant(3.0)", "The parameters are shaking apart: the correlation of each step with the next"),
     ],
 )

@@ -203,9 +203,9 @@ def _saddle(endpoint: Endpoint) -> Finding:
 def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
     return _finding(
         State.ACT if dead == units else State.LOOK,
-        f"{name}: {dead:,} of {units:,} units are dead, zero on each of {examples:,} examples.",
+        f"{dead:,} of {units:,} units are dead in {name}: zero on each of {examples:,} examples.",
         "Their weights have no gradient and do not change any more. The usual cause is a step that was too large.",
-        "Start again with a smaller --lr or a warm-up.",
+        "Start again with a smaller learning rate or a warm-up.",
         "A unit may be active on examples that were not checked.",
     )
 
@@ -213,7 +213,7 @@ def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
 def _twin(name: str, twins: int, rows: int) -> Finding:
     return _finding(
         State.ACT if twins >= MANY * rows else State.LOOK,
-        f"{name}: {twins:,} of {rows:,} rows equal another up to sign: a symmetric start that training has kept.",
+        f"{twins:,} of {rows:,} rows equal another up to sign in {name}: a symmetric start that training has kept.",
         "Their gradients are equal too, for every batch: they stay equal, and act as fewer units.",
         "Initialise with random numbers.",
     )
