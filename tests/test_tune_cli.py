@@ -20,6 +20,8 @@ def test_the_file_is_a_configuration_with_the_chosen_rate(
     code, out, _ = called(capsys, "tune", *SMALL, "--json")
     told = json.loads(out)
     assert code == 0 and told["cost"] <= told["budget"] == 1.3
+    rounds = [sentence for sentence in told["sentences"] if sentence.startswith("Branches of")]
+    assert rounds and all(" ended at a training loss of " in one and one.count("training loss") == 1 for one in rounds)
     written = Configuration.from_toml(told["file"])
     assert written.learning_rate == told["learning_rate"] and written.schedule == "linear"
     assert (written.momentum, written.nesterov, written.steps, written.batch_size) == (0.9, True, 60, 10)

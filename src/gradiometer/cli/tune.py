@@ -78,7 +78,7 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> "Configur
 
 
 def tuned(configuration: "Configuration", out: Path, budget: float, pool: str, *, quiet: bool) -> "ProblemTuned":
-    """Tune a problem, with a bar."""
+    """Tune a problem, and say how many branches are finished."""
     from gradiometer.cli.branches import following
     from gradiometer.errors import Interrupted
     from gradiometer.problems.registry import load

@@ -152,11 +152,14 @@ class Tuned:
 
     def _round(self, place: int) -> str:
         one = self.choice.rounds[place]
-        ends = []
+        ends, ended = [], "ended at a training loss of"
         for exponent in sorted(one.losses):
-            loss = one.losses[exponent]
-            said = f"ended at {significant(loss)}" if math.isfinite(loss) else "diverged"
-            ends.append(f"{significant(rate_of(self.anchor, exponent))} {said}")
+            loss, rate = one.losses[exponent], significant(rate_of(self.anchor, exponent))
+            if math.isfinite(loss):
+                ends.append(f"{rate} {ended} {significant(loss)}")
+                ended = "at"
+            else:
+                ends.append(f"{rate} diverged")
         return f"Branches of {one.updates:,} updates: {', '.join(ends)}."
 
     def _more(self) -> str:
