@@ -63,7 +63,7 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
     by_name = {row[2]: row for row in section.table.rows}
     assert by_name["go on"][3:5] == ("0.510", "") and by_name["clip 9"][6] == "diverged"
     assert by_name["rate 2x"][6] == "worse" and by_name["rate 2x"][4].startswith("+0.10 [")
-    assert section.words.startswith("rate 2x +0.10 [")
+    assert section.words.startswith("change in test loss: rate 2x +0.10 [")
     page = render(run, diagnosis_of())
     assert 'id="row-forks"' in page and "What would have happened" in page
     pictures = {path.name for path in write_charts(run, diagnosis_of(), tmp_path / "charts", shown=(section,))}

@@ -58,7 +58,9 @@ def _sentence(record: ForkRecord, effects: Sequence[Effect]) -> str:
 
 def _words(effects: Sequence[Effect]) -> str:
     """The effects in a few words, for the row of the section."""
-    return "; ".join(f"{effect.alternative} {signed(effect.estimate)}" for effect in effects[:WORDS])
+    shown = effects[:WORDS]
+    readout = f"change in {label_of(shown[0].readout)}: " if shown else ""
+    return readout + "; ".join(f"{effect.alternative} {signed(effect.estimate)}" for effect in shown)
 
 
 def _figures(record: ForkRecord, effects: Sequence[Effect]) -> tuple[Figure, ...]:
