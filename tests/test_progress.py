@@ -3,13 +3,15 @@
 import io
 import re
 import time
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from click.shell_completion import BashComplete
 from rich.console import Console
 
 from gradiometer.cli import gradiometer, progress
-from gradiometer.cli.panel import spark
+from gradiometer.cli.panel import spark, watching
 from gradiometer.cli.progress import Counter, counting, working
 from gradiometer.cli.streams import spelled
 
@@ -67,3 +69,19 @@ def test_the_shell_completes_verbs_and_flags() -> None:
     complete = BashComplete(gradiometer, {}, "gradiometer", "_GRADIOMETER_COMPLETE")
     assert [item.value for item in complete.get_completions([], "comp")] == ["compare"]
     assert "--no-open" in [item.value for item in complete.get_completions(["compare"], "--no")]
+
+
+def test_a_run_says_that_it_loads_and_that_it_checks_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    with watching(quiet=False) as panel:
+        assert panel is not None
+        time.sleep(0.04)
+        panel.close()
+        assert set(capsys.readouterr().err.splitlines()) == {"loading: 0 s"}
+        panel.update(SimpleNamespace(step=7, steps=7, learning_rate=0.1), Mock(), 1.0)
+        time.sleep(0.04)
+    assert set(capsys.readouterr().err.splitlines()) == {"the last checks: 0 s"}
+    time.sleep(0.03)
+    assert capsys.readouterr().err == ""

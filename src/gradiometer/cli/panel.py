@@ -1,11 +1,10 @@
 """The view of a run during training: a live panel on a terminal, otherwise a plain line every 5 seconds."""
 
-import sys
 import textwrap
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gradiometer.cli.progress import clock
+from gradiometer.cli.progress import clock, error_console, waiting
 from gradiometer.drift.spikes.cause import explain
 from gradiometer.drift.spikes.detection import find_spikes
 from gradiometer.drift.spikes.finding import spikes_finding
@@ -57,6 +56,7 @@ class Panel:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live: Live | None = None
+        self.waiting = ExitStack()
         self.path = Path()
         self.loss: float | None = None
         self.losses: deque[float] = deque(maxlen=LOSSES)
@@ -65,8 +65,14 @@ class Panel:
         self.began_at, self.began_step = 0.0, 0
         self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
 
+    def wait(self, words: str) -> None:
+        """Show that work goes on in which no step is made, until the panel starts or is stopped."""
+        self.close()
+        self.waiting.enter_context(waiting(self.console, words))
+
     def begin(self, training: "Training", recorder: "Recorder", folder: "RunFolder") -> None:
         """Print what will be trained, and start the panel."""
+        self.close()
         self.shown_at = self.began_at = time.monotonic()
         self.began_step = training.step
         self.path = folder.path
@@ -86,6 +92,9 @@ class Panel:
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         self.losses.append(loss)
         self.rates.append(training.learning_rate)
+        if training.step == training.steps:
+            self.wait("the last checks")
+            return
         now = time.monotonic()
         if now - self.shown_at < self.interval:
             return
@@ -102,6 +111,7 @@ class Panel:
 
     def close(self) -> None:
         """Stop the panel."""
+        self.waiting.close()
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -193,8 +203,10 @@ class Panel:
 @contextmanager
 def watching(quiet: bool) -> Iterator[Panel | None]:
     """A panel on standard error, or None if `quiet`."""
-    panel = None if quiet else Panel(Console(stderr=True, file=sys.stderr))
+    panel = None if quiet else Panel(error_console())
     try:
+        if panel is not None:
+            panel.wait("loading")
         yield panel
     finally:
         if panel is not None:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Event, Thread
 
 from rich.console import Console
@@ -70,15 +70,13 @@ def working(words: str, *, quiet: bool = False) -> Iterator[None]:
         words: What is done, such as "sampling".
         quiet: Show nothing.
     """
-    console = error_console()
-    if quiet:
+    with nullcontext() if quiet else waiting(error_console(), words):
         yield
-    elif console.is_terminal:
-        with console.status(words):
-            yield
-    else:
-        with _lines(console, words):
-            yield
+
+
+def waiting(console: Console, words: str) -> AbstractContextManager[object]:
+    """The same on a console that is given."""
+    return console.status(words) if console.is_terminal else _lines(console, words)
 
 
 @contextmanager
