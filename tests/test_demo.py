@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from command_line import called
-from gradiometer.cli.demo import REPLICATES
+from gradiometer.cli.demo import DEMO, REPLICATES
+from gradiometer.problems import load
+from gradiometer.run import Budget, Configuration
+from gradiometer.train import Training
+
+
+def test_the_demo_keeps_the_checkpoint_that_its_fork_begins_at() -> None:
+    configuration = Configuration.from_mapping(DEMO, "")
+    training = Training(load("digits", model="cnn"), configuration, Budget(0.0), gauges=())
+    assert configuration.lasting_checkpoints == {training.steps // 2}
 
 
 @pytest.mark.slow

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from gradiometer.problems.problem import Problem
     from gradiometer.run.reader import Run
 
-DEMO = {"problem": "digits", "model": "cnn", "learning_rate": 0.02, "epochs": 100, "accumulation": 2, "budget": 0.05}
+DEMO = {
+    "problem": "digits",
+    "model": "cnn",
+    "learning_rate": 0.02,
+    "epochs": 100,
+    "accumulation": 2,
+    "budget": 0.05,
+    "checkpoint_at": "2250",  # the middle, where the fork begins: without it, the fork would repeat these steps
+}
 
 REPLICATES = 3
 """Replicates of the fork that tests the forecast: enough for an interval, in a few seconds."""
