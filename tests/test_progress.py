@@ -11,6 +11,7 @@ from click.shell_completion import BashComplete
 from rich.console import Console
 
 from gradiometer.cli import gradiometer, progress
+from gradiometer.cli.branches import following
 from gradiometer.cli.panel import spark, watching
 from gradiometer.cli.progress import Counter, counting, working
 from gradiometer.cli.streams import spelled
@@ -85,3 +86,17 @@ def test_a_run_says_that_it_loads_and_that_it_checks_its_end(
     assert set(capsys.readouterr().err.splitlines()) == {"the last checks: 0 s"}
     time.sleep(0.03)
     assert capsys.readouterr().err == ""
+
+
+def test_a_fork_says_that_it_is_prepared_until_its_branches_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    plan = SimpleNamespace(branches=[1, 2], names=["go on", "batch 2x, rate 1.4x"], step=7, horizon=500)
+    with following(quiet=False) as shown:
+        time.sleep(0.04)
+        shown.begin(plan)
+        said = capsys.readouterr().err.splitlines()
+        time.sleep(0.04)
+    assert set(said[:-1]) == {"preparing the branches: 0 s"} and capsys.readouterr().err == ""
+    assert said[-1] == "go on; batch 2x, rate 1.4x: 2 branches from step 7, 500 examples each"

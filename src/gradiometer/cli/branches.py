@@ -1,12 +1,12 @@
 """The progress of a fork: a bar on a terminal, or a plain line every few seconds."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gradiometer.cli.progress import Counter, error_console
+from gradiometer.cli.progress import Counter, error_console, waiting
 
 if TYPE_CHECKING:
     from gradiometer.forks.branch import BranchResult
@@ -23,10 +23,17 @@ class Following:
     def __init__(self, console: Console | None) -> None:
         self.console = console
         self.counted = 0
+        self.waiting = ExitStack()
         self.counter = Counter(console, "branches")
+
+    def prepare(self) -> None:
+        """Show that the branches are prepared, until the first of them begins: steps of the run may be repeated."""
+        if self.console is not None:
+            self.waiting.enter_context(waiting(self.console, "preparing the branches"))
 
     def begin(self, plan: "Plan") -> None:
         """Print what will be trained, and start the bar."""
+        self.waiting.close()
         if self.console is None:
             return
         count = len(plan.branches)
@@ -44,11 +51,13 @@ class Following:
 
     def count(self, result: "BranchResult") -> None:
         """A branch is finished, and the number of all branches is not known."""
+        self.waiting.close()
         self.counted += 1
         self.counter.line(f"{self.counted} branches, now {result.alternative}")
 
     def close(self) -> None:
         """Remove the bar."""
+        self.waiting.close()
         self.counter.close()
 
 
@@ -57,6 +66,7 @@ def following(quiet: bool) -> Iterator[Following]:
     """The progress on standard error, or none if `quiet`."""
     shown = Following(None if quiet else error_console())
     try:
+        shown.prepare()
         yield shown
     finally:
         shown.close()
