@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import nn
 from gradiometer import BadArgument, diagnose, watch
 from gradiometer.cli.batch import batch
 from gradiometer.cli.report import report
+from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
-from gradiometer.measurement import Finding, Hyperparameters, supervised
+from gradiometer.measurement import Finding, Hyperparameters, State, supervised
 from gradiometer.report.page import write_page
 from gradiometer.run import Run, WatchedConfiguration
 
@@ -259,6 +261,15 @@ def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp
     assert plain.state == "ok" and plain.advice == "" and "the preconditioned noise scale is" in plain.means
     assert "with a learning rate between 5.88e-4 and 9.29e-4, if wall time" in other.advice
     assert batch_of(run)["finding"]["advice"] == other.advice
+
+
+def test_the_preconditioned_noise_scale_answers_for_the_batch_before_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, interpret = loop(tmp_path, adamw, gauges="noise,preconditioned_noise"), PreconditionedNoise.interpret
+    monkeypatch.setattr(PreconditionedNoise, "interpret", lambda *args: replace(interpret(*args), state=State.OK))
+    found = [finding.gauge for finding in diagnose(run).findings if finding.state is State.OK]
+    assert found[:2] == ["preconditioned_noise", "noise"]
 
 
 @pytest.mark.parametrize("after", [adamw, lambda model: sgd(model, 0.02)], ids=["AdamW", "SGD"])
