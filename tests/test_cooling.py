@@ -90,6 +90,7 @@ def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
     assert "At step 160 the rate was kept: hold 75% ends" in found.seen
     assert "At step 190 the rate was kept to the end: hold 100% ends" in found.seen and "1.0 times" in found.means
+    assert "(hold)" in found.means and "one-sided" in found.caveat
 
 
 def test_a_larger_budget_pays_for_an_early_fork_and_for_one_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_without_a_budget_the_rate_goes_to_zero_in_the_last_fifth_and_no_fork_is
     assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (80, 80, None, 0)
     assert not forks_of(run)
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
-    assert "`cool_budget` did not pay for a fork" in found.seen
+    assert "`cool_budget` did not pay for a fork" in found.seen and not found.caveat
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,30 @@ from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.run.reader import Run
 
+COMPARED = "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from its start."
+
+CAVEAT = (
+    "The forks compared the training loss, and no other ways to lower the rate. Each end of their intervals is a "
+    "one-sided bound at the level of the run."
+)
+
 
 def cooling_finding(run: Run) -> Finding | None:
     """What the forks of `--cool auto` decided, and what they cost; None without a decision."""
     decisions = [event for event in run.events if event["event"] == "cooling"]
     if not decisions:
         return None
-    spent = significant(decisions[-1]["spent"], 2)
+    forked = any(event["fork"] for event in decisions)
     return Finding(
         gauge="cooling",
         issue=Issue.CONVERGENCE,
         state=State.OK,
         seen=" ".join(_sentence(event, run.manifest.get("steps")) for event in decisions),
-        means=f"Forks chose when the rate goes to zero, for {spent} times the updates of the run."
-        if any(event["fork"] for event in decisions)
+        means=f"{COMPARED} They cost {significant(decisions[-1]['spent'], 2)} times the updates of the run."
+        if forked
         else "No fork was made: the rate goes to zero over the last fifth.",
         advice="",
-        caveat="The forks compared the training loss, and no other ways to lower the rate. Each end of their intervals "
-        "is a one-sided bound at the level of the run.",
+        caveat=CAVEAT if forked else "",
     )
 
 
