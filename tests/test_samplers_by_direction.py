@@ -84,6 +84,43 @@ def test_sgld_needs_no_smaller_step_if_the_group_is_small() -> None:
     hot_in_one_direction(SGLD, 50)
 
 
+def test_noise_by_direction_follows_a_learning_rate_that_falls() -> None:
+    """SGD itself heats to 0.8 at η = 0.1, so to 0.08 at η = 0.01: from then on noise of 0.92 is injected."""
+    squared, chains = 0.016, [nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(20)]
+    sampler = SGLD([{"params": [chain]} for chain in chains], 0.1, examples=N)
+    noises = []
+    for step in range(140):
+        if step == 100:
+            for group in sampler.param_groups:
+                group["lr"] = 0.01
+        before = [chain.item() for chain in chains]
+        for chain in chains:
+            chain.grad = torch.full_like(chain, math.sqrt(squared))
+        sampler.step()
+        if step >= 100:
+            noises += [
+                chain.item() - old + 0.01 * math.sqrt(squared) for chain, old in zip(chains, before, strict=True)
+            ]
+    injected = np.mean(np.square(noises)) * N / (2 * 0.01)
+    assert injected == pytest.approx(0.92, abs=4 * 0.92 * math.sqrt(2 / len(noises)))
+
+
+def steps_with_heat_along_one_of_two_directions(heat: float) -> None:
+    """200 steps with a gradient of alternating sign whose heat along the first parameter is known exactly."""
+    position = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    sampler = SGLD([position], 0.2, examples=N, burn_in=100, memory=20)
+    length = math.sqrt(2 * heat / (N * 0.2))
+    for step in range(200):
+        position.grad = torch.tensor([length * (-1) ** step, 0.0], dtype=torch.float64)
+        sampler.step()
+
+
+def test_a_direction_of_a_small_group_is_refused_only_above_the_five_per_cent_that_the_error_states() -> None:
+    steps_with_heat_along_one_of_two_directions(1.04)
+    with pytest.raises(BadArgument, match=r"so this direction is more than 5% above the temperature"):
+        steps_with_heat_along_one_of_two_directions(1.07)
+
+
 def shape_of(draws: Tensor, gradients: Tensor) -> Shape:
     sums = Equipartition(torch.eye(draws.shape[1]), draws[0], len(draws))
     for draw, gradient in zip(draws, gradients, strict=True):
@@ -147,6 +184,13 @@ def test_the_default_cycles_draw_the_share_of_the_variance_that_is_stated(caplog
     assert plan.variance_share(0.4) > 0.99 and plan.variance_share(0.02) < 0.8
     words = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(words) == 1 and "of the posterior variance along curvature 0.02" in words[0]
+
+
+def test_the_share_along_a_very_flat_direction_is_that_of_the_rates_with_noise() -> None:
+    """Many cycles with η₀h near zero: the share of the sum of the rates at which there is noise."""
+    plan = CyclicalSampling(SnapshotCycle(0.1, 400, 4), explore=0.2, settle=0.4)
+    rates = [plan.cycle(step) for step in range(100)]
+    assert plan.variance_share(1e-12) == pytest.approx(sum(rates[20:]) / sum(rates), rel=1e-9)
 
 
 def test_the_share_of_a_cycle_that_draws_only_at_small_rates_is_the_one_seen_in_runs() -> None:

@@ -1,6 +1,5 @@
 """The heat of SGD itself by direction: the matrix of a small group, and the hottest direction of any group."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ SMALL = 64
 """Largest number of parameters of a group that is held in every direction."""
 
 REFRESH = 20
-"""Steps between two roots of the matrix, and of the first iteration for the hottest direction."""
+"""Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest direction."""
 
 GROWTH = 1.5
 """Each iteration ends after 1.5 times the steps of all before it: few gradients have large chance directions."""
@@ -26,7 +25,8 @@ class HeatMatrix:
     """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is vᵀOv.
 
     Noise of covariance T − O gives every direction the temperature T, for the reason that holds for one direction: see
-    `Heat`, whose weights it uses. A direction that is hotter than T gets no noise.
+    `Heat`, whose weights it uses. A direction that is hotter than T gets no noise. Readings are kept without their
+    scale, so that O is that of the present learning rate under a schedule.
 
     Args:
         memory: Number of readings in the mean.
@@ -35,34 +35,35 @@ class HeatMatrix:
     def __init__(self, memory: int) -> None:
         self.memory, self.readings = memory, 0
         self.mean: Tensor | None = None
-        self._root: Tensor | None = None
+        self._axes: tuple[Tensor, Tensor] | None = None
 
     def add(self, reading: Float[Tensor, "params params"]) -> None:
-        """Add a reading."""
+        """Add a reading, divided by the scale that converts it into a temperature."""
         self.readings += 1
         if self.mean is None:
             self.mean = torch.zeros_like(reading)
         self.mean += (reading - self.mean) * max(4 / (self.readings + 3), 1 / self.memory)
         if self.readings % REFRESH == 0:
-            self._root = None
+            self._axes = None
 
-    def root(self, temperature: float) -> Float[Tensor, "params params"]:
-        """The symmetric root of T − O, of which a negative eigenvalue counts as zero."""
-        if self._root is None:
+    def colored(self, normal: Float[Tensor, " params"], temperature: float, scale: float) -> Float[Tensor, " params"]:
+        """Standard normal numbers times the root of T − O, of which a negative eigenvalue counts as zero."""
+        if self._axes is None:
             assert self.mean is not None
             values, vectors = torch.linalg.eigh(self.mean)
-            self._root = (vectors * (temperature - values).clamp(min=0).sqrt()) @ vectors.T
-        return self._root
+            self._axes = values, vectors
+        values, vectors = self._axes
+        return vectors @ ((temperature - scale * values).clamp(min=0).sqrt() * (vectors.T @ normal))
 
     def state_dict(self) -> dict[str, Any]:
-        """Readings, mean and root."""
-        return {"memory": self.memory, "readings": self.readings, "mean": self.mean, "root": self._root}
+        """Readings, mean and its eigendecomposition."""
+        return {"memory": self.memory, "readings": self.readings, "mean": self.mean, "axes": self._axes}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "HeatMatrix":
         """From a `state_dict`."""
         found = cls(state["memory"])
-        found.readings, found.mean, found._root = state["readings"], state["mean"], state["root"]
+        found.readings, found.mean, found._axes = state["readings"], state["mean"], state["axes"]
         return found
 
 
@@ -91,11 +92,8 @@ class Hottest:
         """True if the search has ended."""
         return self.steps >= self.search
 
-    def look(self, gradients: Sequence[Tensor]) -> bool:
-        """A step of the search. False if it has ended before."""
-        if self.found:
-            return False
-        gradient = _joined(gradients)
+    def look(self, gradient: Float[Tensor, " params"]) -> None:
+        """A step of the search."""
         if self._next is None:
             self.direction, self._next = _unit(gradient), torch.zeros_like(gradient)
         self.steps += 1
@@ -104,11 +102,10 @@ class Hottest:
             self.direction = _unit(self._next)
             self._refresh = round(GROWTH * self.steps)
             self._next = None if self.found else torch.zeros_like(gradient)
-        return True
 
-    def along(self, vectors: Sequence[Tensor]) -> float:
-        """The square of the component of a vector, given by its pieces, along the direction."""
-        return float(_joined(vectors) @ self.direction) ** 2
+    def along(self, vector: Float[Tensor, " params"]) -> float:
+        """The square of the component of a vector along the direction."""
+        return float(vector @ self.direction) ** 2
 
     def state_dict(self) -> dict[str, Any]:
         """The search and the direction."""
@@ -127,11 +124,6 @@ class Hottest:
         found.steps, found.heat = state["steps"], heat
         found.direction, found._next, found._refresh = state["direction"], state["next"], state["refresh"]
         return found
-
-
-def _joined(pieces: Sequence[Tensor]) -> Float[Tensor, " params"]:
-    """One vector; without a copy if there is one piece."""
-    return pieces[0].reshape(-1) if len(pieces) == 1 else torch.cat([each.reshape(-1) for each in pieces])
 
 
 def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:

@@ -94,7 +94,8 @@ class CyclicalSampling:
     def variance_share(self, curvature: float, momentum: float = 0.0) -> float:
         """Variance of the draws divided by the posterior's, along one direction of a quadratic loss.
 
-        For small steps, in which the variance approaches its value as exp(−2hΣη/(1 − μ)).
+        For small steps, in which the variance approaches its value as exp(−2hΣη/(1 − μ)), and after so many cycles
+        that each ends as it began.
 
         Args:
             curvature: h of the mean loss along this direction, with the prior, positive.
@@ -103,14 +104,18 @@ class CyclicalSampling:
         check_number("curvature", curvature, positive=True)
         if not 0 <= momentum < 1:
             raise BadArgument(f"`momentum` must lie in [0, 1), got {momentum}.")
-        before, share, total = -1.0, 0.0, 0.0
-        while abs(share - before) > 1e-9:  # until a cycle ends as it began
-            before, total = share, 0.0
-            for step in range(self.cycle.length):
-                left = math.exp(-2 * curvature * self.cycle(step) / (1 - momentum))
-                share = share * left + (0.0 if step < self.exploring else 1 - left)
-                total += share if self.samples(step) else 0.0
-        return total / (self.cycle.length - self.exploring - self.settling)
+        slopes = [-2 * curvature * self.cycle(step) / (1 - momentum) for step in range(self.cycle.length)]
+
+        def shares(start: float) -> list[float]:
+            """After every step of a cycle."""
+            found = [start]
+            for step, slope in enumerate(slopes):
+                found.append(found[-1] * math.exp(slope) - (math.expm1(slope) if step >= self.exploring else 0.0))
+            return found[1:]
+
+        stationary = shares(0.0)[-1] / -math.expm1(sum(slopes))  # a cycle that begins with this share ends with it
+        drawn = shares(stationary)[self.exploring + self.settling :]
+        return sum(drawn) / len(drawn)
 
     def schedulers(self, sampler: Sampler, curvature: float | None = None) -> tuple[LRScheduler, LRScheduler]:
         """Two torch schedulers, of the rate and of the temperature. Call `step` of both after every step.

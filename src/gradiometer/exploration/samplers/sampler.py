@@ -15,6 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.group_heat import HALVES, Balance, GroupHeat
 from gradiometer.exploration.samplers.noise import Noise
 from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.gradient_graph import flat
 
 TOLERANCE = 0.05
 """By how much the hottest direction may be above the temperature, as a share of it."""
@@ -160,7 +161,7 @@ class Sampler(torch.optim.Optimizer, ABC):
             if own.halves.add(reading, scale) and hot and own.halves.above(group["temperature"]):
                 self._refuse(group, own.halves.estimate(), "mini-batch noise alone")
             if self._halves_by_direction and own.hottest.found:
-                along = group["examples"] * own.hottest.along([difference]) / 4
+                along = group["examples"] * own.hottest.along(difference) / 4
                 self._judge_hottest(place, along, own.halves.temperature, scale)
 
     @property
@@ -244,7 +245,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         """
         group, heat = self.param_groups[place], self._heats[place].hottest.heat
         judge, temperature = heat.add(reading, scale), group["temperature"]
-        excess = TOLERANCE * temperature if mean else temperature
+        excess = TOLERANCE * temperature if mean else (1 + TOLERANCE) * temperature
         if not (judge and group["hold"] and temperature > 0 and heat.above(mean + excess)):
             return
         found = heat.estimate()
@@ -298,11 +299,6 @@ def _way_out(group: dict[str, Any], share: float) -> str:
     if group["batch_size"] is not None:
         batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
     return f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All of them as one vector."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def squared_norm(tensors: Sequence[Tensor]) -> float:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
+from gradiometer.measurement.gradient_graph import flat
 
 
 class SGHMC(Sampler):
@@ -50,7 +51,9 @@ class SGHMC(Sampler):
         torch._foreach_add_(momenta, gradients, alpha=-pace)
         injected = 0.0
         if not cold:
-            self._heats[place].hottest.look(gradients)
+            hottest = self._heats[place].hottest
+            if not hottest.found:
+                hottest.look(flat(gradients))
             dimension = sum(param.numel() for param in params)
             work = examples * (squared_norm(momenta) - before) / dimension
             injected = self._injected(place, work, (1 + friction) / (4 * (1 - friction)))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.by_direction import SMALL
-from gradiometer.exploration.samplers.sampler import Sampler, flat
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.measurement.gradient_graph import flat
 
 
 class SGLD(Sampler):
@@ -52,14 +53,16 @@ class SGLD(Sampler):
         examples = group["examples"]
         injected = self._injected(place, examples * float(gradient @ gradient) / len(gradient), scale)
         by_direction = group["hold"] and len(gradient) <= SMALL
-        if not own.hottest.look([gradient]):
-            self._judge_hottest(
-                place, examples * own.hottest.along([gradient]), 0.0 if by_direction else own.mean.temperature, scale
-            )
+        if own.hottest.found:
+            along = examples * own.hottest.along(gradient)
+            self._judge_hottest(place, along, 0.0 if by_direction else own.mean.temperature, scale)
+        else:
+            own.hottest.look(gradient)
         if by_direction:
-            own.matrix.add(examples * scale * torch.outer(gradient, gradient))
+            own.matrix.add(examples * torch.outer(gradient, gradient))
             normal = flat(self._noise.draw(params, place))
-            pieces = (own.matrix.root(group["temperature"]) @ normal).split([param.numel() for param in params])
+            noise = own.matrix.colored(normal, group["temperature"], scale)
+            pieces = noise.split([param.numel() for param in params])
             return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)], 1.0
         if not injected > 0:
             return [], 0.0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
+from gradiometer.measurement.gradient_graph import flat
 
 HOT = 10.0
 """Before `burn_in` a reading counts at most this many times T, so that a hot start does not cause much friction."""
@@ -87,9 +88,11 @@ class SGNHT(Sampler):
     def _watch_direction(self, place: int, gradients: list[Tensor], momenta: list[Tensor]) -> None:
         """Search the hottest direction, or read the configurational temperature along it."""
         group, hottest = self.param_groups[place], self._heats[place].hottest
-        if not hottest.look(gradients):
-            kinetic = group["examples"] * hottest.along(momenta)
+        if hottest.found:
+            kinetic = group["examples"] * hottest.along(flat(momenta))
             self._judge_hottest(place, _configurational(group, kinetic), group["temperature"])
+        else:
+            hottest.look(flat(gradients))
 
     def _relax(self, group: dict[str, Any], seen: float) -> None:
         group["friction"] += (seen / group["temperature"] - 1) / (2 * group["relaxation"] ** 2)
