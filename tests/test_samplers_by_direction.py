@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradiometer import BadArgument
 from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, CyclicalSampling, Sampler
-from gradiometer.exploration.temperature import Equipartition, Shape
+from gradiometer.exploration.temperature import Equipartition, Shape, Virial
 from gradiometer.measurement import Estimate
 
 N = 1000
@@ -157,6 +157,24 @@ def test_the_exact_law_of_a_loss_that_is_not_quadratic_differs_nowhere() -> None
         sums.add(draw, draw**3)
     shape = sums.shape(examples=1)
     assert not shape.differing(1.0) and shape.tail.high - shape.tail.low < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_intervals_of_the_shape_contain_the_temperature_of_a_law_that_has_it_everywhere() -> None:
+    """The bounds are 2.2 standard errors of a coverage below its level."""
+    runs, steps, generator = 1000, 192, torch.Generator().manual_seed(0)
+    covered = np.zeros(4)
+    for _ in range(runs):
+        draws = torch.randn(steps, 3, generator=generator, dtype=torch.float64)
+        shape, virial = Equipartition(torch.eye(3).double(), draws[0], steps), Virial(draws[0], steps, [1, 2])
+        for draw in draws:
+            shape.add(draw, draw)
+            virial.add(draw, draw)
+        found, tensors = shape.shape(examples=1), virial.by_tensor(examples=1, level=0.9)
+        ends = *([each] for each in (found.hottest, found.coldest, found.tail)), tensors
+        covered += [all(each.low <= 1 <= each.high for each in together) for together in ends]
+    assert (covered / runs > [0.983, 0.983, 0.983, 0.879]).all(), covered / runs
 
 
 def test_a_tensor_that_differs_is_named() -> None:
