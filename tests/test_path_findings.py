@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from gradiometer import Estimate, State
-from gradiometer.convergence.trajectory import Endpoint, Path, facts_of, kept_steps, kind_of, twin_units_of
+from gradiometer.convergence.trajectory import (
+    Endpoint,
+    Path,
+    Trajectory,
+    facts_of,
+    kept_steps,
+    kind_of,
+    twin_units_of,
+)
 from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind
@@ -87,6 +95,7 @@ def test_a_network_that_fits_every_example_runs_to_infinity_and_others_do_not() 
     losses = 2.3 / (1 + np.arange(4000) / 4)
     found = infinity_finding(facts, losses, weight_decay=0.0)
     assert found is not None and found.state is State.LOOK and "before step 1,000" in found.seen
+    assert "each time by 0.812 [0.732, 0.933] times as much as the time before" in found.seen
     slower = facts | {"norm_growth": Estimate.interval(-0.5, -0.6, -0.4, level=0.9, method="fit", samples=4)}
     sideways = facts | {"alignment": Estimate.exact(0.5)}
     for others in (slower, sideways):
@@ -95,3 +104,17 @@ def test_a_network_that_fits_every_example_runs_to_infinity_and_others_do_not() 
     assert infinity_finding(facts, np.r_[losses[:1000], np.full(3000, losses[999])], 0.0) is None  # a floor
     assert infinity_finding(facts, 2.3 / (1 + np.arange(4000) / 400), 0.0) is None  # fitted only late
     assert infinity_finding(facts, np.r_[losses[:-1], np.nan], 0.0) is None
+
+
+def test_the_moves_are_described_by_their_factor_in_a_doubling_of_time() -> None:
+    facts = {"step_correlation": Estimate.exact(0.5), "travel": Estimate.exact(9.0), "turns": Estimate.exact(0.0),
+             "turn_consistency": Estimate.exact(0.0), "straightness": Estimate.exact(0.8),
+             "alignment": Estimate.exact(0.1), "move_slope": Estimate.exact(0.5)}  # fmt: skip
+    found = Trajectory().interpret(facts)
+    assert found is not None and found.seen == (
+        "The parameters are under way: with every doubling of time their moves become 1.41 times as long, and the net "
+        "distance is 0.80 of the path length."
+    )
+    unknown = facts | {"move_slope": Estimate.unknown(level=0.9, method="fit", samples=3)}
+    found = Trajectory().interpret(unknown)
+    assert found is not None and found.seen.endswith("under way: the net distance is 0.80 of the path length.")

@@ -227,5 +227,5 @@ def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = 
 
 def _needs(batch: float, noise_scale: Estimate, words: _Words, what: str) -> str:
     if noise_scale.needed is None:
-        return f"the number of steps that {what} needs is not known either"
+        return f"it is too early to say how many steps {what} needs"
     return f"{what} needs {about(noise_scale.needed)} more steps at B = {words.size(batch)}"

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.convergence.trajectory.endpoint import NAME
-from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS
+from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS, per_doubling
 from gradiometer.measurement.estimate import Estimates, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 
@@ -55,9 +55,9 @@ def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weig
         NAME,
         Issue.CONVERGENCE,
         State.LOOK,
-        f"The parameters run to infinity: ‖Φ‖ has grown in each of the last four doublings of time, log₂ of its growth "
-        f"changes by {growth} per doubling. The loss was at {significant(early / first, 2)} of its first value before "
-        f"step {steps // 4:,}, and is at {significant(late / first, 2)} now.",
+        f"The parameters run to infinity: ‖Φ‖ has grown in each of the last four doublings of time, each time by "
+        f"{per_doubling(growth)} times as much as the time before. The loss was at {significant(early / first, 2)} of "
+        f"its first value before step {steps // 4:,}, and is at {significant(late / first, 2)} now.",
         "The loss has no minimum: once every example is classified correctly, larger parameters always lower it.",
         "Use weight decay, or stop here: only the norm still grows.",
         "This is based on the iterates so far: they do not prove where the path ends.",

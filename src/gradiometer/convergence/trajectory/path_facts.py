@@ -1,7 +1,7 @@
 """The kind of a trajectory, from a few iterates of every doubling of time: numbers about its path, and a name."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -196,6 +196,18 @@ def kind_of(facts: Estimates) -> Kind:
     if straight:
         return Kind.DIVERGING if _flies(facts) else Kind.UNDER_WAY
     return Kind.WANDERING if moves.low > HOVERING else Kind.CANNOT_TELL
+
+
+def per_doubling(slope: Estimate) -> Estimate:
+    """The factor of a length with every doubling of time, from the change of its log₂.
+
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.convergence.trajectory.path_facts import per_doubling
+    >>> print(per_doubling(Estimate.interval(-0.5, -1.0, 0.0, level=0.9, method="fit", samples=5)))
+    0.707 [0.500, 1.00]
+    """
+    value, low, high = map(float, np.exp2([slope.value, slope.low, slope.high]))
+    return replace(slope, value=value, low=low, high=high)
 
 
 def _flies(facts: Estimates) -> bool:

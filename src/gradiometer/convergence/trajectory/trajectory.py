@@ -1,5 +1,6 @@
 """The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path they follow."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, facts_of, kind_of
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, facts_of, kind_of, per_doubling
 from gradiometer.measurement.estimate import Estimates, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
@@ -189,8 +190,8 @@ def _numbers(kind: Kind, estimates: Estimates) -> str:
         return f"{significant(abs(estimates['turns'].value), 2)} turns in the last four doublings of time"
     if kind is Kind.DIVERGING and estimates["slowing"].high >= 1.25:
         return (
-            f"‖Φ‖ has grown in each of the last four doublings of time, and log₂ of its growth changes by "
-            f"{estimates['norm_growth']} per doubling"
+            f"‖Φ‖ has grown in each of the last four doublings of time, each time by "
+            f"{per_doubling(estimates['norm_growth'])} times as much as the time before"
         )
     if kind is Kind.DIVERGING:
         return (
@@ -199,4 +200,7 @@ def _numbers(kind: Kind, estimates: Estimates) -> str:
             f"{estimates['slowing']}"
         )
     moves, straight = estimates["move_slope"], significant(estimates["straightness"].value, 2)
-    return f"log₂ of the move length changes by {moves} per doubling of time, net distance/path length is {straight}"
+    distance = f"the net distance is {straight} of the path length"
+    if math.isnan(moves.value):
+        return distance
+    return f"with every doubling of time their moves become {per_doubling(moves)} times as long, and {distance}"
