@@ -200,6 +200,7 @@ def test_the_default_cycles_draw_the_share_of_the_variance_that_is_stated(caplog
                 scheduler.step()
         assert np.mean(squares) == pytest.approx(plan.variance_share(curvature), abs=0.06)
     assert plan.variance_share(0.4) > 0.99 and plan.variance_share(0.02) < 0.8
+    assert plan.variance_share(4.5 / (0.4 * 150)) > 0.9
     words = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(words) == 1 and "of the posterior variance along curvature 0.02" in words[0]
 

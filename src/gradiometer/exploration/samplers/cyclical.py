@@ -30,7 +30,7 @@ class CyclicalSampling:
 
     With the defaults the draws have at least 0.9 of the posterior variance along every curvature h of the mean loss
     with η₀h × steps per cycle above 4.5, see `variance_share`. If all that is not exploring were draws, the last fifth
-    of a cosine would draw 0.18 to 0.57 of it in cycles of 500 steps.
+    of a cosine would draw 0.21 to 0.60 of it in cycles of 500 steps with η₀h of 0.05 to 0.2.
 
     Args:
         cycle: η over the run, stepped at every iteration.
