@@ -16,6 +16,7 @@ from gradiometer import BadArgument, Run, watch
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.measurement import (
     Draw,
+    Estimate,
     Objective,
     Reading,
     Sampling,
@@ -349,6 +350,18 @@ def test_nearer_than_its_validity_no_batch_is_advised() -> None:
     for batch_size in (60, 150):
         near = finding(100.0, batch_size=batch_size)
         assert near.state is State.OK and near.advice == "" and "only within a factor of 2" in near.means
+
+
+def test_without_an_upper_bound_a_batch_close_below_the_scale_is_not_said_to_be_right() -> None:
+    estimates = {"preconditioned_batch_size": Estimate.exact(32.0, unit="examples")}
+    for high, state in ((math.inf, State.CANNOT_TELL), (90.0, State.OK)):
+        scale = Estimate.interval(60.0, 36.0, high, level=0.9, method="Fieller", samples=60)
+        found = PreconditionedNoise().interpret({**estimates, "preconditioned_noise_scale": scale})
+        assert found.state is state and found.advice == ""
+    found = PreconditionedNoise().interpret(
+        {**estimates, "preconditioned_noise_scale": replace(scale, low=65.0, high=math.inf)}
+    )
+    assert found.state is State.LOOK, "outside the factor of 2 there is advice"
 
 
 def test_in_a_cool_down_no_batch_is_advised() -> None:

@@ -1,5 +1,6 @@
 """The noise scale under the preconditioner of Adam and its kind, which plays there the part of tr Σ/‖g‖²."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -144,6 +145,9 @@ class PreconditionedNoise(Gauge):
             )
             return replace(found, state=State.CANNOT_TELL, means=means, advice="", caveat="")
         if found.advice and scale.low <= VALID * batch_size.value and scale.high >= batch_size.value / VALID:
+            if not math.isfinite(scale.high):
+                means = "B is not too large. It is not known if it is too small: the scale has no upper bound yet."
+                return replace(found, state=State.CANNOT_TELL, means=means, advice="", caveat="")
             means = f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right."
             return replace(found, state=State.OK, means=means, advice="", caveat=CAVEAT)
         return replace(found, advice=self._advice(batch_size, scale), caveat=CAVEAT)
