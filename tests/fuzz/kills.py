@@ -2,7 +2,7 @@
 
 `python tests/fuzz/kills.py 1000 [SEED]` kills so many times and prints the counts. A process that has imported
 everything forks a short process for each attempt. It is killed by SIGKILL or SIGTERM at a random moment, or kills itself
-at a random file operation, in the middle of it if it writes.
+at a random file operation, in the middle of it if it writes: after its first byte, its half, or all but its last.
 """
 
 import hashlib
@@ -75,8 +75,9 @@ def of_a_training(folder: Path) -> Facts:
 def branches(path: Path) -> dict[str, str]:
     """The finished branches below a folder, without their times."""
     found = {}
-    for file in sorted(path.glob("forks/**/*.jsonl")):
+    for file in sorted(path.glob("forks/*/branches.jsonl")):
         for _, record in read_journal(file)[0]:
+            assert record["name"] not in found, f"{record['name']}: trained again after it had finished"
             found[record["name"]] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
     return found
 
@@ -155,7 +156,8 @@ def dying(place: int | None) -> Iterator[list[str]]:
             calls.append(name)
             if len(calls) - 1 == place:
                 if name == "write":
-                    really(given[0], bytes(given[1])[: len(given[1]) // 2])
+                    size = len(given[1])
+                    really(given[0], bytes(given[1])[: (1, size // 2, size - 1)[place % 3]])
                 os.kill(os.getpid(), signal.SIGKILL)
             return really(*given, **named)
 
@@ -235,7 +237,7 @@ class Killer:
         begin = time.monotonic()
         code = ended(begun(self.work.begin, folder))
         assert code == 0, (folder / "err").read_text()
-        self.seconds, self.calls = time.monotonic() - begin, int((folder / "calls").read_text())
+        self._size(begin, folder)
         self.whole = self.work.facts(folder)
 
     def kill(self, draw: random.Random, deaths: int, counts: Counter[str]) -> None:
@@ -243,15 +245,16 @@ class Killer:
         folder, before = self._fresh(), Facts()
         for _ in range(deaths):
             way = draw.choice((HARD, IN_ORDER, AT_A_FILE, AT_A_FILE))
+            begin, untouched = time.monotonic(), not before
             code = self._death(way, draw, folder)
             killed = code != 0
+            if untouched and not killed:
+                self._size(begin, folder)
             counts[f"{self.name}, {way}"] += killed
             counts["kills"] += killed
-            expected = {HARD: (0, -9), AT_A_FILE: (0, -9), IN_ORDER: (0, 5, -15)}[way]
+            expected = (0, 5, -15) if way == IN_ORDER else (0, -9)
             said = (folder / "err").read_text()
-            # Python ignores what a signal raises inside a callback of a weak reference, and says so: work continues.
-            quiet = "Traceback" not in said or (code == 0 and "Exception ignored in" in said)
-            assert code in expected and quiet, f"{self.name}, {way}, exit {code}: {said}"
+            assert code in expected and "Traceback" not in said, f"{self.name}, {way}, exit {code}: {said}"
             after = self.work.facts(folder)
             check_kept(before, after, self.whole)
             before = after
@@ -266,6 +269,10 @@ class Killer:
         counts["pieces of work"] += 1
         shutil.rmtree(folder)
 
+    def _size(self, begin: float, folder: Path) -> None:
+        """The length of undisturbed work. A busy machine changes it, and what falls behind its end kills nothing."""
+        self.seconds, self.calls = time.monotonic() - begin, int((folder / "calls").read_text())
+
     def _fresh(self) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self.parent))
         return shutil.copytree(self.ground, folder, dirs_exist_ok=True)
@@ -276,7 +283,9 @@ class Killer:
         if way == AT_A_FILE:
             return ended(begun(command, folder, draw.randrange(self.calls)))
         number = begun(command, folder)
-        time.sleep(draw.uniform(0, self.seconds))
+        moment = time.monotonic() + draw.uniform(0, self.seconds)
+        while time.monotonic() < moment and not os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.002)
         os.kill(number, signal.SIGKILL if way == HARD else signal.SIGTERM)
         return ended(number)
 

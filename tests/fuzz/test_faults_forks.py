@@ -53,6 +53,23 @@ def test_a_fork_is_safe_from_every_fault(tmp_path: Path) -> None:
     assert fail_every_call(prepare, check, UNREADABLE) > 15
 
 
+def test_putting_damaged_lines_aside_is_safe_from_every_fault(tmp_path: Path) -> None:
+    records: list[ForkRecord] = []
+
+    def prepare() -> Callable[[], object]:
+        place = tmp_path / str(len(records))
+        place.mkdir()
+        records.append(forked(place, []))
+        with records[-1].branches_path.open("ab") as file:
+            file.write(b"torn\n")
+        return ForkRecord.open(records[-1].path).ledger
+
+    def check(label: str, raised: bool) -> None:
+        assert len(ForkRecord.open(records[-1].path).fork.results) == len(PLAN.branches), label
+
+    assert fail_every_call(prepare, check, UNREADABLE) > 5
+
+
 def test_a_ledger_is_safe_from_every_fault(tmp_path: Path) -> None:
     ledgers: list[Ledger] = []
     seen: list[int] = []

@@ -121,7 +121,7 @@ class ForkRecord:
         return self.path / BRANCHES
 
     def ledger(self) -> Ledger:
-        """The finished branches, for a pool. Lines that do not fit are first moved to `branches.damaged.jsonl`.
+        """The finished branches, for a pool. If lines do not fit, `branches.damaged.jsonl` keeps the file first.
 
         Raises:
             BadArgument: Another process is working on this fork.
@@ -132,7 +132,7 @@ class ForkRecord:
         _, warnings, lines = self._read
         if warnings:
             with writing(self.branches_path):
-                self.branches_path.rename(self.path / DAMAGED)
+                replace_file(self.path / DAMAGED, read_file(self.branches_path))
                 replace_file(self.branches_path, b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines))
         return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._checked)
 
