@@ -55,7 +55,7 @@ def of_a_training(folder: Path) -> Facts:
     checkpoint, damaged = load_latest(run.folder)
     complaints = [text for text in run.warnings if not text.endswith("skipped.")]
     assert not damaged and not complaints, (damaged, complaints)
-    names = [event["event"] for event in run.events if event["event"] not in HISTORY]
+    names = [f"{event['event']} {event['step']}" for event in run.events if event["event"] not in HISTORY]
     steps, losses = run.losses
     facts: Facts = {
         "losses": dict(zip(steps.tolist(), map(float.hex, losses.tolist()), strict=True)),
@@ -214,7 +214,7 @@ def check_kept(before: Any, after: Any, whole: Any) -> None:
     for name, part in before.items():
         if isinstance(part, dict) and name != "tensors":
             kept = set(part)
-            if name in ("losses", "readings"):  # a resumed run repeats those from its checkpoint on
+            if name in ("losses", "readings", "events"):  # a resumed run repeats those from its checkpoint on
                 kept = {each for each in part if int(str(each).split()[-1]) < before["step"]}
             assert kept <= set(after[name]), f"{name}: lost {kept - set(after[name])}"
     for name in ("losses", "branches", "snapshots", "files"):
