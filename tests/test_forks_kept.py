@@ -1,5 +1,6 @@
 """Forks of an own loop that are kept in a folder, raced on a budget, or made by a watch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from forked_loop import BATCHES, CRITERION, OwnLoop
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.forks import ForkRecord, forks_of
+from gradiometer.forks import ForkRecord, Plan, Rate, forks_of
 
 LISTED = list(BATCHES)
 
@@ -48,6 +49,32 @@ def test_another_state_is_another_fork(tmp_path: Path) -> None:
     loop.update()
     loop.fork(out=tmp_path)
     assert sorted(path.name for path in (tmp_path / "forks").iterdir()) == ["0001", "0002"]
+
+
+@pytest.mark.parametrize("operation", ["write_new", "replace", "rename"])
+def test_a_kill_while_a_plan_is_written_leaves_nothing_behind(tmp_path: Path, operation: str, monkeypatch) -> None:
+    plan = Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("gradiometer.storage.disk.write_new", killed) if operation == "write_new" else patched.setattr(
+            Path, operation, killed
+        )
+        ForkRecord.keep(tmp_path, plan)
+    assert ForkRecord.find(tmp_path, plan) is None, "a record without its number"
+    record = ForkRecord.keep(tmp_path, plan)
+    assert record.name == "0001" and ForkRecord.open(record.path).plan == plan
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["0001", "fork.json", "forks"]
+
+
+def test_each_of_several_plans_that_are_written_at_the_same_time_has_one_number(tmp_path: Path) -> None:
+    plans = [Plan(step=step, alternatives=(Rate(2),), replicates=2, horizon=6_400) for step in range(8)] * 2
+    with ThreadPoolExecutor(16) as threads:
+        records = list(threads.map(lambda plan: ForkRecord.keep(tmp_path, plan), plans))
+    assert all(ForkRecord.open(record.path).plan == plan for record, plan in zip(records, plans, strict=True))
+    assert sorted(path.name for path in (tmp_path / "forks").iterdir()) == [f"{number:04d}" for number in range(1, 9)]
 
 
 def test_a_budget_races_over_growing_horizons() -> None:

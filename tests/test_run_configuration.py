@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gradiometer import BadArgument
+from gradiometer.cli.options import configuration_from
 from gradiometer.run import Configuration
 
 
@@ -28,6 +29,15 @@ def toml(folder: Path, text: str) -> Path:
 )
 def test_a_configuration_is_read_back_as_it_was_written(tmp_path: Path, configuration: Configuration) -> None:
     assert Configuration.from_toml(toml(tmp_path, configuration.to_toml())) == configuration
+
+
+def test_a_rate_that_is_left_out_fits_the_optimizer(tmp_path: Path) -> None:
+    assert (Configuration().rate, Configuration(optimizer="adamw").rate) == (0.1, 0.001)
+    assert Configuration(optimizer="adamw", learning_rate=0.1).rate == 0.1
+    assert Configuration(optimizer="adamw", schedule="0.01/sqrt(t)").rate == 0.01
+    file = toml(tmp_path, "batch_size = 8\n")
+    assert configuration_from(file, {"optimizer": "adamw", "learning_rate": None}).rate == 0.001
+    assert configuration_from(file, {"optimizer": "adamw", "learning_rate": 0.1}).rate == 0.1
 
 
 def test_a_whole_number_is_a_number_and_dashes_are_underscores(tmp_path: Path) -> None:
@@ -51,7 +61,7 @@ def test_a_whole_number_is_a_number_and_dashes_are_underscores(tmp_path: Path) -
         ('schedule = "warm"\n', "train.toml:1: `schedule` 'warm' is unknown: use one of constant, cosine, linear"),
         ('schedule = "0.1/x"\n', "train.toml:1: `schedule`: `expression` '0.1/x': unknown name x"),
         ('schedule = "-1/t"\n', "gives -1.0 at step 0: a rate must be finite and not negative"),
-        ('schedule = "1/t"\nlearning_rate = 0.2\n', "`schedule` is a formula for η, up to 1: leave it out."),
+        ('schedule = "1/t"\nlearning_rate = 0.1\n', "`schedule` is a formula for η, up to 1: leave it out."),
         ("problem = [1, 2]\n", "`problem` must be text in quotes, got [1, 2]."),
         ("seed = 1\nepochs = = 3\n", "train.toml:2: not valid TOML: Invalid value, at column 10."),
         ("[batch_size]\n", "train.toml:1: `batch_size` must be an integer, got a table."),
@@ -77,7 +87,7 @@ def test_a_file_that_is_no_text_or_is_not_there_is_refused(tmp_path: Path, conte
 
 
 NONSENSE: list[tuple[str, Any]] = [
-    *(("learning_rate", value) for value in (math.nan, 0.0, -1.0, math.inf, "0.1", None)),
+    *(("learning_rate", value) for value in (math.nan, 0.0, -1.0, math.inf, "0.1")),
     *(("batch_size", value) for value in (0, -3, 2.5, "32", True, None)),
     *(("epochs", value) for value in (0, -1, math.nan)),
     *(("momentum", value) for value in (math.nan, 1.0, -0.1, math.inf)),

@@ -7,6 +7,7 @@ import pytest
 
 from command_line import called
 from gradiometer import Run
+from gradiometer.cli.tune import configuration_to_tune
 from gradiometer.forks import forks_of
 from gradiometer.run import Configuration
 
@@ -28,6 +29,18 @@ def test_the_file_is_a_configuration_with_the_chosen_rate(
     code, out, _ = called(capsys, "tune", *SMALL, "--momentum", "0.5", "--budget", "1.2")
     assert code == 0 and "momentum=0.5" in out and "nesterov" not in out
     assert Configuration.from_toml(told["file"]).momentum == 0.5
+
+
+def test_momentum_is_the_default_also_with_a_file_that_is_silent_about_it(tmp_path: Path) -> None:
+    file = tmp_path / "silent.toml"
+    file.write_text("batch_size = 10\n")
+    chosen = configuration_to_tune(file, {"optimizer": None, "momentum": None})
+    assert (chosen.batch_size, chosen.momentum, chosen.nesterov) == (10, 0.9, True)
+    file.write_text('optimizer = "adamw"\n')
+    assert configuration_to_tune(file, {"optimizer": None, "momentum": None}).momentum == 0
+    file.write_text("momentum = 0.5\n")
+    chosen = configuration_to_tune(file, {"optimizer": None, "momentum": None})
+    assert (chosen.momentum, chosen.nesterov) == (0.5, False)
 
 
 def test_train_with_tune_trains_at_the_chosen_rate_and_shows_what_was_tried(

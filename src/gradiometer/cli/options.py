@@ -39,11 +39,15 @@ def configuration_options(*leave_out: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def configuration_from(file: Path | None, flags: dict[str, Any], **defaults: Any) -> Configuration:
-    """The configuration from defaults, a TOML file and flags. Flags win over the file, the file over defaults."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    written = {} if file is None else Configuration.from_toml(file).to_dict()
-    return Configuration.from_mapping(defaults | written | given, "")
+def configuration_from(file: Path | None, flags: dict[str, Any]) -> Configuration:
+    """The configuration from a TOML file and flags."""
+    return Configuration.from_mapping(given_by(file, flags), "")
+
+
+def given_by(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The values that a TOML file and flags give, without defaults. Flags win over the file."""
+    written = {} if file is None else Configuration.given_in(file)
+    return written | {name: value for name, value in flags.items() if value is not None}
 
 
 def out_option(command: Command) -> Command:

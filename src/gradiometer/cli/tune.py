@@ -5,16 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import (
-    configuration_from,
-    configuration_options,
-    json_option,
-    out_option,
-    pool_option,
-)
+from gradiometer.cli.options import configuration_options, given_by, json_option, out_option, pool_option
+from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
-    from gradiometer.run.configuration import Configuration
     from gradiometer.tuning.of_problem import ProblemTuned
 
 LEFT_OUT = (
@@ -71,13 +65,14 @@ def tune(
     click.echo(f"\nfile  {made.file}\nrun   gradiometer train --config {made.file}")
 
 
-def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> "Configuration":
-    """The configuration from flags and a file; with momentum for SGD if neither says anything about it."""
-    silent = file is None and flags["momentum"] is None and flags["nesterov"] is None
-    return configuration_from(file, flags, **(MOMENTUM if silent and flags["optimizer"] != "adamw" else {}))
+def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configuration:
+    """The configuration from flags and a file; with momentum for SGD if neither gives it."""
+    given = given_by(file, flags)
+    silent = not given.keys() & MOMENTUM.keys() and given.get("optimizer") != "adamw"
+    return Configuration.from_mapping((MOMENTUM if silent else {}) | given, "")
 
 
-def tuned(configuration: "Configuration", out: Path, budget: float, pool: str, *, quiet: bool) -> "ProblemTuned":
+def tuned(configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool) -> "ProblemTuned":
     """Tune a problem, and say how many branches are finished."""
     from gradiometer.cli.branches import following
     from gradiometer.errors import Interrupted

@@ -4,7 +4,6 @@ import difflib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
@@ -15,12 +14,12 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
-from gradiometer.storage.disk import read_file, reason_of
+from gradiometer.storage.toml import read_toml
 
 SCHEDULES = ("constant", "cosine", "linear", "cycles")
 """Names of schedules. Cosine and linear decay to zero over the run, cycles in each of its `snapshots` cycles."""
 
-DEFAULT_RATE = 0.1
+DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001}
 """Default of η."""
 
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
@@ -43,7 +42,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Args:
         problem: Name of a problem, or `module:function`.
         model: Name of a model. Default: that of the problem.
-        learning_rate: η at the start. If `schedule` is a formula, leave it out: it is set to the largest η.
+        learning_rate: η at the start. Default: 0.1, or 0.001 with adamw; if `schedule` is a formula, its largest η.
         schedule: Shape of η over the run: constant, cosine or linear (both to zero), a formula in t = 1, 2, …
             such as '0.1/sqrt(t)', or a named shape such as 'Cosine(0.1, steps=1000)'.
         snapshots: Number of models to keep for an ensemble, 0 or at least 2. With a constant schedule, η decays to
@@ -95,7 +94,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     problem: str = "digits"
     model: str | None = None
-    learning_rate: float = DEFAULT_RATE
+    learning_rate: float | None = None
     schedule: str = "constant"
     snapshots: int = 0
     cool: Literal["off", "watch", "auto"] = "off"
@@ -134,8 +133,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             msgspec.structs.force_setattr(self, "schedule", "cycles")
         if self.schedule not in SCHEDULES:
             msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
+        elif self.learning_rate is None:
+            msgspec.structs.force_setattr(self, "learning_rate", DEFAULT_RATES[self.optimizer])
         for complaint in self._complaints():
             raise BadArgument(complaint)
+
+    @property
+    def rate(self) -> float:
+        """`learning_rate`, which is always known after the defaults are set."""
+        assert self.learning_rate is not None
+        return self.learning_rate
 
     @property
     def measured(self) -> str:
@@ -154,29 +161,34 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Raises:
             BadArgument: The file cannot be used. The message names the file, the line and the key.
         """
-        path = Path(path)
-        try:
-            text = read_file(path).decode("utf-8-sig")
-            mapping = tomllib.loads(text)
-        except OSError as error:
-            raise BadArgument(f"`{path}` cannot be read as a configuration: {reason_of(error)}.") from error
-        except UnicodeDecodeError as error:
-            raise BadArgument(f"`{path}` is not UTF-8 text: a configuration is a TOML file.") from error
-        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-            raise BadArgument(_syntax_sentence(path.name, str(error))) from error
-        return cls.from_mapping(mapping, path.name, _lines_of_keys(text))
+        return cls(**cls.given_in(path))
 
     @classmethod
-    def from_mapping(
-        cls, mapping: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None
-    ) -> "Configuration":
-        """Check names and values.
+    def given_in(cls, path: Path | str) -> dict[str, Any]:
+        """The values by name that a TOML file gives, without the defaults of what it leaves out.
+
+        Raises:
+            BadArgument: The file cannot be used. The message names the file, the line and the key.
+        """
+        written, lines = read_toml(Path(path))
+        return cls._checked(written, Path(path).name, lines)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "Configuration":
+        """The configuration of these values.
 
         Args:
             mapping: Values by name.
-            where: Prefix of the error messages, such as the name of the file. May be empty.
-            lines: Line number of each known name in that file.
+            where: Prefix of the error messages. May be empty.
+
+        Raises:
+            BadArgument: A name or a value cannot be used.
         """
+        return cls(**cls._checked(mapping, where))
+
+    @classmethod
+    def _checked(cls, mapping: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """The values, whose names are checked too. `lines` are the line numbers of the names in the file `where`."""
         names = cls.__struct_fields__
         values: dict[str, Any] = {}
         for key, value in mapping.items():
@@ -191,9 +203,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 )
             values[name] = value
         try:
-            return cls(**values)
+            cls(**values)
         except BadArgument as error:
             raise BadArgument(_place(where, lines, error.argument) + str(error)) from None
+        return values
 
     @property
     def lasting_checkpoints(self) -> frozenset[int]:
@@ -212,7 +225,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return chain(_general_complaints(self), _training_complaints(self), _instrument_complaints(self))
 
 
-def _largest_rate(schedule: str, learning_rate: float) -> float:
+def _largest_rate(schedule: str, learning_rate: float | None) -> float:
     """The largest η of a schedule given as a formula, over steps spaced geometrically up to a million.
 
     Raises:
@@ -232,7 +245,7 @@ def _largest_rate(schedule: str, learning_rate: float) -> float:
     with suppress(BadArgument):  # the training checks all its steps
         for power in range(81):
             largest = max(largest, shape(int(2 ** (power / 4))))
-    if learning_rate not in (largest, DEFAULT_RATE):
+    if learning_rate not in (largest, None):
         raise BadArgument(
             f"`learning_rate` is {learning_rate:g}, but `schedule` is a formula for η, up to {largest:g}: leave it out."
         )
@@ -256,7 +269,7 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
 
 
 def _training_complaints(c: Configuration) -> Iterator[str]:
-    if not 0 < c.learning_rate < math.inf:
+    if not 0 < c.rate < math.inf:
         yield f"`learning_rate` must be positive and finite, got {c.learning_rate}."
     if c.cool != "off" and c.schedule in ("cosine", "linear"):
         yield (
@@ -330,20 +343,3 @@ def _place(where: str, lines: Mapping[str, int] | None, name: str) -> str:
     if not where:
         return ""
     return f"{where}:{lines[name]}: " if lines and name in lines else f"{where}: "
-
-
-def _lines_of_keys(text: str) -> dict[str, int]:
-    """Line number of every key and every table name; the first one if a name is repeated."""
-    lines: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if key := re.match(r"""\s*(?:\[+\s*)?["']?([\w-]+)["']?\s*[=.\]]""", line):
-            lines.setdefault(key[1].replace("-", "_"), number)
-    return lines
-
-
-def _syntax_sentence(name: str, reason: str) -> str:
-    """The message of tomllib, with the line number at the front."""
-    found = re.match(r"(.*) \(at line (\d+), column (\d+)\)$", reason)
-    if found is None:
-        return f"{name}: not valid TOML: {reason}."
-    return f"{name}:{found[2]}: not valid TOML: {found[1]}, at column {found[3]}."

@@ -158,7 +158,7 @@ def compare_for_problem(
     subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
     c = configuration
     name = OPTIMIZERS[c.optimizer]
-    group = Group(name, family_of([name]), c.learning_rate, c.momentum, c.nesterov, c.weight_decay)
+    group = Group(name, family_of([name]), c.rate, c.momentum, c.nesterov, c.weight_decay)
     return _compared(subject, c, Hyperparameters((0,), ((group,),), steps), latest, [], seconds)
 
 

@@ -37,7 +37,7 @@ def advance(training: Training, steps: int, gauge: Gauge | None = None, last: in
         if (reason := training.divergence(loss)) is not None:
             raise Diverged(
                 f"training diverged at step {training.step:,} with learning rate "
-                f"{training.configuration.learning_rate:g}: {reason}; try a smaller --lr"
+                f"{training.configuration.rate:g}: {reason}; try a smaller --lr"
             )
         if gauge is not None and measured:
             step = training.caught(batch, spread)

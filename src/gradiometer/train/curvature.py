@@ -53,7 +53,7 @@ def survey_examples(
 
 def rate_ahead(training: Training) -> float:
     """η of the next step, or the initial η if a schedule has ended at zero."""
-    return training.learning_rate if training.learning_rate > 0 else training.configuration.learning_rate
+    return training.learning_rate if training.learning_rate > 0 else training.configuration.rate
 
 
 def edge_finding(training: Training, found: Survey) -> Finding:

@@ -40,11 +40,9 @@ def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) ->
     c = configuration
     optimizer: Optimizer
     if c.optimizer == "adamw":
-        optimizer = AdamW(parameters, lr=c.learning_rate, weight_decay=c.weight_decay)
+        optimizer = AdamW(parameters, lr=c.rate, weight_decay=c.weight_decay)
     else:
-        optimizer = SGD(
-            parameters, lr=c.learning_rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay
-        )
+        optimizer = SGD(parameters, lr=c.rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay)
     if c.clip is not None:
         optimizer.register_step_pre_hook(Clipping(c.clip))
     return optimizer

@@ -91,7 +91,7 @@ class Training:
             )
         budget.clock, budget.planned = clock_for(self.device.type), self.steps
         self.optimizer = new_optimizer(configuration, self.parameters)
-        cycle = SnapshotCycle(configuration.learning_rate, self.steps, max(configuration.snapshots, 1))
+        cycle = SnapshotCycle(configuration.rate, self.steps, max(configuration.snapshots, 1))
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)

@@ -1,6 +1,5 @@
 """Forks in a run's folder: `forks/0001/fork.json` is the plan, `branches.jsonl` has a line for each finished branch."""
 
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from gradiometer.forks.comparison.racing import Stop
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.run.reader import Run
-from gradiometer.storage.disk import read_file, reason_of, replace_file, writing
+from gradiometer.storage.disk import one_at_a_time, read_file, reason_of, replace_file, sync_folder, writing
 from gradiometer.storage.journal import being_written, plain, read_journal, restored
 
 FORMAT = 1
@@ -75,15 +74,19 @@ class ForkRecord:
         Raises:
             StorageFailed: It cannot be written.
         """
-        if (known := cls.find(parent, plan)) is not None:
-            return known
         folder = parent / FOLDER
         with writing(folder):
             folder.mkdir(exist_ok=True)
-            path = _next_free(folder)
-            made = cls(path, plan)
-            made._write()
-        return made
+            with one_at_a_time(folder):
+                if (known := cls.find(parent, plan)) is not None:
+                    return known
+                aside = folder / ".new"  # if this process is killed, the next one uses it again
+                aside.mkdir(exist_ok=True)
+                cls(aside, plan)._write()
+                path = folder / f"{_newest(folder) + 1:04d}"
+                aside.rename(path)
+                sync_folder(folder)
+                return cls(path, plan)
 
     @classmethod
     def find(cls, parent: Path, plan: Plan) -> "ForkRecord | None":
@@ -221,7 +224,7 @@ def forks_of(run: Run, warnings: list[str] | None = None) -> tuple[ForkRecord, .
 
 
 def _records(parent: Path, warnings: list[str] | None = None) -> Iterator[ForkRecord]:
-    for path in sorted(parent.glob(f"{FOLDER}/*/{PLAN}")):
+    for path in sorted(parent.glob(f"{FOLDER}/[0-9]*/{PLAN}")):
         try:
             yield ForkRecord.open(path.parent)
         except (RunDamaged, BadArgument) as error:
@@ -229,17 +232,9 @@ def _records(parent: Path, warnings: list[str] | None = None) -> Iterator[ForkRe
                 warnings.append(str(error))
 
 
-def _next_free(folder: Path) -> Path:
-    """A new folder with the next number. Two processes never get the same."""
-    taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-    for number in itertools.count(max(taken, default=0) + 1):
-        path = folder / f"{number:04d}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError  # unreachable: the loop has no end
+def _newest(folder: Path) -> int:
+    """The highest number, 0 without any."""
+    return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
 
 
 def _is_finite(readout: Readout) -> bool:

@@ -21,5 +21,5 @@ def check_rates(schedule: Schedule, steps: int) -> None:
 
 def planned(configuration: Configuration, steps: int) -> Schedule:
     """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""
-    found = named(configuration.schedule, configuration.learning_rate, steps, configuration.snapshots)
+    found = named(configuration.schedule, configuration.rate, steps, configuration.snapshots)
     return read(configuration.schedule) if found is None else found
