@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from gradiometer.cli.outcome import answers, tell
@@ -19,7 +20,9 @@ from gradiometer.train import train
 from report_run import diagnosis_of, run_in
 
 
-def drawn(folder: Path, width: int, change: Callable[[Panel], None] = lambda panel: None) -> list[str]:
+def drawn(
+    folder: Path, width: int, change: Callable[[Panel], None] = lambda panel: None, optimizer: str = "sgd"
+) -> list[str]:
     """The lines of the last panel that a short training showed on a terminal of this width."""
     seen: list[str] = []
 
@@ -34,8 +37,8 @@ def drawn(folder: Path, width: int, change: Callable[[Panel], None] = lambda pan
 
     console = Console(file=io.StringIO(), force_terminal=True, width=width)
     panel = Kept(console)
-    configuration = Configuration(problem="digits", model="mlp", epochs=1, every=1, check_edge=False)
-    train(load("digits", model="mlp"), configuration, folder, panel)
+    configuration = Configuration(problem="digits", model="mlp", optimizer=optimizer, epochs=1, every=1)
+    train(load("digits", model="mlp"), replace(configuration, check_edge=False), folder, panel)
     panel.close()
     return seen
 
@@ -54,6 +57,11 @@ def test_five_questions_have_two_lines_each_on_80_columns(tmp_path: Path) -> Non
     assert re.search(r"loss +\d\.\d{4} +[▁▂▃▄▅▆▇█]{40}", text) and re.search(r"learning rate +0\.1 ", text)
     assert re.search(r"noise scale now +[\d.]+ \[[\d.]+, [\d.]+\], B = 32", text)
     assert "not measured yet" in text and "gradiometer certify" in text
+
+
+def test_under_adamw_the_panel_gives_no_forecast_of_sgd(tmp_path: Path) -> None:
+    text = "\n".join(drawn(tmp_path, 100, optimizer="adamw"))
+    assert "doubling B" not in text and "preconditioned" in text
 
 
 def test_a_narrow_terminal_keeps_the_panel_within_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from gradiometer.measurement import preconditioner_of
 from gradiometer.problems import load
 from gradiometer.run import Budget
 from gradiometer.train import Training, resume, train
+from gradiometer.train.batch_comparison import compare_for_run
 from gradiometer.train.loop import Loop
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1, "steps": 60}
@@ -45,6 +46,7 @@ def test_a_run_says_adamw_and_measures_what_fits_it(tmp_path: Path) -> None:
     assert run.hyperparameters.sentence.startswith("AdamW")
     assert set(run.gauges) == {"noise", "preconditioned_noise", "trajectory"}
     assert not [event for event in run.events if event["event"] == "warning"]
+    assert compare_for_run(run.path, seconds=None).finding.gauge == "preconditioned_noise"
 
 
 def test_without_a_record_of_its_rates_a_run_still_says_adamw(tmp_path: Path) -> None:

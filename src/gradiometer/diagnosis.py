@@ -24,8 +24,7 @@ from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import Momentum
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.estimation.rate_advice import completed
+from gradiometer.estimation.rate_advice import completed, is_outranked
 from gradiometer.forks.recorded.causes import causes_of
 from gradiometer.forks.recorded.decisions import cooling_finding
 from gradiometer.forks.recorded.trials import with_trials
@@ -144,7 +143,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
-    findings.sort(key=lambda finding: (finding.state.rank, _is_outranked(finding, run)))
+    findings.sort(key=lambda finding: (finding.state.rank, is_outranked(finding.gauge, run.gauges)))
     outcome = outcome_of(run, estimates)
     return Diagnosis(
         verdict=f"{outcome}; {verdict_of(run, findings)}.",
@@ -206,11 +205,6 @@ def _unavailable(name: str, path: str, run: Run) -> Finding:
         means="Its moments can be exported, but estimates need the class.",
         advice=f"`gradiometer report {shlex.quote(str(run.path))} --gauge {path}`, or Run.open(path, gauges=[...]).",
     )
-
-
-def _is_outranked(finding: Finding, run: Run) -> bool:
-    """True for the noise scale of a run that has the preconditioned one too, which then answers for the batch."""
-    return finding.gauge == GradientNoise.name and PreconditionedNoise.name in run.gauges
 
 
 def _too_few(text: str) -> Finding:

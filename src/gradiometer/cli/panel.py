@@ -21,10 +21,12 @@ from gradiometer.cli.progress import clock, error_console, waiting
 from gradiometer.drift.spikes.cause import explain
 from gradiometer.drift.spikes.detection import find_spikes
 from gradiometer.drift.spikes.finding import spikes_finding
+from gradiometer.estimation.rate_advice import completed, is_outranked
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 from gradiometer.run.cadence.overhead import time_used, too_few
+from gradiometer.run.settings.planned import hyperparameters_of
 
 if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimates
@@ -153,7 +155,7 @@ class Panel:
 
     def _questions(self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int) -> Table:
         """The five questions in two lines each: the finding, or the command that would measure it."""
-        found = list(_answers(estimated))
+        found = list(_answers(training, estimated))
         room = max(width - NAMES - 8, 20)
         table = Table.grid(padding=(0, 1))
         table.add_column(width=2)
@@ -220,10 +222,13 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
             yield gauge, gauge.estimate(series.at_newest(by_layer=False), training.configuration.level)
 
 
-def _answers(estimated: "Sequence[tuple[Gauge, Estimates]]") -> Iterator[Answer]:
-    for gauge, estimates in estimated:
+def _answers(training: "Training", estimated: "Sequence[tuple[Gauge, Estimates]]") -> Iterator[Answer]:
+    configuration, measured = training.configuration, {gauge.name for gauge, _ in estimated}
+    settings = hyperparameters_of(configuration, training.step)
+    for gauge, estimates in sorted(estimated, key=lambda pair: is_outranked(pair[0].name, measured)):
         if (finding := gauge.interpret(estimates)) is not None:
-            yield Answer(finding, estimates, gauge)
+            told = completed(finding, gauge, estimates, settings, configuration.schedule, measured)
+            yield Answer(told, estimates, gauge)
 
 
 def spark(values: Iterable[float], width: int) -> str:

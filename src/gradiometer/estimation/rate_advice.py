@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from gradiometer.estimation.batch_table import relative_updates
+from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate, Estimates, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.gauge import Gauge
@@ -57,6 +58,11 @@ def rate_brackets(family: str, rate: float, present: int, sizes: Sequence[int]) 
         ends = sorted(rate * (size / present) ** power for power in POWERS[family])
         found.append(RateBracket(size, *ends))
     return tuple(found)
+
+
+def is_outranked(gauge: str, measured: Collection[str]) -> bool:
+    """True for the noise scale where the preconditioned one is measured too, which then answers for the batch."""
+    return gauge == GradientNoise.name and PRECONDITIONED in measured
 
 
 def completed(

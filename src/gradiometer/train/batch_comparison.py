@@ -17,11 +17,11 @@ from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.gauges import recorded_gauges
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding
-from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Series
-from gradiometer.run.configuration import OPTIMIZERS, Configuration
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.settings.planned import hyperparameters_of
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.train.brief import advance, started
 from gradiometer.train.training import Training
@@ -119,9 +119,8 @@ def compare_for_run(
     settings = run.hyperparameters
     if settings is None:
         raise BadArgument(f"`{path}` has no record of its learning rate.")
-    if isinstance(run.configuration, Configuration):
-        return _compared(run.name, run.configuration, settings, latest, scales, seconds)
-    found = _compared(run.name, run.configuration, settings, latest, scales, None)
+    timed = seconds if isinstance(run.configuration, Configuration) else None
+    found = _compared(run.name, run.configuration, settings, latest, scales, timed)
     preconditioned = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
     return found if preconditioned is None else replace(found, finding=_preconditioned(run, preconditioned, level))
 
@@ -156,10 +155,7 @@ def compare_for_problem(
     readings = advance(training, steps, gauge, last=MEASURED)
     latest = gauge.estimate(Series.of(readings, training.sampling, training.objective.layers), configuration.level)
     subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
-    c = configuration
-    name = OPTIMIZERS[c.optimizer]
-    group = Group(name, family_of([name]), c.rate, c.momentum, c.nesterov, c.weight_decay)
-    return _compared(subject, c, Hyperparameters((0,), ((group,),), steps), latest, [], seconds)
+    return _compared(subject, configuration, hyperparameters_of(configuration, steps), latest, [], seconds)
 
 
 def _compared(

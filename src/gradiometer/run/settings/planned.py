@@ -1,9 +1,11 @@
-"""The learning-rate schedule of a configuration, for a run of a given length."""
+"""What a configuration plans: its learning rates over a run of a given length, and the settings of its optimizer."""
 
 from gradiometer.convergence.schedules.named import named
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import read
-from gradiometer.run.configuration import Configuration
+from gradiometer.measurement.optimizer.groups import Group, family_of
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
+from gradiometer.run.configuration import OPTIMIZERS, Configuration
 
 STEPS_CHECKED = 100_000
 """Most steps of the schedule that are checked before training."""
@@ -23,3 +25,10 @@ def planned(configuration: Configuration, steps: int) -> Schedule:
     """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""
     found = named(configuration.schedule, configuration.rate, steps, configuration.snapshots)
     return read(configuration.schedule) if found is None else found
+
+
+def hyperparameters_of(configuration: Configuration, reached: int) -> Hyperparameters:
+    """The settings of its optimizer at the start, for a run that has reached this step."""
+    c, name = configuration, OPTIMIZERS[configuration.optimizer]
+    group = Group(name, family_of([name]), c.rate, c.momentum, c.nesterov, c.weight_decay)
+    return Hyperparameters((0,), ((group,),), reached)
