@@ -1,6 +1,7 @@
 """The models every law is tested on, the browser, and the settings of every test."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ torch.set_num_threads(1)
 # The suite starts many processes. Without compiled files, each of them would compile the package and the tests again.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell in the background ignores it, and so would all children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 CHROMIUM = Path("/usr/bin/chromium")
 
 

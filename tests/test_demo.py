@@ -25,7 +25,7 @@ def test_the_demo_tries_what_it_advises(tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0 and "test accuracy" in answer["verdict"]
     (record,) = Path(answer["run"]).glob("forks/*/branches.jsonl")
     branches = [json.loads(line) for line in record.read_text().splitlines()]
-    assert len(branches) == 2 * REPLICATES
+    assert len(branches) == 3 * REPLICATES  # going on, the advice, and going on for the examples that it promises
     tried = [finding["tried"] for finding in answer["findings"] if finding["tried"]]
     advised = [finding for finding in answer["findings"] if finding["alternatives"]]
     assert all(sentence.startswith("Tried: from step 2,250, ") for sentence in tried) and len(tried) == len(advised)

@@ -78,7 +78,9 @@ def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
     assert "chain 1, 200 steps after 100" in " ".join(result.output.split())
     assert "train_loss: R-hat" in result.output
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
-        f"train_loss_{kind}.png" for kind in ("trace", "ranks", "autocorrelation")
+        f"{name}_{kind}.png"
+        for name in ("train_loss", *(f"slope_{k}" for k in range(1, 6)))
+        for kind in ("trace", "ranks", "autocorrelation")
     }
     with pytest.raises(BadArgument, match="`--png` compares chains with each other: add --chains 4"):
         CliRunner().invoke(sample, ["linear-regression", "--png", str(tmp_path)], catch_exceptions=False)
