@@ -186,7 +186,7 @@ def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(tmp
 
 @pytest.mark.parametrize("text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"])
 def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
-    training = Training(problem(), settings(schedule=text, learning_rate=0.1), Budget(0.0))
+    training = Training(problem(), settings(schedule=text, learning_rate=0.1 if text == "linear" else None), Budget(0.0))
     seen = []
     for _ in range(training.steps):
         seen.append(training.learning_rate)
@@ -198,17 +198,17 @@ def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
 
 def test_a_schedule_that_turns_negative_within_the_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
     with pytest.raises(BadArgument, match=r"gives -0.01\d* at step 100: a rate must be finite and not negative"):
-        train(problem(), settings(schedule="1 - t/100", learning_rate=0.1), tmp_path)
+        train(problem(), settings(schedule="1 - t/100", learning_rate=None), tmp_path)
 
 
 def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(problem(), settings(schedule="0.1/t", learning_rate=0.1), tmp_path, StopAt(73))
+        train(problem(), settings(schedule="0.1/t", learning_rate=None), tmp_path, StopAt(73))
     (stopped,) = tmp_path.iterdir()
     checkpoint, _ = load_latest(RunFolder.open(stopped))
     with pytest.raises(RunDamaged, match="its checkpoint was made under Formula"):
         restore(
-            Training(problem(), settings(schedule="0.2/t", learning_rate=0.1), Budget(0.0)),
+            Training(problem(), settings(schedule="0.2/t", learning_rate=None), Budget(0.0)),
             checkpoint.tensors,
             checkpoint.state,
         )
