@@ -186,7 +186,9 @@ def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(tmp
 
 @pytest.mark.parametrize("text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"])
 def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
-    training = Training(problem(), settings(schedule=text, learning_rate=0.1 if text == "linear" else None), Budget(0.0))
+    training = Training(
+        problem(), settings(schedule=text, learning_rate=0.1 if text == "linear" else None), Budget(0.0)
+    )
     seen = []
     for _ in range(training.steps):
         seen.append(training.learning_rate)
