@@ -49,6 +49,12 @@ def test_a_run_says_adamw_and_measures_what_fits_it(tmp_path: Path) -> None:
     assert compare_for_run(run.path, seconds=None).finding.gauge == "preconditioned_noise"
 
 
+def test_the_rate_of_the_last_step_is_on_record(tmp_path: Path) -> None:
+    run = train(load("digits"), Configuration(steps=200, schedule="linear", budget=0.0), tmp_path)
+    assert run.hyperparameters is not None
+    assert run.hyperparameters.steps[-1] == 199 and run.hyperparameters.now[0].learning_rate == pytest.approx(0.1 / 200)
+
+
 def test_without_a_record_of_its_rates_a_run_still_says_adamw(tmp_path: Path) -> None:
     run = train(load("digits"), Configuration(**ADAMW, budget=0.0), tmp_path)
     (run.path / "readings.jsonl").unlink()

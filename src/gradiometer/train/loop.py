@@ -221,7 +221,7 @@ class Loop:
         self.spikes.look(loss, batch)
         if measured or recorder.follows(step):
             self._measure(training.caught(batch, spread), measured)
-        if step >= recorder.settings.next_look:
+        if step >= recorder.settings.next_look or step == training.steps - 1:
             recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
         learning_rate = training.learning_rate
         training.update()
