@@ -121,7 +121,7 @@ def _carrying(variation: Estimate) -> float:
 def _uneven(variation: Estimate) -> str:
     return (
         f"The readings of the noise are uneven (their CV² is {significant(variation.value, 2)}), as if few examples "
-        "had most of it. Two such examples in one batch are rare and may not have been seen: the interval is wider "
+        "carried most of it. Two such examples in one batch are rare and may not have been seen: the interval is wider "
         "for that."
     )
 
