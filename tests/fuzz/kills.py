@@ -267,10 +267,18 @@ class Killer:
             code = ended(begun(next_of(self.work, folder), folder))
             assert code == 0, f"{self.name}, continued: {(folder / 'err').read_text()}"
         assert self.work.facts(folder) == self.whole, f"{self.name}: not as undisturbed work"
+        self._write_page(folder)
         left = [path for path in folder.rglob(".*") if path.is_file()]
         assert not left, f"{self.name}: left over {left}"
         counts["pieces of work"] += 1
         shutil.rmtree(folder)
+
+    def _write_page(self, folder: Path) -> None:
+        """Write the page of a training that was killed after its last step, as a user would."""
+        for found in folder.glob("runs/*/run.toml") if self.work.facts is of_a_training else ():
+            if not (found.parent / "report.html").exists():
+                code = ended(begun(("report", str(found.parent)), folder))
+                assert code == 0, f"{self.name}, page: {(folder / 'err').read_text()}"
 
     def _size(self, begin: float, folder: Path) -> None:
         """The length of undisturbed work. A busy machine changes it, and what falls behind its end kills nothing."""

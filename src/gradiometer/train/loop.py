@@ -104,7 +104,10 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
     """
     run = Run.open(path, gauges=gauges)
     if run.status in ("finished", "diverged"):
-        raise BadArgument(f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume.")
+        raise BadArgument(
+            f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume. "
+            f"Write its page with: gradiometer report {shlex.quote(str(path))}"
+        )
     made, missing = recorded_gauges(run)
     if missing:
         raise BadArgument(f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.")
