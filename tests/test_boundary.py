@@ -55,6 +55,19 @@ def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, wo
     assert code == 6 and words in sentence and sentence.endswith(".")
 
 
+class Interrupts:
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_a_class_is_made_is_no_bug() -> None:
+    try:
+        type("Made", (), {"attribute": Interrupts()})
+    except BaseException as error:  # Python 3.11: a RuntimeError
+        assert explained(error, []) == ("stopped before the end.", 5)
+    assert explained(RuntimeError("Error calling __set_name__"), [])[1] == 1
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -2,7 +2,9 @@
 
 `python tests/fuzz/kills.py 1000 [SEED]` kills so many times and prints the counts. A process that has imported
 everything forks a short process for each attempt. It is killed by SIGKILL or SIGTERM at a random moment, or kills itself
-at a random file operation, in the middle of it if it writes: after its first byte, its half, or all but its last.
+at a random file operation, in the middle of it if it writes: after its first byte, its half, or all but its last. It
+does so at a random append to a journal as often as at any file operation, since few of these are appends. What was
+appended is noted by the process, and every line of it must stay a line of a journal.
 """
 
 import hashlib
@@ -35,7 +37,8 @@ from gradiometer.run import load_latest
 from gradiometer.run.reader import HISTORY
 from gradiometer.storage.journal import read_journal
 
-HARD, IN_ORDER, AT_A_FILE = "SIGKILL", "SIGTERM", "at a file operation"
+HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = "SIGKILL", "SIGTERM", "at a file operation", "in an append"
+NOTES = "appended"
 DEATHS = 12
 """Kills of one piece of work, after which it is continued to its end."""
 
@@ -147,19 +150,31 @@ WORKS = {
 
 
 @contextmanager
-def dying(place: int | None) -> Iterator[list[str]]:
-    """The process kills itself at this file operation of the block, in the middle of it if it writes."""
-    calls: list[str] = []
+def dying(way: str = "", place: int = -1) -> Iterator[Counter[str]]:
+    """The process kills itself at this file operation or append of the block, in the middle of it if it writes.
+
+    Yields the number of file operations and of appends so far. What is appended is noted in the file `NOTES`.
+    """
+    calls: Counter[str] = Counter()
+    journals: set[int] = set()
+    notes, note = os.open(NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), os.write
 
     def wrapped(name: str, really: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
-            calls.append(name)
-            if len(calls) - 1 == place:
+            ways = [AT_A_FILE, *([IN_AN_APPEND] if name == "write" and given[0] in journals else [])]
+            dies = way in ways and calls[way] == place
+            calls.update(ways)
+            if dies:
                 if name == "write":
                     size = len(given[1])
                     really(given[0], bytes(given[1])[: (1, size // 2, size - 1)[place % 3]])
                 os.kill(os.getpid(), signal.SIGKILL)
-            return really(*given, **named)
+            made = really(*given, **named)
+            if IN_AN_APPEND in ways:
+                note(notes, bytes(given[1])[:made])
+            elif name == "open":
+                (journals.add if str(given[0]).endswith(".jsonl") else journals.discard)(made)
+            return made
 
         return call
 
@@ -169,7 +184,7 @@ def dying(place: int | None) -> Iterator[list[str]]:
         yield calls
 
 
-def begun(arguments: Sequence[str], folder: Path, place: int | None = None) -> int:
+def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1) -> int:
     """Start a command in a forked process. Returns its number. The number of its file operations is written at its end."""
     if number := os.fork():
         return number
@@ -179,12 +194,12 @@ def begun(arguments: Sequence[str], folder: Path, place: int | None = None) -> i
         for descriptor, name in ((1, "out"), (2, "err")):
             opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(opened, descriptor)
-        with dying(place) as calls:
+        with dying(way, place) as calls:
             try:
                 main([*arguments])
             except SystemExit as ended:
                 code = int(ended.code or 0)
-        Path("calls").write_text(str(len(calls)))
+        Path("calls").write_text(json.dumps(calls))
     finally:
         os._exit(code)
 
@@ -200,6 +215,13 @@ def grounds(work: Work, parent: Path) -> Path:
     if work.ground and ended(begun(work.ground, folder)):
         raise AssertionError((folder / "err").read_text())
     return folder
+
+
+def check_lines(folder: Path) -> None:
+    """Every line that was appended to a journal is a line of one."""
+    lines = {line for path in folder.rglob("*.jsonl") for line in path.read_bytes().split(b"\n")}
+    lost = set((folder / NOTES).read_bytes().split(b"\n")) - lines - {b""}
+    assert not lost, f"appended, and then lost: {lost}"
 
 
 def next_of(work: Work, folder: Path) -> tuple[str, ...]:
@@ -247,7 +269,7 @@ class Killer:
         """Kill one piece of work up to so many times, and continue it to its end."""
         folder, before = self._fresh(), Facts()
         for _ in range(deaths):
-            way = draw.choice((HARD, IN_ORDER, AT_A_FILE, AT_A_FILE))
+            way = draw.choice((HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND))
             begin, untouched = time.monotonic(), not before
             code = self._death(way, draw, folder)
             killed = code != 0
@@ -260,6 +282,7 @@ class Killer:
             assert code in expected and "Traceback" not in said, f"{self.name}, {way}, exit {code}: {said}"
             after = self.work.facts(folder)
             check_kept(before, after, self.whole)
+            check_lines(folder)
             before = after
             if not killed or after.get("status") == "finished" or after == self.whole:
                 break
@@ -267,6 +290,7 @@ class Killer:
             code = ended(begun(next_of(self.work, folder), folder))
             assert code == 0, f"{self.name}, continued: {(folder / 'err').read_text()}"
         assert self.work.facts(folder) == self.whole, f"{self.name}: not as undisturbed work"
+        check_lines(folder)
         self._write_page(folder)
         left = [path for path in folder.rglob(".*") if path.is_file()]
         assert not left, f"{self.name}: left over {left}"
@@ -282,7 +306,7 @@ class Killer:
 
     def _size(self, begin: float, folder: Path) -> None:
         """The length of undisturbed work. A busy machine changes it, and what falls behind its end kills nothing."""
-        self.seconds, self.calls = time.monotonic() - begin, int((folder / "calls").read_text())
+        self.seconds, self.calls = time.monotonic() - begin, json.loads((folder / "calls").read_text())
 
     def _fresh(self) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self.parent))
@@ -291,8 +315,8 @@ class Killer:
     def _death(self, way: str, draw: random.Random, folder: Path) -> int:
         """The exit code of a command that is killed in this way."""
         command = next_of(self.work, folder)
-        if way == AT_A_FILE:
-            return ended(begun(command, folder, draw.randrange(self.calls)))
+        if way in (AT_A_FILE, IN_AN_APPEND):
+            return ended(begun(command, folder, way, draw.randrange(self.calls.get(way, 1))))
         number = begun(command, folder)
         moment = time.monotonic() + draw.uniform(0, self.seconds)
         while time.monotonic() < moment and not os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -318,12 +342,18 @@ def many(total: int, seed: int, names: Sequence[str] = tuple(WORKS)) -> Counter[
         while counts["kills"] < total:
             for killer in killers:
                 if counts["kills"] < total:
-                    killer.kill(draw, min(DEATHS, total - counts["kills"]), counts)
+                    try:
+                        killer.kill(draw, min(DEATHS, total - counts["kills"]), counts)
+                    except AssertionError as fault:
+                        counts["faults"] += 1
+                        click.echo(f"--- fault {counts['faults']}: {fault}")
             click.echo(f"{counts['kills']} kills of {counts['pieces of work']} pieces of work")
     return counts
 
 
 if __name__ == "__main__":
     arguments = [*map(int, sys.argv[1:3]), 0]
-    for what, count in sorted(many(arguments[0], arguments[1]).items()):
+    found = many(arguments[0], arguments[1])
+    for what, count in sorted(found.items()):
         click.echo(f"{count:6}  {what}")
+    sys.exit(found["faults"] > 0)

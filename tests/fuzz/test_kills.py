@@ -6,6 +6,21 @@ from pathlib import Path
 
 import pytest
 
+WITHOUT_REPAIR = """
+import random, tempfile
+from collections import Counter
+from pathlib import Path
+import kills
+from gradiometer.storage import journal
+
+journal._ends_in_newline = lambda *_: True
+kills.warm()
+with tempfile.TemporaryDirectory() as parent:
+    killer, draw = kills.Killer("momentum", Path(parent)), random.Random(5)
+    for _ in range(10):
+        killer.kill(draw, 12, Counter())
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
@@ -14,3 +29,11 @@ def test_work_that_is_killed_100_times_ends_with_the_same_bits() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "100  kills" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
+def test_a_journal_that_does_not_repair_a_torn_line_is_found() -> None:
+    command = [sys.executable, "-c", WITHOUT_REPAIR]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "appended, and then lost" in done.stderr

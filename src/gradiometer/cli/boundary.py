@@ -53,7 +53,7 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     """One sentence for an error, and the exit code. The code is 1 if the error is a bug of gradiometer."""
     if isinstance(error, GradiometerError):
         return str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
+    if _is_interrupt(error):
         return "stopped before the end.", Interrupted.exit_code
     sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
     return (_BUG, 1) if sentence is None else (sentence, REFUSED)
@@ -112,6 +112,11 @@ def ended_by_sigterm() -> Iterator[None]:
         over.set()
         sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """True for KeyboardInterrupt, also as the cause: Python 3.11 turns one in `__set_name__` into a RuntimeError."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__))
 
 
 def _shortage(error: BaseException) -> str | None:
