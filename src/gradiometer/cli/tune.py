@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import configuration_options, given_by, json_option, out_option, pool_option
+from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 LEFT_OUT = (
     *("problem", "learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget"),
     *("gauges", "check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints"),
-    "checkpoint_at",
+    *("checkpoint_at", "optimizer", "momentum", "weight_decay"),
 )
 """Settings that tuning chooses or does not use."""
 
@@ -32,6 +33,15 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True}
 @click.option("--budget", type=float, default=1.3, show_default=True, metavar="RUNS",
               help="The most that tuning may cost, in units of the training. With 2.6, every rate is tried on two data "
               "orders, which gives intervals.")  # fmt: skip
+@click.option("--optimizer", metavar="NAMES", default=None,
+              help="sgd, adamw, or several with commas, such as sgd,adamw: the one is chosen that ends at the lowest "
+              "training loss, each at its own rate.  [default: sgd]")  # fmt: skip
+@click.option("--momentum", metavar="NUMBERS", default=None,
+              help="Momentum of SGD in [0, 1), or several with commas, such as 0,0.9, to choose from. Heavy ball "
+              "unless --nesterov is given.  [default: 0.9, Nesterov]")  # fmt: skip
+@click.option("--weight-decay", metavar="NUMBERS", default=None,
+              help="Weight decay, or several with commas, such as 0,1e-4: the one is chosen that ends at the lowest "
+              "training loss, which often is the smallest.  [default: 0]")  # fmt: skip
 @configuration_options(*LEFT_OUT)
 @pool_option
 @out_option
@@ -48,14 +58,17 @@ def tune(
     """Choose the learning rate for training PROBLEM, before the training.
 
     A probe brackets the rate, and branches are trained from the start with the rate linear to zero, in rounds of
-    growing length. SGD has Nesterov momentum 0.9 unless --momentum is given. The choice is written as a TOML file for
-    `gradiometer train --config`.
+    growing length. SGD has Nesterov momentum 0.9 unless --momentum is given. Several optimizers, momenta or weight
+    decays are raced within the same budget, on shorter branches. The choice is written as a TOML file for `gradiometer
+    train --config`.
 
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
     quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
     continues.
     """
-    made = tuned(configuration_to_tune(file, {"problem": problem, **flags}), out, budget, pool, quiet=as_json)
+    several = {name: _several(name, flags) for name in ("optimizer", "momentum", "weight_decay")}
+    configuration = configuration_to_tune(file, {"problem": problem, **flags, **_one_of(several)})
+    made = tuned(configuration, out, budget, pool, quiet=as_json, **several)
     if as_json:
         from gradiometer.cli.outcome import print_json
 
@@ -72,7 +85,33 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
     return Configuration.from_mapping((MOMENTUM if silent else {}) | given, "")
 
 
-def tuned(configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool) -> "ProblemTuned":
+def _several(name: str, flags: dict[str, Any]) -> Any:
+    """The values of a flag with commas in it: texts, or numbers; None if it is not given."""
+    given = flags.get(name)
+    if given is None or name == "optimizer":
+        return given
+    try:
+        return [float(part) for part in given.split(",")]
+    except ValueError:
+        raise BadArgument(f"`{name}` must be a number, or several with commas between them, got {given!r}.") from None
+
+
+def _one_of(several: dict[str, Any]) -> dict[str, Any]:
+    """One value of each flag that is given, which fit together: a configuration has no lists."""
+    one = {}
+    if several["optimizer"] is not None:
+        names = [name.strip() for name in several["optimizer"].split(",")]
+        one["optimizer"] = "sgd" if "sgd" in names else names[0]
+    if several["momentum"] is not None:
+        one["momentum"] = max(several["momentum"])  # Nesterov momentum needs one above zero
+    if several["weight_decay"] is not None:
+        one["weight_decay"] = several["weight_decay"][0]
+    return one
+
+
+def tuned(
+    configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool, **several: Any
+) -> "ProblemTuned":
     """Tune a problem, and say how many branches are finished."""
     from gradiometer.cli.branches import following
     from gradiometer.errors import Interrupted
@@ -90,6 +129,7 @@ def tuned(configuration: Configuration, out: Path, budget: float, pool: str, *, 
                 out,
                 budget=budget,
                 pool=pool,
+                **several,
                 progress=lambda result, *_: progress.count(result),
             )
     except KeyboardInterrupt:

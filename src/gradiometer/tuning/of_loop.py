@@ -3,7 +3,6 @@
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,22 @@ from torch import nn
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
+from gradiometer.forks.branches import Fork
 from gradiometer.forks.data import Data, data_of, first_size
 from gradiometer.forks.loop_state import check_functions, parts_of
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
-from gradiometer.tuning.choice import STEP, Stage, choose, rate_of
-from gradiometer.tuning.optimizers import Made, MakeOptimizer
+from gradiometer.tuning.choice import rate_of
+from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket, bracket
+from gradiometer.tuning.race import Lane, as_fork, finish, raced
+from gradiometer.tuning.stages import FEWEST, Plan
 from gradiometer.tuning.start import BATCHES, start_of
 from gradiometer.tuning.trials import FORWARD, Trials
 from gradiometer.tuning.tuned import Tuned
+from gradiometer.tuning.variants import Amounts, Optimizers, variants
 
 BUDGET = 1.3
 """Default budget, in units of the training."""
@@ -38,21 +40,8 @@ ADAPTIVE = Bracket(1e-5, 1.0, 3e-3, ())
 ABOVE = 5
 """The first round is centred this many steps of the grid above the rate of the probe."""
 
-FEWEST, SHARE_PROBED, MOST_PROBED = 16, 1 / 20, 60
-"""Fewest updates of a branch and of the probe; the probe's share of the training, and its most updates."""
-
-FIRST_SHARE, FIRST_SPACING, FIRST_MOST = 1 / 18, 4, 7
-"""Length of the branches of the first round, as a share of the training; steps of the grid between its rates, two
-octaves; and the most branches, which it needs only if the best rate is far from where it started."""
-
-SHARES, SPACING = (0.1, 0.2), 2
-"""The same of the later rounds, if the budget allows."""
-
-LEAST_BRANCHES = 3
-"""Fewest branches of a round."""
-
-LEAST = 0.6
-"""If the budget does not pay for this share of the lengths of later rounds, there is one of them less."""
+SHARE_PROBED, MOST_PROBED = 1 / 20, 60
+"""The probe's share of the training, and its most updates."""
 
 
 def tune(
@@ -63,10 +52,10 @@ def tune(
     steps: int,
     batch_size: int | None = None,
     budget: Amount = BUDGET,
-    optimizer: str | MakeOptimizer = "sgd",
-    momentum: Amount = 0.9,
+    optimizer: Optimizers = "sgd",
+    momentum: Amounts = 0.9,
     nesterov: bool = True,
-    weight_decay: Amount = 0.0,
+    weight_decay: Amounts = 0.0,
     clip: Amount | None = CLIP,
     seed: int = 0,
     pool: str | Pool = "here",
@@ -89,10 +78,11 @@ def tune(
         batch_size: Size of a batch, if `batches` are examples.
         budget: The most that tuning may cost, in units of the training. With twice the default, every rate is tried on
             two data orders, which gives intervals.
-        optimizer: "sgd", "adamw", or a function of (parameters, learning_rate) that returns an optimizer.
-        momentum: Momentum of SGD.
+        optimizer: "sgd", "adamw", or a function of (parameters, learning_rate) that returns an optimizer. Of several,
+            as a list or as "sgd,adamw", the one is chosen that ends at the lowest training loss.
+        momentum: Momentum of SGD; one of several, such as (0, 0.9), is chosen in the same way.
         nesterov: True for Nesterov momentum, False for the heavy ball.
-        weight_decay: Weight decay of "sgd" or "adamw".
+        weight_decay: Weight decay of "sgd" or "adamw"; one of several is chosen in the same way, by training loss.
         clip: Gradients are clipped at this many times the norm that they have at the start; None: not at all. It keeps
             a rate that is too high from ending the training.
         seed: Seed of the data orders and of the random draws.
@@ -129,93 +119,64 @@ def tune(
     for name, number, least in (("steps", steps, 8), ("seed", seed, 0), ("threads", threads, 1)):
         check_whole(name, number, least)
     check_number("budget", budget, positive=True)
-    made = Made(optimizer, momentum, nesterov, weight_decay)
+    kinds = variants(optimizer, momentum, nesterov, weight_decay)
     data = data_of(batches, batch_size)
-    first = made(model.parameters() if isinstance(model, nn.Module) else [], 1.0)
+    first = kinds[0](model.parameters() if isinstance(model, nn.Module) else [], 1.0)
     check_functions(
         parts_of(model, first, None, None), loss=loss, step=None, evaluate=None, scaler=None, accumulation=1
     )
     if clip is not None:
         check_number("clip", clip, positive=True)
     start = start_of(model, first, data, loss=loss, seed=seed)
-    made = made if clip is None else made.clipped(clip * start.norm)
+    kinds = kinds if clip is None else tuple(kind.clipped(clip * start.norm) for kind in kinds)
+    probes = _brackets(model, kinds, data, loss=loss, steps=steps, seed=seed)
     size = first_size(data, seed) * data.shards
     readout = max(steps * size // 48, 1)
-    probed, found = _bracket(model, made(model.parameters(), 1.0), data, loss=loss, steps=steps, seed=seed)
     replicates = max(int(budget / BUDGET), 1)
-    spent = (probed * (1 + 1 / FORWARD) + BATCHES) / steps
-    plan = _Plan(steps, (budget - spent) / replicates, readout / size / FORWARD)
+    spent = sum(probed for probed, _ in probes.values()) * (1 + 1 / FORWARD) + BATCHES
+    decays = len(kinds) // len(probes)
+    plan = Plan(steps, float(budget), spent, readout / size / FORWARD, len(probes), decays, replicates)
     with opened(pool) as where:
-        trials = Trials(
-            model, made, data, loss, size, steps, readout, replicates, found.rate, where,
-            seed=seed, threads=threads, out=out, progress=progress,
-        )  # fmt: skip
-        choice = choose(
-            trials,
-            plan.first,
-            lambda: plan.then(trials.updates / replicates),
-            start=ABOVE if probed else 0,
-            lowest=math.floor(math.log2(found.low / found.rate) / STEP),
-            before=start.loss,
-            highest=math.ceil(math.log2(found.high / found.rate) / STEP),
-        )
-    trials.finish()
+        lanes, short = [], dict[Any, Trials]()
+        for kind in kinds:
+            found = probes[kind.family][1]
+            trials = Trials(
+                model, kind, data, loss, size, steps, readout, replicates, found.rate, where,
+                seed=seed, threads=threads, out=out, progress=progress,
+            )  # fmt: skip
+            first_round = short.setdefault(kind.family, trials)
+            lanes.append(Lane(kind, found, trials, first_round, 0 if found is ADAPTIVE else ABOVE, start.loss))
+        lane, choice, parts = raced(lanes, plan)
+    races = tuple(as_fork(part, seed=seed, left=steps * size) for part in parts)
+    if out is not None:
+        finish(out, lanes, races)
+    cost = (spent + sum(one.trials.updates for one in lanes)) / steps
+    rate, probed = rate_of(lane.bracket.rate, choice.exponent), None if lane.bracket is ADAPTIVE else lane.bracket
     return Tuned(
-        rate_of(found.rate, choice.exponent), steps, size, made, found if probed else None, choice, found.rate,
-        trials.forks, spent + trials.updates / steps, budget, replicates,
+        rate, steps, size, lane.made, probed, choice, lane.bracket.rate, _forks(lane), cost, budget, replicates,
+        parts, tuple(fork for _, fork in races),
     )  # fmt: skip
 
 
-def _bracket(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, loss: Loss, steps: int, seed: int
-) -> tuple[int, Bracket]:
-    """The number of updates of the probe, 0 if there is none, and the bracket."""
-    if not isinstance(optimizer, torch.optim.SGD):
-        return 0, ADAPTIVE
-    updates = max(min(math.ceil(steps * SHARE_PROBED), MOST_PROBED), min(FEWEST, steps // 4))
+def _forks(lane: Lane) -> tuple[Fork, ...]:
+    """The rounds of its rates."""
+    return lane.trials.forks if lane.trials is lane.short else (*lane.short.forks[:1], *lane.trials.forks)
+
+
+def _brackets(
+    model: nn.Module, kinds: Sequence[Made], data: Data, *, loss: Loss, steps: int, seed: int
+) -> dict[tuple[Any, ...], tuple[int, Bracket]]:
+    """For every kind of optimizer the number of updates of its probe, 0 if it needs none, and its bracket."""
     digits = zlib.crc32(f"{seed}/tuning".encode())
-    return updates, bracket(model, optimizer, loss=loss, batches=data, updates=updates, seed=digits)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The rounds that a budget pays for.
-
-    Args:
-        steps: Updates of the training.
-        budget: In units of the training.
-        readout: What the readout of a branch costs, in updates.
-    """
-
-    steps: int
-    budget: float
-    readout: float
-
-    @property
-    def first(self) -> Stage:
-        """The first round.
-
-        Raises:
-            BadArgument: The budget does not pay for it.
-        """
-        fewest = min(FEWEST, max(self.steps // 6, 1))
-        updates = max(round(FIRST_SHARE * self.steps), fewest)
-        most = min(int(self.budget * self.steps / (updates + self.readout)), FIRST_MOST)
-        if not most >= LEAST_BRANCHES:
-            needed = LEAST_BRANCHES * (updates + self.readout) / self.steps + 0.15
-            raise BadArgument(
-                f"`budget` pays for no three branches of {updates} updates and the probe: give at least {needed:.2g}."
+    updates = max(min(math.ceil(steps * SHARE_PROBED), MOST_PROBED), min(FEWEST, steps // 4))
+    found = {}
+    for kind in kinds:
+        optimizer = kind(model.parameters(), 1.0)
+        if not isinstance(optimizer, torch.optim.SGD):
+            found[kind.family] = 0, ADAPTIVE
+        elif kind.family not in found:  # weight decay does not move the bracket
+            found[kind.family] = (
+                updates,
+                bracket(model, optimizer, loss=loss, batches=data, updates=updates, seed=digits),
             )
-        return Stage(updates, most, FIRST_SPACING)
-
-    def then(self, spent: float) -> Sequence[Stage]:
-        """The later rounds, after so many updates."""
-        left = self.budget * self.steps - spent
-        for shares in (SHARES, SHARES[1:], SHARES[:1]):
-            cost = LEAST_BRANCHES * sum(share * self.steps for share in shares)
-            affordable = left - LEAST_BRANCHES * len(shares) * (self.readout + 1)
-            scale = min(affordable / cost, 1.0)
-            lengths = [int(share * self.steps * scale) for share in shares]
-            if scale >= LEAST and lengths[0] > self.first.updates:
-                return [Stage(length, LEAST_BRANCHES, SPACING) for length in lengths]
-        return []
+    return found

@@ -25,6 +25,7 @@ from gradiometer.train.loop import name_of_run
 from gradiometer.train.preparation import device_of, new_model, seed_everything
 from gradiometer.tuning.of_loop import BUDGET, tune
 from gradiometer.tuning.tuned import Tuned
+from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
 
@@ -64,6 +65,9 @@ def tune_problem(
     out: Path,
     *,
     budget: Amount = BUDGET,
+    optimizer: Optimizers | None = None,
+    momentum: Amounts | None = None,
+    weight_decay: Amounts | None = None,
     pool: Pool | str = "here",
     progress: Progress | None = None,
 ) -> ProblemTuned:
@@ -76,6 +80,9 @@ def tune_problem(
         configuration: How: its rate and schedule are chosen, everything else is kept.
         out: Folder of the runs, below which the tuning gets a folder of its own.
         budget: The most that tuning may cost, in units of the training.
+        optimizer: Several optimizers to choose from, such as "sgd,adamw". Default: that of the configuration.
+        momentum: Several momenta of SGD to choose from, such as (0, 0.9). Default: that of the configuration.
+        weight_decay: Several weight decays to choose from. Default: that of the configuration.
         pool: Where branches are trained.
         progress: Called after every branch.
 
@@ -115,17 +122,18 @@ def tune_problem(
             batch_size=order.batch_size if reshuffled else None,
             steps=steps,
             budget=budget,
-            optimizer=configuration.optimizer,
-            momentum=configuration.momentum,
+            optimizer=configuration.optimizer if optimizer is None else optimizer,
+            momentum=configuration.momentum if momentum is None else momentum,
             nesterov=configuration.nesterov,
-            weight_decay=configuration.weight_decay,
+            weight_decay=configuration.weight_decay if weight_decay is None else weight_decay,
             seed=configuration.seed,
             pool=pool,
             threads=configuration.threads,
             out=path,
             progress=progress,
         )
-    settings = {name: tuned.settings[name] for name in ("learning_rate", "schedule", "steps", "clip")}
+    plain = {"momentum": 0.0, "nesterov": False}  # of an optimizer without momentum
+    settings = plain | {name: value for name, value in tuned.settings.items() if name != "batch_size"}
     chosen = msgspec.structs.replace(configuration, **settings)
     with writing(path):
         replace_file(path / FILE, chosen.to_toml().encode())

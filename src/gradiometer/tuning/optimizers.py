@@ -11,13 +11,16 @@ from torch import nn
 from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
+from gradiometer.forks.alternatives.alternative import Alternative
+from gradiometer.forks.alternatives.replacements import Custom, Using
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 """Makes an optimizer: called as `make(parameters, learning_rate)`."""
 
-NAMES = ("sgd", "adamw")
+CLASSES: Mapping[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+"""The optimizers that have a name."""
 
 
 class Made:
@@ -34,7 +37,7 @@ class Made:
     """
 
     def __init__(self, optimizer: str | MakeOptimizer, momentum: Amount, nesterov: bool, weight_decay: Amount) -> None:
-        if not (callable(optimizer) or optimizer in NAMES):
+        if not (callable(optimizer) or optimizer in tuple(CLASSES)):
             raise BadArgument(
                 f"`optimizer` must be 'sgd', 'adamw' or a function of (parameters, learning_rate), got {optimizer!r}."
             )
@@ -48,6 +51,11 @@ class Made:
         if optimizer == "sgd":
             self.settings = {"momentum": momentum, "nesterov": nesterov and momentum > 0, **self.settings}
 
+    @property
+    def family(self) -> tuple[Any, ...]:
+        """What decides the bracket of rates: everything but the weight decay."""
+        return self._optimizer, *(value for name, value in self.settings.items() if name != "weight_decay")
+
     def clipped(self, norm: float) -> "Made":
         """The same with gradients clipped to this norm."""
         made = copy.copy(self)
@@ -58,6 +66,23 @@ class Made:
     def name(self) -> str:
         """ "sgd", "adamw", or "own"."""
         return self._optimizer if isinstance(self._optimizer, str) else "own"
+
+    @property
+    def words(self) -> str:
+        """The optimizer in a few words, without its rate."""
+        if not isinstance(self._optimizer, str):
+            return self._function
+        mu, decay = self.settings.get("momentum"), self.settings["weight_decay"]
+        kind = "Nesterov momentum" if self.settings.get("nesterov") else "momentum"
+        parts = [f"{word} {value:g}" for word, value in ((kind, mu), ("weight decay", decay)) if value]
+        return f"{CLASSES[self._optimizer].__name__}{' with ' if parts else ''}{' and '.join(parts)}"
+
+    def alternative(self, rate: float) -> Alternative:
+        """The optimizer at a rate, as an alternative of a fork."""
+        if isinstance(self._optimizer, str):
+            given = {key: value for key, value in self.settings.items() if value != self._usual[key]}
+            return Using(CLASSES[self._optimizer], lr=float(f"{rate:.3g}"), **given)
+        return Custom.stored(f"{self._function} at {rate:.3g}")
 
     def __call__(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         """The optimizer at a rate.
@@ -71,11 +96,9 @@ class Made:
         return made
 
     def _plain(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        if self._optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, **self.settings)
-        if self._optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, **self.settings)
-        assert callable(self._optimizer)
+        if isinstance(self._optimizer, str):
+            of_torch: torch.optim.Optimizer = CLASSES[self._optimizer](parameters, lr=rate, **self.settings)
+            return of_torch
         with user_code("optimizer"):
             made: Any = self._optimizer(parameters, rate)
         if not isinstance(made, torch.optim.Optimizer):
@@ -85,9 +108,19 @@ class Made:
     def line(self, rate: float) -> str:
         """The optimizer at a rate as a line of Python."""
         if not isinstance(self._optimizer, str):
-            name = getattr(self._optimizer, "__name__", "make_optimizer")
-            return f"optimizer = {'make_optimizer' if name == '<lambda>' else name}(model.parameters(), {rate:.3g})"
-        kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[self._optimizer]
-        usual = {key: value.default for key, value in inspect.signature(kind).parameters.items()}
-        given = [f"{key}={value}" for key, value in self.settings.items() if value != usual[key]]
-        return f"optimizer = torch.optim.{kind.__name__}({', '.join(['model.parameters()', f'lr={rate:.3g}', *given])})"
+            return f"optimizer = {self._function}(model.parameters(), {rate:.3g})"
+        given = [f"{key}={value}" for key, value in self.settings.items() if value != self._usual[key]]
+        settings = ", ".join(["model.parameters()", f"lr={rate:.3g}", *given])
+        return f"optimizer = torch.optim.{CLASSES[self._optimizer].__name__}({settings})"
+
+    @property
+    def _function(self) -> str:
+        """The name of the function, or `make_optimizer` if it has none."""
+        name = getattr(self._optimizer, "__name__", "<lambda>")
+        return "make_optimizer" if name == "<lambda>" else str(name)
+
+    @property
+    def _usual(self) -> Mapping[str, Any]:
+        """The defaults of the optimizer's class."""
+        parameters = inspect.signature(CLASSES[self.name]).parameters
+        return {key: value.default for key, value in parameters.items()}

@@ -24,6 +24,8 @@ from gradiometer.storage.disk import writing
 from gradiometer.tuning.choice import rate_of
 from gradiometer.tuning.optimizers import MakeOptimizer
 
+READOUT = "train_loss"
+
 LATE = 8
 """The last part of a branch whose mini-batch losses count: one in so many."""
 
@@ -87,19 +89,27 @@ class Trials:
                 self.out.mkdir(parents=True, exist_ok=True)
             self.records[key] = ForkRecord.keep(self.out, plan)
         source = LoopState(copies, self.data, loss=self.loss, seed=self.seed, readout_examples=self.readout)
-        branches = {
-            Branch(_alternative(exponent - centre), replicate, plan.horizon): exponent
+        found = self.results.setdefault(key, [])
+        known = {result.alternative for result in found}
+        branches = [
+            Branch(_alternative(exponent - centre), replicate, plan.horizon)
             for exponent in exponents
             for replicate in range(self.replicates)
-        }
+            if _alternative(exponent - centre).name not in known
+        ]
         ledger = self.records[key].ledger() if key in self.records else None
-        found = self.results.setdefault(key, [])
         with untouched(original, copies):
             for result in grown_in(self.pool, source, tuple(branches), ledger=ledger, threads=self.threads):
                 found.append(result)
                 if self.progress is not None:
                     self.progress(result, self.count, self.count)
-        return {exponent: self._loss_of(found, _alternative(exponent - centre).name) for exponent in exponents}
+        ends = {exponent: self.ended(updates, centre, exponent) for exponent in exponents}
+        return {one: _mean([late_loss(result, self.readout) for result in found]) for one, found in ends.items()}
+
+    def ended(self, updates: int, centre: int, exponent: int) -> tuple[BranchResult, ...]:
+        """The finished branches of this length around this centre at this exponent."""
+        name = _alternative(exponent - centre).name
+        return tuple(result for result in self.results[updates, centre] if result.alternative == name)
 
     @property
     def count(self) -> int:
@@ -129,9 +139,6 @@ class Trials:
             0, rates, self.replicates, updates * self.size, seed=self.seed, left=self.steps * self.size, state=state
         )
 
-    def _loss_of(self, results: Sequence[BranchResult], name: str) -> float:
-        return _mean([late_loss(result, self.readout) for result in results if result.alternative == name])
-
 
 def late_loss(result: BranchResult, readout: int) -> float:
     """The training loss at the end of a branch: of its last eighth of mini-batches and of the fixed examples, together.
@@ -145,7 +152,7 @@ def late_loss(result: BranchResult, readout: int) -> float:
     since = result.examples * (LATE - 1) / LATE
     places = [0, *(place for place, _ in result.curve)]
     pieces = [(stop - start, loss) for start, (stop, loss) in zip(places, result.curve, strict=False) if stop > since]
-    pieces.append((readout, result.readouts["train_loss"].mean))
+    pieces.append((readout, result.readouts[READOUT].mean))
     return sum(size * loss for size, loss in pieces) / sum(size for size, _ in pieces)
 
 

@@ -14,12 +14,13 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
+from gradiometer.forks.recorded.words import outcome
 from gradiometer.measurement.estimate import significant
 from gradiometer.tuning.choice import Choice, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
-
-READOUT = "train_loss"
+from gradiometer.tuning.race import Ended
+from gradiometer.tuning.trials import READOUT
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,9 @@ class Tuned:
         cost: What the tuning cost, in units of the training: updates, forward passes of the probe, and readouts.
         budget: What it was allowed to cost.
         replicates: Data orders of every rate.
+        race: If several optimizers were raced, where each ended at its best rate: after short branches, and the best
+            two after longer ones. The chosen one is the first of the last part.
+        races: The same as forks, with the best of each part as the baseline.
     """
 
     learning_rate: float
@@ -51,6 +55,8 @@ class Tuned:
     cost: float
     budget: Amount
     replicates: int
+    race: tuple[tuple[Ended, ...], ...] = ()
+    races: tuple[Fork, ...] = ()
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer at the chosen rate."""
@@ -126,6 +132,7 @@ class Tuned:
             "replicates": self.replicates,
             "held": self.choice.held,
             "bracket": None if self.bracket is None else self.bracket.to_dict(),
+            "race": [[end.to_dict() for end in part] for part in self.race],
             "tried": [dict(one) for one in self.tried],
             "effects": [effect.to_dict() for effect in self.effects()],
             "sentences": list(self.sentences),
@@ -141,6 +148,7 @@ class Tuned:
             found.append(f"Gradients are clipped to the norm {significant(self.made.clip)}.")
         if self.bracket is not None:
             found.append(f"Bracket: {self.bracket}.")
+        found += [self._raced(place) for place in range(len(self.race))]
         found += [self._round(place) for place in range(len(self.choice.rounds))]
         if self.choice.held:
             found.append(
@@ -149,6 +157,18 @@ class Tuned:
         found.append(f"Tuning cost {self.cost:.2f} trainings of this length; it was allowed {self.budget:g}.")
         found.append(self._more())
         return tuple(found)
+
+    def _raced(self, place: int) -> str:
+        """Where the optimizers ended in one part of the race."""
+        part = self.race[place]
+        updates = max(result.updates for end in part for result in end.results)
+        ends = []
+        for end in part:
+            ended = f"ended at {significant(end.loss)}" if math.isfinite(end.loss) else "diverged"
+            ends.append(f"{end.lane.made.words} (rate {significant(end.rate)}) {ended}")
+        shown = [f"{effect.alternative} {outcome(effect)}" for effect in self.races[place].effects(READOUT)]
+        against = f" Against the first: {'; '.join(shown)}." if self.replicates > 1 else ""
+        return f"Optimizers after {updates:,} updates, by training loss: {', '.join(ends)}.{against}"
 
     def _round(self, place: int) -> str:
         one = self.choice.rounds[place]
@@ -164,6 +184,8 @@ class Tuned:
 
     def _more(self) -> str:
         """What a larger budget would give."""
+        if self.race and len(self.choice.rounds) == 1:
+            return "The budget paid for short branches only: a larger one also trains longer branches of the best two."
         if self.replicates == 1:
             return (
                 f"One data order was tried, so there are no intervals: a budget of {2 * self.budget:.2g} tries two, and"

@@ -1,0 +1,180 @@
+"""Races between optimizers: each with the rates of its own bracket, in fewer and longer branches."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradiometer.convergence.formulas.number import Amount
+from gradiometer.forks.alternatives.alternative import GoOn
+from gradiometer.forks.branch import Branch, BranchResult
+from gradiometer.forks.branches import Fork
+from gradiometer.forks.recorded.plan import Plan
+from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.jobs.job import Outcome
+from gradiometer.tuning.choice import STEP, Choice, Stage, choose, rate_of
+from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.probe import Bracket
+from gradiometer.tuning.stages import Plan as Stages
+from gradiometer.tuning.trials import READOUT, Trials
+
+FINALISTS = 2
+"""Optimizers in the second part of a race."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """An optimizer in a race.
+
+    Args:
+        made: The optimizer.
+        bracket: Its bracket of rates.
+        trials: Its branches.
+        short: Its branches of the first round, which it shares with other weight decays.
+        start: Exponent of the first centre.
+        before: The loss at the start.
+    """
+
+    made: Made
+    bracket: Bracket
+    trials: Trials
+    short: Trials
+    start: int
+    before: float
+
+    def choice(self, first: Stage, then: Callable[[], Sequence[Stage]]) -> Choice:
+        """The choice of the rate. Branches that are finished are not trained again."""
+        low, high = (math.log2(end / self.bracket.rate) / STEP for end in (self.bracket.low, self.bracket.high))
+
+        def train(updates: int, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
+            return (self.short if updates == first.updates else self.trials)(updates, centre, exponents)
+
+        return choose(
+            train, first, then,
+            start=self.start, lowest=math.floor(low), highest=math.ceil(high), before=self.before,
+        )  # fmt: skip
+
+    def duel(self, stage: Stage, centre: int, exponents: Sequence[int]) -> "Ended":
+        """Train at some rates. Returns where the best of them ended."""
+        self.trials(stage.updates, centre, exponents)
+        return min((self.ended(self.trials, stage.updates, centre, one) for one in exponents), key=_loss)
+
+    def ended(self, trials: Trials, updates: int, centre: int, exponent: int) -> "Ended":
+        """Where the branches at a rate have ended."""
+        return Ended(self, rate_of(self.bracket.rate, exponent), trials.ended(updates, centre, exponent))
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """Where the branches of an optimizer at its best rate have ended.
+
+    Args:
+        lane: The optimizer.
+        rate: Its rate.
+        results: Its branches, one for each data order.
+    """
+
+    lane: Lane
+    rate: float
+    results: tuple[BranchResult, ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the same training examples for all optimizers; inf if a branch diverged."""
+        ends = [result.readouts[READOUT].mean if result.diverged is None else math.inf for result in self.results]
+        return sum(ends) / len(ends)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types."""
+        return {
+            "optimizer": self.lane.made.words,
+            "learning_rate": self.rate,
+            "loss": self.loss,
+            "updates": max(result.updates for result in self.results),
+        }
+
+
+Part = tuple[Ended, ...]
+"""A part of a race: where each optimizer ended, the best first."""
+
+
+def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part, ...]]:
+    """The best of several optimizers, the choice of its rate, and the parts of the race, none for one optimizer.
+
+    All kinds of optimizers make a first round of branches, each at one weight decay, since short branches do not show
+    it. The two best train longer ones at their best rate and one below it. The other weight decays of the best then
+    train one at its best rate.
+
+    Args:
+        lanes: The optimizers.
+        plan: What the budget pays for.
+    """
+    if len(lanes) == 1:
+        return lanes[0], lanes[0].choice(plan.first, lambda: plan.then(_spent(lanes))), ()
+    first = plan.first
+    heads = [lane for lane in lanes if lane.trials is lane.short]
+    rounds = {id(lane): lane.choice(first, lambda: ()).rounds[0] for lane in heads}
+    short = sorted(
+        (lane.ended(lane.short, first.updates, lane.start, rounds[id(lane)].best) for lane in heads), key=_loss
+    )
+    stage = plan.final(_spent(lanes))
+    if stage is None:
+        return short[0].lane, short[0].lane.choice(first, lambda: ()), (tuple(short),)
+    spacing = stage.spacing if len(heads) > 1 else 0
+    long = []
+    for end in short[:FINALISTS]:
+        centre = round(rounds[id(end.lane)].minimum)
+        long.append(end.lane.duel(stage, centre, sorted({centre - spacing, centre})))
+    best = min(long, key=_loss).lane
+    centre = round(rounds[id(best)].minimum)
+    long += [lane.duel(stage, centre, [centre]) for lane in lanes if lane.short is best.short and lane is not best]
+    long.sort(key=_loss)
+    parts = ((tuple(short),) if len(heads) > 1 else ()) + (tuple(long),)
+    return long[0].lane, long[0].lane.choice(first, lambda: [stage]), parts
+
+
+def _spent(lanes: Sequence[Lane]) -> float:
+    """Updates of all branches so far, for one data order."""
+    return sum(lane.trials.updates / lane.trials.replicates for lane in lanes)
+
+
+def as_fork(ends: Sequence[Ended], *, seed: int, left: Amount) -> tuple[Plan, Fork]:
+    """A part of a race as a fork whose baseline is the best optimizer, and the alternatives are the others."""
+    alternatives = tuple(end.lane.made.alternative(end.rate) for end in ends[1:])
+    best = ends[0].results[0]
+    state = f"{ends[0].lane.made.words} at {ends[0].rate:.3g}"
+    plan = Plan(0, alternatives, len(ends[0].results), best.horizon, seed=seed, left=int(left), state=state)
+    names = [GoOn().name, *(one.name for one in alternatives)]
+    results = [_called(name, result) for name, end in zip(names, ends, strict=True) for result in end.results]
+    return plan, plan.fork(results)
+
+
+def finish(out: Path, lanes: Sequence[Lane], races: Sequence[tuple[Plan, Fork]]) -> None:
+    """Note on disk that all branches are finished, and keep the parts of the race beside the forks of the rates."""
+    for lane in lanes:
+        lane.trials.finish()
+    for plan, fork in races:
+        _keep(out, plan, fork)
+
+
+def _keep(out: Path, plan: Plan, fork: Fork) -> None:
+    record = ForkRecord.keep(out, plan)
+    if record.finished:
+        return
+    ledger = record.ledger()
+    known, alternatives = ledger.finished(), {one.name: one for one in (GoOn(), *plan.alternatives)}
+    with ledger.opened() as write:
+        for result in fork.results:
+            name = Branch(alternatives[result.alternative], result.replicate, result.horizon, plan.tail).name
+            if name not in known:
+                write(Outcome(name, result, seconds=result.seconds))
+    record.finish()
+
+
+def _called(name: str, result: BranchResult) -> BranchResult:
+    return BranchResult(**{**vars(result), "alternative": name})
+
+
+def _loss(end: Ended) -> float:
+    return end.loss

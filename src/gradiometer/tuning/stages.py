@@ -1,0 +1,99 @@
+"""What a budget pays for: the rounds of a tuning, and the lengths of their branches."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradiometer.errors import BadArgument
+from gradiometer.tuning.choice import Stage
+
+FEWEST = 16
+"""Fewest updates of a branch and of the probe."""
+
+FIRST_SHARE, FIRST_SPACING, FIRST_MOST = 1 / 18, 4, 7
+"""Length of the branches of the first round, as a share of the training; steps of the grid between its rates, two
+octaves; and the most branches, which it needs only if the best rate is far from where it started."""
+
+SHARES, SPACING = (0.1, 0.2), 2
+"""The same of the later rounds, if the budget allows."""
+
+LEAST_BRANCHES = 3
+"""Fewest branches of a round."""
+
+LEAST = 0.6
+"""If the budget does not pay for this share of the lengths of later rounds, there is one of them less."""
+
+SHARE_FIRST = 0.6
+"""Most of the budget that the first round of several optimizers uses, if three branches of each cost less."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rounds that a budget pays for.
+
+    Args:
+        steps: Updates of the training.
+        whole: The budget, in units of the training.
+        spent: What the probes have cost, in updates.
+        readout: What the readout of a branch costs, in updates.
+        lanes: Number of optimizers, without those that differ in weight decay only.
+        decays: Number of weight decays.
+        replicates: Data orders of every rate.
+    """
+
+    steps: int
+    whole: float
+    spent: float
+    readout: float
+    lanes: int = 1
+    decays: int = 1
+    replicates: int = 1
+
+    @property
+    def budget(self) -> float:
+        """What is left of it for the branches of one data order, in units of the training."""
+        return (self.whole - self.spent / self.steps) / self.replicates
+
+    @property
+    def first(self) -> Stage:
+        """The first round.
+
+        Raises:
+            BadArgument: The budget does not pay for it.
+        """
+        fewest = min(FEWEST, max(self.steps // 6, 1))
+        updates = max(round(FIRST_SHARE * self.steps), fewest)
+        each = self.budget * self.steps / (updates + self.readout) / self.lanes
+        if not each >= LEAST_BRANCHES:
+            branches = self.replicates * self.lanes * LEAST_BRANCHES * (updates + self.readout)
+            needed = math.ceil(100 * (branches + self.spent) / self.steps + 1e-6) / 100
+            whose = f" of each of {self.lanes} optimizers" if self.lanes > 1 else ""
+            raise BadArgument(
+                f"`budget` pays for no three branches of {updates} updates{whose} and the probe: give at least "
+                f"{needed:g}."
+            )
+        most = int(each) if self.lanes == 1 else max(int(SHARE_FIRST * each), LEAST_BRANCHES)
+        return Stage(updates, min(most, FIRST_MOST), FIRST_SPACING)
+
+    def then(self, spent: float) -> Sequence[Stage]:
+        """The later rounds, after so many updates."""
+        left = self.budget * self.steps - spent
+        for shares in (SHARES, SHARES[1:], SHARES[:1]):
+            cost = LEAST_BRANCHES * sum(share * self.steps for share in shares)
+            affordable = left - LEAST_BRANCHES * len(shares) * (self.readout + 1)
+            scale = min(affordable / cost, 1.0)
+            lengths = [int(share * self.steps * scale) for share in shares]
+            if scale >= LEAST and lengths[0] > self.first.updates:
+                return [Stage(length, LEAST_BRANCHES, SPACING) for length in lengths]
+        return []
+
+    def final(self, spent: float) -> Stage | None:
+        """The last round of a race, after so many updates; None if the budget does not pay for it.
+
+        Two branches of each of two optimizers, one of each other weight decay, and those that the best one lacks.
+        """
+        raced = 4 if self.lanes > 1 else 1
+        branches = raced + self.decays - 1 + (1 if self.decays == 1 else 2)
+        left = self.budget * self.steps - spent
+        updates = min(int(left / branches - self.readout), int(SHARES[-1] * self.steps))
+        return Stage(updates, LEAST_BRANCHES, SPACING) if updates > self.first.updates else None
