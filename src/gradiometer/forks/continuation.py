@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.forks.stream import Stream
+from gradiometer.forks.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.clipping import Clipping
@@ -74,7 +75,7 @@ class Continuation:
         self.model, self.optimizer, self.stream = model, optimizer, stream
         self.factor = 1.0
         """Factor on the rate of training."""
-        self.batch_factor = Fraction(1)
+        self.batch_factor = ORIGINAL
         """Factor on the batch of training."""
         self.share = 1.0
         """Share of the length of the branch that is trained."""
@@ -217,11 +218,13 @@ class Continuation:
         """Step the schedulers as often as training would have by now."""
         if not self._schedulers:
             return
-        due = self.stream.original // self._epoch
+        due = self.stream.updates // self._epoch
         if due == self._scheduled:
             return
-        with warnings.catch_warnings():  # a scheduler warns if its own optimizer makes no step, as with another one
-            warnings.simplefilter("ignore")
+        # Its first step warns if its own optimizer has made none, as with another optimizer or a skipped batch.
+        with warnings.catch_warnings() if self._scheduled == 0 else nullcontext():
+            if self._scheduled == 0:
+                warnings.simplefilter("ignore")
             for _ in range(due - self._scheduled):
                 for scheduler in self._schedulers:
                     scheduler.step()

@@ -12,6 +12,9 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks.horizon import FINEST
 from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, mapped, span, tensors_of
 
+ORIGINAL = Fraction(1)
+"""The size of an update of the original training."""
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -61,6 +64,11 @@ class Stream:
         """The same in updates of the original training."""
         return self._rest + Fraction(self._whole, self._accumulation)
 
+    @property
+    def updates(self) -> int:
+        """The same in whole updates of the original training."""
+        return int(self.original) if self._rest else self._whole // self._accumulation
+
     def skip(self, start: int, stop: int) -> None:
         """Leave out the batches of these updates, counted from the first one of this stream; `stop` is not skipped."""
         self._skipped.append((start, stop))
@@ -75,7 +83,8 @@ class Stream:
         Raises:
             BadArgument: The data have ended, or a batch is too small to be cut into such parts.
         """
-        number, parts = _number_and_parts(factor, self._accumulation)
+        # Fractions are slow, also as the key of a cache.
+        number, parts = (self._accumulation, 1) if factor is ORIGINAL else _number_and_parts(factor, self._accumulation)
         pieces: list[Batch] = []
         examples = 0
         for _ in range(number):
