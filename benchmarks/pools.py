@@ -1,14 +1,20 @@
 """What does a pool cost, and what does it gain?
 
-    .venv/bin/python benchmarks/pools.py [--pool processes:2 --pool ray] [--rounds 5]
+    .venv/bin/python benchmarks/pools.py [--pool processes:2 --pool ray] [--rounds 5] [--lengths 0.5,2,5]
 
-For each pool: the time until the first outcome of a new pool, the time of a job that does nothing, with and without a
-tensor of 1 MB as its result, and how much faster eight trainings of a small network are than in this process. Each is
-the median over rounds in which the pools take turns, with the smallest and the largest. The gain needs free processors:
-it is at most their number, and at most that of the processes.
+For each pool: the time until the first outcome of a new pool, and the time of a job that does nothing, with and without
+a tensor of 1 MB as its result. Then how much faster eight trainings of a small network are than in this process, if
+each takes so many seconds here: with the start of the pool and without it. Each is the median over rounds in which the
+pools take turns, with the smallest and the largest. The gain needs free processors: it is at most their number, and at
+most that of the processes.
+
+A busy machine has none, and there the last column counts: the time that the trainings would take on free processors, as
+a share of the time here, from processor times. It is that of one process at its start, and that of the trainings
+divided by the number of processes. Ray's processes are not children of this one, so Ray has no such column.
 """
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -22,8 +28,8 @@ EMPTY = 200
 """Jobs that do nothing."""
 
 TRAININGS = 8
-STEPS = 300
-"""Updates of a training, about half a second."""
+TIMED = 100
+"""Updates of the training that is timed first."""
 
 
 def nothing() -> None:
@@ -35,18 +41,19 @@ def megabyte() -> torch.Tensor:
     return torch.zeros(250_000)
 
 
-def training(data: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Train a small network on what is shared. Returns the last loss."""
+def training(data: tuple[torch.Tensor, torch.Tensor], steps: int) -> float:
+    """Train a small network on what is shared. Returns the processor time."""
+    began = time.process_time()
     inputs, labels = data
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(STEPS):
+    for _ in range(steps):
         chosen = torch.randint(len(inputs), (256,))
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen])
         loss.backward()
         optimizer.step()
-    return loss.item()
+    return time.process_time() - began
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -56,27 +63,57 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def round_of(text: str) -> dict[str, float]:
-    """One round in a new pool, in seconds."""
+def examples() -> tuple[torch.Tensor, torch.Tensor]:
+    """What the trainings share."""
     generator = torch.Generator().manual_seed(0)
-    data = torch.randn(20_000, 64, generator=generator), torch.randint(10, (20_000,), generator=generator)
+    return torch.randn(20_000, 64, generator=generator), torch.randint(10, (20_000,), generator=generator)
+
+
+def round_of(text: str, lengths: dict[float, int]) -> dict[str, float]:
+    """One round in new pools, in seconds; the gains are ratios."""
     empty = [Job(f"{k}", nothing) for k in range(EMPTY)]
     large = [Job(f"{k}", megabyte) for k in range(EMPTY // 4)]
-    trainings = [Job(f"{k}", training, seed=k) for k in range(TRAININGS)]
     with pool_of(text) as pool:
         started = seconds(lambda: pool.results([Job(f"{k}", nothing) for k in range(pool.size)]))
-        return {
+        found = {
             "start": started,
             "empty": seconds(lambda: pool.results(empty)) / len(empty),
             "1 MB": seconds(lambda: pool.results(large)) / len(large),
-            "here / pool": here(trainings, data) / seconds(lambda: pool.results(trainings, shared=data)),
         }
+        for length, steps in lengths.items():
+            found |= gains(pool, text, length, steps)
+    return found
 
 
-def here(jobs: list[Job], data: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Duration of the same jobs in this process."""
-    pool: Pool = Here()
-    return seconds(lambda: pool.results(jobs, shared=data))
+def gains(pool: Pool, text: str, length: float, steps: int) -> dict[str, float]:
+    """How much faster trainings are in a pool that has started, and in a new one; and their share by processor time."""
+    data = examples()
+    jobs = [Job(f"{k}", training, (steps,), seed=k) for k in range(TRAININGS)]
+    used: list[float] = []
+    here = seconds(lambda: used.extend(Here().results(jobs, shared=data)))
+    without = seconds(lambda: pool.results(jobs, shared=data))
+    before, there = processor_time(), list[float]()
+
+    def anew() -> None:
+        with pool_of(text) as new:
+            there.extend(new.results(jobs, shared=data))
+
+    with_start = seconds(anew)
+    start = (processor_time() - before - sum(there)) / pool.size
+    share = (start + sum(there) / pool.size) / sum(used)
+    return {f"without {length}": here / without, f"with {length}": here / with_start, f"share {length}": share}
+
+
+def processor_time() -> float:
+    """Processor time of this process and of its children that have ended."""
+    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in both)
+
+
+def steps_of(length: float) -> int:
+    """Updates that take so many seconds of processor time in this process."""
+    [used] = Here().results([Job("timed", training, (TIMED,))], shared=examples())
+    return max(round(TIMED * length / used), 1)
 
 
 def shown(values: list[float], scale: float, unit: str) -> str:
@@ -89,21 +126,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", action="append", help="default: here, processes:2 and ray")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lengths", default="0.5,2,5", help="seconds of a training")
     given = parser.parse_args()
+    steps_of(0.1)  # the first training also imports
+    lengths = {float(text): steps_of(float(text)) for text in given.lengths.split(",")}
     pools = given.pool or ["here", "processes:2", "ray"]
-    rounds = [{text: round_of(text) for text in pools} for _ in range(given.rounds)]
-    print(
-        "| pool | start | a job | a job that returns 1 MB | time here / time there |\n| --- | --- | --- | --- | --- |"
-    )
+    rounds = [{text: round_of(text, lengths) for text in pools} for _ in range(given.rounds)]
+    found = {text: {name: [each[text][name] for each in rounds] for name in rounds[0][text]} for text in pools}
+    print("| pool | start | a job | a job that returns 1 MB |\n| --- | --- | --- | --- |")
     for text in pools:
-        found = {name: [each[text][name] for each in rounds] for name in rounds[0][text]}
-        cells = (
-            shown(found["start"], 1, " s"),
-            shown(found["empty"], 1000, " ms"),
-            shown(found["1 MB"], 1000, " ms"),
-            shown(found["here / pool"], 1, ""),
-        )
+        cells = (shown(found[text][name], *how) for name, how in COSTS.items())
         print(f"| {text} | {' | '.join(cells)} |")
+    print("\n| pool | a training | time here / there, with start | without | share by processor time |")
+    print("| --- | --- | --- | --- | --- |")
+    for text in pools:
+        for length in lengths:
+            names = (f"with {length}", f"without {length}", *[f"share {length}"] * (text != "ray"))
+            print(f"| {text} | {length:g} s | {' | '.join(shown(found[text][name], 1, '') for name in names)} |")
+
+
+COSTS = {"start": (1, " s"), "empty": (1000, " ms"), "1 MB": (1000, " ms")}
+"""Columns of the first table, with factor and unit."""
 
 
 if __name__ == "__main__":

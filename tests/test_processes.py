@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer import UserCodeFailed
+from gradiometer import Interrupted, UserCodeFailed
 from gradiometer.jobs import Here, Job, Pool, Processes
 from gradiometer.jobs.processes import Submission
 from gradiometer.jobs.worker import Worker
@@ -260,3 +260,14 @@ def test_outcomes_come_as_they_finish(pool: Pool, tmp_path: Path) -> None:
 
     outcomes = list(pool.run([Job("first", first), Job("second", (tmp_path / "second").touch)]))
     assert [(outcome.name, outcome.error) for outcome in outcomes] == [("second", None), ("first", None)]
+
+
+def test_processes_that_were_started_have_their_modules_when_the_first_job_comes() -> None:
+    with Processes(2) as pool:
+        pool.start(["gradiometer.problems"])
+        began = [worker._process.pid for worker in pool._idle]
+        found = pool.results([Job(f"{k}", lambda: (os.getpid(), "gradiometer.problems" in sys.modules)) for k in "ab"])
+    assert len(began) == 2 and {process for process, _ in found} <= set(began) and all(known for _, known in found)
+    with Processes(1) as pool, pytest.raises(Interrupted, match="could not start"):
+        pool.start(["gradiometer.nothing"])
+        pool.results([Job("a", os.getpid)])

@@ -28,6 +28,7 @@ from gradiometer.cli.show import show
 from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
 from gradiometer.cli.tune import tune
+from gradiometer.compiler import postpone_compiler
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a bug in gradiometer; 2 bad input; 3 a finding at or above --fail-on;
@@ -56,6 +57,7 @@ for verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    postpone_compiler()
     with Streams() as streams:
         code = _run(arguments)
         failure = streams.failure()

@@ -11,6 +11,7 @@ from gradiometer.cli.progress import Counter, error_console, waiting
 if TYPE_CHECKING:
     from gradiometer.forks.branch import BranchResult
     from gradiometer.forks.recorded.plan import Plan
+    from gradiometer.jobs.pool import Pool
 
 
 class Following:
@@ -70,3 +71,13 @@ def following(quiet: bool) -> Iterator[Following]:
         yield shown
     finally:
         shown.close()
+
+
+@contextmanager
+def started(pool: str) -> "Iterator[Pool]":
+    """The pool of a text. Its processes import what a run's branches need while this program does the same."""
+    from gradiometer.jobs.choice import opened
+
+    with opened(pool) as where:
+        where.start(["gradiometer.train.forking.run_state"])
+        yield where

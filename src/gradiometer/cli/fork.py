@@ -83,11 +83,10 @@ def fork(
     same command continues; if it is repeated, it shows the result.
     """
     from gradiometer.arguments import check_level
-    from gradiometer.cli.branches import following
+    from gradiometer.cli.branches import following, started
     from gradiometer.cli.spike import explain_spike
     from gradiometer.errors import BadArgument, Interrupted
     from gradiometer.run.reader import Run
-    from gradiometer.train.forking.run_fork import fork_run
 
     if level is not None:
         check_level(level)
@@ -100,10 +99,12 @@ def fork(
         return
     alternatives = _alternatives(opened, asked)
     try:
-        with following(quiet=as_json) as progress:
+        with started(pool) as where, following(quiet=as_json) as progress:
+            from gradiometer.train.forking.run_fork import fork_run
+
             made = fork_run(
                 opened, alternatives, at=at, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
-                pool=pool, seed=seed, begin=progress.begin, progress=progress.update,
+                pool=where, seed=seed, begin=progress.begin, progress=progress.update,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("stopped: the same command continues from the branches that are finished.") from None

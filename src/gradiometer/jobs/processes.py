@@ -63,6 +63,11 @@ class Processes(Pool):
         """The number of processes; 1 in a process of a pool."""
         return 1 if in_pool() else self.count
 
+    def start(self, modules: Sequence[str] = ()) -> None:
+        """Start the processes in the background: jobs then do not wait for imports that are finished."""
+        if not in_pool():
+            self._idle += [Worker(modules) for _ in range(self.count - len(self._idle))]
+
     def close(self) -> None:
         """End the processes. New ones start if the pool is used again."""
         _stop_all(self._idle)

@@ -1,25 +1,35 @@
 """A process of a pool, seen from inside: it performs jobs until the program that started it ends."""
 
+import importlib
 import os
 import queue
 import shutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from gradiometer.compiler import postpone_compiler
 from gradiometer.jobs.channel import PREPARE, READY, Channel
 from gradiometer.jobs.parcels import packed_outcome, read_shared, unpacked
 from gradiometer.jobs.performing import Desk
 
 
-def serve() -> None:
-    """Perform jobs, one at a time, and never return."""
+def serve(modules: Sequence[str] = ()) -> None:
+    """Perform jobs, one at a time, and never return.
+
+    Args:
+        modules: Names of modules to import first.
+    """
+    postpone_compiler()
     channel = _taken_over()
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     desk, folders = Desk(), list[Path]()
     threading.Thread(target=_listen, args=(channel, messages, folders), daemon=True).start()
+    for name in modules:
+        importlib.import_module(name)
     channel.send(READY)
     while True:
         message = messages.get()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
@@ -17,7 +18,8 @@ from gradiometer.jobs.parcels import unpacked
 from gradiometer.jobs.performing import failed
 
 START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from gradiometer.jobs.serving import serve; serve()"
+    "import json, sys; sys.path[:], modules = json.loads(sys.argv.pop()); "
+    "from gradiometer.jobs.serving import serve; serve(modules)"
 )
 """The worker's program. It is not the caller's script, so that script needs no `if __name__ == "__main__"`."""
 
@@ -28,14 +30,17 @@ class Worker:
     """A process that performs jobs, one at a time.
 
     It ends as soon as this program ends, however that happens: it watches the pipe between them.
+
+    Args:
+        modules: Names of modules that it imports before it is ready.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = ()) -> None:
         own_group: dict[str, Any] = {"process_group": 0}  # Ctrl-C reaches only this program, which then stops it
         if sys.platform == "win32":
             own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path)],
+            [sys.executable, "-c", START, json.dumps([sys.path, list(modules)])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | ONE_THREAD | {IN_POOL: "1"},

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 FEWEST = 60
 """With fewer scores the tail is not extrapolated."""
@@ -39,7 +39,7 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
         gap: Ratio of successive peaks.
     """
     centre = float(np.median(scores))
-    usual = centre + float(stats.norm.isf(1 / len(scores))) * 1.4826 * float(np.median(np.abs(scores - centre)))
+    usual = centre + float(-ndtri(1 / len(scores))) * 1.4826 * float(np.median(np.abs(scores - centre)))
     stretches = grouped(scores > usual, together)
     if not stretches:
         return float("inf")
@@ -101,7 +101,7 @@ def _ratios(far: float) -> tuple[Float[np.ndarray, " tails"], Float[np.ndarray, 
 
 def _quantile(tail: float, beyond: float) -> float:
     """The value that Student's t with 1 / `tail` degrees of freedom exceeds with a probability."""
-    return float(stats.norm.isf(beyond) if tail <= 0 else stats.t.isf(beyond, 1 / tail))
+    return float(-ndtri(beyond) if tail <= 0 else -stdtrit(1 / tail, beyond))
 
 
 def _after_a_gap(peaks: Float[np.ndarray, " peaks"], gap: float) -> float:

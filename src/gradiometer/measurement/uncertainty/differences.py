@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import chi2
+from scipy.special import chdtri, stdtrit
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
@@ -101,7 +100,7 @@ def pairs_needed(difference: float, spread: float, freedom: int, level: float = 
     if not freedom >= 1:
         raise BadArgument(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
     # The interval of the spread: χ² with this many degrees of freedom.
-    widths = [spread * math.sqrt(freedom / chi2.ppf(tail, freedom)) for tail in ((1 + level) / 2, (1 - level) / 2)]
+    widths = [spread * math.sqrt(freedom / chdtri(freedom, 1 - tail)) for tail in ((1 + level) / 2, (1 - level) / 2)]
     low, high = (_smallest(difference, width, level) for width in widths)
     return PairsNeeded(_smallest(difference, spread, level), low, high)
 

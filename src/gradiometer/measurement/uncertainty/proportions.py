@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from jaxtyping import Shaped
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from gradiometer.arguments import check_level
@@ -84,6 +83,8 @@ def difference_of_proportions(
 
 def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
     """The smallest and largest difference that the score test does not reject; b and c count the trials that differ."""
+    from scipy.optimize import brentq  # noqa: PLC0415 (a quarter of a second, only for this)
+
     value = (b - c) / n
 
     def excess(difference: float) -> float:
