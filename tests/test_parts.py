@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradiometer.measurement.parts import (
     LONG,
     MANY,
+    ON_CPU,
     RUN,
     SpreadBuilder,
     inner_products,
@@ -80,6 +81,24 @@ def test_many_short_gradients_are_summed_like_references_in_double(kind: torch.d
     np.testing.assert_allclose(preconditioned_norms(first, positive)[0], weighted, rtol=rounding, atol=1e-12)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("weight", [-1.0, -0.25, 0.5])
+def test_a_part_that_is_had_by_subtraction_has_the_norms_of_references_in_double(threads: int, weight: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(ON_CPU + 7,), (300, 300), *[(3, 4), (), (5,)] * MANY, (LONG,)]
+    start, end = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2))
+    end[1] = start[1] + 1e-3 * end[1]  # a part that is much like the whole
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        builder = SpreadBuilder([0] * len(shapes))
+        builder.add_between(2, start, end, weight)
+    finally:
+        torch.set_num_threads(before)
+    expected = [exact(a.double().lerp(b.double(), weight)) for a, b in zip(start, end, strict=True)]
+    np.testing.assert_allclose(builder.squared[0][0], expected, rtol=1e-6)
+
+
 class Operations(TorchDispatchMode):
     """Counts operations, each of which starts one kernel or a few."""
 
@@ -97,3 +116,15 @@ def test_an_accelerator_changes_a_million_numbers_in_a_few_operations() -> None:
     with Operations() as operations:
         SpreadBuilder([0] * 32, preconditioner=under).add_between(2, start, end, 0.5)
     assert operations.count < 20
+
+
+def test_a_thousand_short_gradients_are_read_in_a_few_operations_each_way() -> None:
+    start, end = ([torch.ones(8, 8) for _ in range(1000)] for _ in range(2))
+    builder = SpreadBuilder([0] * 1000)
+    builder.add(1, start)  # finds what torch prepares once
+    with Operations() as read:
+        builder.add(1, end)
+    with Operations() as between:
+        builder.add_between(1, start, end, -1.0)
+    # One view of every tensor, and a few operations on all of them at once.
+    assert read.count < 1020 and between.count < 2020

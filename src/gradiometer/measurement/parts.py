@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import compress
 
 import numpy as np
 import torch
@@ -12,7 +14,6 @@ from gradiometer.measurement.reading import Spread
 
 RUN, LONG = 1024, 2**15
 """How many numbers are summed in single precision, and how long a gradient must be before that saves time."""
-
 
 SHORT, MANY = 2**10, 32
 """Tensors with at most so many numbers are short; so many of them are summed together on a CPU."""
@@ -41,18 +42,16 @@ class SpreadBuilder:
 
     def add_between(self, size: int, start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> None:
         """Add one part, whose gradient is start + weight·(end − start), a piece at a time: no copy of it is made."""
-        norms, under = [], []
-        (starts, ends, *others), owners = _cut(
-            start, end, *([] if self.preconditioner is None else [self.preconditioner])
-        )
+        self.add_norms(size, _between_norms(start, end, weight))
+        if self.preconditioner is None:
+            return
+        under = []
+        (starts, ends, others), owners = _cut(start, end, self.preconditioner)
         for piece in _pieces(starts):
             between = torch._foreach_lerp(starts[piece], ends[piece], weight)
-            norms.append(squared_norms(between))
-            under += [preconditioned_norms(between, other[piece]) for other in others]
+            under.append(preconditioned_norms(between, others[piece]))
             del between
-        self.add_norms(size, _by_owner(_joined(norms), owners, len(start)))
-        if under:
-            self.preconditioned.append(_by_owner(_joined(under), owners, len(start)))
+        self.preconditioned.append(_by_owner(_joined(under), owners, len(start)))
 
     def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
         """Add one part by the squared norms of its gradient."""
@@ -95,7 +94,7 @@ def _by_layer(
     return sums
 
 
-ON_CPU, ON_ACCELERATOR = 2**16, 2**22
+ON_CPU, ON_ACCELERATOR = 2**19, 2**22
 """Numbers of a list of tensors that are changed at once, so that no further copy of them all is made: as many as stay
 in a CPU's cache, and so many that an accelerator works for longer than its kernels take to start. Smaller pieces on a
 CPU cost more calls."""
@@ -111,6 +110,22 @@ def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, " some"]:
     return torch.stack([norm.to(norms[0].device) for norm in norms]).square()
 
 
+def _between_norms(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, "1 parameters"]:
+    """‖start + weight·(end − start)‖² of every parameter, a piece at a time."""
+    if all(tensor.is_cpu for tensor in start):
+        separately = partial(_each_between, weight=weight)
+        return _with_short_ones(lambda a, b: a.lerp_(b, weight).square_(), separately, start, end).unsqueeze(0)
+    (starts, ends), owners = _cut(start, end)
+    norms = [squared_norms(torch._foreach_lerp(starts[piece], ends[piece], weight)) for piece in _pieces(starts)]
+    return _by_owner(_joined(norms), owners, len(start))
+
+
+def _each_between(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, " some"]:
+    (starts, ends), owners = _cut(start, end)
+    norms = [_squared_norms([torch.lerp(a, b, weight)]) for a, b in zip(starts, ends, strict=True)]
+    return _by_owner(torch.stack(norms, dim=1), owners, len(start))[0]
+
+
 def _with_short_ones(
     together: Callable[..., Tensor], separately: Callable[..., Tensor], *lists: Sequence[Tensor]
 ) -> Float[Tensor, " parameters"]:
@@ -121,22 +136,25 @@ def _with_short_ones(
         separately: From lists of tensors to one sum per tensor.
         lists: One tensor per parameter.
     """
-    lengths = [tensor.numel() for tensor in lists[0]]
-    short = [place for place, length in enumerate(lengths) if length <= SHORT]
-    if len(short) < MANY or not all(tensor.is_cpu for tensor in lists[0]):
+    if len(lists[0]) < MANY:
         return separately(*lists)
-    terms = together(*(_flattened([each[place] for place in short]) for each in lists))
-    counts = torch.tensor([lengths[place] for place in short], device="cpu")
+    lengths = np.array([tensor.numel() for tensor in lists[0]])
+    is_short = lengths <= SHORT
+    if is_short.sum() < MANY or not all(tensor.is_cpu for tensor in lists[0]):
+        return separately(*lists)
+    short = lists if is_short.all() else [list(compress(each, is_short)) for each in lists]
+    terms = together(*map(_flattened, short))
+    counts = torch.from_numpy(lengths[is_short])
     of_short = torch.segment_reduce(terms, "sum", lengths=counts, initial=0)
-    if len(short) == len(lengths):
+    if is_short.all():
         return of_short
-    sums, is_short = of_short.new_empty(len(lengths)), torch.tensor([length <= SHORT for length in lengths])
-    sums[is_short] = of_short
-    sums[~is_short] = separately(*([each[place] for place, n in enumerate(lengths) if n > SHORT] for each in lists))
+    sums, are_short = of_short.new_empty(len(lengths)), torch.from_numpy(is_short)
+    sums[are_short] = of_short
+    sums[~are_short] = separately(*(list(compress(each, ~is_short)) for each in lists))
     return sums
 
 
-def _flattened(tensors: list[Tensor]) -> Float[Tensor, " numbers"]:
+def _flattened(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     """One vector of all numbers, in double precision."""
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
@@ -251,9 +269,14 @@ def _condensed(gradient: Tensor) -> Tensor:
     size = gradient.numel()
     if size < LONG or gradient.device.type != "cpu" or gradient.dtype != torch.float32 or not gradient.is_contiguous():
         return gradient
-    flat, left = gradient.view(-1), size % RUN
-    runs: Tensor = torch.linalg.vector_norm(flat[: size - left].view(-1, RUN), dim=1)
-    return runs if not left else torch.cat([runs, flat[size - left :]])
+    flat, left = gradient.detach().view(-1), size % RUN
+    runs = flat[: size - left].view(-1, RUN)
+    if torch.get_num_threads() == 1:  # BLAS reads twice as fast, on one thread
+        rows = runs.numpy()
+        norms = torch.from_numpy(np.matmul(rows[:, None, :], rows[:, :, None]).ravel()).sqrt_()
+    else:
+        norms = torch.linalg.vector_norm(runs, dim=1)
+    return norms if not left else torch.cat([norms, flat[size - left :]])
 
 
 def _rows_squared(gradient: Tensor) -> Float[Tensor, " examples"]:
