@@ -22,6 +22,17 @@ DECIDED = [
     ("abs(sin(t**2 + pi*t))/t", (True, True, True)),
     ("t**(-1.2 - sin(t))", (True, True, False)),
     ("1/t**(3 + sin(t))", (True, False, True)),
+    ("(1 + cos(2*pi*sqrt(t)))/t", (True, True, True)),
+    ("(1 + sin(t**0.9))/sqrt(t)", (True, True, False)),
+    ("abs(cos(sqrt(t)*log(t)))/t**2", (True, False, True)),
+    ("(sqrt(t) % 1)/t", (True, True, True)),
+    ("1/t if sqrt(t) % 2 < 1 else 1/t**2", (True, True, True)),
+    ("log(2 + sin(t))/t", (True, True, True)),
+    ("1/t - exp(sin(sqrt(t)) - 1)/t", (True, True, True)),
+    ("(1 + cos(pi*t**2/7))/t", (True, True, True)),
+    ("abs(sin(0.1*pi*t**2))/t + 1/t**2", (True, True, True)),
+    ("(t**2 % 7)/t", (True, True, True)),
+    ("ceil(t/3)**-0.9", (True, True, True)),
 ]
 
 
@@ -46,14 +57,28 @@ def test_the_decisions_agree_with_exact_sums_over_dyadic_blocks(text: str, truth
 @pytest.mark.parametrize(
     "text",
     [
-        "abs(sin(pi*t**2))/t",  # zero at every step
+        "(sqrt(2)*t % 1)/t",  # 2**0.5 is rounded
+        "(1 + cos(log(log(t + 9))))/t",  # longer and longer without a change
         "1/t if sin(t) == 0.5 else 1/t**2",  # at hardly any step
         "1/t if sin(t) > 1 - 1/t else 1/t**2",  # at fewer and fewer steps
-        "abs(sin(0.1*pi*t**2))/t + 1/t**2",  # periodic, of rational angles
     ],
 )
 def test_an_oscillation_of_which_nothing_is_proven_stays_undecided(text: str) -> None:
     assert theorem(text).sum_diverges is None
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"),
+    [
+        ("(1 + cos(log(t)))/t", (True, True, True)),  # one cycle takes t to 535 t
+        ("1/t if log(t) % 2 < 1 else 1/t**2", (True, True, True)),
+        ("abs(sin(pi*t**2))/t", (True, False, True)),  # zero at every step
+        ("(1 + cos(5*log(t)))/t**2", (True, False, True)),
+    ],
+)
+def test_an_oscillation_with_cycles_in_proportion_to_t_is_decided(text: str, truth: tuple[bool, bool, bool]) -> None:
+    verdict = theorem(text)
+    assert (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges) == truth
 
 
 def test_a_condition_that_never_holds_far_out_is_decided() -> None:

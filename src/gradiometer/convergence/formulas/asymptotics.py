@@ -12,6 +12,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Union
 
+from gradiometer.convergence.formulas.angles import (
+    PI_NUMBER,
+    cosine_of_half_turns,
+    cosine_of_turns,
+    polynomial_of,
+    sweeps,
+)
 from gradiometer.convergence.formulas.bounds import (
     NIL,
     SOME,
@@ -23,16 +30,11 @@ from gradiometer.convergence.formulas.bounds import (
     maximum,
     minimum,
 )
-from gradiometer.convergence.formulas.expansion import CONSTANT, TERMS, TIME, Expansion
-from gradiometer.convergence.formulas.number import ONE, PI, ROUNDING, Number, Undecided
+from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
+from gradiometer.convergence.formulas.number import ONE, Number, Undecided
 
 LARGEST_PERIOD = 1024
 """Longer periods are bounded as a whole, not step by step."""
-POLYNOMIAL = [TIME.power(Number(Fraction(power))) for power in range(1, 9)]
-"""The monomials of a polynomial in t whose angles are known to be spread evenly."""
-LARGEST_ANGLE = 1e6
-"""Half turns of the largest angle whose rounded cosine is trusted."""
-PI_NUMBER = Number(Fraction(1), ((PI, 1),))
 Real = Union[int, float, Fraction, Number, "Asymptotics"]
 Comparison = Callable[[Any, Any], bool]
 Time = Any
@@ -89,7 +91,7 @@ class Asymptotics:
         return floor(self / other)
 
     def __mod__(self, other: "Real") -> "Asymptotics":
-        return self - floor(self / other) * other
+        return _fraction(self / other) * other
 
     def __pow__(self, other: "Real") -> "Asymptotics":
         return _pairwise(_power, *_with_real_base(self, Asymptotics.constant(other)))
@@ -169,14 +171,24 @@ def _crosses_zero(value: Bounds) -> bool:
 
 
 def floor(value: "Real") -> Asymptotics:
-    """⌊f⌋. Exact for a rational multiple of t, with one branch for each remainder."""
+    """⌊f⌋. Exact for a polynomial in t with rational coefficients, with one branch for each remainder."""
 
-    def at(residue: int, value: Expansion, line: tuple[Fraction, Fraction]) -> Bounds:
-        slope, offset = line
-        here = slope * residue + offset
+    def at(value: Expansion, here: Fraction) -> Bounds:
         return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
 
     return _by_remainder(Asymptotics.constant(value), at, Bounds.floor)
+
+
+def _fraction(value: Asymptotics) -> Asymptotics:
+    """f − ⌊f⌋, which two roundings of f would not keep between 0 and 1."""
+
+    def otherwise(branch: Bounds) -> Bounds:
+        if branch.precise is not None and bounded_limit(branch.precise) is not None:
+            return branch - branch.floor()
+        share = Share(CONSTANT) if branch.precise is not None and sweeps(branch.precise) else None
+        return Bounds(NIL, UNIT, share, share, diffuse=share is not None)
+
+    return _by_remainder(value, lambda _, here: Bounds.exactly(Expansion.constant(here - math.floor(here))), otherwise)
 
 
 def exponential(value: Time) -> Time:
@@ -193,11 +205,10 @@ def cos(value: "Real") -> Asymptotics:
     """The cosine: exact for rational multiples of π t, a series if its argument has a limit, else in [−1, 1]."""
     turns = Asymptotics.constant(value) / PI_NUMBER
 
-    def at(residue: int, _: Expansion, line: tuple[Fraction, Fraction]) -> Bounds:
-        slope, offset = line
-        return Bounds.exactly(Expansion.constant(_cosine_of_half_turns(slope * residue + offset)))
+    def at(_: Expansion, here: Fraction) -> Bounds:
+        return Bounds.exactly(Expansion.constant(cosine_of_half_turns(here)))
 
-    return _by_remainder(turns, at, _cosine_of_turns, repeats=2)
+    return _by_remainder(turns, at, cosine_of_turns, repeats=2)
 
 
 def sin(value: "Real") -> Asymptotics:
@@ -264,72 +275,25 @@ def _with_real_base(base: Asymptotics, exponent: Asymptotics) -> tuple[Any, ...]
 
 def _by_remainder(
     value: Asymptotics,
-    at: Callable[[int, Expansion, tuple[Fraction, Fraction]], Bounds],
+    at: Callable[[Expansion, Fraction], Bounds],
     otherwise: Callable[[Bounds], Bounds],
     repeats: int = 1,
 ) -> Asymptotics:
-    """Apply `at` to each remainder of t in branches that are a rational line in t, `otherwise` to other branches."""
-    lines = [_line(branch) for branch in value.branches]
-    period = len(lines)
-    for line in lines:
-        if line is not None:
-            period = math.lcm(period, repeats * line[0].denominator)
+    """Apply `at` to branches that are a rational polynomial in t, `otherwise` to other branches.
+
+    `at` gets the branch and its value at a remainder of t. At all t with this remainder, the values differ by whole
+    numbers, and by whole multiples of `repeats`.
+    """
+    polynomials = [polynomial_of(branch) for branch in value.branches]
+    period = len(polynomials)
+    for polynomial in polynomials:
+        if polynomial is not None:
+            period = math.lcm(period, repeats * math.lcm(*(each.denominator for each in polynomial[1:])))
     if period > LARGEST_PERIOD:
         return Asymptotics((otherwise(value.whole),))
     branches = []
     for residue, branch in enumerate(_spread(value, period)):
-        line = lines[residue % len(lines)]
-        branches.append(otherwise(branch) if line is None else at(residue, branch.low, line))
+        found = polynomials[residue % len(polynomials)]
+        here = None if found is None else sum((each * residue**power for power, each in enumerate(found)), Fraction(0))
+        branches.append(otherwise(branch) if here is None else at(branch.low, here))
     return Asymptotics(tuple(branches))
-
-
-def _line(branch: Bounds) -> tuple[Fraction, Fraction] | None:
-    """Slope and offset if the branch is exactly a rational line in t, else None."""
-    value = branch.precise
-    if value is None or value.rest is not None:
-        return None
-    powers = {monomial: coefficient.rational for coefficient, monomial in value.terms}
-    slope, offset = powers.pop(TIME, Fraction(0)), powers.pop(CONSTANT, Fraction(0))
-    return None if powers or slope is None or offset is None else (slope, offset)
-
-
-def _cosine_of_half_turns(halves: Fraction) -> Number:
-    """cos(π x): exact if it is rational, by Niven's theorem only at multiples of π/3 and π/2."""
-    x = halves % 2
-    x = min(x, 2 - x)
-    exact = {0: "1", Fraction(1, 3): "1/2", Fraction(1, 2): "0", Fraction(2, 3): "-1/2", 1: "-1"}
-    return Number(Fraction(exact[x])) if x in exact else Number.rounded(math.cos(math.pi * float(x)))
-
-
-def _cosine_of_turns(turns: Bounds) -> Bounds:
-    """cos(π u) for a u that is not a rational line in t."""
-    anywhere = Bounds(-UNIT, UNIT)
-    value = turns.precise
-    if value is None or (value.rest is not None and value.rest.direction >= 0):
-        return anywhere
-    limit = bounded_limit(value)
-    if limit is not None:  # Taylor's series around the limit: the n-th derivative of cos x is cos(x + nπ/2)
-        vanishing = Expansion(tuple(term for term in value.terms if term[1] != CONSTANT), value.rest)
-        coefficients = [
-            _cosine_of_constant(limit + Number(Fraction(n, 2))) * Number(Fraction(1, math.factorial(n)))
-            for n in range(TERMS)
-        ]
-        return Bounds.exactly((vanishing * Expansion.constant(PI_NUMBER)).series(coefficients))
-    powers = {monomial: coefficient for coefficient, monomial in value.terms if monomial != CONSTANT}
-    polynomial = all(monomial in POLYNOMIAL for monomial in powers) and value.rest is None
-    known = all(each.rational is not None or each.atoms == ((PI, -1),) for each in powers.values())
-    if not (polynomial and known and any(each.rational is None for each in powers.values())):
-        return anywhere
-    # A coefficient is rational in radians, and π is irrational, so the angles of the polynomial are spread evenly
-    # (Weyl 1916), in every long block (Lawton 1959).
-    share = Share(CONSTANT)
-    return Bounds(-UNIT, UNIT, share, share, diffuse=True)
-
-
-def _cosine_of_constant(turns: Number) -> Number:
-    if turns.rational is not None:
-        return _cosine_of_half_turns(turns.rational)
-    value = math.cos(math.pi * float(turns))
-    if not abs(float(turns)) < LARGEST_ANGLE or not abs(value) > ROUNDING:
-        raise Undecided("a cosine is zero up to rounding, or of too large an angle")
-    return Number.rounded(value)

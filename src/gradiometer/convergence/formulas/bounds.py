@@ -21,13 +21,16 @@ STEEP = [Monomial(((tuple(2 * power for power in unit(level)), -ONE),)) for leve
 SOME = Fraction(1, 10**9)
 """Stands for a positive share of the steps whose size is not computed: less than any that occurs."""
 
+ABOVE = 2.0**-20
+"""How far a bound of two values that are equal up to rounding is above them, as a share."""
+
 MOST = Number(Fraction(1, 64))
 """How far below its upper end a diffuse exponent is at a positive share of the steps, in units of its range."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """At a share of the steps of every long block, a value is at least c·size for a fixed c > 0.
+    """At a share of the steps of every block from t to λt, a value is at least c·size for fixed c > 0 and λ > 1.
 
     Args:
         size: The monomial.
@@ -192,7 +195,14 @@ class Bounds:
 
     def _increasing(self, function: Callable[[Expansion], Expansion]) -> "Bounds":
         low = function(self.low)
-        return Bounds(low, low if self.precise is not None else function(self.high))
+        if self.precise is not None:
+            return Bounds.exactly(low)
+        high = function(self.high)
+        gap, ends = self.high - self.low, (self.low, self.high, low, high)
+        apart = bool(gap.terms) and gap.leading[1] == CONSTANT
+        if not (self.diffuse and apart) or any(bounded_limit(end) is None for end in ends):
+            return Bounds(low, high)
+        return Bounds(low, high, self.rise, self.drop, diffuse=True)  # between constants, nothing is stretched to zero
 
     def floor(self) -> "Bounds":
         """⌊f⌋: known if f has a limit, otherwise between f − 1 and f."""
@@ -267,7 +277,14 @@ def hull(parts: tuple[Bounds, ...], share: Fraction) -> Bounds:
 
 
 def _larger(one: Expansion, two: Expansion) -> Expansion:
-    return one if one == two or (one - two).sign >= 0 else two
+    """The larger one for large t, or somewhat more than both if they are equal up to rounding."""
+    try:
+        return one if one == two or (one - two).sign >= 0 else two
+    except Undecided:
+        (c, size), (d, other) = one.leading, two.leading
+        if size != other:
+            raise
+        return Expansion(((Number.rounded(max(float(c), float(d)) + ABOVE * abs(float(c))), size),))
 
 
 def _nearest_integer_below(value: Number) -> int:

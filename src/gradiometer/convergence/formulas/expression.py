@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import Any, cast
 
 from gradiometer.convergence.formulas import asymptotics
-from gradiometer.convergence.formulas.asymptotics import LARGE_T, PI_NUMBER, Asymptotics, Comparison
+from gradiometer.convergence.formulas.angles import PI_NUMBER
+from gradiometer.convergence.formulas.asymptotics import LARGE_T, Asymptotics, Comparison
 from gradiometer.convergence.formulas.number import LARGEST_BITS, Amount, Number
 from gradiometer.errors import BadArgument
 
