@@ -126,7 +126,7 @@ def test_the_command_writes_the_optimizer_that_won(
     code, out, _ = called(capsys, *small, "--optimizer", "adamw,sgd", "--momentum", "0,0.9", "--nesterov")
     told = json.loads(out)
     written = Configuration.from_toml(told["file"])
-    best = told["race"][-1][0]["optimizer"]
+    best = told["race"][-1][0]["name"]
     assert code == 0 and told["cost"] <= 1.3 and len(told["race"][0]) == 3
     words = "AdamW" if written.optimizer == "adamw" else "SGD"
     words += f" with Nesterov momentum {written.momentum:g}" if written.momentum else ""

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 LEFT_OUT = (
     *("problem", "learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget"),
     *("gauges", "check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints"),
-    *("checkpoint_at", "optimizer", "momentum", "weight_decay"),
+    *("checkpoint_at", "optimizer", "momentum", "weight_decay", "batch_size"),
 )
 """Settings that tuning chooses or does not use."""
+
+SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
+"""Flags that take several values with commas between them."""
 
 CHOSEN = ("learning_rate", "schedule", "snapshots", "cool")
 """Settings that are not given together with `--tune`."""
@@ -42,6 +45,12 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True}
 @click.option("--weight-decay", metavar="NUMBERS", default=None,
               help="Weight decay, or several with commas, such as 0,1e-4: the one is chosen that ends at the lowest "
               "training loss, which often is the smallest.  [default: 0]")  # fmt: skip
+@click.option("--batch-size", "--batch", "-b", "batch_size", metavar="SIZES", default=None,
+              help="Batch size B, or several with commas, such as 32,64,128, to choose from for an --aim.  "
+              "[default: 32]")  # fmt: skip
+@click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
+              help="What is the same for several batch sizes: the examples of the training, or its time on this "
+              "machine, by measured step times. The length given is that at the first size.")  # fmt: skip
 @configuration_options(*LEFT_OUT)
 @pool_option
 @out_option
@@ -51,6 +60,7 @@ def tune(
     file: Path | None,
     budget: float,
     pool: str,
+    aim: str | None,
     out: Path,
     as_json: bool,
     **flags: Any,
@@ -59,16 +69,17 @@ def tune(
 
     A probe brackets the rate, and branches are trained from the start with the rate linear to zero, in rounds of
     growing length. SGD has Nesterov momentum 0.9 unless --momentum is given. Several optimizers, momenta or weight
-    decays are raced within the same budget, on shorter branches. The choice is written as a TOML file for `gradiometer
-    train --config`.
+    decays are raced within the same budget, on shorter branches, and so are several batch sizes for an --aim. The
+    choice is written as a TOML file for `gradiometer train --config`.
 
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
     quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
     continues.
     """
-    several = {name: _several(name, flags) for name in ("optimizer", "momentum", "weight_decay")}
+    several = {name: _several(name, flags) for name in SEVERAL}
     configuration = configuration_to_tune(file, {"problem": problem, **flags, **_one_of(several)})
-    made = tuned(configuration, out, budget, pool, quiet=as_json, **several)
+    sizes = several.pop("batch_size") or ()
+    made = tuned(configuration, out, budget, pool, quiet=as_json, **several, batch_size=sizes, aim=aim)
     if as_json:
         from gradiometer.cli.outcome import print_json
 
@@ -91,9 +102,10 @@ def _several(name: str, flags: dict[str, Any]) -> Any:
     if given is None or name == "optimizer":
         return given
     try:
-        return [float(part) for part in given.split(",")]
+        return [(int if name == "batch_size" else float)(part) for part in given.split(",")]
     except ValueError:
-        raise BadArgument(f"`{name}` must be a number, or several with commas between them, got {given!r}.") from None
+        kind = "a whole number" if name == "batch_size" else "a number"
+        raise BadArgument(f"`{name}` must be {kind}, or several with commas between them, got {given!r}.") from None
 
 
 def _one_of(several: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +116,9 @@ def _one_of(several: dict[str, Any]) -> dict[str, Any]:
         one["optimizer"] = "sgd" if "sgd" in names else names[0]
     if several["momentum"] is not None:
         one["momentum"] = max(several["momentum"])  # Nesterov momentum needs one above zero
-    if several["weight_decay"] is not None:
-        one["weight_decay"] = several["weight_decay"][0]
+    for name in ("weight_decay", "batch_size"):
+        if several[name] is not None:
+            one[name] = several[name][0]
     return one
 
 

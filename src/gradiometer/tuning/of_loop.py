@@ -1,5 +1,6 @@
 """`tune`: choose the learning rate of a training before it starts."""
 
+import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ from torch import nn
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.errors import BadArgument
 from gradiometer.forks.branches import Fork
-from gradiometer.forks.data import Data, data_of, first_size
+from gradiometer.forks.data import Data, Ordered, data_of, first_size
 from gradiometer.forks.loop_state import check_functions, parts_of
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
+from gradiometer.tuning.aim import Aim, check_aim, paces_for
 from gradiometer.tuning.choice import rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket, bracket
@@ -50,7 +53,8 @@ def tune(
     loss: Loss,
     batches: Any,
     steps: int,
-    batch_size: int | None = None,
+    batch_size: int | Sequence[int] | None = None,
+    aim: Aim | None = None,
     budget: Amount = BUDGET,
     optimizer: Optimizers = "sgd",
     momentum: Amounts = 0.9,
@@ -74,8 +78,11 @@ def tune(
         loss: Called as `loss(model, batch)`; returns the mean loss or one value per example.
         batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
             batches; or a function of a seed that returns an iterable of batches.
-        steps: Number of updates of the training.
-        batch_size: Size of a batch, if `batches` are examples.
+        steps: Number of updates of the training, at the first batch size.
+        batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that ends at the lowest
+            training loss for the aim.
+        aim: With several batch sizes, "examples": the same number of examples for all; or "time": the same time on this
+            machine, by measured step times.
         budget: The most that tuning may cost, in units of the training. With twice the default, every rate is tried on
             two data orders, which gives intervals.
         optimizer: "sgd", "adamw", or a function of (parameters, learning_rate) that returns an optimizer. Of several,
@@ -120,42 +127,62 @@ def tune(
         check_whole(name, number, least)
     check_number("budget", budget, positive=True)
     kinds = variants(optimizer, momentum, nesterov, weight_decay)
-    data = data_of(batches, batch_size)
+    data = _data(batches, batch_size, aim)
+    [present, *others] = data
+    if others and len(kinds) > 1:
+        raise BadArgument("`batch_size` has several values, and so has the optimizer: choose one after the other.")
     first = kinds[0](model.parameters() if isinstance(model, nn.Module) else [], 1.0)
     check_functions(
         parts_of(model, first, None, None), loss=loss, step=None, evaluate=None, scaler=None, accumulation=1
     )
     if clip is not None:
         check_number("clip", clip, positive=True)
-    start = start_of(model, first, data, loss=loss, seed=seed)
+    start = start_of(model, first, data[present], loss=loss, seed=seed)
     kinds = kinds if clip is None else tuple(kind.clipped(clip * start.norm) for kind in kinds)
-    probes = _brackets(model, kinds, data, loss=loss, steps=steps, seed=seed)
-    size = first_size(data, seed) * data.shards
+    probes = _brackets(model, kinds, data[present], loss=loss, steps=steps, seed=seed)
+    paces = paces_for(aim, model, kinds[0], data, loss=loss, seed=seed, out=out)
+    size = first_size(data[present], seed) * data[present].shards
     readout = max(steps * size // 48, 1)
     replicates = max(int(budget / BUDGET), 1)
-    spent = sum(probed for probed, _ in probes.values()) * (1 + 1 / FORWARD) + BATCHES
-    decays = len(kinds) // len(probes)
-    plan = Plan(steps, float(budget), spent, readout / size / FORWARD, len(probes), decays, replicates)
+    spent = sum(probed for probed, _ in probes.values()) * (1 + 1 / FORWARD) + BATCHES + paces.cost
+    decays, slowest = len(kinds) // len(probes), min(paces.updates.values())
+    looks = max(readout / (each if others else size) / FORWARD / pace for each, pace in paces.updates.items())
+    plan = Plan(steps, float(budget), spent, looks, len(probes) + len(others), decays, replicates, slowest)
     with opened(pool) as where:
         lanes, short = [], dict[Any, Trials]()
-        for kind in kinds:
-            found = probes[kind.family][1]
+        for kind, each in itertools.product(kinds, data):
+            found, pace = probes[kind.family][1], paces.updates[each]
             trials = Trials(
-                model, kind, data, loss, size, steps, readout, replicates, found.rate, where,
-                seed=seed, threads=threads, out=out, progress=progress,
+                model, kind, data[each], loss, each if others else size, max(round(steps * pace), 1), readout,
+                replicates, found.rate, where, seed=seed, threads=threads, out=out, progress=progress,
+                label=f" batch {each}" if others else "",
             )  # fmt: skip
-            first_round = short.setdefault(kind.family, trials)
-            lanes.append(Lane(kind, found, trials, first_round, 0 if found is ADAPTIVE else ABOVE, start.loss))
+            first_round = short.setdefault((kind.family, each), trials)
+            centre = 0 if found is ADAPTIVE else ABOVE
+            lanes.append(Lane(kind, found, trials, first_round, centre, start.loss, pace, bool(others)))
         lane, choice, parts = raced(lanes, plan)
     races = tuple(as_fork(part, seed=seed, left=steps * size) for part in parts)
     if out is not None:
         finish(out, lanes, races)
-    cost = (spent + sum(one.trials.updates for one in lanes)) / steps
+    cost = (spent + sum(one.spent for one in lanes)) / steps
     rate, probed = rate_of(lane.bracket.rate, choice.exponent), None if lane.bracket is ADAPTIVE else lane.bracket
     return Tuned(
-        rate, steps, size, lane.made, probed, choice, lane.bracket.rate, _forks(lane), cost, budget, replicates,
-        parts, tuple(fork for _, fork in races),
+        rate, lane.trials.steps, lane.trials.size, lane.made, probed, choice, lane.bracket.rate, _forks(lane), cost,
+        budget, replicates, parts, tuple(fork for _, fork in races), aim, paces.times,
     )  # fmt: skip
+
+
+def _data(batches: Any, sizes: int | Sequence[int] | None, aim: Aim | None) -> dict[int, Data]:
+    """The data in batches of each size; under the key 1 if the batches are given as such."""
+    if isinstance(sizes, int) or sizes is None:
+        check_aim(aim, [sizes or 1])
+        return {1: data_of(batches, sizes)}
+    several = list(dict.fromkeys(sizes))
+    check_aim(aim, several)
+    found = {size: data_of(batches, size) for size in several}
+    if len(found) > 1 and not all(isinstance(data, Ordered) for data in found.values()):
+        raise BadArgument("`batch_size` has several values, so `batches` must be examples: tensors or a data set.")
+    return found
 
 
 def _forks(lane: Lane) -> tuple[Fork, ...]:

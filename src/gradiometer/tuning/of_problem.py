@@ -1,7 +1,7 @@
 """`tune_problem`: tune a training that a configuration describes, and write the configuration that it chose."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from gradiometer.run.reader import Run
 from gradiometer.storage.disk import replace_file, writing
 from gradiometer.train.loop import name_of_run
 from gradiometer.train.preparation import device_of, new_model, seed_everything
+from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.of_loop import BUDGET, tune
 from gradiometer.tuning.tuned import Tuned
 from gradiometer.tuning.variants import Amounts, Optimizers
@@ -68,6 +69,8 @@ def tune_problem(
     optimizer: Optimizers | None = None,
     momentum: Amounts | None = None,
     weight_decay: Amounts | None = None,
+    batch_size: Sequence[int] = (),
+    aim: Aim | None = None,
     pool: Pool | str = "here",
     progress: Progress | None = None,
 ) -> ProblemTuned:
@@ -83,6 +86,9 @@ def tune_problem(
         optimizer: Several optimizers to choose from, such as "sgd,adamw". Default: that of the configuration.
         momentum: Several momenta of SGD to choose from, such as (0, 0.9). Default: that of the configuration.
         weight_decay: Several weight decays to choose from. Default: that of the configuration.
+        batch_size: Several batch sizes to choose from; the steps are those of the first. Default: that of the
+            configuration.
+        aim: What is the same for several batch sizes, "examples" or "time".
         pool: Where branches are trained.
         progress: Called after every branch.
 
@@ -104,8 +110,12 @@ def tune_problem(
         raise BadArgument(
             "`accumulation` above 1 changes no rate: tune without it, and give it to the training afterwards."
         )
+    if len(batch_size) > 1 and configuration.sampling != "reshuffled":
+        raise BadArgument("`sampling` must be reshuffled to choose between batch sizes.")
     if configuration.cool != "off" or configuration.snapshots:
         raise BadArgument("`cool` and `snapshots` choose the rate in other ways than tuning: leave them out.")
+    if batch_size:
+        configuration = msgspec.structs.replace(configuration, batch_size=batch_size[0])
     device = device_of(configuration.device, Ranks())
     seed_everything(configuration.seed)
     model = new_model(problem).to(device).train()
@@ -119,7 +129,8 @@ def tune_problem(
             model,
             loss=problem.loss,
             batches=data if reshuffled else _Drawn(data, order.batch_size),
-            batch_size=order.batch_size if reshuffled else None,
+            batch_size=(batch_size or order.batch_size) if reshuffled else None,
+            aim=aim,
             steps=steps,
             budget=budget,
             optimizer=configuration.optimizer if optimizer is None else optimizer,
@@ -133,7 +144,7 @@ def tune_problem(
             progress=progress,
         )
     plain = {"momentum": 0.0, "nesterov": False}  # of an optimizer without momentum
-    settings = plain | {name: value for name, value in tuned.settings.items() if name != "batch_size"}
+    settings = plain | tuned.settings
     chosen = msgspec.structs.replace(configuration, **settings)
     with writing(path):
         replace_file(path / FILE, chosen.to_toml().encode())

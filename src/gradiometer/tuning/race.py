@@ -1,13 +1,14 @@
-"""Races between optimizers: each with the rates of its own bracket, in fewer and longer branches."""
+"""Races between optimizers or batch sizes: each with the rates of its own bracket, in fewer and longer branches."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.forks.alternatives.alternative import GoOn
+from gradiometer.forks.alternatives.alternative import Alternative, GoOn
+from gradiometer.forks.alternatives.rates import BatchSize
 from gradiometer.forks.branch import Branch, BranchResult
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.recorded.plan import Plan
@@ -25,7 +26,7 @@ FINALISTS = 2
 
 @dataclass(frozen=True)
 class Lane:
-    """An optimizer in a race.
+    """An optimizer or a batch size in a race.
 
     Args:
         made: The optimizer.
@@ -34,6 +35,8 @@ class Lane:
         short: Its branches of the first round, which it shares with other weight decays.
         start: Exponent of the first centre.
         before: The loss at the start.
+        pace: Its updates that count as one of the first batch size.
+        of_batch: True if batch sizes are raced.
     """
 
     made: Made
@@ -42,27 +45,45 @@ class Lane:
     short: Trials
     start: int
     before: float
+    pace: float = 1.0
+    of_batch: bool = False
+
+    @property
+    def words(self) -> str:
+        """What is raced, in a few words."""
+        return f"batch {self.trials.size:,}" if self.of_batch else self.made.words
+
+    @property
+    def spent(self) -> float:
+        """What its branches have cost, in updates at the first batch size."""
+        return self.trials.updates / self.pace
+
+    def paced(self, stage: Stage) -> Stage:
+        """A stage at its pace."""
+        return replace(stage, updates=max(int(stage.updates * self.pace), 1))
 
     def choice(self, first: Stage, then: Callable[[], Sequence[Stage]]) -> Choice:
         """The choice of the rate. Branches that are finished are not trained again."""
+        first = self.paced(first)
         low, high = (math.log2(end / self.bracket.rate) / STEP for end in (self.bracket.low, self.bracket.high))
 
         def train(updates: int, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
             return (self.short if updates == first.updates else self.trials)(updates, centre, exponents)
 
         return choose(
-            train, first, then,
+            train, first, lambda: list(map(self.paced, then())),
             start=self.start, lowest=math.floor(low), highest=math.ceil(high), before=self.before,
         )  # fmt: skip
 
     def duel(self, stage: Stage, centre: int, exponents: Sequence[int]) -> "Ended":
         """Train at some rates. Returns where the best of them ended."""
-        self.trials(stage.updates, centre, exponents)
-        return min((self.ended(self.trials, stage.updates, centre, one) for one in exponents), key=_loss)
+        self.trials(self.paced(stage).updates, centre, exponents)
+        return min((self.ended(self.trials, stage, centre, one) for one in exponents), key=_loss)
 
-    def ended(self, trials: Trials, updates: int, centre: int, exponent: int) -> "Ended":
+    def ended(self, trials: Trials, stage: Stage, centre: int, exponent: int) -> "Ended":
         """Where the branches at a rate have ended."""
-        return Ended(self, rate_of(self.bracket.rate, exponent), trials.ended(updates, centre, exponent))
+        results = trials.ended(self.paced(stage).updates, centre, exponent)
+        return Ended(self, rate_of(self.bracket.rate, exponent), results)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +109,7 @@ class Ended:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
         return {
-            "optimizer": self.lane.made.words,
+            "name": self.lane.words,
             "learning_rate": self.rate,
             "loss": self.loss,
             "updates": max(result.updates for result in self.results),
@@ -100,7 +121,7 @@ Part = tuple[Ended, ...]
 
 
 def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part, ...]]:
-    """The best of several optimizers, the choice of its rate, and the parts of the race, none for one optimizer.
+    """The best of several lanes, the choice of its rate, and the parts of the race, none for one lane.
 
     All kinds of optimizers make a first round of branches, each at one weight decay, since short branches do not show
     it. The two best train longer ones at their best rate and one below it. The other weight decays of the best then
@@ -115,9 +136,7 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     first = plan.first
     heads = [lane for lane in lanes if lane.trials is lane.short]
     rounds = {id(lane): lane.choice(first, lambda: ()).rounds[0] for lane in heads}
-    short = sorted(
-        (lane.ended(lane.short, first.updates, lane.start, rounds[id(lane)].best) for lane in heads), key=_loss
-    )
+    short = sorted((lane.ended(lane.short, first, lane.start, rounds[id(lane)].best) for lane in heads), key=_loss)
     stage = plan.final(_spent(lanes))
     if stage is None:
         return short[0].lane, short[0].lane.choice(first, lambda: ()), (tuple(short),)
@@ -136,17 +155,21 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
 
 def _spent(lanes: Sequence[Lane]) -> float:
     """Updates of all branches so far, for one data order."""
-    return sum(lane.trials.updates / lane.trials.replicates for lane in lanes)
+    return sum(lane.spent / lane.trials.replicates for lane in lanes)
 
 
 def as_fork(ends: Sequence[Ended], *, seed: int, left: Amount) -> tuple[Plan, Fork]:
     """A part of a race as a fork whose baseline is the best optimizer, and the alternatives are the others."""
-    alternatives = tuple(end.lane.made.alternative(end.rate) for end in ends[1:])
+    alternatives = tuple(_alternative(end, ends[0]) for end in ends[1:])
     best = ends[0].results[0]
-    state = f"{ends[0].lane.made.words} at {ends[0].rate:.3g}"
+    state = f"{ends[0].lane.words} at {ends[0].rate:.3g}"
     plan = Plan(0, alternatives, len(ends[0].results), best.horizon, seed=seed, left=int(left), state=state)
     names = [GoOn().name, *(one.name for one in alternatives)]
-    results = [_called(name, result) for name, end in zip(names, ends, strict=True) for result in end.results]
+    results = [
+        replace(result, alternative=name, horizon=best.horizon)
+        for name, end in zip(names, ends, strict=True)
+        for result in end.results
+    ]
     return plan, plan.fork(results)
 
 
@@ -172,8 +195,11 @@ def _keep(out: Path, plan: Plan, fork: Fork) -> None:
     record.finish()
 
 
-def _called(name: str, result: BranchResult) -> BranchResult:
-    return BranchResult(**{**vars(result), "alternative": name})
+def _alternative(end: Ended, best: Ended) -> Alternative:
+    """An optimizer or a batch size, as seen from the best one."""
+    if not end.lane.of_batch:
+        return end.lane.made.alternative(end.rate)
+    return BatchSize(end.lane.trials.size / best.lane.trials.size, rate=float(f"{end.rate / best.rate:.3g}"))
 
 
 def _loss(end: Ended) -> float:

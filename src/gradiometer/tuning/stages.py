@@ -10,6 +10,9 @@ from gradiometer.tuning.choice import Stage
 FEWEST = 16
 """Fewest updates of a branch and of the probe."""
 
+MOST_SHORT, MOST_PACED = 6, 10
+"""The fewest updates may take this part of the training, one in so many; the second with several batch sizes."""
+
 FIRST_SHARE, FIRST_SPACING, FIRST_MOST = 1 / 18, 4, 7
 """Length of the branches of the first round, as a share of the training; steps of the grid between its rates, two
 octaves; and the most branches, which it needs only if the best rate is far from where it started."""
@@ -36,9 +39,10 @@ class Plan:
         whole: The budget, in units of the training.
         spent: What the probes have cost, in updates.
         readout: What the readout of a branch costs, in updates.
-        lanes: Number of optimizers, without those that differ in weight decay only.
+        lanes: Number of batch sizes, or of optimizers without those that differ in weight decay only.
         decays: Number of weight decays.
         replicates: Data orders of every rate.
+        slowest: The least pace of a batch size: it makes so many updates in those of the first one.
     """
 
     steps: int
@@ -48,6 +52,7 @@ class Plan:
     lanes: int = 1
     decays: int = 1
     replicates: int = 1
+    slowest: float = 1.0
 
     @property
     def budget(self) -> float:
@@ -61,19 +66,24 @@ class Plan:
         Raises:
             BadArgument: The budget does not pay for it.
         """
-        fewest = min(FEWEST, max(self.steps // 6, 1))
+        most = self.steps // (MOST_SHORT if self.slowest == 1 else MOST_PACED)
+        fewest = min(math.ceil(FEWEST / self.slowest), max(most, 1))
         updates = max(round(FIRST_SHARE * self.steps), fewest)
         each = self.budget * self.steps / (updates + self.readout) / self.lanes
         if not each >= LEAST_BRANCHES:
-            branches = self.replicates * self.lanes * LEAST_BRANCHES * (updates + self.readout)
-            needed = math.ceil(100 * (branches + self.spent) / self.steps + 1e-6) / 100
-            whose = f" of each of {self.lanes} optimizers" if self.lanes > 1 else ""
+            total = self.replicates * self.lanes * LEAST_BRANCHES * (updates + self.readout)
+            needed = math.ceil(100 * (total + self.spent) / self.steps + 1e-6) / 100
+            whose = (
+                f" of each of {self.lanes} {'optimizers' if self.slowest == 1 else 'batch sizes'}"
+                if self.lanes > 1
+                else ""
+            )
             raise BadArgument(
                 f"`budget` pays for no three branches of {updates} updates{whose} and the probe: give at least "
                 f"{needed:g}."
             )
-        most = int(each) if self.lanes == 1 else max(int(SHARE_FIRST * each), LEAST_BRANCHES)
-        return Stage(updates, min(most, FIRST_MOST), FIRST_SPACING)
+        branches = int(each) if self.lanes == 1 else max(int(SHARE_FIRST * each), LEAST_BRANCHES)
+        return Stage(updates, min(branches, FIRST_MOST), FIRST_SPACING)
 
     def then(self, spent: float) -> Sequence[Stage]:
         """The later rounds, after so many updates."""

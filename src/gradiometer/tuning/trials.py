@@ -55,6 +55,7 @@ class Trials:
         threads: Threads of torch in every branch.
         out: Folder for the forks; None to keep them in memory only.
         progress: Called after every branch.
+        label: What tells the branches from others of the same state and length; empty if nothing does.
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class Trials:
     threads: int = 1
     out: Path | None = None
     progress: Progress | None = None
+    label: str = ""
     results: dict[tuple[int, int], list[BranchResult]] = field(default_factory=dict)
     plans: dict[tuple[int, int], Plan] = field(default_factory=dict)
     records: dict[tuple[int, int], ForkRecord] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class Trials:
         copies = original.copied()
         key = updates, centre
         if key not in self.plans:
-            self.plans[key] = self._plan(updates, copies.digest())
+            self.plans[key] = self._plan(updates, copies.digest() + self.label)
         plan = self.plans[key]
         if self.out is not None and key not in self.records:
             with writing(self.out):

@@ -12,10 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.shapes import Linear
+from gradiometer.estimation.step_time import StepTimes
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
 from gradiometer.forks.recorded.words import outcome
-from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.estimate import counted, significant
+from gradiometer.tuning.aim import Aim, times_to_dict
 from gradiometer.tuning.choice import Choice, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
@@ -42,6 +44,8 @@ class Tuned:
         race: If several optimizers were raced, where each ended at its best rate: after short branches, and the best
             two after longer ones. The chosen one is the first of the last part.
         races: The same as forks, with the best of each part as the baseline.
+        aim: What was the same for several batch sizes: "examples" or "time"; None for one batch size.
+        times: The measured times of a step by batch size, if the aim was time.
     """
 
     learning_rate: float
@@ -57,6 +61,8 @@ class Tuned:
     replicates: int
     race: tuple[tuple[Ended, ...], ...] = ()
     races: tuple[Fork, ...] = ()
+    aim: Aim | None = None
+    times: StepTimes | None = None
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer at the chosen rate."""
@@ -132,6 +138,8 @@ class Tuned:
             "replicates": self.replicates,
             "held": self.choice.held,
             "bracket": None if self.bracket is None else self.bracket.to_dict(),
+            "aim": self.aim,
+            "step_times": None if self.times is None else times_to_dict(self.times),
             "race": [[end.to_dict() for end in part] for part in self.race],
             "tried": [dict(one) for one in self.tried],
             "effects": [effect.to_dict() for effect in self.effects()],
@@ -148,6 +156,8 @@ class Tuned:
             found.append(f"Gradients are clipped to the norm {significant(self.made.clip)}.")
         if self.bracket is not None:
             found.append(f"Bracket: {self.bracket}.")
+        if self.times is not None:
+            found.append(self._timed(self.times))
         found += [self._raced(place) for place in range(len(self.race))]
         found += [self._round(place) for place in range(len(self.choice.rounds))]
         if self.choice.held:
@@ -158,17 +168,26 @@ class Tuned:
         found.append(self._more())
         return tuple(found)
 
+    def _timed(self, times: StepTimes) -> str:
+        """The measured times of a step."""
+        (first, *_), relative = times.seconds, times.relative
+        others = [f"batch {size:,} {time}" for size, time in relative.items() if size != first]
+        return f"A step at batch {first:,} takes {times.seconds[first]}; in units of that: {', '.join(others)}."
+
     def _raced(self, place: int) -> str:
         """Where the optimizers ended in one part of the race."""
         part = self.race[place]
-        updates = max(result.updates for end in part for result in end.results)
+        count = max(result.updates for end in part for result in end.results)
+        length = f"Optimizers after {counted(count, 'update')}"
+        if self.aim is not None:
+            length = f"Batch sizes after the same {'time' if self.aim == 'time' else 'number of examples'}"
         ends = []
         for end in part:
             ended = f"ended at {significant(end.loss)}" if math.isfinite(end.loss) else "diverged"
-            ends.append(f"{end.lane.made.words} (rate {significant(end.rate)}) {ended}")
+            ends.append(f"{end.lane.words} (rate {significant(end.rate)}) {ended}")
         shown = [f"{effect.alternative} {outcome(effect)}" for effect in self.races[place].effects(READOUT)]
         against = f" Against the first: {'; '.join(shown)}." if self.replicates > 1 else ""
-        return f"Optimizers after {updates:,} updates, by training loss: {', '.join(ends)}.{against}"
+        return f"{length}, by training loss: {', '.join(ends)}.{against}"
 
     def _round(self, place: int) -> str:
         one = self.choice.rounds[place]

@@ -1,0 +1,140 @@
+"""The aim of a choice between batch sizes: fewest examples, or least time by measured step times."""
+
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.estimation.step_time import StepTimes, step_times
+from gradiometer.forks.data import Data
+from gradiometer.forks.loop_state import parts_of
+from gradiometer.measurement.batch import mapped
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
+from gradiometer.run.cadence.clock import clock_for
+from gradiometer.storage.disk import read_file, replace_file, writing
+from gradiometer.tuning.optimizers import Made
+
+Aim = Literal["examples", "time"]
+"""What is the same for all batch sizes: the number of examples, or the time."""
+
+FILE = "step_times.json"
+
+SECONDS = 0.01
+"""Steps are timed no longer than the fewest rounds take, since they count as cost."""
+
+
+@dataclass(frozen=True)
+class Paces:
+    """How many updates of each batch size count as one of the first.
+
+    Args:
+        updates: Updates by batch size, 1 for the first.
+        times: The measured step times; None if the aim is examples.
+    """
+
+    updates: Mapping[int, float]
+    times: StepTimes | None = None
+
+    @property
+    def cost(self) -> float:
+        """What timing has cost, in updates at the first batch size."""
+        if self.times is None:
+            return 0.0
+        rounds = 1 + max(estimate.samples or 0 for estimate in self.times.seconds.values())
+        return rounds * sum(1 / pace for pace in self.updates.values())
+
+
+def check_aim(aim: Any, sizes: Sequence[int]) -> None:
+    """Raise unless the aim is known, and there is one if and only if there are several batch sizes."""
+    known = " or ".join(map(repr, get_args(Aim)))
+    if aim is not None and aim not in get_args(Aim):
+        raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
+    if len(sizes) > 1 and aim is None:
+        raise BadArgument(f"`aim` must be {known} for several batch sizes: they end at other losses for each.")
+    if len(sizes) == 1 and aim is not None:
+        raise BadArgument("`aim` chooses between batch sizes: give several, such as 32,64,128.")
+
+
+def paces_for(
+    aim: Aim | None, model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int, out: Path | None
+) -> Paces:
+    """The paces of batch sizes for an aim. A tuning that continues uses the times that it has measured before.
+
+    Args:
+        aim: The aim; None for one batch size.
+        model: The model. A copy is trained.
+        made: The optimizer.
+        data: The training data in batches of each size, the first of which is the present one.
+        loss: The loss of training.
+        seed: Seed of the data order.
+        out: Folder in which the times are kept.
+    """
+    sizes = list(data)
+    if aim != "time":
+        return Paces({size: sizes[0] / size for size in sizes})
+    times = _kept(out, sizes)
+    if times is None:
+        times = _measured(model, made, data, loss=loss, seed=seed)
+        if out is not None:
+            with writing(out):
+                out.mkdir(parents=True, exist_ok=True)
+                replace_file(out / FILE, json.dumps(times_to_dict(times)).encode())
+    return Paces({size: 1 / times.relative[size].value for size in sizes}, times)
+
+
+def _measured(model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int) -> StepTimes:
+    """Time steps of a copy, in turn. On one thread of the CPU, other processes do not count."""
+    copies = parts_of(model, made(model.parameters(), 1e-6), None, None).copied()
+    devices = {parameter.device for parameter in copies.model.parameters()}
+    digits, device = zlib.crc32(f"{seed}/times".encode()), next(iter(devices))
+    batches = {size: each.batches(digits) for size, each in data.items()}
+
+    def step(size: int) -> None:
+        batch: Any = mapped(next(batches[size]), lambda tensor: tensor.to(device))
+        copies.optimizer.zero_grad(set_to_none=True)
+        with user_code("loss"):
+            value = with_graph(checked_loss(loss(copies.model, batch), batch).mean())
+            value.backward()
+        copies.optimizer.step()
+        value.item()  # waits for the device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    sizes = list(data)
+    with untouched_randomness(digits, devices):
+        clock = clock_for(device.type) if torch.get_num_threads() == 1 else time.perf_counter
+        return step_times(step, sizes, sizes[0], seconds=SECONDS, clock=clock)
+
+
+def times_to_dict(times: StepTimes) -> dict[str, Any]:
+    """The times as JSON types."""
+    return {
+        name: [[size, estimate.to_dict()] for size, estimate in getattr(times, name).items()]
+        for name in ("seconds", "relative")
+    }
+
+
+def _kept(out: Path | None, sizes: Sequence[int]) -> StepTimes | None:
+    """The times that were measured before, unless they are of other sizes or cannot be read."""
+    if out is None or not (out / FILE).exists():
+        return None
+    try:
+        stored = json.loads(read_file(out / FILE))
+        found = {
+            name: {int(size): Estimate(**estimate) for size, estimate in stored[name]}
+            for name in ("seconds", "relative")
+        }
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+    times = StepTimes(**found)
+    return times if list(times.relative) == list(sizes) else None
