@@ -64,6 +64,33 @@ def test_the_measurement_can_be_hidden(page: "sync_api.Page", site: Path) -> Non
     assert figure.locator(".alone").is_visible()
 
 
+def test_projecting_shows_one_thing_at_a_time_and_a_measurement_when_asked(page: "sync_api.Page", site: Path) -> None:
+    page.goto((site / "index.html").as_uri())
+    page.locator(".start a").click()
+    assert page.url.endswith("s06.html#project")
+    shown = page.locator("[data-slide]:visible")
+    assert shown.count() == 1 and page.locator("h1").is_visible()
+    page.keyboard.press("ArrowRight")  # the simulation
+    assert page.locator("form[data-simulation]").is_visible() and not page.locator("h1").is_visible()
+    page.keyboard.press(" ")
+    figure = page.locator("figure").first
+    assert shown.count() == 1 and figure.locator(".alone").is_visible()
+    assert not figure.locator("figcaption").is_visible() and not page.locator(".verdict").is_visible()
+    page.keyboard.press(" ")
+    assert figure.locator(".both").is_visible() and figure.locator("figcaption").is_visible()
+    page.keyboard.press("ArrowLeft")
+    assert figure.locator(".alone").is_visible()
+    for _ in range(9):  # from the first prediction past the limits
+        page.keyboard.press("PageDown")
+    page.wait_for_url("**/s08.html#project")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/s06.html#project-last")
+    assert page.locator("#limits").is_visible()
+    page.keyboard.press("Escape")
+    assert page.url.endswith("s06.html") and page.locator("h1").is_visible() and page.locator("figure").count() > 1
+    assert page.locator("figure .both").first.is_visible()
+
+
 def test_the_pages_link_to_each_other(page: "sync_api.Page", site: Path) -> None:
     page.goto((site / "index.html").as_uri())
     page.locator("table a").first.click()

@@ -47,14 +47,15 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     console = Console(stderr=as_json, highlight=False)
     site = None if out is None or as_json else Site(out, asked)
     results = list[Result]()
-    began = time.monotonic()
+    began, left = time.monotonic(), ""
     with opened(pool) as where:
         for statement, outcomes in run_all(asked, where):
-            left = (time.monotonic() - began) / max(len(results), 1) * (len(asked) - len(results))
-            place = f"{len(results) + 1} of {len(asked)}" + (f", about {clock(left)} left" if results else "")
+            place = f"{len(results) + 1} of {len(asked)}" + (f", about {left}" if results else "")
             results.append(_tested(statement, outcomes, console, place))
+            took = (time.monotonic() - began) / len(results)
+            left = f"{clock(took * (len(asked) - len(results)))} left"
             if site is not None:
-                site.add(results[-1])
+                site.add(results[-1], left)
     held = sum(result.held for result in results)
     if as_json:
         with printed_json({"statements": [result.to_dict() for result in results], "held": held, "site": None}) as told:

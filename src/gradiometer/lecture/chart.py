@@ -31,6 +31,8 @@ from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 WIDTH, HEIGHT = 430, 250
 """Small enough to read on a telephone, on which a picture is as wide as the screen."""
 
+DOTTED, DASH_DOTTED = [1, 4], [8, 4, 1, 4]
+
 PREDICTED, MEASURED = "predicted", "measured"
 SERIES = named_series((MEASURED, PREDICTED))
 Horizontal = Callable[[str], alt.X]
@@ -53,22 +55,25 @@ def svg(outcome: Outcome, *, with_measurement: bool = True, page: str = "") -> s
 
 
 def chart(outcome: Outcome, *, with_measurement: bool = True) -> alt.LayerChart:
-    """Prediction and measurement along the dial; a claim that fails is a dotted line.
+    """Prediction and measurement along the dial; a claim that fails is a dotted line, a wrong theory a dash-dotted one.
 
     The axes fit both, also if the prediction is drawn alone, so that the two pictures match.
     """
     experiment = outcome.experiment
     claimed = experiment.claimed
+    others = (*claimed, *outcome.rival)
     drawn = [*outcome.predicted, *outcome.measured]
     if experiment.log:
-        vertical = LogAxis.holding(drawn, also=claimed)
+        vertical = LogAxis.holding(drawn, also=others)
         y, row = log_y(vertical, experiment.quantity), vertical.row
     else:
-        y, row = _linear([*drawn, *map(Estimate.exact, claimed)], experiment.quantity), plain_row
+        y, row = _linear([*drawn, *map(Estimate.exact, others)], experiment.quantity), plain_row
     x = _dial(experiment)
     layers: list[alt.Chart | alt.LayerChart] = []
     if claimed:
-        layers.append(_claimed(experiment).encode(x=x("dial"), y=y("claimed")))
+        layers.append(_line(experiment, claimed, DOTTED).encode(x=x("dial"), y=y("theory")))
+    if outcome.rival:
+        layers.append(_line(experiment, outcome.rival, DASH_DOTTED).encode(x=x("dial"), y=y("theory")))
     layers += _predicted(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
     if with_measurement:
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
@@ -115,15 +120,16 @@ def _linear(estimates: Sequence[Estimate], title: str) -> Vertical:
     return linear_y(title, NUMBER, alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False))
 
 
-def _claimed(experiment: Experiment) -> alt.Chart:
+def _line(experiment: Experiment, values: Sequence[float], dash: list[int]) -> alt.Chart:
+    """What another theory says. A log axis leaves out zero."""
     rows = [
-        {"dial": point, "claimed": value}
-        for point, value in zip(experiment.points, experiment.claimed, strict=True)
+        {"dial": point, "theory": value}
+        for point, value in zip(experiment.points, values, strict=True)
         if value > 0 or not experiment.log
     ]
-    dots = alt.OverlayMarkDef(filled=False, size=24)
+    dots = alt.OverlayMarkDef(filled=False, size=24, color=PAGE["ink"])
     base = alt.Chart(alt.Data(values=rows))
-    line: alt.Chart = base.mark_line(style="reference", strokeDash=[1, 4], strokeCap="round", point=dots)
+    line: alt.Chart = base.mark_line(style="reference", strokeDash=dash, strokeCap="round", point=dots)
     return line
 
 

@@ -31,6 +31,19 @@ class Setting(StrEnum):
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A wrong theory of a quantity. A prediction that could not tell it from the right one would say nothing.
+
+    Args:
+        says: The theory, as a noun phrase: "a convex loss".
+        at: The quantity by this theory at a position of the dial.
+    """
+
+    says: str
+    at: Callable[[Any], float]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A quantity along a dial, with its prediction and its measurement at each position.
 
@@ -45,6 +58,7 @@ class Experiment:
         measure: The measurement at a position.
         says: The prediction in a sentence; if the claim fails, why.
         claim: If the claim fails, its value at a position, which the measurement must exclude.
+        rival: A wrong theory, which both the prediction and the measurement must exclude somewhere along the dial.
         log_dial: Draw the dial on a logarithmic axis.
         log: Draw the quantity on a logarithmic axis.
     """
@@ -59,6 +73,7 @@ class Experiment:
     measure: AtPoint
     says: str
     claim: Callable[[Any], float] | None = None
+    rival: Rival | None = None
     log_dial: bool = True
     log: bool = True
 
@@ -74,11 +89,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An experiment with its prediction and, once made, its measurement."""
+    """An experiment with its prediction, that of a wrong theory and, once made, its measurement."""
 
     experiment: Experiment
     predicted: tuple[Estimate, ...]
     measured: tuple[Estimate, ...] = ()
+    rival: tuple[float, ...] = ()
 
     @property
     def points_held(self) -> tuple[bool, ...]:
@@ -94,10 +110,18 @@ class Outcome:
         """True if every position held; False before the measurement."""
         return bool(self.measured) and all(self.points_held)
 
+    @property
+    def refuted(self) -> int:
+        """Positions at which the wrong theory lies outside the prediction and outside the measured interval."""
+        pairs = zip(self.rival, self.predicted, self.measured, strict=False)
+        return sum(not (_holds(ours, rival) or _holds(theirs, rival)) for rival, ours, theirs in pairs)
+
 
 def predicted(experiment: Experiment) -> Outcome:
-    """The experiment with its prediction only."""
-    return Outcome(experiment, _along(experiment, experiment.predict))
+    """The experiment with its prediction and that of the wrong theory only."""
+    wrong = experiment.rival
+    rival = () if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points)
+    return Outcome(experiment, _along(experiment, experiment.predict), rival=rival)
 
 
 def measured(outcome: Outcome) -> Outcome:
@@ -112,6 +136,10 @@ def meets(predicted: Estimate, measured: Estimate) -> bool:
     """
     slack = 1e-9 * abs(predicted.value) if predicted.method == measured.method == "exact" else 0.0
     return bool(measured.tells and predicted.low - slack <= measured.high and measured.low <= predicted.high + slack)
+
+
+def _holds(estimate: Estimate, value: float) -> bool:
+    return bool(estimate.low <= value <= estimate.high)
 
 
 def averaged(values: ArrayLike) -> Estimate:

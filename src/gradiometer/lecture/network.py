@@ -24,6 +24,9 @@ from gradiometer.problems.images.digits import load
 MLP = "the digits' MLP, 64-64-10"
 STEPS = 100
 
+Weights = Sequence[Tensor]
+"""The parameters of a network, tensor by tensor."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -58,14 +61,19 @@ class Network:
         """Tr Σ, with N in the denominator: for the gradient of an example drawn from the training set."""
         return float((self.per_example - self.gradient).square().sum(dim=1).mean())
 
-    def loss(self, weights: Sequence[Tensor]) -> float:
+    def noise_of_batch(self, size: int) -> float:
+        """E‖ĝ − g‖² of a batch drawn without replacement: tr Σ/B · (N − B)/(N − 1)."""
+        total = len(self.train)
+        return self.gradient_variance / size * (total - size) / (total - 1)
+
+    def loss(self, weights: Weights) -> float:
         """L_Train of a network with these weights, tensor by tensor."""
         model = copy.deepcopy(self.objective.model)
         with torch.no_grad():
             torch._foreach_copy_(list(model.parameters()), list(weights))
             return float(self.objective.loss(model, self.everything).mean())
 
-    def barrier(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    def barrier(self, one: Weights, other: Weights) -> float:
         """L halfway between two networks less the mean of L at both: never above zero for a convex loss."""
         middle = torch._foreach_lerp(list(one), list(other), 0.5)
         return self.loss(middle) - (self.loss(one) + self.loss(other)) / 2
@@ -88,6 +96,13 @@ class Network:
             self.objective.loss(model, self.train.batch(chosen)).mean().backward()
             optimizer.step()
             yield step
+
+    def after(self, steps: int, size: int, learning_rate: float, seed: int) -> Float[Tensor, " params"]:
+        """The parameters after steps of torch's SGD from here."""
+        model = copy.deepcopy(self.objective.model)
+        for _ in self.sgd(model, torch.optim.SGD(model.parameters(), lr=learning_rate), size, steps, seed):
+            pass
+        return flat(model.parameters()).detach().double()
 
     def moves(
         self, size: int, count: int, seed: int, learning_rate: float, momentum: float = 0.0

@@ -62,12 +62,26 @@ class Regressions:
         errors.scatter_add_(2, self.labels[chosen][..., None], -torch.ones_like(errors[..., :1]))
         return inputs.mT @ errors / chosen.shape[1] + DECAY * weights
 
+    def entropies(self, probabilities: Float[Tensor, "runs examples classes"]) -> Float[np.ndarray, " runs"]:
+        """The mean cross-entropy of probabilities, without weight decay."""
+        values: np.ndarray = -probabilities[:, torch.arange(len(self.labels)), self.labels].log().mean(dim=1).numpy()
+        return values
+
     def losses(self, weights: Float[Tensor, "runs inputs classes"]) -> Float[np.ndarray, " runs"]:
         """L_Train of every run, including weight decay."""
         scores = torch.log_softmax(self.inputs @ weights, dim=-1)
         entropy = -scores[:, torch.arange(len(self.labels)), self.labels].mean(dim=1)
         values: np.ndarray = (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
         return values
+
+    @cached_property
+    def largest_curvature(self) -> float:
+        """No curvature of the loss is above it: half the largest one of the inputs, plus the decay.
+
+        Source: Böhning (1992), Multinomial Logistic Regression Algorithm, theorem 1: diag p − p pᵀ ⪯ ½(I − 11ᵀ/k).
+        """
+        inputs = self.inputs.T @ self.inputs / len(self.inputs)
+        return float(torch.linalg.eigvalsh(inputs)[-1]) / 2 + DECAY
 
     @cached_property
     def at_the_minimum(self) -> Quadratic:

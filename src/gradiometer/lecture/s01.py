@@ -1,10 +1,11 @@
 """S1: vanilla SGD moves against the batch gradient, which on average is the gradient."""
 
+import math
 from functools import partial
 
 import numpy as np
 
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting, averaged
+from gradiometer.lecture.experiment import LEVEL, Experiment, Rival, Setting, averaged
 from gradiometer.lecture.network import MLP, digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -34,7 +35,9 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    gradient, norm = EXAMPLE.gradient(START), float(digits_network().gradient.norm())
+    network, gradient = digits_network(), EXAMPLE.gradient(START)
+    norm = float(network.gradient.norm())
+    of_batch = math.sqrt(norm**2 + network.noise_of_batch(BATCH))
     experiment = partial(Experiment, dial="learning rate, η", points=RATES)
     real = partial(experiment, where=MLP, quantity="move along −g, per step")
     return (
@@ -52,6 +55,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Setting.REAL,
             predict=lambda rate: rate * norm,
             measure=_along_gradient,
+            rival=Rival("all of the step is along −g, η √E‖ĝ‖²", lambda rate: rate * of_batch),
             says="On average over batches of 32, torch's SGD moves η‖g‖ along −g, with g the exact Train gradient.",
         ),
         real(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.step_drift import StepDrift
-from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.experiment import Experiment, Rival, Setting, averaged
 from gradiometer.lecture.network import MLP, digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -42,6 +42,14 @@ def _products() -> Float[np.ndarray, " batches"]:
     gradients = torch.stack([network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)])
     images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
     return images
+
+
+@cache
+def _without_noise() -> float:
+    """‖Hg‖² of the Train loss and its gradient."""
+    network = digits_network()
+    curvature = Curvature.of(network.objective, network.everything)
+    return float(curvature.products(network.gradient.float()[None]).double().square().sum())
 
 
 def _measured_drift(rate: float) -> Estimate:
@@ -83,6 +91,7 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES,
             predict=lambda rate: averaged(rate**2 * _products()),
             measure=_measured_drift,
+            rival=Rival("steps along g alone, η²‖Hg‖²", lambda rate: rate**2 * _without_noise()),
             says="η² E‖Hĝ‖², from Hessian products with the gradients of 100 batches. The instrument measures it "
             "without a Hessian, from halves of other examples at both ends of a step.",
         ),

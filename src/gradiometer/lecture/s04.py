@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant, Linear
-from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.experiment import Experiment, Rival, Setting, averaged
 from gradiometer.lecture.network import spaced_steps
 from gradiometer.lecture.regressions import Regressions
 from gradiometer.lecture.statement import Statement
@@ -93,6 +93,7 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES,
             predict=lambda rate: _floor(rate)[2],
             measure=_gain,
+            rival=Rival("twice the temperature", lambda rate: 2 * _floor(rate)[2].value),
             says="As much as averaging gains before the cut: mean L of the iterates less L at their mean.",
         ),
         Experiment(

@@ -2,14 +2,13 @@
 
 from functools import cache, partial
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Linear
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting, averaged
-from gradiometer.lecture.network import MLP, digits_network
-from gradiometer.lecture.regressions import RUNS, Regressions
+from gradiometer.drift.curvature import Curvature
+from gradiometer.lecture.experiment import LEVEL, Experiment, Rival, Setting, averaged
+from gradiometer.lecture.network import MLP, Network, Weights, digits_network
+from gradiometer.lecture.regressions import DECAY, RUNS, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.closed_forms.double_well import DoubleWell
@@ -24,6 +23,10 @@ PAIRS, STEPS = 12, (100, 300, 1000)
 SPREADS = (0.1, 1.0, 3.0)
 """Standard deviation of the weights at the start of the convex regressions."""
 
+WALK_RATE, BATCH, LENGTHS, WALKS = 0.01, 32, (1, 4, 16), 60
+PUSHES = 40
+"""Batch gradients whose noise is followed by Hessian products."""
+
 
 def _crossing(batch_size: int) -> Estimate:
     """Mean steps from one minimum to the other, over many walkers, each long enough for many crossings."""
@@ -32,7 +35,7 @@ def _crossing(batch_size: int) -> Estimate:
 
 
 @cache
-def _trained(seed: int) -> dict[int, list[torch.Tensor]]:
+def _trained(seed: int) -> dict[int, Weights]:
     """The weights of a network with its own start and batches, after each of `STEPS`."""
     network = digits_network()
     torch.manual_seed(seed)
@@ -45,25 +48,76 @@ def _trained(seed: int) -> dict[int, list[torch.Tensor]]:
     }
 
 
-def _barrier(step: int) -> Estimate:
+def reordered(weights: Weights, seed: int) -> Weights:
+    """The same network with its hidden units in another order: the same function of the images, elsewhere."""
+    first, bias, last, output = weights
+    order = torch.randperm(len(bias), generator=torch.Generator().manual_seed(seed))
+    return [first[order], bias[order], last[:, order], output]
+
+
+def by_symmetry(step: int, first: int = 0) -> Estimate:
+    """The barrier between a network and itself with its hidden units in another order, over networks."""
+    ends = [(_trained(seed)[step], reordered(_trained(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)]
+    return averaged([digits_network().barrier(*pair) for pair in ends])
+
+
+def between_runs(step: int, first: int = 0) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
-    pairs = [(_trained(2 * pair)[step], _trained(2 * pair + 1)[step]) for pair in range(PAIRS)]
-    return averaged([digits_network().barrier(one, other) for one, other in pairs])
+    pairs = [(_trained(seed)[step], _trained(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
+    return averaged([digits_network().barrier(*pair) for pair in pairs])
+
+
+def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
+    """2η² Σ_j E‖(I − ηH)^j ξ‖², with ξ the noise of a batch: tr Σ exactly, the rest from Hessian products."""
+    batches = network.batches(BATCH, PUSHES, seed=700 + seed)
+    pushes = torch.stack([network.batch_gradient(chosen) - network.gradient for chosen in batches]).float()
+    curvature = Curvature.of(network.objective, network.everything)
+    first, total = pushes.square().sum(dim=1), torch.zeros(PUSHES)
+    for step in range(steps):
+        pushes = pushes - WALK_RATE * curvature.products(pushes) if step else pushes
+        total += pushes.square().sum(dim=1)
+    one_step = 2 * WALK_RATE**2 * network.noise_of_batch(BATCH)
+    if steps == 1:
+        return Estimate.exact(one_step)
+    kept = total.sum() / first.sum()  # a ratio of means: its error is that of the residuals
+    return averaged((one_step * (kept + (total - kept * first) / first.mean())).double().numpy())
+
+
+def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
+    """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over pairs of runs."""
+    apart = []
+    for pair in range(WALKS):
+        ends = [network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end) for end in (0, 1)]
+        apart.append(float((ends[0] - ends[1]).square().sum()))
+    return averaged(apart)
 
 
 @cache
-def _apart(spread: float) -> Float[np.ndarray, " pairs"]:
-    """The same for convex regressions from random starts, after a run whose rate goes to zero."""
+def _settled(spread: float) -> Regressions:
+    """Convex regressions from random starts, after a run whose rate goes to zero."""
     runs = Regressions(seed=int(10 * spread), start=spread)
     runs.train(Linear(0.2, steps=100), 100)
+    return runs
+
+
+def _valley(spread: float) -> Estimate:
+    """−μ‖δ‖²/8 is the highest and −λ‖δ‖²/8 the lowest middle of a loss whose curvatures lie between μ and λ."""
+    runs = _settled(spread)
+    squared = float((runs.weights[::2] - runs.weights[1::2]).square().sum(dim=(1, 2)).mean())
+    low, high = -runs.largest_curvature * squared / 8, -DECAY * squared / 8
+    return Estimate.bound(high, low=low, high=high, method="curvature between μ and λ", samples=RUNS // 2)
+
+
+def _middle(spread: float) -> Estimate:
+    """L halfway between two regressions less the mean of L at both."""
+    runs = _settled(spread)
     one, other = runs.weights[::2], runs.weights[1::2]
-    ends = (runs.losses(one) + runs.losses(other)) / 2
-    barriers: np.ndarray = runs.losses((one + other) / 2) - ends
-    return barriers
+    return averaged(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
 
 
 def _experiments() -> tuple[Experiment, ...]:
     middle = partial(Experiment, quantity="loss halfway between two runs, less the mean at both", log=False)
+    network = digits_network()
     return (
         Experiment(
             name="double_well",
@@ -84,11 +138,28 @@ def _experiments() -> tuple[Experiment, ...]:
             where=f"{MLP}, pairs of runs from different starts",
             dial="step, t",
             points=STEPS,
-            predict=lambda _: Estimate.bound(np.inf, low=0.0, high=np.inf, method="not convex", samples=PAIRS),
-            measure=_barrier,
-            claim=lambda _: 0.0,
-            says="Above zero: two runs end in places with a barrier between them. A convex loss has none (dotted: the "
-            "most that it can have).",
+            predict=by_symmetry,
+            measure=between_runs,
+            rival=Rival("a convex loss: no barrier", lambda _: 0.0),
+            says="As high as between one run and the same network with its hidden units in another order. These two "
+            "compute the same function, so the loss has as many valleys as orders, and another start ends in "
+            "another one.",
+        ),
+        Experiment(
+            name="walk",
+            setting=Setting.REAL,
+            where=f"{MLP}, pairs of runs from the same point on different batches, η = {WALK_RATE}",
+            quantity="E‖Φ_a − Φ_b‖²",
+            dial="steps, K",
+            points=LENGTHS,
+            predict=lambda steps: spread_of_walks(network, steps),
+            measure=lambda steps: walked(network, steps),
+            rival=Rival(
+                "a steady push apart: K² of one step",
+                lambda steps: 2 * (WALK_RATE * steps) ** 2 * network.noise_of_batch(BATCH),
+            ),
+            says="SGD searches as a random walk: 2η²K tr Σ/B, less what the curvature pulls back, with Σ from the "
+            "gradients of all examples.",
         ),
         middle(
             name="convex",
@@ -96,9 +167,11 @@ def _experiments() -> tuple[Experiment, ...]:
             where="softmax regression with weight decay, from random starts",
             dial="spread of the starts",
             points=SPREADS,
-            predict=lambda _: Estimate.bound(-np.inf, low=-np.inf, high=0.0, method="convex", samples=RUNS // 2),
-            measure=lambda spread: averaged(_apart(spread)),
-            says="A convex loss has no barrier, from any start: there is nothing to search for.",
+            predict=_valley,
+            measure=_middle,
+            claim=lambda _: 0.0,
+            says="Below zero, by ⅛‖δ‖² times a curvature: at least that of the weight decay, at most half the largest "
+            "one of the inputs. A convex loss has no barrier, from any start: there is nothing to search for.",
         ),
     )
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.experiment import Experiment, Rival, Setting, averaged
 from gradiometer.lecture.network import digits_network, spaced_steps
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -73,6 +73,7 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES[:4],
             predict=lambda rate: real.stationary_variance(rate, BATCH),
             measure=_on_brightness,
+            rival=Rival("the law of a small rate, ησ²/(2B)", lambda rate: rate * real.variance / (2 * BATCH)),
             says="The same, for every distribution of y: only its variance matters.",
             log_dial=False,
         ),

@@ -1,13 +1,17 @@
 """S8: the rigor police: runs that the convergence theorem allows, without a minimum at their end."""
 
-from functools import cache, partial
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.optimize import nnls
+from scipy.special import expit
 from torch import nn
 
-from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.experiment import Experiment, Rival, Setting, averaged
 from gradiometer.lecture.network import digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -20,8 +24,13 @@ RUNAWAY, RATE = Arctangent(), 1.0
 NOISY, RUNS = Saddle(deviation=(0.5,)), 4000
 CYCLE, CYCLE_RATES, SETTLED = LogCosh(), (2.2, 2.5, 3.0, 4.0), 2000
 
-TWIN_STEPS, ROUNDING = (10, 100, 1000), 1e-5
+TWIN_STEPS, TWIN_RATE, ROUNDING = (10, 100, 1000), 0.1, 1e-5
 """Largest relative difference between single-precision sums in different orders."""
+
+PAIR, REACHED = (0, 1), (10, 30, 100)
+"""The two classes, and how small the loss becomes: −log L."""
+REACH = 0.2
+"""η R²/L_t of the separable regression, with R the largest norm of an example: below 2."""
 
 LEAVES, LEAVING_RATE, KICK = (2, 4, 6), 0.1, 1e-3
 
@@ -47,9 +56,79 @@ def _heights() -> Float[np.ndarray, "times runs"]:
     return NOISY.simulate(rates, runs=RUNS, seed=3, kept=TIMES[:3])[:, :, 1]
 
 
+@dataclass(frozen=True)
+class Separable:
+    """Two classes of the digits, which a linear classifier without decay separates.
+
+    Args:
+        pair: The two classes.
+    """
+
+    pair: tuple[int, int]
+
+    @cached_property
+    def signed(self) -> Float[np.ndarray, "examples inputs"]:
+        """Every image with a constant, times +1 or −1: the classifier is right if ⟨w, z⟩ > 0."""
+        images, labels = digits_network().everything
+        one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
+        inputs = np.vstack([one, other])
+        signed: np.ndarray = (
+            np.column_stack([inputs, np.ones(len(inputs))]) * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
+        )
+        return signed
+
+    @cached_property
+    def margin(self) -> float:
+        """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from zero."""
+        heavy = float(np.linalg.norm(self.signed, axis=1).max())
+        rows = np.vstack([self.signed.T, np.full(len(self.signed), heavy)])
+        shares, _ = nnls(rows, np.append(np.zeros(self.signed.shape[1]), heavy), maxiter=100_000)
+        return float(np.linalg.norm(self.signed.T @ (shares / shares.sum())))
+
+    def length(self, reached: int) -> Estimate:
+        """‖w‖ at −log L = `reached`: no shorter w has this loss, and no step of descent is wasted.
+
+        Source: Soudry et al. (2018), The Implicit Bias of Gradient Descent on Separable Data; Ji & Telgarsky (2019).
+        """
+        low = (reached - math.log(len(self.signed))) / self.margin
+        high = (reached + math.log(math.log(2))) / self.margin / (1 - REACH / 2)
+        middle = reached / self.margin
+        return Estimate.bound(middle, low=low, high=high, method="largest margin", samples=len(self.signed))
+
+    @cached_property
+    def lengths(self) -> dict[int, float]:
+        """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows as 1/L."""
+        weights, found = np.zeros(self.signed.shape[1]), dict[int, float]()
+        rate = REACH / float(np.square(self.signed).sum(axis=1).max())
+        while len(found) < len(REACHED):
+            scores = self.signed @ weights
+            loss = float(np.logaddexp(0, -scores).mean())
+            if -math.log(loss) >= REACHED[len(found)]:
+                found[REACHED[len(found)]] = float(np.linalg.norm(weights))
+            weights += rate / loss * (expit(-scores) @ self.signed) / len(self.signed)
+        return found
+
+
 @cache
-def _twins() -> dict[int, float]:
-    """Relative distance of two hidden units that begin equal, in a network that is trained on the digits."""
+def _separable() -> Separable:
+    return Separable(PAIR)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two hidden units that begin equal, in a network that is trained on the digits.
+
+    Args:
+        distance: Relative distance of the two, by the number of steps.
+        apart: The same if the noise of a batch pushed each of them on its own.
+    """
+
+    distance: dict[int, float]
+    apart: dict[int, float]
+
+
+@cache
+def _twins() -> Twins:
     network = digits_network()
     torch.manual_seed(4)
     hidden, last = nn.Linear(64, 32), nn.Linear(32, 10)
@@ -58,12 +137,17 @@ def _twins() -> dict[int, float]:
             tensor[1] = tensor[0]
         last.weight[:, 1] = last.weight[:, 0]
     model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return {
-        step: float((hidden.weight[1] - hidden.weight[0]).detach().norm() / hidden.weight[0].detach().norm())
-        for step in network.sgd(model, optimizer, 32, TWIN_STEPS[-1], seed=5)
-        if step in TWIN_STEPS
-    }
+    optimizer = torch.optim.SGD(model.parameters(), lr=TWIN_RATE)
+    distance, apart, pushed, before = {}, {}, 0.0, torch.zeros(64)
+    for step in network.sgd(model, optimizer, 32, TWIN_STEPS[-1], seed=5):
+        push = hidden.weight.grad[0].clone()  # type: ignore[index]  # there is one after a step
+        pushed += TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)  # twice the noise of a batch
+        before = push
+        if step in TWIN_STEPS:
+            length = float(hidden.weight[0].detach().norm())
+            distance[step] = float((hidden.weight[1] - hidden.weight[0]).detach().norm()) / length
+            apart[step] = math.sqrt(pushed) / length
+    return Twins(distance, apart)
 
 
 def _leaving(time: int) -> Estimate:
@@ -120,6 +204,20 @@ def _experiments() -> tuple[Experiment, ...]:
             log=False,
         ),
         Experiment(
+            name="infinity",
+            setting=Setting.REAL,
+            where="zeros against ones of the digits, a linear classifier without decay",
+            quantity="length of the weights, ‖w‖",
+            dial="how small the loss is, −log L",
+            points=REACHED,
+            predict=lambda reached: _separable().length(reached),
+            measure=lambda reached: _separable().lengths[reached],
+            rival=Rival("rest at a minimum from the first point on", lambda _: _separable().length(REACHED[0]).value),
+            says="The loss goes to zero, and Φ to infinity: ‖w‖ grows as −log L/γ, with γ the largest margin between "
+            "the classes, from a quadratic programme on the images alone. At a constant rate this takes "
+            "exponentially many steps, so here the rate grows as 1/L.",
+        ),
+        Experiment(
             name="twins",
             setting=Setting.REAL,
             where="a network 64-32-10 on the digits, two of its hidden units equal at the start",
@@ -127,7 +225,8 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="step, t",
             points=TWIN_STEPS,
             predict=lambda time: Estimate.bound(0.0, low=0.0, high=ROUNDING, method="symmetry", samples=time),
-            measure=lambda time: _twins()[time],
+            measure=lambda time: _twins().distance[time],
+            rival=Rival("a random walk of each unit on its own", lambda time: _twins().apart[time]),
             says="The noise of batches cannot separate two equal units: they get the same gradients, and stay one unit "
             "for ever. The set in which they are equal is a saddle that SGD does not leave.",
             log=False,

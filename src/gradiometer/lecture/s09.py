@@ -5,7 +5,7 @@ from functools import cache, partial
 import torch
 
 from gradiometer.lecture.averaged_gradient import Ground, Move, moves
-from gradiometer.lecture.experiment import LEVEL, Experiment, Setting
+from gradiometer.lecture.experiment import LEVEL, Experiment, Rival, Setting
 from gradiometer.lecture.network import MLP, digits_network
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.batch import Batch
@@ -79,6 +79,7 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES,
             predict=lambda rate: _predicted(_on_the_digits(SHORT, RATES)[rate]),
             measure=lambda rate: _on_the_digits(SHORT, RATES)[rate].seen,
+            rival=Rival("one gradient is as good as many", lambda _: _on_the_digits(SHORT, RATES)[SHORT].predicted),
             says="The same from a point of a real run: at a hundredth of the rate, the mean of the gradients of the "
             "same move has a hundredth of the squared error, and is ten times nearer to the full gradient.",
         ),

@@ -6,10 +6,11 @@ import numpy as np
 
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_covariance
-from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.experiment import Experiment, Rival, Setting, averaged
 from gradiometer.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.problems.closed_forms.matrices import Matrix
 from gradiometer.problems.closed_forms.quadratic import Quadratic
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])
@@ -34,6 +35,11 @@ def _simulated(rate: float, start: float) -> Estimate:
 @cache
 def _minimum() -> Quadratic:
     return Regressions(seed=0).at_the_minimum
+
+
+def _law(rate: float) -> Matrix:
+    """S of the regressions."""
+    return _minimum().stationary_covariance(rate, SIZE)
 
 
 def _on_digits(rate: float) -> Estimate:
@@ -91,8 +97,9 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Setting.REAL,
             where="softmax regression on the digits, 650 parameters, 64 runs at B = 8",
             points=REAL_RATES,
-            predict=lambda rate: float(np.trace(_minimum().stationary_covariance(rate, SIZE))),
+            predict=lambda rate: float(np.trace(_law(rate))),
             measure=_on_digits,
+            rival=Rival("twice the temperature", lambda rate: 2 * float(np.trace(_law(rate)))),
             says="The same law, with H and Σ at the minimum: at small η the loss near the runs is quadratic.",
         ),
         Experiment(

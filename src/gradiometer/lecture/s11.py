@@ -1,10 +1,12 @@
 """S11: the learning rate is a temperature."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
+from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import (
     Rule,
     configurational_temperature,
@@ -13,8 +15,9 @@ from gradiometer.exploration.temperature.stationary_law import (
     stationary_covariance,
     without_replacement,
 )
-from gradiometer.lecture.experiment import Experiment, Setting, averaged
+from gradiometer.lecture.experiment import Experiment, Rival, Setting, averaged
 from gradiometer.lecture.network import MLP, digits_network
+from gradiometer.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.closed_forms.quadratic import Quadratic
@@ -26,6 +29,9 @@ FORGOTTEN = 6.0
 """ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value."""
 
 UNEVEN, MODES = np.array([8.0, 1.0, 0.25]), (1, 2, 3)
+
+SAME_SIZES, SAME, LONG_AGO, LOOKS = (4, 8, 16), 160, 30.0, 6
+"""B of regressions at η = B/160; η·steps before the first look, of which there are this many."""
 
 REAL_RATES, REAL_SIZES, BATCHES = (0.01, 0.1, 1.0), (8, 32, 128), 300
 
@@ -69,6 +75,36 @@ def _put_in(rate: float, size: int) -> float:
     return minibatch + rate * float(network.gradient.square().sum()) / (2 * parameters)
 
 
+@cache
+def _regressions(size: int) -> Regressions:
+    """Runs from the minimum until they have forgotten it."""
+    runs = Regressions(seed=1100 + size, batch_size=size)
+    runs.put(runs.at_the_minimum.minimum)
+    runs.train(Constant(size / SAME), int(LONG_AGO * SAME / size))
+    return runs
+
+
+def _law_of_regressions(size: int) -> float:
+    minimum = _minimum()
+    return configurational_temperature(minimum.curvature, minimum.stationary_covariance(size / SAME, size))
+
+
+@cache
+def _minimum() -> Quadratic:
+    return Regressions(seed=0).at_the_minimum
+
+
+def _temperature_of_regressions(size: int) -> Estimate:
+    """The mean over looks at every run; the runs are independent."""
+    runs, minimum, looks = _regressions(size), _minimum().minimum, np.zeros(RUNS)
+    everything = torch.arange(len(runs.labels)).expand(RUNS, -1)
+    for _ in range(LOOKS):
+        runs.train(Constant(size / SAME), int(2 * SAME / size))
+        slopes = runs.gradient(runs.weights, everything).flatten(1).numpy()
+        looks += ((runs.positions - minimum) * slopes).mean(axis=1) / LOOKS
+    return averaged(looks)
+
+
 def _experiments() -> tuple[Experiment, ...]:
     known = partial(
         Experiment,
@@ -106,6 +142,7 @@ def _experiments() -> tuple[Experiment, ...]:
             points=REAL_RATES,
             predict=lambda rate: _put_in(rate, 32),
             measure=lambda rate: _heat(rate, 32),
+            rival=Rival("twice the temperature", lambda rate: 2 * _put_in(rate, 32)),
             says="The steps of torch's SGD add η(tr Σ/B + ‖g‖²)/(2d), the heat of the noise and that of the steps "
             "themselves, with Σ and g from the gradients of all examples.",
         ),
@@ -115,7 +152,21 @@ def _experiments() -> tuple[Experiment, ...]:
             points=REAL_SIZES,
             predict=lambda size: _put_in(0.1, size),
             measure=lambda size: _heat(0.1, size),
+            rival=Rival("steps without noise, η‖g‖²/(2d)", lambda _: _put_in(0.1, len(digits_network().train))),
             says="As B grows, the heat of the noise falls as 1/B, and the heat of the steps themselves stays.",
+        ),
+        Experiment(
+            name="same_temperature",
+            setting=Setting.REAL,
+            where="softmax regression on the digits, 64 stationary runs at η = B/160",
+            quantity="temperature, E⟨Φ − Φ*, g⟩/d",
+            dial="batch size, B, with the rate in proportion",
+            points=SAME_SIZES,
+            predict=_law_of_regressions,
+            measure=_temperature_of_regressions,
+            rival=Rival("the rate alone counts", lambda size: size / SIZE * _law_of_regressions(SIZE)),
+            says="T = η tr Σ/(2dB): the rate and the batch grow together, so the temperature stays, up to what longer "
+            "steps add. From H and Σ at the minimum; measured by full gradients where the runs are.",
         ),
         Experiment(
             name="uneven",

@@ -41,17 +41,23 @@ class Site:
             raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
         self.folder, self.statements = folder, tuple(statements)
         self.results: list[Result] = []
+        self.left = ""
         with writing(folder, "choose another folder"):
             folder.mkdir(parents=True, exist_ok=True)
             self._write_index()
 
-    def add(self, shown: Result) -> Path:
+    def add(self, shown: Result, left: str = "") -> Path:
         """Write the page of the next statement, and return the index.
+
+        Args:
+            shown: The statement.
+            left: The time that the statements to come will take, in words; empty if unknown.
 
         Raises:
             StorageFailed: It cannot be written.
         """
         self.results.append(shown)
+        self.left = left
         with writing(self.folder, "choose another folder"):
             for place in range(max(len(self.results) - 2, 0), len(self.results)):  # the page before links to it
                 self._write_page(place)
@@ -69,7 +75,16 @@ class Site:
     def _write_index(self) -> Path:
         index, rows = self.folder / "index.html", [_line(shown) for shown in self.results]
         to_come = self.statements[len(self.results) :]
-        _write(index, "index.html.jinja", results=self.results, rows=rows, to_come=to_come, level=LEVEL, scripts=[])
+        _write(
+            index,
+            "index.html.jinja",
+            results=self.results,
+            rows=rows,
+            to_come=to_come,
+            left=self.left,
+            level=LEVEL,
+            scripts=[],
+        )
         return index
 
 
@@ -115,7 +130,7 @@ def _parts(shown: Result) -> dict[str, Any]:
     """The parts of a statement's page."""
     name = page_name(shown).removesuffix(".html")
     simulation = shown.statement.interactive
-    scripts = ["simulation.js", "dials.js"] if simulation else []
+    scripts = ["simulation.js", "dials.js", "project.js"] if simulation else ["project.js"]
     return {
         "formula": Markup(source(TEMPLATES, f"formula_{name}.html")),
         "figures": [_figure(outcome) for outcome in shown.outcomes],
@@ -129,11 +144,20 @@ def _figure(outcome: Outcome) -> dict[str, Any]:
         "experiment": outcome.experiment,
         "heading": _heading(outcome.experiment.where),
         "held": outcome.held,
+        "rival": _rival(outcome),
         "both": Markup(svg(outcome)),
         "predicted": Markup(svg(outcome, with_measurement=False)),
         "summary": _summary(outcome),
         "table": _table(outcome),
     }
+
+
+def _rival(outcome: Outcome) -> str:
+    """What the wrong theory says at the last position, and whether it is excluded."""
+    if outcome.experiment.rival is None:
+        return ""
+    excluded = f"excluded at {outcome.refuted} of {len(outcome.rival)} points"
+    return f"{outcome.experiment.rival.says}: {number(outcome.rival[-1])} at the last point, {excluded}"
 
 
 def _heading(where: str) -> str:
@@ -158,14 +182,15 @@ def prediction(estimate: Estimate) -> str:
 def _table(outcome: Outcome) -> Numbers:
     experiment = outcome.experiment
     claimed = experiment.claimed
-    refuted = ["the claim"] if claimed else []
-    columns = (experiment.dial, "predicted", "measured", "interval", *refuted, "as predicted")
+    others = {"the claim": claimed, "a wrong theory": outcome.rival}
+    names = [name for name, values in others.items() if values]
+    columns = (experiment.dial, "predicted", "measured", "interval", *names, "as predicted")
     rows = []
     for place, (point, ours, theirs, held) in enumerate(
         zip(experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True)
     ):
-        claim = [number(claimed[place])] if claimed else []
-        cells = (number(float(point)), prediction(ours), number(theirs.value), interval(theirs), *claim)
+        theories = [number(others[name][place]) for name in names]
+        cells = (number(float(point)), prediction(ours), number(theirs.value), interval(theirs), *theories)
         rows.append((*cells, "✓ yes" if held else "✗ no"))
     return Numbers(columns, tuple(rows))
 
@@ -178,6 +203,8 @@ def _line(shown: Result) -> dict[str, Any]:
         "picture": Markup(svg(shown.real, page=shown.statement.name)),
         "quantity": shown.real.experiment.quantity,
         "predicted": prediction(ours),
-        "measured": f"{number(theirs.value)} {interval(theirs)}",
+        "measured": f"{number(theirs.value)} {interval(theirs)}" if theirs.low < theirs.high else number(theirs.value),
+        "rival": number(shown.real.rival[-1]) if shown.real.rival else "",
+        "rival_says": shown.real.experiment.rival.says if shown.real.experiment.rival else "",
         "experiments": f"{sum(outcome.held for outcome in shown.outcomes)} of {len(shown.outcomes)}",
     }

@@ -62,10 +62,13 @@ class Result:
             "statement": self.statement.name,
             "claim": self.statement.claim,
             "predicted": _middle(ours),
+            "predicted_low": ours.low,
+            "predicted_high": ours.high,
             "measured": theirs.value,
             "low": theirs.low,
             "high": theirs.high,
             "held": self.held,
+            "rival": self.real.rival[-1] if self.real.rival else None,
             "experiments": [_numbers(outcome) for outcome in self.outcomes],
         }
 
@@ -85,14 +88,13 @@ def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[State
         return
     jobs = [Job(statement.name, _numbers_of, (statement,)) for statement in statements]
     for statement, numbers in zip(statements, pool.in_order(jobs), strict=True):
-        first = [Outcome(one, ours) for one, (ours, _) in zip(statement.experiments(), numbers, strict=True)]
-        later = [replace(one, measured=theirs) for one, (_, theirs) in zip(first, numbers, strict=True)]
-        yield statement, iter([*first, *later])
+        later = [Outcome(one, *its) for one, its in zip(statement.experiments(), numbers, strict=True)]
+        yield statement, iter([*(replace(outcome, measured=()) for outcome in later), *later])
 
 
-def _numbers_of(statement: Statement) -> list[tuple[tuple[Estimate, ...], tuple[Estimate, ...]]]:
-    """Predicted and measured numbers of each experiment."""
-    return [(outcome.predicted, outcome.measured) for outcome in result(statement).outcomes]
+def _numbers_of(statement: Statement) -> list[tuple[tuple[Estimate, ...], tuple[Estimate, ...], tuple[float, ...]]]:
+    """Predicted and measured numbers of each experiment, and those of its wrong theory."""
+    return [(outcome.predicted, outcome.measured, outcome.rival) for outcome in result(statement).outcomes]
 
 
 def result(statement: Statement) -> Result:
@@ -115,5 +117,6 @@ def _numbers(outcome: Outcome) -> dict[str, Any]:
         "predicted": [estimate.to_dict() for estimate in outcome.predicted],
         "measured": [estimate.to_dict() for estimate in outcome.measured],
         "claimed": list(experiment.claimed) or None,
+        "rival": experiment.rival and {"says": experiment.rival.says, "values": list(outcome.rival)},
         "held": outcome.held,
     }
