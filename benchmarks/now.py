@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from now_networks import CHOOSING, JUDGING
+import torch
+from now_networks import CHOOSING, EARLIER, JUDGING
 from now_runs import recorded
 from now_scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, temperature_cases
 
@@ -107,12 +108,12 @@ def without_drift() -> None:
 def main() -> None:
     """Record what is missing, and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", choices=("judging", "choosing"), default="judging")
+    parser.add_argument("--networks", choices=("judging", "earlier", "choosing"), default="judging")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "gradiometer-now")
     parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    networks = JUDGING if settings.networks == "judging" else CHOOSING
+    networks = {"judging": JUDGING, "earlier": EARLIER, "choosing": CHOOSING}[settings.networks]
     jobs = [Job(name, recorded, (name, network, settings.cache)) for name, network in networks.items()]
     with pool_of(settings.pool) as pool:
         runs = dict(zip(networks, pool.results(jobs), strict=True))

@@ -1,4 +1,4 @@
-"""The networks whose noise is read: those on which the method was chosen, and those that judge it."""
+"""The networks whose noise is read: of the choice of the method, of its first judgement, and those that judge it."""
 
 from now_runs import (
     Characters,
@@ -8,12 +8,15 @@ from now_runs import (
     convolutions,
     cosine,
     drop,
+    hyperbola,
     images,
     itself,
+    linear,
     markov,
     one_cycle,
     perceptron,
     sgd,
+    staircase,
     teacher,
     text,
 )
@@ -165,7 +168,7 @@ CHOOSING = {
 }
 """Networks, data, optimizers and schedules on which the method was chosen."""
 
-JUDGING = {
+EARLIER = {
     "Fashion tanh MLP, momentum, drop": Network(
         lambda: images("fashion-mnist", 2000),
         lambda: perceptron(784, 64, 64, 10, kind=nn.Tanh),
@@ -251,6 +254,114 @@ JUDGING = {
         drop(0.6, 0.1),
         batch=100,
         sharpness=True,
+    ),
+}
+"""The networks that judged the first version of the method. The batch sharpness was then chosen on them."""
+
+JUDGING = {
+    "Fashion MLP of 90,000, momentum, linear": Network(
+        lambda: images("fashion-mnist", 2200),
+        lambda: perceptron(784, 100, 100, 10, kind=nn.SiLU),
+        entropy,
+        sgd(0.05, 0.9),
+        linear,
+        batch=80,
+        steps=900,
+        sharpness=True,
+        passes=30,
+    ),
+    "digits CNN, SGD, staircase": Network(
+        lambda: images("digits", 1400),
+        lambda: convolutions(12, 24, 48, features=48),
+        entropy,
+        sgd(0.2),
+        staircase,
+        batch=50,
+        sharpness=True,
+        passes=30,
+    ),
+    "text GRU, AdamW, OneCycle": Network(
+        lambda: text(2000, 20),
+        lambda: Recurrent(128, 56),
+        entropy,
+        adamw(4e-3),
+        one_cycle,
+        batch=40,
+        steps=900,
+        chunk=20,
+        passes=30,
+    ),
+    "regression, momentum, one over time": Network(
+        lambda: teacher(2200, 25),
+        lambda: perceptron(25, 96, 96, 1, kind=nn.Tanh),
+        squared,
+        sgd(0.05, 0.8),
+        hyperbola,
+        batch=72,
+        sharpness=True,
+        passes=30,
+    ),
+    "Fashion CNN, AdamW, linear, without replacement": Network(
+        lambda: images("fashion-mnist", 2400),
+        lambda: convolutions(16, 32, 32, features=512, norm=True),
+        entropy,
+        adamw(2e-3),
+        linear,
+        batch=60,
+        reshuffled=True,
+        passes=30,
+    ),
+    "digits autoencoder, SGD, without replacement": Network(
+        lambda: itself(1400),
+        lambda: perceptron(64, 96, 24, 96, 64, kind=nn.GELU),
+        squared,
+        sgd(0.5),
+        batch=50,
+        reshuffled=True,
+        sharpness=True,
+        passes=30,
+    ),
+    "Markov GPT, momentum, cosine": Network(
+        lambda: markov(2000, 24),
+        lambda: Characters(24, 40, 2, 24),
+        entropy,
+        sgd(0.1, 0.9),
+        cosine,
+        batch=48,
+        steps=900,
+        chunk=20,
+        passes=30,
+    ),
+    "digits wide MLP, SGD": Network(
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 400, 10, kind=nn.Tanh),
+        entropy,
+        sgd(0.05),
+        batch=32,
+        sharpness=True,
+        passes=30,
+    ),
+    "Fashion MLP of 3 million, momentum, drop": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 1600, 1000, 10),
+        entropy,
+        sgd(0.02, 0.9),
+        drop(0.5, 0.1),
+        batch=64,
+        steps=600,
+        chunk=50,
+        passes=30,
+    ),
+    "Fashion MLP of 10 million, AdamW, cosine": Network(
+        lambda: images("fashion-mnist", 2000),
+        lambda: perceptron(784, 2048, 2048, 2048, 10, kind=nn.GELU),
+        entropy,
+        adamw(2e-4),
+        cosine,
+        batch=64,
+        steps=480,
+        chunk=50,
+        passes=30,
     ),
 }
 """Networks, data, optimizers and schedules on which nothing was chosen."""

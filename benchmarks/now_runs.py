@@ -153,6 +153,21 @@ def drop(at: float, factor: float) -> Schedule:
     return lambda share: factor if share >= at else 1.0
 
 
+def staircase(share: float) -> float:
+    """Three cuts of the rate to a third each, at 30, 55 and 75 %."""
+    return 3.0 ** -sum(share >= at for at in (0.3, 0.55, 0.75))
+
+
+def linear(share: float) -> float:
+    """Linear over the first 10 %, then linear down to nearly zero."""
+    return share / 0.1 if share < 0.1 else max((1 - share) / 0.9, 1e-3)
+
+
+def hyperbola(share: float) -> float:
+    """In proportion to one over the time, after the first tenth of the run."""
+    return 1 / (1 + 10 * share)
+
+
 @dataclass(frozen=True)
 class Network:
     """One training: data, model, loss, optimizer, schedule, and how it is read.

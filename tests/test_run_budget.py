@@ -44,6 +44,15 @@ def test_the_share_is_kept_and_used(share: float, cost: float) -> None:
     assert budget.spent == pytest.approx(measured * cost)
 
 
+@pytest.mark.parametrize(("cost", "readings"), [(1.0, 40), (2.0, 20), (4.0, 20)])
+def test_the_start_has_fewer_readings_if_one_costs_more_than_a_step(cost: float, readings: int) -> None:
+    """The steps are so short that all of it takes a fraction of a second."""
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    assert train(budget, clock, 300, 3e-4, cost * 3e-4) == readings
+    assert budget.short_of() is None
+
+
 def test_the_next_reading_fits_after_about_as_many_steps_as_it_says() -> None:
     clock = Clock()
     budget = Budget(0.02, clock)

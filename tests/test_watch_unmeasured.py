@@ -145,3 +145,18 @@ def calls_of(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return len(seen)
+
+
+def test_after_a_measured_step_torch_calls_nothing_in_backward(tmp_path: Path) -> None:
+    """An empty list of hooks still costs a call into Python for every parameter."""
+    model, optimizer, w = simple(tmp_path, every=5)
+    seen: list[int] = []
+    users, *others = list(model.parameters())
+    users.register_hook(lambda gradient: seen.append(1))
+    with w:
+        for _ in range(7):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+        assert all(parameter._backward_hooks is None for parameter in others)
+        assert users._backward_hooks and len(seen) >= 7

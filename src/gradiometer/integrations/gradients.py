@@ -111,6 +111,8 @@ class GradientHooks:
         """Remove the hooks and forget the gradients."""
         for hook in self._hooks:
             hook.remove()
+        if self._hooks:
+            forget_that_there_were_hooks(self._parameters)
         self._hooks = []
         self.forget()
         if self._preconditioner is not None:
@@ -166,6 +168,13 @@ class GradientHooks:
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
             if self._keeps or not any(gradient.is_sparse for gradient in grads):
                 self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
+
+
+def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
+    """Make torch forget its empty list of hooks. With it, every backward calls into Python for every parameter."""
+    for parameter in parameters:
+        if parameter._backward_hooks is not None and not parameter._backward_hooks:
+            parameter._backward_hooks = None
 
 
 @contextmanager

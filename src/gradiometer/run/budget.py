@@ -330,7 +330,7 @@ class Budget:
     def _target(self, cost: float, pace: float) -> tuple[int, float]:
         """The number of promised readings, and the seconds that they may use however short the run is."""
         small = min(SMALL, max(START_UP * self.share * START_UP_STEPS * pace, 20 * self.share * SMALL))
-        return (PROMISED if cost < _EXPENSIVE_FROM * pace or PROMISED * cost <= small else PROMISED_EXPENSIVE), small
+        return (PROMISED if cost < _EXPENSIVE_FROM * pace else PROMISED_EXPENSIVE), small
 
     def _promised_from(self, cost: float, training: float, readings: int, under_way: float) -> float:
         """The step from which the next promised reading may be made; infinite if there is none."""

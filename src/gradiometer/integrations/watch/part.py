@@ -1,6 +1,7 @@
 """One backward of a watched loop: its examples and its loss."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,18 @@ class Part(NamedTuple):
 
 NO_PART = Part(None, 0, math.nan)
 """A backward of which nothing is known."""
+
+_UNSIZED = -1
+
+
+def unsized(batch: Batch, loss: Tensor | float) -> Part:
+    """One backward whose examples are counted later, in `without_batches`: this takes less time between two steps."""
+    return tuple.__new__(Part, (batch, _UNSIZED, loss))
+
+
+def without_batches(parts: Sequence[Part]) -> list[Part]:
+    """The backwards of a step with their sizes and losses only. Batches of an unknown size are counted."""
+    return [Part(None, first_size(batch) if size == _UNSIZED else size, loss) for batch, size, loss in parts]
 
 
 def part_of(batch: Batch, loss: Tensor | float) -> Part:

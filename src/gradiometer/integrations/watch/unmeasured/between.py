@@ -6,7 +6,7 @@ import time
 from torch import Tensor
 
 from gradiometer.integrations.watch.losses import WAITING, Losses
-from gradiometer.integrations.watch.part import Part, first_size, part_of, value_of
+from gradiometer.integrations.watch.part import Part, part_of, unsized, value_of, without_batches
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.updates import Pace
 from gradiometer.measurement.batch import Batch
@@ -34,7 +34,7 @@ class Between:
 
     def __init__(self, losses: Losses, settings: Settings, pace: Pace, budget: Budget, accumulation: int) -> None:
         self._losses, self._settings, self._pace, self._budget = losses, settings, pace, budget
-        self._accumulation = accumulation
+        self._accumulation, self._several = accumulation, accumulation > 1
         self._from = self._read_at = 0
         self._limit = math.inf
         self._late = math.inf
@@ -101,11 +101,11 @@ class Between:
                 losses.before = batch, value
             elif not self._look_at(step, parts, part_of(batch, value)):
                 return False
-        if self._accumulation > 1:
-            parts.append(Part(None, first_size(batch), value))
+        if self._several:
+            parts.append(unsized(batch, value))
             if len(parts) < self._accumulation:
                 return False
-            value = parts.copy()
+            value = without_batches(parts)
         waiting = losses.waiting
         if not waiting:
             losses.waits_from = step
@@ -132,7 +132,7 @@ class Between:
 
     def keep(self, step: int, parts: list[Part], *, at_once: bool = False) -> None:
         """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers."""
-        loss = parts[0].loss if len(parts) == 1 else [part._replace(batch=None) for part in parts]
+        loss = parts[0].loss if len(parts) == 1 else without_batches(parts)
         is_known = isinstance(parts[-1].loss, float)
         self._losses.keep(step, loss)
         parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
