@@ -258,7 +258,8 @@ def refused_meshes() -> None:
         with pytest.raises(Unsupported, match=words):
             watch(model, torch.optim.SGD(model.parameters(), lr=RATE), loss=losses)
 
-    refusal(fully_shard(Blocks(), mesh=plane), r"`model` has first.weight on a mesh of 2 dimensions \(HSDP")
+    both = parallelize_module(Blocks(), plane["shards"], {"last": ColwiseParallel()})
+    refusal(fully_shard(both, mesh=plane["replicas"]), r"`model` has last.weight placed as .* \(tensor parallel\?\)")
     refusal(fully_shard(Blocks(), mesh=plane["shards"]), "`model` has first.weight sharded over 1 of 2 processes")
     part = Blocks()
     fully_shard(part.blocks[0], mesh=everyone)

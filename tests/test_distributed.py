@@ -136,6 +136,17 @@ def test_two_ranks_of_a_sharded_model_read_what_ddp_reads_and_keep_the_bits(two_
     assert len([*folder.glob("sharded-*")]) == 3
 
 
+def test_four_ranks_of_replicated_shards_and_of_offloaded_ones_read_what_ddp_reads(tmp_path: Path) -> None:
+    """HSDP of two groups of two, by layer, to rounding in double precision. Two of the four hold the same piece."""
+    run_all(4, sys.executable, str(TESTS / "rank_hybrid.py"), str(tmp_path))
+    for accumulation in (1, 2):
+        whole = moments(tmp_path / f"DistributedDataParallel-{accumulation}-1")
+        for kind in ("hybrid", "offloaded"):
+            for name, values in moments(tmp_path / f"{kind}-{accumulation}-1").items():
+                assert values.shape == (12, 4)
+                assert values == pytest.approx(whole[name], rel=1e-10, abs=1e-12)
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: Path) -> None:
     """Of four, two hold no entry of the first parameter."""

@@ -57,7 +57,7 @@ def reshard(model: nn.Module) -> None:
 
 
 def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
-    """Refuse a sharded model, unless `fully_shard` shards all of it over all processes in one dimension.
+    """Refuse a sharded model, unless `fully_shard` shards all of it over all processes, or in equal groups of them.
 
     Raises:
         Unsupported: It is sharded in another way.
@@ -89,22 +89,27 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
 
 
 def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
-    mesh = parameter.device_mesh
-    if mesh.ndim != 1 or not parameter.placements[0].is_shard():
+    mesh, placements = parameter.device_mesh, parameter.placements
+    if not (placements[-1].is_shard() and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate()))):
         raise Unsupported(
-            f"`model` has {name} on a mesh of {mesh.ndim} dimensions (HSDP or tensor parallel), which cannot "
-            "be measured yet: use a mesh of one dimension over all processes."
+            f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which cannot be measured: "
+            "use a mesh of one dimension, or of replicas and shards (HSDP), over all processes."
         )
     if mesh.size() != ranks.count:
         raise Unsupported(
             f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which cannot be measured "
-            "yet: use a mesh of one dimension over all processes."
+            "yet: use a mesh over all processes."
         )
     if parameter.device.type != mesh.device_type:
         raise Unsupported(
             f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, which cannot be "
             "measured yet: leave out CPUOffloadPolicy."
         )
+
+
+def _copies(piece: Any) -> int:
+    mesh = piece.device_mesh
+    return mesh.size(0) if mesh.ndim == 2 else 1
 
 
 class ShardHooks:
@@ -136,6 +141,8 @@ class ShardHooks:
         self._preconditioner = preconditioner
         self._whole_preconditioner: dict[int, Tensor] = {}
         self._places = _places(objective)
+        self.copies = torch.tensor(list(map(_copies, self._pieces)), dtype=torch.float64)
+        """How many processes hold the same piece, of every parameter."""
         self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
         self._read: dict[int, Float[Tensor, " numbers"]] = {}
@@ -290,7 +297,11 @@ def gathered(piece: Tensor, like: Any) -> Tensor:
 
 
 def norms_of_all(
-    everyone: Float[Tensor, "rows numbers"], ranks: int, *, sharded: bool, kinds: int = 2
+    everyone: Float[Tensor, "rows numbers"],
+    ranks: int,
+    *,
+    copies: Float[Tensor, " parameters"] | None = None,
+    kinds: int = 2,
 ) -> tuple[list[Norms], bool]:
     """‖·‖² of the gradient of every micro-batch and of their mean, and if that is the mean of the gradients read.
 
@@ -301,7 +312,7 @@ def norms_of_all(
         everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it; of one process after
             the other.
         ranks: W, the number of processes.
-        sharded: True if each holds pieces.
+        copies: How many processes hold the same piece, of every parameter; None if each holds the whole of it.
         kinds: Numbers per parameter, see `numbers_of`: 2, or 3 with the norms under P.
 
     Returns:
@@ -310,7 +321,7 @@ def norms_of_all(
     by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (kinds, -1))
     squared, first = by_rank[:, :-1, 0], by_rank[:, :-1, 1]
     entry, held = by_rank[0, -1, 1], by_rank[:, -1]
-    means = held.sum(0) if sharded else held[0]
+    means = held[0] if copies is None else held.sum(0) / copies.to(held.device)
     whole = means[0]
     difference = (entry - first.sum((0, 1)) / ranks).norm()
     unread = (whole > 0) & (squared.sum((0, 1)) == 0)

@@ -239,10 +239,10 @@ class Capture:
         self.next_due = int(everyone[0, 0])
         sizes = everyone[:, 1]
         sizes = sizes[sizes > 0]
-        sharded = isinstance(self._gradients, ShardHooks)
-        norms, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, sharded=sharded, kinds=self._kinds)
+        copies = self._gradients.copies if isinstance(self._gradients, ShardHooks) else None
+        norms, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, copies=copies, kinds=self._kinds)
         if not adds_up:
-            self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=sharded))
+            self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=copies is not None))
             return None
         plain, *others = [self._unscaled(sizes.int().tolist(), *each) for each in norms]
         if plain is None or len(set(plain.sizes)) > 1 or self._shares.multiple is None:
