@@ -1,5 +1,6 @@
 """The noise scale along training: the value of now, the early one beside it, and no advice while it drifts towards B."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 
 from gradiometer import Draw, Estimate, GradientNoise, Reading, Sampling, Series, State
 from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
+from gradiometer.estimation.rate_advice import completed
+from gradiometer.measurement import Group, Hyperparameters
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.uncertainty import NOISE_PRIOR, ratio_now
 
@@ -81,3 +85,56 @@ def test_no_batch_is_advised_while_the_noise_scale_drifts_past_b(
 def test_an_unknown_end_withholds_nothing() -> None:
     scale = estimate(np.inf, 300.0, np.inf, 12.0)
     assert interpret_batch_size("noise", Estimate.exact(32.0), scale).state is State.LOOK
+
+
+def test_a_value_of_long_ago_is_not_called_that_of_now_and_advises_no_batch() -> None:
+    scale = estimate(100.0, 95.0, 105.0, 95.0)
+    batch = Estimate.exact(10.0)
+    assert "now (step 999; it was 95 at step 99)" in interpret_batch_size("noise", batch, scale).seen
+    later = interpret_batch_size("noise", batch, replace(scale, reached=1500))
+    assert "at the newest reading (step 999 of 1,500; it was 95 at step 99)" in later.seen
+    assert later.state is State.LOOK
+    outdated = interpret_batch_size("noise", batch, replace(scale, reached=2500))
+    assert outdated.state is State.CANNOT_TELL and "2.5 times as long since" in outdated.means
+    assert "budget" in outdated.advice and "`B =" not in outdated.advice
+
+
+def test_the_drift_is_followed_to_the_last_step_of_training() -> None:
+    scale = estimate(100.0, 95.0, 105.0, 50.0)  # rises by 2 in a factor of ten: 123 after twice the steps
+    batch = Estimate.exact(130.0)
+    assert "is expected to pass B" not in interpret_batch_size("noise", batch, scale).means
+    assert "is expected to pass B" in interpret_batch_size("noise", batch, replace(scale, reached=1600)).means
+
+
+def test_a_lower_bound_of_long_ago_is_dated() -> None:
+    scale = replace(estimate(100.0, 50.0, math.inf, 95.0), earlier=None)
+    assert "step" not in interpret_batch_size("noise", Estimate.exact(60.0), scale).seen.split(";")[0]
+    found = interpret_batch_size("noise", Estimate.exact(60.0), replace(scale, reached=1500))
+    assert "at least 50.0 at the newest reading (step 999 of 1,500); it is too early" in found.seen
+
+
+@pytest.mark.parametrize(("examples", "possible"), [(None, True), (64, True), (63, False)])
+def test_no_batch_above_the_training_set_is_advised(examples: int | None, possible: bool) -> None:
+    gauge, scale = GradientNoise(), replace(estimate(100.0, 95.0, 105.0, 95.0), earlier=None)
+    latest = {"noise_scale": scale, "batch_size": Estimate.exact(32.0)}
+    found = gauge.interpret(latest)
+    assert found is not None and found.advice
+    limited = completed(found, gauge, latest, None, examples=examples)
+    assert (limited == found) == possible
+    assert possible or (not limited.advice and "63 training examples, so twice the batch" in limited.means)
+
+
+def test_an_outdated_preconditioned_scale_advises_no_rates() -> None:
+    gauge = PreconditionedNoise()
+    scale = replace(estimate(100.0, 95.0, 105.0, 95.0), earlier=None, reached=5000)
+    latest = {"preconditioned_noise_scale": scale, "preconditioned_batch_size": Estimate.exact(32.0)}
+    found = gauge.interpret(latest)
+    settings = Hyperparameters((0,), ((Group("AdamW", "adaptive", 0.001),),), reached=5000)
+    assert completed(found, gauge, latest, settings) == found and found.state is State.CANNOT_TELL
+
+
+def test_readings_that_ended_early_give_an_outdated_finding() -> None:
+    series = replace(drifting(0.0), reached=3000)
+    found = GradientNoise().interpret(GradientNoise().estimate(series.at_newest()))
+    assert found is not None and found.state is State.CANNOT_TELL
+    assert "at the newest reading (step 999 of 3,000" in found.seen and "no batch is advised" in found.means

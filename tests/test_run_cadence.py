@@ -88,6 +88,14 @@ def test_a_run_of_tiny_steps_has_its_readings_at_any_cost_and_says_so(
     assert not long.budget.beyond_allowance() and long.used[-1] < 0.04
 
 
+@pytest.mark.parametrize(("step_seconds", "cost"), [(0.003, 0.9), (0.03, 0.7), (0.3, 1.5)])
+def test_the_newest_reading_is_about_now_after_the_promised_ones(step_seconds: float, cost: float) -> None:
+    loop = Simulated(step_seconds, cost).run(4000)
+    gaps = [(b + 1) / (a + 1) for a, b in pairwise(loop.measured) if a >= 250]
+    assert max(gaps) < 1.2 and loop.used[999] < 0.1 and loop.used[-1] < 0.035
+    assert Simulated(step_seconds, cost).run(20_000).used[-1] < 0.021
+
+
 def test_a_short_run_has_its_share_of_the_readings() -> None:
     measured = Simulated(0.01, 0.6).run(150).measured
     assert 15 <= len(measured) <= 28 and measured[1] == 3

@@ -73,6 +73,26 @@ def test_steps_that_are_no_updates_are_told(tmp_path: Path) -> None:
     assert "`optimizer` made 8 updates in 33 steps" in told
 
 
+def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: Path) -> None:
+    model, _ = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
+    batch = next(iter(batches(1)))
+    with watched(tmp_path, (model, optimizer), every=20) as w:
+        for _ in range(12):
+
+            def closure() -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = backward(model, batch)
+                w.step(loss, batch)
+                return loss
+
+            optimizer.step(closure)
+    assert w.steps > A_WHILE
+    (told,) = w.run.warnings
+    size = len(batch[1])
+    assert f"every measured batch has the same {size} rows" in told and f"give examples={size}" in told
+
+
 def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path) -> None:
     made = model, _ = network()
     other = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -122,7 +122,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             if finding := gauge.interpret(latest):
-                findings.append(completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges))
+                examples = run.sampling.examples
+                found = completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges, examples)
+                findings.append(found)
             if gauge.own_steps:
                 continue  # it is about the whole path
             for past in along(series):

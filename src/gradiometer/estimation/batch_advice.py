@@ -14,6 +14,9 @@ NEARLY_HALVES = 1.8
 AHEAD = 2.0
 """Advice on the batch looks ahead to this many times the steps made so far."""
 
+RECENT = 1.25
+"""A value is called that of now until training is this many times as long as at its step."""
+
 UNEVEN = 1.0
 """CV² of the readings of the noise above which few examples are said to carry it."""
 
@@ -97,6 +100,8 @@ def interpret_batch_size(
     uneven = variation if variation is not None and noise_scale.low > 0 and variation.value > UNEVEN else None
     if uneven is not None and _carrying(uneven) < FEWEST_CARRYING:
         state, seen, means, advice = _carried_by_few(noise_scale, uneven, words)
+    elif _age(noise_scale) >= AHEAD:
+        state, seen, means, advice = _outdated(batch, noise_scale, words)
     elif _passes(batch, noise_scale):
         state, seen, means, advice = _moving(batch, noise_scale, words)
     elif noise_scale.low > batch:
@@ -143,8 +148,25 @@ def _passes(batch: float, noise_scale: Estimate) -> bool:
     step, value = noise_scale.earlier
     if not (0 < value < math.inf and noise_scale.value < math.inf):
         return False
-    growth: float = (noise_scale.value / value) ** (math.log(AHEAD) / math.log((noise_scale.step + 1) / (step + 1)))
+    ahead = math.log(AHEAD * _age(noise_scale))
+    growth: float = (noise_scale.value / value) ** (ahead / math.log((noise_scale.step + 1) / (step + 1)))
     return (noise_scale.value < batch) != (growth * noise_scale.value < batch)
+
+
+def _age(noise_scale: Estimate) -> float:
+    """How many times as long training is as it was at the step of the value, at least 1."""
+    if noise_scale.step is None or noise_scale.reached is None:
+        return 1.0
+    return (noise_scale.reached + 1) / (noise_scale.step + 1)
+
+
+def _outdated(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
+    seen = f"The {words.scale} was {_with_interval(noise_scale)}, and B is {words.size(batch)}."
+    means = (
+        f"Training is {_age(noise_scale):.1f} times as long since, so the scale may have changed: no batch is advised."
+    )
+    advice = "a larger `budget`, or `steps=` in `watch` if training has at most 1,000 steps, to have later readings."
+    return State.CANNOT_TELL, seen, means, advice
 
 
 def _moving(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
@@ -213,16 +235,20 @@ def _when(noise_scale: Estimate) -> str:
     """What the value is of: a step of training, with an early value if it has changed, or a window."""
     if noise_scale.step is None:
         return f"({counted(noise_scale.samples, 'measured step')})"
-    if noise_scale.earlier is None:
-        return f"now (step {noise_scale.step:,})"
-    step, value = noise_scale.earlier
-    return f"now (step {noise_scale.step:,}; it was {significant(value, 2)} at step {step:,})"
+    when = f"step {noise_scale.step:,}"
+    if _age(noise_scale) > RECENT:
+        when += f" of {noise_scale.reached:,}"
+    if noise_scale.earlier is not None:
+        step, value = noise_scale.earlier
+        when += f"; it was {significant(value, 2)} at step {step:,}"
+    return f"at the newest reading ({when})" if _age(noise_scale) > RECENT else f"now ({when})"
 
 
 def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = "") -> str:
+    of_then = f" {_when(noise_scale)}" if _age(noise_scale) > RECENT else ""
     return (
         f"The gradient is not distinguishable from zero yet: the {words.scale.removeprefix('gradient ')} is at least "
-        f"{significant(noise_scale.low)}{above}; {_needs(batch, noise_scale, words, 'an upper bound')}."
+        f"{significant(noise_scale.low)}{of_then}{above}; {_needs(batch, noise_scale, words, 'an upper bound')}."
     )
 
 

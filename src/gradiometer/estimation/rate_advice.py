@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from gradiometer.estimation.batch_table import relative_updates
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.measurement.estimate import Estimate, Estimates, significant
+from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
@@ -72,6 +72,7 @@ def completed(
     settings: Hyperparameters | None,
     schedule: str | None = None,
     measured: Collection[str] = (),
+    examples: int | None = None,
 ) -> Finding:
     """A finding with what the optimizer and its learning rate add to it.
 
@@ -85,14 +86,27 @@ def completed(
         settings: The settings of the optimizers; None if they are not known.
         schedule: The schedule of a run of `gradiometer train`; None for a loop that is watched.
         measured: Names of the gauges that have readings.
+        examples: Number of training examples; None if it is not known. No batch above it is advised.
     """
-    if settings is None:
-        return finding
+    if finding.state is not State.CANNOT_TELL and not _is_possible(finding, gauge, estimates, examples):
+        means = f"There are {counted(examples or 0, 'training example')}, so twice the batch is not possible."
+        return replace(finding, state=State.OK, means=means, advice="", caveat="")
+    return finding if settings is None else _for_the_optimizer(finding, gauge, estimates, settings, schedule, measured)
+
+
+def _for_the_optimizer(
+    finding: Finding,
+    gauge: Gauge,
+    estimates: Estimates,
+    settings: Hyperparameters,
+    schedule: str | None,
+    measured: Collection[str],
+) -> Finding:
     if {"noise_scale", "batch_size"} <= set(finding.estimates) and finding.state is not State.CANNOT_TELL:
         if settings.family == "adaptive" and PRECONDITIONED in measured:
             return _without_a_verdict(finding, settings)
         return _of_the_batch(finding, estimates, settings, schedule)
-    if gauge.name == PRECONDITIONED and finding.advice:
+    if gauge.name == PRECONDITIONED and finding.advice and finding.state is not State.CANNOT_TELL:
         batch, scale = estimates["preconditioned_batch_size"].value, estimates["preconditioned_noise_scale"]
         examples = round(batch / (getattr(gauge, "tokens", None) or 1))
         return _with_a_bracket(finding, settings, examples, larger=scale.low > batch)
@@ -100,6 +114,15 @@ def completed(
         words = f"The groups have different learning rates ({listed(settings.peaks)}): η is the largest of them."
         return replace(finding, caveat=f"{finding.caveat} {words}".strip())
     return finding
+
+
+def _is_possible(finding: Finding, gauge: Gauge, estimates: Estimates, examples: int | None) -> bool:
+    """False if the finding advises twice the batch and there are fewer training examples."""
+    prefix = "preconditioned_" if gauge.name == PRECONDITIONED else ""
+    batch, scale = (estimates.get(f"{prefix}{name}") for name in ("batch_size", "noise_scale"))
+    if examples is None or batch is None or scale is None or not (finding.advice and scale.low > batch.value):
+        return True
+    return 2 * batch.value / (getattr(gauge, "tokens", None) or 1) <= examples
 
 
 def _of_the_batch(finding: Finding, estimates: Estimates, settings: Hyperparameters, schedule: str | None) -> Finding:

@@ -43,7 +43,7 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
     path, other = next((path, other) for path, other in others if other != size)
     raise BadArgument(
         f"`{path}` holds {other} examples and `{first}` holds {size}: the first axis of every tensor must be the "
-        "example."
+        "example. For tensors with time first give `watch` their `batch_axis`, and reshape those that were flattened."
     )
 
 

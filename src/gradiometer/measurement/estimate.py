@@ -23,6 +23,7 @@ class Estimate:
             that is not known.
         step: The training step at which the quantity has this value; None if the estimate is not of one step.
         earlier: An early step of training and the value there, if the quantity has shown a change since.
+        reached: The last training step so far, if it is known and after `step`.
 
     >>> from gradiometer import Estimate
     >>> scale = Estimate.interval(181.3, 140.2, 260.0, level=0.9, method="Fieller", samples=40, unit="examples")
@@ -44,6 +45,7 @@ class Estimate:
     needed: int | None = None
     step: int | None = None
     earlier: tuple[int, float] | None = None
+    reached: int | None = None
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:

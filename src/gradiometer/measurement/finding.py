@@ -131,8 +131,8 @@ class Reservations:
             return replace(
                 finding,
                 state=State.CANNOT_TELL,
-                seen=f"No verdict: {_sentence(self.loss)}",
-                means="The readings describe another loss than the one that is trained.",
+                seen="No verdict: the readings describe another loss than the one that is trained.",
+                means="A warning of this run says how they differ.",
                 advice="",
                 caveat="",
                 forecast="",

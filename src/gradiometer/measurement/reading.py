@@ -302,7 +302,9 @@ class Series:
         if len(self) == 1:  # its distance from the next one is not in the readings
             needed = math.ceil((now.needed or 0) * self.spacing)
         earlier = (change.step, change.early.value) if change is not None and shown else None
-        return replace(now, needed=needed, step=int(self.steps[-1]) if len(self) else None, earlier=earlier)
+        step = int(self.steps[-1]) if len(self) else None
+        reached = self.reached if step is not None and self.reached > step else None
+        return replace(now, needed=needed, step=step, earlier=earlier, reached=reached)
 
     def setting(self, values: Shaped[np.ndarray, " steps"], last: int = 1) -> float:
         """A setting, such as η or B: its median over the window, or over the `last` readings before the newest."""

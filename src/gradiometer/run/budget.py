@@ -9,24 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gradiometer.errors import BadArgument
-
-PROMISED = 40
-"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of their number."""
-
-PROMISED_EXPENSIVE = 20
-"""The same if a reading costs a quarter more than a training step, or still more."""
-
-PROMISED_BY = 300
-"""The step by which they should be made."""
-
-START_UP_STEPS = 1000
-"""Steps in which more than the share may be used."""
-
-START_UP = 5
-"""In these steps, measuring may use at most this many times the share."""
-
-SMALL = 0.25
-"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths of it in any case."""
+from gradiometer.run.cadence.early import IN_TIME, PROMISED_BY, START_UP, START_UP_STEPS, EarlyReadings
 
 REPAID = 0.6
 """Part of the share that pays back what was used early, from step 1,000 on."""
@@ -38,10 +21,6 @@ READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
 """Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
 
 _REMEMBERED = 5
-_EARLY_STEPS = 500
-_EXPENSIVE_FROM = 1.25
-_SPREAD = 1.25
-_IN_TIME = 0.93
 
 
 class Budget:
@@ -56,6 +35,8 @@ class Budget:
       step 1,000 on. Readings of up to 0.1 s together, at a share of 2 %, are made even if the steps are too short.
     - The first measurement of a process is slower than the later ones. It is not used to forecast the next, and is
       charged to the start of the run. The forecast is the median of the last five of a kind.
+    - After them a reading is made whenever training is 1.1 times as long as at the newest one, so that the newest one
+      is about now, as long as what is borrowed is at most the start-up allowance.
     - Readings and expensive measurements have half of the share each while an expensive one waits. A quarter of the
       share is left to the readings in any case.
 
@@ -85,6 +66,7 @@ class Budget:
         self.readings = 0
         """Measured steps so far."""
         self._earlier = self._lent = self._last = 0.0
+        self._newest = 0
         self._started: float | None = None
         self._repays_from: float | None = None
         self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
@@ -158,10 +140,11 @@ class Budget:
         cost = self.expected(kind, self._half_step(training) if guess is None else guess)
         if kind == READINGS:
             earned = any(lacks <= 0 for lacks, _, _ in self._lacks(cost, training, saving, 0.0))
-            self._borrows = not earned and self.steps >= self._promised_from(cost, training, self.readings, 0.0)
+            self._borrows = not earned and self.steps >= self._early(cost, training, self.readings).due
             return earned or self._borrows
         income = self._income(training)
-        if self._promised_from(self.expected(guess=self._half_step(training)), training, self.readings, 0.0) < math.inf:
+        reading = self.expected(guess=self._half_step(training))
+        if self._early(reading, training, self.readings).promised_at < math.inf:
             return False
         return self._budgeted + cost <= income + self._lent and self._expensive + cost <= income / 2
 
@@ -189,23 +172,22 @@ class Budget:
             for lacks, part, repays in self._lacks(cost, training, saving, under_way)
         ]
         earns = max(min(lacks / rate if rate > 0 else math.inf for lacks, rate in ways), pause)
-        promised = self._promised_from(cost, training, readings, under_way) - self.steps
-        return max(math.ceil(min(earns, promised, self.steps + 1e6)), 1)
+        early = self._early(cost, training, readings, under_way).due - self.steps
+        return max(math.ceil(min(earns, early, self.steps + 1e6)), 1)
 
     def beyond_allowance(self) -> bool:
         """True if the promised readings took more than the start-up allowance, since 300 steps are so short."""
         spent = self._budgeted - self.spent_on[START]
-        is_early = _IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
+        is_early = IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
         return is_early and spent > START_UP * self.share * self.training > 0
 
     def short_of(self) -> int | None:
         """The number of readings promised, if 300 steps were made with fewer because the budget could not pay."""
-        by = max(min(self.planned or 0, START_UP_STEPS), PROMISED_BY)
-        if self.share == 0 or self.steps < _IN_TIME * by:
-            return None
         training = self.training
-        target, _ = self._target(self.expected(guess=self._half_step(training)), training / self.steps)
-        return target if self.readings < target else None
+        early = self._early(self.expected(guess=self._half_step(training)), training)
+        if self.share == 0 or self.steps < IN_TIME * early.by:
+            return None
+        return early.target if self.readings < early.target else None
 
     @contextmanager
     def spending(self, name: str = BOOKKEEPING, *, asked_for: bool = False) -> Iterator[None]:
@@ -248,7 +230,7 @@ class Budget:
         self._counted[kind] = self.spent_on[kind]
         if kind == READINGS:
             self.readings += 1
-            self._last = self.training
+            self._last, self._newest = self.training, self.steps
             if self._borrows:
                 spent = self._budgeted - self.spent_on[BOOKKEEPING]
                 self._lent = max(self._lent, spent - self._income(self.training))
@@ -264,6 +246,7 @@ class Budget:
             "readings": self.readings,
             "lent": self._lent,
             "last": self._last,
+            "newest": self._newest,
             "repays_from": self._repays_from,
         }
 
@@ -279,6 +262,7 @@ class Budget:
         self.asked_for = set(state["asked_for"])
         self.steps, self.readings = int(state["steps"]), int(state["readings"])
         self._lent, self._last = float(state["lent"]), float(state["last"])
+        self._newest = int(state.get("newest", self.steps))
         self._repays_from = state["repays_from"]
         self._first.clear()
         self._costs.clear()
@@ -327,23 +311,15 @@ class Budget:
         before, earned = self._saves_from
         return (2 * (readings - before) - (income - earned), 2, True), assured
 
-    def _target(self, cost: float, pace: float) -> tuple[int, float]:
-        """The number of promised readings, and the seconds that they may use however short the run is."""
-        small = min(SMALL, max(START_UP * self.share * START_UP_STEPS * pace, 20 * self.share * SMALL))
-        return (PROMISED if cost < _EXPENSIVE_FROM * pace else PROMISED_EXPENSIVE), small
-
-    def _promised_from(self, cost: float, training: float, readings: int, under_way: float) -> float:
-        """The step from which the next promised reading may be made; infinite if there is none."""
-        if self.steps > START_UP_STEPS:
-            return math.inf
-        pace = training / max(self.steps, 1)
-        target, small = self._target(cost, pace)
-        if readings >= target:
-            return math.inf
-        by = max(min(self.planned or 0, START_UP_STEPS), PROMISED_BY)
-        due: float = _IN_TIME * by * (readings / target) ** _SPREAD
-        spent = self._budgeted - self.spent_on[START] + under_way + cost
-        a_step = START_UP * self.share * pace
-        if spent <= max(small, _EARLY_STEPS * a_step if cost < _EXPENSIVE_FROM * pace else 0.0):
-            return due
-        return max(due, spent / a_step) if a_step > 0 else math.inf
+    def _early(self, cost: float, training: float, readings: int = 0, under_way: float = 0.0) -> EarlyReadings:
+        """The readings that may be made before they are earned."""
+        return EarlyReadings(
+            share=self.share,
+            planned=self.planned or 0,
+            steps=self.steps,
+            pace=training / max(self.steps, 1),
+            cost=cost,
+            spent=self._budgeted - self.spent_on[START] + under_way + cost,
+            readings=readings,
+            newest=self.steps if under_way else self._newest,
+        )

@@ -156,6 +156,15 @@ class Pace:
         """Updates since the last check."""
         self._sought = False
         self._short, self._short_at = 0, -1
+        self._began_at = 0
+
+    def updating(self, steps: int) -> None:
+        """The optimizer is called, after this number of steps."""
+        self._began_at = steps
+
+    def updated(self, steps: int) -> None:
+        """The optimizer was called. A closure may have made several steps in it, as that of LBFGS does."""
+        self.updates += max(steps - self._began_at, 1)
 
     def missed(self) -> None:
         """A step was not followed by an update: see who makes the next one, unless this was done a while ago."""

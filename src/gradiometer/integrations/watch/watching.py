@@ -127,6 +127,7 @@ class Watch(Forks, Automatic):
         return self
 
     def _follow_updates_of(self, optimizer: torch.optim.Optimizer) -> None:
+        self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._pace.updating(self.steps)))
         self._handles.append(optimizer.register_step_post_hook(self._was_updated))
         if self._updates is not None:
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
@@ -325,10 +326,9 @@ class Watch(Forks, Automatic):
 
     def _was_updated(self, *_: Any) -> None:
         """The optimizer was called."""
-        between = self._between
-        self._pace.updates += 1
-        between.waits = False
-        if self.steps >= between.planned or self._parts:
+        self._pace.updated(self.steps)
+        self._between.waits = False
+        if self.steps >= self._between.planned or self._parts:
             with self.shield:
                 self._settle_update()
             if self._failures:

@@ -54,6 +54,13 @@ class Rows:
 
     def _look_back(self, batch: Batch) -> None:
         prints = fingerprints(batch)
+        if prints and prints == self._seen:
+            self._warn(
+                f"every measured batch has the same {batch_size(batch)} rows: if these are the whole training set, "
+                f"give examples={batch_size(batch)}, so that the gradient has no noise"
+            )
+            self._has_looked_back = True
+            return
         self._back += len(self._seen & prints)
         self._seen |= prints
         self._drawn += len(prints)

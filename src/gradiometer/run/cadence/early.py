@@ -1,0 +1,111 @@
+"""Readings that are made before the budget has earned them: the first ones of a run, and later ones to stay recent."""
+
+import math
+from dataclasses import dataclass
+
+PROMISED = 40
+"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of their number."""
+
+PROMISED_EXPENSIVE = 20
+"""The same if a reading costs a quarter more than a training step, or still more."""
+
+PROMISED_BY = 300
+"""The step by which they should be made."""
+
+START_UP_STEPS = 1000
+"""Steps in which more than the share may be used."""
+
+START_UP = 5
+"""In these steps, measuring may use at most this many times the share."""
+
+SMALL = 0.25
+"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths of it in any case."""
+
+IN_TIME = 0.93
+"""Part of the steps in which the promised readings are made."""
+
+RECENT = 1.1
+"""After the promised readings, another is made when training is this many times as long as at the newest one."""
+
+_EARLY_STEPS = 500
+_EXPENSIVE_FROM = 1.25
+_SPREAD = 1.25
+
+
+@dataclass(frozen=True)
+class EarlyReadings:
+    """The step from which a reading may be made before the budget has earned it.
+
+    Args:
+        share: Share of the training time that measuring may use.
+        planned: Steps of the whole training; 0 if that is not known.
+        steps: Training steps so far.
+        pace: Seconds of a training step.
+        cost: Seconds that the reading is expected to take.
+        spent: Seconds that count against the allowance, with those of this reading.
+        readings: Readings so far.
+        newest: Training steps at the newest reading.
+
+    >>> EarlyReadings(0.02, planned=0, steps=600, pace=1.0, cost=0.5, spent=30.0, readings=40, newest=500).due
+    550.0
+    """
+
+    share: float
+    planned: int
+    steps: int
+    pace: float
+    cost: float
+    spent: float
+    readings: int
+    newest: int
+
+    @property
+    def by(self) -> int:
+        """The step by which the promised readings should be made."""
+        return max(min(self.planned, START_UP_STEPS), PROMISED_BY)
+
+    @property
+    def target(self) -> int:
+        """The number of promised readings."""
+        return PROMISED if self._cheap else PROMISED_EXPENSIVE
+
+    @property
+    def due(self) -> float:
+        """The step from which the next reading may be made: a promised one, or later one to stay recent."""
+        promised = self.promised_at
+        if promised < math.inf or self.readings < PROMISED_EXPENSIVE:
+            return promised
+        return max(RECENT * self.newest, self._covered_at)
+
+    @property
+    def promised_at(self) -> float:
+        """The step from which the next promised reading may be made; infinite if there is none."""
+        if self.steps > START_UP_STEPS or self.readings >= self.target:
+            return math.inf
+        due: float = IN_TIME * self.by * (self.readings / self.target) ** _SPREAD
+        if self.spent <= max(self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0):
+            return due
+        return max(due, self._covered_at)
+
+    @property
+    def _cheap(self) -> bool:
+        return self.cost < _EXPENSIVE_FROM * self.pace
+
+    @property
+    def _small(self) -> float:
+        """Seconds that the promised readings may use however short the run is."""
+        allowance = self._a_step * START_UP_STEPS
+        return min(SMALL, max(allowance, 20 * self.share * SMALL))
+
+    @property
+    def _a_step(self) -> float:
+        """Seconds of the start-up allowance that a training step brings."""
+        return START_UP * self.share * self.pace
+
+    @property
+    def _covered_at(self) -> float:
+        """The step at which the allowance of the first 1,000 steps, and later the share, cover what is spent."""
+        if not self._a_step > 0:
+            return math.inf
+        later = self.spent / self._a_step - START_UP_STEPS
+        return START_UP_STEPS + later * (START_UP if later > 0 else 1)
