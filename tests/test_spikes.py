@@ -8,6 +8,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.drift.spikes import Spike, find_spikes
+from gradiometer.drift.spikes.cause import Cause, explain
 from noisy_losses import NOISES, RECORDED, Losses, Noise, falling, without_variance
 
 STEPS = 1000
@@ -30,6 +31,13 @@ def planted(at: int, length: int, factor: float, steps: int = STEPS, seed: int =
     if length <= 3:
         shape[at:] = after < length
     return gaussian(steps, seed) * factor**shape
+
+
+def test_the_same_examples_in_every_batch_leave_an_instability() -> None:
+    spike = find_spikes(planted(500, 1, 6.0))[0]
+    assert explain(spike).cause is Cause.THIS_BATCH
+    found = explain(spike, same_examples=True)
+    assert found.cause is Cause.INSTABILITY and "Every batch has the same examples" in found.evidence[0]
 
 
 def test_ordinary_noise_alarms_in_at_most_one_of_fifty_runs() -> None:

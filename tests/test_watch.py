@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 import gradiometer
 from conftest import CASES
@@ -334,5 +334,11 @@ def test_a_loader_says_how_it_draws() -> None:
     assert sampling_of(DataLoader(data, 4)) == Sampling(Draw.RESHUFFLED, 40)
     replacing = RandomSampler(data, replacement=True, num_samples=40)
     assert sampling_of(DataLoader(data, 4, sampler=replacing)) == Sampling(Draw.REPLACEMENT, 40)
+    subset = SubsetRandomSampler(range(10, 25))
+    assert sampling_of(DataLoader(data, 4, sampler=subset)) == Sampling(Draw.RESHUFFLED, 15)
+    weighted = WeightedRandomSampler([1.0, 3.0] * 20, 40)
+    assert sampling_of(DataLoader(data, 4, sampler=weighted)) == Sampling(Draw.FRESH)
+    with pytest.raises(BadArgument, match="has a WeightedRandomSampler, which is unknown"):
+        sampling_of(DataLoader(data, 4, sampler=WeightedRandomSampler([1.0, 3.0] * 20, 20, replacement=False)))
     with pytest.raises(BadArgument, match="has a list"):
         sampling_of(DataLoader(data, 4, sampler=[1, 2, 3]))

@@ -91,6 +91,7 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     (told,) = w.run.warnings
     size = len(batch[1])
     assert f"every measured batch has the same {size} rows" in told and f"give examples={size}" in told
+    assert [event["repeats"] for event in w.run.events if "repeats" in event] == ["batch"]
 
 
 def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             usual = usual_norms(spike.first, series)
             layer = "" if examined is None or usual is None else examined.layer(series.layers, usual)
             evidence.append(layer or layer_near(spike, series))
-    return explain(spike, examined=examined, readings=tuple(evidence))
+    same = any(event.get("repeats") == "batch" for event in run.events)
+    return explain(spike, examined=examined, readings=tuple(evidence), same_examples=same)
 
 
 def _tried(run: Run, spike: Spike) -> str:

@@ -15,7 +15,7 @@ AHEAD = 2.0
 """Advice on the batch looks ahead to this many times the steps made so far."""
 
 RECENT = 1.25
-"""A value is called that of now until training is this many times as long as at its step."""
+"""A value is that of now until training is this many times as long as at its step. An older one advises no batch."""
 
 UNEVEN = 1.0
 """CV² of the readings of the noise above which few examples are said to carry it."""
@@ -100,7 +100,7 @@ def interpret_batch_size(
     uneven = variation if variation is not None and noise_scale.low > 0 and variation.value > UNEVEN else None
     if uneven is not None and _carrying(uneven) < FEWEST_CARRYING:
         state, seen, means, advice = _carried_by_few(noise_scale, uneven, words)
-    elif _age(noise_scale) >= AHEAD:
+    elif _age(noise_scale) > RECENT:
         state, seen, means, advice = _outdated(batch, noise_scale, words)
     elif _passes(batch, noise_scale):
         state, seen, means, advice = _moving(batch, noise_scale, words)
@@ -161,7 +161,10 @@ def _age(noise_scale: Estimate) -> float:
 
 
 def _outdated(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    seen = f"The {words.scale} was {_with_interval(noise_scale)}, and B is {words.size(batch)}."
+    value = _with_interval(noise_scale)
+    if not math.isfinite(noise_scale.high):
+        value = f"at least {significant(noise_scale.low)} {_when(noise_scale)}"
+    seen = f"The {words.scale} was {value}, and B is {words.size(batch)}."
     means = (
         f"Training is {_age(noise_scale):.1f} times as long since, so the scale may have changed: no batch is advised."
     )
@@ -245,10 +248,9 @@ def _when(noise_scale: Estimate) -> str:
 
 
 def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = "") -> str:
-    of_then = f" {_when(noise_scale)}" if _age(noise_scale) > RECENT else ""
     return (
         f"The gradient is not distinguishable from zero yet: the {words.scale.removeprefix('gradient ')} is at least "
-        f"{significant(noise_scale.low)}{of_then}{above}; {_needs(batch, noise_scale, words, 'an upper bound')}."
+        f"{significant(noise_scale.low)}{above}; {_needs(batch, noise_scale, words, 'an upper bound')}."
     )
 
 

@@ -39,7 +39,12 @@ class Explanation:
 
 
 def explain(
-    spike: Spike, *, batches: float = 1.0, examined: Examined | None = None, readings: tuple[str, ...] = ()
+    spike: Spike,
+    *,
+    batches: float = 1.0,
+    examined: Examined | None = None,
+    readings: tuple[str, ...] = (),
+    same_examples: bool = False,
 ) -> Explanation:
     """The cause that the losses around a spike, or an examination of its first step, speak for.
 
@@ -51,7 +56,11 @@ def explain(
         batches: Number of batches whose mean is one loss: 1, or more in a log that averages.
         examined: An examination within the spike. It decides if the loss rose on other examples.
         readings: Further evidence, as sentences.
+        same_examples: True if every batch has the same examples, such as the whole training set.
     """
+    if same_examples:
+        why = "Every batch has the same examples, so the loss rose because the parameters had moved."
+        return Explanation(Cause.INSTABILITY, (why, *readings))
     cause, why = _from_losses(spike, batches)
     share = None if examined is None else examined.others
     readings = (*(() if examined is None else (examined.other_examples, examined.heaviest_examples)), *readings)

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from gradiometer.drift.batch_sharpness import BatchSharpness
@@ -47,7 +54,7 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     Sampling(draw=<Draw.RESHUFFLED: 'reshuffled'>, examples=1000)
 
     Raises:
-        BadArgument: Its sampler is not one of torch's own.
+        BadArgument: Its sampler is not one of torch's own, or draws with weights and without replacement.
     """
     dataset, sampler = loader.dataset, loader.sampler
     if isinstance(dataset, torch.utils.data.IterableDataset):
@@ -57,6 +64,10 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
         sampler = sampler.sampler
     if isinstance(sampler, RandomSampler):
         return Sampling(Draw.REPLACEMENT if sampler.replacement else Draw.RESHUFFLED, examples)
+    if isinstance(sampler, SubsetRandomSampler):
+        return Sampling(Draw.RESHUFFLED, len(sampler))
+    if isinstance(sampler, WeightedRandomSampler) and sampler.replacement:
+        return Sampling(Draw.FRESH)  # independent draws, whose mean gradient is that of the weighted examples
     if isinstance(sampler, SequentialSampler | DistributedSampler) or type(sampler).__name__ == "SeedableRandomSampler":
         return Sampling(Draw.RESHUFFLED, examples)
     raise BadArgument(

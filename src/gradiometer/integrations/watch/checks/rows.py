@@ -57,7 +57,8 @@ class Rows:
         if prints and prints == self._seen:
             self._warn(
                 f"every measured batch has the same {batch_size(batch)} rows: if these are the whole training set, "
-                f"give examples={batch_size(batch)}, so that the gradient has no noise"
+                f"give examples={batch_size(batch)}, so that the gradient has no noise",
+                repeats="batch",
             )
             self._has_looked_back = True
             return
