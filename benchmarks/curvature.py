@@ -1,4 +1,4 @@
-"""What does the curvature cost? `python benchmarks/curvature.py [--rounds 5] [--json]`
+"""What does the curvature cost? `python benchmarks/curvature.py [--rounds 5] [--count] [--json]`
 
 The top eigenvalue, the top ten and the trace of the Hessian of a small CNN on 1,024 examples, to the same accuracy:
 a residual of 1 % of the largest eigenvalue, and a standard error of 5 % of the trace. (PyHessian has no residual to
@@ -6,7 +6,8 @@ ask for: it is timed at its own tolerance, and the residual it reached is printe
 curvlinops 3 with scipy's eigsh or its own trace estimators, where they are installed.
 
 Every peer is timed once, on the examples in one batch and in the parts we use; the fastest of them then takes turns
-with us. All on one thread, in processor seconds, on the same weights and examples.
+with us. All on one thread, in processor seconds, on the same weights and examples. With `--count` everything runs once
+and its multiplications are counted, in those of a gradient: the same on every machine.
 """
 
 import copy
@@ -26,6 +27,7 @@ from rich.table import Table
 from rounds import median, ratio, timed
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gradiometer import BadArgument, Estimate, Objective
 from gradiometer.drift import Curvature
@@ -199,6 +201,22 @@ def compared(bench: Bench, task: str, our: Task, theirs: dict[str, Task], rounds
     return lines
 
 
+def counted(bench: Bench, task: str, ways: dict[str, Task]) -> list[Line]:
+    """The multiplications of everything, in those of a gradient."""
+    unit, lines = _multiplications(bench.gradient)[0], list[Line]()
+    for name, way in ways.items():
+        made, answer = _multiplications(way)
+        lines.append(Line(task, f"{name}{_reached(bench, answer)}", Estimate.exact(made / unit)))
+    return lines
+
+
+def _multiplications(work: Task) -> tuple[int, Any]:
+    """Those of products of matrices and of convolutions, and the result."""
+    with FlopCounterMode(display=False) as counter:
+        answer = work()
+    return counter.get_total_flops() // 2, answer
+
+
 def product(bench: Bench, rounds: int) -> list[Line]:
     """One Hessian product on the kept graph."""
     curvature = bench.curvature()
@@ -216,8 +234,9 @@ def _reached(bench: Bench, answer: Any) -> str:
 @click.command()
 @click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
 @click.option("--task", "only", multiple=True, help="Only this one: one product, top eigenvalue, top ten, trace.")
+@click.option("--count", is_flag=True, help="Multiplications instead of seconds; everything runs once.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def main(rounds: int, only: tuple[str, ...], as_json: bool) -> None:
+def main(rounds: int, only: tuple[str, ...], count: bool, as_json: bool) -> None:
     """What does the curvature cost, in gradients of the same examples?"""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # PyHessian's of its graph, SciPy's of its types
@@ -226,11 +245,18 @@ def main(rounds: int, only: tuple[str, ...], as_json: bool) -> None:
     except BadArgument as error:
         raise click.ClickException(str(error)) from error
     theirs, reasons = peers(bench)
-    lines, console = product(bench, rounds), Console(stderr=True)
+    lines, console = [] if count else product(bench, rounds), Console(stderr=True)
+    if count:
+        curvature = bench.curvature()
+        vector = torch.randn(1, curvature.dimension)
+        lines += counted(bench, "one product", {"gradiometer": lambda: curvature.products(vector)[0]})
     for task, our in ours(bench).items():
         if not only or task in only:
             with console.status(task):
-                lines += compared(bench, task, our, theirs.get(task, {}), rounds)
+                both = {"gradiometer": our, **theirs.get(task, {})}
+                lines += (
+                    counted(bench, task, both) if count else compared(bench, task, our, theirs.get(task, {}), rounds)
+                )
     if as_json:
         click.echo(json.dumps({"costs": [asdict(line) for line in lines], "not_run": reasons}, ensure_ascii=False))
         return

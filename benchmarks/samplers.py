@@ -68,8 +68,8 @@ def batches() -> Iterator[tuple[Tensor, Tensor]]:
     )
 
 
-def ours(make: Callable[[], nn.Module], **settings: Any) -> Step:
-    """A step of our SGLD."""
+def ours(make: Callable[[], nn.Module], *, advance: bool = False, **settings: Any) -> Step:
+    """A step of our SGLD; with `advance` as `sample` makes it, without the hooks of torch's optimizers."""
     model, turn = make(), batches()
     sampler = SGLD(model.parameters(), lr=RATE, examples=EXAMPLES, temperature=5000.0, **settings)
 
@@ -77,7 +77,7 @@ def ours(make: Callable[[], nn.Module], **settings: Any) -> Step:
         inputs, targets = next(turn)
         sampler.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
-        sampler.step()
+        sampler.advance() if advance else sampler.step()
 
     return step
 
@@ -94,6 +94,18 @@ def sgd(make: Callable[[], nn.Module]) -> Step:
         optimizer.step()
 
     return step
+
+
+def least(make: Callable[[], nn.Module]) -> Step:
+    """A step of torch's SGD and as many normal numbers as SGLD needs: what none with such noise can undercut."""
+    step, draw = sgd(make), torch.Generator().manual_seed(0)
+    numbers = torch.empty(sum(parameter.numel() for parameter in make().parameters()))
+
+    def with_noise() -> None:
+        numbers.normal_(generator=draw)
+        step()
+
+    return with_noise
 
 
 def theirs(make: Callable[[], nn.Module], *, inplace: bool) -> Step:
@@ -133,7 +145,9 @@ def speed(rounds: int, reasons: dict[str, str]) -> list[Line]:
     for name, make in networks().items():
         steps: dict[str, Step] = {
             "SGD": sgd(make),
+            "SGD, and the noise drawn": least(make),
             "SGLD": ours(make),
+            "SGLD, advance": ours(make, advance=True),
             "SGLD, as published": ours(make, hold=False),
             ONE_OF_MANY: together(make),
         }
