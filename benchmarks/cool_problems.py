@@ -21,6 +21,30 @@ def softmax_with_wrong_labels() -> Problem:
     return problem(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), CROSS_ENTROPY, images, labels)
 
 
+def mislabelled(images: Tensor, labels: Tensor, seed: int, model: Callable[[], nn.Module]) -> Problem:
+    """Images of which three in ten have a random label."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(len(labels), generator=generator) < 0.3
+    labels = torch.where(wrong, torch.randint(10, (len(labels),), generator=generator), labels)
+    return problem(model, CROSS_ENTROPY, images, labels)
+
+
+def digits_with_wrong_labels() -> Problem:
+    """Softmax regression on the digits."""
+    data = load("digits", model="mlp").train
+    return mislabelled(*data.batch(torch.arange(len(data))), 5, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+
+
+def tanh_with_wrong_labels() -> Problem:
+    """A network of 32 tanh units on 4,000 images of Fashion-MNIST."""
+    images, labels = load("fashion-mnist", model="mlp").train.batch(torch.arange(6000, 10_000))
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.Tanh(), nn.Linear(32, 10))
+
+    return mislabelled(images, labels, 6, network)
+
+
 class River(nn.Module):
     """A point (x, y) in a curved valley: the floor y = sin x falls as exp(−x/8), the walls rise with curvature 8."""
 
@@ -144,7 +168,15 @@ OTHERS: dict[str, tuple[Callable[[], Problem], Configuration]] = {
 }
 """The problems that the method was chosen on."""
 
+FRESH: dict[str, tuple[Callable[[], Problem], Configuration]] = {
+    "digits, softmax, wrong labels": (digits_with_wrong_labels, Configuration(batch_size=16, steps=900)),
+    "images, tanh, wrong labels": (tanh_with_wrong_labels, Configuration(batch_size=32, steps=700, momentum=0.9)),
+}
+"""Two more problems with wrong labels."""
+
 RATES = {
+    "digits, softmax, wrong labels": 1,
+    "images, tanh, wrong labels": 0.1,
     "softmax, wrong labels": 1,
     "river": 0.1,
     "plateau then drop": 0.01,
