@@ -8,19 +8,21 @@ Networks are trained, and tr Σ and ‖g‖² read from the two halves of the ba
 means of tr Σ and ‖g‖² over full passes within 5 % of the run, since ‖g‖² at single parameters jumps. Under *geometric*
 it is the ratio of their geometric means, in which a jump counts less. *Score* is the interval score in logarithms: the
 width plus 20 times the miss. An interval that is open, or whose ends are more than 30 apart, counts as log 30 = 3.4
-wide. At last come series of 200 readings without drift, with two sizes of noise.
+wide. *knows the drift* is given the true drift, and errors widened by the factor that scores best after the fact: what
+it loses is the noise of the readings. At last come series of 200 readings without drift, with two sizes of noise.
 
 *sharpness* is the batch sharpness, *temperature* the heat η E‖ĝ‖², to which the temperature of SGD is proportional.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from now_networks import CHOOSING, EARLIER, JUDGING
+from now_oracle import oracle_rows
 from now_runs import recorded
 from now_scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, temperature_cases
 
@@ -74,8 +76,8 @@ QUANTITIES = {
 }
 
 
-def tables(name: str, cases: list[Case], method: Method) -> None:
-    """Print the scores by method and number of readings, and those of `now` by network."""
+def tables(name: str, cases: list[Case], method: Method, more: Sequence[str] = ()) -> None:
+    """Print the scores by method and number of readings, some more rows, and the scores of `now` by network."""
     found = {label: [scored(case, each(case)) for case in cases] for label, each in (WINDOWS | {"now": method}).items()}
     print(f"\n{name}: {len(cases)} cases\n")
     print("| | readings | covers | geometric | score | ratio of ends | open |\n|---|---|---|---|---|---|---|")
@@ -84,6 +86,8 @@ def tables(name: str, cases: list[Case], method: Method) -> None:
             some = [score for score, case in zip(scores, cases, strict=True) if len(case.steps) == count]
             print(f"| {label} | {count} | {row(some)} |")
         print(f"| {label} | all | {row(scores)} |")
+    for line in more:
+        print(line)
     print("\n| now, by network | covers | geometric | score | ratio of ends | open |\n|---|---|---|---|---|---|")
     for network in dict.fromkeys(case.network for case in cases):
         some = [score for score, case in zip(found["now"], cases, strict=True) if case.network == network]
@@ -121,7 +125,8 @@ def main() -> None:
         parameters, batch, examples = run["size"]
         print(f"{name}: {parameters:,} parameters, B = {batch}, {examples:,} examples, {len(run['readings'])} steps")
     for name, (cases, method) in QUANTITIES.items():
-        tables(name, list(cases(runs)), method)
+        found = list(cases(runs))
+        tables(name, found, method, oracle_rows(runs, found) if name == "noise scale" else ())
     without_drift()
 
 

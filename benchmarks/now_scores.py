@@ -56,6 +56,13 @@ def noise_cases(runs: Runs) -> Iterator[Case]:
                 yield Case(name, *truths, *run["readings"][chosen].T)
 
 
+def curve(run: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the logarithm of ‖g‖² over tr Σ there, of the means within 5 % of the run."""
+    steps = run["truths"][:, 0]
+    near = [(_near(run, "norms", step)[:, 1], _near(run, "truths", step)[:, 1]) for step in steps]
+    return steps, np.log([norms.mean() / variances.mean() for norms, variances in near])
+
+
 def sharpness_cases(runs: Runs) -> Iterator[Case]:
     """Batch sharpness of the runs that read it."""
     for name, run in runs.items():
