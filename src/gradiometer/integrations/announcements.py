@@ -1,5 +1,6 @@
 """What a watch prints on standard error, and the page that it writes at its end."""
 
+import logging
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Announcements:
                 sys.stderr.write(f"gradiometer: {text}\n")
 
     def show(self, run: Run | None) -> None:
-        """Write the page of a run that has readings, and print its path. A page that fails does not raise."""
+        """Write the page of a run that has readings, and print its path. A page that fails is a logged warning."""
         if not (self.page and run is not None and run.gauges):
             return
         from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
@@ -35,4 +36,4 @@ class Announcements:
         try:
             self.say(write_page(run, diagnose(run)))
         except Exception as error:
-            self.say(f"the page was not written: {error}")
+            logging.getLogger("gradiometer").warning("the page was not written: %s", error)

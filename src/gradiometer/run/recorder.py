@@ -79,9 +79,10 @@ class Recorder:
         self.every, self.rank = every, rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
-        self._readings = JournalWriter(folder.readings_path(rank), folder.path)
+        then = "start a new `watch`" if folder.watched else ""  # there is no command that resumes a watched run
+        self._readings = JournalWriter(folder.readings_path(rank), folder.path, then)
         try:
-            self._events = JournalWriter(folder.events_path, folder.path) if rank == 0 else None
+            self._events = JournalWriter(folder.events_path, folder.path, then) if rank == 0 else None
         except BaseException:
             self._readings.close()
             raise

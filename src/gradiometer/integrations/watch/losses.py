@@ -85,7 +85,9 @@ class Losses:
         self._report(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}")
 
     def keep(self, step: int, loss: float | Tensor | list[Part]) -> None:
-        """Keep the loss of a finished step, or those of its backwards. The steps follow each other."""
+        """Keep the loss of a finished step, or those of its backwards."""
+        if step != self.waits_from + len(self.waiting):  # the steps between have failed
+            self.fetch()
         if not self.waiting:
             self.waits_from = step
         self.waiting.append(loss)

@@ -131,10 +131,14 @@ class Between:
         return True
 
     def keep(self, step: int, parts: list[Part], *, at_once: bool = False) -> None:
-        """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers."""
+        """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers.
+
+        A step with a backward of which nothing is known has no loss.
+        """
         loss = parts[0].loss if len(parts) == 1 else without_batches(parts)
         is_known = isinstance(parts[-1].loss, float)
-        self._losses.keep(step, loss)
+        if all(part.size for part in parts):
+            self._losses.keep(step, loss)
         parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
         if at_once and is_known:
             self._losses.fetch()
