@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from gradiometer import BadArgument, Interrupted, StorageFailed
 from gradiometer.storage import read_journal
+from gradiometer.storage.disk import replace_file
 from gradiometer.storage.journal import JournalWriter, being_written
 
 RECORDS: list[dict[str, Any]] = [
@@ -189,3 +191,25 @@ def test_a_full_buffer_is_written_without_being_asked(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").stat().st_size > 60_000
     writer.close()
     assert len(records(tmp_path / "a.jsonl")) == 100
+
+
+def test_a_writer_that_waited_writes_into_the_file_that_replaced_the_one_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "readings.jsonl"
+    first = JournalWriter(path, tmp_path)
+    waits = threading.Event()
+    monkeypatch.setattr("gradiometer.storage.journal.time.sleep", lambda _: waits.set())
+
+    def second() -> None:
+        writer = JournalWriter(path, tmp_path)
+        writer.append({"step": 2})
+        writer.close()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert waits.wait(20)  # the file is open, and its lock is not free
+    replace_file(path, b'{"step":1}\n')
+    first.close()
+    thread.join()
+    assert [record["step"] for _, record in read_journal(path)[0]] == [1, 2]

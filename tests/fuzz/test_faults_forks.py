@@ -1,13 +1,19 @@
 """Every file operation of a fork fails once: a sentence, no finished branch is lost, and the same call continues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import pytest
 from test_faults import UNREADABLE, fail_every_call
 
+from gradiometer import BadArgument
 from gradiometer.forks import ForkRecord, Plan, Rate
 from gradiometer.forks.branch import Branch, BranchResult, Readout
-from gradiometer.jobs import Here, Job, Ledger
+from gradiometer.forks.recorded import record
+from gradiometer.jobs import Here, Job, Ledger, Outcome
+from gradiometer.storage.disk import replace_file
 
 PLAN = Plan(step=3, alternatives=(Rate(2),), replicates=2, horizon=64)
 
@@ -22,12 +28,11 @@ def branch(which: Branch) -> BranchResult:
 
 def forked(parent: Path, seen: list[str]) -> ForkRecord:
     """The whole life of a fork on disk. Adds the names of the branches that were handed out."""
-    record = ForkRecord.keep(parent, PLAN)
-    jobs = [Job(each.name, branch, (each,)) for each in PLAN.branches]
-    for outcome in Here().run(jobs, ledger=record.ledger()):
+    kept = ForkRecord.keep(parent, PLAN)
+    for outcome in branches_of(kept):
         outcome.value()
         seen.append(outcome.name)
-    return record.finish()
+    return kept.finish()
 
 
 def test_a_fork_is_safe_from_every_fault(tmp_path: Path) -> None:
@@ -42,8 +47,8 @@ def test_a_fork_is_safe_from_every_fault(tmp_path: Path) -> None:
 
     def check(label: str, raised: bool) -> None:
         handed_out = set(seen)
-        records = [ForkRecord.open(path.parent) for path in places[-1].glob("forks/*/fork.json")]
-        kept = {name for record in records for name in record.ledger().finished()}
+        found = [ForkRecord.open(path.parent) for path in places[-1].glob("forks/*/fork.json")]
+        kept = {name for each in found for name in each.ledger().finished()}
         assert handed_out <= kept, label
         assert len(handed_out) == len(PLAN.branches) or raised, label
         again = forked(places[-1], seen)
@@ -90,3 +95,46 @@ def test_a_ledger_is_safe_from_every_fault(tmp_path: Path) -> None:
         assert len(finished) == 3 or raised, label
 
     assert fail_every_call(prepare, check, UNREADABLE) >= 8
+
+
+def with_a_torn_line(parent: Path) -> Path:
+    """A fork whose file of branches lost its last one and ends in a torn line."""
+    kept = forked(parent, [])
+    lines = kept.branches_path.read_bytes().splitlines(keepends=True)
+    kept.branches_path.write_bytes(b"".join(lines[:-1]) + b'{"name":')
+    return kept.path
+
+
+def branches_of(record: ForkRecord) -> Iterator[Outcome]:
+    jobs = [Job(each.name, branch, (each,)) for each in PLAN.branches]
+    return Here().run(jobs, ledger=record.ledger())
+
+
+def test_the_same_fork_twice_at_a_time_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    first = branches_of(ForkRecord.keep(tmp_path, PLAN))
+    next(first)
+    with pytest.raises(BadArgument, match="is being written by another process: wait until it has finished"):
+        branches_of(ForkRecord.keep(tmp_path, PLAN))
+    assert len([*first]) == len(PLAN.branches) - 1
+    assert len(ForkRecord.keep(tmp_path, PLAN).fork.results) == len(PLAN.branches)
+
+
+def test_a_fork_that_starts_while_another_process_puts_damaged_lines_aside_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_a_torn_line(tmp_path)
+    slow, quick = ForkRecord.open(path), ForkRecord.open(path)
+    assert slow.warnings and quick.warnings
+    outcomes: list[Outcome] = []
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.setattr(record, "replace_file", replace_file)
+        with suppress(BadArgument):
+            outcomes.extend(branches_of(quick))
+        replace_file(*given)
+
+    monkeypatch.setattr(record, "replace_file", meanwhile)
+    with suppress(BadArgument):
+        slow.ledger()
+    assert {outcome.name for outcome in outcomes} <= set(ForkRecord.open(path).ledger().finished())
+    assert len([*branches_of(ForkRecord.open(path))]) == len(PLAN.branches)

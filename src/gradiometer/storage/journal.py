@@ -50,13 +50,10 @@ class JournalWriter:
         self.path = path
         self._folder, self._then = folder, then
         self._buffer = bytearray()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        with self._guarded():
-            self._descriptor = os.open(path, flags, 0o666)
-        self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor)
-        if not _lock(self._descriptor):
+        self._open()
+        while not _is_at(path, self._descriptor):  # another process replaced it before this one had the lock
             self._release()
-            raise BadArgument(f"`{path}` is being written by another process: only one process can write it.")
+            self._open()
         status = os.fstat(self._descriptor)
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
@@ -64,6 +61,15 @@ class JournalWriter:
             raise StorageFailed(f"`{path}` cannot be written: not a regular file. Remove it.")
         if size > 0 and not _ends_in_newline(self._descriptor, size):
             self._buffer += b"\n"
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        with self._guarded():
+            self._descriptor = os.open(self.path, flags, 0o666)
+        self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor)
+        if not _lock(self._descriptor):
+            self._release()
+            raise BadArgument(f"`{self.path}` is being written by another process: only one process can write it.")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line. It is written by `flush` or when the buffer is full."""
@@ -242,6 +248,14 @@ def _unlock_and_close(descriptor: int) -> None:
         with suppress(OSError):  # a forked child that still has the file open must not keep the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """True if the file that was opened is still the one at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _ends_in_newline(descriptor: int, size: int) -> bool:

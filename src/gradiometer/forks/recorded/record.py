@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import one_at_a_time, read_file, reason_of, replace_file, sync_folder, writing
-from gradiometer.storage.journal import being_written, plain, read_journal, restored
+from gradiometer.storage.journal import JournalWriter, being_written, plain, read_journal, restored
 
 FORMAT = 1
 """Version of the two files. It is raised if readers of the previous version cannot read the new one."""
@@ -132,12 +133,17 @@ class ForkRecord:
         """
         if being_written(self.branches_path):
             raise BadArgument(f"`{self.path}` is being written by another process: wait until it has finished.")
-        _, warnings, lines = self._read
-        if warnings:
-            with writing(self.branches_path):
-                replace_file(self.path / DAMAGED, read_file(self.branches_path))
-                replace_file(self.branches_path, b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines))
+        if self._read[1]:
+            self._put_damaged_aside()
         return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._checked)
+
+    def _put_damaged_aside(self) -> None:
+        """Keep the file of the branches, and write it anew without the lines that do not fit."""
+        locked = JournalWriter(self.branches_path, self.path, "start the same fork again")  # nobody else appends
+        with closing(locked), writing(self.branches_path):
+            lines = ForkRecord(self.path, self.plan, self.stops)._read[2]
+            replace_file(self.path / DAMAGED, read_file(self.branches_path))
+            replace_file(self.branches_path, b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines))
 
     @cached_property
     def fork(self) -> Fork:
