@@ -2,6 +2,8 @@
 
 import io
 import logging
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 
 from gradiometer.errors import BadArgument, StorageFailed, UserCodeFailed
 from gradiometer.jobs.job import Job, Outcome
+from gradiometer.storage.disk import reason_of
 
+SHARED = "shared"
 INSTEAD = 'create such an object inside of the job, or use the pool "here"'
 
 
@@ -43,21 +47,31 @@ def packed_job(job: Job) -> bytes:
         ) from error
 
 
-def write_shared(shared: Any, path: Path) -> None:
-    """Write what all jobs share into a file, which the processes map into memory.
+def write_shared(shared: Any) -> Path:
+    """Write what all jobs share into a new folder. The processes map its file into memory. Returns the folder.
 
     Raises:
         BadArgument: It cannot be sent.
         StorageFailed: The file cannot be written.
     """
+    folder: Path | None = None
     try:
-        torch.save(shared, path, pickle_module=cloudpickle)
-    except OSError as error:
-        raise StorageFailed(
-            f"`{path}` could not be written ({error.strerror}): free some space there, or set TMPDIR to another folder."
-        ) from error
-    except Exception as error:
-        raise _shared_refused(shared, error) from error
+        folder = Path(tempfile.mkdtemp(prefix="gradiometer-"))
+        with (folder / SHARED).open("wb") as file:
+            torch.save(shared, file, pickle_module=cloudpickle)
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        refused = error if isinstance(error, OSError) else error.__context__  # torch raises another one for a full disk
+        if isinstance(refused, OSError):
+            raise StorageFailed(
+                f"`{folder or tempfile.gettempdir()}` could not be written ({reason_of(refused)}): free some space "
+                "there, or set TMPDIR to another folder."
+            ) from error
+        if isinstance(error, Exception):
+            raise _shared_refused(shared, error) from error
+        raise
+    return folder
 
 
 def packed_shared(shared: Any) -> bytes:
@@ -72,9 +86,9 @@ def packed_shared(shared: Any) -> bytes:
         raise _shared_refused(shared, error) from error
 
 
-def read_shared(path: Path) -> Any:
+def read_shared(folder: Path) -> Any:
     """What all jobs share. Its tensors are pages of the file, so that all processes use the same memory."""
-    return torch.load(path, mmap=True, weights_only=False)
+    return torch.load(folder / SHARED, mmap=True, weights_only=False)
 
 
 def packed_outcome(outcome: Outcome) -> bytes:

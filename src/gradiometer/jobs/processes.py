@@ -3,7 +3,6 @@
 import os
 import queue
 import shutil
-import tempfile
 import threading
 import weakref
 from collections import deque
@@ -76,14 +75,7 @@ class Processes(Pool):
         if in_pool():
             return Here()._outcomes(jobs, shared)
         parcels = deque((job.name, min(job.threads, self.count), packed_job(job)) for job in jobs)
-        folder = None
-        if shared is not None:
-            folder = Path(tempfile.mkdtemp(prefix="gradiometer-"))
-            try:
-                write_shared(shared, folder / "shared")
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+        folder = None if shared is None else write_shared(shared)
         return _running(Submission(parcels, self.count, folder, self._idle))
 
 
@@ -105,7 +97,7 @@ class Submission:
         self.outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._waiting, self._free, self._idle = parcels, count, idle
         self._changed, self._closed = threading.Condition(), False
-        self._preparation = packed((Caller.here(), None if folder is None else folder / "shared"))
+        self._preparation = (b"" if folder is None else os.fsencode(folder)) + b"\0" + packed(Caller.here())
         self._workers: set[Worker | None] = set()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(min(count, self.total))]
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from gradiometer.compiler import postpone_compiler
-from gradiometer.jobs.channel import PREPARE, READY, Channel
+from gradiometer.jobs.channel import PREPARE, Channel
 from gradiometer.jobs.parcels import packed_outcome, read_shared, unpacked
 from gradiometer.jobs.performing import Desk
 
@@ -30,14 +30,13 @@ def serve(modules: Sequence[str] = ()) -> None:
     threading.Thread(target=_listen, args=(channel, messages, folders), daemon=True).start()
     for name in modules:
         importlib.import_module(name)
-    channel.send(READY)
+    channel.say_ready()
     while True:
         message = messages.get()
         if message[:1] == PREPARE:
-            caller, path = unpacked(message[1:])
-            folders[:] = [] if path is None else [path.parent]
-            caller.imitate()
-            desk.prepare(str(path), None if path is None else partial(read_shared, path))
+            folder, _, caller = message[1:].partition(b"\0")
+            unpacked(caller).imitate()
+            desk.prepare(os.fsdecode(folder), partial(read_shared, Path(os.fsdecode(folder))) if folder else None)
         else:
             channel.send(packed_outcome(desk.perform(message[1:])))
 
@@ -56,7 +55,11 @@ def _listen(channel: Channel, messages: "queue.SimpleQueue[bytes]", folders: lis
     """Receive messages, also during a job, to notice at once that the other program has ended."""
     try:
         while True:
-            messages.put(channel.receive())
+            message = channel.receive()
+            if message[:1] == PREPARE:  # noted at once: this may be the last message
+                folder = message[1:].partition(b"\0")[0]
+                folders[:] = [Path(os.fsdecode(folder))] if folder else []
+            messages.put(message)
     except (EOFError, OSError):
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
