@@ -24,7 +24,7 @@ RESTORES = {
     *("copy_", "_foreach_copy_"),
 }
 """Calls that put back what measuring has changed. If torch cannot do that, nobody can."""
-TRAINING = {"supervised.<locals>.loss", "ExampleHooks._shielded.<locals>.hook"}
+TRAINING = {"supervised.<locals>.loss", "Hook.__call__"}
 """Functions of ours that training calls itself: the loss, and a hook that asks torch if it is compiled."""
 
 

@@ -21,7 +21,7 @@ from gradiometer.integrations.watch import Watch
 
 HOME = str(Path(gradiometer.__file__).parent)
 ENTRIES = {
-    "ExampleHooks._shielded.<locals>.hook",
+    "Hook.__call__",
     "GradientHooks._end",
     "GradientHooks._keep.<locals>.<lambda>",
     "GradientHooks._take_in",

@@ -87,6 +87,13 @@ class Ends:
         return os._exit, (3,)
 
 
+class EndsIfSent:
+    """Ends the process that sends it."""
+
+    def __reduce__(self) -> Any:
+        os._exit(3)
+
+
 def closes() -> None:
     os.closerange(3, 100)
     time.sleep(60)
@@ -111,7 +118,7 @@ def test_a_process_that_ends_in_any_phase_costs_its_jobs_only(phase: str, monkey
         "shared": Job("bad", int, (0,)),
         "job": Job("bad", lambda _: os._exit(3)),
         "its arguments": Job("bad", lambda _, given: given, (Ends(),)),
-        "result": Job("bad", lambda _: Ends()),
+        "result": Job("bad", lambda _: EndsIfSent()),
         "closed pipes": Job("bad", lambda _: closes()),
         "text in a pipe": Job("bad", lambda _: sends_text()),
     }[phase]
@@ -178,22 +185,23 @@ def test_a_disk_without_room_for_what_is_shared_is_named(temporary: Path, monkey
 
 
 STOPPED = """
-import sys
+import time
 import torch
 from gradiometer.jobs import Job, Processes
 
 def work(shared, k):
-    return (shared.sum() * torch.ones(10 ** 5)).sum().item()
+    time.sleep(0.05)
+    return shared.sum().item()
 
 with Processes(2) as pool:
-    list(pool.run([Job(f"{k}", work, (k,)) for k in range(10 ** 5)], shared=torch.ones(3)))
+    list(pool.run([Job(f"{k}", work, (k,)) for k in range(400)], shared=torch.ones(3)))
 """
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_a_program_that_is_stopped_at_any_moment(kind: signal.Signals, temporary: Path) -> None:
     draw = random.Random(int(kind))
-    for attempt in range(6):
+    for attempt in range(4):
         marked = os.environ | {"TMPDIR": str(temporary), "MARK": f"{temporary} {attempt}"}
         program = subprocess.Popen([sys.executable, "-c", STOPPED], stderr=subprocess.PIPE, env=marked, text=True)
         until(lambda: list(temporary.glob("*/shared")))

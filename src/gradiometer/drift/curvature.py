@@ -51,6 +51,7 @@ class Curvature:
         >>> from gradiometer import Objective
         >>> diagonal = torch.tensor([0.5, 1.0, 4.0])  # the eigenvalues of the loss ½ Σ λ_i w_i²
         >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> _ = torch.nn.init.ones_(model.weight)
         >>> objective = Objective(model, lambda model, batch: (diagonal * model.weight**2).sum() / 2)
         >>> curvature = Curvature(objective, [torch.zeros(1, 3)])
         >>> print(curvature.eigenvalues(largest=1).sharpness)

@@ -1,5 +1,6 @@
 """Hooks that read the squared gradient norm of every example during a backward that is made anyway."""
 
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -27,6 +28,25 @@ Place = dict[str, int]
 """Positions of a layer's trainable parameters among all of them, by their names in the layer."""
 
 
+class Hook:
+    """A hook that does some work within `shield` and `around`, and nothing while code is compiled.
+
+    A copy of the model, and a file that `torch.save` makes of it, get a function that does nothing in its place.
+    """
+
+    def __init__(self, work: Callable[..., None], shield: Shield, around: Around) -> None:
+        self._work, self._shield, self._around = work, shield, around
+
+    def __call__(self, *given: Any) -> None:
+        """Do the work."""
+        if not torch.compiler.is_compiling():  # compiled code must not keep a hook
+            with self._shield, self._around():
+                self._work(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (sys.audit, "gradiometer.hook")  # of Python itself, so that the file can be read without us
+
+
 class ExampleHooks:
     """Reads ‖c_i‖² of every example i and every parameter, c_i being its contribution to the gradient of a backward.
 
@@ -49,11 +69,10 @@ class ExampleHooks:
         around: Around = nullcontext,
         shield: Shield = NO_SHIELD,
     ) -> None:
-        self._around, self._shield = around, shield
         self._count = len(parameters)
         self._layers = _layers_of(model, parameters)
-        self._entering = [self._shielded(partial(self._enter, at)) for at in range(len(self._layers))]
-        self._leaving = [self._shielded(partial(self._leave, at)) for at in range(len(self._layers))]
+        self._entering = [Hook(partial(self._enter, at), shield, around) for at in range(len(self._layers))]
+        self._leaving = [Hook(partial(self._leave, at), shield, around) for at in range(len(self._layers))]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._answers = self._rules = self._forwards = 0
         self._entered: dict[int, Tensor] = {}
@@ -80,16 +99,6 @@ class ExampleHooks:
         self._handles = [
             layer.register_forward_hook(hook) for (layer, *_), hook in zip(self._layers, self._entering, strict=True)
         ]
-
-    def _shielded(self, work: Callable[..., None]) -> Callable[..., None]:
-        """A hook that does some work within `shield` and `around`, and nothing while code is compiled."""
-
-        def hook(*given: Any) -> None:
-            if not torch.compiler.is_compiling():  # compiled code must not keep a hook
-                with self._shield, self._around():
-                    work(*given)
-
-        return hook
 
     def stop(self) -> None:
         """Remove the hooks and forget what was read."""

@@ -1,0 +1,287 @@
+"""Odd loops: training with `watch` ends with the bits of training without it, and nothing is raised after the first update."""
+
+import copy
+import inspect
+import io
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradients_by_hand import LOSSES
+from gradiometer import watch
+
+STEPS = 9
+
+
+class Loop:
+    """What an odd loop has in its hands. `w` is None in the training without watch."""
+
+    def __init__(self, w: Any, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+        self.w, self.model, self.optimizer, self.folder = w, model, optimizer, folder
+
+    def tell(self, loss: Any, batch: Any) -> None:
+        if self.w is not None:
+            inspect.unwrap(type(self.w).step)(self.w, loss, batch)
+
+    def backward(self, batch: Any) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = LOSSES(self.model, batch).mean()
+        loss.backward()
+        return loss
+
+    def update(self, batch: Any) -> None:
+        """An ordinary step."""
+        self.tell(self.backward(batch), batch)
+        self.optimizer.step()
+
+
+Odd = Callable[[Loop, int, Any], None]
+ODD: dict[str, Odd] = {}
+
+
+def odd(loop: Odd) -> Odd:
+    ODD[loop.__name__.replace("_", " ")] = loop
+    return loop
+
+
+@odd
+def two_updates_of_one_gradient(here: Loop, step: int, batch: Any) -> None:
+    here.update(batch)
+    here.optimizer.step()
+
+
+@odd
+def step_before_backward(here: Loop, step: int, batch: Any) -> None:
+    if step == 4:
+        here.tell(1.0, batch)
+    here.update(batch)
+
+
+@odd
+def gradients_are_cleared_too_early(here: Loop, step: int, batch: Any) -> None:
+    loss = here.backward(batch)
+    if step > 2:
+        here.optimizer.zero_grad(set_to_none=step % 2 == 0)
+    here.tell(loss, batch)
+    here.optimizer.step()
+
+
+@odd
+def the_whole_model_is_saved(here: Loop, step: int, batch: Any) -> None:
+    loss = here.backward(batch)
+    torch.save(here.model, io.BytesIO())
+    here.tell(loss, batch)
+    here.optimizer.step()
+    torch.save(here.model, io.BytesIO())
+    pickle.dumps(here.optimizer)
+
+
+@odd
+def a_copy_of_the_model_is_trained_too(here: Loop, step: int, batch: Any) -> None:
+    other = copy.deepcopy(here.model)
+    LOSSES(other, batch).mean().backward()
+    here.update(batch)
+    other = copy.deepcopy(here.model)
+    LOSSES(other, batch).mean().backward()
+    assert step == 0 or here.w is None or len(here.w.run.series("noise")) == step + 1
+
+
+@odd
+def a_layer_is_replaced(here: Loop, step: int, batch: Any) -> None:
+    if step == 4:
+        torch.manual_seed(1)
+        here.model[2] = nn.Linear(16, 5).double()
+        here.optimizer.param_groups[0]["params"][2:] = [*here.model[2].parameters()]
+    here.update(batch)
+
+
+@odd
+def a_group_of_parameters_is_added(here: Loop, step: int, batch: Any) -> None:
+    if step == 0:
+        here.model[2].requires_grad_(False)
+        here.optimizer.param_groups[0]["params"] = [*here.model[0].parameters()]
+    if step == 4:
+        here.model[2].requires_grad_(True)
+        here.optimizer.add_param_group({"params": [*here.model[2].parameters()], "lr": 0.01})
+    here.update(batch)
+
+
+@odd
+def the_values_of_the_parameters_are_replaced(here: Loop, step: int, batch: Any) -> None:
+    for parameter in here.model.parameters():
+        parameter.data = parameter.data.clone()
+    here.update(batch)
+
+
+@odd
+def single_precision_from_the_middle_on(here: Loop, step: int, batch: Any) -> None:
+    if step >= 4:
+        here.model.float()
+        here.optimizer.state.clear()
+        batch = (batch[0].float(), batch[1])
+    here.update(batch)
+
+
+@odd
+def batches_of_one_and_of_other_sizes(here: Loop, step: int, batch: Any) -> None:
+    here.update(tuple(part[: (8, 1, 3, 2)[step % 4]] for part in batch))
+
+
+@odd
+def batches_of_another_type(here: Loop, step: int, batch: Any) -> None:
+    loss = here.backward(batch)
+    here.tell(loss, [None, batch, "text", {"x": batch[0], "y": batch[1]}][step % 4] if step > 2 else batch)
+    here.optimizer.step()
+
+
+@odd
+def losses_of_other_types(here: Loop, step: int, batch: Any) -> None:
+    loss = here.backward(batch)
+    given = [loss.detach().numpy(), loss.reshape(1), LOSSES(here.model, batch), float("nan"), loss.item()]
+    here.tell(given[step % 5] if step > 2 else loss, batch)
+    here.optimizer.step()
+
+
+@odd
+def without_gradients_around_the_call(here: Loop, step: int, batch: Any) -> None:
+    loss = here.backward(batch)
+    with torch.inference_mode() if step % 2 else torch.no_grad():
+        here.tell(loss, batch)
+    here.optimizer.step()
+
+
+@odd
+def the_call_comes_from_another_thread(here: Loop, step: int, batch: Any) -> None:
+    loss = here.backward(batch)
+    thread = threading.Thread(target=here.tell, args=(loss, batch))
+    thread.start()
+    thread.join()
+    here.optimizer.step()
+
+
+@odd
+def another_default_dtype(here: Loop, step: int, batch: Any) -> None:
+    torch.set_default_dtype(torch.float64 if step > 3 else torch.float32)
+    here.update(batch)
+
+
+@odd
+def another_working_folder(here: Loop, step: int, batch: Any) -> None:
+    if step == 4:
+        (here.folder / "elsewhere").mkdir(exist_ok=True)
+        os.chdir(here.folder / "elsewhere")
+    here.update(batch)
+
+
+@odd
+def the_model_is_evaluated_with_a_backward(here: Loop, step: int, batch: Any) -> None:
+    here.update(batch)
+    here.model.eval()
+    inputs = batch[0].clone().requires_grad_()
+    here.model(inputs).sum().backward()
+    here.model.train()
+
+
+@odd
+def an_error_of_the_user_in_the_middle_of_a_step(here: Loop, step: int, batch: Any) -> None:
+    if step % 3 == 2:
+        here.backward(batch)
+        return
+    here.update(batch)
+
+
+@odd
+def hooks_of_the_user_that_change_gradients(here: Loop, step: int, batch: Any) -> None:
+    handles = [each.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01)) for each in here.model.parameters()]
+    here.update(batch)
+    for handle in handles:
+        handle.remove()
+
+
+@odd
+def the_optimizer_is_set_back(here: Loop, step: int, batch: Any) -> None:
+    if step == 4:
+        here.optimizer.load_state_dict(copy.deepcopy(here.optimizer.state_dict()))
+    if step == 6:
+        here.optimizer.state.clear()
+    here.update(batch)
+
+
+@odd
+def a_rate_that_is_a_tensor_and_then_none(here: Loop, step: int, batch: Any) -> None:
+    here.optimizer.param_groups[0]["lr"] = [0.05, torch.tensor(0.04), 0.0][step % 3]
+    here.update(batch)
+
+
+@odd
+def findings_and_the_run_after_every_step(here: Loop, step: int, batch: Any) -> None:
+    here.update(batch)
+    if here.w is not None:
+        assert here.w.run is not None and str(here.w.findings())
+
+
+@odd
+def the_graph_is_kept_and_used_twice(here: Loop, step: int, batch: Any) -> None:
+    here.optimizer.zero_grad()
+    loss = LOSSES(here.model, batch).mean()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    here.tell(loss, batch)
+    here.optimizer.step()
+
+
+@odd
+def the_seed_is_set_at_every_step(here: Loop, step: int, batch: Any) -> None:
+    torch.manual_seed(step)
+    here.update((batch[0] + torch.randn_like(batch[0]), batch[1]))
+
+
+def trained(loop: Odd, folder: Path, *, watched: bool, kind: str) -> tuple[list[Tensor], Any]:
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5)).double()
+    of = torch.optim.AdamW if kind == "AdamW" else torch.optim.SGD
+    optimizer = of(model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(5)
+    batches = [
+        (torch.randn(8, 8, generator=generator, dtype=torch.float64), torch.randint(5, (8,), generator=generator))
+        for _ in range(STEPS)
+    ]
+    torch.manual_seed(3)
+    gauges = "noise,preconditioned_noise" if kind == "AdamW" else "noise,batch_sharpness,temperature,trajectory"
+    made = watch(model, optimizer, loss=LOSSES, out=folder, every=1, gauges=gauges, page=False, quiet=True)
+    with made if watched else as_it_is() as w:
+        for step, batch in enumerate(batches):
+            loop(Loop(w, model, optimizer, folder), step, batch)
+    return [*(each.detach().clone() for each in model.parameters()), torch.rand(2, dtype=torch.float64)], made
+
+
+@contextmanager
+def as_it_is() -> Iterator[None]:
+    yield None
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(Path.cwd())
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("ignore:the loss is nan:RuntimeWarning")
+def test_an_odd_loop_ends_with_the_bits_of_the_loop_alone(name: str, kind: str, tmp_path: Path) -> None:
+    plain, _ = trained(ODD[name], tmp_path, watched=False, kind=kind)
+    made, w = trained(ODD[name], tmp_path, watched=True, kind=kind)
+    assert all(map(torch.equal, made, plain))
+    readings = w.run.series("noise")
+    assert w.findings().warnings or (readings is not None and len(readings) >= STEPS - 2)
