@@ -57,8 +57,8 @@ def _listen(channel: Channel, messages: "queue.SimpleQueue[bytes]", folders: lis
         while True:
             message = channel.receive()
             if message[:1] == PREPARE:  # noted at once: this may be the last message
-                folder = message[1:].partition(b"\0")[0]
-                folders[:] = [Path(os.fsdecode(folder))] if folder else []
+                shared = message[1:].partition(b"\0")[0]
+                folders[:] = [Path(os.fsdecode(shared))] if shared else []
             messages.put(message)
     except (EOFError, OSError):
         for folder in folders:
