@@ -94,6 +94,28 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     assert [event["repeats"] for event in w.run.events if "repeats" in event] == ["batch"]
 
 
+def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_doubled(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs, targets, places = torch.randn(64, 4), torch.randn(64, 1), torch.arange(64)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+
+    def loss(model: torch.nn.Module, places: torch.Tensor) -> torch.Tensor:
+        return (model(inputs[places]) - targets[places]).square().mean()
+
+    with watched(tmp_path, (model, optimizer), loss=loss, every=1) as w:
+        for _ in range(120):
+            optimizer.zero_grad()
+            value = loss(model, places)
+            value.backward()
+            w.step(value, places)
+            optimizer.step()
+    assert any("every measured batch has the same 64 rows" in warning for warning in w.run.warnings)
+    (finding,) = (finding for finding in w.findings() if finding.gauge == "noise")
+    assert "above B = 64" in finding.seen and not finding.advice
+    assert "There are 64 training examples, so twice the batch is not possible" in finding.means
+
+
 def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path) -> None:
     made = model, _ = network()
     other = torch.optim.SGD(model.parameters(), lr=0.01)

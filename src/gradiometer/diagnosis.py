@@ -111,6 +111,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     gauges, missing = recorded_gauges(run)
     few = too_few(run.overhead, run.configuration.every)
     schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
+    repeats = _has_one_batch(run)
     for gauge in gauges:
         series = run.series(gauge.name)
         if series is None:
@@ -122,7 +123,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             if finding := gauge.interpret(latest):
-                examples = run.sampling.examples
+                examples = round(series.usual_batch_size) if repeats else run.sampling.examples
                 found = completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges, examples)
                 findings.append(found)
             if gauge.own_steps:
@@ -171,8 +172,12 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             usual = usual_norms(spike.first, series)
             layer = "" if examined is None or usual is None else examined.layer(series.layers, usual)
             evidence.append(layer or layer_near(spike, series))
-    same = any(event.get("repeats") == "batch" for event in run.events)
-    return explain(spike, examined=examined, readings=tuple(evidence), same_examples=same)
+    return explain(spike, examined=examined, readings=tuple(evidence), same_examples=_has_one_batch(run))
+
+
+def _has_one_batch(run: Run) -> bool:
+    """True if every measured batch had the same rows."""
+    return any(event.get("repeats") == "batch" for event in run.events)
 
 
 def _tried(run: Run, spike: Spike) -> str:

@@ -77,8 +77,15 @@ class Rows:
 
 
 def fingerprints(batch: Batch) -> set[int]:
-    """A number for every row of the first tensor of numbers with more than one column. Equal rows have equal ones."""
-    for tensor in _tensors(batch):
+    """A number for every row of the first tensor of numbers with more than one column. Equal rows have equal ones.
+
+    A batch that is one tensor of different whole numbers holds the places of its examples.
+    """
+    tensors = list(_tensors(batch))
+    if len(tensors) == 1 and tensors[0].dim() == 1 and not (tensors[0].is_floating_point() or tensors[0].is_complex()):
+        places: list[int] = tensors[0].tolist()
+        return set(places) if len(set(places)) == len(places) else set()
+    for tensor in tensors:
         rows = tensor.detach().reshape(len(tensor), -1)
         if rows.shape[1] > 1 and not rows.is_complex():
             weights = torch.linspace(1.0, 2.0, rows.shape[1], dtype=torch.float64, device=rows.device).sin()
