@@ -1,6 +1,6 @@
-"""Sixteen small problems on which the choice of a learning rate is judged: eight to develop on, eight to judge.
+"""Small problems on which the choice of a learning rate is judged: two lists of eight to develop on, eight to judge.
 
-Both lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
+All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
 a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
 is too small for the data, so that the best final loss is well above zero and differences in percent mean something.
 """
@@ -285,6 +285,45 @@ def taught() -> Data:
     return split(*teacher(TRAIN + TEST, 16))
 
 
+@cache
+def gratings() -> Data:
+    """Pictures of 8 x 8 with noisy waves of random phases and lengths, in ten directions, which are the classes."""
+    generator = torch.Generator().manual_seed(23)
+    count = TRAIN + TEST
+    labels = torch.randint(10, (count,), generator=generator)
+    phases, lengths = (
+        2 * torch.pi * torch.rand(count, generator=generator),
+        3 + 2 * torch.rand(count, generator=generator),
+    )
+    angles = (torch.pi * labels / 10)[:, None, None]
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    places = rows * angles.sin() + columns * angles.cos()
+    waves = (2 * torch.pi * places / lengths[:, None, None] + phases[:, None, None]).sin()
+    return split((waves + 0.7 * torch.randn(count, 8, 8, generator=generator))[:, None], labels)
+
+
+@cache
+def motifs(length: int, symbols: int) -> Data:
+    """One-hot stretches that repeat a short random motif; one symbol in ten is random."""
+    generator = torch.Generator().manual_seed(29)
+    count = TRAIN + TEST
+    periods = torch.randint(3, 6, (count, 1), generator=generator)
+    motif = torch.randint(symbols, (count, 5), generator=generator)
+    codes = motif.gather(1, torch.arange(length + 1) % periods)
+    drawn = torch.randint(symbols, codes.shape, generator=generator)
+    codes = torch.where(torch.rand(codes.shape, generator=generator) < 0.1, drawn, codes)
+    return letters((codes[:, :-1], codes[:, 1:]), symbols)
+
+
+@cache
+def bent() -> Data:
+    """Points near a curved surface of four dimensions in 24, with noise. The targets are not used."""
+    generator = torch.Generator().manual_seed(31)
+    inner = torch.randn(TRAIN + TEST, 4, generator=generator)
+    points = (inner @ torch.randn(4, 24, generator=generator)).tanh()
+    return split(points + 0.1 * torch.randn(points.shape, generator=generator), inner)
+
+
 def batch_norm(channels: int) -> nn.Module:
     """BatchNorm."""
     return nn.BatchNorm2d(channels)
@@ -315,7 +354,7 @@ DEVELOPMENT: Mapping[str, TuningProblem] = {
 }
 """On these a method may be developed."""
 
-FRESH: Mapping[str, TuningProblem] = {
+EARLIER: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(drawn_classes, lambda: perceptron(30, 5), entropy),
     "MLP": TuningProblem(taught, lambda: perceptron(16, 40, 40, 1, kind=nn.Tanh), squared),
     "deep GELU MLP": TuningProblem(
@@ -333,6 +372,26 @@ FRESH: Mapping[str, TuningProblem] = {
         lambda: least_squares(torch.logspace(-3, 0.5, 24), True, 0.5), lambda: nn.Linear(24, 1), squared, batch=16
     ),
 }
+"""The first version was judged on these. Since then they are for development, too."""
+
+FRESH: Mapping[str, TuningProblem] = {
+    "logistic regression": TuningProblem(lambda: digits(0.1), lambda: perceptron(64, 10), entropy),
+    "MLP": TuningProblem(lambda: fashion(0.2), lambda: perceptron(196, 48, 24, 10, kind=nn.LeakyReLU), entropy),
+    "deep GELU MLP": TuningProblem(
+        lambda: split(*teacher(TRAIN + TEST, 12)),
+        lambda: perceptron(12, *5 * [24], 1, kind=nn.GELU), squared, steps=500,
+    ),
+    "CNN, BatchNorm": TuningProblem(gratings, lambda: convolved(batch_norm, (8, 16), nn.LeakyReLU), entropy),
+    "CNN, GroupNorm": TuningProblem(lambda: digits(0.1), lambda: residual_convolved(group_norm, 8, nn.GELU), entropy),
+    "transformer": TuningProblem(lambda: motifs(18, 10), lambda: Letters(10, 20, 2, 18), entropy, batch=16),
+    "autoencoder": TuningProblem(
+        lambda: to_itself(bent()), lambda: perceptron(24, 16, 4, 16, 24, kind=nn.GELU), squared, scaled_targets=True
+    ),
+    "quadratic": TuningProblem(
+        lambda: least_squares(torch.cat([torch.ones(2), torch.logspace(-4, -1, 28)]), False, 0.6),
+        lambda: nn.Linear(30, 1), squared,
+    ),
+}  # fmt: skip
 """On these a method is judged, once, after it was frozen."""
 
-PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {"development": DEVELOPMENT, "fresh": FRESH}
+PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {"development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH}

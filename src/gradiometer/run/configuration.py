@@ -62,6 +62,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         weight_decay: Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the
             parameters is subtracted from them.
         clip: Largest norm of all gradients together; above it they are scaled down before the update. Default: none.
+        guard: A training loss that a tuning reached: go back at a lower η if the loss collapses, or stays far above it.
         sampling: reshuffled: every example once per epoch, in random order. replacement: independent draws.
         accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
             measurements use the micro-batch gradients themselves.
@@ -107,6 +108,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     nesterov: bool = False
     weight_decay: float = 0.0
     clip: float | None = None
+    guard: float | None = None
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
     accumulation: int = 1
     parts: int = 2
@@ -263,6 +265,8 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
         yield f"`threads` must lie between 1 and {MOST_THREADS}, got {c.threads}."
     if not re.fullmatch(r"( *\d{1,15} *(, *\d{1,15} *)*)?", c.checkpoint_at):
         yield f"`checkpoint_at` must be steps with commas between them, such as 500,1000, got {c.checkpoint_at!r}."
+    if c.guard is not None and (not math.isfinite(c.guard) or c.cool != "off"):
+        yield f"`guard` must be finite and without `cool`, got {c.guard} with cool = {c.cool}."
     for name, lowest in _LOWEST.items():
         if not getattr(c, name) >= lowest:
             yield f"`{name}` must be at least {lowest}, got {getattr(c, name)}."

@@ -32,9 +32,11 @@ def follow(training: Training) -> Run:
             if following in (GO_ON, COOL):
                 training.decide(told if following == COOL else None, forked=True)
                 continue
-            training.backward(training.batch(), bool(told))
+            batch = training.batch()
+            loss, _ = training.backward(batch, bool(told))
+            back = training.went_back(loss, batch)
             learning_rate = training.learning_rate
-            training.update()
+            training.update(made=not back)
             training.cooled(learning_rate)  # the same everywhere, from the same parameters
 
 

@@ -16,8 +16,10 @@ from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.jobs.threads import threads
+from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import groups_of
+from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
@@ -219,15 +221,14 @@ class Loop:
         measured = recorder.due(step) and training.measurable(batch)
         training.ranks.told(STEP, measured)
         loss, spread = training.backward(batch, measured)
-        if (reason := training.divergence(loss)) is not None:
-            self._diverged(reason)
-        self.spikes.look(loss, batch)
-        if measured or recorder.follows(step):
-            self._measure(training.caught(batch, spread), measured)
+        if back := training.went_back(loss, batch):
+            self._warn(f"the guard went back or lowered the rate, which is now {training.learning_rate:.3g}")
+        else:
+            self._look(loss, batch, spread, measured)
         if step >= recorder.settings.next_look or step == training.steps - 1:
             recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
         learning_rate = training.learning_rate
-        training.update()
+        training.update(made=not back)
         recorder.loss(step, loss)
         for event in training.cooled(learning_rate):
             recorder.event(**event)
@@ -240,6 +241,14 @@ class Loop:
             self._save()
         if self.watcher:
             self.watcher.update(training, recorder, loss)
+
+    def _look(self, loss: float, batch: Batch, spread: Spread | None, measured: bool) -> None:
+        """Judge and measure a step before its update."""
+        if (reason := self.training.divergence(loss)) is not None:
+            self._diverged(reason)
+        self.spikes.look(loss, batch)
+        if measured or self.recorder.follows(self.training.step):
+            self._measure(self.training.caught(batch, spread), measured)
 
     def _measure(self, caught: TrainingStep, measured: bool) -> None:
         if measured:

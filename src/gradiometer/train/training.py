@@ -38,6 +38,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
+from gradiometer.train.guard import Guard
 from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything
 
 EXPLODED = 1e4
@@ -95,7 +96,7 @@ class Training:
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
-        self.cooling = self._cooling()
+        self.cooling, self.guard = self._cooling(), self._guard()
         self.gauges = tuple(Asked.of(configuration.measured).made(configuration) if gauges is None else gauges)
         adaptive = any(gauge.needs_preconditioner for gauge in self.gauges)
         self._preconditioner = partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
@@ -254,9 +255,16 @@ class Training:
             return f"the gradient is not finite (the loss is {loss:.3g})"
         return None
 
-    def update(self) -> None:
-        """Φ ← Φ − η ĝ, with momentum and weight decay if configured."""
-        self.optimizer.step()
+    def went_back(self, loss: float, batch: Batch) -> bool:
+        """True if the guard went back to an earlier state: this step makes no update."""
+        if self.guard is None:
+            return False
+        return self.guard.went_back(loss if self.divergence(loss) is None else math.inf, batch)
+
+    def update(self, made: bool = True) -> None:
+        """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the step."""
+        if made:
+            self.optimizer.step()
         self.scheduler.step()
         self.step += 1
         self._cool()
@@ -279,6 +287,13 @@ class Training:
         if self.cooling is not None and self.cooling.acts:
             for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate * self.cooling.multiplier(self.step)
+
+    def _guard(self) -> Guard | None:
+        expected = self.configuration.guard
+        if expected is None:
+            return None
+        parts = self.model, self.optimizer, self.scheduler
+        return Guard(*parts, loss=self.problem.loss, steps=self.steps, expected=expected)
 
     def _cooling(self) -> Cooling | None:
         configuration = self.configuration

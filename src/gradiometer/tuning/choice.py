@@ -11,7 +11,7 @@ STEP = 0.5
 
 TIE, TIE_ON_PLATEAU = 0.003, 0.01
 """Scores that differ by less are equal. Of two equal rates the higher one counts as better: short branches lean to
-small rates, and low rates do not get off a plateau."""
+small rates, and low rates do not get off a plateau. In the last round, off a plateau, it is the lower one."""
 
 PLATEAU, LEFT, RISE = 0.03, 0.1, 0.25
 """Shares of the loss at the start. A loss that fell by less than the first has not left the start, and one that fell by
@@ -27,7 +27,7 @@ TREND = 0.5
 """If the minimum has moved down from the round before to the last one, it is expected to move on by this share: the
 longer a training, the lower the rates at which it collapses. A move up is not followed."""
 
-STEEP = 0.05
+STEEP = 0.02
 """If the highest rate of the last round is the best, and its neighbour's score is worse by more, the best is higher."""
 
 BACK, FAR_BACK = 2, 4
@@ -52,22 +52,24 @@ class Round:
         updates: Length of a branch.
         losses: The late training loss by exponent, inf if the branch diverged.
         before: The loss at the start.
+        last: True for the last round.
     """
 
     updates: int
     losses: Mapping[int, float]
     before: float = math.inf
+    last: bool = False
 
     @property
     def best(self) -> int:
-        """The middle of the exponents whose loss is equal to the lowest one, or the one above the middle.
+        """The middle of the exponents whose loss is equal to the lowest one.
 
-        The lowest exponent if all branches failed.
+        Of two in the middle the upper one, or the lower one in the last round. The lowest if all branches failed.
         """
         if self.failed:
             return min(self.losses)
         equal = sorted(one for one in self.losses if self.score(one) <= (TIE_ON_PLATEAU if self.on_plateau else TIE))
-        return equal[len(equal) // 2]
+        return equal[(len(equal) - (self.last and not self.on_plateau)) // 2]
 
     @property
     def on_plateau(self) -> bool:
@@ -184,10 +186,20 @@ def choose(
     rounds = [_climb(train, float(start), first, lowest, highest, before)]
     stages = [first, *then()]
     for stage in stages[1:]:
-        rounds.append(_climb(train, rounds[-1].minimum, stage, lowest, highest, before))
+        last = stage is stages[-1]
+        rounds.append(_climb(train, rounds[-1].minimum, stage, lowest, highest, before, last=last))
     place = rounds[-1].minimum + _beyond(rounds, stages[-1].spacing)
     limit = min(min(one.cliff - BACK, one.stuck - FAR_BACK) for one in rounds[-2:])
+    if _lost(rounds):
+        limit = min(limit, min(rounds[-1].losses) - FAR_BACK)
     return Choice(min(place, limit), tuple(rounds), place > limit)
+
+
+def _lost(rounds: Sequence[Round]) -> bool:
+    """True if nothing is learnt at the rates of the last round, which are too high: shorter branches learnt more."""
+    last = rounds[-1]
+    lowest = min(loss for one in rounds for loss in one.losses.values())
+    return last.on_plateau and lowest < min(last.losses.values()) - PLATEAU * abs(last.before)
 
 
 def _beyond(rounds: Sequence[Round], spacing: int) -> float:
@@ -201,11 +213,13 @@ def _beyond(rounds: Sequence[Round], spacing: int) -> float:
     return TREND * max(-spacing, min(moved, 0)) if not last.on_plateau else 0.0
 
 
-def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
+def _climb(
+    train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float, *, last: bool = False
+) -> Round:
     """Three rates around a place, and more on the side of the best one until it is between two others."""
     centre, spacing = round(place), stage.spacing
     losses = dict(train(stage.updates, centre, [centre - spacing, centre, centre + spacing]))
-    while (made := Round(stage.updates, losses, before)).edge and (len(losses) < stage.most or made.failed):
+    while (made := Round(stage.updates, losses, before, last)).edge and (len(losses) < stage.most or made.failed):
         further = max(losses) + spacing if made.edge > 0 else min(losses) - spacing
         if not lowest <= further <= highest:
             break

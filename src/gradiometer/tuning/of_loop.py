@@ -144,7 +144,8 @@ def tune(
     size = first_size(data[present], seed) * data[present].shards
     readout = max(steps * size // 48, 1)
     replicates = max(int(budget / BUDGET), 1)
-    spent = sum(probed for probed, _ in probes.values()) * (1 + 1 / FORWARD) + BATCHES + paces.cost
+    spent = sum(probed + found.forwards / FORWARD for probed, found in probes.values())
+    spent += BATCHES + paces.cost
     decays, slowest = len(kinds) // len(probes), min(paces.updates.values())
     looks = max(readout / (each if others else size) / FORWARD / pace for each, pace in paces.updates.items())
     plan = Plan(steps, float(budget), spent, looks, len(probes) + len(others), decays, replicates, slowest)

@@ -56,12 +56,14 @@ class Probed:
         curvature: Relative curvature ρ along the gradient; 1 where the update returns the batch to its own height.
         loss: Mean loss of the batch before the update.
         went_back: True if the update was not made, and the probe returned to its start at half the rate.
+        confirmed: True if one more forward pass compared the loss with that of the start, on the same batch.
     """
 
     rate: float
     curvature: float
     loss: float
     went_back: bool = False
+    confirmed: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Bracket:
     high: float
     rate: float
     path: tuple[Probed, ...]
+
+    @property
+    def forwards(self) -> int:
+        """The forward passes of the probe besides those of its updates."""
+        return sum((not update.went_back) + update.confirmed for update in self.path)
 
     @property
     def returns(self) -> int:
@@ -173,10 +180,12 @@ class Probe:
             momentum = float(self.optimizer.param_groups[0]["momentum"])
             self._rate = FIRST * (1 - momentum) * abs(loss) / slope if slope and loss else FIRST
         self._smoothed = SMOOTHING * self._smoothed + (1 - SMOOTHING) * loss
-        if self._collapsed(batch, loss, slope, seed):
-            return self._gone_back(loss)
+        finite = math.isfinite(loss) and math.isfinite(slope)
+        confirmed = finite and self._looks_collapsed(loss)
+        if not finite or (confirmed and self._collapsed(batch, loss, seed)):
+            return self._gone_back(loss, confirmed)
         curvature = self._curvature(batch, loss, slope, seed)
-        made = Probed(self._rate, curvature, loss)
+        made = Probed(self._rate, curvature, loss, confirmed=confirmed)
         self._path.append(made)
         self._set(self._rate)
         self.optimizer.step()
@@ -209,21 +218,20 @@ class Probe:
         norms = [p.grad.double().square().sum() for p in self._parameters if p.grad is not None]
         return float(torch.stack(norms).sum())
 
-    def _collapsed(self, batch: Batch, loss: float, slope: float, seed: int) -> bool:
-        if not (math.isfinite(loss) and math.isfinite(slope)):
-            return True
+    def _looks_collapsed(self, loss: float) -> bool:
         above = self._first + RISE * abs(self._first)
-        if self._smoothed <= above and loss <= self._first + BURST * abs(self._first):
-            return False
+        return not (self._smoothed <= above and loss <= self._first + BURST * abs(self._first))
+
+    def _collapsed(self, batch: Batch, loss: float, seed: int) -> bool:
         now = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(self._start[0])
         start = self._forward(batch, seed)  # batches differ: this one may have a high loss at the start, too
         self.model.load_state_dict(now)
         return not loss <= start + RISE * abs(start)
 
-    def _gone_back(self, loss: float) -> Probed:
+    def _gone_back(self, loss: float, confirmed: bool) -> Probed:
         """Return to the start at half the rate, which is the highest from now on."""
-        made = Probed(self._rate, math.inf, loss, went_back=True)
+        made = Probed(self._rate, math.inf, loss, went_back=True, confirmed=confirmed)
         self._path.append(made)
         self.model.load_state_dict(self._start[0])
         self.optimizer.load_state_dict(copy.deepcopy(self._start[1]))

@@ -17,14 +17,15 @@ FIRST_SHARE, FIRST_SPACING, FIRST_MOST = 1 / 18, 4, 7
 """Length of the branches of the first round, as a share of the training; steps of the grid between its rates, two
 octaves; and the most branches, which it needs only if the best rate is far from where it started."""
 
-SHARES, SPACING = (0.1, 0.2), 2
-"""The same of the later rounds, if the budget allows."""
+LAST_SHARE, SPACING = 0.3, 2
+"""The same of the last round, which has three branches; they are shorter if the budget does not pay for this length.
+Rates at which a long training collapses look good in branches of a fifth of it."""
+
+RACE_SHARE = 0.2
+"""The same of the last round of a race between optimizers, which has more branches."""
 
 LEAST_BRANCHES = 3
 """Fewest branches of a round."""
-
-LEAST = 0.6
-"""If the budget does not pay for this share of the lengths of later rounds, there is one of them less."""
 
 SHARE_FIRST = 0.6
 """Most of the budget that the first round of several optimizers uses, if three branches of each cost less."""
@@ -86,16 +87,10 @@ class Plan:
         return Stage(updates, min(branches, FIRST_MOST), FIRST_SPACING)
 
     def then(self, spent: float) -> Sequence[Stage]:
-        """The later rounds, after so many updates."""
-        left = self.budget * self.steps - spent
-        for shares in (SHARES, SHARES[1:], SHARES[:1]):
-            cost = LEAST_BRANCHES * sum(share * self.steps for share in shares)
-            affordable = left - LEAST_BRANCHES * len(shares) * (self.readout + 1)
-            scale = min(affordable / cost, 1.0)
-            lengths = [int(share * self.steps * scale) for share in shares]
-            if scale >= LEAST and lengths[0] > self.first.updates:
-                return [Stage(length, LEAST_BRANCHES, SPACING) for length in lengths]
-        return []
+        """The last round, after so many updates, if its branches are longer than those of the first."""
+        affordable = (self.budget * self.steps - spent) / LEAST_BRANCHES - self.readout
+        length = int(min(affordable, LAST_SHARE * self.steps))
+        return [Stage(length, LEAST_BRANCHES, SPACING)] if length > self.first.updates else []
 
     def final(self, spent: float) -> Stage | None:
         """The last round of a race, after so many updates; None if the budget does not pay for it.
@@ -105,5 +100,5 @@ class Plan:
         raced = 4 if self.lanes > 1 else 1
         branches = raced + self.decays - 1 + (1 if self.decays == 1 else 2)
         left = self.budget * self.steps - spent
-        updates = min(int(left / branches - self.readout), int(SHARES[-1] * self.steps))
+        updates = min(int(left / branches - self.readout), int(RACE_SHARE * self.steps))
         return Stage(updates, LEAST_BRANCHES, SPACING) if updates > self.first.updates else None

@@ -17,6 +17,8 @@ from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
 from gradiometer.forks.recorded.words import outcome
 from gradiometer.measurement.estimate import counted, significant
+from gradiometer.measurement.loss import Loss
+from gradiometer.train.guard import Guard
 from gradiometer.tuning.aim import Aim, times_to_dict
 from gradiometer.tuning.choice import Choice, rate_of
 from gradiometer.tuning.optimizers import Made
@@ -72,6 +74,23 @@ class Tuned:
         """The rate falls linearly to zero: call its `step` after every update."""
         return self.schedule.scheduler(optimizer)
 
+    def guard(self, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, *, loss: Loss) -> Guard:
+        """Watches the training at the chosen rate, and goes back at a lower one if it collapses.
+
+        Args:
+            model: The model.
+            optimizer: Its optimizer.
+            scheduler: Its scheduler.
+            loss: The loss of the tuning.
+        """
+        return Guard(model, optimizer, scheduler, loss=loss, steps=self.steps, expected=self.expected)
+
+    @property
+    def expected(self) -> float | None:
+        """The lowest training loss of a branch, from which a guard takes what can be learnt; None if all diverged."""
+        losses = [loss for one in self.choice.rounds for loss in one.losses.values() if math.isfinite(loss)]
+        return min(losses, default=None)
+
     @property
     def schedule(self) -> Linear:
         """The learning rate at every step."""
@@ -119,6 +138,7 @@ class Tuned:
             **optimizer,
             **self.made.settings,
             **({} if self.made.clip is None else {"clip": float(f"{self.made.clip:.4g}")}),
+            **({} if self.expected is None else {"guard": float(f"{self.expected:.4g}")}),
         }
 
     def to_toml(self, **others: Any) -> str:

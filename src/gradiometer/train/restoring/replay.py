@@ -87,14 +87,16 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
     while training.step < step:
         if decision := decisions.get(training.step):
             training.decide(decision["begins"], forked=decision["fork"] is not None)
-        loss, _ = training.backward(training.batch(), measured=False)
-        if (reason := training.divergence(loss)) is not None:
+        batch = training.batch()
+        loss, _ = training.backward(batch, measured=False)
+        back = training.went_back(loss, batch)
+        if not back and (reason := training.divergence(loss)) is not None:
             raise Diverged(f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}.")
         known = recorded.get(training.step, loss)
         if loss != known:
             worst = max(worst, abs(loss - known) / max(abs(known), np.finfo(float).tiny))
         learning_rate = training.learning_rate
-        training.update()
+        training.update(made=not back)
         training.cooled(learning_rate)
     if not worst or math.isnan(worst):
         return []
