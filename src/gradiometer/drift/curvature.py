@@ -54,7 +54,7 @@ class Curvature:
         >>> _ = torch.nn.init.ones_(model.weight)
         >>> objective = Objective(model, lambda model, batch: (diagonal * model.weight**2).sum() / 2)
         >>> curvature = Curvature(objective, [torch.zeros(1, 3)])
-        >>> print(curvature.eigenvalues(largest=1).sharpness)
+        >>> print(curvature.eigenvalues(largest=1, tolerance=1e-5).sharpness)
         4.00 [4.00, 4.00] loss / parameter²
         >>> print(curvature.trace(probes=4).value)
         5.5
