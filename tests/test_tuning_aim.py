@@ -1,7 +1,10 @@
 """Several batch sizes: the one that suits the aim is chosen, within the budget, and times are measured once."""
 
 import json
+import math
 import time
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from command_line import called
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
+from gradiometer.forks.branch import Readout
 from gradiometer.forks.data import data_of
 from gradiometer.run import Configuration
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.aim import FILE, check_aim, paces_for
 from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.race import LEAN, Ended, _ordered
 from test_tuning import Stopped
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -48,8 +53,13 @@ def tuned(**settings: Any) -> Tuned:
     return tune(model(), batches=(INPUTS, TARGETS), **given)
 
 
+@cache
+def two_sizes() -> Tuned:
+    return tuned()
+
+
 def test_for_the_same_examples_a_small_batch_makes_more_updates_and_wins() -> None:
-    found = tuned()
+    found = two_sizes()
     assert (found.batch_size, found.steps) == (8, 300) and found.cost <= found.budget and found.times is None
     small, large = sorted(found.race[0], key=lambda end: end.lane.trials.size)
     assert small.results[0].updates // 4 == large.results[0].updates
@@ -68,6 +78,22 @@ def test_if_a_step_takes_much_longer_for_a_large_batch_it_loses() -> None:
     found = tuned(loss=slow(0.002, over=8), aim="time")
     assert found.batch_size == 8 and found.times is not None and found.times.relative[32].value > 2
     assert "Batch sizes after the same time" in " ".join(found.sentences)
+
+
+@pytest.mark.parametrize(("worse", "chosen"), [(0.04, 32), (0.08, 32), (0.12, 8)])
+def test_for_the_same_time_a_larger_batch_may_end_a_little_worse(worse: float, chosen: int) -> None:
+    """Short branches lean to small batches."""
+
+    real = {end.lane.trials.size: end for end in two_sizes().race[0]}
+
+    def end(size: int, loss: float) -> Ended:
+        [result] = real[size].results
+        return replace(real[size], results=(replace(result, readouts={"train_loss": Readout(loss)}),))
+
+    ends = [end(8, 1.0), end(32, 1 + worse)]
+    assert [one.lane.trials.size for one in _ordered(ends, LEAN)] == [chosen, 40 - chosen]
+    assert [one.lane.trials.size for one in _ordered(ends, 0.0)] == [8, 32]
+    assert [one.lane.trials.size for one in _ordered([end(8, math.inf), end(32, 2.0)], LEAN)] == [32, 8]
 
 
 def test_times_are_measured_once_and_not_taken_over_for_other_sizes(tmp_path: Path) -> None:

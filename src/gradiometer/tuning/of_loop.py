@@ -24,7 +24,7 @@ from gradiometer.tuning.aim import Aim, check_aim, paces_for
 from gradiometer.tuning.choice import rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket, bracket
-from gradiometer.tuning.race import Lane, as_fork, finish, raced
+from gradiometer.tuning.race import LEAN, Lane, as_fork, finish, raced
 from gradiometer.tuning.stages import FEWEST, Plan
 from gradiometer.tuning.start import BATCHES, start_of
 from gradiometer.tuning.trials import FORWARD, Trials
@@ -160,7 +160,8 @@ def tune(
             )  # fmt: skip
             first_round = short.setdefault((kind.family, each), trials)
             centre = 0 if found is ADAPTIVE else ABOVE
-            lanes.append(Lane(kind, found, trials, first_round, centre, start.loss, pace, bool(others)))
+            lean = LEAN if aim == "time" else 0.0
+            lanes.append(Lane(kind, found, trials, first_round, centre, start.loss, pace, bool(others), lean))
         lane, choice, parts = raced(lanes, plan)
     races = tuple(as_fork(part, seed=seed, left=steps * size) for part in parts)
     if out is not None:

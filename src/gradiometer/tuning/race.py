@@ -37,6 +37,7 @@ class Lane:
         before: The loss at the start.
         pace: Its updates that count as one of the first batch size.
         of_batch: True if batch sizes are raced.
+        lean: Share of the loss within which a larger batch size counts as better after the first round.
     """
 
     made: Made
@@ -47,6 +48,7 @@ class Lane:
     before: float
     pace: float = 1.0
     of_batch: bool = False
+    lean: float = 0.0
 
     @property
     def words(self) -> str:
@@ -116,6 +118,10 @@ class Ended:
         }
 
 
+LEAN = 0.1
+"""For the same time, the largest batch size whose loss is within this share of the lowest counts as the best after the
+first round, and within half of it after the second: the longer a training, the better large batches do."""
+
 Part = tuple[Ended, ...]
 """A part of a race: where each optimizer ended, the best first."""
 
@@ -136,7 +142,8 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     first = plan.first
     heads = [lane for lane in lanes if lane.trials is lane.short]
     rounds = {id(lane): lane.choice(first, lambda: ()).rounds[0] for lane in heads}
-    short = sorted((lane.ended(lane.short, first, lane.start, rounds[id(lane)].best) for lane in heads), key=_loss)
+    ends = [lane.ended(lane.short, first, lane.start, rounds[id(lane)].best) for lane in heads]
+    short = _ordered(ends, lanes[0].lean)
     stage = plan.final(_spent(lanes))
     if stage is None:
         return short[0].lane, short[0].lane.choice(first, lambda: ()), (tuple(short),)
@@ -148,9 +155,17 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     best = min(long, key=_loss).lane
     centre = round(rounds[id(best)].minimum)
     long += [lane.duel(stage, centre, [centre]) for lane in lanes if lane.short is best.short and lane is not best]
-    long.sort(key=_loss)
+    long = _ordered(long, lanes[0].lean / 2)
     parts = ((tuple(short),) if len(heads) > 1 else ()) + (tuple(long),)
     return long[0].lane, long[0].lane.choice(first, lambda: [stage]), parts
+
+
+def _ordered(ends: Sequence[Ended], lean: float) -> list[Ended]:
+    """The ends by loss; before them, from the largest batch size, those within a share of the lowest loss."""
+    lowest = min(end.loss for end in ends)
+    near = [end for end in ends if lean and end.loss <= lowest + lean * abs(lowest)]
+    near.sort(key=lambda end: -end.lane.trials.size)
+    return near + sorted((end for end in ends if end not in near), key=_loss)
 
 
 def _spent(lanes: Sequence[Lane]) -> float:
