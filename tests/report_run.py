@@ -23,7 +23,7 @@ def run_in(folder: Path, name: str = "digits", steps: int = STEPS, **settings: A
     configuration = Configuration(**settings)
     manifest = {
         "configuration": msgspec.structs.asdict(configuration),
-        "versions": {"gradiometer": "0.1.0", "python": "3.11.9", "torch": "2.9.1"},
+        "versions": {"gradiometer": "0.2.0", "python": "3.11.9", "torch": "2.9.1"},
         "seeds": {"seed": 0},
         "data": {"name": "digits", "examples": 1437, "fingerprint": "5f1c0a9be2d7"},
         "sampling": {"draw": "reshuffled", "examples": 1437},

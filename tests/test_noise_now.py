@@ -111,6 +111,8 @@ def test_a_lower_bound_of_long_ago_is_dated() -> None:
     assert "at least 50.0;" in interpret_batch_size("noise", Estimate.exact(60.0), scale).seen
     found = interpret_batch_size("noise", Estimate.exact(60.0), replace(scale, reached=1500))
     assert "was at least 50.0 at the newest reading (step 999 of 1,500)" in found.seen
+    unknown = replace(scale, value=math.nan, low=-math.inf, reached=1500)
+    assert "∞" not in interpret_batch_size("noise", Estimate.exact(60.0), unknown).seen
 
 
 @pytest.mark.parametrize(("examples", "possible"), [(None, True), (64, True), (63, False)])

@@ -188,8 +188,8 @@ def test_a_run_stopped_anywhere_ends_with_the_same_snapshots_bit_for_bit(
     whole = train(problem(), settings(), tmp_path / "whole")
     update = loops.Training.update
 
-    def stopping(training: loops.Training) -> None:
-        update(training)
+    def stopping(training: loops.Training, *, made: bool = True) -> None:
+        update(training, made=made)
         if training.step == stopped_at:
             raise Interrupted("stopped")
 

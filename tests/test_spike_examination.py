@@ -155,3 +155,19 @@ def test_one_wrong_example_is_found_in_a_batch_of_any_size(size: int) -> None:
         examiner.learn([0.1])
     found = examiner.examine(loss(model, (inputs, targets)).item(), (inputs, targets), None)
     assert found is not None and found["examples"] == [size // 2] and 0.8 < found["share"] <= 1.05
+
+
+def test_losses_of_before_a_resume_leave_the_limit_that_they_had() -> None:
+    model, _ = model_and_batches()
+    random = np.random.default_rng(0)
+    losses = (1 + 0.05 * random.standard_normal(400)).tolist()
+    losses[150] = losses[300] = 9.0
+    whole, resumed = (Examiner(Objective(model, loss)) for _ in range(2))
+    for at, value in enumerate(losses):
+        if not value < whole.limit:
+            whole.examine(value, model_and_batches()[1][at % STEPS], None)
+        whole.learn([value])
+    resumed.repeat(losses[:170])
+    assert resumed.limit == math.inf  # a pause after the examination
+    resumed.repeat(losses[170:])
+    assert resumed.limit == whole.limit < 9.0

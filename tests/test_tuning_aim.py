@@ -75,7 +75,7 @@ def test_if_a_step_takes_as_long_for_a_large_batch_it_wins_for_the_same_time() -
 
 
 def test_if_a_step_takes_much_longer_for_a_large_batch_it_loses() -> None:
-    found = tuned(loss=slow(0.008, over=8), aim="time")
+    found = tuned(loss=slow(0.008, over=8), aim="time", budget=2.0)
     assert found.batch_size == 8 and found.times is not None and found.times.relative[32].value > 2
     assert "Batch sizes after the same time" in " ".join(found.sentences)
 

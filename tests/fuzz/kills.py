@@ -304,7 +304,7 @@ class Killer:
         assert not different, f"{self.name}: not as undisturbed work: {different!s:.1000}"
         check_lines(folder)
         self._write_page(folder)
-        left = [path for path in folder.rglob(".*") if path.is_file()]
+        left = [path for path in folder.rglob(".*") if path.is_file() and (path.parent / "run.toml").exists()]
         assert not left, f"{self.name}: left over {left}"
         counts["pieces of work"] += 1
         shutil.rmtree(folder)

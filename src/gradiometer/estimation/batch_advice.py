@@ -100,7 +100,7 @@ def interpret_batch_size(
     uneven = variation if variation is not None and noise_scale.low > 0 and variation.value > UNEVEN else None
     if uneven is not None and _carrying(uneven) < FEWEST_CARRYING:
         state, seen, means, advice = _carried_by_few(noise_scale, uneven, words)
-    elif _age(noise_scale) > RECENT:
+    elif _age(noise_scale) > RECENT and (noise_scale.low > 0 or noise_scale.high < math.inf):
         state, seen, means, advice = _outdated(batch, noise_scale, words)
     elif _passes(batch, noise_scale):
         state, seen, means, advice = _moving(batch, noise_scale, words)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def serve(modules: Sequence[str] = ()) -> None:
     threading.Thread(target=_listen, args=(channel, messages, folders), daemon=True).start()
     for name in modules:
         importlib.import_module(name)
-    channel.say_ready()
+    with suppress(BrokenPipeError):  # the program has ended, and `_listen` ends this process
+        channel.say_ready()
     while True:
         message = messages.get()
         if message[:1] == PREPARE:
@@ -38,7 +40,8 @@ def serve(modules: Sequence[str] = ()) -> None:
             unpacked(caller).imitate()
             desk.prepare(os.fsdecode(folder), partial(read_shared, Path(os.fsdecode(folder))) if folder else None)
         else:
-            channel.send(packed_outcome(desk.perform(message[1:])))
+            with suppress(BrokenPipeError):
+                channel.send(packed_outcome(desk.perform(message[1:])))
 
 
 def _taken_over() -> Channel:

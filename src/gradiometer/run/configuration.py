@@ -34,7 +34,6 @@ MOST_THREADS = 512
 _EXPECTED = {int: "an integer", float: "a number", str: "text in quotes", bool: "true or false"}
 
 RENAMED = {"microbatches": "accumulation", "spread": "parts", "check_standing": "check_endpoint"}  # names of 0.1.0
-
 _LOWEST = {"batch_size": 1, "epochs": 1, "accumulation": 1, "keep_checkpoints": 1, "checkpoint_seconds": 0}
 
 
@@ -198,9 +197,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for key, value in mapping.items():
             name = str(key).replace("-", "_")
             if name not in names:
-                nearest = difflib.get_close_matches(name, names, n=1)
+                nearest = [RENAMED[name]] if name in RENAMED else difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean {nearest[0]}?" if nearest else f"the keys are {', '.join(names)}."
-                hint = f"it is `{RENAMED[name]}` since 0.2.0." if name in RENAMED else hint
                 raise BadArgument(f"{_place(where, lines, name)}unknown key `{key}`: {hint}")
             if name in values:
                 raise BadArgument(

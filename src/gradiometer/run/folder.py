@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import tomli_w
 
+from gradiometer import __version__
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.columns import StepNumber
@@ -78,9 +79,20 @@ class RunFolder:
         written = folder.manifest.get("format")
         if type(written) is not int or not written >= 1:
             raise RunDamaged(f"`{folder.manifest_path}` has no valid `format`: it is not the manifest of a run.")
+        if str(folder._writer).startswith("0.1."):
+            raise RunDamaged(
+                f"`{folder.path}` was written by gradiometer {folder._writer}, whose runs this version does not read: "
+                "keep that version in an environment of its own for them."
+            )
         if written > FORMAT:
-            raise RunDamaged(_newer_sentence(folder.path, folder.manifest))
+            raise RunDamaged(_newer_sentence(folder))
         return folder
+
+    @property
+    def _writer(self) -> object:
+        """The version of gradiometer that wrote the run."""
+        versions = self.manifest.get("versions", {})
+        return versions.get("gradiometer") if isinstance(versions, dict) else None
 
     @property
     def name(self) -> str:
@@ -226,16 +238,12 @@ def _remove_unfinished(folder: RunFolder) -> None:
     folder.path.rmdir()
 
 
-def _newer_sentence(path: Path, manifest: Mapping[str, Any]) -> str:
-    versions = manifest.get("versions", {})
-    writer = versions.get("gradiometer") if isinstance(versions, dict) else None
-    try:
-        ours = f"gradiometer {version('gradiometer')}"
-    except PackageNotFoundError:
-        ours = "this gradiometer"
+def _newer_sentence(folder: RunFolder) -> str:
+    writer = folder._writer
+    written = f"in format {folder.manifest['format']}{f' by gradiometer {writer}' if writer else ''}"
     return (
-        f"`{path}` was written in format {manifest['format']}{f' by gradiometer {writer}' if writer else ''},"
-        f" and {ours} reads formats up to {FORMAT}: install a newer gradiometer."
+        f"`{folder.path}` was written {written}, and gradiometer {__version__} reads formats up to {FORMAT}: "
+        "install a newer gradiometer."
     )
 
 
@@ -258,7 +266,8 @@ def versions() -> dict[str, str]:
     """Versions of Python, gradiometer and the libraries that a run is computed with."""
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in ("gradiometer", "torch", "numpy")},
+        "gradiometer": __version__,
+        **{package: version(package) for package in ("torch", "numpy")},
         "platform": platform.platform(),
     }
 

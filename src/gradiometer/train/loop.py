@@ -165,6 +165,8 @@ class Loop:
         """Restore the last complete checkpoint. Without one, the run starts again, with the same bits."""
         _, warnings = load_latest(self.folder, use=self._use)
         self.recorder.resume(self.training.step)
+        steps, losses = Run.open(self.folder.path, gauges=self.training.gauges).losses
+        self.spikes.resume(losses[steps < self.training.step].tolist())
         for warning in warnings:
             self._warn(warning)
 

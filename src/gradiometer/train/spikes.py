@@ -1,6 +1,7 @@
 """Examine the steps of a training whose loss is far above the last ones."""
 
 import math
+from collections.abc import Sequence
 
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
@@ -22,6 +23,11 @@ class SpikeWatch:
         self._examiner = Examiner(training.objective, training.configuration.seed)
         self._before: Before | None = None
         self._works = training.ranks.alone and training.configuration.budget > 0
+
+    def resume(self, losses: Sequence[float]) -> None:
+        """Take the losses on record, so that a resumed run examines the same steps as one that was never stopped."""
+        if self._works:
+            self._examiner.repeat(losses)
 
     def look(self, loss: float, batch: Batch) -> None:
         """Examine this step if its loss is too high. Call it after the backward and before the update."""

@@ -74,6 +74,17 @@ class Examiner:
             spread = 1.4826 * _median([abs(recent - self._usual) for recent in self._recent])
             self.limit = self._usual + max(SPREADS * spread, RISE * abs(self._usual))
 
+    def repeat(self, losses: Sequence[float]) -> None:
+        """Take the losses of the steps before a resume, without the examinations that they had."""
+        for loss in losses:
+            if not -math.inf < loss < self.limit:
+                self._pause()
+            self.learn([loss])
+
+    def _pause(self) -> None:
+        self.limit, self._new = math.inf, 0
+        self._count += 1
+
     def examine(
         self, loss: float, batch: Batch, before: Before | None, gradients: Sequence[Tensor] | None = None
     ) -> dict[str, Any] | None:
@@ -85,8 +96,7 @@ class Examiner:
             before: The step before, if its batch is still at hand.
             gradients: The gradient of the batch, if `.grad` holds it as it is.
         """
-        self.limit, self._new = math.inf, 0
-        self._count += 1
+        self._pause()
         norms = [] if gradients is None else self._by_layer(gradients)
         now = None if before is None or _share_memory(before.batch, batch) else self._loss(before.batch)
         examples, share = self._heaviest(loss, batch)

@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
@@ -156,15 +159,22 @@ class Pace:
         """Updates since the last check."""
         self._sought = False
         self._short, self._short_at = 0, -1
-        self._began_at = 0
 
-    def updating(self, steps: int) -> None:
-        """The optimizer is called, after this number of steps."""
-        self._began_at = steps
+    def count_steps_inside(self, optimizer: Optimizer, steps: Callable[[], int]) -> list[RemovableHandle]:
+        """Count each step as an update if several are made in one call of the optimizer, as by the closure of LBFGS."""
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure is None or closure.default is not Parameter.empty:
+            return []  # other optimizers pay for no hook
+        began_at = 0
 
-    def updated(self, steps: int) -> None:
-        """The optimizer was called. A closure may have made several steps in it, as that of LBFGS does."""
-        self.updates += max(steps - self._began_at, 1)
+        def begin(*_: object) -> None:
+            nonlocal began_at
+            began_at = steps()
+
+        def end(*_: object) -> None:
+            self.updates += max(steps() - began_at - 1, 0)
+
+        return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
 
     def missed(self) -> None:
         """A step was not followed by an update: see who makes the next one, unless this was done a while ago."""

@@ -110,11 +110,10 @@ class Watch(Forks, Automatic):
         self._kept = Kept(self._losses, self.shield, self._warn, announcements, gauges.given, self._settings)
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._restored: Mapping[str, Any] = {}
-        self._parts, self._handles = list[Part](), list[Any]()
-        self._begun, self._was_called, self._failures = False, False, 0
+        self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
+        self._begun, self._was_called, self._recorder, self._looked_at = False, False, None, 0.0
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
-        self._recorder, self._looked_at = None, 0.0
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
 
@@ -127,8 +126,8 @@ class Watch(Forks, Automatic):
         return self
 
     def _follow_updates_of(self, optimizer: torch.optim.Optimizer) -> None:
-        self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._pace.updating(self.steps)))
-        self._handles.append(optimizer.register_step_post_hook(self._was_updated))
+        inside = self._pace.count_steps_inside(optimizer, lambda: self.steps)
+        self._handles += [*inside, optimizer.register_step_post_hook(self._was_updated)]
         if self._updates is not None:
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
 
@@ -326,9 +325,10 @@ class Watch(Forks, Automatic):
 
     def _was_updated(self, *_: Any) -> None:
         """The optimizer was called."""
-        self._pace.updated(self.steps)
-        self._between.waits = False
-        if self.steps >= self._between.planned or self._parts:
+        between = self._between
+        self._pace.updates += 1
+        between.waits = False
+        if self.steps >= between.planned or self._parts:
             with self.shield:
                 self._settle_update()
             if self._failures:
