@@ -4,6 +4,8 @@ import errno
 import math
 import os
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,18 @@ def test_a_journal_has_one_writer_and_readers_see_it(tmp_path: Path) -> None:
     assert not being_written(path)
     write(path, [{"a": 2}])
     assert records(path) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_process_that_inherited_the_open_file_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    writer = JournalWriter(path, tmp_path)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[writer._descriptor]) as other:
+        assert being_written(path)
+        writer.close()
+        assert other.poll() is None and not being_written(path)
+        write(path, [{"a": 1}])
+    assert records(path) == [{"a": 1}]
 
 
 def test_a_full_buffer_is_written_without_being_asked(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gradiometer.measurement import Group
+from gradiometer.measurement.optimizer.groups import written
 from gradiometer.run import Configuration, Run, RunFolder
 from gradiometer.run.readings import AT_ONCE, Readings
 
@@ -17,6 +19,11 @@ def reading(step: int, trace: object = 2.0, gauge: str = "noise") -> str:
 
 def losses(first: int, *values: object) -> str:
     return json.dumps({"kind": "losses", "from": first, "values": values}) + "\n"
+
+
+def settings(step: int, rate: float) -> str:
+    groups = written([Group("SGD", "sgd", rate)])
+    return json.dumps({"kind": "hyperparameters", "step": step, **groups}) + "\n"
 
 
 @pytest.fixture
@@ -63,6 +70,36 @@ def test_a_line_caught_half_written_is_read_when_it_is_whole(run: Run) -> None:
     assert mended.warnings == ["readings.jsonl:3: a line cannot be read: skipped."]
 
 
+def test_a_last_line_that_lacks_only_its_newline_is_read_once(run: Run) -> None:
+    write(run, settings(0, 0.1)[:-1])
+    readings = Readings(run.folder.readings_path())
+    assert readings.read() and not readings.read()
+    write(run, "\n" + settings(7, 0.2))
+    assert readings.read() and not readings.read()
+    assert [step for step, _ in readings.settings] == [0, 7]
+
+
+def test_settings_of_steps_that_a_resumed_run_makes_again_are_dropped(run: Run) -> None:
+    write(run, settings(0, 0.1) + settings(4, 0.2) + settings(6, 0.3))
+    before = run.refreshed()
+    assert before.hyperparameters.rates.tolist() == [0.1, 0.2, 0.3]
+    write(run, json.dumps({"kind": "resumed", "step": 4}) + "\n")
+    assert before.refreshed().hyperparameters.steps == (0,)
+    write(run, settings(5, 0.4))
+    after = before.refreshed().hyperparameters
+    assert after.steps == (0, 5) and after.rates.tolist() == [0.1, 0.4]
+
+
+def test_a_reading_says_how_many_steps_were_made_before_it(run: Run) -> None:
+    """It is taken before the update of its step."""
+    write(run, reading(3) + reading(7) + reading(5, gauge="other"))
+    assert run.refreshed().steps == 7
+    write(run, losses(4, 1.0))
+    assert run.refreshed().steps == 7
+    write(run, losses(7, 1.0))
+    assert run.refreshed().steps == 8
+
+
 def test_a_resumed_run_drops_what_it_has_overtaken_also_while_it_is_followed(run: Run) -> None:
     write(run, "".join(reading(step) for step in range(4)) + losses(0, 4.0, 3.0, 2.0, 1.0))
     before = run.refreshed()
@@ -97,6 +134,16 @@ def test_a_file_that_was_replaced_or_is_gone_is_read_anew(run: Run) -> None:
     assert second.series("noise").steps.tolist() == [5]
     path.unlink()
     assert second.refreshed().series("noise") is None
+
+
+def test_a_file_that_has_become_shorter_is_read_anew(run: Run) -> None:
+    write(run, "".join(reading(step) for step in range(4)))
+    path, first = run.folder.readings_path(), run.refreshed()
+    assert len(first.series("noise")) == 4
+    number = path.stat().st_ino
+    path.write_text(reading(5))
+    assert path.stat().st_ino == number  # the same file, with less in it
+    assert first.refreshed().series("noise").steps.tolist() == [5]
 
 
 def test_readings_of_several_shapes_and_words_for_numbers_are_kept_apart(run: Run) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Interrupted
-from gradiometer.measurement import Moments
+from gradiometer.measurement import Group, Moments
 from gradiometer.run import Budget, Recorder, Run, RunFolder
+from gradiometer.run.recorder import FOLLOWED, LOSSES_A_LINE
 from recorded_run import MANIFEST, Dear, Square, Step, check_whole, loss_at, train
 
 
@@ -98,6 +99,59 @@ def test_a_loss_costs_microseconds_and_loses_no_step_whatever_their_order(folder
     assert np.array_equal(steps, [0, 1, 2, 3, 4, 6, 7, *range(100, 3000)]) and np.array_equal(losses, steps)
 
 
+def test_a_line_has_at_most_a_thousand_losses(folder: RunFolder) -> None:
+    with Recorder(folder, []) as recorder:
+        for step in range(2500):
+            recorder.loss(step, loss_at(step))
+    lines = [json.loads(line) for line in folder.readings_path().read_text().splitlines()]
+    assert LOSSES_A_LINE == 1000
+    assert [len(line["values"]) for line in lines if line["kind"] == "losses"] == [1000, 1000, 500]
+
+
+def test_losses_given_together_belong_to_the_steps_they_are_given_for(folder: RunFolder) -> None:
+    with Recorder(folder, []) as recorder:
+        for first, last in ((0, 3), (3, 5), (10, 12), (12, 2000), (5, 7)):
+            recorder.losses(first, [float(step) for step in range(first, last)])
+    steps, losses = Run.open(folder.path).losses
+    assert steps.tolist() == losses.tolist() == [*range(7), *range(10, 2000)]
+
+
+def test_losses_reach_the_file_after_a_second_and_not_before(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("gradiometer.run.recorder.time.perf_counter", lambda: now)
+    with Recorder(folder, [Square()], every=1) as recorder:
+        written = []
+        for step in range(12):  # four steps a second
+            recorder.due(step)
+            written.append(len(Run.open(folder.path).losses[0]))
+            recorder.loss(step, loss_at(step))
+            now += 0.25
+    assert written == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]
+
+
+@dataclass(frozen=True)
+class Chooses(Square):
+    """Measures at two steps of its own."""
+
+    name: ClassVar[str] = "chooses"
+    own_steps: ClassVar[bool] = True
+
+    def wants(self, step: int) -> bool:
+        return step in (20, 200)
+
+
+def test_the_next_step_that_a_gauge_wants_is_found_64_steps_ahead(folder: RunFolder) -> None:
+    with Recorder(folder, [Square(), Chooses()], every=1000) as recorder:
+        assert FOLLOWED == 64
+        found = {step: recorder.next_wanted(step, 999) for step in (0, 20, 21, 136, 137, 950)}
+        assert found == {0: 20, 20: 20, 21: 85, 136: 200, 137: 200, 950: 999}
+        assert recorder.next_wanted(0, 10) == 10  # not looked at beyond the end that was given
+    with Recorder(folder, [Square()], every=1000) as recorder:
+        assert recorder.next_wanted(0, 999) == 999
+
+
 def test_the_live_panel_sees_the_last_readings(folder: RunFolder) -> None:
     with Recorder(folder, [Square()], every=1) as recorder:
         assert recorder.recent("square") is None and recorder.recent("none") is None
@@ -125,6 +179,40 @@ def test_a_resumed_run_drops_what_lay_beyond_its_checkpoint(folder: RunFolder) -
     assert [event["step"] for event in run.evaluations] == [*range(61), 120]  # that of the checkpoint's own step stays
     assert [event["step"] for event in run.events if event["event"] == "resumed"] == [80, 60]
     assert run.steps == 120 and run.warnings == []
+
+
+def test_a_recorder_that_goes_back_forgets_its_own_readings_from_there_on(folder: RunFolder) -> None:
+    with Recorder(folder, [Square()], every=1) as recorder:
+        train(recorder, 0, 10)
+        recorder.resume(5)
+        recent = recorder.recent("square")
+        assert recent is not None and recent.steps.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_recorder_that_goes_back_writes_the_settings_again(folder: RunFolder) -> None:
+    """The rate was cut after step 100, and is cut at once in the repeated part, so that it is equal to the last one."""
+
+    def look(first: int, last: int, cut: int) -> None:
+        for step in range(first, last):
+            if step >= recorder.settings.next_look:
+                recorder.settings.look(step, (Group("SGD", "sgd", 0.1 if step < cut else 0.01),))
+            recorder.loss(step, loss_at(step))
+
+    with Recorder(folder, []) as recorder:
+        look(0, 150, cut=100)
+        recorder.resume(90)
+        look(90, 120, cut=90)
+    settings = Run.open(folder.path).hyperparameters
+    assert settings is not None and settings.steps == (0, 90) and settings.rates.tolist() == [0.1, 0.01]
+
+
+def test_a_checkpoint_counts_also_the_steps_that_no_question_was_asked_about(folder: RunFolder) -> None:
+    with Recorder(folder, [Square()], every=10) as recorder:
+        train(recorder, 0, 96)  # asked at step 91 for the last time
+        recorder.flush()
+        assert recorder.state_dict()["budget"]["steps"] == 96
+        train(recorder, 96, 99)
+    assert recorder.budget.steps == 99
 
 
 def test_a_recorder_goes_on_counting_from_its_checkpoint(folder: RunFolder) -> None:
