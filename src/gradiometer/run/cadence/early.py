@@ -71,7 +71,7 @@ class EarlyReadings:
 
     @property
     def due(self) -> float:
-        """The step from which the next reading may be made: a promised one, or later one to stay recent."""
+        """The step from which the next reading may be made: a promised one, or a later one to stay recent."""
         promised = self.promised_at
         if promised < math.inf or self.readings < PROMISED_EXPENSIVE:
             return promised
