@@ -30,7 +30,7 @@ WIDTH = 130
 SHARED_TARGET = {"mlp": 1.35}
 APART_TARGET = {"cnn": 1.5, "transformer": 1.5, "thousand": 2.0, "cnn+norm+dropout": 2.1}
 EXAMPLES_TARGET = {"mlp": 1.25}
-EXAMPLES, TWO_HALVES = "measured, of examples (spread=0)", "two halves by hand"
+EXAMPLES, TWO_HALVES = "measured, of examples (parts=0)", "two halves by hand"
 PLAIN, ACCUMULATED, SHARED, APART = "plain step", "accumulated, unmeasured", "measured, shared", "measured, apart"
 LOOKED_AT, HALF = "gradient looked at", "half a batch, no update"
 

@@ -102,7 +102,7 @@ def apart(problem: Problem) -> Step:
 
 
 def of_examples(problem: Problem) -> Step:
-    """By hand, and the norms of single examples read from that backward, as `watch` and `spread=0` do.
+    """By hand, and the norms of single examples read from that backward, as `watch` and `parts=0` do.
 
     Raises:
         BadArgument: A layer has no rule, or half a batch takes fewer operations.

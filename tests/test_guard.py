@@ -15,10 +15,12 @@ from gradiometer import Configuration, supervised
 from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems import Examples, Problem
+from gradiometer.run.budget import Budget
 from gradiometer.train import Guard, resume, train
 from gradiometer.train.guard import MOST
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
+from gradiometer.train.training import Training
 from test_train import StopAt
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
@@ -128,13 +130,14 @@ def doubtful() -> Problem:
     return Problem("line", lambda: regression()[0], SQUARED, Examples((inputs, targets)))
 
 
+@pytest.mark.parametrize("measured", [{"budget": 0.0}, {"every": 1}])
 def test_a_guarded_run_that_was_stopped_resumes_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(recorded, "load", lambda *_, **__: doubtful())
     asked = Configuration(
         problem="x:y", learning_rate=3.0, schedule="linear", steps=STEPS, batch_size=8, momentum=0.5, guard=0.1,
-        check_edge=False, check_endpoint=False, budget=0.0,
+        check_edge=False, check_endpoint=False, **measured,
     )  # fmt: skip
     whole = train(doubtful(), asked, tmp_path / "whole")
     texts = [event["text"] for event in whole.events if event["event"] == "warning"]
@@ -145,6 +148,10 @@ def test_a_guarded_run_that_was_stopped_resumes_to_the_same_bits(
     (folder,) = (tmp_path / "stopped").iterdir()
     resumed = resume(folder)
     assert resumed.losses[1].tolist() == whole.losses[1].tolist()
+    examined = [
+        [event["step"] for event in run.events if event["event"] == "loss_examined"] for run in (whole, resumed)
+    ]
+    assert examined[0] == examined[1]
     again = state_at(whole, 90, "fork", doubtful())
     assert not again.warnings
     with pytest.raises(Diverged):
@@ -160,3 +167,74 @@ def test_bad_arguments_are_refused(wrong: dict[str, Any]) -> None:
         Guard(model, optimizer, scheduler, loss=SQUARED, **{"steps": 10, **wrong})
     with pytest.raises(BadArgument, match="`guard` must be finite"):
         Configuration(guard=math.inf)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.4, total_steps=STEPS),
+        lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.01, 0.4, step_size_up=20),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [
+                torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 10),
+                torch.optim.lr_scheduler.CosineAnnealingLR(o, 60),
+            ],
+            [10],
+        ),
+        lambda o: torch.optim.lr_scheduler.ChainedScheduler([torch.optim.lr_scheduler.ExponentialLR(o, 0.9)]),
+        torch.optim.lr_scheduler.ReduceLROnPlateau,
+    ],
+)
+def test_a_return_lowers_all_later_rates_of_any_scheduler(made: Any) -> None:
+    rates = []
+    for returns in (False, True):
+        model, data = regression()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = made(optimizer)
+        guard = Guard(model, optimizer, scheduler, loss=SQUARED, steps=STEPS)
+        for step in range(30):
+            optimizer.step()
+            if step == 5 and returns:
+                assert guard.went_back(math.inf, data)
+            scheduler.step(1.0) if isinstance(
+                scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau
+            ) else scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[1] == pytest.approx(0.5 * rates[0], rel=1e-6)
+
+
+def test_a_return_at_a_measured_step_leaves_no_hooks() -> None:
+    asked = Configuration(problem="x:y", learning_rate=1.0, steps=STEPS, batch_size=8, guard=0.1, check_edge=False)
+    training = Training(doubtful(), asked, Budget(0.02))
+    loss, _ = training.backward(training.batch(), measured=True)
+    assert training.went_back(math.inf, training.batch()) and math.isfinite(loss)
+    assert not training._examples._hooks.active
+
+
+def test_a_loss_that_raises_leaves_the_parameters_as_they_are() -> None:
+    training = Guarded(0.01)
+    for step in range(20):
+        training.step(step)
+
+    def raising(*_: Any) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    training.guard.loss = raising
+    weight = training.model[0].weight.detach().clone()
+    with pytest.raises(Exception, match="out of memory"):
+        for _ in range(STEPS):
+            training.guard.went_back(1e6, training.data)
+    assert torch.equal(training.model[0].weight, weight)
+
+
+def test_sparse_and_half_precision_gradients_are_finite_or_not() -> None:
+    model = nn.EmbeddingBag(10, 2, sparse=True)
+    half = nn.Parameter(torch.zeros(100_000, dtype=torch.float16))
+    optimizer = torch.optim.SGD([*model.parameters(), half], lr=0.1)
+    guard = Guard(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), loss=SQUARED, steps=10)
+    model(torch.tensor([[1, 2]])).sum().backward()
+    half.grad = torch.full_like(half, 300.0)  # its norm is above the largest number
+    assert not guard.went_back(1.0, None)
+    half.grad[0] = math.inf
+    assert guard.went_back(1.0, None)

@@ -16,7 +16,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks import BranchResult
 from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
 from gradiometer.tuning import Tuned, tune
-from gradiometer.tuning.choice import Stage, choose, rate_of
+from gradiometer.tuning.choice import Round, Stage, choose, rate_of
 
 FIRST, STAGES = Stage(16, 7, 4), (Stage(30, 3, 2), Stage(60, 3, 2))
 CURVATURES = np.geomspace(0.05, 1, 6)
@@ -198,3 +198,12 @@ def test_the_lines_to_paste_train_with_the_chosen_rate() -> None:
 def test_a_bad_argument_is_refused_by_name(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadArgument, match=sentence):
         tune(Noisy(), **{"loss": loss, "batches": batches, "steps": 100, **wrong})
+
+
+def test_branches_whose_loss_falls_towards_higher_rates_have_not_failed() -> None:
+    """The loss at the start is that of a few batches, and can be far below that of the others."""
+    falling = Round(16, {-4: 6.0, -2: 5.8, 0: 5.4}, before=3.5)
+    assert not falling.failed and falling.best == 0
+    rising = Round(16, {-4: 5.4, -2: 6.0, 0: math.inf}, before=3.5)
+    assert rising.failed and rising.best == -4
+    assert Round(16, {-4: math.inf, -2: math.inf, 0: math.inf}, before=3.5).failed

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> Non
     ("wrong", "sentence"),
     [
         ({"optimizer": "sgd,sgd"}, "`optimizer` has 'sgd' twice"),
+        ({"optimizer": [partial(torch.optim.SGD), partial(torch.optim.Adam)]}, "the name"),
         ({"optimizer": []}, "`optimizer` must be one value or several, got none"),
         ({"optimizer": "adamw", "momentum": (0, 0.9)}, "`momentum` has several values, but it is a setting of SGD"),
         ({"optimizer": ["sgd", idle], "weight_decay": (0, 0.1)}, "`weight_decay` has several values, but a function"),

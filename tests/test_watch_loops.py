@@ -77,7 +77,7 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     model, _ = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
     batch = next(iter(batches(1)))
-    with watched(tmp_path, (model, optimizer), every=20) as w:
+    with watched(tmp_path, (model, optimizer), every=4) as w:
         for _ in range(12):
 
             def closure() -> torch.Tensor:
@@ -90,8 +90,23 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     assert w.steps > A_WHILE
     (told,) = w.run.warnings
     size = len(batch[1])
-    assert f"every measured batch has the same {size} rows" in told and f"give examples={size}" in told
+    assert f"the first 8 measured batches have the same {size} rows" in told and f"give examples={size}" in told
     assert [event["repeats"] for event in w.run.events if "repeats" in event] == ["batch"]
+
+
+@pytest.mark.parametrize("updates", [5, 10])
+def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(tmp_path: Path, updates: int) -> None:
+    model, optimizer = network()
+    with watched(tmp_path, (model, optimizer), every=1) as w:
+        for batch in batches(6):
+            for _ in range(updates):
+                optimizer.zero_grad()
+                w.step(backward(model, batch), batch)
+                optimizer.step()
+    assert [event["repeats"] for event in w.run.events if "repeats" in event] == (
+        ["batch", "no"] if updates > 8 else []
+    )
+    assert not any("is not possible" in finding.means for finding in w.findings())
 
 
 def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_doubled(tmp_path: Path) -> None:
@@ -110,7 +125,7 @@ def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_double
             value.backward()
             w.step(value, places)
             optimizer.step()
-    assert any("every measured batch has the same 64 rows" in warning for warning in w.run.warnings)
+    assert any("measured batches have the same 64 rows" in warning for warning in w.run.warnings)
     (finding,) = (finding for finding in w.findings() if finding.gauge == "noise")
     assert "above B = 64" in finding.seen and not finding.advice
     assert "There are 64 training examples, so twice the batch is not possible" in finding.means

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 NAME = "torch._dynamo"
@@ -23,7 +24,7 @@ def postpone_compiler() -> None:
 class _Postponed:
     """In the place of `torch._dynamo` until it is needed."""
 
-    __spec__ = None
+    __spec__ = ModuleSpec(NAME, None)
 
     def __init__(self) -> None:
         self._marked: list[Any] = []

@@ -177,7 +177,8 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
 
 def _has_one_batch(run: Run) -> bool:
     """True if every measured batch had the same rows."""
-    return any(event.get("repeats") == "batch" for event in run.events)
+    found = [event["repeats"] for event in run.events if "repeats" in event]
+    return found[-1:] == ["batch"]
 
 
 def _tried(run: Run, spike: Spike) -> str:

@@ -93,11 +93,12 @@ class Pool(ABC):
     ) -> None:
         self.close()
 
-    def start(self, modules: Sequence[str] = ()) -> None:  # noqa: B027 (most pools have nothing to start)
+    def start(self, modules: Sequence[str] = (), most: int = 8) -> None:  # noqa: B027 (most pools have nothing to start)
         """Start the processes of this pool in the background, so that they are ready when jobs come.
 
         Args:
             modules: Names of modules that each process imports meanwhile, because its jobs need them.
+            most: Most processes that are started, since the number of jobs is not known yet.
         """
 
     @property

@@ -62,10 +62,10 @@ class Processes(Pool):
         """The number of processes; 1 in a process of a pool."""
         return 1 if in_pool() else self.count
 
-    def start(self, modules: Sequence[str] = ()) -> None:
+    def start(self, modules: Sequence[str] = (), most: int = 8) -> None:
         """Start the processes in the background: jobs then do not wait for imports that are finished."""
         if not in_pool():
-            self._idle += [Worker(modules) for _ in range(self.count - len(self._idle))]
+            self._idle += [Worker(modules) for _ in range(min(self.count, most) - len(self._idle))]
 
     def close(self) -> None:
         """End the processes. New ones start if the pool is used again."""

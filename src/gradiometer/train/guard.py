@@ -3,7 +3,7 @@
 import copy
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,9 +56,10 @@ class Guard:
     or still as high as at the start; it then returns only if the kept state is better or nothing has been learnt.
 
     A return makes no update in its step, so that the number of steps stays the same. It multiplies the rate, and all
-    later rates of the scheduler, by 0.71, or by 0.5 where something is not finite. It costs at most one forward pass.
-    It draws no random numbers: the same losses give the same returns. Clip the gradients: a loss that grows without
-    becoming infinite is answered late.
+    later rates of the scheduler, by 0.71, or by 0.5 where something is not finite. A test costs one forward pass, and
+    the kept state one more copy of the model and of the optimizer's state. It draws no random numbers: the same losses
+    give the same returns. Clip the gradients: a loss that grows without becoming infinite is answered late. Under a
+    GradScaler call it after `unscale_`, and not in a step whose gradients overflowed.
 
     Args:
         model: The model in training.
@@ -196,21 +197,27 @@ class Guard:
         now = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(self.kept[0])
         devices = {parameter.device for parameter in self.model.parameters()}
-        with untouched_randomness(zlib.crc32(f"{step}/guard".encode()), devices), user_code("loss"):
-            kept = float(checked_loss(self.loss(self.model, batch), batch).mean())
-        self.model.load_state_dict(now)
+        try:
+            with untouched_randomness(zlib.crc32(f"{step}/guard".encode()), devices), user_code("loss"):
+                kept = float(checked_loss(self.loss(self.model, batch), batch).mean())
+        finally:
+            self.model.load_state_dict(now)
         return value > min(_times(CONFIRMED, kept), kept + LOST * max(self.start - kept, 0.0))
 
     def _lower(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
-            for name in ("lr", "initial_lr"):
+            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
                 if name in group:
                     group[name] *= factor
-        self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+        for scheduler in _all_of(self.scheduler):
+            for name in ("base_lrs", "max_lrs"):
+                if name in vars(scheduler):
+                    setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
 
     def _gradient_is_finite(self) -> bool:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return not gradients or math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item())
+        values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+        return not values or bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, for a checkpoint."""
@@ -241,6 +248,13 @@ class Guard:
 
 NAMES = ("step", "returns", "start", "smoothed", "lowest", "kept_at", "count", "waits")
 """The values of a guard's state."""
+
+
+def _all_of(scheduler: LRScheduler) -> Iterator[LRScheduler]:
+    """A scheduler and those that it consists of."""
+    yield scheduler
+    for part in getattr(scheduler, "_schedulers", ()):
+        yield from _all_of(part)
 
 
 def _times(factor: float, loss: float) -> float:

@@ -166,7 +166,7 @@ class Loop:
         _, warnings = load_latest(self.folder, use=self._use)
         self.recorder.resume(self.training.step)
         steps, losses = Run.open(self.folder.path, gauges=self.training.gauges).losses
-        self.spikes.resume(losses[steps < self.training.step].tolist())
+        self.spikes.pass_over(losses[steps < self.training.step].tolist())
         for warning in warnings:
             self._warn(warning)
 
@@ -225,6 +225,7 @@ class Loop:
         loss, spread = training.backward(batch, measured)
         if back := training.went_back(loss, batch):
             self._warn(f"the guard went back or lowered the rate, which is now {training.learning_rate:.3g}")
+            self.spikes.pass_over([loss])
         else:
             self._look(loss, batch, spread, measured)
         if step >= recorder.settings.next_look or step == training.steps - 1:

@@ -24,9 +24,11 @@ class SpikeWatch:
         self._before: Before | None = None
         self._works = training.ranks.alone and training.configuration.budget > 0
 
-    def resume(self, losses: Sequence[float]) -> None:
-        """Take the losses on record, so that a resumed run examines the same steps as one that was never stopped."""
+    def pass_over(self, losses: Sequence[float]) -> None:
+        """Take the losses of steps that are not examined, as if they were: those that were made before a resume, and
+        those at which the guard went back. So a resumed run examines the same steps as one that was never stopped."""
         if self._works:
+            self._before = None
             self._examiner.repeat(losses)
 
     def look(self, loss: float, batch: Batch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -19,7 +20,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
-from gradiometer.measurement.batch import Batch, Order, batch_size
+from gradiometer.measurement.batch import Batch, Order, batch_size, chunks
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Motion, Origin, velocity_of
@@ -259,7 +260,10 @@ class Training:
         """True if the guard went back to an earlier state: this step makes no update."""
         if self.guard is None:
             return False
-        return self.guard.went_back(loss if self.divergence(loss) is None else math.inf, batch)
+        back = self.guard.went_back(loss if self.divergence(loss) is None else math.inf, batch)
+        if back:
+            self._examples.stop()
+        return back
 
     def update(self, made: bool = True) -> None:
         """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the step."""
@@ -293,7 +297,13 @@ class Training:
         if expected is None:
             return None
         parts = self.model, self.optimizer, self.scheduler
-        return Guard(*parts, loss=self.problem.loss, steps=self.steps, expected=expected)
+        return Guard(*parts, loss=self._loss_in_parts, steps=self.steps, expected=expected)
+
+    def _loss_in_parts(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, in as many parts as training takes it."""
+        parts = chunks(batch, min(self.configuration.accumulation, batch_size(batch)))
+        losses = [batch_size(part) * checked_loss(self.problem.loss(model, part), part).mean() for part in parts]
+        return torch.stack(losses).sum() / batch_size(batch)
 
     def _cooling(self) -> Cooling | None:
         configuration = self.configuration

@@ -82,14 +82,21 @@ def paces_for(
     sizes = list(data)
     if aim != "time":
         return Paces({size: sizes[0] / size for size in sizes})
-    times = _kept(out, sizes)
+    what = _what(model, made)
+    times = _kept(out, sizes, what)
     if times is None:
         times = _measured(model, made, data, loss=loss, seed=seed)
         if out is not None:
             with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
-                replace_file(out / FILE, json.dumps(times_to_dict(times)).encode())
+                replace_file(out / FILE, json.dumps({"of": what, **times_to_dict(times)}).encode())
     return Paces({size: 1 / times.relative[size].value for size in sizes}, times)
+
+
+def _what(model: nn.Module, made: Made) -> list[Any]:
+    """What times belong to, besides the batch sizes: the shapes of the parameters, their device, optimizer, threads."""
+    parameters = [[str(parameter.device), *parameter.shape] for parameter in model.parameters()]
+    return [parameters, made.words, torch.get_num_threads()]
 
 
 def _measured(model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int) -> StepTimes:
@@ -124,12 +131,14 @@ def times_to_dict(times: StepTimes) -> dict[str, Any]:
     }
 
 
-def _kept(out: Path | None, sizes: Sequence[int]) -> StepTimes | None:
-    """The times that were measured before, unless they are of other sizes or cannot be read."""
+def _kept(out: Path | None, sizes: Sequence[int], what: list[Any]) -> StepTimes | None:
+    """The times that were measured before, unless they are of something else or cannot be read."""
     if out is None or not (out / FILE).exists():
         return None
     try:
         stored = json.loads(read_file(out / FILE))
+        if stored["of"] != what:
+            return None
         found = {
             name: {int(size): Estimate(**estimate) for size, estimate in stored[name]}
             for name in ("seconds", "relative")

@@ -78,9 +78,15 @@ class Round:
 
     @property
     def failed(self) -> bool:
-        """True if all branches diverged, or ended far above the loss at the start."""
+        """True if all branches diverged, or ended far above the loss at the start, the lowest rate the least so.
+
+        If the loss falls towards higher rates, the rates are not too high: the loss at the start is that of a few
+        batches, and may be far below that of the others.
+        """
         lowest = min(self.losses.values())
-        return not (lowest < math.inf and lowest <= self.before + RISE * abs(self.before))
+        if lowest <= self.before + RISE * abs(self.before) and lowest < math.inf:
+            return False
+        return not lowest < math.inf or self.losses[min(self.losses)] == lowest
 
     @property
     def edge(self) -> int:

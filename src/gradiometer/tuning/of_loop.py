@@ -29,7 +29,7 @@ from gradiometer.tuning.stages import FEWEST, Plan
 from gradiometer.tuning.start import BATCHES, start_of
 from gradiometer.tuning.trials import FORWARD, Trials
 from gradiometer.tuning.tuned import Tuned
-from gradiometer.tuning.variants import Amounts, Optimizers, variants
+from gradiometer.tuning.variants import Amounts, Optimizers, several_of, variants
 
 BUDGET = 1.3
 """Default budget, in units of the training."""
@@ -176,11 +176,10 @@ def tune(
 
 def _data(batches: Any, sizes: int | Sequence[int] | None, aim: Aim | None) -> dict[int, Data]:
     """The data in batches of each size; under the key 1 if the batches are given as such."""
-    if isinstance(sizes, int) or sizes is None:
-        check_aim(aim, [sizes or 1])
+    several = several_of("batch_size", sizes)
+    check_aim(aim, [size or 1 for size in several])
+    if not isinstance(sizes, list | tuple):
         return {1: data_of(batches, sizes)}
-    several = list(dict.fromkeys(sizes))
-    check_aim(aim, several)
     found = {size: data_of(batches, size) for size in several}
     if len(found) > 1 and not all(isinstance(data, Ordered) for data in found.values()):
         raise BadArgument("`batch_size` has several values, so `batches` must be examples: tensors or a data set.")

@@ -30,9 +30,9 @@ def variants(optimizer: Optimizers, momentum: Amounts, nesterov: bool, weight_de
     >>> [made.words for made in variants("sgd,adamw", (0, 0.9), True, 0)]
     ['SGD', 'SGD with Nesterov momentum 0.9', 'AdamW']
     """
-    names = _several("optimizer", optimizer.split(",") if isinstance(optimizer, str) else optimizer)
+    names = several_of("optimizer", optimizer.split(",") if isinstance(optimizer, str) else optimizer)
     names = [name.strip() if isinstance(name, str) else name for name in names]
-    momenta, decays = _several("momentum", momentum), _several("weight_decay", weight_decay)
+    momenta, decays = several_of("momentum", momentum), several_of("weight_decay", weight_decay)
     for name, numbers in (("momentum", momenta), ("weight_decay", decays)):
         for number in numbers:
             check_number(name, number)
@@ -40,15 +40,21 @@ def variants(optimizer: Optimizers, momentum: Amounts, nesterov: bool, weight_de
         raise BadArgument("`momentum` has several values, but it is a setting of SGD, which is not among `optimizer`.")
     if len(decays) > 1 and any(callable(name) for name in names):
         raise BadArgument("`weight_decay` has several values, but a function in `optimizer` sets its own: give one.")
-    return tuple(
+    made = [
         Made(name, mu, nesterov, decay)
         for name in names
         for mu in (momenta if name == "sgd" else momenta[:1])
         for decay in decays
-    )
+    ]
+    words = [one.words for one in made]
+    if twice := [one for place, one in enumerate(words) if one in words[:place]]:
+        raise BadArgument(
+            f"`optimizer` has two functions with the name {twice[0]!r}: give them different names with `def`."
+        )
+    return tuple(made)
 
 
-def _several(name: str, given: Any) -> list[Any]:
+def several_of(name: str, given: Any) -> list[Any]:
     """The values, of which none is given twice."""
     found = list(given) if isinstance(given, list | tuple) else [given]
     if not found:

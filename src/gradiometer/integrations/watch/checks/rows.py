@@ -24,6 +24,9 @@ SMALL = 50_000
 KEPT = 50_000
 """Largest number of rows that are remembered."""
 
+SAME = 8
+"""Number of measured batches with the same rows after which they are taken for the whole training set."""
+
 
 class Rows:
     """Looks at the batches of measured steps, and warns once of each thing that changes what the readings mean.
@@ -38,7 +41,7 @@ class Rows:
         self._warn, self._has_looked_back, self._time_first = warn, False, TimeFirst(model)
         self._looks = 0 if grouped else LOOKS
         self._seen: set[int] = set()
-        self._drawn = self._back = 0
+        self._drawn = self._back = self._same = 0
 
     def look(self, batch: Batch, *, sampled: bool) -> None:
         """Look at one batch. `sampled` is True if it is known how batches are drawn."""
@@ -54,14 +57,18 @@ class Rows:
 
     def _look_back(self, batch: Batch) -> None:
         prints = fingerprints(batch)
-        if prints and prints == self._seen:
-            self._warn(
-                f"every measured batch has the same {batch_size(batch)} rows: if these are the whole training set, "
-                f"give examples={batch_size(batch)}, so that the gradient has no noise",
-                repeats="batch",
-            )
-            self._has_looked_back = True
+        if prints and prints == self._seen:  # so far: the whole training set, or several updates on the first batch
+            self._same += 1
+            if self._same + 1 == SAME:
+                self._warn(
+                    f"the first {SAME} measured batches have the same {batch_size(batch)} rows: if these are the whole "
+                    f"training set, give examples={batch_size(batch)}, so that the gradient has no noise",
+                    repeats="batch",
+                )
             return
+        if self._same + 1 >= SAME:
+            self._warn("later batches have other rows than the first ones, so there are more examples", repeats="no")
+        self._same = 0
         self._back += len(self._seen & prints)
         self._seen |= prints
         self._drawn += len(prints)
