@@ -179,7 +179,7 @@ def _data(batches: Any, sizes: int | Sequence[int] | None, aim: Aim | None) -> d
     several = several_of("batch_size", sizes)
     check_aim(aim, [size or 1 for size in several])
     if not isinstance(sizes, list | tuple):
-        return {1: data_of(batches, sizes)}
+        return {1: data_of(batches, several[0])}
     found = {size: data_of(batches, size) for size in several}
     if len(found) > 1 and not all(isinstance(data, Ordered) for data in found.values()):
         raise BadArgument("`batch_size` has several values, so `batches` must be examples: tensors or a data set.")
