@@ -1,5 +1,6 @@
 """One of two processes that train under DDP and FSDP2, with `w.step` and with `w.batches`: `rank_automatic.py FOLDER`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -50,3 +51,5 @@ if __name__ == "__main__":
         if dist.get_rank() == 0:
             assert moments(called) == moments(alone), sharded
     dist.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads may abort while the interpreter ends

@@ -1,5 +1,6 @@
 """What one of several processes does in the test of a fork under DDP: `python rank_fork.py FOLDER`."""
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -67,6 +68,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         Path(sys.argv[1], "sizes").write_text(repr(sizes))
     dist.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads may abort while the interpreter ends
 
 
 if __name__ == "__main__":
