@@ -208,7 +208,7 @@ def test_a_return_at_a_measured_step_leaves_no_hooks() -> None:
     asked = Configuration(problem="x:y", learning_rate=1.0, steps=STEPS, batch_size=8, guard=0.1, check_edge=False)
     training = Training(doubtful(), asked, Budget(0.02))
     loss, _ = training.backward(training.batch(), measured=True)
-    assert training.went_back(math.inf, training.batch()) and math.isfinite(loss)
+    assert training.went_back(loss, training.batch(), "diverged") and math.isfinite(loss)
     assert not training._examples._hooks.active
 
 

@@ -34,7 +34,7 @@ def follow(training: Training) -> Run:
                 continue
             batch = training.batch()
             loss, _ = training.backward(batch, bool(told))
-            back = training.went_back(loss, batch)
+            back = training.went_back(loss, batch, training.divergence(loss))
             learning_rate = training.learning_rate
             training.update(made=not back)
             training.cooled(learning_rate)  # the same everywhere, from the same parameters

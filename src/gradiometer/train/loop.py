@@ -16,10 +16,8 @@ from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.jobs.threads import threads
-from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import groups_of
-from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
@@ -120,7 +118,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
         if not ranks.first:
             return follow(training)
         loop = Loop(training, RunFolder.open(path), budget, watcher)
-        loop.restore_latest()
+        loop.restore_latest(run)
         return loop.go()
 
 
@@ -161,11 +159,11 @@ class Loop:
             self.recorder.close()
         return Run.open(self.folder.path, gauges=self.training.gauges)
 
-    def restore_latest(self) -> None:
+    def restore_latest(self, run: Run) -> None:
         """Restore the last complete checkpoint. Without one, the run starts again, with the same bits."""
         _, warnings = load_latest(self.folder, use=self._use)
         self.recorder.resume(self.training.step)
-        steps, losses = Run.open(self.folder.path, gauges=self.training.gauges).losses
+        steps, losses = run.losses
         self.spikes.pass_over(losses[steps < self.training.step].tolist())
         for warning in warnings:
             self._warn(warning)
@@ -223,11 +221,16 @@ class Loop:
         measured = recorder.due(step) and training.measurable(batch)
         training.ranks.told(STEP, measured)
         loss, spread = training.backward(batch, measured)
-        if back := training.went_back(loss, batch):
+        reason = training.divergence(loss)
+        if back := training.went_back(loss, batch, reason):
             self._warn(f"the guard went back or lowered the rate, which is now {training.learning_rate:.3g}")
             self.spikes.pass_over([loss])
+        elif reason is not None:
+            self._diverged(reason)
         else:
-            self._look(loss, batch, spread, measured)
+            self.spikes.look(loss, batch)
+            if measured or recorder.follows(step):
+                self._measure(training.caught(batch, spread), measured)
         if step >= recorder.settings.next_look or step == training.steps - 1:
             recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
         learning_rate = training.learning_rate
@@ -244,14 +247,6 @@ class Loop:
             self._save()
         if self.watcher:
             self.watcher.update(training, recorder, loss)
-
-    def _look(self, loss: float, batch: Batch, spread: Spread | None, measured: bool) -> None:
-        """Judge and measure a step before its update."""
-        if (reason := self.training.divergence(loss)) is not None:
-            self._diverged(reason)
-        self.spikes.look(loss, batch)
-        if measured or self.recorder.follows(self.training.step):
-            self._measure(self.training.caught(batch, spread), measured)
 
     def _measure(self, caught: TrainingStep, measured: bool) -> None:
         if measured:

@@ -256,11 +256,11 @@ class Training:
             return f"the gradient is not finite (the loss is {loss:.3g})"
         return None
 
-    def went_back(self, loss: float, batch: Batch) -> bool:
-        """True if the guard went back to an earlier state: this step makes no update."""
+    def went_back(self, loss: float, batch: Batch, reason: str | None) -> bool:
+        """True if the guard went back to an earlier state: this step makes no update. `reason` is its divergence."""
         if self.guard is None:
             return False
-        back = self.guard.went_back(loss if self.divergence(loss) is None else math.inf, batch)
+        back = self.guard.went_back(loss if reason is None else math.inf, batch)
         if back:
             self._examples.stop()
         return back

@@ -89,8 +89,9 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
             training.decide(decision["begins"], forked=decision["fork"] is not None)
         batch = training.batch()
         loss, _ = training.backward(batch, measured=False)
-        back = training.went_back(loss, batch)
-        if not back and (reason := training.divergence(loss)) is not None:
+        reason = training.divergence(loss)
+        back = training.went_back(loss, batch, reason)
+        if not back and reason is not None:
             raise Diverged(f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}.")
         known = recorded.get(training.step, loss)
         if loss != known:
