@@ -1,4 +1,4 @@
-"""Small problems on which the choice of a learning rate is judged: two lists of eight to develop on, eight to judge.
+"""Small problems on which the choice of a learning rate is judged: three lists of eight to develop on, eight to judge.
 
 All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
 a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
@@ -324,6 +324,28 @@ def bent() -> Data:
     return split(points + 0.1 * torch.randn(points.shape, generator=generator), inner)
 
 
+@cache
+def blobs() -> Data:
+    """Six classes, each of three Gaussian clouds in 20 dimensions that overlap with those of other classes."""
+    generator = torch.Generator().manual_seed(37)
+    count = TRAIN + TEST
+    clouds = torch.randint(18, (count,), generator=generator)
+    centres = torch.randn(18, 20, generator=generator)
+    return split(centres[clouds] + 0.9 * torch.randn(count, 20, generator=generator), clouds % 6)
+
+
+@cache
+def sums(length: int, symbols: int) -> Data:
+    """One-hot stretches in which a symbol is the sum of the two before it, or, one time in five, random."""
+    generator = torch.Generator().manual_seed(41)
+    codes = torch.randint(symbols, (TRAIN + TEST, length + 1), generator=generator)
+    drawn = torch.rand(codes.shape, generator=generator) < 0.2
+    for place in range(2, length + 1):
+        summed = (codes[:, place - 1] + codes[:, place - 2]) % symbols
+        codes[:, place] = torch.where(drawn[:, place], codes[:, place], summed)
+    return letters((codes[:, :-1], codes[:, 1:]), symbols)
+
+
 def batch_norm(channels: int) -> nn.Module:
     """BatchNorm."""
     return nn.BatchNorm2d(channels)
@@ -392,6 +414,27 @@ FRESH: Mapping[str, TuningProblem] = {
         lambda: nn.Linear(30, 1), squared,
     ),
 }  # fmt: skip
-"""On these a method is judged, once, after it was frozen."""
+"""The second version was judged on these. Since then they are for development, too."""
 
-PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {"development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH}
+NEXT: Mapping[str, TuningProblem] = {
+    "logistic regression": TuningProblem(blobs, lambda: perceptron(20, 6), entropy),
+    "MLP": TuningProblem(gratings, lambda: nn.Sequential(nn.Flatten(), *perceptron(64, 40, 20, 10)), entropy),
+    "deep GELU MLP": TuningProblem(blobs, lambda: perceptron(20, *6 * [20], 6, kind=nn.GELU), entropy, steps=500),
+    "CNN, BatchNorm": TuningProblem(
+        lambda: digits(0.15), lambda: convolved(batch_norm, (8, 8), nn.GELU, pooled=True), entropy, batch=16
+    ),
+    "CNN, GroupNorm": TuningProblem(gratings, lambda: residual_convolved(group_norm, 6, nn.ReLU), entropy),
+    "transformer": TuningProblem(lambda: sums(14, 7), lambda: Letters(7, 16, 2, 14), entropy, batch=32),
+    "autoencoder": TuningProblem(
+        lambda: to_itself(gratings()), lambda: perceptron(64, 32, 12, 32, 64, kind=nn.SiLU), squared,
+        scaled_targets=True,
+    ),
+    "quadratic": TuningProblem(
+        lambda: least_squares(torch.logspace(-5, 1, 32), True, 0.4), lambda: nn.Linear(32, 1), squared
+    ),
+}  # fmt: skip
+"""Written down before the third version was begun. On these it may be judged, once, after it is frozen."""
+
+PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {
+    "development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH, "next": NEXT,
+}  # fmt: skip

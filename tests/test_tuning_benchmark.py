@@ -12,7 +12,7 @@ from gradiometer.jobs import Here, Ledger
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from tuning import Grid, Place, Study, grid_of, main, table
-from tuning_problems import DEVELOPMENT, EARLIER, FRESH, PROBLEMS, SCALES, Cell
+from tuning_problems import DEVELOPMENT, PROBLEMS, SCALES, Cell
 from tuning_runs import SHAPES, End, losses_of, sgd, stacked, trained
 
 
@@ -21,7 +21,7 @@ def cell_of(name: str, steps: int, scale: float = 1.0) -> Cell:
 
 
 def test_all_lists_are_of_the_same_kinds() -> None:
-    assert list(DEVELOPMENT) == list(EARLIER) == list(FRESH) and len(FRESH) == 8
+    assert all(list(each) == list(DEVELOPMENT) for each in PROBLEMS.values()) and len(DEVELOPMENT) == 8
 
 
 @pytest.mark.slow
