@@ -56,9 +56,27 @@ def test_train_with_tune_trains_at_the_chosen_rate_and_shows_what_was_tried(
     assert "What would have happened" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+def test_train_with_tune_chooses_from_lists_and_trains_with_the_choice(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lists = ["--momentum", "0,0.9", "--nesterov", "--optimizer", "sgd"]
+    code, out, _ = called(capsys, "train", *SMALL[:2], "160", *SMALL[3:], "--tune", *lists, "--json", "--budget", "0")
+    run = Run.open(json.loads(out)["run"])
+    chosen = Configuration.from_toml("runs/quadratic-position-tuning/tuned.toml")
+    raced = [record.fork for record in forks_of(run) if any(name.startswith("SGD(") for name in record.fork.names)]
+    assert code == 0 and raced and run.configuration.momentum == chosen.momentum
+    assert run.configuration.nesterov == (chosen.momentum > 0) and run.configuration.rate == chosen.rate
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
+        (["train", *SMALL, "--momentum", "0,0.9"], "`momentum` has 2 values: give --tune, too"),
+        (["train", *SMALL, "--optimizer", "sgd,adamw"], "`optimizer` has 2 values: give --tune, too"),
+        (["train", *SMALL, "--aim", "time"], "`--aim` chooses between batch sizes before the training"),
+        (["train", *SMALL, "--tune", "-b", "10,20"], "`aim` must be 'examples' or 'time' for several batch sizes"),
+        (["train", *SMALL, "--weight-decay", "small"], "`weight_decay` must be a number"),
         (["train", *SMALL, "--tune", "--lr", "0.1"], "`--tune` chooses the rate itself: leave out --learning-rate"),
         (["tune", *SMALL, "--budget", "0.01"], "`budget` pays for no three branches"),
         (["tune", "nowhere"], "`problem` 'nowhere' is unknown"),

@@ -71,8 +71,9 @@ def test_two_data_orders_give_the_race_intervals() -> None:
     assert "idle at" in " ".join(found.sentences) and "higher" in " ".join(found.sentences)
 
 
-def test_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    settings = {"optimizer": "sgd,adamw", "steps": 120, "out": tmp_path}
+@pytest.mark.parametrize("raced", [{"optimizer": "sgd,adamw"}, {"weight_decay": (0.0, 1.0)}])
+def test_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, raced: dict[str, Any]) -> None:
+    settings = {**raced, "steps": 120, "out": tmp_path}
     seen: list[BranchResult] = []
 
     def stop(result: BranchResult, done: int, _: int) -> None:

@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import configuration_from, configuration_options, json_option, out_option, talk_options
+from gradiometer.cli.tune import (
+    CHOSEN,
+    SEVERAL,
+    configuration_to_tune,
+    one_of,
+    several_in,
+    several_options,
+    tell_tuned,
+    tuned,
+)
+from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:
+    from gradiometer.run.configuration import Configuration
     from gradiometer.tuning.of_problem import ProblemTuned
 
 
@@ -23,7 +35,8 @@ if TYPE_CHECKING:
 @click.option("--tune", "tuning", is_flag=True,
               help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
               "with the rate linear to zero.")  # fmt: skip
-@configuration_options("problem")
+@several_options
+@configuration_options("problem", *SEVERAL)
 @out_option
 @json_option
 @talk_options
@@ -32,6 +45,7 @@ def train(
     file: Path | None,
     name: str | None,
     tuning: bool,
+    aim: str | None,
     out: Path,
     as_json: bool,
     quiet: bool,
@@ -49,8 +63,8 @@ def train(
 
     flags["problem"] = problem
     quiet = quiet or as_json or follows()
-    made = _tuned(file, flags, out, quiet) if tuning else None
-    configuration = configuration_from(file, flags) if made is None else made.configuration
+    made = _tuned(file, flags, aim, out, quiet) if tuning else None
+    configuration = _plain(file, flags, aim) if made is None else made.configuration
     with watching(quiet) as panel:
         from gradiometer.problems.registry import load
         from gradiometer.train import train as start
@@ -64,17 +78,29 @@ def train(
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 
-def _tuned(file: Path | None, flags: dict[str, Any], out: Path, quiet: bool) -> "ProblemTuned":
+def _plain(file: Path | None, flags: dict[str, Any], aim: str | None) -> "Configuration":
+    """The configuration of a training without a tuning, in which no flag has several values."""
+    if aim is not None:
+        raise BadArgument("`--aim` chooses between batch sizes before the training: give --tune, too.")
+    several = several_in(flags)
+    for name, given in several.items():
+        count = len(given.split(",") if isinstance(given, str) else given or ())
+        if count > 1:
+            raise BadArgument(f"`{name}` has {count} values: give --tune, too, which chooses one of them.")
+    return configuration_from(file, {**flags, **one_of(several)})
+
+
+def _tuned(file: Path | None, flags: dict[str, Any], aim: str | None, out: Path, quiet: bool) -> "ProblemTuned":
     """The tuning before the training."""
     from gradiometer.cli.outcome import follows
-    from gradiometer.cli.tune import CHOSEN, configuration_to_tune, tell_tuned, tuned
-    from gradiometer.errors import BadArgument
 
     if given := [f"--{name.replace('_', '-')}" for name in CHOSEN if flags[name] is not None]:
         raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(given)}.")
     if follows():
         raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
-    made = tuned(configuration_to_tune(file, flags), out, 1.3, "here", quiet=quiet)
+    several = several_in(flags)
+    configuration = configuration_to_tune(file, {**flags, **one_of(several)})
+    made = tuned(configuration, out, 1.3, "here", quiet=quiet, **several, aim=aim)
     if not quiet:
         tell_tuned(made)
         click.echo()

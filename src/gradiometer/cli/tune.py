@@ -1,7 +1,8 @@
 """`gradiometer tune`: choose the learning rate of a training before it starts."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,11 +23,37 @@ LEFT_OUT = (
 SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
 """Flags that take several values with commas between them."""
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "guard")
 """Settings that are not given together with `--tune`."""
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
 """SGD's momentum if none is given."""
+
+
+def several_options(command: Command) -> Command:
+    """Add the flags that take several values with commas between them, and `--aim`."""
+    for option in (
+        click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
+                     help="What is the same for several batch sizes of a tuning: the examples of the training, or its "
+                     "time on this machine, by measured step times. The length given is that at the first size."),
+        click.option("--batch-size", "--batch", "-b", "batch_size", metavar="SIZES", default=None,
+                     help="Batch size B. A tuning takes several with commas, such as 32,64,128, to choose from for an "
+                     "--aim.  [default: 32]"),
+        click.option("--weight-decay", metavar="NUMBERS", default=None,
+                     help="Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the "
+                     "parameters is subtracted from them. A tuning takes several with commas, such as 0,1e-4, and "
+                     "chooses by training loss, which often is lowest for the smallest.  [default: 0]"),
+        click.option("--momentum", metavar="NUMBERS", default=None,
+                     help="Momentum of SGD in [0, 1): heavy ball unless --nesterov is given. A tuning takes several "
+                     "with commas, such as 0,0.9.  [default: 0; of a tuning 0.9, Nesterov]"),
+        click.option("--optimizer", metavar="NAMES", default=None,
+                     help="sgd, or adamw with PyTorch's defaults for β and ε. A tuning takes several with commas, such "
+                     "as sgd,adamw, and chooses by training loss, each at its own rate.  [default: sgd]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 @click.command(epilog="Example: gradiometer tune digits --model cnn --epochs 5 --budget 1.0")
@@ -36,21 +63,7 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True}
 @click.option("--budget", type=float, default=1.3, show_default=True, metavar="RUNS",
               help="The most that tuning may cost, in units of the training. With 2.6, every rate is tried on two data "
               "orders, which gives intervals.")  # fmt: skip
-@click.option("--optimizer", metavar="NAMES", default=None,
-              help="sgd, adamw, or several with commas, such as sgd,adamw: the one is chosen that ends at the lowest "
-              "training loss, each at its own rate.  [default: sgd]")  # fmt: skip
-@click.option("--momentum", metavar="NUMBERS", default=None,
-              help="Momentum of SGD in [0, 1), or several with commas, such as 0,0.9, to choose from. Heavy ball "
-              "unless --nesterov is given.  [default: 0.9, Nesterov]")  # fmt: skip
-@click.option("--weight-decay", metavar="NUMBERS", default=None,
-              help="Weight decay, or several with commas, such as 0,1e-4: the one is chosen that ends at the lowest "
-              "training loss, which often is the smallest.  [default: 0]")  # fmt: skip
-@click.option("--batch-size", "--batch", "-b", "batch_size", metavar="SIZES", default=None,
-              help="Batch size B, or several with commas, such as 32,64,128, to choose from for an --aim.  "
-              "[default: 32]")  # fmt: skip
-@click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
-              help="What is the same for several batch sizes: the examples of the training, or its time on this "
-              "machine, by measured step times. The length given is that at the first size.")  # fmt: skip
+@several_options
 @configuration_options(*LEFT_OUT)
 @pool_option
 @out_option
@@ -76,10 +89,9 @@ def tune(
     quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
     continues.
     """
-    several = {name: _several(name, flags) for name in SEVERAL}
-    configuration = configuration_to_tune(file, {"problem": problem, **flags, **_one_of(several)})
-    sizes = several.pop("batch_size") or ()
-    made = tuned(configuration, out, budget, pool, quiet=as_json, **several, batch_size=sizes, aim=aim)
+    several = several_in(flags)
+    configuration = configuration_to_tune(file, {"problem": problem, **flags, **one_of(several)})
+    made = tuned(configuration, out, budget, pool, quiet=as_json, **several, aim=aim)
     if as_json:
         from gradiometer.cli.outcome import print_json
 
@@ -96,6 +108,11 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
     return Configuration.from_mapping((MOMENTUM if silent else {}) | given, "")
 
 
+def several_in(flags: dict[str, Any]) -> dict[str, Any]:
+    """The values of the flags that take several; None for a flag that is not given."""
+    return {name: _several(name, flags) for name in SEVERAL}
+
+
 def _several(name: str, flags: dict[str, Any]) -> Any:
     """The values of a flag with commas in it: texts, or numbers; None if it is not given."""
     given = flags.get(name)
@@ -108,7 +125,7 @@ def _several(name: str, flags: dict[str, Any]) -> Any:
         raise BadArgument(f"`{name}` must be {kind}, or several with commas between them, got {given!r}.") from None
 
 
-def _one_of(several: dict[str, Any]) -> dict[str, Any]:
+def one_of(several: dict[str, Any]) -> dict[str, Any]:
     """One value of each flag that is given, which fit together: a configuration has no lists."""
     one = {}
     if several["optimizer"] is not None:
@@ -123,7 +140,7 @@ def _one_of(several: dict[str, Any]) -> dict[str, Any]:
 
 
 def tuned(
-    configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool, **several: Any
+    configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool, batch_size: Any, **several: Any
 ) -> "ProblemTuned":
     """Tune a problem, and say how many branches are finished."""
     from gradiometer.cli.branches import following
@@ -143,6 +160,7 @@ def tuned(
                 budget=budget,
                 pool=pool,
                 **several,
+                batch_size=batch_size or (),
                 progress=lambda result, *_: progress.count(result),
             )
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MOVES, Momentum
 from gradiometer.errors import Unsupported
@@ -17,6 +18,18 @@ from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
+
+FAR = 0.25
+"""Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at 0.5 to 2 of it."""
+
+STEADY = 0.8
+"""A rate is steady if it was no lower than this share of its peak in the last half of the readings. One that falls to
+zero, or warms up, is far below its edge on purpose."""
+
+LARGER_RATES = ("rate 2x", "rate 4x")
+"""The alternatives that try a larger learning rate."""
+
+FASTER = "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is the best."
 
 CAVEAT = "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, which is not a failure."
 
@@ -103,6 +116,7 @@ class BatchSharpness(Gauge):
             "edge": Estimate.exact(_edge(series.setting(shares)), unit=self.unit),
             "small_batch_edge": Estimate.exact(_edge(series.setting(small)), unit=self.unit),
             "momentum": Estimate.exact(series.setting(np.array([kind.momentum for kind in kinds]))),
+            "steadiness": Estimate.exact(_steadiness(series.learning_rate)),
         }
 
     def _kinds(self, series: Series) -> list[Momentum]:
@@ -117,7 +131,8 @@ class BatchSharpness(Gauge):
         sharpness, share, edge = (estimates[name] for name in ("batch_sharpness", "edge_share", "edge"))
         kind = Momentum(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
-        state, means, advice = _against(share, lowest)
+        steady = "steadiness" in estimates and estimates["steadiness"].value >= STEADY
+        state, means, advice = _against(share, lowest, steady=steady)
         times = f"{significant(share.value, 2)} of the edge {kind.formula} = {significant(edge.value)}"
         measured = counted(sharpness.samples, "measured step")
         seen = f"The batch sharpness {sharpness} is {times} ({measured})."
@@ -129,7 +144,8 @@ class BatchSharpness(Gauge):
             plateau = significant(estimates["small_batch_edge"].value)
             caveat = f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {plateau}. {CAVEAT}"
         caveat = "" if state is State.CANNOT_TELL else caveat
-        rests_on, tries = ("batch_sharpness", "edge"), (HALF_THE_RATE,) if state is State.ACT else ()
+        rests_on = ("batch_sharpness", "edge")
+        tries = {State.ACT: (HALF_THE_RATE,), State.LOOK: LARGER_RATES if advice == FASTER else ()}.get(state, ())
         return Finding(self.name, self.issue, state, seen, means, advice, caveat, rests_on, tries)
 
 
@@ -138,11 +154,25 @@ def _edge(share: float) -> float:
     return 1 / share if share > 0 else math.inf
 
 
-def _against(share: Estimate, lowest: float) -> tuple[State, str, str]:
-    """State, meaning and advice for a share of the edge; training can stay anywhere between `lowest` and 1."""
+def _steadiness(rates: Float[np.ndarray, " readings"]) -> float:
+    """The lowest rate of the last half of the readings, as a share of the highest of all."""
+    highest = float(rates.max())
+    return float(rates[len(rates) // 2 :].min()) / highest if highest > 0 else 0.0
+
+
+def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[State, str, str]:
+    """State, meaning and advice for a share of the edge; training can stay anywhere between `lowest` and 1.
+
+    Args:
+        share: η times the batch sharpness, as a share of the edge.
+        lowest: The edge of small batches, as a share of the edge.
+        steady: True if the rate neither warms up nor falls.
+    """
     if share.high < BELOW * lowest:
         times = f"{significant(lowest / share.high, 2)} times " if share.high > 0 else ""
         means = f"On average a batch does not overshoot its own loss. At this curvature η could be {times}larger."
+        if steady and share.high < FAR * lowest:
+            return State.LOOK, f"The learning rate is far below its edge. {means}", FASTER
         return State.OK, means, ""
     if share.low > BEYOND:
         means = "Batches overshoot their own loss: the steps are too long for this curvature."

@@ -24,7 +24,8 @@ from gradiometer.storage.disk import replace_file, writing
 from gradiometer.train.loop import name_of_run
 from gradiometer.train.preparation import device_of, new_model, seed_everything
 from gradiometer.tuning.aim import Aim
-from gradiometer.tuning.of_loop import BUDGET, tune
+from gradiometer.tuning.of_loop import tune
+from gradiometer.tuning.task import BUDGET
 from gradiometer.tuning.tuned import Tuned
 from gradiometer.tuning.variants import Amounts, Optimizers
 
