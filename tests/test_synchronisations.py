@@ -1,5 +1,6 @@
 """Measuring does not make an accelerator wait: counts of what would fetch a number from it."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +61,26 @@ def test_a_noise_reading_fetches_its_numbers_in_one_copy(of_examples: bool, monk
     assert fetches.seen == [] and len(copies) == 1
 
 
-def test_an_unmeasured_step_of_a_watched_loop_fetches_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_an_unmeasured_step_of_a_watched_loop_fetches_nothing(tmp_path: Path, compiled: bool) -> None:
+    torch._dynamo.reset()
     torch.manual_seed(0)
     case = CASES["mlp"]()
+    model = torch.compile(case.model, backend="aot_eager") if compiled else case.model
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
-    with watch(case.model, optimizer, loss=case.loss, out=tmp_path, every=100, page=False, quiet=True) as w:
+    fetches = Fetches()
+    with watch(model, optimizer, loss=case.loss, out=tmp_path, every=100, page=False, quiet=True) as w:
 
-        def step() -> None:
+        def step(counted: AbstractContextManager[object]) -> None:
             optimizer.zero_grad()
-            loss = case.loss(case.model, case.batch).mean()
-            loss.backward()
-            w.step(1.0, case.batch)  # a loss on an accelerator stays there, see `value_of`
-            optimizer.step()
+            loss = case.loss(model, case.batch).mean()
+            with counted:  # without the forward: in this mode torch would not use compiled code
+                loss.backward()
+                w.step(1.0, case.batch)  # a loss on an accelerator stays there, see test_accelerator.py
+                optimizer.step()
 
         for _ in range(3):
-            step()
-        with Fetches() as fetches:
-            for _ in range(20):
-                step()
+            step(nullcontext())
+        for _ in range(20):
+            step(fetches)
     assert fetches.seen == []

@@ -29,6 +29,7 @@ class Automatic:
     _capture: "Capture"
     _warn: "WarningLog"
     shield: "Shield"
+    _begun: bool
     _handles: list[Any]
     _announced: Any = NOTHING
     _listener: Listener | None = None
@@ -44,6 +45,14 @@ class Automatic:
     @abstractmethod
     def _draw_from(self, loader: Iterable[Any]) -> None:
         """Take the sampling from a loader."""
+
+    @property
+    def measuring(self) -> bool:
+        """True if the coming step is measured, or may be.
+
+        A loop that replays a CUDA graph makes such a step without it: hooks do not run in a replay.
+        """
+        return self._capture.active or not self._begun
 
     def batches(self, loader: Iterable[Any]) -> "Announced":
         """The batches of a loader, for a loop that makes `backward` and the update in one call.

@@ -148,7 +148,7 @@ class GradientHooks:
 
     def _keep(self, place: int, gradient: Tensor) -> None:
         read = self._read[place]
-        if not self.has_read:
+        if not (self._keeps or self.has_read):
             held = self._parameters[place].grad
             self.stale = held is not None and not held.is_sparse and bool(held.count_nonzero())
         if self._keeps or self.stale or gradient.is_sparse:

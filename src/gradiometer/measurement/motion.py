@@ -182,7 +182,9 @@ def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> flo
     Returns:
         s; NaN if a gradient is not finite or became zero; 1 if all gradients were zero before.
     """
-    lengths, before = squared_norms(taken)[0].sqrt(), made.sqrt()
+    squared = squared_norms(taken)[0]
+    squared, made = torch.stack([squared, made.to(squared)]).cpu()  # one copy, so that an accelerator waits once
+    lengths, before = squared.sqrt(), made.sqrt()
     factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
     if not (math.isfinite(factor) and factor > 0):
         return math.nan

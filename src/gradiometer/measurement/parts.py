@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,17 +69,28 @@ class SpreadBuilder:
 
     def finish(self, mean: Sequence[Tensor]) -> Spread:
         """The spread, given the mean gradient over all examples added."""
-        spread = self.finish_from(squared_norms(mean))
+        rows = [*self.squared, squared_norms(mean)]
         if self.preconditioner is None:
-            return spread
-        under = SpreadBuilder(self.layer_of, self.sizes, self.preconditioned)
-        return replace(spread, preconditioned=under.finish_from(preconditioned_norms(mean, self.preconditioner)))
+            return self._of(_fetched(rows))
+        plain, under = _fetched(rows, [*self.preconditioned, preconditioned_norms(mean, self.preconditioner)])
+        return replace(self._of(plain), preconditioned=self._of(under))
 
     def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
         """The spread, given the squared norms of the mean gradient."""
-        squared = torch.cat([*self.squared, mean]).cpu().numpy()
-        by_layer = _by_layer(squared, self.layer_of)
+        return self._of(_fetched([*self.squared, mean]))
+
+    def _of(self, rows: Float[np.ndarray, "rows parameters"]) -> Spread:
+        """The spread from the squared norms of all parts, and in the last row of their mean."""
+        by_layer = _by_layer(rows, self.layer_of)
         return Spread(np.array(self.sizes), by_layer[:-1], by_layer[-1])
+
+
+def _fetched(*blocks: Sequence[Float[Tensor, "rows parameters"]]) -> Any:
+    """Each block as one array, all fetched by one copy; a single block alone."""
+    joined = [torch.cat(list(block)) for block in blocks]
+    if len(joined) == 1:
+        return joined[0].cpu().numpy()
+    return torch.stack([block.to(joined[0]) for block in joined]).cpu().numpy()
 
 
 def _by_layer(

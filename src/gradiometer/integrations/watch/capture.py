@@ -87,6 +87,7 @@ class Capture:
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
+        self._scaled = 1.0
         self.next_due = 0
         """On several processes: the step that rank 0 measures next, known to all."""
 
@@ -186,6 +187,7 @@ class Capture:
             proposal: The step that this process would measure next. Rank 0's becomes `next_due` on all processes.
             motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that look back.
         """
+        self._scaled = 1.0 if self.scaler is None else float(self.scaler.get_scale())  # fetched once a step
         self._shares.decide([part.loss for part in parts], self._scaled)
         spread = self._spread(proposal) if self.shared else None
         if self.changed:
@@ -232,7 +234,8 @@ class Capture:
         own = torch.tensor(
             [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
         )
-        everyone = self._ranks.gathered(torch.cat([torch.cat([own, squared], dim=1), pad(whole, (2, 0))]))
+        rows = torch.cat([torch.cat([own, squared], dim=1), pad(whole, (2, 0))])
+        everyone = self._ranks.gathered(rows).cpu()  # one copy: an accelerator waits once
         if (everyone[:, 0] == LEAVING).any():
             self.next_due = sys.maxsize
             raise Interrupted("another process of this training has stopped measuring")
@@ -342,7 +345,3 @@ class Capture:
     def _scale(self) -> float:
         """The factor between `.grad` and ĝ."""
         return self._scaled * (self._shares.multiple or 1.0)
-
-    @property
-    def _scaled(self) -> float:
-        return 1.0 if self.scaler is None else float(self.scaler.get_scale())

@@ -11,6 +11,7 @@ from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
 from gradiometer.integrations.gradients import as_written
+from gradiometer.integrations.watch.arriving import Arriving, Kept
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.part import Part
 from gradiometer.measurement.batch import Batch, batch_size
@@ -19,7 +20,7 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
 
 WAITING = 64
-"""Most steps whose losses stay on an accelerator, since fetching them makes training wait."""
+"""Steps whose losses come from an accelerator by one copy. It is read after as many further steps."""
 
 
 class Losses:
@@ -48,10 +49,11 @@ class Losses:
         self._accumulation, self._rank = accumulation, rank
         self.on_cpu = all(device.type == "cpu" for device in objective.devices)
         """True if the whole model is on the CPU, and with it the losses."""
-        self.waiting: list[float | Tensor | list[Part]] = []
+        self.waiting: list[Kept] = []
         """The losses of the last steps, which are not written yet."""
         self.waits_from = 0
         """The step of the first of them."""
+        self._arriving: Arriving | None = None
         self._warned = False
         self.examiner = Examiner(objective, seed)
         """Its `limit` is that of a loss worth an examination."""
@@ -84,9 +86,9 @@ class Losses:
                 place = f": {culprit(self._objective, parts[-1].batch, seed=self._seed)}"
         self._report(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}")
 
-    def keep(self, step: int, loss: float | Tensor | list[Part]) -> None:
+    def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
-        if step != self.waits_from + len(self.waiting):  # the steps between have failed
+        if self.waiting and step != self.waits_from + len(self.waiting):  # the steps between have failed
             self.fetch()
         if not self.waiting:
             self.waits_from = step
@@ -98,23 +100,28 @@ class Losses:
         self._warn("`batch` is empty: such steps are not recorded")
 
     def fetch(self, fewest: int = 1) -> None:
-        """Write the losses that wait, if there are at least so many."""
-        if len(self.waiting) < fewest:
+        """Write the losses that wait, if there are at least so many. With 1 all are written.
+
+        Otherwise those on an accelerator are written the next time: until then they are copied, and nothing waits.
+        """
+        if len(self.waiting) >= fewest:
+            self._write_arrived()
+            waiting, self.waiting = self.waiting, []
+            self._arriving = Arriving(self.waits_from, waiting)
+        if fewest == 1 or (self._arriving is not None and self._arriving.on_cpu):
+            self._write_arrived()
+
+    def _write_arrived(self) -> None:
+        arriving, self._arriving = self._arriving, None
+        if arriving is None:
             return
-        waiting, self.waiting = self.waiting, []
-        values = [self._value(loss) for loss in waiting]
+        values = arriving.values()
         if self.recorder is not None:
-            self.recorder.losses(self.waits_from, values)
+            self.recorder.losses(arriving.step, values)
         self.examiner.learn(values)
         if not (self._warned or all(map(math.isfinite, values))):
             place, value = next((place, one) for place, one in enumerate(values) if not math.isfinite(one))
-            self._report(f"the loss is {value} at step {self.waits_from + place:,}, for the first time in this run")
-
-    def _value(self, loss: float | Tensor | list[Part]) -> float:
-        """The mean loss of a step."""
-        if isinstance(loss, list):
-            return sum(part.size * float(part.loss) for part in loss) / sum(part.size for part in loss)
-        return float(loss)
+            self._report(f"the loss is {value} at step {arriving.step + place:,}, for the first time in this run")
 
     def _examine(self, step: int, loss: float, batch: Batch, before: tuple[Batch, float] | None) -> None:
         """Keep what this step shows of a spike. Only rank 0 does, unless measuring is off."""

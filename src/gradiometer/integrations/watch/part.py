@@ -41,11 +41,14 @@ def part_of(batch: Batch, loss: Tensor | float) -> Part:
 
 
 def value_of(loss: object) -> float | Tensor:
-    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes training wait."""
+    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes training wait.
+
+    The tensor is a copy. The replay of a CUDA graph writes every loss into the same place.
+    """
     if isinstance(loss, Tensor):
         if loss.dim():
             loss = loss.detach().mean()
-        return loss.item() if loss.is_cpu else loss.detach()
+        return loss.item() if loss.is_cpu else loss.detach().clone()
     if not isinstance(loss, float | int | np.number):
         raise BadArgument(
             f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "

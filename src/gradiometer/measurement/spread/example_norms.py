@@ -146,6 +146,6 @@ def _hold(objective: Objective, batch: Batch, norms: Float[Tensor, "examples par
         return False
     rows = (0, len(norms) - 1)
     alone = [squared_norms(objective.gradient(span(batch, row, row + 1), seed=seed))[0] for row in rows]
-    own, read = torch.stack(alone).cpu().numpy(), norms[list(rows)].cpu().numpy()
+    own, read = torch.stack([*alone, *(norms[row].to(alone[0]) for row in rows)]).cpu().numpy().reshape(2, 2, -1)
     room = ALIKE * own + SHARE * own.sum(axis=1, keepdims=True)
     return bool(np.all(np.abs(own - read) <= room))
