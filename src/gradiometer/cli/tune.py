@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEFT_OUT = (
     *("problem", "learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget"),
     *("gauges", "check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints"),
-    *("checkpoint_at", "optimizer", "momentum", "weight_decay", "batch_size", "guard"),
+    *("checkpoint_at", "optimizer", "momentum", "weight_decay", "batch_size", "guard", "fork_budget"),
 )
 """Settings that tuning chooses or does not use."""
 
@@ -25,7 +25,7 @@ SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "guard")
+CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "guard", "fork_budget")
 """Settings that are not given together with `--tune`."""
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True}

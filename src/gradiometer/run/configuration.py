@@ -1,23 +1,19 @@
 """The configuration of a run: a flat set of names, which are the same as flags, as TOML keys and in Python."""
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
+from gradiometer.run.settings.values import SCHEDULES, largest_rate, typed
 from gradiometer.storage.toml import read_toml
-
-SCHEDULES = ("constant", "cosine", "linear", "cycles")
-"""Names of schedules. Cosine and linear decay to zero over the run, cycles in each of its `snapshots` cycles."""
 
 DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001}
 """Default of η."""
@@ -30,8 +26,6 @@ GAUGES = {"sgd": "noise,batch_sharpness,trajectory", "adamw": "noise,preconditio
 
 MOST_THREADS = 512
 """More threads help on no machine, and torch ends the process if the system refuses it a thread."""
-
-_EXPECTED = {int: "an integer", float: "a number", str: "text in quotes", bool: "true or false"}
 
 RENAMED = {"microbatches": "accumulation", "spread": "parts", "check_standing": "check_endpoint"}  # names of 0.1.0
 _LOWEST = {"batch_size": 1, "epochs": 1, "accumulation": 1, "keep_checkpoints": 1, "checkpoint_seconds": 0}
@@ -64,6 +58,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             parameters is subtracted from them.
         clip: Largest norm of all gradients together; above it they are scaled down before the update. Default: none.
         guard: A training loss that a tuning reached: go back at a lower η if the loss collapses, or stays far above it.
+        fork_budget: Most that forks at 10, 30 and 60 % of the steps may cost, in units of the run. A fork tries half
+            and twice η, and changes it if that is shown to end at a lower training loss. 0: no forks.
         sampling: reshuffled: every example once per epoch, in random order. replacement: independent draws.
         accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
             measurements use the micro-batch gradients themselves.
@@ -110,6 +106,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     weight_decay: float = 0.0
     clip: float | None = None
     guard: float | None = None
+    fork_budget: float = 0.0
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
     accumulation: int = 1
     parts: int = 2
@@ -131,11 +128,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         for field in msgspec.structs.fields(type(self)):
             value = getattr(self, field.name)
-            msgspec.structs.force_setattr(self, field.name, _typed(field.name, value, field.type))
+            msgspec.structs.force_setattr(self, field.name, typed(field.name, value, field.type))
         if self.snapshots and self.schedule == "constant":
             msgspec.structs.force_setattr(self, "schedule", "cycles")
         if self.schedule not in SCHEDULES:
-            msgspec.structs.force_setattr(self, "learning_rate", _largest_rate(self.schedule, self.learning_rate))
+            msgspec.structs.force_setattr(self, "learning_rate", largest_rate(self.schedule, self.learning_rate))
         elif self.learning_rate is None:
             msgspec.structs.force_setattr(self, "learning_rate", DEFAULT_RATES[self.optimizer])
         for complaint in self._complaints():
@@ -225,34 +222,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
     def _complaints(self) -> Iterator[str]:
-        return chain(_general_complaints(self), _training_complaints(self), _instrument_complaints(self))
-
-
-def _largest_rate(schedule: str, learning_rate: float | None) -> float:
-    """The largest η of a schedule given as a formula, over steps spaced geometrically up to a million.
-
-    Raises:
-        BadArgument: It cannot be read, it has no rate at step 0, or `learning_rate` is another than its largest η.
-    """
-    if re.fullmatch(r"[A-Za-z_-]{2,}|", schedule.strip()):
-        nearest = difflib.get_close_matches(schedule, SCHEDULES, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(SCHEDULES)}, or a formula in t."
-        raise BadArgument(f"`schedule` {schedule!r} is unknown: {hint}")
-    from gradiometer.convergence.theorem.theorem import read  # noqa: PLC0415 (slow, and `--help` does not need it)
-
-    try:
-        shape = read(schedule)
-        largest = shape(0)
-    except BadArgument as error:
-        raise BadArgument(f"`schedule`: {error}") from None
-    with suppress(BadArgument):  # the training checks all its steps
-        for power in range(81):
-            largest = max(largest, shape(int(2 ** (power / 4))))
-    if learning_rate not in (largest, None):
-        raise BadArgument(
-            f"`learning_rate` is {learning_rate:g}, but `schedule` is a formula for η, up to {largest:g}: leave it out."
+        return chain(
+            *(
+                check(self)
+                for check in (_general_complaints, _training_complaints, _fork_complaints, _instrument_complaints)
+            )
         )
-    return largest
 
 
 def _general_complaints(c: Configuration) -> Iterator[str]:
@@ -273,18 +248,24 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
             yield f"`{name}` must be at least {lowest}, got {getattr(c, name)}."
 
 
-def _training_complaints(c: Configuration) -> Iterator[str]:
-    if not 0 < c.rate < math.inf:
-        yield f"`learning_rate` must be positive and finite, got {c.learning_rate}."
+def _fork_complaints(c: Configuration) -> Iterator[str]:
     if c.cool != "off" and c.schedule in ("cosine", "linear"):
         yield (
             f"`cool` is {c.cool!r}, but the {c.schedule} schedule decays to zero by itself and never keeps a rate long"
             " enough to test it: leave out one of the two."
         )
-    if not 0 <= c.cool_budget < math.inf:
-        yield f"`cool_budget` must be at least 0 and finite, got {c.cool_budget}."
+    for name in ("cool_budget", "fork_budget"):
+        if not 0 <= getattr(c, name) < math.inf:
+            yield f"`{name}` must be at least 0 and finite, got {getattr(c, name)}."
     if c.cool != "off" and c.snapshots:
         yield f"`cool` is {c.cool!r}, but the cycles of `snapshots` decay to zero by themselves: leave out one."
+    if c.fork_budget and not (c.cool == "off" and c.level > 0.5):
+        yield f"`fork_budget` needs cool = off and a level above 0.5, got cool = {c.cool} and level = {c.level}."
+
+
+def _training_complaints(c: Configuration) -> Iterator[str]:
+    if not 0 < c.rate < math.inf:
+        yield f"`learning_rate` must be positive and finite, got {c.learning_rate}."
     if not (c.snapshots == 0 or c.snapshots >= 2):
         yield f"`snapshots` must be 0 or at least 2, got {c.snapshots}: the average of one model is that model."
     if c.schedule == "cycles" and c.snapshots == 0:
@@ -325,23 +306,6 @@ def _instrument_complaints(c: Configuration) -> Iterator[str]:
             f"`parts` must be at most batch_size, got {c.parts} parts of a batch of {c.batch_size}:"
             " lower it, or set it to 0 to measure per example."
         )
-
-
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        written = "a table" if isinstance(value, dict) else json.dumps(value, default=repr, ensure_ascii=False)
-        raise BadArgument(f"`{name}` must be {_expected(kind)}, got {written}.") from None
-
-
-def _expected(kind: Any) -> str:
-    choices = get_args(kind)
-    if kind in _EXPECTED:
-        return _EXPECTED[kind]
-    if type(None) in choices:
-        return _expected(choices[0])
-    return "one of " + ", ".join(f'"{choice}"' for choice in choices)
 
 
 def _place(where: str, lines: Mapping[str, int] | None, name: str) -> str:

@@ -47,6 +47,13 @@ class _Cooling(_Event):
     spent: float
 
 
+class _RateFork(_Event):
+    fork: str | None
+    factor: Rate
+    outcome: str
+    spent: float
+
+
 class _Stationarity(_Event):
     learning_rate: Rate
     steps: StepNumber
@@ -69,6 +76,7 @@ _KINDS: dict[str, Any] = {
     "snapshot": _Snapshot,
     "diverged": _Diverged,
     "cooling": _Cooling,
+    "rate fork": _RateFork,
     "stationarity": _Stationarity,
     "cut scored": _CutScored,
 }

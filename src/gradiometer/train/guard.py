@@ -141,7 +141,7 @@ class Guard:
     def _go_back(self, step: int, factor: float, *, restoring: bool) -> bool:
         if restoring:
             self._restore()
-        self._lower(factor)
+        scale_rates(self.optimizer, self.scheduler, factor)
         self.returns, self.count, self.waits = self.returns + 1, 0, max(self.waits, step + WAIT * self.steps)
         return True
 
@@ -204,16 +204,6 @@ class Guard:
             self.model.load_state_dict(now)
         return value > min(_times(CONFIRMED, kept), kept + LOST * max(self.start - kept, 0.0))
 
-    def _lower(self, factor: float) -> None:
-        for group in self.optimizer.param_groups:
-            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
-                if name in group:
-                    group[name] *= factor
-        for scheduler in _all_of(self.scheduler):
-            for name in ("base_lrs", "max_lrs"):
-                if name in vars(scheduler):
-                    setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])
-
     def _gradient_is_finite(self) -> bool:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
@@ -248,6 +238,18 @@ class Guard:
 
 NAMES = ("step", "returns", "start", "smoothed", "lowest", "kept_at", "count", "waits")
 """The values of a guard's state."""
+
+
+def scale_rates(optimizer: torch.optim.Optimizer, scheduler: LRScheduler, factor: float) -> None:
+    """Multiply the rate of the optimizer and all later rates of its scheduler."""
+    for group in optimizer.param_groups:
+        for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if name in group:
+                group[name] *= factor
+    for one in _all_of(scheduler):
+        for name in ("base_lrs", "max_lrs"):
+            if name in vars(one):
+                setattr(one, name, [rate * factor for rate in getattr(one, name)])
 
 
 def _all_of(scheduler: LRScheduler) -> Iterator[LRScheduler]:

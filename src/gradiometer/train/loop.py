@@ -31,11 +31,12 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
 from gradiometer.train.forking.cooling_fork import Stopped, decided
+from gradiometer.train.forking.rate_fork import EVENT, RateForks
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.spikes import SpikeWatch
-from gradiometer.train.stopping import asked_to_stop
+from gradiometer.train.stopping import asked_to_stop, way_out
 from gradiometer.train.training import Training
 
 
@@ -135,6 +136,7 @@ class Loop:
         self.recorder = Recorder(folder, training.gauges, budget=budget, every=every, mode=mode)
         self.collector = collector_of(training, folder)
         self.spikes = SpikeWatch(training, self.recorder)
+        self.rate_forks = RateForks(configuration, training.steps, training.ranks)
         self.saved_at = time.monotonic()
         self.lasting = configuration.lasting_checkpoints
 
@@ -145,6 +147,7 @@ class Loop:
                 self._begin()
                 while self.training.step < self.training.steps:
                     self._cool(asked)
+                    self._fork_the_rate(asked)
                     self._step()
                     if asked.is_set():
                         self._stop()
@@ -165,6 +168,7 @@ class Loop:
         self.recorder.resume(self.training.step)
         steps, losses = run.losses
         self.spikes.pass_over(losses[steps < self.training.step].tolist())
+        self.rate_forks.pass_over(run.events, self.training.step)
         for warning in warnings:
             self._warn(warning)
 
@@ -214,6 +218,18 @@ class Loop:
         training.ranks.told(GO_ON if decision.begins is None else COOL, decision.begins or 0)
         training.decide(decision.begins, forked=decision.fork is not None)
         self.recorder.event("cooling", training.step, spent=training.cooling.spent, **asdict(decision))
+
+    def _fork_the_rate(self, asked: Event) -> None:
+        """Let a fork decide if the rate changes, where `fork_budget` pays for it."""
+        training = self.training
+        if not self.rate_forks.asks(training.step):
+            return
+        try:
+            with training.budget.spending("forks of the rate", asked_for=True):
+                decision = self.rate_forks.decided(training, self.folder, asked.is_set)
+        except Stopped:
+            self._stop()
+        self.recorder.event(EVENT, training.step, **asdict(decision))
 
     def _step(self) -> None:
         training, recorder = self.training, self.recorder
@@ -322,16 +338,8 @@ class Loop:
         raise Diverged(
             f"training diverged at step {training.step:,} with learning rate {training.learning_rate:g}: {reason}; "
             f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
-            + _way_out(training.step, reason)
+            + way_out(training.step, reason)
         )
-
-
-def _way_out(step: int, reason: str) -> str:
-    """Advice after a divergence. If the first loss is NaN, the cause is as often in the examples as in the rate."""
-    if not step:
-        return "look at the examples and at how the model starts"
-    examples = ", or look for an example that is not finite" if reason.endswith("nan") else ""
-    return f"try a smaller --lr{examples}"
 
 
 def name_of_run(problem: Problem) -> str:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -50,6 +50,15 @@ class ProblemTuned:
     def file(self) -> Path:
         """The configuration as a TOML file."""
         return self.path / FILE
+
+    def with_forks(self, budget: Amount) -> "ProblemTuned":
+        """The same, with a training whose forks may cost what the tuning has left of a budget.
+
+        Args:
+            budget: The most that tuning and forks may cost, in units of the training.
+        """
+        left = round(max(float(budget) - self.tuned.cost, 0.0), 4)
+        return replace(self, configuration=msgspec.structs.replace(self.configuration, fork_budget=left))
 
     def keep_in(self, run: Run) -> None:
         """Copy the branches into the folder of a run, so that they are on its page.

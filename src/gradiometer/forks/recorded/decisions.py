@@ -1,4 +1,4 @@
-"""The finding about the forks that decided when the rate of a run goes to zero."""
+"""Findings about the forks that decided on the rate of a run: when it goes to zero, and if it changes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +32,27 @@ def cooling_finding(run: Run) -> Finding | None:
         advice="",
         caveat=CAVEAT if forked else "",
     )
+
+
+def rate_finding(run: Run) -> Finding | None:
+    """What the forks of `fork_budget` decided, and what they cost; None without a decision."""
+    decisions = {event["step"]: event for event in run.events if event["event"] == "rate fork"}
+    if not decisions:
+        return None
+    spent = significant(max(event["spent"] for event in decisions.values()), 2)
+    return Finding(
+        gauge="rate",
+        issue=Issue.CONVERGENCE,
+        state=State.OK,
+        seen=" ".join(_changed(event) for event in decisions.values()),
+        means=f"Forks compared half and twice the rate with going on. They cost {spent} times the updates of the run.",
+        caveat="The branches take a fifth of what was left of the run, and shorter branches lean to small rates.",
+    )
+
+
+def _changed(event: Mapping[str, Any]) -> str:
+    change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
+    return f"At step {event['step']:,} the rate {change}: {event['outcome']} in training loss (fork {event['fork']})."
 
 
 def _sentence(event: Mapping[str, Any], steps: int | None) -> str:

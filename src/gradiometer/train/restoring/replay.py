@@ -12,6 +12,7 @@ from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest
 from gradiometer.run.reader import Run
+from gradiometer.train.guard import scale_rates
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import Tensors, Values, capture, restore
 from gradiometer.train.training import Training
@@ -84,9 +85,12 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
     first = training.step
     worst = 0.0
     decisions = {event["step"]: event for event in run.events if event["event"] == "cooling"}
+    factors = {event["step"]: event["factor"] for event in run.events if event["event"] == "rate fork"}
     while training.step < step:
         if decision := decisions.get(training.step):
             training.decide(decision["begins"], forked=decision["fork"] is not None)
+        if (factor := factors.get(training.step, 1.0)) != 1:
+            scale_rates(training.optimizer, training.scheduler, factor)
         batch = training.batch()
         loss, _ = training.backward(batch, measured=False)
         reason = training.divergence(loss)
