@@ -14,6 +14,7 @@ PROMISES = {
     "parquet": "from gradiometer.cli import main; main(['export', RUN, '--out', 'table.parquet'])",
     "ray": "from gradiometer.jobs.choice import pool_of; pool_of('ray'); import ray",
     "export": "import onnx, onnxscript, torch; print(torch.onnx.export)",
+    "schedulefree": "from gradiometer.measurement.optimizer.averaged import schedule_free_class; schedule_free_class()",
     "lightning": "from gradiometer.integrations import LightningCallback; LightningCallback(None)",
     "hf": "from gradiometer.integrations import HuggingFaceCallback; HuggingFaceCallback(None)",
     "tensorboard": "from gradiometer.logs import read_log; from pathlib import Path; read_log(Path(LOGS, 'lightning_healthy.tfevents'))",

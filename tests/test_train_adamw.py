@@ -112,7 +112,7 @@ def test_the_norms_under_the_preconditioner_are_those_of_its_definition(accumula
     ("settings", "message"),
     [
         ({"optimizer": "adamw", "momentum": 0.9}, "`momentum` and `nesterov` are settings of SGD"),
-        ({"optimizer": "adam"}, '`optimizer` must be one of "sgd", "adamw", got "adam"'),
+        ({"optimizer": "adam"}, '`optimizer` must be one of "sgd", "adamw", "schedulefree", got "adam"'),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
     ],
 )

@@ -97,10 +97,10 @@ class Asked:
             BadArgument: A gauge needs another optimizer.
         """
         for kind in self.kinds:
-            if kind.needs_preconditioner and optimizer == "sgd":
+            if kind.needs_preconditioner and optimizer != "adamw":
                 raise BadArgument(
                     f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its kind, and `optimizer` "
-                    "is sgd: leave it out, or use adamw."
+                    f"is {optimizer}: leave it out, or use adamw."
                 )
             if kind.sgd_only and optimizer != "sgd":
                 raise BadArgument(

@@ -49,8 +49,9 @@ def several_options(command: Command) -> Command:
                      help="Momentum of SGD in [0, 1): heavy ball unless --nesterov is given. A tuning takes several "
                      "with commas, such as 0,0.9.  [default: 0; of a tuning 0.9, Nesterov]"),
         click.option("--optimizer", metavar="NAMES", default=None,
-                     help="sgd, or adamw with PyTorch's defaults for β and ε. A tuning takes several with commas, such "
-                     "as sgd,adamw, and chooses by training loss, each at its own rate.  [default: sgd]"),
+                     help="sgd, adamw with PyTorch's defaults for β and ε, or schedulefree: schedule-free SGD. A "
+                     "tuning takes several with commas, such as sgd,adamw,schedulefree, and chooses by training loss, "
+                     "each at its own rate.  [default: sgd]"),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -104,7 +105,7 @@ def tune(
 def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configuration:
     """The configuration from flags and a file; with momentum for SGD if neither gives it."""
     given = given_by(file, flags)
-    silent = not given.keys() & MOMENTUM.keys() and given.get("optimizer") != "adamw"
+    silent = not given.keys() & MOMENTUM.keys() and given.get("optimizer", "sgd") == "sgd"
     return Configuration.from_mapping((MOMENTUM if silent else {}) | given, "")
 
 

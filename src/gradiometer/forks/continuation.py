@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,16 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.convergence.averaging import refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.forks.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
 """Called as `step(model, optimizer, batch)`: makes one whole update and returns the loss of the batch."""
+
+
+REFRESHED = 20
+"""Most batches from which BatchNorm is measured again at an averaged point."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Continuation:
         self._scheduled = 0
         self._is_clipping = False
         self._reached = False
+        self._newest: deque[Batch] = deque(maxlen=REFRESHED)
 
     @property
     def devices(self) -> set[torch.device]:
@@ -122,7 +130,14 @@ class Continuation:
                 "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork an update later."
             )
         self.optimizer = optimizer
+        if averages_itself(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]
         self._fixed.clear()
+
+    def finish(self) -> None:
+        """Move the model to the average of an optimizer that averages its iterates, with new BatchNorm statistics."""
+        if to_average(self.optimizer) and self._loss is not None and self._newest:
+            refresh_batch_norm(self.model, self._newest, self._loss)
 
     def update(self, tail: Callable[[int, int], float], most: int) -> Update:
         """Make one update.
@@ -135,6 +150,8 @@ class Continuation:
         original = self.stream.original if self._schedule is not None else Fraction(0)
         taken = self.stream.take(self.batch_factor, most)
         loss = None
+        if taken.pieces and averages_itself(self.optimizer):
+            self._newest.extend(taken.pieces)
         if taken.pieces:
             groups = self.optimizer.param_groups
             base = [group["lr"] for group in groups]

@@ -72,6 +72,8 @@ def grown(source: Source, branch: Branch) -> BranchResult:
     with untouched_randomness(seed, source.devices):
         with changed(source, branch.alternative, branch.replicate, seed) as going:
             result = _trained(going, branch)
+            if result.diverged is None:
+                going.finish()
         if result.diverged is not None:
             return result
         readouts = dict(source.readouts(going.model))

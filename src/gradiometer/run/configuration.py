@@ -15,14 +15,18 @@ from gradiometer.errors import BadArgument
 from gradiometer.run.settings.values import SCHEDULES, largest_rate, typed
 from gradiometer.storage.toml import read_toml
 
-DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001}
+DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001, "schedulefree": 1.0}
 """Default of η."""
 
-OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "schedulefree": "SGDScheduleFree"}
 """Class names of the optimizers."""
 
-GAUGES = {"sgd": "noise,batch_sharpness,trajectory", "adamw": "noise,preconditioned_noise,trajectory"}
-"""What is measured by default. The edge of stability of AdamW is not known, so its batch sharpness is left out."""
+GAUGES = {
+    "sgd": "noise,batch_sharpness,trajectory",
+    "adamw": "noise,preconditioned_noise,trajectory",
+    "schedulefree": "noise,trajectory",
+}
+"""What is measured by default. Batch sharpness is for SGD, whose edge of stability is known."""
 
 MOST_THREADS = 512
 """More threads help on no machine, and torch ends the process if the system refuses it a thread."""
@@ -37,7 +41,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Args:
         problem: Name of a problem, or `module:function`.
         model: Name of a model. Default: that of the problem.
-        learning_rate: η at the start. Default: 0.1, or 0.001 with adamw; if `schedule` is a formula, its largest η.
+        learning_rate: η at the start. Default: 0.1, 0.001 with adamw, 1 with schedulefree; if `schedule` is a
+            formula, its largest η.
         schedule: Shape of η over the run: constant, cosine or linear (both to zero), a formula in t = 1, 2, …
             such as '0.1/sqrt(t)', or a named shape such as 'Cosine(0.1, steps=1000)'.
         snapshots: Number of models to keep for an ensemble, 0 or at least 2. With a constant schedule, η decays to
@@ -51,7 +56,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         batch_size: Batch size B, in examples.
         epochs: Number of passes over the training set.
         steps: Number of steps, instead of `epochs`.
-        optimizer: sgd, or adamw with PyTorch's defaults for β and ε. AdamW takes no `momentum`.
+        optimizer: sgd, adamw with PyTorch's defaults for β and ε, or schedulefree: schedule-free SGD, which averages
+            its iterates at a constant η, and is evaluated and ends at the average. Only sgd takes `momentum`.
         momentum: Heavy-ball momentum μ of SGD, in [0, 1).
         nesterov: Use Nesterov momentum instead of heavy-ball momentum.
         weight_decay: Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the
@@ -68,7 +74,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             few examples. A reading then costs a whole step.
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
         gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step. Default:
-            noise,batch_sharpness,trajectory, and with adamw noise,preconditioned_noise,trajectory.
+            noise,batch_sharpness,trajectory, with adamw noise,preconditioned_noise,trajectory, and with schedulefree
+            noise,trajectory.
         check_edge: Compare the learning rate with the sharpness before the first step. A fixed cost outside the budget.
         check_endpoint: After the last step, search for a saddle, dead units and an unbroken symmetry. A fixed cost
             outside the budget.
@@ -100,7 +107,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch_size: int = 32
     epochs: int = 10
     steps: int | None = None
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "schedulefree"] = "sgd"
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -152,7 +159,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def penalty(self) -> float:
         """λ of the penalty ½λ‖Φ‖² that weight decay adds to the loss: 0 with AdamW, whose decay is no gradient."""
-        return self.weight_decay if self.optimizer == "sgd" else 0.0
+        return self.weight_decay if self.optimizer != "adamw" else 0.0
 
     @classmethod
     def from_toml(cls, path: Path | str) -> "Configuration":
@@ -272,8 +279,10 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
         yield "`schedule` is cycles, and `snapshots` is the number of cycles: set snapshots, for example to 5."
     if not 0 <= c.momentum < 1:
         yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
-    if c.optimizer == "adamw" and (c.momentum or c.nesterov):
-        yield "`momentum` and `nesterov` are settings of SGD, and `optimizer` is adamw: leave them out."
+    if c.optimizer != "sgd" and (c.momentum or c.nesterov):
+        yield f"`momentum` and `nesterov` are settings of SGD, and `optimizer` is {c.optimizer}: leave them out."
+    if c.optimizer == "schedulefree" and (c.schedule != "constant" or c.cool != "off" or c.snapshots):
+        yield "`optimizer` is schedulefree, which needs no schedule: leave out `schedule`, `cool` and `snapshots`."
     if c.nesterov and not c.momentum > 0:
         yield f"`nesterov` needs a momentum above 0, got {c.momentum}: set momentum, for example to 0.9."
     if not 0 <= c.weight_decay < math.inf:

@@ -29,6 +29,7 @@ from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
+from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
 from gradiometer.train.forking.cooling_fork import Stopped, decided
 from gradiometer.train.forking.rate_fork import EVENT, RateForks
@@ -131,9 +132,8 @@ class Loop:
         self.training = training
         self.folder = folder
         self.watcher = watcher
-        every = configuration.every
         mode: Mode = "shared" if training.shared else "apart"
-        self.recorder = Recorder(folder, training.gauges, budget=budget, every=every, mode=mode)
+        self.recorder = Recorder(folder, training.gauges, budget=budget, every=configuration.every, mode=mode)
         self.collector = collector_of(training, folder)
         self.spikes = SpikeWatch(training, self.recorder)
         self.rate_forks = RateForks(configuration, training.steps, training.ranks)
@@ -291,7 +291,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         training = self.training
-        estimates = evaluate(training.problem, training.model, training.device, training.configuration.level)
+        with evaluated(training):
+            estimates = evaluate(training.problem, training.model, training.device, training.configuration.level)
         if estimates:
             fields = {name: estimate.to_dict() for name, estimate in estimates.items()}
             self.recorder.event("evaluation", training.step, estimates=fields)
@@ -308,6 +309,7 @@ class Loop:
         self.saved_at = time.monotonic()
 
     def _finish(self) -> None:
+        end_at_average(self.training)
         self._examine_endpoint()
         self._save()
         self.recorder.event("finished", self.training.step)

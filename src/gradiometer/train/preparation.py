@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement.optimizer.averaged import schedule_free
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -39,7 +40,9 @@ def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) ->
     """The optimizer that the configuration names."""
     c = configuration
     optimizer: Optimizer
-    if c.optimizer == "adamw":
+    if c.optimizer == "schedulefree":
+        optimizer = schedule_free(parameters, c.rate, c.weight_decay)
+    elif c.optimizer == "adamw":
         optimizer = AdamW(parameters, lr=c.rate, weight_decay=c.weight_decay)
     else:
         optimizer = SGD(parameters, lr=c.rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay)

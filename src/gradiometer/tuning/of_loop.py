@@ -61,8 +61,9 @@ def tune(
             machine, by measured step times.
         budget: The most that tuning may cost, in units of the training. With twice the default, every rate is tried on
             two data orders, which gives intervals.
-        optimizer: "sgd", "adamw", or a function of (parameters, learning_rate) that returns an optimizer. Of several,
-            as a list or as "sgd,adamw", the one is chosen that ends at the lowest training loss.
+        optimizer: "sgd", "adamw", "schedulefree" (schedule-free SGD, whose rate stays), or a function of (parameters,
+            learning_rate) that returns one. Of several, as a list or as "sgd,adamw", the one is chosen that ends at the
+            lowest training loss.
         momentum: Momentum of SGD; one of several, such as (0, 0.9), is chosen in the same way.
         nesterov: True for Nesterov momentum, False for the heavy ball.
         weight_decay: Weight decay of "sgd" or "adamw"; one of several is chosen in the same way, by training loss.

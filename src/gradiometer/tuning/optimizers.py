@@ -13,21 +13,26 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.alternatives.replacements import Custom, Using
+from gradiometer.forks.branch import Tail
+from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_free_class
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 """Makes an optimizer: called as `make(parameters, learning_rate)`."""
 
+SCHEDULE_FREE = "schedulefree"
 CLASSES: Mapping[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-"""The optimizers that have a name."""
+"""The optimizers of torch that have a name."""
+NAMES = (*CLASSES, SCHEDULE_FREE)
 
 
 class Made:
     """The optimizer of a name or a function, at any rate. It can be pickled if the function can.
 
     Args:
-        optimizer: "sgd", "adamw", or a function of (parameters, learning_rate) that returns an optimizer.
+        optimizer: "sgd", "adamw", "schedulefree", or a function of (parameters, learning_rate) that returns an
+            optimizer.
         momentum: Momentum of SGD.
         nesterov: True for Nesterov momentum.
         weight_decay: Weight decay, as the optimizer defines it.
@@ -37,10 +42,13 @@ class Made:
     """
 
     def __init__(self, optimizer: str | MakeOptimizer, momentum: Amount, nesterov: bool, weight_decay: Amount) -> None:
-        if not (callable(optimizer) or optimizer in tuple(CLASSES)):
+        if not (callable(optimizer) or optimizer in NAMES):
             raise BadArgument(
-                f"`optimizer` must be 'sgd', 'adamw' or a function of (parameters, learning_rate), got {optimizer!r}."
+                f"`optimizer` must be one of {', '.join(map(repr, NAMES))}, or a function of (parameters, "
+                f"learning_rate), got {optimizer!r}."
             )
+        if optimizer == SCHEDULE_FREE:
+            schedule_free_class()
         check_number("momentum", momentum)
         if not momentum < 1:
             raise BadArgument(f"`momentum` must be at least 0 and below 1, got {momentum}.")
@@ -68,6 +76,30 @@ class Made:
         return self._optimizer if isinstance(self._optimizer, str) else "own"
 
     @property
+    def is_schedule_free(self) -> bool:
+        """True if its rate stays constant, because it averages its iterates."""
+        return self._optimizer == SCHEDULE_FREE
+
+    @property
+    def tail(self) -> Tail:
+        """How the rate of a branch ends."""
+        return "none" if self.is_schedule_free else "linear"
+
+    def probed(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer whose curvature the probe measures: for schedule-free SGD, SGD without momentum."""
+        if self.is_schedule_free:
+            return Made("sgd", 0.0, False, 0.0).clipped_like(self)(parameters, 1.0)
+        return self(parameters, 1.0)
+
+    def clipped_like(self, other: "Made") -> "Made":
+        """The same with the clipping of another one."""
+        return self if other.clip is None else self.clipped(other.clip)
+
+    @property
+    def _class(self) -> Any:
+        return schedule_free_class() if self.is_schedule_free else CLASSES[self.name]
+
+    @property
     def words(self) -> str:
         """The optimizer in a few words, without its rate."""
         if not isinstance(self._optimizer, str):
@@ -75,13 +107,13 @@ class Made:
         mu, decay = self.settings.get("momentum"), self.settings["weight_decay"]
         kind = "Nesterov momentum" if self.settings.get("nesterov") else "momentum"
         parts = [f"{word} {value:g}" for word, value in ((kind, mu), ("weight decay", decay)) if value]
-        return f"{CLASSES[self._optimizer].__name__}{' with ' if parts else ''}{' and '.join(parts)}"
+        return f"{self._class.__name__}{' with ' if parts else ''}{' and '.join(parts)}"
 
     def alternative(self, rate: float) -> Alternative:
         """The optimizer at a rate, as an alternative of a fork."""
         if isinstance(self._optimizer, str):
             given = {key: value for key, value in self.settings.items() if value != self._usual[key]}
-            return Using(CLASSES[self._optimizer], lr=float(f"{rate:.3g}"), **given)
+            return Using(self._class, lr=float(f"{rate:.3g}"), **given)
         return Custom.stored(f"{self._function} at {rate:.3g}")
 
     def __call__(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -96,6 +128,8 @@ class Made:
         return made
 
     def _plain(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        if self.is_schedule_free:
+            return schedule_free(parameters, rate, float(self.settings["weight_decay"]))
         if isinstance(self._optimizer, str):
             of_torch: torch.optim.Optimizer = CLASSES[self._optimizer](parameters, lr=rate, **self.settings)
             return of_torch
@@ -111,7 +145,10 @@ class Made:
             return f"optimizer = {self._function}(model.parameters(), {rate:.3g})"
         given = [f"{key}={value}" for key, value in self.settings.items() if value != self._usual[key]]
         settings = ", ".join(["model.parameters()", f"lr={rate:.3g}", *given])
-        return f"optimizer = torch.optim.{CLASSES[self._optimizer].__name__}({settings})"
+        if self.is_schedule_free:
+            end = "optimizer.train()  # and optimizer.eval() before the model is evaluated or saved"
+            return f"optimizer = schedulefree.SGDScheduleFree({settings})\n{end}"
+        return f"optimizer = torch.optim.{self._class.__name__}({settings})"
 
     @property
     def _function(self) -> str:
@@ -122,5 +159,5 @@ class Made:
     @property
     def _usual(self) -> Mapping[str, Any]:
         """The defaults of the optimizer's class."""
-        parameters = inspect.signature(CLASSES[self.name]).parameters
+        parameters = inspect.signature(self._class).parameters
         return {key: value.default for key, value in parameters.items()}

@@ -163,7 +163,7 @@ def _brackets(task: Task, kinds: Sequence[Made]) -> dict[tuple[Any, ...], tuple[
     updates = max(min(math.ceil(steps * SHARE_PROBED), MOST_PROBED), min(FEWEST, steps // 4))
     found = {}
     for kind in kinds:
-        optimizer = kind(task.model.parameters(), 1.0)
+        optimizer = kind.probed(task.model.parameters())
         if not isinstance(optimizer, torch.optim.SGD):
             found[kind.family] = 0, ADAPTIVE
         elif kind.family not in found:  # weight decay does not move the bracket
@@ -202,7 +202,7 @@ def _trials(task: Task, before: Measured, pool: Pool, kind: Made, size: int) -> 
     return Trials(
         task.model, kind, task.data[size], task.loss, size if task.of_batch else before.size, steps,
         _readout(task, before), task.replicates, found.rate, pool, seed=task.seed, threads=task.threads,
-        out=task.out, progress=task.progress, label=f" batch {size}" if task.of_batch else "",
+        out=task.out, progress=task.progress, tail=kind.tail, label=f" batch {size}" if task.of_batch else "",
     )  # fmt: skip
 
 

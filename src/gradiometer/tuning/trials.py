@@ -10,7 +10,7 @@ from torch import nn
 
 from gradiometer.forks.alternatives.alternative import GoOn
 from gradiometer.forks.alternatives.rates import Rate
-from gradiometer.forks.branch import Branch, BranchResult
+from gradiometer.forks.branch import Branch, BranchResult, Tail
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.data import Data
 from gradiometer.forks.loop_state import LoopState, parts_of
@@ -55,6 +55,7 @@ class Trials:
         threads: Threads of torch in every branch.
         out: Folder for the forks; None to keep them in memory only.
         progress: Called after every branch.
+        tail: How the rate of a branch ends; "none" for an optimizer that averages its iterates.
         label: What tells the branches from others of the same state and length; empty if nothing does.
     """
 
@@ -72,6 +73,7 @@ class Trials:
     threads: int = 1
     out: Path | None = None
     progress: Progress | None = None
+    tail: Tail = "linear"
     label: str = ""
     results: dict[tuple[int, int], list[BranchResult]] = field(default_factory=dict)
     plans: dict[tuple[int, int], Plan] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Trials:
         found = self.results.setdefault(key, [])
         known = {result.alternative for result in found}
         branches = [
-            Branch(_alternative(exponent - centre), replicate, plan.horizon)
+            Branch(_alternative(exponent - centre), replicate, plan.horizon, self.tail)
             for exponent in exponents
             for replicate in range(self.replicates)
             if _alternative(exponent - centre).name not in known
@@ -106,12 +108,18 @@ class Trials:
                 if self.progress is not None:
                     self.progress(result, self.count, self.count)
         ends = {exponent: self.ended(updates, centre, exponent) for exponent in exponents}
-        return {one: _mean([late_loss(result, self.readout) for result in found]) for one, found in ends.items()}
+        return {one: _mean([self._late(result) for result in found]) for one, found in ends.items()}
 
     def ended(self, updates: int, centre: int, exponent: int) -> tuple[BranchResult, ...]:
         """The finished branches of this length around this centre at this exponent."""
         name = _alternative(exponent - centre).name
         return tuple(result for result in self.results[updates, centre] if result.alternative == name)
+
+    def _late(self, result: BranchResult) -> float:
+        """The loss at the end. The batches of an optimizer that averages are not trained on at the average."""
+        if self.tail == "none" and result.diverged is None:
+            return result.readouts[READOUT].mean
+        return late_loss(result, self.readout)
 
     @property
     def count(self) -> int:
@@ -138,7 +146,14 @@ class Trials:
     def _plan(self, updates: int, state: str) -> Plan:
         rates = tuple(_alternative(apart) for apart in range(-REACH, REACH + 1) if apart)
         return Plan(
-            0, rates, self.replicates, updates * self.size, seed=self.seed, left=self.steps * self.size, state=state
+            0,
+            rates,
+            self.replicates,
+            updates * self.size,
+            self.tail,
+            seed=self.seed,
+            left=self.steps * self.size,
+            state=state,
         )
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.convergence.schedules.shapes import Linear
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import Constant, Linear
 from gradiometer.estimation.step_time import StepTimes
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
@@ -31,8 +32,10 @@ from gradiometer.tuning.trials import READOUT
 class Tuned:
     """What a tuning chose. Train from the start with `optimizer` and `scheduler`, for `steps` updates.
 
+    Schedule-free SGD keeps its rate: call `optimizer.eval()` before the model is evaluated or saved.
+
     Args:
-        learning_rate: The rate at the start of training; it falls linearly to zero.
+        learning_rate: The rate at the start of training; it falls linearly to zero, except under schedule-free SGD.
         steps: Updates of the training it was chosen for.
         batch_size: Examples of an update.
         made: The optimizer.
@@ -71,7 +74,7 @@ class Tuned:
         return self.made(parameters, self.learning_rate)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """The rate falls linearly to zero: call its `step` after every update."""
+        """The rate falls linearly to zero, or stays under schedule-free SGD: call its `step` after every update."""
         return self.schedule.scheduler(optimizer)
 
     def guard(self, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, *, loss: Loss) -> Guard:
@@ -92,8 +95,10 @@ class Tuned:
         return min(losses, default=None)
 
     @property
-    def schedule(self) -> Linear:
+    def schedule(self) -> Schedule:
         """The learning rate at every step."""
+        if self.made.is_schedule_free:
+            return Constant(self.learning_rate)
         return Linear(self.learning_rate, steps=self.steps)
 
     @property
@@ -116,10 +121,11 @@ class Tuned:
     @property
     def line(self) -> str:
         """The optimizer, the schedule and the clipping as lines of Python to paste."""
-        lines = [
-            self.made.line(self.learning_rate),
-            f"scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters={self.steps})",
-        ]
+        lines = [self.made.line(self.learning_rate)]
+        if not self.made.is_schedule_free:
+            lines.append(
+                f"scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters={self.steps})"
+            )
         if self.made.clip is not None:
             lines.append("# In every update, after backward:")
             lines.append(f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.made.clip:.3g})")
@@ -132,7 +138,7 @@ class Tuned:
         rate = float(f"{self.learning_rate:.4g}")
         return {
             "learning_rate": rate,
-            "schedule": "linear",
+            "schedule": "constant" if self.made.is_schedule_free else "linear",
             "steps": self.steps,
             "batch_size": self.batch_size,
             **optimizer,
@@ -171,7 +177,8 @@ class Tuned:
     def sentences(self) -> tuple[str, ...]:
         """What was chosen, why, what it cost, and what more would gain."""
         rate = significant(self.learning_rate)
-        found = [f"Learning rate {rate}, falling linearly to zero over {self.steps:,} updates."]
+        way = "kept" if self.made.is_schedule_free else "falling linearly to zero"
+        found = [f"Learning rate {rate}, {way} over {self.steps:,} updates."]
         if self.made.clip is not None:
             found.append(f"Gradients are clipped to the norm {significant(self.made.clip)}.")
         if self.bracket is not None:
