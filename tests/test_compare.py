@@ -212,7 +212,10 @@ def test_the_command_says_it_in_words_and_as_one_object(tmp_path: Path, capsys: 
         main(arguments)
     told = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "B against A: learning rate 0.1 → 0.001" in told and "There is a difference" in told
+    assert "B against A: learning rate 0.1 → 0.001" in told
+    assert re.search(
+        r"B \(learning rate 0.001\) ends \S+ \[\S+, \S+\] higher in test loss than A \(learning rate 0.1\)", told
+    )
     with pytest.raises(SystemExit):
         main([*arguments, "--json"])
     said = json.loads(capsys.readouterr().out)

@@ -264,12 +264,13 @@ def test_an_unbounded_noise_scale_is_reported_with_its_lower_bound_and_the_steps
     state, words = finding_at(32, 2000, 900, math.inf, needed=1234)
     assert state is State.LOOK
     assert words.startswith(
-        "The gradient is not distinguishable from zero yet: the noise scale is at least 900, above B = 32; an "
-        "upper bound needs about 1,200 more steps at B = 32."
+        "The gradient noise scale is at least 900, above B = 32; an upper bound needs about 1,200 more steps at B = 32."
     )
     state, words = finding_at(1024, 2000, 900, math.inf, needed=1234)
     assert state is State.CANNOT_TELL
-    assert "the noise scale is at least 900; an upper bound needs about 1,200 more steps at B = 1,024." in words
+    assert "noise scale is at least 900; an upper bound needs about 1,200 more steps at B = 1,024." in words
+    assert "The gradient is not distinguishable from zero in these readings" in words
+    assert "at least 900, above B = 32; there is no upper bound yet." in finding_at(32, 2000, 900, math.inf)[1]
 
 
 def test_a_wide_interval_around_the_batch_size_gives_cannot_tell() -> None:

@@ -75,6 +75,22 @@ def test_the_page_draws_every_chart_without_a_complaint_or_a_request(page: "sync
     assert [url for url in page.requests if not url.startswith("data:")] == [address]
 
 
+def test_a_script_that_is_not_the_page_s_own_does_not_run(page: "sync_api.Page") -> None:
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.foreign = true";
+            document.body.append(script);
+            document.body.insertAdjacentHTML("beforeend", "<img src='data:,' onerror='window.foreign = true'>");
+            document.body.insertAdjacentHTML("beforeend", "<img src='http://localhost:9'>");
+        }"""
+    )
+    assert page.evaluate("fetch('http://localhost:9').then(() => 'sent', () => 'refused')") == "refused"
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.foreign") is None
+    assert len([said for said in page.complaints if "Content Security Policy" in said]) >= 4
+
+
 def test_nothing_is_wider_than_the_window(page: "sync_api.Page") -> None:
     open_all(page)
     page.emulate_media(media="screen")

@@ -1,5 +1,6 @@
 """The diagnosis of a run: estimates, findings, and a verdict in one sentence."""
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -295,7 +296,9 @@ def verdict_of(run: Run, findings: list[Finding]) -> str:
     """The most urgent finding, or the reason that there is no verdict."""
     if reason := Reservations.of(run.events).loss:
         return f"no verdict: {reason.rstrip('.')}"
-    return _most_urgent(findings) if findings else _nothing_measured(run.configuration)
+    if not findings:
+        return _nothing_measured(run.configuration)
+    return _most_urgent([each for each in findings if not is_outranked(each.gauge, run.gauges)] or findings)
 
 
 def _ending(run: Run) -> str:
@@ -319,8 +322,17 @@ def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> st
 
 
 def _most_urgent(findings: list[Finding]) -> str:
-    """The most urgent finding with a known state. Its first letter becomes lower-case unless it starts a symbol."""
+    """The most urgent finding with a known state; the first clause, if it is not urgent.
+
+    Its first letter becomes lower-case unless it starts a symbol.
+    """
     first_known = next((finding for finding in findings if finding.state is not State.CANNOT_TELL), findings[0])
     seen = first_known.seen.removesuffix(".")
+    if first_known.state in (State.OK, State.CANNOT_TELL):
+        seen = re.split(r": |\. ", seen, maxsplit=1)[0]
     first = seen.split()[0]
-    return seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen
+    said = seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen
+    unadvised = not any(finding.advice for finding in findings)
+    if first_known.state is State.CANNOT_TELL and unadvised:
+        return f"no advice yet: {said}"
+    return f"no change is advised: {said}" if first_known.state is State.OK and unadvised else said

@@ -74,4 +74,4 @@ def _tell(found: "Sequence[Listed]", folder: Path) -> None:
         click.echo(f"{name:<{widths[0]}}  {cells}" if fits else f"{name}\n  {cells}")
         if place:
             run = found[place - 1]
-            click.echo(filled(f"{run.optimizer}. {run.verdict}" if run.optimizer else run.verdict, indent=2))
+            click.echo(filled(f"{run.optimizer}. {run.headline}" if run.optimizer else run.headline, indent=2))

@@ -28,6 +28,8 @@ CAVEAT = (
     "the loss falls."
 )
 
+ZERO = "The gradient is not distinguishable from zero in these readings,"
+
 Parts = tuple[State, str, str, str]
 """State, seen, means and advice of a finding."""
 
@@ -224,6 +226,8 @@ def _unknown(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
         seen = f"The {words.scale} is not known yet; {_needs(batch, noise_scale, words, 'an interval')}."
     elif not math.isfinite(noise_scale.high):
         seen = _unbounded(batch, noise_scale, words)
+        means = f"{ZERO} so it is too early to say whether another batch size would be better."
+        return State.CANNOT_TELL, seen, means, ""
     else:
         seen = f"The {words.scale} {_with_interval(noise_scale)} is too uncertain for B = {words.size(batch)}."
     return State.CANNOT_TELL, seen, "It is too early to say whether another batch size would be better.", ""
@@ -248,10 +252,10 @@ def _when(noise_scale: Estimate) -> str:
 
 
 def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = "") -> str:
-    return (
-        f"The gradient is not distinguishable from zero yet: the {words.scale.removeprefix('gradient ')} is at least "
-        f"{significant(noise_scale.low)}{above}; {_needs(batch, noise_scale, words, 'an upper bound')}."
-    )
+    needs = "there is no upper bound yet"
+    if noise_scale.needed is not None:
+        needs = _needs(batch, noise_scale, words, "an upper bound")
+    return f"The {words.scale} is at least {significant(noise_scale.low)}{above}; {needs}."
 
 
 def _needs(batch: float, noise_scale: Estimate, words: _Words, what: str) -> str:

@@ -209,11 +209,29 @@ def sentence(contrast: Contrast) -> str:
             f"No difference is shown: {first} and {second} have the same configuration with the seeds {seeds}. "
             f"Their difference, {apart}, is due to the seeds."
         )
-    what = f"the {words} of {second} minus that of {first} is {_signed(deciding.estimate)}"
     over = ""
     if deciding.over == "seeds":
         over = f", over {deciding.estimate.samples} {'pairs of seeds' if contrast.pairs >= 2 else 'runs'}"
+    if contrast.shown and not deciding.is_ratio:
+        first, second = (f"{name}{_settings(contrast, place)}" for place, name in enumerate(contrast.names))
+        return f"{second} ends {_apart(deciding.estimate)} in {words} than {first}{over}."
+    what = f"the {words} of {second} minus that of {first} is {_signed(deciding.estimate)}"
     return f"{'There is a difference' if contrast.shown else 'No difference is shown'}: {what}{over}."
+
+
+def _settings(contrast: Contrast, place: int) -> str:
+    """The one setting that differs, as that of the baseline (0) or of the other (1); empty if several differ."""
+    if len(contrast.changed) > 1:
+        return ""
+    ((name, values),) = contrast.changed.items()
+    return f" ({name.replace('_', ' ')} {values[place]})"
+
+
+def _apart(estimate: Estimate) -> str:
+    """The size of a difference with its interval, and its direction: 0.02 [0.01, 0.03] lower."""
+    low, high = sorted((abs(estimate.low), abs(estimate.high)))
+    side = "higher" if estimate.value > 0 else "lower"
+    return f"{significant(abs(estimate.value))} [{significant(low)}, {significant(high)}] {side}"
 
 
 def claim(contrast: Contrast) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
     figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
     forks = forks_figures(tried_by(groups), DRAWN)
-    cards = [_card(contrast) for contrast in contrasts]
+    cards = [_card(contrast, alone=len(contrasts) == 1) for contrast in contrasts]
     return document(
         CONTENT,
         " · ".join(group.name for group in groups[:DRAWN]),
@@ -59,7 +60,7 @@ def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
         groups=groups_table(groups),
         runs=_runs_table(groups),
         cards=cards,
-        chips=cards if len(cards) <= DRAWN else (),
+        chips=cards if 1 < len(cards) <= DRAWN else (),
         quantities={
             f"{difference.quantity} {second}": f"{QUANTITIES[difference.quantity]}, "
             f"{second} {'divided by' if difference.is_ratio else 'minus'} {first}"
@@ -95,7 +96,8 @@ def changes(contrast: Contrast) -> str:
     return ", ".join(pairs)
 
 
-def _card(contrast: Contrast) -> Card:
+def _card(contrast: Contrast, *, alone: bool) -> Card:
+    """The card of a contrast. If there is no other, its sentence is the title of the page."""
     first, second = contrast.names
     finding = finding_of(contrast)
     estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
@@ -103,7 +105,11 @@ def _card(contrast: Contrast) -> Card:
         f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
         for each in contrast.differences
     }
-    shown = Shown(finding, estimates, {name: each for name, each in drawn.items() if each is not None})
+    shown = Shown(
+        replace(finding, seen="") if alone else finding,
+        estimates,
+        {name: each for name, each in drawn.items() if each is not None},
+    )
     return Card(
         name=f"{second}-{first}",
         short=f"{second} against {first}",

@@ -40,6 +40,7 @@ class Listed:
         score: The newest test accuracy, or else test loss; None without evaluations.
         is_accuracy: True if `score` is an accuracy.
         verdict: The run in one sentence.
+        headline: The same without its steps and score.
         age: Seconds since it was last written to.
     """
 
@@ -54,6 +55,7 @@ class Listed:
     score: Estimate | None
     is_accuracy: bool
     verdict: str
+    headline: str
     age: float
 
     @property
@@ -165,6 +167,7 @@ def _listed(path: Path) -> Listed:
         score=estimates.get("test_accuracy", estimates.get("test_loss")),
         is_accuracy=is_accuracy,
         verdict=diagnosis.verdict,
+        headline=diagnosis.headline,
         age=max(time.time() - _written(run), 0.0),
     )
 

@@ -36,5 +36,5 @@ def _row(run: Listed, folder: Path) -> dict[str, str]:
         "loss": run.loss_words,
         "score": run.score_words,
         "age": run.age_words,
-        "verdict": run.verdict,
+        "verdict": run.headline,
     }

@@ -17,13 +17,15 @@ class Action:
         state: Class in the stylesheet.
         lines: Lines to paste; empty if the advice does not begin with any.
         words: The rest of the advice.
-        gain: The forecast of what it would change, and what a fork found or how to try it; empty if there is none.
+        forecast: What it is expected to change; empty if there is none.
+        tried: What a fork found, or how to try it; empty if there is neither.
     """
 
     state: str
     lines: str
     words: str
-    gain: str
+    forecast: str
+    tried: str
 
 
 def action_of(findings: Iterable[Finding]) -> Action | None:
@@ -42,6 +44,7 @@ def action_of(findings: Iterable[Finding]) -> Action | None:
                 state=finding.state.name.lower(),
                 lines="\n".join(filter(None, lines.groups())) if lines else "",
                 words=finding.advice[lines.end() :] if lines else finding.advice,
-                gain=" ".join(filter(None, (finding.forecast, finding.tried))),
+                forecast=finding.forecast,
+                tried=finding.tried,
             )
     return None
