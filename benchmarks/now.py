@@ -1,6 +1,7 @@
 """How well is a drifting quantity known at the newest reading?
 
     .venv/bin/python benchmarks/now.py                         # the judging networks, about half an hour on one core
+    .venv/bin/python benchmarks/now.py --networks larger       # seven of another kind, up to 2.8 million parameters
     .venv/bin/python benchmarks/now.py --networks choosing     # those on which the method was chosen
 
 Networks are trained, and tr Σ and ‖g‖² read from the two halves of the batch at every step. Of these readings, 20, 40,
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from now_larger import LARGER
 from now_networks import CHOOSING, EARLIER, JUDGING
 from now_oracle import oracle_rows
 from now_runs import recorded
@@ -75,6 +77,8 @@ QUANTITIES = {
     "temperature": (temperature_cases, now(prior=TEMPERATURE_PRIOR)),
 }
 
+NETWORKS = {"judging": JUDGING, "larger": LARGER, "earlier": EARLIER, "choosing": CHOOSING}
+
 
 def tables(name: str, cases: list[Case], method: Method, more: Sequence[str] = ()) -> None:
     """Print the scores by method and number of readings, some more rows, and the scores of `now` by network."""
@@ -112,12 +116,12 @@ def without_drift() -> None:
 def main() -> None:
     """Record what is missing, and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", choices=("judging", "earlier", "choosing"), default="judging")
+    parser.add_argument("--networks", choices=tuple(NETWORKS), default="judging")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "gradiometer-now")
     parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    networks = {"judging": JUDGING, "earlier": EARLIER, "choosing": CHOOSING}[settings.networks]
+    networks = NETWORKS[settings.networks]
     jobs = [Job(name, recorded, (name, network, settings.cache)) for name, network in networks.items()]
     with pool_of(settings.pool) as pool:
         runs = dict(zip(networks, pool.results(jobs), strict=True))
@@ -125,7 +129,8 @@ def main() -> None:
         parameters, batch, examples = run["size"]
         print(f"{name}: {parameters:,} parameters, B = {batch}, {examples:,} examples, {len(run['readings'])} steps")
     for name, (cases, method) in QUANTITIES.items():
-        found = list(cases(runs))
+        if not (found := list(cases(runs))):
+            continue
         tables(name, found, method, oracle_rows(runs, found) if name == "noise scale" else ())
     without_drift()
 

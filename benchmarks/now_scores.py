@@ -77,9 +77,9 @@ def sharpness_cases(runs: Runs) -> Iterator[Case]:
 
 
 def temperature_cases(runs: Runs) -> Iterator[Case]:
-    """η E‖ĝ‖², to which the temperature of SGD is proportional, of the runs without AdamW."""
+    """η E‖ĝ‖², to which the temperature of SGD is proportional, of the runs under SGD."""
     for name, run in runs.items():
-        if "AdamW" in name:
+        if "AdamW" in name or "RMSprop" in name:
             continue
         batch = run["size"][1]
         steps, rate, variance, norm_squared = run["readings"].T
