@@ -112,6 +112,20 @@ def test_an_unmeasured_step_makes_few_calls(tmp_path: Path, accumulation: int, m
     assert statistics.median(counts) <= most  # the call of `step` among them
 
 
+def test_a_step_with_a_new_learning_rate_makes_few_calls(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, every=NEVER)
+    counts = []
+    with w:
+        for step in range(60):
+            optimizer.param_groups[0]["lr"] = 0.05 / (1 + step)
+            optimizer.zero_grad()
+            loss, batch = one_backward(model)
+            counts.append(calls_of(lambda loss=loss, batch=batch: w.step(loss, batch)))
+            optimizer.step()
+    assert w.run is not None and w.run.hyperparameters is not None and len(w.run.hyperparameters.steps) == 60
+    assert statistics.median(counts) <= 110  # 98 of the package, the call of `step` among them
+
+
 def test_the_losses_of_all_backwards_of_a_step_are_averaged(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path, every=NEVER, accumulation=3)
     given = []

@@ -92,6 +92,36 @@ def test_a_short_update_at_the_end_of_each_epoch_is_normal(tmp_path: Path) -> No
     assert w.findings().warnings == ()
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_training_on_the_sum_over_a_batch_is_named(tmp_path: Path, divided: bool) -> None:
+    made = model, optimizer = network(0.005)
+    with watched(tmp_path, made) as w:
+        for batch in batches(60):
+            optimizer.zero_grad()
+            loss = LOSSES(model, batch).sum()
+            loss.backward()
+            w.step(loss / 8 if divided else loss, batch)
+            optimizer.step()
+    (told,) = w.findings().warnings
+    assert "the sum over the 8 examples of a batch" in told
+    if divided:
+        assert "divide the learning rate that is advised" in told and len(w.run.series("noise")) == 60
+    else:
+        assert "give `step` the mean, which is the sum divided by 8" in told
+        assert all("No verdict" in finding.seen for finding in w.findings())
+
+
+def test_a_gradient_that_a_forgotten_scaler_made_longer_is_no_sum(tmp_path: Path) -> None:
+    made = model, optimizer = network(0.005)
+    with watched(tmp_path, made) as w:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            w.step(backward(model, batch, share=1024.0), batch)
+            optimizer.step()
+    (told,) = w.findings().warnings
+    assert "give the scaler as `scaler`" in told and "sum" not in told
+
+
 # Gradients and batches ------------------------------------------------------------------------------------------------
 
 

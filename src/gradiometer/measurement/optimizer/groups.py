@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
@@ -102,7 +102,7 @@ def written(groups: Sequence[Group]) -> dict[str, Any]:
     >>> written([Group("SGD", "sgd", 0.1), Group("SGD", "sgd", 0.01)])["learning_rate"]
     [0.1, 0.01]
     """
-    columns = {name: [asdict(group)[name] for group in groups] for name in NAMES}
+    columns = {name: [getattr(group, name) for group in groups] for name in NAMES}
     shared = {name: column[0] if len(set(column)) == 1 else column for name, column in columns.items()}
     return {"groups": len(groups), **shared}
 

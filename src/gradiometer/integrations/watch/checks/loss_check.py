@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import OFF
-from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import inner_products, squared_norms
 
@@ -75,16 +75,16 @@ class LossCheck:
             self._compare_random(batch, trained, first=first)
         elif first and (made := made() if callable(made) else made) is not None:
             value, own = self._objective.loss_and_gradient(batch, seed=self._seed)
-            if self._is_same(trained, value, first=first):
-                self._compare_gradients(own, made)
+            if self._is_same(trained, value, batch, first=first):
+                self._compare_gradients(own, made, batch)
         else:
-            self._is_same(trained, self._value(batch, self._seed), first=first)
+            self._is_same(trained, self._value(batch, self._seed), batch, first=first)
 
     def _value(self, batch: Batch, seed: int) -> float:
         with torch.no_grad(), self._objective.untouched_randomness(seed):
             return self._objective.mean_loss(self._objective.parameters, batch).item()
 
-    def _is_same(self, trained: float, value: float, *, first: bool) -> bool:
+    def _is_same(self, trained: float, value: float, batch: Batch, *, first: bool) -> bool:
         """True if the two values are of one loss, up to precision."""
         self.same_loss = _near(trained, value, SAME)
         if self._accumulation > 1 and not self.same_loss and _near(trained * self._accumulation, value, SAME):
@@ -96,7 +96,7 @@ class LossCheck:
             self._tolerance = 10 * SAME if self.same_loss else ALIKE
             return True
         self.same_loss = False
-        self._tell(trained, value, first=first)
+        self._tell(trained, value, batch, first=first)
         return False
 
     def _compare_random(self, batch: Batch, trained: float, *, first: bool) -> None:
@@ -105,9 +105,17 @@ class LossCheck:
         value, spread = float(values.mean()), float(values.std())
         if abs(trained - value) > FAR * max(abs(trained), abs(value)) + SIGMAS * spread:
             self.same_loss = False
-            self._tell(trained, value, first=first)
+            self._tell(trained, value, batch, first=first)
 
-    def _tell(self, trained: float, value: float, *, first: bool) -> None:
+    def _tell(self, trained: float, value: float, batch: Batch, *, first: bool) -> None:
+        size = batch_size(batch)
+        if first and size > 1 and _near(trained, size * value, ALIKE):
+            self._warn(
+                f"the loss in training, {trained:.4g}, is the sum over the {size} examples of a batch, and the loss "
+                f"given to `watch` is the mean, {value:.4g}: give `step` the mean, which is the sum divided by {size}",
+                withholds="loss",
+            )
+            return
         remedy = (
             "the measurements describe the former; give `watch` the loss that is trained"
             if first
@@ -119,13 +127,20 @@ class LossCheck:
             withholds="loss",
         )
 
-    def _compare_gradients(self, own: Gradients, made: Gradients) -> None:
+    def _compare_gradients(self, own: Gradients, made: Gradients, batch: Batch) -> None:
         length = float(squared_norms(own).sum().sqrt())
         off = float(squared_norms(torch._foreach_sub(made, own)).sum().sqrt())
         self.same_loss &= not off > OFF * length
         if off > UNLIKE * length > 0:
             along = float(inner_products(made, own).sum()) / length
             parallel = along > PARALLEL * float(squared_norms(made).sum().sqrt())
+            if parallel and _near(along / length, float(size := batch_size(batch)), ALIKE):
+                self._warn(
+                    f"`backward` was called on the sum over the {size} examples of a batch, and `loss` is their mean: "
+                    "a sum grows with the batch, so under SGD divide the learning rate that is advised for another "
+                    "batch by the factor of the batch"
+                )
+                return
             self._warn(
                 f"`backward` made another gradient than `loss` has, {along / length:.4g} times as long along it: the "
                 "measurements describe `loss`; give the scaler as `scaler`, call `backward` on the loss without a "
