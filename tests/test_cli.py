@@ -124,6 +124,14 @@ def test_numbers_fit_the_terminal_too(
         assert max(len(line) for line in out.splitlines() if not line.startswith("page ")) <= 60
 
 
+@pytest.mark.parametrize("columns", ["1", "20", "1000000"])
+def test_a_terminal_may_have_any_width(
+    trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert called(capsys, "report", trained["run"])[0] == 0
+
+
 def test_sentences_fit_the_terminal(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,62 @@ def test_a_cluster_that_the_program_has_started_is_used_and_left_running(pool: P
     with Ray() as second:
         assert second.results([Job("a", int)]) == [0]
     assert ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_result_that_cannot_be_sent_back_is_a_sentence_and_the_others_go_on(pool: Pool) -> None:
+    jobs = [Job("endless", lambda: (k for k in range(3))), Job("lock", threading.Lock), Job("good", lambda: 7)]
+    outcomes = {outcome.name: outcome for outcome in pool.run(jobs)}
+    for name, kind in (("endless", "generator"), ("lock", "lock")):
+        assert f"the result of the job {name!r} ({kind}) cannot be sent back" in str(outcomes[name].error)
+        assert str(outcomes[name].error).endswith("return numbers, arrays, tensors, or containers of them.")
+    assert outcomes["good"].result == 7
+
+
+@pytest.mark.slow
+def test_a_cluster_without_a_free_processor_is_told_and_waited_for(pool: Pool, caplog: Any) -> None:
+    pool.results([Job("connects", int)])
+    assert caplog.text == ""
+    others = [ray.remote(num_cpus=1)(lambda: time.sleep(3)).remote() for _ in range(2)]
+    until(lambda: ray.available_resources().get("CPU", 0) == 0)
+    assert pool.results([Job("waits", int)]) == [0]
+    assert "The cluster of Ray has no free processor. The jobs wait until other programs" in caplog.text
+    ray.get(others)
+
+
+ENDS = """
+import time
+from gradiometer.jobs import Job, Ray
+
+with Ray(count=1) as pool:
+    for outcome in pool.run([Job(f"{k}", lambda k: time.sleep(60 * k), (k,)) for k in range(3)]):
+        print(outcome.error, flush=True)
+with Ray(count=1) as pool:
+    print(pool.results([Job("after", lambda: 8)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_cluster_that_ends_costs_the_jobs_that_are_left(part: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDS], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None and program.stdout.readline() == "None\n"
+        os.kill(child(program.pid, part), signal.SIGKILL)
+        said = program.stdout.read()
+    assert program.returncode == 0
+    lost = re.findall(r"the process of the job '(\d)' was lost \(.*\); the job is not finished\.", said)
+    assert sorted(lost) == ["1", "2"] and "the cluster of Ray has ended" in said
+    assert said.endswith("[8]\n")
+
+
+def child(parent: int, part: str) -> int:
+    """The number of the process of this program that runs a part of Ray."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            own = (path / "stat").read_text().rpartition(")")[2].split()[1] == str(parent)
+            if own and (path / "cmdline").read_bytes().split(b"\0")[0].endswith(f"/{part}".encode()):
+                return int(path.name)
+    raise AssertionError(part)
 
 
 WAITING = """

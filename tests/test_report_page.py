@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import os
 import re
+import sys
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from gradiometer import Diagnosis, State, StorageFailed
+from gradiometer import Diagnosis, State, StorageFailed, diagnose
+from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import render, write_charts, write_page
 from gradiometer.run import Run
 from report_run import LAYERS, diagnosis_of, run_in
@@ -208,6 +212,13 @@ def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str
     elsewhere = write_page(run, diagnosis_of(), tmp_path / "page.html")
     assert elsewhere.read_text() == page
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are texts there")
+def test_a_folder_whose_name_is_no_utf_8_has_its_pages(tmp_path: Path) -> None:
+    made = run_in(tmp_path / os.fsdecode(b"\xff\xfe"), steps=60)
+    assert f"{tmp_path}/??/digits-1" in unescape(write_page(made, diagnose(made)).read_text())
+    assert "digits-1" in write_overview(listing(made.path.parent)[0], made.path.parent / "index.html").read_text()
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path: Path) -> None:

@@ -227,3 +227,38 @@ def test_a_writer_that_waited_writes_into_the_file_that_replaced_the_one_it_open
     first.close()
     thread.join()
     assert [record["step"] for _, record in read_journal(path)[0]] == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_on_a_file_system_without_locks_nothing_waits_for_another_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    path = tmp_path / "a.jsonl"
+    writer = JournalWriter(path, tmp_path)
+    assert not being_written(path)
+    writer.append({"a": 1})
+    writer.close()
+    assert records(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("call", ["fstat", "lseek", "read", "close"])
+def test_a_fault_at_the_beginning_or_end_of_writing_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, [{"a": 1}])
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(Interrupted, match=r"`.*a.jsonl` could not be written \(input/output error\)"):
+        writer = JournalWriter(path, tmp_path) if call == "close" else None
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing)
+            (writer or JournalWriter(path, tmp_path)).close()
+    write(path, [{"a": 2}])
+    assert records(path) == [{"a": 1}, {"a": 2}]

@@ -8,8 +8,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from gradiometer import GradiometerError, Interrupted, RunDamaged, StorageFailed
+
 CALLS = ("open", "write", "fsync", "rename", "replace", "mkdir", "listdir", "scandir", "unlink", "rmdir")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.EROFS)
+REFUSALS = (StorageFailed, Interrupted)
+UNREADABLE = (*REFUSALS, RunDamaged)
+"""Errors of work that reads files too."""
 
 
 class Shim:
@@ -42,3 +47,13 @@ def failing(fails_at: int | None, number: int = errno.EIO, *, lasting: bool = Fa
         for name in CALLS:
             stack.enter_context(patch.object(os, name, shim.wrapped(name, getattr(os, name))))
         yield shim
+
+
+def check_sentence(error: BaseException | None, refusals: tuple[type[GradiometerError], ...], label: str) -> bool:
+    """An error must be one of these, with a sentence that names a file. Returns True if there is one."""
+    if error is not None:
+        assert isinstance(error, refusals), (
+            f"{label}: {type(error).__name__}: {error} {getattr(error, '__notes__', '')}"
+        )
+        assert "`" in str(error) and str(error).endswith("."), f"{label}: {error}"
+    return error is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_faults import UNREADABLE, fail_every_call
+from faults import UNREADABLE
 
 from gradiometer import BadArgument
 from gradiometer.forks import ForkRecord, Plan, Rate
@@ -35,7 +35,7 @@ def forked(parent: Path, seen: list[str]) -> ForkRecord:
     return kept.finish()
 
 
-def test_a_fork_is_safe_from_every_fault(tmp_path: Path) -> None:
+def test_a_fork_is_safe_from_every_fault(fail_every_call: Callable[..., int], tmp_path: Path) -> None:
     places: list[Path] = []
     seen: list[str] = []
 
@@ -55,10 +55,12 @@ def test_a_fork_is_safe_from_every_fault(tmp_path: Path) -> None:
         assert again.finished and len(again.fork.results) == len(PLAN.branches), label
         assert len([*places[-1].glob("forks/*/fork.json")]) == 1, label
 
-    assert fail_every_call(prepare, check, UNREADABLE) > 15
+    assert fail_every_call(prepare, check, UNREADABLE, seen) > 15
 
 
-def test_putting_damaged_lines_aside_is_safe_from_every_fault(tmp_path: Path) -> None:
+def test_putting_damaged_lines_aside_is_safe_from_every_fault(
+    fail_every_call: Callable[..., int], tmp_path: Path
+) -> None:
     records: list[ForkRecord] = []
 
     def prepare() -> Callable[[], object]:
@@ -75,7 +77,7 @@ def test_putting_damaged_lines_aside_is_safe_from_every_fault(tmp_path: Path) ->
     assert fail_every_call(prepare, check, UNREADABLE) > 5
 
 
-def test_a_ledger_is_safe_from_every_fault(tmp_path: Path) -> None:
+def test_a_ledger_is_safe_from_every_fault(fail_every_call: Callable[..., int], tmp_path: Path) -> None:
     ledgers: list[Ledger] = []
     seen: list[int] = []
 
@@ -94,7 +96,7 @@ def test_a_ledger_is_safe_from_every_fault(tmp_path: Path) -> None:
         assert {str(value) for value in seen} <= set(finished), label
         assert len(finished) == 3 or raised, label
 
-    assert fail_every_call(prepare, check, UNREADABLE) >= 8
+    assert fail_every_call(prepare, check, UNREADABLE, seen) >= 8
 
 
 def with_a_torn_line(parent: Path) -> Path:

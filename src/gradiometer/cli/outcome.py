@@ -94,8 +94,8 @@ def printed_json(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def line_width() -> int:
-    """Maximum length of a line on this terminal, in characters."""
-    return min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+    """Maximum length of a line on this terminal, in characters. At least 20, so that a word with its indent fits."""
+    return min(WIDTH, max(20, shutil.get_terminal_size((WIDTH, 0)).columns))
 
 
 def filled(text: str, indent: int = 0, hanging: int = 0) -> str:

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,13 +32,20 @@ HOST_AND_PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 SECONDS = 10
 """Time to reach the machine of an address. Ray itself tries for two minutes."""
 
+SETTLED = 1.0
+"""Seconds after which the cluster counts the processors of ended jobs as free."""
+
+PATIENCE = 2
+"""Seconds between two looks at the cluster while nothing finishes."""
+
 
 class Ray(Pool):
     """Runs jobs on a cluster of Ray: the one this program is connected to, an existing one, or a local one.
 
     Each job gets the `cpus` and `gpus` that it asks for. `shared` is put into the object store once, and each process
     of the cluster reads it once. All machines need this package in the same version, and the same torch. A job whose
-    process or machine is lost has failed, and is not repeated. Inside a process of a pool the jobs run in that process.
+    process or machine is lost has failed, and is not repeated; if the cluster ends, all jobs that are left have failed.
+    Inside a process of a pool the jobs run in that process.
 
     Args:
         address: "auto", HOST:PORT or ray://HOST:PORT. Default: the cluster of $RAY_ADDRESS or of this machine, if there
@@ -157,16 +165,19 @@ def _running(parcels: Sequence[tuple[Job, bytes]], shared: bytes | None) -> Iter
     submission, task = uuid.uuid4().hex, ray.remote(max_retries=0)(perform_task)
     preparation = ray.put(packed(Caller.here()))
     references = [] if shared is None else [ray.put(shared)]
-    _warn_of_too_large([job for job, _ in parcels], ray.nodes())
+    _warn_of_waiting([job for job, _ in parcels], ray.nodes())
     names: dict[Any, str] = {}
     try:
         for job, parcel in parcels:
             options = task.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus)
             names[options.remote(submission, preparation, references, parcel)] = job.name
         while names:
-            finished, _ = ray.wait(list(names), num_returns=1)
-            for reference in finished:
-                yield _outcome(names.pop(reference), reference)
+            finished, _ = ray.wait(list(names), num_returns=1, timeout=PATIENCE)
+            outcomes = [_outcome(names.pop(reference), reference) for reference in finished]
+            yield from outcomes
+            if all(isinstance(each.exception, Interrupted) for each in outcomes) and not _is_there():
+                left, names = names, {}
+                yield from (_lost(name, "the cluster of Ray has ended") for name in left.values())
     finally:
         for reference in names:
             ray.cancel(reference, force=True)
@@ -180,16 +191,36 @@ def _outcome(name: str, reference: Any) -> Outcome:
     except ray.exceptions.RayTaskError as error:  # the task itself, such as a package that is missing there
         return failed(name, error, 0.0)
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        lost = Interrupted(f"the process of the job {name!r} was lost ({reason}); the job is not finished.")
-        return Outcome(name, error=str(lost), exception=lost)
+        return _lost(name, str(error).strip().partition("\n")[0].rstrip("."))
     except Exception as error:  # such as a class that only the other process could import
         return failed(name, error, 0.0)
     return replace(outcome, name=name)
 
 
-def _warn_of_too_large(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Log a warning if no machine has what a job asks for: it waits until the cluster grows."""
+def _lost(name: str, reason: str) -> Outcome:
+    lost = Interrupted(f"the process of the job {name!r} was lost ({reason}); the job is not finished.")
+    return Outcome(name, error=str(lost), exception=lost)
+
+
+def _is_there() -> bool:
+    """True if the head of the cluster and one of its machines answer. Ray itself asks for a minute."""
+    import ray  # noqa: PLC0415
+
+    if not _answers(*ray.get_runtime_context().gcs_address.rsplit(":", 1)):
+        return False
+    return any(_answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"])
+
+
+def _answers(host: str, port: int | str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def _warn_of_waiting(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Log a warning if jobs must wait: for a larger machine, or for other programs that use the cluster."""
     have = [node["Resources"] for node in nodes if node["Alive"]]
     for job in jobs:
         if not any(job.cpus <= each.get("CPU", 0) and job.gpus <= each.get("GPU", 0) for each in have):
@@ -198,3 +229,19 @@ def _warn_of_too_large(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]]) 
                 job.name, job.cpus, job.gpus,
             )  # fmt: skip
             return
+    if jobs and not _is_free(min(float(job.cpus) for job in jobs)):
+        logging.getLogger(__name__).warning(
+            "The cluster of Ray has no free processor. The jobs wait until other programs that use it end theirs."
+        )
+
+
+def _is_free(cpus: float) -> bool:
+    """True if so many processors are free now or in a second: the cluster counts those of ended jobs a little later."""
+    import ray  # noqa: PLC0415
+
+    last = time.monotonic() + SETTLED
+    while ray.available_resources().get("CPU", 0) < cpus:
+        if time.monotonic() > last:
+            return False
+        time.sleep(SETTLED / 10)
+    return True

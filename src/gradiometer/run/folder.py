@@ -7,7 +7,6 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +18,7 @@ import msgspec
 import tomli_w
 
 from gradiometer import __version__
-from gradiometer.errors import BadArgument, RunDamaged, RunNotFound
+from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
@@ -192,12 +191,25 @@ class RunFolder:
 
 
 def run_folders(parent: Path | str) -> list[Path]:
-    """The run folders in a folder, newest first."""
+    """The run folders in a folder, newest first.
+
+    Raises:
+        StorageFailed: The folder cannot be read.
+    """
+    try:
+        names = os.listdir(parent)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageFailed(f"`{parent}` could not be read: {reason_of(error)}; check its permissions.") from error
     found: list[tuple[float, str, Path]] = []
-    with suppress(OSError):  # a folder that cannot be read has no runs
-        for manifest in Path(parent).glob(f"*/{MANIFEST}"):
-            with suppress(FileNotFoundError):  # it was deleted in the meantime
-                found.append((manifest.stat().st_mtime, manifest.parent.name, manifest.parent))
+    for path in (Path(parent, name) for name in names):
+        try:
+            found.append(((path / MANIFEST).stat().st_mtime, path.name, path))
+        except (FileNotFoundError, NotADirectoryError):  # no run, or it was deleted in the meantime
+            continue
+        except OSError:  # whoever opens it says what is wrong
+            found.append((0.0, path.name, path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 
@@ -248,12 +260,18 @@ def _newer_sentence(folder: RunFolder) -> str:
 
 
 def _not_a_run_sentence(path: Path) -> str:
+    def runs_in(folder: Path) -> list[Path]:
+        try:
+            return run_folders(folder)
+        except StorageFailed:
+            return []
+
     reason = f"there is no {MANIFEST} in it" if path.is_dir() else "there is no such folder"
     if path.is_file():
         reason = "it is a file"
-    nearby = [path.parent] if path.name == MANIFEST and path.is_file() else run_folders(path)
+    nearby = [path.parent] if path.name == MANIFEST and path.is_file() else runs_in(path)
     if not nearby:
-        siblings = {sibling.name: sibling for sibling in run_folders(path.parent)}
+        siblings = {sibling.name: sibling for sibling in runs_in(path.parent)}
         close = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.3)
         nearby = [siblings[name] for name in close] or list(siblings.values())
     if not nearby:

@@ -100,7 +100,7 @@ def remove_folder(path: Path) -> None:
 
 def reason_of(error: OSError) -> str:
     """The system's reason, such as "permission denied"."""
-    return (error.strerror or str(error)).lower()
+    return (error.strerror or str(error)).lower().rstrip(".")
 
 
 @contextmanager

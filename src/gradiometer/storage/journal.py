@@ -52,16 +52,17 @@ class JournalWriter:
         self._folder, self._then = folder, then
         self._buffer = bytearray()
         self._open()
-        while not _is_at(path, self._descriptor):  # another process replaced it before this one had the lock
-            self._release()
-            self._open()
-        status = os.fstat(self._descriptor)
-        size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            self._release()
-            raise StorageFailed(f"`{path}` cannot be written: not a regular file. Remove it.")
-        if size > 0 and not _ends_in_newline(self._descriptor, size):
-            self._buffer += b"\n"
+        with self._guarded():
+            while not _is_at(path, self._descriptor):  # another process replaced it before this one had the lock
+                self._release()
+                self._open()
+            status = os.fstat(self._descriptor)
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                self._release()
+                raise StorageFailed(f"`{path}` cannot be written: not a regular file. Remove it.")
+            if size > 0 and not _ends_in_newline(self._descriptor, size):
+                self._buffer += b"\n"
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
@@ -98,7 +99,8 @@ class JournalWriter:
             if not self.closed:
                 self.flush()
         finally:
-            self._release()
+            with self._guarded():
+                self._release()
 
     @property
     def closed(self) -> bool:
@@ -146,7 +148,7 @@ def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], li
 
 
 def being_written(path: Path) -> bool:
-    """True if a process has this journal open for writing. On Windows, True if the file exists."""
+    """True if a process has this journal open for writing. False without locks. On Windows, True if the file exists."""
     if sys.platform == "win32":
         return path.exists()
     import fcntl  # noqa: PLC0415  (POSIX only)
@@ -155,13 +157,19 @@ def being_written(path: Path) -> bool:
         file = open_to_read(path)
     except OSError:
         return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        fcntl.flock(file, fcntl.LOCK_UN)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks, where nobody can tell
         return False
+    else:
+        return False
+    finally:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+        with suppress(OSError):
+            file.close()
 
 
 def plain(value: Any) -> Any:

@@ -40,7 +40,7 @@ def write_comparison(groups: Sequence[Group], contrasts: Sequence[Contrast], pat
     Raises:
         StorageFailed: It cannot be written.
     """
-    page = render(groups, contrasts).encode()
+    page = render(groups, contrasts).encode(errors="replace")
     with writing(path, "choose another file"):
         replace_file(path, page)
     return path

@@ -116,6 +116,7 @@ def listing(
 
     Raises:
         BadArgument: The folder does not exist, or the order or a state is unknown.
+        StorageFailed: The folder cannot be read.
 
     >>> from gradiometer.report.overview import listing
     >>> from gradiometer.run import RunFolder
@@ -138,7 +139,7 @@ def listing(
         try:
             listed = _listed(path)
         except (GradiometerError, OSError) as error:  # damaged, or deleted meanwhile
-            why = reason_of(error) if isinstance(error, OSError) else error
+            why = f"it cannot be read: {reason_of(error)}." if isinstance(error, OSError) else error
             warnings.append(f"{path.name} is left out: {why}")
             continue
         if not status or listed.status in status:

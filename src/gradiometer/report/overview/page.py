@@ -18,7 +18,9 @@ def write_overview(runs: Sequence[Listed], path: Path) -> Path:
     Raises:
         StorageFailed: It cannot be written.
     """
-    page = document(CONTENT, path.parent.resolve().name, (), runs=[_row(run, path.parent) for run in runs]).encode()
+    page = document(CONTENT, path.parent.resolve().name, (), runs=[_row(run, path.parent) for run in runs]).encode(
+        errors="replace"
+    )
     with writing(path, "choose another file"):
         replace_file(path, page)
     return path
