@@ -236,7 +236,7 @@ def refused(out: Path) -> None:
     with pytest.raises(BadArgument, match="which works on one process: leave it out"):
         one = Position()
         optimizer = torch.optim.SGD(one.parameters(), lr=RATE)
-        watch(DistributedDataParallel(one), optimizer, loss=losses, gauges="batch_sharpness")
+        watch(DistributedDataParallel(one), optimizer, loss=losses, gauges="noise_shape")
     sharded(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     with pytest.raises(BadArgument, match=r"which cannot measure a sharded model \(FSDP\): ask for noise"):

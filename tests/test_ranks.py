@@ -5,7 +5,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from gradiometer.run.ranks import together
+from gradiometer import BadArgument
+from gradiometer.run.ranks import Ranks, together
+from gradiometer.train.preparation import device_of
 
 
 def test_a_process_waits_for_days_while_rank_0_trains_forks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +20,10 @@ def test_a_process_waits_for_days_while_rank_0_trains_forks(monkeypatch: pytest.
     with together():
         pass
     assert given[0] > timedelta(days=1)
+
+
+def test_several_processes_on_gpus_are_refused_with_what_to_do() -> None:
+    with pytest.raises(
+        BadArgument, match=r"`device` is 'cuda:1', but several processes train on the CPU only: leave it"
+    ):
+        device_of("cuda:1", Ranks(rank=1, count=2))

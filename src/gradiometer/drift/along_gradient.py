@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -27,7 +27,7 @@ class CurvatureAlongGradient(Gauge):
 
     Costs about five and a half plain steps if the step has a probe (a gradient in two halves, one gradient with its
     graph, and two products), and half of that without: then half of the batch gives H, and the quarters of the other
-    half give ĝ_1 and ĝ_2.
+    half give ĝ_1 and ĝ_2. On several processes each measures its share of the batch, and the moments are averaged.
 
     Args:
         gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
@@ -45,6 +45,7 @@ class CurvatureAlongGradient(Gauge):
         "gradient_curvature": "curvature along the gradient, gᵀHg",
     }
     one_in: ClassVar[int] = 16
+    processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
 
     def __post_init__(self) -> None:
         check_gradient_of(self.gradient_of)

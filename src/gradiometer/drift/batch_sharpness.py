@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -42,7 +42,8 @@ class BatchSharpness(Gauge):
     overshoots the loss of that batch. The full-batch sharpness stays below, and lower for smaller batches. The
     estimate is a ratio of means, not a mean of ratios.
 
-    Costs about three plain steps: the gradient once more with its graph, and one product.
+    Costs about three plain steps: the gradient once more with its graph, and one product. On several processes each
+    takes the product of its share of the batch with the gradient of the whole batch, and their mean is exact.
 
     Args:
         momentum: μ of training, for the edge: 2(1 + μ)/η with large batches. With small batches the edge is reported
@@ -66,6 +67,7 @@ class BatchSharpness(Gauge):
     sgd_only: ClassVar[str] = "edge of stability"
     from_run: ClassVar[tuple[str, ...]] = ("momentum", "nesterov")
     one_in: ClassVar[int] = 16
+    processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
 
     def __post_init__(self) -> None:
         Momentum(self.momentum, self.nesterov)
@@ -82,7 +84,7 @@ class BatchSharpness(Gauge):
             Unsupported: The step is not one of SGD.
         """
         kind = self._kind_at(step)
-        gradient = step.graph.gradients
+        gradient = step.graph_gradient
         along = step.product_of(gradient, step.graph.product(gradient))
         found = {"curvature": along, "norm_squared": step.product_of(gradient, gradient)}
         return found if kind is None else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue
@@ -11,6 +11,23 @@ from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # a gauge is read, a year later, on a machine without torch
     import gradiometer.measurement.step
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """The attributes of a training step that a recorder itself reads."""
+
+    @property
+    def index(self) -> int:
+        """The step's number, from 0."""
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+
+    @property
+    def learning_rate(self) -> float:
+        """η at this step."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +59,13 @@ class Gauge(ABC):
     """The question on the page that the gauge's finding answers; empty if it answers none."""
 
     needs_loss: ClassVar[bool] = True
-    """True if `measure` runs the model again. Such a gauge works on one process, and `watch` needs `loss` for it."""
+    """True if `measure` runs the model again, for which `watch` needs `loss`."""
 
     processes: ClassVar[Literal["one", "many", "sharded"]] = "one"
-    """The largest setting that it works in: one process, several with whole models, or a sharded model (FSDP2)."""
+    """The largest setting that it works in: one process, several with whole models, or a sharded model (FSDP2).
+
+    A gauge that runs the model and is for "many" measures the share of the batch on every process, and its moments are
+    averaged: they must not depend on the size of the batch. `step.graph_gradient` is that of the whole batch."""
 
     sgd_only: ClassVar[str] = ""
     """The law it rests on, such as "edge of stability", if that is known only for SGD, with momentum or without."""

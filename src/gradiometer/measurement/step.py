@@ -44,6 +44,7 @@ class TrainingStep:
             returns them.
         example_of: A label for every row of the batch, if some rows are copies of one example (repeated
             augmentation). Rows with one label stay in one part.
+        over_processes: On several processes: averages gradients over them. `batch` is then the share of this process.
         seed: Seed of the random numbers that measuring draws. Training's own random numbers stay unchanged.
 
     >>> import torch
@@ -73,6 +74,7 @@ class TrainingStep:
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
         example_of: Int[Tensor, " rows"] | None = None,
+        over_processes: Callable[[Gradients], Gradients] | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
@@ -88,6 +90,7 @@ class TrainingStep:
         self._probe = probe
         self._motion = motion
         self.example_of = example_of
+        self._over_processes = over_processes
         self._spreads: dict[int, Spread] = {}
 
     @cached_property
@@ -140,6 +143,12 @@ class TrainingStep:
     def graph(self) -> GradientGraph:
         """The gradient of the batch with its graph, for products with the Hessian of this batch."""
         return GradientGraph(self.objective, self.batch, seed=self.derived_seed("graph"))
+
+    @cached_property
+    def graph_gradient(self) -> Gradients:
+        """The gradient of `graph`, with its random numbers; on several processes the mean over all of them."""
+        own = self.graph.gradients
+        return own if self._over_processes is None else self._over_processes(own)
 
     @property
     def has_probe(self) -> bool:

@@ -1,16 +1,15 @@
 """The recorder decides when to measure, runs the gauges, and writes their readings into the run folder."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.changes import Changes
-from gradiometer.measurement.reading import Moments, Reading, Series
+from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.folder import RunFolder
@@ -26,22 +25,7 @@ FOLLOWED = 64
 
 Mode = Literal["apart", "shared", "given"]
 
-
-@runtime_checkable
-class Measurable(Protocol):
-    """The attributes of a training step that the recorder itself reads."""
-
-    @property
-    def index(self) -> int:
-        """The step's number, from 0."""
-
-    @property
-    def batch_size(self) -> int:
-        """B."""
-
-    @property
-    def learning_rate(self) -> float:
-        """η at this step."""
+Together = Mapping[str, Moments | str | None]
 
 
 class Recorder:
@@ -125,17 +109,31 @@ class Recorder:
         """The step that will be measured next at the pace so far, after this one, which took `under_way` seconds."""
         return self._cadence.next_due(step, under_way)
 
-    def measure(self, step: Measurable) -> list[Reading]:
+    def chosen(self) -> list[str]:
+        """Names of the gauges that `measure` would run now."""
+        return [gauge.name for gauge in (*self._cadence.turn(), *self._cadence.expensive())]
+
+    def measure(self, step: Measurable, together: Together | None = None) -> list[Reading]:
         """Run the gauges whose turn it is and record their readings.
 
         If a gauge cannot measure this training (such as a loss without a second derivative), the run gets a warning,
         the gauge is switched off and training continues.
+
+        Args:
+            step: The step.
+            together: On several processes, what all of them have measured, by the name of the gauge: its moments, None,
+                or the reason why there are none. No other gauge that runs the model is then run.
         """
+        turn = self._cadence.turn()
+        if together is None:
+            expensive = self._cadence.expensive()
+        else:
+            expensive = [gauge for gauge in self.gauges if gauge.name in together and gauge not in turn]
         with self.budget.spending(READINGS):
-            readings = [self._reading(gauge, step) for gauge in self._cadence.turn()]
-            for gauge in self._cadence.expensive():
+            readings = [self._reading(gauge, step, together) for gauge in turn]
+            for gauge in expensive:
                 with self.budget.spending(gauge.name):
-                    readings.append(self._reading(gauge, step))
+                    readings.append(self._reading(gauge, step, together))
                 self._cadence.ran(gauge)
             made = [reading for reading in readings if reading is not None]
             for reading in made:
@@ -278,21 +276,26 @@ class Recorder:
         self.budget.load_state_dict(state["budget"])
         self._cadence.load_state_dict(state)
 
-    def _reading(self, gauge: Gauge, step: Measurable) -> Reading | None:
+    def _reading(self, gauge: Gauge, step: Measurable, together: Together | None = None) -> Reading | None:
         try:
-            moments = gauge.measure(cast("TrainingStep", step))
+            if together is None or not gauge.needs_loss:
+                found: Moments | str | None = gauge.measure(cast("TrainingStep", step))
+            else:
+                found = together.get(gauge.name)
+            if isinstance(found, str):
+                raise Unsupported(found)
         except (BadArgument, Unsupported, UserCodeFailed) as error:
             self._cadence.refused.add(gauge.name)
             self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}", stopped=gauge.name)
             return None
-        if moments is None:
+        if found is None:
             return None
         return Reading(
             gauge=gauge.name,
             step=int(step.index),
             batch_size=int(step.batch_size),
             learning_rate=float(step.learning_rate),
-            moments=moments,
+            moments=found,
         )
 
     def _record(self, reading: Reading) -> None:
@@ -330,14 +333,6 @@ class Recorder:
         finally:
             if self._events is not None:
                 self._events.close()
-
-
-def is_finite(moments: Moments) -> bool:
-    """True if every moment is finite. A single one that is not would make every mean non-finite."""
-    return all(
-        all(map(math.isfinite, values)) if isinstance(values, list | tuple) else math.isfinite(values)
-        for values in moments.values()
-    )
 
 
 def _check(gauges: Sequence[Gauge], every: int | None, rank: int) -> None:

@@ -1,8 +1,7 @@
 """From the backwards of one step, read by hooks, to the `TrainingStep` that the gauges measure."""
 
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
-from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, Preconditioner
 from gradiometer.integrations.watch.checks.accumulation import Shares
@@ -20,6 +18,8 @@ from gradiometer.integrations.watch.checks.loss_check import LossCheck
 from gradiometer.integrations.watch.checks.rows import Rows
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.part import Part
+from gradiometer.integrations.watch.processes.exchange import Exchange
+from gradiometer.integrations.watch.processes.together import Made, StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, joined
 from gradiometer.measurement.motion import Motion, multiple
@@ -33,9 +33,6 @@ from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
 Norms = Float[Tensor, " parameters"]
-
-LEAVING = -1.0
-"""In the exchange of a measured step, in place of the next step to measure: this process measures no more."""
 
 
 class Capture:
@@ -88,8 +85,11 @@ class Capture:
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
         self._scaled = 1.0
-        self.next_due = 0
-        """On several processes: the step that rank 0 measures next, known to all."""
+        self.together = Together((), ranks, budget, self._parameters[0].device)
+        self.made: Made | None = None
+        """What they have measured at the last step; None on one process."""
+        numbers = self._kinds * len(self._parameters)
+        self.exchange = Exchange(ranks, accumulation, numbers, self._parameters[0].device)
 
     @property
     def shared(self) -> bool:
@@ -177,6 +177,7 @@ class Capture:
         index: int,
         groups: tuple[Group, ...],
         proposal: int,
+        chosen: Collection[str] = (),
         motion: Callable[[Norms], Motion] | None = None,
     ) -> TrainingStep | None:
         """The training step; None if its spread cannot be measured.
@@ -184,12 +185,14 @@ class Capture:
         Args:
             parts: All backwards of this process.
             groups: The settings of the optimizers.
-            proposal: The step that this process would measure next. Rank 0's becomes `next_due` on all processes.
+            proposal: The step that this process would measure next. All processes take rank 0's.
+            chosen: Names of the gauges that this process would run. Those of rank 0 are measured by all processes.
             motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that look back.
         """
         self._scaled = 1.0 if self.scaler is None else float(self.scaler.get_scale())  # fetched once a step
         self._shares.decide([part.loss for part in parts], self._scaled)
-        spread = self._spread(proposal) if self.shared else None
+        share = partial(self._share, parts, index, groups)
+        spread = self._spread(proposal, chosen, share) if self.shared else None
         if self.changed:
             return None
         gradient, made = self._gradient()
@@ -223,31 +226,39 @@ class Capture:
             return None
         return lambda: self._examples.spread(batch, made(), scale=self._scale, seed=self._seed)
 
-    def _spread(self, proposal: int) -> Spread | None:
+    def _share(
+        self, parts: Sequence[Part], index: int, groups: tuple[Group, ...], mean: Callable[[Gradients], Gradients]
+    ) -> TrainingStep:
+        """The step of the examples of this process, for gauges that all processes measure together."""
+        return TrainingStep(
+            self._objective,
+            self._batch(parts),
+            index=index,
+            learning_rate=largest_rate(groups),
+            groups=groups,
+            sampling=self._batches.sampling,
+            over_processes=mean,
+            seed=self._seed + self._ranks.rank,
+        )
+
+    def _spread(self, proposal: int, chosen: Collection[str], share: StepOf) -> Spread | None:
         """The spread over all micro-batches, if they have one size: only then is ĝ their plain mean."""
         whole = self._gradients.whole
         if whole is None:
             raise BadArgument(
                 "`accumulation` is more than the number of backwards: give the number that an update takes."
             )
-        squared = torch.cat(self._builder.squared)
-        own = torch.tensor(
-            [[proposal, size] for size in self._builder.sizes], dtype=squared.dtype, device=squared.device
+        sizes, norms_read = self.exchange.joined(
+            proposal, self.together.bits(chosen), self._builder.sizes, torch.cat(self._builder.squared), whole
         )
-        rows = torch.cat([torch.cat([own, squared], dim=1), pad(whole, (2, 0))])
-        everyone = self._ranks.gathered(rows).cpu()  # one copy: an accelerator waits once
-        if (everyone[:, 0] == LEAVING).any():
-            self.next_due = sys.maxsize
-            raise Interrupted("another process of this training has stopped measuring")
-        self.next_due = int(everyone[0, 0])
-        sizes = everyone[:, 1]
-        sizes = sizes[sizes > 0]
+        if not self._ranks.alone:  # before anything that may fail on one process alone
+            self.made = self.together.measure(self.exchange.bits, share)
         copies = self._gradients.copies if isinstance(self._gradients, ShardHooks) else None
-        norms, adds_up = norms_of_all(everyone[:, 2:], self._ranks.count, copies=copies, kinds=self._kinds)
+        norms, adds_up = norms_of_all(norms_read, self._ranks.count, copies=copies, kinds=self._kinds)
         if not adds_up:
             self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=copies is not None))
             return None
-        plain, *others = [self._unscaled(sizes.int().tolist(), *each) for each in norms]
+        plain, *others = [self._unscaled(sizes, *each) for each in norms]
         if plain is None or len(set(plain.sizes)) > 1 or self._shares.multiple is None:
             return None
         return replace(plain, preconditioned=others[0]) if others else plain
@@ -267,14 +278,6 @@ class Capture:
     def _kinds(self) -> int:
         """How many numbers are kept of every parameter's gradient."""
         return 2 if self._preconditioner is None else 3
-
-    def leave(self) -> None:
-        """Take part in one more exchange, without numbers, so that the other processes stop measuring too."""
-        numbers = 2 + self._kinds * len(self._parameters)
-        rows = torch.zeros(self._accumulation + 1, numbers, dtype=torch.float64, device=self._parameters[0].device)
-        rows[:, 0] = LEAVING
-        self.next_due = sys.maxsize
-        self._ranks.gathered(rows)
 
     def _refuse_or_warn(self, text: str, *, can_continue: bool = True) -> None:
         if self._shield.before_first_update or not can_continue:

@@ -11,9 +11,9 @@ from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
 from gradiometer.integrations.gradients import as_written
-from gradiometer.integrations.watch.arriving import Arriving, Kept
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.part import Part
+from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective

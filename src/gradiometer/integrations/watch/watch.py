@@ -98,8 +98,9 @@ def watch(
             run, up to 1,000 steps, in place of the first 300 steps.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise; under Adam, AdamW, RMSprop, Adagrad and their kind also the
-            preconditioned noise, unless the model is sharded; under SGD with `loss` also the batch sharpness. On
-            several processes: noise, preconditioned_noise, temperature and trajectory only.
+            preconditioned noise, unless the model is sharded; under SGD with `loss` also the batch sharpness, on
+            one process. On several: noise, preconditioned_noise, temperature, trajectory, and with `loss`
+            batch_sharpness and curvature_along_gradient.
         parts: Number of parts that a batch is split into at a measured step of one backward; 0 means one per example.
         level: Confidence level of every interval.
         seed: Seed of the random numbers that measuring draws. Training's own random states are not touched.

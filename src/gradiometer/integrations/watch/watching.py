@@ -30,6 +30,7 @@ from gradiometer.integrations.watch.description import (
 from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
+from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
@@ -200,7 +201,9 @@ class Watch(Forks, Automatic):
                     with as_written():
                         self._measure()
                 self._close_step()
-        self._decide_now_or_later()
+        # A step that waits decides later, when its cost is known; on several processes now, as the others do.
+        if not (self._parts or (self.ranks.alone and bool(self._waiting))):
+            self._decide()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
@@ -218,8 +221,6 @@ class Watch(Forks, Automatic):
         """Make the run's folder and recorder, now that the batch size is known."""
         self._begun = True
         self.budget.start()
-        if not self.ranks.first:
-            return
         configuration = configuration_of(
             self._objective,
             name=self._name,
@@ -228,8 +229,11 @@ class Watch(Forks, Automatic):
             draw=self._batches.sampling.draw,
             **self._asked,
         )
-        manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
         gauges = self._gauges.made(configuration, self._settings.groups)
+        self._capture.together = Together(gauges, self.ranks, self.budget, self._objective.parameters[0].device)
+        if not self.ranks.first:
+            return
+        manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
         recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
         self._recorder = self._kept.attached(recorder)
         self._remember_start()
@@ -256,6 +260,7 @@ class Watch(Forks, Automatic):
             index=self.steps,
             groups=groups,
             proposal=self.steps + 1 if recorder is None else recorder.next_due(self.steps, took),
+            chosen=() if recorder is None or self.ranks.alone else recorder.chosen(),
             motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
         )
         if caught is not None and recorder is not None and updates is None:
@@ -278,7 +283,7 @@ class Watch(Forks, Automatic):
             self._decide()
 
     def _record(self, recorder: Recorder, caught: TrainingStep) -> None:
-        recorder.measure(caught)
+        recorder.measure(caught, self._capture.made)
         self._trackers.send(recorder, self.budget.clock())
 
     def _close_step(self) -> None:
@@ -288,11 +293,6 @@ class Watch(Forks, Automatic):
         self.steps += 1
         self._pace.at(self.steps)
 
-    def _decide_now_or_later(self) -> None:
-        """Decide later if a step waits, since its cost is not known yet; on several processes now, as the others do."""
-        if not self._parts and (self._waiting is None or not self.ranks.alone):
-            self._decide()
-
     def _decide(self) -> None:
         """Decide if the next step is measured, after the time of the previous one has been counted."""
         due = self._is_due()
@@ -300,19 +300,19 @@ class Watch(Forks, Automatic):
             with self.budget.spending(READINGS):
                 self._capture.start() if due else self._capture.stop()
         recorder = None if self._failures else self._recorder
-        next_due = None if self.ranks.alone or not self._cadenced else self._capture.next_due
+        next_due = None if self.ranks.alone or not self._cadenced else self._capture.exchange.next_due
         self._between.begin(self.steps, self.steps if due else next_decision(recorder, self.steps, next_due))
 
     def _is_due(self) -> bool:
         due = not self._failures and self._recorder is not None and self._recorder.due(self.steps)
         alone = self.ranks.alone or not self._asked["budget"]
-        return due if alone else not self._failures and self.steps >= self._capture.next_due
+        return due if alone else not self._failures and self.steps >= self._capture.exchange.next_due
 
     def _close_after_a_failure(self) -> None:
         """Count a step that could not be closed, and leave the other processes at the exchange that is due."""
-        if self._cadenced and not self.ranks.alone and self.steps >= self._capture.next_due:
+        if self._cadenced and not self.ranks.alone and self.steps >= self._capture.exchange.next_due:
             with self.shield:
-                self._capture.leave()
+                self._capture.exchange.leave()
         self.steps, self._parts = self.steps + 1, []
 
     def _stop(self, error: Exception) -> None:

@@ -1,0 +1,1 @@
+"""What the processes of one watched training exchange at a measured step."""

@@ -1,0 +1,112 @@
+"""Gauges that run the model, measured by all processes at once: each measures its share of the batch."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradiometer.errors import Unsupported
+from gradiometer.integrations.watch.shield import reason_of
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gradient_graph import flat, unflat
+from gradiometer.measurement.objective import Gradients
+from gradiometer.measurement.reading import Moments
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.run.budget import Budget
+from gradiometer.run.ranks import RankLost, Ranks
+
+GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
+"""The next thing that a process exchanges."""
+
+MOST = 62
+"""Most numbers in the moments of such a gauge."""
+
+Made = Mapping[str, Moments | str | None]
+"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason of a failure."""
+
+StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
+"""Makes the step of the examples of this process, from a function that averages gradients over the processes."""
+
+
+class Together:
+    """Measures, on every process, its share of the batch, and averages the moments over the processes.
+
+    Before each exchange the processes exchange what it will be. So none waits for another that has failed.
+
+    Args:
+        gauges: The gauges of the run, the same on all processes.
+        ranks: The processes.
+        budget: The account that each gauge is charged to.
+        device: The device of the exchanges.
+    """
+
+    def __init__(self, gauges: Sequence[Gauge], ranks: Ranks, budget: Budget, device: torch.device) -> None:
+        self._ranks, self._budget, self._device = ranks, budget, device
+        self._gauges = [] if ranks.alone else [each for each in gauges if each.needs_loss and each.processes != "one"]
+
+    def bits(self, chosen: Collection[str]) -> int:
+        """The gauges with these names, as the bits of a number that all processes understand."""
+        return sum(2**place for place, gauge in enumerate(self._gauges) if gauge.name in chosen)
+
+    def measure(self, bits: int, step_of: StepOf) -> Made:
+        """Measure these gauges. All processes call it with the same gauges."""
+        made = {}
+        for place, gauge in enumerate(self._gauges):
+            if bits >> place & 1:
+                with self._budget.spending(gauge.name):
+                    made[gauge.name] = self._measured(gauge, step_of)
+        return made
+
+    def _measured(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
+        try:
+            found = gauge.measure(step_of(self._mean)) or {}
+            numbers = [float(value) for each in found.values() for value in np.ravel(each)]
+            if len(numbers) > MOST:
+                raise Unsupported(f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged")
+        except RankLost:
+            raise
+        except _ElsewhereFailed as error:
+            return str(error)
+        except Exception as error:
+            self._exchanged(FAILED)
+            return reason_of(error)
+        try:
+            averaged = iter(self._exchanged(MOMENTS, numbers))
+        except _ElsewhereFailed as error:
+            return str(error)
+        return {
+            name: [next(averaged) for _ in each] if isinstance(each, list) else next(averaged)
+            for name, each in found.items()
+        } or None
+
+    def _mean(self, gradients: Gradients) -> Gradients:
+        """The mean over the processes: the gradient of the whole batch."""
+        self._refuse_unless_all(self._exchanged_states(GRADIENT))
+        whole = flat(gradients).to(self._device)
+        self._ranks.add(whole)
+        return unflat(whole.div_(self._ranks.count), gradients)
+
+    def _exchanged(self, state: float, numbers: Sequence[float] = ()) -> list[float]:
+        """The means of these numbers over the processes."""
+        rows = self._exchanged_states(state, numbers)
+        if state != FAILED:
+            self._refuse_unless_all(rows)
+        return rows[:, 2 : 2 + len(numbers)].mean(dim=0).tolist()
+
+    def _exchanged_states(self, state: float, numbers: Sequence[float] = ()) -> Tensor:
+        row = torch.zeros(1, 2 + MOST, dtype=torch.float64, device=self._device)
+        row[0, : 2 + len(numbers)] = torch.tensor([state, len(numbers), *numbers], dtype=torch.float64)
+        return self._ranks.gathered(row).cpu()
+
+    @staticmethod
+    def _refuse_unless_all(rows: Tensor) -> None:
+        """Raise if the processes do not exchange the same."""
+        if (rows[:, :2] != rows[0, :2]).any():
+            failed = (rows[:, 0] == FAILED).nonzero().flatten().tolist()
+            who = f"rank {failed[0]}" if failed else "another process"
+            raise _ElsewhereFailed(f"{who} could not measure its share of the batch")
+
+
+class _ElsewhereFailed(Unsupported):
+    """Another process could not measure its share."""
