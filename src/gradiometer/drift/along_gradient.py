@@ -45,6 +45,7 @@ class CurvatureAlongGradient(Gauge):
         "gradient_curvature": "curvature along the gradient, gᵀHg",
     }
     one_in: ClassVar[int] = 16
+    copies: ClassVar[int] = 3
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
 
     def __post_init__(self) -> None:

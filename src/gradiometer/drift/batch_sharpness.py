@@ -67,6 +67,7 @@ class BatchSharpness(Gauge):
     sgd_only: ClassVar[str] = "edge of stability"
     from_run: ClassVar[tuple[str, ...]] = ("momentum", "nesterov")
     one_in: ClassVar[int] = 16
+    copies: ClassVar[int] = 3
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class LossChange(Gauge):
         "seen_change": "loss change of a step, measured",
     }
     one_in: ClassVar[int] = 16
+    copies: ClassVar[int] = 3
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The first-order and second-order terms, and the measured change."""

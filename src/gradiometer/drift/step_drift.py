@@ -40,6 +40,7 @@ class StepDrift(Gauge):
     unit: ClassVar[str] = "(loss / parameter)²"
     labels: ClassVar[Mapping[str, str]] = {"step_drift": "step drift, ‖g(Φ′) − g(Φ)‖² / ‖g(Φ)‖²"}
     one_in: ClassVar[int] = 16
+    copies: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_gradient_of(self.gradient_of)

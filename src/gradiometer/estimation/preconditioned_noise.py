@@ -91,6 +91,7 @@ class PreconditionedNoise(Gauge):
     }
     question: ClassVar[str] = "Is the batch too small, or too large?"
     needs_loss: ClassVar[bool] = False
+    copies: ClassVar[int] = 2
     needs_preconditioner: ClassVar[bool] = True
     processes: ClassVar[Literal["one", "many", "sharded"]] = "sharded"
     from_run: ClassVar[tuple[str, ...]] = ("parts",)

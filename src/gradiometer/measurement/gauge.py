@@ -77,6 +77,9 @@ class Gauge(ABC):
     """It runs at one in this many measured steps. Above 1 for a gauge that costs more than a step. If no other gauge
     runs at every measured step, it does."""
 
+    copies: ClassVar[int] = 1
+    """How many more copies of the parameters a reading holds. It is left out if there is less memory."""
+
     looks_back: ClassVar[bool] = False
     """True if it needs `step.motion`: where training was earlier, and its velocity."""
 

@@ -55,6 +55,7 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     spent: dict[str, Number] = {}
     asked_for: list[str] = []
     short_of: StepNumber | None = None
+    memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     beyond_allowance: bool = False
 
 

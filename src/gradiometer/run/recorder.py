@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.gauge import Gauge, Measurable
@@ -13,10 +13,8 @@ from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.folder import RunFolder
+from gradiometer.run.memory import Peak, measured
 from gradiometer.storage.journal import JournalWriter
-
-if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.measurement.step import TrainingStep
 
 LOSSES_A_LINE = 1000
 RECENT_READINGS = 1000
@@ -79,6 +77,7 @@ class Recorder:
         cadenced = [gauge for gauge in self.gauges if not gauge.own_steps]
         self.tell: Callable[[str], object] | None = None
         """Takes the text of every warning too, before it is written; None to write only."""
+        self._memory = Peak()
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
@@ -129,7 +128,7 @@ class Recorder:
             expensive = self._cadence.expensive()
         else:
             expensive = [gauge for gauge in self.gauges if gauge.name in together and gauge not in turn]
-        with self.budget.spending(READINGS):
+        with self.budget.spending(READINGS), self._memory.raised_by(step):
             readings = [self._reading(gauge, step, together) for gauge in turn]
             for gauge in expensive:
                 with self.budget.spending(gauge.name):
@@ -251,7 +250,8 @@ class Recorder:
         steps. `budget` is None without a budget, `every` with fewer than two measured steps. `spent` splits `used` by
         name, and `asked_for` names fixed costs outside the budget. `short_of` is the number of readings that the run
         should have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if its readings
-        took more than the start-up allowance.
+        took more than the start-up allowance. `memory` is the most by which a measured step raised the peak memory, in
+        bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None
@@ -264,6 +264,7 @@ class Recorder:
             "spent": {name: seconds / training for name, seconds in spent.items()} if training > 0 else {},
             "asked_for": sorted(self.budget.asked_for),
             "short_of": self.budget.short_of() if budgeted else None,
+            "memory": self._memory.raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
 
@@ -279,7 +280,7 @@ class Recorder:
     def _reading(self, gauge: Gauge, step: Measurable, together: Together | None = None) -> Reading | None:
         try:
             if together is None or not gauge.needs_loss:
-                found: Moments | str | None = gauge.measure(cast("TrainingStep", step))
+                found: Moments | str | None = measured(gauge, step)
             else:
                 found = together.get(gauge.name)
             if isinstance(found, str):

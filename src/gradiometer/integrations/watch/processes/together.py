@@ -14,6 +14,7 @@ from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.reading import Moments
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
+from gradiometer.run.memory import measured
 from gradiometer.run.ranks import RankLost, Ranks
 
 GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
@@ -60,7 +61,7 @@ class Together:
 
     def _measured(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
         try:
-            found = gauge.measure(step_of(self._mean)) or {}
+            found = measured(gauge, step_of(self._mean)) or {}
             numbers = [float(value) for each in found.values() for value in np.ravel(each)]
             if len(numbers) > MOST:
                 raise Unsupported(f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged")

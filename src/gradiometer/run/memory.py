@@ -1,0 +1,112 @@
+"""The memory of a measured step: a gauge that needs more than is left is left out, and the peak is recorded."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from gradiometer.errors import Unsupported
+from gradiometer.measurement.gauge import Gauge, Measurable
+from gradiometer.measurement.reading import Moments
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.measurement.step import TrainingStep
+
+SMALL = 2**26
+"""Bytes of all parameters below which nothing is looked up: 64 MiB."""
+
+LIMITS = Path("/sys/fs/cgroup")
+"""The limits of a container, on Linux."""
+
+
+def measured(gauge: Gauge, step: Measurable) -> Moments | None:
+    """What a gauge measures of a step.
+
+    Raises:
+        Unsupported: There is too little memory, before or while it measures.
+    """
+    parameters = step.objective.parameters if hasattr(step, "objective") else []
+    sizes: Counter[Any] = Counter()
+    for parameter in parameters:
+        sizes[parameter.device] += parameter.numel() * parameter.element_size()
+    if sum(sizes.values()) >= SMALL:
+        for device, size in sizes.items():
+            left, needed = left_on(device), gauge.copies * size
+            if left is not None and needed > left:
+                raise Unsupported(
+                    f"it needs about {_amount(needed)} of memory and {_amount(left)} are left on {device}; "
+                    "free some, or leave it out of `gauges`"
+                )
+    try:
+        return gauge.measure(cast("TrainingStep", step))
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        raise Unsupported("the memory was not enough; free some, or leave it out of `gauges`") from error
+
+
+def ran_out(error: Exception) -> bool:
+    """True if the error says that there is no more memory."""
+    name = type(error).__name__
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "allocate memory" in str(error)
+
+
+def left_on(device: Any) -> int | None:
+    """Bytes that are left on a device; None if that is not known."""
+    if device.type == "cpu":
+        return _left_of_machine()
+    module = sys.modules["torch"].get_device_module(device.type)
+    if not hasattr(module, "mem_get_info"):
+        return None
+    free, _ = module.mem_get_info(device)
+    return int(free + module.memory_reserved(device) - module.memory_allocated(device))
+
+
+def _left_of_machine() -> int | None:
+    """What Linux can give to this process, within the limit of its container."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        left = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        return None
+    try:
+        limit, used = (int((LIMITS / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (LIMITS / "memory.stat").read_text().splitlines())
+        return min(left, limit - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):  # no container, or no limit
+        return left
+
+
+class Peak:
+    """The most by which a measured step raised the peak memory of the process, in bytes."""
+
+    def __init__(self) -> None:
+        self.raised = 0
+
+    @contextmanager
+    def raised_by(self, step: Measurable) -> Iterator[None]:
+        """A region that measures a step."""
+        objective = getattr(step, "objective", None)
+        accelerators = [] if objective is None else [one for one in objective.devices if one.type != "cpu"]
+        before = _peak(accelerators)
+        yield
+        self.raised = max(self.raised, _peak(accelerators) - before)
+
+
+def _peak(accelerators: list[Any]) -> int:
+    """The peak so far: of the accelerators, or else of the process; 0 if it is not known."""
+    if not accelerators:
+        try:
+            import resource  # noqa: PLC0415 (not on Windows)
+        except ImportError:
+            return 0
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    modules = [(sys.modules["torch"].get_device_module(one.type), one) for one in accelerators]
+    return sum(module.max_memory_allocated(one) for module, one in modules if hasattr(module, "max_memory_allocated"))
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.2g} GB"
