@@ -240,10 +240,10 @@ def cost(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
     return float(relative), QUANTILE * error
 
 
-def line(loop: Loop, core: int) -> str:
-    """One row of the table."""
+def line(loop: Loop, core: int, most: int) -> str:
+    """One row of the table, from at most so many pairs."""
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    while not pairs or (len(pairs) < PAIRS and sum(sum(plain["seconds"]) for plain, _ in pairs) < SECONDS):
+    while not pairs or (len(pairs) < most and sum(sum(plain["seconds"]) for plain, _ in pairs) < SECONDS):
         pairs.append(pair(loop, core))
     turns = [(np.array(plain["seconds"]), np.array(seen["seconds"])) for plain, seen in pairs]
     early = EARLY // loop.turn
@@ -274,8 +274,9 @@ def line(loop: Loop, core: int) -> str:
 @click.option("--busy", default=0, show_default=True, help="Processes that compete for the processor.")
 @click.option("--quick", is_flag=True, help="Leave out the loops of a minute and more.")
 @click.option("--loops", default="", help="Only these loops, by number from 1, with commas between them.")
+@click.option("--pairs", default=PAIRS, show_default=True, help="Most pairs of runs of a loop.")
 @click.option("--cores", default=0, help="Rows that are made at once, each on a core. Default: one for every core.")
-def main(busy: int, quick: bool, loops: str, cores: int) -> None:
+def main(busy: int, quick: bool, loops: str, pairs: int, cores: int) -> None:
     """Print the table."""
     chosen = [LOOPS[int(one) - 1] for one in loops.split(",")] if loops else LOOPS
     chosen = [loop for loop in chosen if not (quick and loop.width > 512)]
@@ -288,7 +289,7 @@ def main(busy: int, quick: bool, loops: str, cores: int) -> None:
     def row(loop: Loop) -> str:
         core = free.get()
         try:
-            return line(loop, core)
+            return line(loop, core, pairs)
         finally:
             free.put(core)
 

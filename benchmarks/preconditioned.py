@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/preconditioned.py  # all conditions, half a minute of processor time each
     .venv/bin/python benchmarks/preconditioned.py --condition early
+    .venv/bin/python benchmarks/preconditioned.py --predict  # only the predictions
 
 A condition is a small network that trains on digits at B = 64 and a constant rate. Over its last 100 steps
 every step is measured, and both noise scales are predicted, before anything is branched. From that state branches with
@@ -14,8 +15,9 @@ batch and horizon run together.
 import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -63,17 +65,21 @@ class Digits:
 
 @dataclass(frozen=True)
 class Condition:
-    """A network of one hidden layer, its optimizer, and the step that the branches begin at."""
+    """A network of a few hidden layers, its optimizer, and the step that the branches begin at."""
 
     rate: float
     steps: int
     width: int = 32
     adam: bool = True
+    layers: int = 1
+    kind: type[nn.Module] = nn.ReLU
 
     def model(self) -> nn.Module:
         """The network before training."""
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(64, self.width), nn.ReLU(), nn.Linear(self.width, 10))
+        widths = [64, *[self.width] * self.layers]
+        hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), self.kind())]
+        return nn.Sequential(*hidden, nn.Linear(self.width, 10))
 
 
 CONDITIONS = {
@@ -83,7 +89,10 @@ CONDITIONS = {
     "slow": Condition(1e-3, 500),
     "wide": Condition(2e-3, 150, width=256),
     "rmsprop": Condition(1e-3, 200, adam=False),
+    "deep": Condition(2e-3, 150, width=48, layers=2),
+    "tanh": Condition(4e-3, 120, width=96, kind=nn.Tanh),
 }
+"""The last two were predicted, and the predictions committed, before they were branched for the first time."""
 
 
 @dataclass
@@ -178,11 +187,16 @@ def update(state: State, gradient: dict[str, Tensor], rates: Tensor, *, adam: bo
         state.parameters[name].sub_(rate * direction / divisor)
 
 
+def in_words(name: str, predicted: Mapping[str, Estimate]) -> str:
+    """What is predicted for a condition."""
+    return f"{name}: predicted {', '.join(f'{key} {scale}' for key, scale in predicted.items())}"
+
+
 def study(name: str) -> CriticalBatch:
     """One condition: predicted, then branched, with the preconditioned scale as the forecast."""
     condition, begun = CONDITIONS[name], time.process_time()
     model, start, predicted = trained(condition)
-    print(f"{name}: predicted {', '.join(f'{key} {scale}' for key, scale in predicted.items())}", flush=True)
+    print(in_words(name, predicted), flush=True)
 
     def grow(branches: Sequence[Branch]) -> Iterator[BranchResult]:
         groups: dict[tuple[float, int], list[BatchSize]] = {}
@@ -214,9 +228,13 @@ def study(name: str) -> CriticalBatch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--condition", action="append", choices=CONDITIONS)
+    parser.add_argument("--predict", action="store_true", help="print the predictions, and branch nothing")
     parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     arguments = parser.parse_args()
     names = arguments.condition or list(CONDITIONS)
+    if arguments.predict:
+        print("\n".join(in_words(name, trained(CONDITIONS[name])[2]) for name in names))
+        return
     with pool_of(arguments.pool) as pool:
         found = dict(zip(names, pool.results([Job(name, study, (name,)) for name in names]), strict=True))
     ratios = np.array([each.forecast.value / each.estimate.value for each in found.values()])
