@@ -27,7 +27,7 @@ RATES = (1.0, 1.5)
 
 CAVEAT = (
     "Under AdamW this scale was within a factor of 2 of the batch size that branches with tuned rates found, in 6 of 6 "
-    "conditions on two small networks, and in 4 of 5 on a third; under RMSprop it was 7 times too large in the one "
+    "conditions on two small networks, and in 6 of 7 on others; under RMSprop it was 7 times too large in the one "
     "condition tested. No other batch was tried in this run."
 )
 
