@@ -110,6 +110,25 @@ def test_where_far_less_is_learnt_than_expected_the_rate_is_lowered_from_30_perc
     assert backs[0] == 0.3 * STEPS and all(later - one >= 0.1 * STEPS for one, later in pairwise(backs))
 
 
+def test_a_training_that_fell_back_to_a_plateau_returns_also_where_the_batch_is_a_hard_one() -> None:
+    """Its loss is as high as at the start again. On the batch of the test the kept state has a higher loss, by chance."""
+    model, data = regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    guard = Guard(
+        model, optimizer, scheduler, loss=lambda _, batch: torch.full((len(batch[0]),), 8.0), steps=STEPS, expected=0.8
+    )
+    weight = next(model.parameters())
+    backs = []
+    for step in range(STEPS // 2):
+        loss = 6.6 if step < 10 else 4.0 if step < 24 else 6.7
+        with torch.no_grad():
+            weight.fill_(1.0 if loss == 4 else 9.0)
+        if guard.went_back(loss, data):
+            backs.append((step, bool((weight == 1).all())))
+    assert backs and all(restored for _, restored in backs) and backs[0][0] >= 0.3 * STEPS
+
+
 def test_a_restored_guard_goes_on_to_the_same_bits() -> None:
     whole, part = (Guarded(8.0, expected=0.05) for _ in range(2))
     for training in (whole, part):

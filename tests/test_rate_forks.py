@@ -14,7 +14,7 @@ from gradiometer.run import Configuration, Run
 from gradiometer.run.ranks import Ranks
 from gradiometer.train import fork_run, resume, train
 from gradiometer.train.forking import rate_fork
-from gradiometer.train.forking.rate_fork import EVENT, RateForks
+from gradiometer.train.forking.rate_fork import RateDecision, RateForks
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
 from test_train import StopAt, weights
@@ -33,7 +33,7 @@ def settings(**changes: Any) -> Configuration:
 
 
 def decisions(run: Run) -> list[dict[str, Any]]:
-    return [event for event in run.events if event["event"] == EVENT]
+    return [event for event in run.events if event["event"] == RateDecision.EVENT]
 
 
 @pytest.fixture(autouse=True)

@@ -202,3 +202,17 @@ def test_the_command_tunes_and_trains_it(
     for wrong in ({"schedule": "linear"}, {"cool": "watch"}, {"momentum": 0.9}):
         with pytest.raises(BadArgument, match="schedulefree"):
             settings(**wrong)
+
+
+def test_without_a_length_it_is_tuned_for_ten_epochs_and_the_file_has_no_length() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(400, 6, dtype=torch.float64)
+    found = tune(Noisy(), loss=loss, batches=inputs, batch_size=8)
+    assert found.made.is_schedule_free and found.steps == 500 and not found.has_length
+    assert "no length was given" in found.sentences[0] and "steps" not in found.settings
+    given = tune(Noisy(), loss=loss, batches=inputs, batch_size=8, steps=500, optimizer="schedulefree")
+    assert given.learning_rate == found.learning_rate and given.settings["steps"] == 500
+    with pytest.raises(BadArgument, match="`steps` is missing: SGD with Nesterov"):
+        tune(Noisy(), loss=loss, batches=inputs, batch_size=8, optimizer="sgd")
+    with pytest.raises(BadArgument, match="the length of an epoch is not known"):
+        tune(Noisy(), loss=loss, batches=batches)

@@ -27,7 +27,7 @@ from gradiometer.drift.stability import Momentum
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.rate_advice import completed, is_outranked
 from gradiometer.forks.recorded.causes import causes_of
-from gradiometer.forks.recorded.decisions import cooling_finding, rate_finding
+from gradiometer.forks.recorded.decisions import cooled_finding, cooling_finding, rate_finding
 from gradiometer.forks.recorded.trials import with_trials
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.measurement.estimate import Estimate, counted
@@ -136,7 +136,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings.append(_too_few(few))
     findings += [_unavailable(name, path, run) for name, path in missing.items()]
     findings += _endpoint(run, estimates)
-    findings += filter(None, (_stationarity(run, level), cooling_finding(run), rate_finding(run)))
+    findings += filter(
+        None, (_stationarity(run, level), *(each(run) for each in (cooling_finding, rate_finding, cooled_finding)))
+    )
     spikes = spikes_of(run)
     if spikes:
         found = spikes_finding(spikes, partial(_explained, run, gauges))

@@ -38,10 +38,12 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     from gradiometer.errors import RunDamaged, RunNotFound
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
+    from gradiometer.train.averaged import end_at_average
     from gradiometer.train.restoring.state import restore
 
     folder = RunFolder.open(path)
     checkpoint, warnings = load_latest(folder, use=lambda found: restore(training, found.tensors, found.state))
+    end_at_average(training)  # if the run was stopped, its checkpoint is at the point of the gradients
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None and warnings:

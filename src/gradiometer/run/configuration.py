@@ -65,7 +65,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         clip: Largest norm of all gradients together; above it they are scaled down before the update. Default: none.
         guard: A training loss that a tuning reached: go back at a lower η if the loss collapses, or stays far above it.
         fork_budget: Most that forks at 10, 30 and 60 % of the steps may cost, in units of the run. A fork tries half
-            and twice η, and changes it if that is shown to end at a lower training loss. 0: no forks.
+            and twice η, and changes it if that is shown to end at a lower training loss. Under schedulefree: most that
+            forks may cost that score the forecast of the loss if η went to zero, in units of the steps so far.
         sampling: reshuffled: every example once per epoch, in random order. replacement: independent draws.
         accumulation: Number of micro-batches over which each training gradient is accumulated. Above 1, the
             measurements use the micro-batch gradients themselves.

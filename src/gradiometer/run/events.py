@@ -54,6 +54,15 @@ class _RateFork(_Event):
     spent: float
 
 
+class _CooledForecast(_Event):
+    averaged: float
+    forecast: Estimate | None
+    fork: str | None
+    seen: float | None
+    going_on: float | None
+    spent: float
+
+
 class _Stationarity(_Event):
     learning_rate: Rate
     steps: StepNumber
@@ -77,6 +86,7 @@ _KINDS: dict[str, Any] = {
     "diverged": _Diverged,
     "cooling": _Cooling,
     "rate fork": _RateFork,
+    "cooled forecast": _CooledForecast,
     "stationarity": _Stationarity,
     "cut scored": _CutScored,
 }

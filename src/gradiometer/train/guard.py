@@ -53,7 +53,8 @@ class Guard:
     The state with the lowest smoothed loss is kept. The guard returns to it if the loss or the gradient is not finite,
     or if the smoothed loss is 5 times its lowest value, or half of what was learnt is lost, and the kept state is
     better on the same batch. From 30 % of the steps on, it lowers the rate if the smoothed loss is 3 times `expected`,
-    or still as high as at the start; it then returns only if the kept state is better or nothing has been learnt.
+    or still as high as at the start; it then returns only if the kept state is better, on the batch or by its smoothed
+    loss, or if nothing has been learnt.
 
     A return makes no update in its step, so that the number of steps stays the same. It multiplies the rate, and all
     later rates of the scheduler, by 0.71, or by 0.5 where something is not finite. A test costs one forward pass, and
@@ -130,8 +131,9 @@ class Guard:
         if self.count < self.window:
             return False
         if self._seems_collapsed() or self._too_high(step):
-            worse = self._is_worse(value, batch, step)
-            if worse or self._too_high(step):
+            high = self._too_high(step)
+            worse = self._is_worse(value, batch, step) or (high and self._has_lost())
+            if worse or high:
                 return self._go_back(step, LOWER, restoring=worse)
             self.count = 0  # it is tested again after a window
             return False
@@ -173,6 +175,10 @@ class Guard:
         learnable = self.expected < self.start - (1 - LEARNT) * abs(self.start)
         level = self.start - (1 - STUCK) * abs(self.start) if learnable else math.inf
         return self.smoothed > min(_times(HIGH, self.expected), level)
+
+    def _has_lost(self) -> bool:
+        """True if half of what the kept state had learnt is lost, by smoothed losses: single batches differ."""
+        return self.smoothed > self.kept_at + LOST * max(self.start - self.kept_at, 0.0)
 
     def _keep(self, step: int) -> None:
         """Keep the state if the smoothed loss is the lowest so far."""

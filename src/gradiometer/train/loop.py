@@ -32,7 +32,7 @@ from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
 from gradiometer.train.forking.cooling_fork import Stopped, decided
-from gradiometer.train.forking.rate_fork import EVENT, RateForks
+from gradiometer.train.forking.run_forks import forks_along
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
@@ -136,7 +136,7 @@ class Loop:
         self.recorder = Recorder(folder, training.gauges, budget=budget, every=configuration.every, mode=mode)
         self.collector = collector_of(training, folder)
         self.spikes = SpikeWatch(training, self.recorder)
-        self.rate_forks = RateForks(configuration, training.steps, training.ranks)
+        self.forks = forks_along(training)
         self.saved_at = time.monotonic()
         self.lasting = configuration.lasting_checkpoints
 
@@ -147,7 +147,7 @@ class Loop:
                 self._begin()
                 while self.training.step < self.training.steps:
                     self._cool(asked)
-                    self._fork_the_rate(asked)
+                    self._fork(asked)
                     self._step()
                     if asked.is_set():
                         self._stop()
@@ -168,7 +168,7 @@ class Loop:
         self.recorder.resume(self.training.step)
         steps, losses = run.losses
         self.spikes.pass_over(losses[steps < self.training.step].tolist())
-        self.rate_forks.pass_over(run.events, self.training.step)
+        self.forks.pass_over(run.events, self.training.step)
         for warning in warnings:
             self._warn(warning)
 
@@ -219,17 +219,17 @@ class Loop:
         training.decide(decision.begins, forked=decision.fork is not None)
         self.recorder.event("cooling", training.step, spent=training.cooling.spent, **asdict(decision))
 
-    def _fork_the_rate(self, asked: Event) -> None:
-        """Let a fork decide if the rate changes, where `fork_budget` pays for it."""
+    def _fork(self, asked: Event) -> None:
+        """Make a fork where `fork_budget` pays for it."""
         training = self.training
-        if not self.rate_forks.asks(training.step):
+        if not self.forks.asks(training.step):
             return
         try:
-            with training.budget.spending("forks of the rate", asked_for=True):
-                decision = self.rate_forks.decided(training, self.folder, asked.is_set)
+            with training.budget.spending("forks on the way", asked_for=True):
+                decision = self.forks.decided(training, self.folder, asked.is_set)
         except Stopped:
             self._stop()
-        self.recorder.event(EVENT, training.step, **asdict(decision))
+        self.recorder.event(decision.EVENT, training.step, **asdict(decision))
 
     def _step(self) -> None:
         training, recorder = self.training, self.recorder

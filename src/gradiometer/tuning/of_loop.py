@@ -1,6 +1,7 @@
 """`tune`: choose the learning rate of a training before it starts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,19 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.choice import Choice, rate_of
+from gradiometer.tuning.optimizers import SCHEDULE_FREE
 from gradiometer.tuning.race import Lane, Part, as_fork, finish, raced
-from gradiometer.tuning.task import ADAPTIVE, BUDGET, Measured, Task, data_for, lanes_of, measured, plan_of
+from gradiometer.tuning.task import (
+    ADAPTIVE,
+    BUDGET,
+    Measured,
+    Task,
+    data_for,
+    lanes_of,
+    measured,
+    plan_of,
+    steps_without_length,
+)
 from gradiometer.tuning.tuned import Tuned
 from gradiometer.tuning.variants import Amounts, Optimizers, variants
 
@@ -28,11 +40,11 @@ def tune(
     *,
     loss: Loss,
     batches: Any,
-    steps: int,
+    steps: int | None = None,
     batch_size: int | Sequence[int] | None = None,
     aim: Aim | None = None,
     budget: Amount = BUDGET,
-    optimizer: Optimizers = "sgd",
+    optimizer: Optimizers | None = None,
     momentum: Amounts = 0.9,
     nesterov: bool = True,
     weight_decay: Amounts = 0.0,
@@ -54,7 +66,8 @@ def tune(
         loss: Called as `loss(model, batch)`; returns the mean loss or one value per example.
         batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
             batches; or a function of a seed that returns an iterable of batches.
-        steps: Number of updates of the training, at the first batch size.
+        steps: Number of updates of the training, at the first batch size. None: no length is given. Schedule-free SGD
+            is then tuned, which can be stopped at any step, on branches for a training of ten epochs.
         batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that ends at the lowest
             training loss for the aim.
         aim: With several batch sizes, "examples": the same number of examples for all; or "time": the same time on this
@@ -62,8 +75,8 @@ def tune(
         budget: The most that tuning may cost, in units of the training. With twice the default, every rate is tried on
             two data orders, which gives intervals.
         optimizer: "sgd", "adamw", "schedulefree" (schedule-free SGD, whose rate stays), or a function of (parameters,
-            learning_rate) that returns one. Of several, as a list or as "sgd,adamw", the one is chosen that ends at the
-            lowest training loss.
+            learning_rate) that returns one. Default: "sgd", or "schedulefree" without `steps`. Of several, as a list or
+            as "sgd,adamw", the one is chosen that ends at the lowest training loss.
         momentum: Momentum of SGD; one of several, such as (0, 0.9), is chosen in the same way.
         nesterov: True for Nesterov momentum, False for the heavy ball.
         weight_decay: Weight decay of "sgd" or "adamw"; one of several is chosen in the same way, by training loss.
@@ -100,8 +113,12 @@ def tune(
         >>> 0.005 < tuned.learning_rate < 0.5, tuned.cost <= 1.3
         (True, True)
     """
+    if optimizer is None:
+        optimizer = "sgd" if steps is not None else SCHEDULE_FREE
     kinds = variants(optimizer, momentum, nesterov, weight_decay)
-    data = data_for(batches, batch_size, aim)
+    data, has_length = data_for(batches, batch_size, aim), steps is not None
+    if steps is None:
+        steps = steps_without_length(next(iter(data.values())), kinds, seed)
     task = Task(model, loss, data, kinds, steps, budget, clip, aim, seed, threads, out, progress)
     before = measured(task)
     with opened(pool) as where:
@@ -111,7 +128,8 @@ def tune(
     if out is not None:
         finish(out, lanes, races)
     spent = before.spent + sum(one.spent for one in lanes)
-    return _tuned(task, before, lane, choice, spent / steps, parts, tuple(fork for _, fork in races))
+    found = _tuned(task, before, lane, choice, spent / steps, parts, tuple(fork for _, fork in races))
+    return replace(found, has_length=has_length)
 
 
 def _tuned(

@@ -37,6 +37,9 @@ ADAPTIVE = Bracket(1e-5, 1.0, 3e-3, ())
 ABOVE = 5
 """The first round is centred this many steps of the grid above the rate of the probe."""
 
+EPOCHS = 10
+"""Length of the training that a rate is chosen for if no length is given."""
+
 SHARE_PROBED, MOST_PROBED = 1 / 20, 60
 """The probe's share of the training, and its most updates."""
 
@@ -140,6 +143,19 @@ def data_for(batches: Any, sizes: int | Sequence[int] | None, aim: Aim | None) -
     if len(found) > 1 and not all(isinstance(data, Ordered) for data in found.values()):
         raise BadArgument("`batch_size` has several values, so `batches` must be examples: tensors or a data set.")
     return found
+
+
+def steps_without_length(data: Data, kinds: Sequence[Made], seed: int) -> int:
+    """The updates of the training that a rate is chosen for if no length is given.
+
+    Raises:
+        BadArgument: An optimizer needs the length, or an epoch has no known length.
+    """
+    if others := [made.words for made in kinds if not made.is_schedule_free]:
+        raise BadArgument(f"`steps` is missing: {others[0]} needs the length over which its rate falls to zero.")
+    if data.epoch is None:
+        raise BadArgument("`steps` is missing, and the length of an epoch is not known: give steps, or examples.")
+    return max(EPOCHS * data.epoch // (first_size(data, seed) * data.shards), FEWEST)
 
 
 def measured(task: Task) -> Measured:

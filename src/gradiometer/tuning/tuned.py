@@ -51,6 +51,7 @@ class Tuned:
         races: The same as forks, with the best of each part as the baseline.
         aim: What was the same for several batch sizes: "examples" or "time"; None for one batch size.
         times: The measured times of a step by batch size, if the aim was time.
+        has_length: False if no length was given. The training can then be stopped at any step.
     """
 
     learning_rate: float
@@ -68,6 +69,7 @@ class Tuned:
     races: tuple[Fork, ...] = ()
     aim: Aim | None = None
     times: StepTimes | None = None
+    has_length: bool = True
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer at the chosen rate."""
@@ -139,7 +141,7 @@ class Tuned:
         return {
             "learning_rate": rate,
             "schedule": "constant" if self.made.is_schedule_free else "linear",
-            "steps": self.steps,
+            **({"steps": self.steps} if self.has_length else {}),
             "batch_size": self.batch_size,
             **optimizer,
             **self.made.settings,
@@ -179,6 +181,9 @@ class Tuned:
         rate = significant(self.learning_rate)
         way = "kept" if self.made.is_schedule_free else "falling linearly to zero"
         found = [f"Learning rate {rate}, {way} over {self.steps:,} updates."]
+        if not self.has_length:
+            found[0] = f"Learning rate {rate}, kept: no length was given, so the training can be stopped at any step."
+            found.append(f"The rate was chosen for about {self.steps:,} updates.")
         if self.made.clip is not None:
             found.append(f"Gradients are clipped to the norm {significant(self.made.clip)}.")
         if self.bracket is not None:

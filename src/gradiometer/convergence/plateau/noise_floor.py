@@ -29,6 +29,9 @@ FINISH = 0.2
 DRIFT = 0.25
 """Share of the averaged iterate's latest fall that is expected to be part of what a cut gains."""
 
+NOISE_OF_BRANCHES = 0.1
+"""How much branches that were cooled differ from the forecast by chance, as a share of the loss."""
+
 FEWEST_STEPS = 256
 """Shortest stretch of a run that is tested for a slope."""
 
@@ -158,6 +161,37 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
         level=gain.level,
         method=f"(1 − η′/η) G, and {significant(DRIFT * falling)} of drift",
         samples=gain.samples,
+    )
+
+
+def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate:
+    """The loss that a training would have if its rate went to zero over the next fifth of its steps so far.
+
+    Cooling takes the iterates to the loss of their average, which meanwhile goes on falling. As in `forecast`, the
+    value counts a quarter of the latest fall, here in the logarithm of the loss, and the interval none to a half, and a
+    tenth on either side for the noise of single branches.
+
+    Args:
+        averaged: Loss of the average of the iterates.
+        before: The same at half the number of steps.
+        level: Level that the interval is meant for; `benchmarks/if_cooled.py` counts how often it holds.
+
+    >>> from gradiometer.convergence.plateau.noise_floor import if_cooled
+    >>> print(if_cooled(1.0, before=2.0))
+    0.841 [0.640, 1.11]
+    """
+    if averaged > 0 and 0 < before < math.inf:
+        change = math.log(averaged / before)
+        ends = sorted((0.0, 2 * DRIFT * change))
+        value, low, high = (
+            averaged * math.exp(by) for by in (DRIFT * change, ends[0] - NOISE_OF_BRANCHES, ends[1] + NOISE_OF_BRANCHES)
+        )
+    else:
+        change, room = averaged - before, NOISE_OF_BRANCHES * abs(averaged)
+        ends = sorted((0.0, 2 * DRIFT * change))
+        value, low, high = averaged + DRIFT * change, averaged + ends[0] - room, averaged + ends[1] + room
+    return Estimate.interval(
+        value, low, high, level=level, method="loss of the average, and a share of its latest change", samples=2
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.run.reader import Run
 
@@ -47,6 +47,27 @@ def rate_finding(run: Run) -> Finding | None:
         seen=" ".join(_changed(event) for event in decisions.values()),
         means=f"Forks compared half and twice the rate with going on. They cost {spent} times the updates of the run.",
         caveat="The branches take a fifth of what was left of the run, and shorter branches lean to small rates.",
+    )
+
+
+def cooled_finding(run: Run) -> Finding | None:
+    """The forecast of the loss if the rate went to zero now, and how often forks found it right; None without one."""
+    events = {event["step"]: event for event in run.events if event["event"] == "cooled forecast"}
+    made = [event for event in events.values() if event["forecast"] is not None]
+    if not made:
+        return None
+    newest, scored = made[-1], [event for event in made if event["seen"] is not None]
+    held = sum(event["forecast"]["low"] <= event["seen"] <= event["forecast"]["high"] for event in scored)
+    tried = f"Tried: {held} of {len(scored)} such forecasts of this run held in a fork." if scored else "Not tried."
+    return Finding(
+        gauge="if_cooled",
+        issue=Issue.CONVERGENCE,
+        state=State.OK,
+        seen=f"The training loss of the average was {significant(newest['averaged'])} at step {newest['step']:,}.",
+        means="It needs no length: the training can be stopped at any step, and counts at its average.",
+        forecast=f"If the rate went to zero now, the loss would be {Estimate(**newest['forecast'])}.",
+        caveat="The forecast is for a fall of the rate over the next fifth of the steps so far, on training examples.",
+        tried=tried,
     )
 
 

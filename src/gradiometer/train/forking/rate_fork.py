@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -26,8 +26,6 @@ from gradiometer.train.guard import scale_rates
 from gradiometer.train.restoring.replay import RunState
 from gradiometer.train.restoring.state import capture
 from gradiometer.train.training import Training
-
-EVENT = "rate fork"
 
 MARKS = (0.1, 0.3, 0.6)
 """Shares of the steps at which the rate may change."""
@@ -52,6 +50,8 @@ class RateDecision:
         outcome: What the fork has shown, in words.
         spent: What all forks have cost so far, in units of the training.
     """
+
+    EVENT: ClassVar[str] = "rate fork"
 
     factor: float
     fork: str | None
@@ -97,7 +97,7 @@ class RateForks:
 
     def pass_over(self, events: Iterable[Mapping[str, Any]], step: int) -> None:
         """Take in the decisions before a step that a training is resumed at."""
-        spent = [event["spent"] for event in events if event["event"] == EVENT and event["step"] < step]
+        spent = [event["spent"] for event in events if event["event"] == RateDecision.EVENT and event["step"] < step]
         self.spent = max(spent, default=0.0)
 
     def decided(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> RateDecision:

@@ -1,0 +1,136 @@
+"""The loss that a training without a given length would have if its rate went to zero now: forecast and scored."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
+from gradiometer.forks.alternatives.alternative import GoOn
+from gradiometer.forks.alternatives.rates import Hold
+from gradiometer.forks.branch import BranchResult
+from gradiometer.forks.recorded.growing import grow
+from gradiometer.forks.recorded.plan import Plan
+from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.jobs.choice import opened
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.run.folder import RunFolder
+from gradiometer.train.averaged import evaluated
+from gradiometer.train.forking.cooling_fork import READOUT, Stopped
+from gradiometer.train.forking.order import examples_before
+from gradiometer.train.forking.rate_fork import source_of
+from gradiometer.train.training import Training
+
+FIRST = 64
+"""Step of the first forecast. The others follow at twice the step each, so that no length needs to be known."""
+
+REPLICATES = 2
+"""Data orders of each branch."""
+
+
+@dataclass(frozen=True)
+class CooledForecast:
+    """A forecast, and what a fork has made of it.
+
+    Args:
+        averaged: The training loss at the averaged point.
+        forecast: The loss if the rate went to zero over the next fifth of the steps so far; None at the first look.
+        fork: Name of the fork that scores it; None if the budget does not pay for one.
+        seen: Mean loss of its branches that were cooled; None without a fork.
+        going_on: Mean loss of its branches that went on, at the averaged point.
+        spent: What all forks have cost so far, in updates.
+    """
+
+    EVENT: ClassVar[str] = "cooled forecast"
+
+    averaged: float
+    forecast: Mapping[str, Any] | None
+    fork: str | None
+    seen: float | None
+    going_on: float | None
+    spent: float
+
+
+class CooledForecasts:
+    """Forecasts at steps 64, 128, 256, …, each scored by a fork if the budget pays for it.
+
+    Args:
+        budget: What the forks may cost, in units of the steps so far.
+        steps: Most steps of the training.
+    """
+
+    def __init__(self, budget: float, steps: int) -> None:
+        self.budget, self.steps, self.spent = budget, steps, 0.0
+        self.asked: int | None = None
+        self.before: tuple[int, float] | None = None
+
+    def asks(self, step: int) -> bool:
+        """True if there is a forecast to make before this step."""
+        looks = step >= FIRST and step % FIRST == 0 and (step // FIRST).bit_count() == 1
+        return looks and step != self.asked and step + length(step) <= self.steps
+
+    def pass_over(self, events: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Take in the forecasts before a step that a training is resumed at."""
+        for event in events:
+            if event["event"] == CooledForecast.EVENT and event["step"] < step:
+                self.before, self.spent = (event["step"], event["averaged"]), event["spent"]
+
+    def decided(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> CooledForecast:
+        """Make the forecast at the present step of a training, whose state is afterwards as before.
+
+        A fork that was stopped continues from its finished branches.
+
+        Args:
+            training: The training.
+            folder: The run, in which the fork is kept.
+            is_stopped: True if the run was asked to stop.
+
+        Raises:
+            Stopped: The run was asked to stop, and the branches that are finished are kept.
+            GradiometerError: A branch failed.
+        """
+        step, seed = training.step, training.configuration.seed
+        source = source_of(training, seed)
+        with evaluated(training):
+            averaged = source.readouts(training.model)[READOUT].mean
+        known, self.before, self.asked = self.before, (step, averaged), step
+        forecast = None
+        if known is not None and 2 * known[0] == step:
+            forecast = if_cooled(averaged, known[1], level=training.configuration.level)
+        cost = 2 * REPLICATES * length(step)
+        if forecast is None or self.spent + cost > self.budget * step:
+            return CooledForecast(averaged, _dict(forecast), None, None, None, self.spent)
+        record = self._forked(training, folder, is_stopped)
+        self.spent += cost
+        cooled, on = (_mean(record, name) for name in (Hold(0.0).name, GoOn().name))
+        return CooledForecast(averaged, _dict(forecast), record.name, cooled, on, self.spent)
+
+    def _forked(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> ForkRecord:
+        step, order, seed = training.step, training.order, training.configuration.seed
+        before, until, end = (examples_before(order, at) for at in (step, step + length(step), self.steps))
+        plan = Plan(step, (Hold(0.0),), REPLICATES, until - before, "none", seed, end - before)
+        record = ForkRecord.keep(folder.path, plan)
+        if record.finished:
+            return record
+
+        def stop_here(*_: BranchResult | int) -> None:
+            if is_stopped():
+                raise Stopped
+
+        source, count = source_of(training, seed), training.configuration.threads
+        with opened("here") as pool:
+            grow(source, plan, pool, ledger=record.ledger(), progress=stop_here, threads=count)
+        return record.finish()
+
+
+def length(step: int) -> int:
+    """Steps in which the rate goes to zero, after so many."""
+    return max(round(FINISH * step), 1)
+
+
+def _mean(record: ForkRecord, name: str) -> float | None:
+    losses = [result.readouts[READOUT].mean for result in record.fork.of(name) if result.diverged is None]
+    return sum(losses) / len(losses) if losses else None
+
+
+def _dict(forecast: Estimate | None) -> dict[str, Any] | None:
+    return None if forecast is None else forecast.to_dict()
