@@ -186,7 +186,7 @@ def test_the_lines_to_paste_train_with_the_chosen_rate() -> None:
         ({"steps": 4}, "`steps` must be at least 8"),
         ({"budget": 0.05}, "`budget` pays for no three branches"),
         ({"budget": math.nan}, "`budget` must be positive"),
-        ({"optimizer": "sdg"}, "`optimizer` must be 'sgd', 'adamw' or a function"),
+        ({"optimizer": "sdg"}, "`optimizer` must be one of 'sgd', 'adamw', 'schedulefree', or a function"),
         ({"optimizer": lambda parameters, rate: rate}, "`optimizer` returned a float"),
         ({"momentum": 1.0}, "`momentum` must be at least 0 and below 1"),
         ({"weight_decay": -1.0}, "`weight_decay` must be at least 0"),
