@@ -290,3 +290,22 @@ def test_a_gradient_without_the_sharpest_direction_still_finds_it_in_few_product
     for seed in range(5):
         found = Curvature(objective, [torch.zeros(1, 300)], seed=seed).eigenvalues(1)
         assert found.sharpness.low <= 4.0 <= found.sharpness.high and found.products <= 8
+
+
+@pytest.mark.parametrize("sharpest", ["in every part", "not in the first part"])
+def test_one_part_of_the_examples_finds_the_start_for_the_largest_eigenvalue(sharpest: str) -> None:
+    """The result is right if that part has another sharpest direction, too."""
+    torch.manual_seed(0)
+    model = nn.Linear(30, 1, bias=False).double()
+    inputs = torch.randn(80, 30, dtype=torch.float64) * torch.linspace(0.1, 1.0, 30, dtype=torch.float64)
+    inputs[:, 0] *= 40.0  # the sharpest direction
+    if sharpest == "not in the first part":
+        inputs[:10, 0] = 0.0
+    objective = Objective(model, lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1) / 2)
+    batch = inputs, torch.randn(80, 1, dtype=torch.float64)
+    exact = float(torch.linalg.eigvalsh(inputs.T @ inputs / 80)[-1])
+    found = Curvature.of(objective, batch, at_once=10).eigenvalues(1, tolerance=0.01)
+    whole = Curvature.of(objective, batch, at_once=80).eigenvalues(1, tolerance=0.01)
+    assert found.converged and found.sharpness.low <= exact <= found.sharpness.high
+    if sharpest == "in every part":
+        assert found.products < whole.products

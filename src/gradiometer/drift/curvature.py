@@ -25,6 +25,11 @@ AT_ONCE = 128
 KEPT = 2048
 """Examples whose graphs are kept; for the others every call of `products` builds the graph again."""
 
+FEWEST_PARTS = 4
+"""Parts of the examples from which one of them finds the start for the largest eigenvalue."""
+ROUGH, ROUGH_PRODUCTS, RANDOM = 5.0, 10, 0.1
+"""Its tolerance, relative to the one wanted; most of its products; and the random share of the start."""
+
 
 class Curvature:
     """H, the Hessian of the mean loss over some examples at the model's present parameters, by its products.
@@ -122,12 +127,29 @@ class Curvature:
 
         A network's gradient lies largely in its sharpest directions (Gur-Ari, Roberts & Dyer 2018), so it is half of
         the start: for the top eigenvalue of a small network that saves a tenth to a third of the products. The other
-        half is random, so that no direction is missing. The bound of the residual holds for any start.
+        half is random, so that no direction is missing. If only the largest eigenvalue is wanted and the examples are
+        in at least four parts, the first part alone is asked for its sharpest direction, which costs a share of a few
+        products and saves one or two. The bound of the residual holds for any start.
         """
         if "start" not in settings and self.gradient.norm() > 0:
             drawn = random_vectors(self, 1, self.generator)
-            settings["start"] = self.gradient[None] / self.gradient.norm() + drawn / drawn.norm()
+            drawn /= drawn.norm()
+            settings["start"] = self.gradient[None] / self.gradient.norm() + drawn
+            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= FEWEST_PARTS:
+                settings["start"] = self._sharpest_of_a_part(**settings) + RANDOM * drawn
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
+
+    def _sharpest_of_a_part(
+        self, *, start: Float[Tensor, "1 params"], tolerance: float = 1e-2, most_products: int = 400
+    ) -> Float[Tensor, "1 params"]:
+        """The sharpest direction of the first part of the examples, roughly."""
+        return eigenvalues(
+            Product(self._graphs[0].products, self.like),
+            tolerance=min(ROUGH * tolerance, 0.5),
+            most_products=min(ROUGH_PRODUCTS, most_products),
+            start=start,
+            generator=self.generator,
+        ).vectors
 
     def trace(self, probes: int = 16, **settings: Any) -> Estimate:
         """Tr H, with separate probes for every part of the examples; see `gradiometer.drift.trace`."""
