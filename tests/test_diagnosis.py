@@ -1,7 +1,6 @@
 """What a run's readings say along the run, and at the newest reading."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +57,12 @@ def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) ->
         assert verdict_of(run, [Finding("any", Issue.DRIFT, State.ACT, seen, "It is.")]) == ending
 
 
-def test_the_verdict_says_if_nothing_is_advised(tmp_path: Path) -> None:
+def test_a_verdict_that_is_not_urgent_is_short_and_says_if_it_cannot_tell(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     under_way = Finding("trajectory", Issue.CONVERGENCE, State.OK, "The parameters are under way: by 0.9.", "It is.")
     unknown = Finding("noise", Issue.ESTIMATION, State.CANNOT_TELL, "The noise scale is at least 9.", "Wait.")
-    assert verdict_of(run, [unknown, under_way]) == "no change is advised: the parameters are under way"
-    assert verdict_of(run, [unknown]) == "no advice yet: the noise scale is at least 9"
-    advised = replace(unknown, advice="a larger `budget`")
-    assert verdict_of(run, [advised, under_way]) == "the parameters are under way"
+    assert verdict_of(run, [unknown, under_way]) == "the parameters are under way"
+    assert verdict_of(run, [unknown]) == "cannot tell yet: the noise scale is at least 9"
 
 
 def test_the_verdict_is_the_outcome_and_the_headline(tmp_path: Path) -> None:

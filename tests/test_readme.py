@@ -57,7 +57,7 @@ def test_the_first_screen_has_a_picture_and_three_sentences_of_the_page() -> Non
 
 def test_the_images_of_the_documents_are_small() -> None:
     images = [path for path in (Path(__file__).parent.parent / "docs").rglob("*") if path.suffix in {".png", ".webp"}]
-    assert sum(path.stat().st_size for path in images) < 1_100_000
+    assert sum(path.stat().st_size for path in images) < 800_000
 
 
 def test_the_readme_is_short_and_its_links_exist() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer import Diagnosis, State, StorageFailed, diagnose
+from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import render, write_charts, write_page
 from gradiometer.run import Run
@@ -163,6 +163,18 @@ def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
     assert '<p class="line"><code>batch_size = 64\nlr = 0.1</code></p>' in first
     assert '<p class="gain">Forecast: 0.6 [0.5, 0.7] times.</p>' in first
     assert '<p class="gain">Not tried: <code>this</code>.</p>' in first
+
+
+def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
+    calm = Finding("trajectory", Issue.CONVERGENCE, State.OK, "The parameters are under way: by 0.9.", "They move.")
+    diagnosis = replace(
+        diagnosis_of(), findings=(calm,), verdict="Trained; the parameters are under way.", outcome="Trained"
+    )
+    page = render(run, diagnosis)
+    assert "<code>--schedule linear</code>" in page
+    assert re.search(r"<h1>The learning rate ends at \S+, 100% of its peak.</h1>", page)
+    doubtful = replace(diagnosis, verdict="Trained; no verdict: the loss is another one.")
+    assert "<h1>No verdict: the loss is another one.</h1>" in render(run, doubtful)
 
 
 def test_without_advice_the_page_says_that_no_change_is_advised(tmp_path: Path) -> None:

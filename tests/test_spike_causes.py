@@ -139,3 +139,12 @@ def test_the_cause_is_what_removes_the_spike(
     found = SpikeCauses(SPIKE, 92, trials, ("0001", "0002"))
     assert found.cause == cause
     assert found.sentence.startswith("The loss spiked from 1.00 to 9.00 at steps 100 to 101. Cause: ")
+
+
+def test_a_rise_that_is_less_than_half_as_high_is_not_called_gone() -> None:
+    peaks = {"again": 9.0, "skip 100:102": 1.5, "half the rate": 3.5, "other data": 1.1}
+    trials = tuple(Trial(name, (peak,), int(peak >= 5.0)) for name, peak in peaks.items())
+    found = SpikeCauses(SPIKE, 92, trials, ("0001", "0002"))
+    assert found.words.endswith(
+        "It did not come with skip 100:102 or other data. It came less than half as high with half the rate."
+    )

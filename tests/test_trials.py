@@ -69,6 +69,13 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
     assert again.tried.endswith("This fork does not decide if the advice held.")
 
 
+def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
+    kept(run, {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.41, 0.42], "rate 4x": [0.6, 0.61, 0.62]})
+    (rate,) = with_trials(run, [replace(CUT, alternatives=("rate 2x", "rate 4x"))])
+    assert rate.tried.startswith("Tried: from step 100, rate 2x ends")
+    assert ". The advice held. From step 100, rate 4x ends" in rate.tried
+
+
 @pytest.mark.parametrize("settings", [{"tail": "none"}, {"left": 6_400}])
 def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(run: Run, settings: dict[str, Any]) -> None:
     kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, **settings)

@@ -43,9 +43,22 @@ def watched(out: Path, steps: int = 6, **settings: Any) -> Watch:
     return w
 
 
-def test_it_prints_the_path_of_the_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    watched(tmp_path)
-    assert capsys.readouterr() == ("", f"gradiometer: {tmp_path / 'loop-1'}\n")
+def test_it_prints_once_where_the_run_is_what_is_measured_and_how_often(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, (settings, often) in enumerate(
+        (
+            ({"every": 1}, "at every step"),
+            ({"every": 3}, "at one step in 3"),
+            ({"every": None}, "in 2 % of the training time"),
+        ),
+        start=1,
+    ):
+        watched(tmp_path, gauges="noise,trajectory", **settings)
+        printed = f"gradiometer: {tmp_path / f'loop-{place}'}: measures noise, trajectory {often}\n"
+        assert capsys.readouterr() == ("", printed)
+    watched(tmp_path, budget=0.0, every=None)
+    assert capsys.readouterr().err.endswith("loop-4: nothing is measured (budget 0)\n")
     watched(tmp_path, quiet=True)
     assert capsys.readouterr() == ("", "")
 

@@ -22,6 +22,7 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined
+from gradiometer.drift.spikes.finding import GAUGE as SPIKES
 from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import Momentum
 from gradiometer.estimation.noise import GradientNoise
@@ -149,7 +150,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
-    findings.sort(key=lambda finding: (finding.state.rank, is_outranked(finding.gauge, run.gauges)))
+    findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
     outcome = outcome_of(run, estimates)
     return Diagnosis(
         verdict=f"{outcome}; {verdict_of(run, findings)}.",
@@ -324,17 +325,14 @@ def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> st
 
 
 def _most_urgent(findings: list[Finding]) -> str:
-    """The most urgent finding with a known state; the first clause, if it is not urgent.
+    """The most urgent finding with a known state; its beginning, if it is not urgent.
 
     Its first letter becomes lower-case unless it starts a symbol.
     """
     first_known = next((finding for finding in findings if finding.state is not State.CANNOT_TELL), findings[0])
     seen = first_known.seen.removesuffix(".")
     if first_known.state in (State.OK, State.CANNOT_TELL):
-        seen = re.split(r": |\. ", seen, maxsplit=1)[0]
+        seen = re.split(r": |\. " if first_known.state is State.OK else r"\. ", seen, maxsplit=1)[0]
     first = seen.split()[0]
     said = seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen
-    unadvised = not any(finding.advice for finding in findings)
-    if first_known.state is State.CANNOT_TELL and unadvised:
-        return f"no advice yet: {said}"
-    return f"no change is advised: {said}" if first_known.state is State.OK and unadvised else said
+    return f"cannot tell yet: {said}" if first_known.state is State.CANNOT_TELL else said

@@ -4,9 +4,11 @@ import logging
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from gradiometer.diagnosis import diagnose
 from gradiometer.run.reader import Run
+from gradiometer.run.settings.watched import WatchedConfiguration
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class Announcements:
         if not self.quiet and sys.stderr is not None:
             with suppress(OSError, ValueError):
                 sys.stderr.write(f"gradiometer: {text}\n")
+
+    def begin(self, path: Path, configuration: WatchedConfiguration) -> None:
+        """Print where the run is, what is measured, and how often."""
+        if configuration.every is None and not configuration.budget:
+            self.say(f"{path}: nothing is measured (budget 0)")
+            return
+        often = f"in {100 * configuration.budget:.2g} % of the training time"
+        if configuration.every is not None:
+            often = "at every step" if configuration.every == 1 else f"at one step in {configuration.every}"
+        self.say(f"{path}: measures {configuration.gauges.replace(',', ', ')} {often}")
 
     def show(self, run: Run | None) -> None:
         """Write the page of a run that has readings, and print its path. A page that fails is a logged warning."""

@@ -15,7 +15,7 @@ FEW = 5
 LASTING = 10
 """A spike at the end of the record that lasts for so many losses asks for action."""
 
-CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
+CLIP = "`torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)`"
 
 MEANS = {
     Cause.THIS_BATCH: "This batch: its examples have a high loss.",

@@ -25,6 +25,9 @@ ORDERS = 4
 SHARE = 0.5
 """A loss that rises at least by this share of the spike's rise is the spike again."""
 
+LOWER = 0.1
+"""A rise by a smaller share than this is not mentioned."""
+
 HALF = Rate(0.5)
 
 AGAIN, SLOWER, OTHER_DATA, OTHER_SLOWER = "again", "half the rate", "other data", "half the rate on other data"
@@ -106,9 +109,18 @@ class SpikeCauses:
         """The cause with its evidence, and what to do."""
         came = {trial.name: trial.has_spike for trial in self.trials}
         shown = [name for name in came if name != AGAIN and (name != OTHER_SLOWER or came[OTHER_DATA])]
-        gone = [name for name in shown if not came[name]]
-        without = f"It did not come with {' or '.join(gone)}." if gone else "It came in all other branches too."
-        return f"{_WORDS[self.cause]} {without if self.cause != 'chance' else ''}".strip()
+        lower = [trial.name for trial in self.trials if trial.name in shown and self._is_lower(trial)]
+        gone = [name for name in shown if not came[name] and name not in lower]
+        said = [f"It did not come with {' or '.join(gone)}."] if gone else []
+        said += [f"It came less than half as high with {' or '.join(lower)}."] if lower else []
+        said = said or ["It came in all other branches too."]
+        return " ".join([_WORDS[self.cause], *(said if self.cause != "chance" else ())])
+
+    def _is_lower(self, trial: Trial) -> bool:
+        """True if single losses rose in half of the branches, but not by `SHARE` of the rise in the run."""
+        risen = self.spike.level + LOWER * (self.spike.height - self.spike.level)
+        high = sum(peak >= risen for peak in trial.peaks)
+        return self.window == 1 and not trial.has_spike and 2 * high >= len(trial.peaks)
 
     @property
     def sentence(self) -> str:

@@ -59,7 +59,8 @@ def _with_trial(run: Run, finding: Finding, records: Sequence[ForkRecord]) -> Fi
     yardstick = next((one for one in wanted if isinstance(one, Shorter)), None)
     tried = [sentence for one in wanted if one != yardstick for sentence in _trial(one, yardstick, records)]
     if tried:
-        return replace(finding, tried=f"Tried: {' '.join(tried)}")
+        first, *others = tried
+        return replace(finding, tried=" ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others))))
     family = run.hyperparameters.family if run.hyperparameters else "other"
     record = track_record(kind_of_advice(finding.alternatives, family))
     return replace(finding, tried=f"{_not_tried(run, finding)} {record}".rstrip())

@@ -13,6 +13,7 @@ from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
+from gradiometer.run.settings.watched import WatchedConfiguration
 
 
 class Kept:
@@ -40,11 +41,11 @@ class Kept:
         self._announcements, self._settings = announcements, settings
         self._recorder: Recorder | None = None
 
-    def attached(self, recorder: Recorder) -> Recorder:
+    def attached(self, recorder: Recorder, configuration: WatchedConfiguration) -> Recorder:
         """The recorder, whose run is written and read from now on."""
         self._settings.attach(recorder.settings)
         self._recorder = self._losses.recorder = recorder
-        self._announcements.say(recorder.folder.path)
+        self._announcements.begin(recorder.folder.path, configuration)
         self._warn.attach(recorder)
         return recorder
 

@@ -235,7 +235,7 @@ class Watch(Forks, Automatic):
             return
         manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
         recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
-        self._recorder = self._kept.attached(recorder)
+        self._recorder = self._kept.attached(recorder, configuration)
         self._remember_start()
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)

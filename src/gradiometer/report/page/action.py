@@ -15,6 +15,7 @@ class Action:
 
     Args:
         state: Class in the stylesheet.
+        seen: What it answers to.
         lines: Lines to paste; empty if the advice does not begin with any.
         words: The rest of the advice.
         forecast: What it is expected to change; empty if there is none.
@@ -22,6 +23,7 @@ class Action:
     """
 
     state: str
+    seen: str
     lines: str
     words: str
     forecast: str
@@ -42,6 +44,7 @@ def action_of(findings: Iterable[Finding]) -> Action | None:
             lines = _LINES.match(finding.advice)
             return Action(
                 state=finding.state.name.lower(),
+                seen=finding.seen,
                 lines="\n".join(filter(None, lines.groups())) if lines else "",
                 words=finding.advice[lines.end() :] if lines else finding.advice,
                 forecast=finding.forecast,

@@ -9,9 +9,10 @@ import msgspec
 
 from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.artifact import Artifact
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
-from gradiometer.report.page.action import action_of
+from gradiometer.report.page.action import Action, action_of
 from gradiometer.report.page.cards import answers_of, cards, further_cards
 from gradiometer.report.page.checks import checks
 from gradiometer.report.page.document import TEMPLATES, document
@@ -93,13 +94,15 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
     found = answers_of(diagnosis, shown)
     asked = cards(run, found)
     made = rows(diagnosis, shown, asked, further_cards(found))
+    action = action_of(answer.finding for answer in found)
     return {
         "run": run,
         "diagnosis": diagnosis,
         "facts": _facts(run),
         "optimizer": {} if run.hyperparameters is None else run.hyperparameters.facts,
         "top": top_figure(shown),
-        "action": action_of(answer.finding for answer in found),
+        "action": action,
+        "headline": _title(diagnosis, action),
         "rows": made,
         "unmeasured": [card for card in asked if not card.shown],
         "methods": [section.name for section in shown if _has_methods(section)],
@@ -113,6 +116,13 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),
         "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
     }
+
+
+def _title(diagnosis: Diagnosis, action: Action | None) -> str:
+    """The verdict, or what the next action answers to if the verdict is only that something is ok."""
+    said = diagnosis.headline
+    calm = any(each.state is State.OK and each.seen.startswith(said.removesuffix(".")) for each in diagnosis.findings)
+    return action.seen if action is not None and calm else said
 
 
 def _facts(run: Run) -> tuple[str, ...]:
