@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ def test_a_process_of_a_pool_trains_without_importing_the_compiler_and_with_the_
 def test_once_something_is_compiled_the_real_compiler_is_in_place() -> None:
     program = """
 import sys
+from pathlib import Path
 from gradiometer.compiler import postpone_compiler
 postpone_compiler()
 import torch
@@ -78,3 +80,26 @@ print("real")
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.stdout.strip() == "real", done.stderr
+
+
+def test_a_training_with_curvature_a_certificate_and_a_fork_do_not_import_the_compiler(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from gradiometer.cli import main
+run = "runs/digits-mlp-1"
+for command in (
+    ["train", "digits", "--model", "mlp", "--steps", "20", "--every", "5", "-q", "--no-open"],
+    ["certify", run, "--examples", "32", "--batches", "8"],
+    ["sharpness", run, "--examples", "32", "--top", "1", "--probes", "4"],
+    ["fork", run, "--rate", "2x", "--at", "0", "--horizon", "2 updates", "--replicates", "2"],
+):
+    try:
+        main(command)
+    except SystemExit as ended:
+        assert ended.code == 0, command
+    assert "torch._dynamo.eval_frame" not in sys.modules, command
+print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.stdout.endswith("never\n"), done.stderr

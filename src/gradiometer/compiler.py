@@ -8,7 +8,8 @@ asked of it imports the real module, and compiled code then finds everything as 
 import importlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -19,6 +20,22 @@ NAME = "torch._dynamo"
 def postpone_compiler() -> None:
     """Let optimizers run without importing `torch._dynamo`, if nothing has imported it yet."""
     sys.modules.setdefault(NAME, _Postponed())  # type: ignore[arg-type]
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """A region in which compiled code runs eagerly; what was compiled stays.
+
+    If the compiler is not imported, nothing is compiled, and asking for the region would import it.
+    """
+    import torch  # noqa: PLC0415  (after `postpone_compiler`)
+
+    found: Any = sys.modules.get(NAME)
+    if found is None or isinstance(found, _Postponed) or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 class _Postponed:

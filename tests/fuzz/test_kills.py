@@ -24,11 +24,11 @@ with tempfile.TemporaryDirectory() as parent:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
-def test_work_that_is_killed_100_times_ends_with_the_same_bits() -> None:
-    command = [sys.executable, str(Path(__file__).parent / "kills.py"), "100"]
+def test_work_that_is_killed_300_times_ends_with_the_same_bits() -> None:
+    command = [sys.executable, str(Path(__file__).parent / "kills.py"), "300"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "100  kills" in done.stdout
+    assert "300  kills" in done.stdout
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
 """Hooks that read the gradients as `backward` makes them, before clipping and before any all-reduce."""
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -175,16 +174,6 @@ def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
     for parameter in parameters:
         if parameter._backward_hooks is not None and not parameter._backward_hooks:
             parameter._backward_hooks = None
-
-
-@contextmanager
-def as_written() -> Iterator[None]:
-    """A region in which compiled code runs eagerly; what was compiled stays."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def numbers_of(

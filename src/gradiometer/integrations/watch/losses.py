@@ -7,10 +7,10 @@ from functools import wraps
 
 from torch import Tensor, nn
 
+from gradiometer.compiler import as_written
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
-from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept

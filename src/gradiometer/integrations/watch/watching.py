@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.compiler import as_written
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.automatic import Automatic
 from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse_unsupported_shards, reshard
-from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.checks.arguments import check_spread

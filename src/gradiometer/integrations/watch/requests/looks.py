@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradiometer.compiler import as_written
 from gradiometer.convergence.averaging import tracked
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
@@ -18,7 +19,6 @@ from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
 from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.gradients import as_written
 from gradiometer.integrations.watch.data import OnDevice, examples_of
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.kept import Kept
