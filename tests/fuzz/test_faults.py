@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_call import each_way
 
 from gradiometer import Diagnosis, Estimate, Run
 from gradiometer.convergence.certificate import Certificate
@@ -20,6 +21,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()})
 
 
+@each_way
 def test_a_checkpoint_is_safe_from_every_fault(fail_every_call: Every, folder: RunFolder) -> None:
     def prepare() -> Callable[[], object]:
         save(folder, 1, {"a": torch.ones(3)}, {"step": 1}, keep=2)
@@ -41,6 +43,7 @@ def certificate(gradients: int) -> Certificate:
     return Certificate(7, "eval", one, one, one, one, gradients=gradients, curved=4, of=4)
 
 
+@each_way
 def test_an_artifact_is_safe_from_every_fault(fail_every_call: Every, folder: RunFolder) -> None:
     run = Run.open(folder.path)
 
@@ -55,6 +58,7 @@ def test_an_artifact_is_safe_from_every_fault(fail_every_call: Every, folder: Ru
     assert fail_every_call(prepare, check) >= 4
 
 
+@each_way
 def test_a_page_is_safe_from_every_fault(
     fail_every_call: Every, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +77,7 @@ def test_a_page_is_safe_from_every_fault(
     assert fail_every_call(prepare, check) >= 4
 
 
+@each_way
 def test_what_a_recorder_has_flushed_is_safe_from_every_fault(fail_every_call: Every, tmp_path: Path) -> None:
     folders: list[RunFolder] = []
 
@@ -98,6 +103,7 @@ def test_what_a_recorder_has_flushed_is_safe_from_every_fault(fail_every_call: E
     assert fail_every_call(prepare, check) >= 6
 
 
+@each_way
 def test_a_run_folder_is_complete_or_absent_after_every_fault(fail_every_call: Every, tmp_path: Path) -> None:
     def prepare() -> Callable[[], object]:
         return lambda: RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()})

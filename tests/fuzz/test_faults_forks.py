@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every_call import each_way
 from faults import UNREADABLE
 
 from gradiometer import BadArgument
@@ -35,6 +36,7 @@ def forked(parent: Path, seen: list[str]) -> ForkRecord:
     return kept.finish()
 
 
+@each_way
 def test_a_fork_is_safe_from_every_fault(fail_every_call: Callable[..., int], tmp_path: Path) -> None:
     places: list[Path] = []
     seen: list[str] = []
@@ -58,6 +60,7 @@ def test_a_fork_is_safe_from_every_fault(fail_every_call: Callable[..., int], tm
     assert fail_every_call(prepare, check, UNREADABLE, seen) > 15
 
 
+@each_way
 def test_putting_damaged_lines_aside_is_safe_from_every_fault(
     fail_every_call: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -77,6 +80,7 @@ def test_putting_damaged_lines_aside_is_safe_from_every_fault(
     assert fail_every_call(prepare, check, UNREADABLE) > 5
 
 
+@each_way
 def test_a_ledger_is_safe_from_every_fault(fail_every_call: Callable[..., int], tmp_path: Path) -> None:
     ledgers: list[Ledger] = []
     seen: list[int] = []

@@ -14,22 +14,6 @@ Prepare = Callable[[], Callable[[], object]]
 Check = Callable[[str, bool], None]
 
 
-@pytest.fixture(params=["file operations", pytest.param("system calls", marks=pytest.mark.slow)])
-def fail_every_call(request: pytest.FixtureRequest) -> Callable[..., int]:
-    """A function that fails each call of an action in turn, on fresh ground, with another error each time.
-
-    Its arguments: `prepare` makes the ground and returns the action; `check` is called after each attempt with its name
-    and True if it raised; then the errors that may be raised, and a list that the action fills.
-
-    It returns the number of attempts.
-    """
-    if request.param == "file operations":
-        return every_file_operation
-    if not can_trace():
-        pytest.skip("strace is missing, or may not trace here")
-    return every_system_call
-
-
 def every_file_operation(
     prepare: Prepare, check: Check, refusals: tuple[type[GradiometerError], ...] = REFUSALS, filled: Sequence[Any] = ()
 ) -> int:
@@ -67,3 +51,24 @@ def every_system_call(
         filled[:] = found.told
         check(label, check_sentence(found.error, refusals, label))
     return len(calls)
+
+
+each_way = pytest.mark.parametrize(
+    "fail_every_call",
+    [
+        pytest.param(every_file_operation, id="file operations"),
+        pytest.param(
+            every_system_call,
+            id="system calls",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not can_trace(), reason="strace is missing, or may not trace here"),
+            ],
+        ),
+    ],
+)
+"""A test gets a function that fails each call of an action in turn, on fresh ground, with another error each time.
+
+Its arguments: `prepare` makes the ground and returns the action; `check` is called after each attempt with its name and
+True if it raised; then the errors that may be raised, and a list that the action fills. It returns the number of attempts.
+"""
