@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/advice_pasted.py                     # about three minutes of processor time
     .venv/bin/python benchmarks/advice_pasted.py --cases practice    # those on which this script was written
+    .venv/bin/python benchmarks/advice_pasted.py --cooled            # constant rates fall to zero over each length
 
 Each case is a loop with `watch`, which measures every fourth step. From step 300 on it prints the findings at every
 hundredth step, and stops at the first that advises another batch. The batch size, the learning rate and the forecast
@@ -20,7 +21,7 @@ import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,16 @@ class Case:
     def is_constant(self) -> bool:
         """True if the rate does not change."""
         return self.schedule is constant
+
+    @property
+    def resumes(self) -> bool:
+        """True if training is resumed at the advice, and not started again."""
+        return self.schedule in (constant, falling)
+
+
+def falling(share: float) -> float:
+    """Linearly to zero."""
+    return 1 - share
 
 
 JUDGED = {
@@ -242,7 +253,7 @@ def losses_after(case: Case, start: Loop, size: int, factor: float, lengths: Seq
                 seen[wanted[step]].append(loop.loss())
         return [float(np.mean(each)) for each in seen]
     for length in lengths:
-        loop = Loop(case, seed=order)
+        loop = copy.deepcopy(start) if case.resumes else Loop(case, seed=order)
         for step, batch in zip(range(length), loop.batches(size, order), strict=False):
             loop.step(batch, peak * case.schedule(step / length))
         found.append(loop.loss())
@@ -298,10 +309,17 @@ def main() -> None:
     """Follow the advice of every case, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", choices=("judged", "practice"), default="judged")
+    parser.add_argument(
+        "--cooled", action="store_true", help="only loops at a constant rate, whose branches are cooled"
+    )
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| loop | step | pasted | forecast of updates | measured | |\n| --- | --- | --- | --- | --- | --- |")
-    for name, case in (JUDGED if parser.parse_args().cases == "judged" else PRACTICE).items():
+    for name, case in (JUDGED if arguments.cases == "judged" else PRACTICE).items():
+        if arguments.cooled and not case.is_constant:
+            continue
         found, start, step = advised(case)
+        case = replace(case, schedule=falling) if arguments.cooled else case  # noqa: PLW2901
         tried = measured(case, start, found)
         factor, best = min(tried.items(), key=lambda each: each[1].value if math.isfinite(each[1].value) else math.inf)
         others = "".join(f"; × {one:.3g}: {each}" for one, each in tried.items() if one != factor)
