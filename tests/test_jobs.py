@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 
 from gradiometer import BadArgument, RunDamaged, UserCodeFailed
 from gradiometer.jobs import Here, Job, Ledger, Outcome, Processes, pool_of
+from gradiometer.jobs.parcels import packed
+from gradiometer.jobs.performing import Desk
 
 
 def numbers() -> tuple[float, ...]:
@@ -166,6 +169,26 @@ def test_finished_jobs_are_in_the_ledger_and_not_run_again(tmp_path: Path) -> No
     again = list(Here().run(jobs, ledger=ledger, progress=lambda _, done, total: seen.append(done)))
     assert ran == [0, 1, 3, 0] and seen == [1, 2, 3]  # a failed job is run again
     assert again[:2] == [first["1/1"], first["1/3"]]
+
+
+def test_an_outcome_is_on_the_disk_before_it_is_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    really = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor) or really(descriptor))
+    for number, _ in enumerate(Here().run(halves(3), ledger=Ledger(tmp_path / "finished.jsonl")), start=1):
+        assert len(synced) == number
+
+
+def test_a_process_reads_what_jobs_share_once() -> None:
+    desk, reads = Desk(), []
+    desk.prepare("a", lambda: reads.append(7) or 7)
+    outcomes = [desk.perform(packed(Job(f"{k}", max, (k,)))) for k in range(3)]
+    assert [outcome.result for outcome in outcomes] == [7, 7, 7] and reads == [7]
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3)])
+def test_a_job_has_no_more_threads_than_processors(cpus: float, threads: int) -> None:
+    assert Job("a", half, (1,), cpus=cpus).threads == threads
 
 
 def test_a_ledger_survives_a_torn_line_and_tells(tmp_path: Path) -> None:
