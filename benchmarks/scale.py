@@ -1,6 +1,6 @@
 """How do the costs grow? `python benchmarks/scale.py [--steps 1000000] [--parameters 125] [--json]`
 
-With the parameters: GPTs of up to 124 million, with batches of 4 sequences of 32 symbols under SGD. A noise reading of
+With the parameters: GPTs of up to 353 million, with batches of 4 sequences of 32 symbols under SGD. A noise reading of
 a watched step in units of the step, the time that `watch` takes before its first step, and the peak of what torch
 allocates above training's own, in copies of the parameters.
 
@@ -29,7 +29,7 @@ from torch import nn
 
 from gradiometer import Estimate, Watch, supervised, watch
 
-SIZES = {(256, 2): 2, (256, 8): 6, (512, 8): 25, (768, 8): 57, (768, 17): 121}
+SIZES = {(256, 2): 2, (256, 8): 6, (512, 8): 25, (768, 8): 57, (768, 17): 121, (1024, 28): 353}
 """Width and blocks, and millions of parameters."""
 
 ROUNDS, TURN = 7, 500
