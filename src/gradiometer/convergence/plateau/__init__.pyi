@@ -7,4 +7,5 @@ from .noise_floor import Plateau as Plateau
 from .noise_floor import floor_by_formula as floor_by_formula
 from .noise_floor import forecast as forecast
 from .noise_floor import gain_of_averaging as gain_of_averaging
+from .noise_floor import if_cooled as if_cooled
 from .noise_floor import plateau_since as plateau_since

@@ -176,7 +176,7 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
         before: The same at half the number of steps.
         level: Level that the interval is meant for; `benchmarks/if_cooled.py` counts how often it holds.
 
-    >>> from gradiometer.convergence.plateau.noise_floor import if_cooled
+    >>> from gradiometer.convergence.plateau import if_cooled
     >>> print(if_cooled(1.0, before=2.0))
     0.841 [0.640, 1.11]
     """
