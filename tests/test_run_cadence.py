@@ -9,6 +9,7 @@ import pytest
 
 from gradiometer.run import Budget
 from gradiometer.run.cadence.cadence import Cadence
+from gradiometer.run.cadence.early import SMALL
 from recorded_run import Dear, Square
 
 FIRST, LOOK, BETWEEN = 0.015, 2e-5, 3e-6
@@ -86,6 +87,17 @@ def test_a_run_of_tiny_steps_has_its_readings_at_any_cost_and_says_so(
     assert loop.budget.beyond_allowance() == beyond
     long = Simulated(step_seconds, cost).run(12_000)
     assert not long.budget.beyond_allowance() and long.used[-1] < 0.04
+
+
+@pytest.mark.parametrize(("step_seconds", "cost", "promised"), [(0.0007, 7.0, 20), (0.0045, 1.2, 40)])
+def test_bookkeeping_on_a_busy_core_takes_no_reading_away(
+    step_seconds: float, cost: float, promised: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_run_cadence.LOOK", 40 * LOOK)
+    monkeypatch.setattr("test_run_cadence.BETWEEN", 40 * BETWEEN)
+    loop = Simulated(step_seconds, cost).run(300)
+    assert len(loop.measured) >= promised and loop.budget.short_of() is None
+    assert loop.budget.spent_on["readings"] < SMALL
 
 
 @pytest.mark.parametrize(("step_seconds", "cost"), [(0.003, 0.9), (0.03, 0.7), (0.3, 1.5)])

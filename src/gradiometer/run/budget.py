@@ -322,4 +322,5 @@ class Budget:
             spent=self._budgeted - self.spent_on[START] + under_way + cost,
             readings=readings,
             newest=self.steps if under_way else self._newest,
+            bookkeeping=self.spent_on[BOOKKEEPING],
         )

@@ -45,6 +45,7 @@ class EarlyReadings:
         spent: Seconds that count against the allowance, with those of this reading.
         readings: Readings so far.
         newest: Training steps at the newest reading.
+        bookkeeping: Seconds of `spent` that were not for readings. They do not use up what promised readings may take.
 
     >>> EarlyReadings(0.02, planned=0, steps=600, pace=1.0, cost=0.5, spent=30.0, readings=40, newest=500).due
     550.0
@@ -58,6 +59,7 @@ class EarlyReadings:
     spent: float
     readings: int
     newest: int
+    bookkeeping: float = 0.0
 
     @property
     def by(self) -> int:
@@ -83,7 +85,7 @@ class EarlyReadings:
         if self.steps > START_UP_STEPS or self.readings >= self.target:
             return math.inf
         due: float = IN_TIME * self.by * (self.readings / self.target) ** _SPREAD
-        if self.spent <= max(self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0):
+        if self.spent - self.bookkeeping <= max(self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0):
             return due
         return max(due, self._covered_at)
 
