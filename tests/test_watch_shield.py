@@ -220,6 +220,24 @@ def test_an_interrupt_is_never_kept_from_the_program(tmp_path: Path, error: type
     assert w.run.status == "interrupted"
 
 
+def test_after_two_errors_inside_nothing_more_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def failing(self: Watch, *_: Any) -> None:
+        tried.append(self.steps)
+        raise Injected
+
+    model, optimizer = network()
+    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, page=False, quiet=True) as w:
+        for step, batch in enumerate(batches(8)):
+            if step == 1:
+                monkeypatch.setattr(Watch, "_step", failing)
+            optimizer.zero_grad()
+            w.step(backward(model, batch), batch)
+            optimizer.step()
+    assert tried == [1, 2] and w.steps == 8
+
+
 def test_the_users_own_error_passes_also_if_the_run_cannot_be_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,18 @@ def test_all_losses_are_kept_in_order_over_many_stretches(tmp_path: Path) -> Non
     assert steps.tolist() == list(range(400)) and losses.tolist() == given
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_every_backward_of_an_unmeasured_step_is_charged(tmp_path: Path, accumulation: int) -> None:
+    _, _, w = simple(tmp_path, every=NEVER, accumulation=accumulation)
+    with w:
+        between, charged = w._between, []
+        w.budget.charge = lambda what, seconds: charged.append(seconds)
+        between._seconds, between._from, between._stretches = 0.25, 2, 1.0
+        between.charge(6)
+        del w.budget.charge
+    assert charged == [0.25 * 4 * accumulation + 1.0]
+
+
 @pytest.mark.parametrize("change", [7, 150, 390])
 def test_another_optimizer_is_followed_from_its_first_updates_on(tmp_path: Path, change: int) -> None:
     model, optimizer, w = simple(tmp_path, every=NEVER)

@@ -310,9 +310,10 @@ class Killer:
         shutil.rmtree(folder)
 
     def _write_page(self, folder: Path) -> None:
-        """Write the page of a training that was killed after its last step, as a user would."""
-        for found in folder.glob("runs/*/run.toml") if self.work.facts is of_a_training else ():
-            if not (found.parent / "report.html").exists():
+        """Write a page that was killed after the last step or branch, as a user would."""
+        for found in folder.glob("runs/*/run.toml"):
+            page = found.parent / "report.html"
+            if not page.exists() or page.with_name(f".{page.name}.partial").exists():
                 code = ended(begun(("report", str(found.parent)), folder))
                 assert code == 0, f"{self.name}, page: {(folder / 'err').read_text()}"
 
