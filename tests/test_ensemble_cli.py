@@ -98,8 +98,17 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
         "not a posterior",
     ):
         assert words in page
-    (run.path / EnsembleReport.files).write_text("{}")
-    assert load_artifacts(run, EnsembleReport) == ()
+    whole = json.loads((run.path / EnsembleReport.files).read_text())
+    for spoiled in (
+        {},
+        whole | {"chosen": 2**70},
+        whole | {"chosen": 4},
+        whole | {"sizes": []},
+        whole | {"baselines": []},
+    ):
+        (run.path / EnsembleReport.files).write_text(json.dumps(spoiled))
+        assert load_artifacts(run, EnsembleReport) == ()
+        assert EnsembleReport.files in run.unread_artifacts
     assert "The run has 3 snapshots" in ensemble_section(run, diagnose(run)).lead
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.snapshots import FEWEST, Snapshot
+from gradiometer.exploration.ensembles.ensemble_report import FEWEST
+from gradiometer.exploration.ensembles.snapshots import Snapshot
 
 
 class Ensemble(nn.Module):

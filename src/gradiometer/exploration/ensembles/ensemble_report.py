@@ -4,12 +4,17 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+FEWEST = 2
+"""Least number of members of an ensemble: the average of one model is that model."""
+
 NO_POSTERIOR = (
     "This is a cheap ensemble, not a posterior: it has few members, the schedule decided where they are, and their "
     "spread is not a credible interval."
@@ -88,6 +93,21 @@ class EnsembleReport(Artifact):
     paths: tuple[LinearPath, ...]
     reliability: tuple[ReliabilityBin, ...]
     deep_ensemble_equivalent: Estimate | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("snapshots", self.snapshots, FEWEST)
+        check_whole("chosen", self.chosen, FEWEST)
+        if not self.chosen <= self.snapshots == len(self.sizes):
+            raise BadArgument(
+                f"`chosen` must be at most the number of `sizes`, one for each of {self.snapshots} snapshots, got "
+                f"{self.chosen} and {len(self.sizes)}."
+            )
+        if not self.baselines:
+            raise BadArgument("`baselines` must begin with the last snapshot, got none.")
+        compared = (self.baselines[0].difference, self.sizes[self.chosen - 1].added, self.sizes[0].scores)
+        for found, name in zip(compared, ("calibrated_nll", "calibrated_nll", "error"), strict=True):
+            if name not in found:
+                raise BadArgument(f"`sizes` and `baselines` must have the score {name}, and one has not.")
 
     @property
     def scores(self) -> dict[str, Estimate]:

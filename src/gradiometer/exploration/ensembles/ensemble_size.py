@@ -7,9 +7,8 @@ from jaxtyping import Bool
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
-from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize
+from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, fitted_temperature, scores
-from gradiometer.exploration.ensembles.snapshots import FEWEST
 
 VALIDATION = 0.25
 """Share of the held-out examples that choose m and the temperature, and are not scored."""

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
 KIND = "gradiometer snapshot 1"
 """First entry of a snapshot's metadata: the kind of file, and the version of its layout."""
-
-FEWEST = 2
-"""Least number of members of an ensemble: the average of one model is that model."""
 
 COOLED = 0.9
 """Share of a cycle that the last cycle must complete. Before that, η is above 2.4 % of its start."""
