@@ -69,6 +69,17 @@ def test_train_with_tune_chooses_from_lists_and_trains_with_the_choice(
     assert run.configuration.nesterov == (chosen.momentum > 0) and run.configuration.rate == chosen.rate
 
 
+def test_a_larger_budget_of_train_pays_for_a_race_that_the_default_does_not_pay_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    race = ["train", *SMALL, "--tune", "--momentum", "0,0.9", "--nesterov", "--json", "--budget", "0"]
+    code, _, err = called(capsys, *race)
+    assert code == 2 and "give at least" in err
+    code, out, _ = called(capsys, *race, "--tune-budget", "2.4")
+    assert code == 0 and Run.open(json.loads(out)["run"]).configuration.fork_budget < 1.1
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from gradiometer.tuning.of_problem import ProblemTuned
 
 
+MOST_OF_A_RACE = 2.5
+"""Most of `--tune-budget` that a tuning with several optimizers or batch sizes uses; with more it tries two orders."""
+
+
 @click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
 @click.argument("problem", required=False)
 @click.option(
@@ -36,9 +40,9 @@ if TYPE_CHECKING:
               help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
               "with the rate linear to zero.")  # fmt: skip
 @click.option("--tune-budget", type=float, default=1.3, show_default=True, metavar="RUNS",
-              help="With --tune: the most that tuning and forks may cost, in units of the training. What tuning leaves "
-              "pays for forks at 10, 30 and 60 % of the steps, which may halve or double the rate: 2.5 pays for the "
-              "first of them, 4.5 for all.")  # fmt: skip
+              help="With --tune: the most that tuning and forks may cost, in units of the training. Tuning uses 1.3 of "
+              "it, or up to 2.5 with lists of values. What it leaves pays for forks at 10, 30 and 60 % of the steps, "
+              "which may halve or double the rate: 2.5 pays for the first of them, 4 for all.")  # fmt: skip
 @several_options
 @configuration_options("problem", *SEVERAL)
 @out_option
@@ -107,7 +111,9 @@ def _tuned(
         raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
     several = several_in(flags)
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
-    made = tuned(configuration, out, min(budget, 1.3), "here", quiet=quiet, **several, aim=aim)
+    races = any(len(given.split(",") if isinstance(given, str) else given or ()) > 1 for given in several.values())
+    share = min(budget, MOST_OF_A_RACE if races else 1.3)
+    made = tuned(configuration, out, share, "here", quiet=quiet, **several, aim=aim)
     made = made.with_forks(budget)
     if not quiet:
         tell_tuned(made)

@@ -64,8 +64,8 @@ def cooled_finding(run: Run) -> Finding | None:
         issue=Issue.CONVERGENCE,
         state=State.OK,
         seen=f"The training loss of the average was {significant(newest['averaged'])} at step {newest['step']:,}.",
-        means="It needs no length: the training can be stopped at any step, and counts at its average.",
-        forecast=f"If the rate went to zero now, the loss would be {Estimate(**newest['forecast'])}.",
+        means=f"Forecast: if the rate went to zero from there, the loss would be {Estimate(**newest['forecast'])}. "
+        "The training can be stopped at any step, and counts at its average.",
         caveat="The forecast is for a fall of the rate over the next fifth of the steps so far, on training examples.",
         tried=tried,
     )
