@@ -47,6 +47,12 @@ def test_ceil_is_decided(text: str, holds: bool) -> None:
     assert Formula("ceil(t/10)")(0) == Formula("ceil(t/10)")(9) == 1 and Formula("ceil(t/10)")(10) == 2
 
 
+def test_a_constant_beyond_doubles_is_decided_and_written() -> None:
+    verdict = theorem("(1e308 ** t) ** (-1e308)")
+    assert verdict.limit_zero and verdict.sum_diverges is False
+    assert verdict.why.startswith("η_t falls as exp(−(over 1e308) t)")
+
+
 def test_evidence_does_not_take_underflow_for_zero() -> None:
     small = evidence(lambda t: 1e-300 / t)
     assert small.sum_diverges is not False and small.limit_zero is True

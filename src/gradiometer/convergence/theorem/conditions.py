@@ -83,11 +83,11 @@ def written(monomial: Monomial) -> str:
     factors = []
     for key, weight in monomial.weights:
         if key in names:
-            factors.append(names[key] + _exponent(float(weight)))
+            factors.append(names[key] + _exponent(_double(weight)))
         else:
-            product = [_logarithm(level) + _exponent(float(power)) for level, power in enumerate(key) if power]
+            product = [_logarithm(level) + _exponent(_double(power)) for level, power in enumerate(key) if power]
             sign = "−" if weight.sign < 0 else ""
-            factors.append(f"exp({sign}{abs(float(weight)):.3g} {' '.join(product)})")
+            factors.append(f"exp({sign}{_size(abs(_double(weight)), 3)} {' '.join(product)})")
     return " ".join(factors) or "1"
 
 
@@ -95,7 +95,19 @@ def _logarithm(level: int) -> str:
     return "t" if level == 0 else f"({'log ' * level}t)"
 
 
+def _double(number: Number) -> float:
+    """The double nearest to a constant: infinite if it is beyond them."""
+    try:
+        return float(number)
+    except Undecided:
+        return math.inf * number.sign
+
+
+def _size(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}" if math.isfinite(value) else f"{'−' if value < 0 else ''}(over 1e308)"
+
+
 def _exponent(power: float) -> str:
     if power == 1:
         return ""
-    return f"^{int(power)}" if power == math.floor(power) else f"^{power:.4g}"
+    return f"^{int(power)}" if power.is_integer() else f"^{_size(power, 4)}"
