@@ -13,7 +13,7 @@ from gradiometer.run.settings.watched import WatchedConfiguration
 
 @dataclass(frozen=True)
 class Announcements:
-    """Prints the paths of a run and of its page on standard error, and writes the page.
+    """Prints on standard error where a run is, what is measured and where its page is, and writes the page.
 
     Args:
         page: True to write the page.

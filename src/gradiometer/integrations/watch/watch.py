@@ -107,7 +107,7 @@ def watch(
         to: Trackers that also get the estimates, as value, low and high: TensorBoard writers, Lightning loggers,
             functions of (numbers, step). An active run of W&B, MLflow or trackio is found automatically.
         page: Write the page of a run with readings when the `with` block ends, which takes 1 to 2 seconds.
-        quiet: Do not print the paths of the run and of its page on standard error.
+        quiet: Do not print on standard error where the run is, what is measured and how often, and where its page is.
 
     Returns:
         The watch: a context manager with `step`, `findings` and `run`, and with looks at the model on request:
