@@ -43,10 +43,10 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
 
     folder = RunFolder.open(path)
     checkpoint, warnings = load_latest(folder, use=lambda found: restore(training, found.tensors, found.state))
-    end_at_average(training)  # if the run was stopped, its checkpoint is at the point of the gradients
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None and warnings:
         raise RunDamaged(f"`{path}` has no checkpoint that can be read, so there is no model to measure.")
     if checkpoint is None:
         raise RunNotFound(f"`{path}` has no checkpoint, so there is no model to measure.")
+    end_at_average(training)  # if the run was stopped, its checkpoint is at the point of the gradients
