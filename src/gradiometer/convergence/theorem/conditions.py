@@ -85,7 +85,9 @@ def written(monomial: Monomial) -> str:
         if key in names:
             factors.append(names[key] + _exponent(_double(weight)))
         else:
-            product = [_logarithm(level) + _exponent(_double(power)) for level, power in enumerate(key) if power]
+            product = [
+                _logarithm(level) + _exponent(_double(Number.of(power))) for level, power in enumerate(key) if power
+            ]
             sign = "−" if weight.sign < 0 else ""
             factors.append(f"exp({sign}{_size(abs(_double(weight)), 3)} {' '.join(product)})")
     return " ".join(factors) or "1"
