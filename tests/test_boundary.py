@@ -85,6 +85,14 @@ def test_what_is_not_a_fault_of_the_system_is_a_bug(error: Exception) -> None:
     )
 
 
+def test_a_python_without_docstrings_is_named() -> None:
+    script = (
+        "from gradiometer.cli.boundary import explained; print(explained(AttributeError('Found no doc for x'), []))"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", script], capture_output=True, text=True, check=False)
+    assert "removes: leave it out." in done.stdout and done.stdout.endswith(", 6)\n"), done.stderr
+
+
 def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

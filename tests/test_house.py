@@ -37,6 +37,10 @@ def test_no_two_files_import_each_other() -> None:
         pytest.fail(f"these files import each other: {' -> '.join(error.args[1])}")
 
 
+def test_there_is_one_conftest_which_tests_import_by_its_name() -> None:
+    assert [*TESTS.rglob("conftest.py")] == [TESTS / "conftest.py"]
+
+
 @pytest.mark.parametrize("room", sorted({path.parent for path in ROOT.rglob("*.py")}), ids=lambda room: room.name)
 def test_a_room_is_small(room: Path) -> None:
     files = [path.name for path in room.glob("*.py") if path.name != "__init__.py"]

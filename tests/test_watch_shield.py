@@ -181,7 +181,16 @@ def test_a_deleted_folder_is_told_and_training_continues(tmp_path: Path) -> None
         assert any("is not a run folder" in warning for warning in w.findings().warnings)
 
 
-@pytest.mark.parametrize("error", [ValueError("bad word"), KeyError("labels"), MemoryError()], ids=repr)
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("bad word"), KeyError("labels"), MemoryError(), Unprintable()],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_loss_that_fails_later_is_told_and_training_continues(tmp_path: Path, error: Exception) -> None:
     model, optimizer = network()
     fails = False

@@ -56,6 +56,8 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     if _is_interrupt(error):
         return "stopped before the end.", Interrupted.exit_code
     sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
+    if sentence is None and sys.flags.optimize > 1 and "Found no doc" in str(error):
+        return "the charts need the docstrings that Python's -OO (PYTHONOPTIMIZE=2) removes: leave it out.", REFUSED
     return (_BUG, 1) if sentence is None else (sentence, REFUSED)
 
 

@@ -64,8 +64,11 @@ def user_module(name: str) -> ModuleType:
 
 
 def summary(error: BaseException) -> str:
-    """Type and message of an error, as part of a sentence."""
-    first_line = str(error).strip().partition("\n")[0].rstrip(".")
+    """Type and message of an error, as part of a sentence. The type alone if no message can be printed."""
+    try:
+        first_line = str(error).strip().partition("\n")[0].rstrip(".")
+    except Exception:
+        first_line = ""
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 

@@ -17,6 +17,7 @@ from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
+from gradiometer.problems.user_code import summary
 from gradiometer.run.recorder import Recorder
 
 WAITING = 64
@@ -150,8 +151,7 @@ def explained(loss: Loss) -> Loss:
         except Exception as error:
             raise UserCodeFailed(
                 f"`loss` failed when measuring ran it on {batch_size(batch)} examples "
-                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}): it must work on any "
-                "part of a batch, and under torch.func.vmap if `parts` is 0."
+                f"({summary(error)}): it must work on any part of a batch, and under torch.func.vmap if `parts` is 0."
             ) from error
 
     return called

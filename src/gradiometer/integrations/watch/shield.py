@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gradiometer.errors import GradiometerError
+from gradiometer.problems.user_code import summary
 
 
 class Shield:
@@ -43,8 +44,9 @@ class Shield:
 
 def reason_of(error: Exception) -> str:
     """The error as the end of a sentence. An error that was not raised on purpose is named with its type."""
-    text = next(iter(str(error).splitlines()), "").rstrip(".")
-    return text if isinstance(error, GradiometerError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+    if isinstance(error, GradiometerError):
+        return next(iter(str(error).splitlines()), "").rstrip(".")
+    return summary(error)
 
 
 def attempt(*calls: Callable[[], object]) -> None:
