@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics
 from gradiometer.convergence.formulas.expansion import CONSTANT, DEPTH, Monomial, by_size, unit
@@ -97,12 +98,13 @@ def _logarithm(level: int) -> str:
     return "t" if level == 0 else f"({'log ' * level}t)"
 
 
-def _double(number: Number) -> float:
+def _double(number: Number | Fraction) -> float:
     """The double nearest to a constant: infinite if it is beyond them."""
     try:
         return float(number)
-    except Undecided:
-        return math.inf * number.sign
+    except (Undecided, OverflowError):
+        is_negative = number < 0 if isinstance(number, Fraction) else number.sign < 0
+        return -math.inf if is_negative else math.inf
 
 
 def _size(value: float, digits: int) -> str:
