@@ -43,6 +43,23 @@ def watched(out: Path, steps: int = 6, **settings: Any) -> Watch:
     return w
 
 
+@pytest.mark.page
+def test_a_program_that_changes_its_folder_keeps_its_run_and_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    model, optimizer, w = simple(Path("runs"))
+    with w:
+        through(model, optimizer, w)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        through(model, optimizer, w)
+        assert not w.findings().warnings
+    assert w.run is not None and w.run.path == tmp_path / "runs" / "loop-1" and len(w.run.losses[0]) == 12
+    assert (w.run.path / "report.html").exists()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_it_prints_once_where_the_run_is_what_is_measured_and_how_often(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

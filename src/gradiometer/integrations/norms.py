@@ -133,7 +133,7 @@ class NormsWatch:
             return None
         if not self._recorder.closed:
             self._recorder.flush()
-        return Run.open(self._recorder.folder.path)
+        return Run.open(self._recorder.folder.place)
 
     def findings(self) -> Findings:
         """The findings so far, the most urgent first, and the warnings."""

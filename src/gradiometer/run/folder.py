@@ -7,7 +7,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -35,11 +35,32 @@ WATCHED = "a loop of its own, watched"
 _RESERVED = ("format", "name", "created")
 
 
+def _working_folder() -> Path | None:
+    """The working folder; None if it has been deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk. Use `create` or `open`. To delete the run, delete the folder."""
+    """A run on disk. Use `create` or `open`. To delete the run, delete the folder.
+
+    Args:
+        path: The folder.
+        seen_from: The working folder, from which a relative path is meant.
+    """
 
     path: Path
+    seen_from: Path | None = field(default_factory=_working_folder, repr=False, compare=False)
+
+    @property
+    def place(self) -> Path:
+        """The path, also if the program has changed its working folder since."""
+        if self.seen_from is None or self.seen_from == _working_folder():
+            return self.path
+        return self.seen_from / self.path
 
     @classmethod
     def create(cls, parent: Path | str, name: str, manifest: Mapping[str, Any]) -> "RunFolder":

@@ -73,7 +73,7 @@ class Kept:
             return None
         self._save()
         with self._shield:
-            return Run.open(self._recorder.folder.path, gauges=self._gauges)
+            return Run.open(self._recorder.folder.place, gauges=self._gauges)
         return None
 
     def findings(self) -> Findings:
