@@ -211,7 +211,8 @@ def test_no_command_loses_a_result_that_cannot_be_stored(
     for seed in ("0", "1"):
         code, *_ = called(capsys, "train", "digits", "-e", "2", "--snapshots", "3", "--seed", seed, "-q", "--no-open")
         assert code == 0
-    refuse_writes(monkeypatch, "report.page.page", "report.compare.page", "report.charts.charts", "run.artifacts")
+    modules = ("report.page.page", "report.compare.page", "report.charts.charts", "run.artifacts", "tuning.of_problem")
+    refuse_writes(monkeypatch, *modules)
     first, second = (str(path) for path in sorted(Path("runs").iterdir()))
     few = ("--steps", "400", "--burn-in", "50", "--every", "2", "--no-hold")
     prints_and_refuses(capsys, "compare", first, second)
@@ -219,6 +220,8 @@ def test_no_command_loses_a_result_that_cannot_be_stored(
     prints_and_refuses(capsys, "certify", first, "--examples", "64", "--batches", "8")
     prints_and_refuses(capsys, "ensemble", first, "--points", "0")
     prints_and_refuses(capsys, "sample", "linear-regression", *few, "--chains", "2", "--png", "pictures")
+    prints_and_refuses(capsys, "fork", first, "--rate", "2x", "--replicates", "2")
+    prints_and_refuses(capsys, "tune", "quadratic", "--steps", "40")
 
 
 def test_no_checkpoint_and_a_damaged_one_are_told_apart(written: Path, tmp_path: Path) -> None:

@@ -110,13 +110,15 @@ def fork(
         raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
     level = opened.configuration.level if level is None else level
     effects = made.record.fork.effects(readout, level=level)
-    page = _page(opened)
     if as_json:
-        from gradiometer.cli.outcome import print_json
+        from gradiometer.cli.outcome import printed_json
 
-        print_json(_as_object(opened, made, effects, page))
-    else:
-        _tell(made, effects, page)
+        with printed_json(_as_object(opened, made, effects)) as result:
+            result["page"] = _page(opened)
+        return
+    _tell(made, effects)
+    if (page := _page(opened)) is not None:
+        click.echo(f"page  {page}")
 
 
 def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]":
@@ -163,16 +165,16 @@ def _advised(run: "Run") -> "tuple[Alternative, ...]":
     return found
 
 
-def _page(run: "Run") -> Path | None:
+def _page(run: "Run") -> str | None:
     """The page with the fork, unless a process is writing the run: it writes its page itself at the end."""
     from gradiometer.diagnosis import diagnose
     from gradiometer.report.page.page import write_page
 
     now = run.refreshed()
-    return None if now.status == "running" else write_page(now, diagnose(now))
+    return None if now.status == "running" else str(write_page(now, diagnose(now)))
 
 
-def _as_object(run: "Run", made: "RunFork", effects: "tuple[Effect, ...]", page: Path | None) -> dict[str, Any]:
+def _as_object(run: "Run", made: "RunFork", effects: "tuple[Effect, ...]") -> dict[str, Any]:
     from gradiometer.forks.recorded.words import comparison, setting
 
     record, found = made.record, made.record.fork
@@ -198,12 +200,12 @@ def _as_object(run: "Run", made: "RunFork", effects: "tuple[Effect, ...]", page:
         ],
         "stopped": list(record.stops or ()),
         "warnings": [*made.warnings, *record.warnings],
-        "page": None if page is None else str(page),
+        "page": None,
     }
 
 
-def _tell(made: "RunFork", effects: "tuple[Effect, ...]", page: Path | None) -> None:
-    """Print the sentence, the table, warnings, what more replicates would decide, and the places."""
+def _tell(made: "RunFork", effects: "tuple[Effect, ...]") -> None:
+    """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled, line_width
@@ -219,8 +221,6 @@ def _tell(made: "RunFork", effects: "tuple[Effect, ...]", page: Path | None) -> 
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):
         click.echo("\n" + filled(sentence))
     click.echo(f"\nfork  {record.path}")
-    if page is not None:
-        click.echo(f"page  {page}")
 
 
 def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":

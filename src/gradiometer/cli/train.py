@@ -114,8 +114,8 @@ def _tuned(
     races = any(len(given.split(",") if isinstance(given, str) else given or ()) > 1 for given in several.values())
     share = min(budget, MOST_OF_A_RACE if races else 1.3)
     made = tuned(configuration, out, share, "here", quiet=quiet, **several, aim=aim)
-    made = made.with_forks(budget)
     if not quiet:
         tell_tuned(made)
         click.echo()
-    return made
+    made.save()
+    return made.with_forks(budget)

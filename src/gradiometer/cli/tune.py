@@ -94,12 +94,14 @@ def tune(
     configuration = configuration_to_tune(file, {"problem": problem, **flags, **one_of(several)})
     made = tuned(configuration, out, budget, pool, quiet=as_json, **several, aim=aim)
     if as_json:
-        from gradiometer.cli.outcome import print_json
+        from gradiometer.cli.outcome import printed_json
 
-        print_json({**made.tuned.to_dict(), "folder": str(made.path), "file": str(made.file)})
+        with printed_json({**made.tuned.to_dict(), "folder": str(made.path), "file": None}) as result:
+            result["file"] = str(made.save())
         return
     tell_tuned(made)
-    click.echo(f"\nfile  {made.file}\nrun   gradiometer train --config {made.file}")
+    file = made.save()
+    click.echo(f"\nfile  {file}\nrun   gradiometer train --config {file}")
 
 
 def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configuration:

@@ -1,4 +1,4 @@
-"""`tune_problem`: tune a training that a configuration describes, and write the configuration that it chose."""
+"""`tune_problem`: tune a training that a configuration describes, and its configuration with the choice."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -39,16 +39,21 @@ class ProblemTuned:
     Args:
         tuned: What it chose.
         configuration: The configuration with the choice in it.
-        path: Its folder: the branches in `forks`, and `tuned.toml`, which `gradiometer train --config` takes.
+        path: Its folder: the branches in `forks`, and after `save` `tuned.toml`.
     """
 
     tuned: Tuned
     configuration: Configuration
     path: Path
 
-    @property
-    def file(self) -> Path:
-        """The configuration as a TOML file."""
+    def save(self) -> Path:
+        """Write the configuration as `tuned.toml`, which `gradiometer train --config` takes. Returns its path.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        with writing(self.path):
+            replace_file(self.path / FILE, self.configuration.to_toml().encode())
         return self.path / FILE
 
     def with_forks(self, budget: Amount) -> "ProblemTuned":
@@ -84,7 +89,7 @@ def tune_problem(
     pool: Pool | str = "here",
     progress: Progress | None = None,
 ) -> ProblemTuned:
-    """Choose the learning rate of a training, and write the configuration that it chose.
+    """Choose the learning rate of a training that a configuration describes.
 
     A tuning that was stopped continues from its finished branches if it is asked again.
 
@@ -113,7 +118,7 @@ def tune_problem(
         >>> from gradiometer.tuning import tune_problem
         >>> configuration = Configuration(problem="quadratic", batch_size=10, steps=100, momentum=0.9, nesterov=True)
         >>> made = tune_problem(load("quadratic"), configuration, Path("runs"))
-        >>> made.configuration.schedule, made.file.name
+        >>> made.configuration.schedule, made.save().name
         ('linear', 'tuned.toml')
     """
     if configuration.accumulation > 1:
@@ -156,8 +161,6 @@ def tune_problem(
     plain = {"momentum": 0.0, "nesterov": False}  # of an optimizer without momentum
     settings = plain | tuned.settings
     chosen = msgspec.structs.replace(configuration, **settings)
-    with writing(path):
-        replace_file(path / FILE, chosen.to_toml().encode())
     return ProblemTuned(tuned, chosen, path)
 
 
