@@ -210,7 +210,7 @@ def test_the_command_says_it_in_words_and_as_one_object(tmp_path: Path, capsys: 
     arguments = ["compare", *(str(run.path) for run in runs), "--out", str(tmp_path / "compare.html")]
     with pytest.raises(SystemExit) as ended:
         main(arguments)
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     assert "B against A: learning rate 0.1 → 0.001" in told
     assert re.search(
