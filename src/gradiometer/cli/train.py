@@ -7,9 +7,11 @@ import click
 
 from gradiometer.cli.options import configuration_from, configuration_options, json_option, out_option, talk_options
 from gradiometer.cli.tune import (
+    BUDGET,
     CHOSEN,
     SEVERAL,
     configuration_to_tune,
+    counts,
     one_of,
     several_in,
     several_options,
@@ -39,7 +41,7 @@ MOST_OF_A_RACE = 2.5
 @click.option("--tune", "tuning", is_flag=True,
               help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
               "with the rate linear to zero.")  # fmt: skip
-@click.option("--tune-budget", type=float, default=1.3, show_default=True, metavar="RUNS",
+@click.option("--tune-budget", type=float, default=BUDGET, show_default=True, metavar="RUNS",
               help="With --tune: the most that tuning and forks may cost, in units of the training. Tuning uses 1.3 of "
               "it, or up to 2.5 with lists of values. What it leaves pays for forks at 10, 30 and 60 % of the steps, "
               "which may halve or double the rate: 2.5 pays for the first of them, 4 for all.")  # fmt: skip
@@ -92,8 +94,7 @@ def _plain(file: Path | None, flags: dict[str, Any], aim: str | None) -> "Config
     if aim is not None:
         raise BadArgument("`--aim` chooses between batch sizes before the training: give --tune, too.")
     several = several_in(flags)
-    for name, given in several.items():
-        count = len(given.split(",") if isinstance(given, str) else given or ())
+    for name, count in counts(several).items():
         if count > 1:
             raise BadArgument(f"`{name}` has {count} values: give --tune, too, which chooses one of them.")
     return configuration_from(file, {**flags, **one_of(several)})
@@ -111,8 +112,7 @@ def _tuned(
         raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
     several = several_in(flags)
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
-    races = any(len(given.split(",") if isinstance(given, str) else given or ()) > 1 for given in several.values())
-    share = min(budget, MOST_OF_A_RACE if races else 1.3)
+    share = min(budget, MOST_OF_A_RACE if max(counts(several).values()) > 1 else BUDGET)
     made = tuned(configuration, out, share, "here", quiet=quiet, **several, aim=aim)
     if not quiet:
         tell_tuned(made)

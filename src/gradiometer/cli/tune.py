@@ -20,6 +20,9 @@ LEFT_OUT = (
 )
 """Settings that tuning chooses or does not use."""
 
+BUDGET = 1.3
+"""Default budget, in units of the training."""
+
 SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
 """Flags that take several values with commas between them."""
 
@@ -61,7 +64,7 @@ def several_options(command: Command) -> Command:
 @click.argument("problem", required=False)
 @click.option("--config", "file", type=click.Path(path_type=Path),
               help="TOML file with the same names as the flags. Flags win over it.")  # fmt: skip
-@click.option("--budget", type=float, default=1.3, show_default=True, metavar="RUNS",
+@click.option("--budget", type=float, default=BUDGET, show_default=True, metavar="RUNS",
               help="The most that tuning may cost, in units of the training. With 2.6, every rate is tried on two data "
               "orders, which gives intervals.")  # fmt: skip
 @several_options
@@ -114,6 +117,11 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
 def several_in(flags: dict[str, Any]) -> dict[str, Any]:
     """The values of the flags that take several; None for a flag that is not given."""
     return {name: _several(name, flags) for name in SEVERAL}
+
+
+def counts(several: dict[str, Any]) -> dict[str, int]:
+    """How many values each of these flags has; 0 for a flag that is not given."""
+    return {name: len(given.split(",") if isinstance(given, str) else given or ()) for name, given in several.items()}
 
 
 def _several(name: str, flags: dict[str, Any]) -> Any:

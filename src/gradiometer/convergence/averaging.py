@@ -119,6 +119,10 @@ def tracked(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
+REFRESHED = 20
+"""Most batches of a training, its newest ones, from which BatchNorm is measured again at an averaged point."""
+
+
 def refresh_batch_norm(
     model: nn.Module, batches: Iterable[Batch], forward: Callable[[nn.Module, Batch], Any], *, seed: int = 0
 ) -> None:

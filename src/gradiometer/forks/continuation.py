@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.convergence.averaging import refresh_batch_norm
+from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.forks.stream import ORIGINAL, Stream
@@ -24,10 +24,6 @@ from gradiometer.problems.user_code import user_code
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
 """Called as `step(model, optimizer, batch)`: makes one whole update and returns the loss of the batch."""
-
-
-REFRESHED = 20
-"""Most batches from which BatchNorm is measured again at an averaged point."""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gradiometer.convergence.averaging import refresh_batch_norm
+from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.optimizer.averaged import at_average, to_average
 from gradiometer.train.training import Training
-
-REFRESHED = 20
-"""Most batches from which statistics of BatchNorm are measured again, the newest ones of the training."""
 
 
 @contextmanager

@@ -176,11 +176,17 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
         before: The same at half the number of steps.
         level: Level that the interval is meant for; `benchmarks/if_cooled.py` counts how often it holds.
 
+    Raises:
+        BadArgument: A loss is not finite.
+
     >>> from gradiometer.convergence.plateau import if_cooled
     >>> print(if_cooled(1.0, before=2.0))
     0.841 [0.640, 1.11]
     """
-    if averaged > 0 and 0 < before < math.inf:
+    for name, loss in (("averaged", averaged), ("before", before)):
+        if not math.isfinite(loss):
+            raise BadArgument(f"`{name}` must be finite, got {loss}: a training that diverged has no forecast.")
+    if averaged > 0 and before > 0:
         change = math.log(averaged / before)
         ends = sorted((0.0, 2 * DRIFT * change))
         value, low, high = (

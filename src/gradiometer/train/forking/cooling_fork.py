@@ -74,18 +74,40 @@ def _forked(training: Training, cooling: Cooling, folder: RunFolder, is_stopped:
     before, until, left = (examples_before(training.order, at) for at in (step, cooling.stop(step), training.steps))
     seed = configuration.seed
     plan = Plan(step, (cooling.hold(step),), cooling.replicates(step), until - before, seed=seed, left=left - before)
+
+    def source() -> RunSource:
+        tensors, values = capture(training)
+        state = {name: tensor for name, tensor in tensors.items() if not name.startswith("cooling.")}
+        problem = replace(training.problem, test=None)  # the loss on Train decides
+        return RunSource(configuration, RunState(step, state, values), seed=seed, problem=problem)
+
+    return finished_fork(folder, plan, source, is_stopped)
+
+
+def finished_fork(
+    folder: RunFolder, plan: Plan, source: Callable[[], RunSource], is_stopped: Callable[[], bool]
+) -> ForkRecord:
+    """The fork of a plan in the folder of a run that trains: its branches are trained now, but for finished ones.
+
+    Args:
+        folder: The run.
+        plan: What is tried.
+        source: Makes the state that the branches begin at. It is not called if all of them are finished.
+        is_stopped: True if the run was asked to stop.
+
+    Raises:
+        Stopped: It was, and the branches that are finished are kept.
+        GradiometerError: A branch failed.
+    """
     record = ForkRecord.keep(folder.path, plan)
     if record.finished:
         return record
-    tensors, values = capture(training)
-    state = {name: tensor for name, tensor in tensors.items() if not name.startswith("cooling.")}
-    problem = replace(training.problem, test=None)  # the loss on Train decides
+    made = source()
 
     def stop_here(*_: BranchResult | int) -> None:
         if is_stopped():
             raise Stopped
 
-    source = RunSource(configuration, RunState(step, state, values), seed=seed, problem=problem)
     with opened("here") as pool:
-        grow(source, plan, pool, ledger=record.ledger(), progress=stop_here, threads=configuration.threads)
+        grow(made, plan, pool, ledger=record.ledger(), progress=stop_here, threads=made.configuration.threads)
     return record.finish()

@@ -1,5 +1,6 @@
 """The loss that a training without a given length would have if its rate went to zero now: forecast and scored."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -7,17 +8,15 @@ from typing import Any, ClassVar
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
 from gradiometer.forks.alternatives.alternative import GoOn
 from gradiometer.forks.alternatives.rates import Hold
-from gradiometer.forks.branch import BranchResult
-from gradiometer.forks.recorded.growing import grow
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
-from gradiometer.jobs.choice import opened
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.folder import RunFolder
 from gradiometer.train.averaged import evaluated
-from gradiometer.train.forking.cooling_fork import READOUT, Stopped
+from gradiometer.train.forking.cooling_fork import READOUT, finished_fork
 from gradiometer.train.forking.order import examples_before
 from gradiometer.train.forking.rate_fork import source_of
+from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.training import Training
 
 FIRST = 64
@@ -94,32 +93,23 @@ class CooledForecasts:
             averaged = source.readouts(training.model)[READOUT].mean
         known, self.before, self.asked = self.before, (step, averaged), step
         forecast = None
-        if known is not None and 2 * known[0] == step:
+        if known is not None and 2 * known[0] == step and math.isfinite(averaged) and math.isfinite(known[1]):
             forecast = if_cooled(averaged, known[1], level=training.configuration.level)
         cost = 2 * REPLICATES * length(step)
         if forecast is None or self.spent + cost > self.budget * step:
             return CooledForecast(averaged, _dict(forecast), None, None, None, self.spent)
-        record = self._forked(training, folder, is_stopped)
+        record = self._forked(training, source, folder, is_stopped)
         self.spent += cost
         cooled, on = (_mean(record, name) for name in (Hold(0.0).name, GoOn().name))
         return CooledForecast(averaged, _dict(forecast), record.name, cooled, on, self.spent)
 
-    def _forked(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> ForkRecord:
+    def _forked(
+        self, training: Training, source: RunSource, folder: RunFolder, is_stopped: Callable[[], bool]
+    ) -> ForkRecord:
         step, order, seed = training.step, training.order, training.configuration.seed
         before, until, end = (examples_before(order, at) for at in (step, step + length(step), self.steps))
         plan = Plan(step, (Hold(0.0),), REPLICATES, until - before, "none", seed, end - before)
-        record = ForkRecord.keep(folder.path, plan)
-        if record.finished:
-            return record
-
-        def stop_here(*_: BranchResult | int) -> None:
-            if is_stopped():
-                raise Stopped
-
-        source, count = source_of(training, seed), training.configuration.threads
-        with opened("here") as pool:
-            grow(source, plan, pool, ledger=record.ledger(), progress=stop_here, threads=count)
-        return record.finish()
+        return finished_fork(folder, plan, lambda: source, is_stopped)
 
 
 def length(step: int) -> int:

@@ -3,23 +3,21 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.rates import Rate
-from gradiometer.forks.branch import BranchResult
 from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.growing import grow
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.forks.recorded.words import outcome
-from gradiometer.jobs.choice import opened
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
-from gradiometer.train.forking.cooling_fork import READOUT, Stopped
+from gradiometer.train.forking.cooling_fork import READOUT, finished_fork
 from gradiometer.train.forking.order import examples_before
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.guard import scale_rates
@@ -129,18 +127,7 @@ class RateForks:
         before, until, end = (examples_before(order, at) for at in (step, step + self.length(step), self.steps))
         rates = tuple(Rate(factor) for factor in FACTORS)
         plan = Plan(step, rates, REPLICATES, until - before, seed=seed, left=end - before)
-        record = ForkRecord.keep(folder.path, plan)
-        if record.finished:
-            return record
-        source = source_of(training, seed)
-
-        def stop_here(*_: BranchResult | int) -> None:
-            if is_stopped():
-                raise Stopped
-
-        with opened("here") as pool:
-            grow(source, plan, pool, ledger=record.ledger(), progress=stop_here, threads=training.configuration.threads)
-        return record.finish()
+        return finished_fork(folder, plan, partial(source_of, training, seed), is_stopped)
 
 
 def source_of(training: Training, seed: int) -> RunSource:
