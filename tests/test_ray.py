@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, Unsupported
-from gradiometer.jobs import Here, Job, Pool, Ray, pool_of
+from gradiometer.jobs import Here, Job, Pool, Ray, on_ray, pool_of
 from trainings import alive, same, trainings, until
 
 ray: Any = pytest.importorskip("ray")
@@ -220,6 +220,12 @@ def test_another_cluster_than_the_connected_one_is_refused(pool: Pool) -> None:
             other.run([Job("a", int)])
 
 
+def test_from_a_client_the_machines_of_a_cluster_need_not_be_within_reach(monkeypatch) -> None:
+    monkeypatch.setattr(on_ray, "_answers", lambda *_: False)
+    monkeypatch.setattr(ray.util.client.ray, "is_connected", lambda: True)
+    assert on_ray._is_there()
+
+
 def test_an_address_where_nothing_listens_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://[::1]:9"):
@@ -228,6 +234,7 @@ def test_an_address_where_nothing_listens_is_refused(monkeypatch) -> None:
 
 
 def test_a_pool_of_ray_is_made_from_its_text() -> None:
+    assert repr(pool_of("ray://a:1")) == repr(pool_of("ray:ray://a:1"))
     assert [repr(pool_of(text)) for text in ("ray", "ray:auto", "ray:10.0.0.1:6379")] == [
         "Ray()",
         "Ray('auto')",

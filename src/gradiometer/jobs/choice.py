@@ -39,7 +39,7 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
     if kind == "processes" and detail.isdecimal() and int(detail):
         return Processes(int(detail))
     if kind == "ray" and (detail or not colon):
-        return Ray(detail or None)
+        return Ray(pool if detail.startswith("//") else detail or None)
     near = difflib.get_close_matches(kind, KINDS, n=1)
     meant = f" Did you mean {near[0]!r}?" if near and kind not in KINDS else ""
     raise BadArgument(f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got {pool!r}.{meant}")

@@ -203,9 +203,15 @@ def _lost(name: str, reason: str) -> Outcome:
 
 
 def _is_there() -> bool:
-    """True if the head of the cluster and one of its machines answer. Ray itself asks for a minute."""
-    import ray  # noqa: PLC0415
+    """True if the head of the cluster and one of its machines answer. Ray itself asks for a minute.
 
+    From a client (ray://) only its server is within reach, and the cluster is taken to be there.
+    """
+    import ray  # noqa: PLC0415
+    from ray.util.client import ray as client  # noqa: PLC0415
+
+    if client.is_connected():
+        return True
     if not _answers(*ray.get_runtime_context().gcs_address.rsplit(":", 1)):
         return False
     return any(_answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"])

@@ -23,7 +23,8 @@ FOLLOWED = 64
 
 Mode = Literal["apart", "shared", "given"]
 
-Together = Mapping[str, Moments | str | None]
+Made = Mapping[str, Moments | str | None]
+"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason of a failure."""
 
 
 class Recorder:
@@ -112,7 +113,7 @@ class Recorder:
         """Names of the gauges that `measure` would run now."""
         return [gauge.name for gauge in (*self._cadence.turn(), *self._cadence.expensive())]
 
-    def measure(self, step: Measurable, together: Together | None = None) -> list[Reading]:
+    def measure(self, step: Measurable, together: Made | None = None) -> list[Reading]:
         """Run the gauges whose turn it is and record their readings.
 
         If a gauge cannot measure this training (such as a loss without a second derivative), the run gets a warning,
@@ -277,7 +278,7 @@ class Recorder:
         self.budget.load_state_dict(state["budget"])
         self._cadence.load_state_dict(state)
 
-    def _reading(self, gauge: Gauge, step: Measurable, together: Together | None = None) -> Reading | None:
+    def _reading(self, gauge: Gauge, step: Measurable, together: Made | None = None) -> Reading | None:
         try:
             if together is None or not gauge.needs_loss:
                 found: Moments | str | None = measured(gauge, step)

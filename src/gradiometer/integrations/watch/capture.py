@@ -19,7 +19,7 @@ from gradiometer.integrations.watch.checks.rows import Rows
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.processes.exchange import Exchange
-from gradiometer.integrations.watch.processes.together import Made, StepOf, Together
+from gradiometer.integrations.watch.processes.together import StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, joined
 from gradiometer.measurement.motion import Motion, multiple
@@ -86,8 +86,6 @@ class Capture:
         self._warned: set[str] = set()
         self._scaled = 1.0
         self.together = Together((), ranks, budget, self._parameters[0].device)
-        self.made: Made | None = None
-        """What they have measured at the last step; None on one process."""
         numbers = self._kinds * len(self._parameters)
         self.exchange = Exchange(ranks, accumulation, numbers, self._parameters[0].device)
 
@@ -252,7 +250,7 @@ class Capture:
             proposal, self.together.bits(chosen), self._builder.sizes, torch.cat(self._builder.squared), whole
         )
         if not self._ranks.alone:  # before anything that may fail on one process alone
-            self.made = self.together.measure(self.exchange.bits, share)
+            self.together.measure(self.exchange.bits, share)
         copies = self._gradients.copies if isinstance(self._gradients, ShardHooks) else None
         norms, adds_up = norms_of_all(norms_read, self._ranks.count, copies=copies, kinds=self._kinds)
         if not adds_up:

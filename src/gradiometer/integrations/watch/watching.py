@@ -283,7 +283,7 @@ class Watch(Forks, Automatic):
             self._decide()
 
     def _record(self, recorder: Recorder, caught: TrainingStep) -> None:
-        recorder.measure(caught, self._capture.made)
+        recorder.measure(caught, self._capture.together.made)
         self._trackers.send(recorder, self.budget.clock())
 
     def _close_step(self) -> None:

@@ -1,6 +1,6 @@
 """Gauges that run the model, measured by all processes at once: each measures its share of the batch."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
@@ -16,15 +16,13 @@ from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.memory import measured
 from gradiometer.run.ranks import RankLost, Ranks
+from gradiometer.run.recorder import Made
 
 GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
 """The next thing that a process exchanges."""
 
 MOST = 62
 """Most numbers in the moments of such a gauge."""
-
-Made = Mapping[str, Moments | str | None]
-"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason of a failure."""
 
 StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
 """Makes the step of the examples of this process, from a function that averages gradients over the processes."""
@@ -45,19 +43,21 @@ class Together:
     def __init__(self, gauges: Sequence[Gauge], ranks: Ranks, budget: Budget, device: torch.device) -> None:
         self._ranks, self._budget, self._device = ranks, budget, device
         self._gauges = [] if ranks.alone else [each for each in gauges if each.needs_loss and each.processes != "one"]
+        self.made: Made | None = None
+        """What all processes have measured at the last measured step; None on one process."""
 
     def bits(self, chosen: Collection[str]) -> int:
         """The gauges with these names, as the bits of a number that all processes understand."""
         return sum(2**place for place, gauge in enumerate(self._gauges) if gauge.name in chosen)
 
-    def measure(self, bits: int, step_of: StepOf) -> Made:
-        """Measure these gauges. All processes call it with the same gauges."""
-        made = {}
+    def measure(self, bits: int, step_of: StepOf) -> None:
+        """Measure these gauges into `made`. All processes call it with the same gauges."""
+        made = dict[str, Moments | str | None]()
         for place, gauge in enumerate(self._gauges):
             if bits >> place & 1:
                 with self._budget.spending(gauge.name):
                     made[gauge.name] = self._measured(gauge, step_of)
-        return made
+        self.made = made
 
     def _measured(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
         try:
