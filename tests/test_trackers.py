@@ -15,6 +15,7 @@ from gradiometer import BadArgument, watch
 from gradiometer.integrations.trackers import loggers, numbers_of
 from gradiometer.measurement import Estimate
 from gradiometer.run import Run
+from unprintable import Unprintable
 
 
 def run_with(out: Path, to: Any = (), steps: int = 30) -> Run:
@@ -78,13 +79,16 @@ def test_an_active_run_of_a_loaded_tracker_is_found_and_an_inactive_one_is_not(
     assert loggers([]) == {}
 
 
-def test_a_tracker_that_fails_is_named_and_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"), [(OSError("no such host"), "OSError: no such host"), (Unprintable(), "Unprintable")]
+)
+def test_a_tracker_that_fails_is_named_and_left_alone(tmp_path: Path, error: Exception, words: str) -> None:
     def broken(numbers: Any, step: int) -> None:
-        raise OSError("no such host")
+        raise error
 
     run = run_with(tmp_path, [broken])
     assert run.status == "finished" and len(run.series("noise")) == 30
-    assert run.warnings == ["the tracker function 0 failed and gets no more estimates: OSError: no such host"]
+    assert run.warnings == [f"the tracker function 0 failed and gets no more estimates: {words}"]
 
 
 def test_ends_that_are_not_finite_are_left_out() -> None:

@@ -18,6 +18,7 @@ import gradiometer
 from gradients_by_hand import LOSSES, backward, batches, network
 from gradiometer import BadArgument, StorageFailed, watch
 from gradiometer.integrations.watch import Watch
+from unprintable import Unprintable
 
 HOME = str(Path(gradiometer.__file__).parent)
 ENTRIES = {
@@ -179,11 +180,6 @@ def test_a_deleted_folder_is_told_and_training_continues(tmp_path: Path) -> None
         assert w.state_dict()["steps"] == 6
         assert w.run is None
         assert any("is not a run folder" in warning for warning in w.findings().warnings)
-
-
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError
 
 
 @pytest.mark.parametrize(

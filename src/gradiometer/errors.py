@@ -73,3 +73,12 @@ class StorageFailed(GradiometerError):
     """Something could not be written: no permission, no space, or a folder that was deleted meanwhile."""
 
     exit_code: ClassVar[int] = 6
+
+
+def summary(error: BaseException) -> str:
+    """Type and message of an error, as part of a sentence. The type alone if no message can be printed."""
+    try:
+        first_line = str(error).strip().partition("\n")[0].rstrip(".")
+    except Exception:
+        first_line = ""
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

@@ -14,7 +14,7 @@ from types import FrameType
 
 import click
 
-from gradiometer.errors import GradiometerError, Interrupted, StorageFailed
+from gradiometer.errors import GradiometerError, Interrupted, StorageFailed, summary
 
 DEBUG = "GRADIOMETER_DEBUG"
 """Environment variable that adds the traceback to every error."""
@@ -56,7 +56,7 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     if _is_interrupt(error):
         return "stopped before the end.", Interrupted.exit_code
     sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
-    if sentence is None and sys.flags.optimize > 1 and "Found no doc" in str(error):
+    if sentence is None and sys.flags.optimize > 1 and "Found no doc" in summary(error):
         return "the charts need the docstrings that Python's -OO (PYTHONOPTIMIZE=2) removes: leave it out.", REFUSED
     return (_BUG, 1) if sentence is None else (sentence, REFUSED)
 
@@ -127,7 +127,7 @@ def _shortage(error: BaseException) -> str | None:
         return "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
     if _is_descriptors(error):
         return "too many files are open: raise the limit with `ulimit -n 4096`, or close other programs."
-    if "can't start new thread" in str(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
+    if "can't start new thread" in summary(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
         return "the system starts no more threads or processes: raise `ulimit -u`, or close other programs."
     return None
 
@@ -166,7 +166,7 @@ def _current_folder_exists() -> bool:
 def _is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    words = str(error).lower()
+    words = summary(error).lower()
     return isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _NO_MEMORY)
 
 

@@ -13,10 +13,9 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import Unsupported
+from gradiometer.errors import Unsupported, summary
 from gradiometer.measurement.batch import leaves
 from gradiometer.measurement.optimizer.clipping import Clipping
-from gradiometer.problems.user_code import summary
 
 OURS = "gradiometer."
 """Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step is measured."""

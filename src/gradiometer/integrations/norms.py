@@ -9,7 +9,7 @@ from typing import Any
 
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.diagnosis import diagnose
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, summary
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.given_norms import GivenNorms, number
@@ -116,7 +116,7 @@ class NormsWatch:
         self._inside = False
         if self._recorder is None or self._recorder.closed:
             return
-        reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
+        reason = {} if error is None else {"reason": summary(error)}
         try:
             with self._recorder as recorder:
                 self._trackers.send(recorder, recorder.budget.clock(), at_once=True)

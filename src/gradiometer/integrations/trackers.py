@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, summary
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.recorder import Recorder
@@ -139,7 +139,7 @@ class Trackers:
                 log(numbers_of(estimates), step)
             except Exception as error:
                 self._failed.add(name)
-                self._warn(f"the tracker {name} failed and gets no more estimates: {type(error).__name__}: {error}")
+                self._warn(f"the tracker {name} failed and gets no more estimates: {summary(error)}")
 
     def _estimates(self, recorder: Recorder) -> tuple[dict[str, Estimate], int]:
         """The estimates at the newest readings, and the step of the last reading."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.errors import BadArgument, RunDamaged, summary
 from gradiometer.jobs.job import Outcome
 from gradiometer.storage.disk import writing
 from gradiometer.storage.journal import JournalWriter, plain, read_journal, restored
@@ -62,9 +62,9 @@ class Ledger:
                 name, result, seconds = str(record["name"]), record["result"], float(record["seconds"])
                 found[name] = Outcome(name, self._decode(result), seconds=seconds)
             except Exception as error:
-                why = f"{type(error).__name__}: {error}"
                 raise RunDamaged(
-                    f"`{self.path}`, line {number}, is not a finished job of this kind ({why}): use another file."
+                    f"`{self.path}`, line {number}, is not a finished job of this kind ({summary(error)}): "
+                    "use another file."
                 ) from error
         self.warnings = tuple(warnings)
         return found

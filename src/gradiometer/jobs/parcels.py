@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 import torch
 
-from gradiometer.errors import BadArgument, StorageFailed, UserCodeFailed
+from gradiometer.errors import BadArgument, StorageFailed, UserCodeFailed, summary
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.storage.disk import reason_of
 
@@ -43,7 +43,8 @@ def packed_job(job: Job) -> bytes:
         guilty, why = next(((what, e) for what, part in parts.items() if (e := _refusal(part))), ("", error))
         where = f", because of {guilty} ({type(parts[guilty]).__name__})" if guilty else ""
         raise BadArgument(
-            f"`jobs` has the job {job.name!r}, which cannot be sent to another process{where}: {_why(why)}; {INSTEAD}."
+            f"`jobs` has the job {job.name!r}, which cannot be sent to another process{where}: {summary(why)}; "
+            f"{INSTEAD}."
         ) from error
 
 
@@ -100,7 +101,7 @@ def packed_outcome(outcome: Outcome) -> bytes:
     except Exception as error:
         what = f"the result of the job {outcome.name!r} ({type(outcome.result).__name__})"
         refused = UserCodeFailed(
-            f"{what} cannot be sent back: {_why(error)}; return numbers, arrays, tensors, or containers of them."
+            f"{what} cannot be sent back: {summary(error)}; return numbers, arrays, tensors, or containers of them."
         )
         return packed(Outcome(outcome.name, error=str(refused), seconds=outcome.seconds, exception=refused))
 
@@ -124,9 +125,5 @@ def _refusal(value: Any) -> Exception | None:
 
 def _shared_refused(shared: Any, error: Exception) -> BadArgument:
     return BadArgument(
-        f"`shared` ({type(shared).__name__}) cannot be sent to another process: {_why(error)}; {INSTEAD}."
+        f"`shared` ({type(shared).__name__}) cannot be sent to another process: {summary(error)}; {INSTEAD}."
     )
-
-
-def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".")

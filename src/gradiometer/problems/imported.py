@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import nearest
-from gradiometer.problems.user_code import summary, user_module
+from gradiometer.problems.user_code import user_module
 from gradiometer.randomness import untouched_randomness
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary
 
 OURS = str(Path(__file__).resolve().parents[1])
 INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
@@ -61,15 +61,6 @@ def user_module(name: str) -> ModuleType:
         if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise BadArgument(f"there is no module `{missing}`, neither installed nor in {here}.") from error
         raise UserCodeFailed(f"importing `{name}` raised {summary(error)}.") from error
-
-
-def summary(error: BaseException) -> str:
-    """Type and message of an error, as part of a sentence. The type alone if no message can be printed."""
-    try:
-        first_line = str(error).strip().partition("\n")[0].rstrip(".")
-    except Exception:
-        first_line = ""
-    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
 def _line(error: BaseException) -> str:

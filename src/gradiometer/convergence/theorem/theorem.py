@@ -19,7 +19,7 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Formula
 from gradiometer.convergence.theorem.conditions import Conditions
 from gradiometer.convergence.theorem.evidence import Evidence, evidence, within
-from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.errors import BadArgument, UserCodeFailed, summary
 
 SECONDS = 1.0
 """Time for a decision. After it, everything is undecided."""
@@ -188,7 +188,7 @@ def _start_of(
             undefined, reason, last = undefined or t, reason or _plain(error), t
             continue
         except Exception as error:
-            raise UserCodeFailed(f"`subject` must return a number at t = {t}: {error}.") from error
+            raise UserCodeFailed(f"`subject` must return a number at t = {t}: {summary(error)}.") from error
         if value < 0 and negative is None and is_negative(t):
             negative = t
     if undefined is not None and last > FIRST_STEPS // 2:

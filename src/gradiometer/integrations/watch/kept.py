@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from gradiometer.diagnosis import diagnose
+from gradiometer.errors import summary
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
@@ -61,7 +62,7 @@ class Kept:
                 self._losses.fetch()
             with self._shield:
                 trackers.send(recorder, recorder.budget.clock(), at_once=True)
-            reason = {} if error is None else {"reason": f"{type(error).__name__}: {error}"}
+            reason = {} if error is None else {"reason": summary(error)}
             recorder.event("finished" if error is None else "interrupted", step, **reason)
         with self._shield:
             self._announcements.show(self.run)

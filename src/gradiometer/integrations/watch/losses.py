@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from gradiometer.compiler import as_written
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
-from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
-from gradiometer.problems.user_code import summary
 from gradiometer.run.recorder import Recorder
 
 WAITING = 64

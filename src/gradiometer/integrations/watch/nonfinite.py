@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import GradiometerError
+from gradiometer.integrations.watch.shield import reason_of
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 
@@ -34,8 +34,8 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
     try:
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
-    except (GradiometerError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        return f"the batch could not be run again to find the layer ({str(error).splitlines()[0].rstrip('.')})"
+    except Exception as error:
+        return f"the batch could not be run again to find the layer ({reason_of(error)})"
     where = f"first in {layer}" if layer else "in the loss, with every layer's output finite"
     return f"{where}, {'of ' + examples if examples else 'and for no example of the batch alone'}"
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from gradiometer.errors import GradiometerError
-from gradiometer.problems.user_code import summary
+from gradiometer.errors import GradiometerError, summary
 
 
 class Shield:
