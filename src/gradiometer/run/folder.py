@@ -78,7 +78,7 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        if not re.fullmatch(r"[^\s./\\][^/\\\x00-\x1f]{0,199}", name):
+        if not re.fullmatch(r"[^\s./\\\ud800-\udfff][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
             raise BadArgument(f"`name` must be a file name that does not begin with a dot, got {name!r}.")
         parent = Path(parent)
         with writing(parent, "choose another folder for the runs"):
@@ -252,9 +252,11 @@ def _manifest_body(manifest: Mapping[str, Any]) -> str:
         if name in manifest:
             raise BadArgument(f"`manifest` must not have the key `{name}`, which the folder writes itself: remove it.")
     try:
-        return tomli_w.dumps(_without_none(manifest))
+        body = tomli_w.dumps(_without_none(manifest))
+        body.encode()
     except (TypeError, ValueError, AttributeError) as error:
         raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
+    return body
 
 
 def _without_none(value: Any) -> Any:

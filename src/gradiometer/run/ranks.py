@@ -78,13 +78,13 @@ class Ranks:
             dist.broadcast(shared, 0)
         return tuple(shared.tolist())
 
-    def told_text(self, text: str = "") -> str:
-        """The text of rank 0, on every rank."""
+    def told_path(self, path: str = "") -> str:
+        """The path of rank 0, on every rank."""
         if self.alone:
-            return text
-        content = text.encode()
+            return path
+        content = os.fsencode(path)
         (size,) = self.told(len(content))
-        return bytes(self.told(*(content if self.first else bytes(size)))).decode()
+        return os.fsdecode(bytes(self.told(*(content if self.first else bytes(size)))))
 
 
 @contextmanager

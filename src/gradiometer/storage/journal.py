@@ -5,6 +5,7 @@ These three strings therefore mean numbers everywhere in a journal.
 """
 
 import errno
+import json
 import math
 import os
 import stat
@@ -75,7 +76,7 @@ class JournalWriter:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line. It is written by `flush` or when the buffer is full."""
-        self._buffer += _encode(plain(record))
+        self._buffer += _as_json(plain(record))
         self._buffer += b"\n"
         if len(self._buffer) >= _BUFFER:
             self.flush()
@@ -201,6 +202,14 @@ def restored(value: Any) -> Any:
     if isinstance(value, list):
         return [restored(part) for part in value]
     return value
+
+
+def _as_json(record: Any) -> bytes:
+    """A record as JSON. Letters that UTF-8 lacks, as in a file name of other bytes, become question marks."""
+    try:
+        return _encode(record)
+    except UnicodeEncodeError:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
 def _decode_into(lines: list[Line], garbled: list[int], decoder: Any, number: int, text: bytes) -> None:

@@ -23,7 +23,7 @@ def follow(training: Training) -> Run:
         RankLost: Another process has ended.
     """
     with asked_to_stop():
-        folder = RunFolder.open(training.ranks.told_text())
+        folder = RunFolder.open(training.ranks.told_path())
         load_latest(folder, use=lambda checkpoint: restore(training, checkpoint.tensors, checkpoint.state))
         while True:
             following, told = training.ranks.told(END, False)
@@ -42,7 +42,7 @@ def follow(training: Training) -> Run:
 
 def lead(ranks: Ranks, folder: RunFolder) -> None:
     """Send the run's folder to all: they start from its latest checkpoint."""
-    ranks.told_text(str(folder.path.resolve()))
+    ranks.told_path(str(folder.path.resolve()))
 
 
 def dismiss(ranks: Ranks) -> None:

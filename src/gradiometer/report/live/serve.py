@@ -124,7 +124,8 @@ class Live:
             return _nothing_here()
         runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
         place = self._place(self.followed.index(followed))
-        return HTMLResponse(await asyncio.to_thread(lambda: followed.latest().page(place, runs)))
+        page = await asyncio.to_thread(lambda: followed.latest().page(place, runs))
+        return HTMLResponse(page.encode(errors="replace"))
 
     async def _update(self, request: Request) -> Response:
         followed = self._asked_for(request)
@@ -219,7 +220,7 @@ def _changed(followed: Followed) -> bool:
 
 async def _refused(_: Request, error: Exception) -> Response:
     """A run that cannot be read is a sentence. The next attempt may succeed."""
-    return PlainTextResponse(str(error), 503)
+    return PlainTextResponse(str(error).encode(errors="replace"), 503)
 
 
 def _nothing_here() -> Response:
