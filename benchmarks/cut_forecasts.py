@@ -38,7 +38,7 @@ CUTS = [
 def finished(problem: str, model: str, **settings: Any) -> Run:
     """A run whose evaluations are of the whole training set."""
     loaded = load(problem, model=model, data_dir=None, seed=0)
-    configuration = Configuration(problem=problem, model=model, budget=0.0, checkpoint_seconds=float("inf"), **settings)
+    configuration = Configuration(problem=problem, model=model, checkpoint_seconds=float("inf"), **settings)
     with tempfile.TemporaryDirectory() as folder:
         run = train(replace(loaded, test=loaded.train), configuration, Path(folder))
         _ = run.events  # read before the folder goes
@@ -55,7 +55,7 @@ def forecast(problem: str, model: str, rate: float, batch: int, share: float) ->
     epochs = {"digits": 30 if batch > 8 else 10, "fashion-mnist": 2}[problem]
     steps = steps_of(problem, model, epochs, batch)
     schedule = f"Constant({rate}).then({int(share * steps)}, Constant({rate / 10}))"
-    run = finished(problem, model, epochs=epochs, batch_size=batch, schedule=schedule, cool="watch")
+    run = finished(problem, model, epochs=epochs, batch_size=batch, schedule=schedule, cool="watch", every=steps)
     (scored,) = [event for event in run.events if event["event"] == "cut scored"]
     return {name: scored[name] for name in ("seen", "fell", "within", "predicted", "cut_at", "step")}
 

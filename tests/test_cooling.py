@@ -23,6 +23,7 @@ from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.run.budget import Budget
 from gradiometer.train import Cooling, TrainProbe, train
 from gradiometer.train import loop as loops
+from gradiometer.train.cooling import PROBE
 from gradiometer.train.forking import cooling_fork
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring import recorded
@@ -38,7 +39,7 @@ def quadratic():
 
 
 def settings(**changes) -> Configuration:
-    given = {"problem": "quadratic", "batch_size": 10, "epochs": 16, "learning_rate": 0.3, "budget": 0.0}
+    given = {"problem": "quadratic", "batch_size": 10, "epochs": 16, "learning_rate": 0.3, "every": 2000}
     return Configuration(**(given | {"sampling": "replacement", "cool": "auto", "cool_budget": 1.0} | changes))
 
 
@@ -112,7 +113,7 @@ def test_a_larger_budget_pays_for_an_early_fork_and_for_one_where_the_test_propo
 @pytest.mark.parametrize("steps", [1, 2, 7, 100, 333, 1001])
 def test_a_budget_of_two_runs_pays_for_the_early_fork_and_the_marks(steps: int) -> None:
     problem = quadratic()
-    cooling = Cooling(Objective(problem.model(), problem.loss), problem.train, steps, acts=True, budget=2.0)
+    cooling = Cooling(Objective(problem.model(), problem.loss), problem.train, (steps, 10), acts=True, budget=2.0)
     asked = []
     for step in range(steps):
         if cooling.asks(step):
@@ -149,7 +150,7 @@ def test_a_fork_decides(
     verdict: str, step: int, begins: int | None, cooled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the marks 640 and 760 the rate goes to zero unless keeping it ends lower; elsewhere only if it ends higher."""
-    training = Training(quadratic(), settings(cool_budget=9.0), Budget(0.0), gauges=())
+    training = Training(quadratic(), settings(cool_budget=9.0), Budget(0.02), gauges=())
     training.step = step
     effect = Effect("hold 80%", "train_loss", GAIN, GAIN, None, replicates=2)
     monkeypatch.setattr(Effect, "verdict", verdict)
@@ -245,7 +246,7 @@ def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
 def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
     problem = quadratic()
     objective = Objective(problem.model(), problem.loss)
-    probe = TrainProbe(objective, problem.train, seed=0)
+    probe = TrainProbe(objective, problem.train, PROBE, seed=0)
     chosen = Examples(torch.cat(probe.parts))  # 496 of 500, so that its eight parts are equal
     exact = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(chosen)
     point = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
@@ -303,7 +304,7 @@ def test_cooling_and_a_schedule_that_never_holds_a_rate_are_refused_together(sch
 def test_too_few_examples_to_compare_points_on_are_refused() -> None:
     problem = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).problem(examples=30)
     with pytest.raises(BadArgument, match="`cool` needs at least 64 training examples, got 30"):
-        TrainProbe(Objective(problem.model(), problem.loss), problem.train, seed=0)
+        TrainProbe(Objective(problem.model(), problem.loss), problem.train, PROBE, seed=0)
 
 
 GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)

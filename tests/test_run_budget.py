@@ -8,6 +8,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.run import Budget, clock_for, overhead_sentence
+from gradiometer.run.budget import COOLING
 
 
 class Clock:
@@ -121,13 +122,37 @@ def test_time_in_a_nested_region_is_charged_to_the_inner_name() -> None:
     assert budget.used == pytest.approx(0.06)
 
 
-def test_a_fixed_cost_that_was_asked_for_is_counted_and_leaves_the_share_to_the_readings() -> None:
+def test_branches_have_a_budget_of_their_own_and_leave_the_share_to_the_readings() -> None:
     clock = Clock()
     budget = Budget(0.02, clock)
     train(budget, clock, 5000, 0.01, 0.003)
-    with budget.spending("cooling", asked_for=True):
+    with budget.spending("forks", outside=True):
         clock.now += 500
     assert train(budget, clock, 5000, 0.01, 0.003) > 250 and budget.used > 5
+
+
+@pytest.mark.parametrize("at", [0, 20_000])
+def test_a_fixed_cost_is_paid_back_and_leaves_a_part_of_the_share_to_the_readings(at: int) -> None:
+    """Half of what the whole run may use, before its first step or in its middle."""
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    train(budget, clock, at, 0.01, 0.003)
+    with budget.spending("look", fixed=True):
+        clock.now += 5
+    soon, later = train(budget, clock, 10_000, 0.01, 0.003), train(budget, clock, 50_000 - at, 0.01, 0.003)
+    assert budget.used <= 0.021
+    assert soon > 0.24 * 0.02 * 100 / 0.003 and later > 0.02 * 60 / 0.003
+
+
+def test_looks_of_cooling_count_against_the_share_and_do_not_starve_the_readings() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    made = 0
+    for _ in range(20):
+        with budget.spending(COOLING):
+            clock.now += 0.01 * 1000 * 0.01
+        made += train(budget, clock, 1000, 0.01, 0.003)
+    assert budget.used <= 0.021 and made > 0.4 * 0.02 * 200 / 0.003
 
 
 def test_time_is_counted_where_measuring_fails() -> None:
@@ -179,7 +204,7 @@ def test_the_overhead_sentence_names_the_time_used_and_the_steps_measured() -> N
     )
     assert "paid for" not in overhead_sentence(few, 1)
     spent = {"readings": 0.011, "cooling": 0.5, "batch_sharpness": 0.002, "bookkeeping": 1e-5}
-    by_name = overhead_sentence({**used, "used": 0.513, "spent": spent, "asked_for": ["cooling"]})
+    by_name = overhead_sentence({**used, "used": 0.513, "spent": spent, "outside": ["cooling"]})
     assert "(budget 2 %): cooling 50 %, readings 1.1 %, batch_sharpness 0.2 %; cooling outside the budget" in by_name
     beyond = {**used, "every": 5.0, "beyond_allowance": True}
     assert overhead_sentence(beyond).endswith("it has them nevertheless, and a smaller `budget` has fewer.")

@@ -27,7 +27,7 @@ with tempfile.TemporaryDirectory() as parent:
 def test_work_that_is_killed_300_times_ends_with_the_same_bits() -> None:
     command = [sys.executable, str(Path(__file__).parent / "kills.py"), "300"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "300  kills" in done.stdout
 
 

@@ -20,6 +20,9 @@ ASSURED = 0.25
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
 """Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
 
+COOLING = "looks of cooling"
+"""What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them."""
+
 _REMEMBERED = 5
 
 
@@ -27,7 +30,8 @@ class Budget:
     """Decides from measured seconds whether another measurement fits into a share of the training time.
 
     Training time is the elapsed time minus the time used for measuring. It counts from the first call of `start`,
-    `fits` or `spending`, so that loading data earns nothing. All time used is charged by name.
+    `fits` or `spending`, so that loading data earns nothing. All time used is charged by name, and all of it counts
+    against the share, except for branches of the run, which have a budget of their own.
 
     - In the long run at most `share` of the training time is used.
     - The first 1,000 steps have a start-up allowance of five times the share, for the first 40 readings (20 if one
@@ -35,6 +39,8 @@ class Budget:
       step 1,000 on. Readings of up to 0.1 s together, at a share of 2 %, are made even if the steps are too short.
     - The first measurement of a process is slower than the later ones. It is not used to forecast the next, and is
       charged to the start of the run. The forecast is the median of the last five of a kind.
+    - A fixed cost, such as the check of the edge before the first step, is not forecast. The same 60 % of the share
+      pay it back.
     - After them a reading is made whenever training is 1.1 times as long as at the newest one, so that the newest one
       is about now, as long as what is borrowed is at most the start-up allowance.
     - Readings and expensive measurements have half of the share each while an expensive one waits. A quarter of the
@@ -59,8 +65,10 @@ class Budget:
         self.planned: int | None = None
         """Steps of the whole training, if known: the first 40 readings are spread over at most its first 1,000."""
         self.spent_on: defaultdict[str, float] = defaultdict(float)
-        self.asked_for: set[str] = set()
-        """Names of fixed costs that the user asked for: reported, but not counted against the share."""
+        self.outside: set[str] = set()
+        """Names of what is reported but not counted against the share: branches of the run."""
+        self.fixed = {START}
+        """Names of costs that are not forecast, and are paid back later."""
         self.steps = 0
         """Training steps so far."""
         self.readings = 0
@@ -166,7 +174,7 @@ class Budget:
         cost = statistics.median(costs) if costs else self._half_step(training)
         repaying = self._repays_from is not None and self._repaid(training) < self._lent
         kept = 1 - REPAID if repaying else 1.0
-        bookkeeping = self.spent_on[BOOKKEEPING] / max(self.steps, 1)
+        bookkeeping = self._by_the_way / max(self.steps, 1)
         ways = [
             (lacks, self.share * pace * (kept if repays else 1.0) - part * bookkeeping)
             for lacks, part, repays in self._lacks(cost, training, saving, under_way)
@@ -177,7 +185,7 @@ class Budget:
 
     def beyond_allowance(self) -> bool:
         """True if the promised readings took more than the start-up allowance, since 300 steps are so short."""
-        spent = self._budgeted - self.spent_on[START]
+        spent = self._budgeted - self._fixed_costs
         is_early = IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
         return is_early and spent > START_UP * self.share * self.training > 0
 
@@ -190,16 +198,19 @@ class Budget:
         return early.target if self.readings < early.target else None
 
     @contextmanager
-    def spending(self, name: str = BOOKKEEPING, *, asked_for: bool = False) -> Iterator[None]:
+    def spending(self, name: str = BOOKKEEPING, *, fixed: bool = False, outside: bool = False) -> Iterator[None]:
         """Charge the time inside to this name. Time in a nested region is charged to the inner name only.
 
         Args:
             name: What the time is spent on.
-            asked_for: True for a fixed cost that the user asked for, such as `--cool`.
+            fixed: True for a cost that is not forecast, and is paid back later, such as a check before the first step.
+            outside: True for what does not count against the share: branches of the run.
         """
         self.start()
-        if asked_for:
-            self.asked_for.add(name)
+        if fixed:
+            self.fixed.add(name)
+        if outside:
+            self.outside.add(name)
         now = self.clock()
         if self._open:
             self._charge(now)
@@ -214,7 +225,7 @@ class Budget:
     def charge(self, name: str, seconds: float) -> None:
         """Charge seconds that were measured elsewhere."""
         self.spent_on[name] += seconds
-        if name == START:
+        if name in self.fixed:
             self._lent += seconds
 
     def made(self, kind: str = READINGS) -> None:
@@ -232,7 +243,7 @@ class Budget:
             self.readings += 1
             self._last, self._newest = self.training, self.steps
             if self._borrows:
-                spent = self._budgeted - self.spent_on[BOOKKEEPING]
+                spent = self._budgeted - self._by_the_way
                 self._lent = max(self._lent, spent - self._income(self.training))
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,7 +251,8 @@ class Budget:
         return {
             "elapsed": self.elapsed,
             "spent": dict(self.spent_on),
-            "asked_for": sorted(self.asked_for),
+            "outside": sorted(self.outside),
+            "fixed": sorted(self.fixed),
             "costs": {kind: list(costs) for kind, costs in self._costs.items()},
             "steps": self.steps,
             "readings": self.readings,
@@ -259,7 +271,7 @@ class Budget:
         self._earlier, self._started = elapsed, None
         self.spent_on = defaultdict(float, spent)
         self._counted = defaultdict(float, spent)
-        self.asked_for = set(state["asked_for"])
+        self.outside, self.fixed = set(state["outside"]), set(state["fixed"])
         self.steps, self.readings = int(state["steps"]), int(state["readings"])
         self._lent, self._last = float(state["lent"]), float(state["last"])
         self._newest = int(state.get("newest", self.steps))
@@ -279,11 +291,20 @@ class Budget:
     @property
     def _budgeted(self) -> float:
         """Seconds that count against the share."""
-        return self.spent - math.fsum(self.spent_on[name] for name in self.asked_for)
+        return self.spent - math.fsum(self.spent_on[name] for name in self.outside)
+
+    @property
+    def _fixed_costs(self) -> float:
+        return math.fsum(self.spent_on[name] for name in self.fixed)
+
+    @property
+    def _by_the_way(self) -> float:
+        """Seconds of what every step costs, measured or not."""
+        return self.spent_on[BOOKKEEPING] + self.spent_on[COOLING]
 
     @property
     def _expensive(self) -> float:
-        others = {READINGS, START, BOOKKEEPING, *self.asked_for}
+        others = {READINGS, BOOKKEEPING, COOLING, *self.fixed, *self.outside}
         return math.fsum(seconds for name, seconds in self.spent_on.items() if name not in others)
 
     def _repaid(self, training: float) -> float:
@@ -319,8 +340,8 @@ class Budget:
             steps=self.steps,
             pace=training / max(self.steps, 1),
             cost=cost,
-            spent=self._budgeted - self.spent_on[START] + under_way + cost,
+            spent=self._budgeted - self._fixed_costs + under_way + cost,
             readings=readings,
             newest=self.steps if under_way else self._newest,
-            bookkeeping=self.spent_on[BOOKKEEPING],
+            bookkeeping=self._by_the_way,
         )

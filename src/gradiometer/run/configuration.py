@@ -77,9 +77,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step. Default:
             noise,batch_sharpness,trajectory, with adamw noise,preconditioned_noise,trajectory, and with schedulefree
             noise,trajectory.
-        check_edge: Compare the learning rate with the sharpness before the first step. A fixed cost outside the budget.
-        check_endpoint: After the last step, search for a saddle, dead units and an unbroken symmetry. A fixed cost
-            outside the budget.
+        check_edge: Compare the learning rate with the sharpness before the first step. A fixed cost, which later
+            readings pay back.
+        check_endpoint: After the last step, search for a saddle, dead units and an unbroken symmetry. A fixed cost.
         every: Measure at every n-th step and ignore the budget.
         level: Confidence level of every interval.
         seed: Seed of the initial parameters, of the order of the examples and of the probes.

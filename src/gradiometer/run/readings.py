@@ -53,7 +53,8 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     every: Number | None
     mode: str
     spent: dict[str, Number] = {}
-    asked_for: list[str] = []
+    outside: list[str] = []
+    fixed: list[str] = []
     short_of: StepNumber | None = None
     memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     beyond_allowance: bool = False

@@ -10,7 +10,7 @@ from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFa
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
-from gradiometer.run.budget import READINGS, Budget
+from gradiometer.run.budget import READINGS, START, Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.memory import Peak, measured
@@ -249,10 +249,10 @@ class Recorder:
 
         `budget` and `used` are fractions of the training time, and `every` is the mean distance of measured steps, in
         steps. `budget` is None without a budget, `every` with fewer than two measured steps. `spent` splits `used` by
-        name, and `asked_for` names fixed costs outside the budget. `short_of` is the number of readings that the run
-        should have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if its readings
-        took more than the start-up allowance. `memory` is the most by which a measured step raised the peak memory, in
-        bytes: of the accelerator, or else of the process.
+        name. `outside` names what has a budget of its own, `fixed` what is paid back later. `short_of` is the number of
+        readings that the run should have by now, if the budget could not pay for them; else None. `beyond_allowance` is
+        True if its readings took more than the start-up allowance. `memory` is the most by which a measured step raised
+        the peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None
@@ -263,7 +263,8 @@ class Recorder:
             "every": self._cadence.spacing,
             "mode": "off" if self._share == 0 or not self.gauges else self.mode,
             "spent": {name: seconds / training for name, seconds in spent.items()} if training > 0 else {},
-            "asked_for": sorted(self.budget.asked_for),
+            "outside": sorted(self.budget.outside),
+            "fixed": sorted(self.budget.fixed - {START}),
             "short_of": self.budget.short_of() if budgeted else None,
             "memory": self._memory.raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),

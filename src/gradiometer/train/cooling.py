@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.convergence.plateau.extrapolation import Extrapolation, Look
+from gradiometer.convergence.plateau.extrapolation import BLOCKS, BLOCKS_PER_OCTAVE, PER_BLOCK, Extrapolation, Look
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.rates import Hold
@@ -29,6 +29,18 @@ FEWEST = 64
 PARTS = 8
 """Number of equal parts that these examples are run in."""
 
+AT_ONCE = 256
+"""Most examples that are run at once."""
+
+OCTAVES = 6
+"""The looks of a test begin when its steps are a sixty-fourth of those that it has, but not before the sixteenth."""
+
+NAMES = ("spent", "asked", "begins", "since", "needed", "rate", "newest", "cut")
+"""Names of the attributes that a checkpoint keeps as values."""
+
+SHARE = 0.5
+"""Part of what measuring may use that is for the looks."""
+
 EARLY, EARLY_HORIZON, EARLY_HOLD, EARLY_REPLICATES = 0.1, 0.16, 0.8, 3
 """Of the early fork: the share of the steps before it, the length of its branches as a share of the steps, how long one
 of them keeps the rate, and its replicates."""
@@ -46,39 +58,83 @@ class TrainProbe:
     The loss draws the same random numbers at every point, and training is not touched.
     """
 
-    def __init__(self, objective: Objective, data: Examples, seed: int) -> None:
+    def __init__(self, objective: Objective, data: Examples, count: int, seed: int) -> None:
         if not len(data) >= FEWEST:
             raise BadArgument(f"`cool` needs at least {FEWEST} training examples, got {len(data)}.")
-        count = min(PROBE, len(data)) // PARTS * PARTS
+        count = min(count, len(data)) // PARTS * PARTS
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         self.objective, self.seed = objective, zlib.crc32(f"{seed}/cooling".encode())
         with untouched_randomness(self.seed, objective.devices):  # a data set may draw, too
             batch = data.batch(chosen)
         self.parts: list[Batch] = chunks(batch, PARTS)
+        self.batches = chunks(batch, math.gcd(PARTS, 1 << (-(-count // AT_ONCE) - 1).bit_length()))
 
     def loss(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, " 1"]:
         """The mean loss of these examples."""
         leaves = self._leaves(points[0])
         total = torch.zeros((), dtype=torch.float64, device=points.device)
         with torch.no_grad(), self.objective.untouched_randomness(self.seed):
-            for part in self.parts:
+            for part in self.batches:
                 total = total + self.objective.mean_loss(leaves, part).double()
-        return total[None] / PARTS
+        return total[None] / len(self.batches)
 
     def gradient(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, "1 params"]:
         """Its gradient."""
-        return self.gradients(points).mean(dim=0)
+        return self._gradients(points, self.batches).mean(dim=0)
 
     def gradients(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, "parts 1 params"]:
         """The gradient of each part."""
+        return self._gradients(points, self.parts)
+
+    def _gradients(self, points: Tensor, parts: Sequence[Batch]) -> Tensor:
         leaves = self._leaves(points[0])
-        each = [flat(self.objective.gradient(part, at=leaves, seed=self.seed)) for part in self.parts]
+        each = [flat(self.objective.gradient(part, at=leaves, seed=self.seed)) for part in parts]
         return torch.stack(each)[:, None]
 
     def _leaves(self, point: Float[Tensor, " params"]) -> list[Tensor]:
         parameters = self.objective.parameters
         pieces = point.split([parameter.numel() for parameter in parameters])
         return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
+
+
+def cost_of_looks(examples: int, batch_size: int) -> float:
+    """Cost of a test on so many examples, in training steps.
+
+    24 blocks have four losses and a gradient each, nine looks three losses and a gradient in parts. A call costs as
+    much as a step of as many examples, but not less than a step; a loss costs a third of it.
+    """
+    blocks = OCTAVES * BLOCKS_PER_OCTAVE
+    looks = blocks - BLOCKS + 1
+    whole = blocks * (1 + PER_BLOCK / 3) + looks
+    each = examples / batch_size
+    return whole * max(each, math.ceil(examples / AT_ONCE)) + looks * max(each, PARTS)
+
+
+def paid_examples(share: float | None, length: tuple[int, int], *, needed: bool) -> int:
+    """Examples of a probe whose test costs at most half of what measuring may use: 64 to 2048, or 0 for no test.
+
+    Args:
+        share: Share of the training that measuring may use; None: any.
+        length: Steps of the whole training, and examples of a step.
+        needed: True if there must be a test.
+
+    Raises:
+        BadArgument: There must be one, and the share does not pay for 64 examples.
+    """
+    if share is None:
+        return PROBE
+    steps, batch_size = length
+    for count in range(PROBE, FEWEST - 1, -FEWEST):
+        if cost_of_looks(count, batch_size) <= SHARE * share * steps:
+            return count
+    if not needed:
+        return 0
+    enough = math.ceil(100 * cost_of_looks(FEWEST, batch_size) / (SHARE * steps)) / 100
+    ways = f"set `budget` = {enough:.2f} or more, or `every`" if enough < 1 else "set `every`"
+    raise BadArgument(
+        f"`cool` = watch does not fit into a `budget` of {share:g} in {steps:,} steps of {batch_size:,} examples: "
+        f"{ways}, which measures at any cost, or train for longer."
+    )
 
 
 class Cooling:
@@ -99,8 +155,9 @@ class Cooling:
     Args:
         objective: The model and its loss.
         data: The training set.
-        steps: Steps of the whole training.
+        length: Steps of the whole training, and examples of a step.
         acts: True if it may change the rate; otherwise it only reports.
+        share: Share of the training that measuring may use; None: any.
         budget: Most that all forks may cost, in units of the whole training.
         level: Confidence level of its intervals, and of the words "ends lower", one-sided; above 0.5 if it acts.
         seed: Seed of the probe.
@@ -110,18 +167,25 @@ class Cooling:
         self,
         objective: Objective,
         data: Examples,
-        steps: int,
+        length: tuple[int, int],
         *,
         acts: bool,
+        share: float | None = None,
         budget: float = 2.0,
         level: float = 0.9,
         seed: int = 0,
     ) -> None:
-        self.probe = TrainProbe(objective, data, seed)
+        steps = length[0]
+        examples = paid_examples(share, length, needed=not acts)
+        self.probe = TrainProbe(objective, data, examples, seed) if examples else None
         self.steps, self.acts, self.budget, self.level = steps, acts, budget, level
         self.early = max(int(EARLY * steps), 1)
         self.marks = sorted({math.ceil(share * steps) for share in MARKS} - {steps}) if acts else []
-        self.test = Extrapolation(self.probe)
+        self.since = 0
+        """Steps before the test began: the rate has not changed since."""
+        self.test = self._new_test()
+        self.needed = 0
+        """The number of the next update that is not passed over."""
         self.spent = 0.0
         """Cost of the forks so far, in units of the whole training."""
         self.asked: int | None = None
@@ -185,6 +249,14 @@ class Cooling:
         """Cost of a fork at a step, in units of the whole training."""
         return 2 * self.replicates(step) * (self.stop(step) - step) / self.steps
 
+    def passes_over(self, learning_rate: float, step: int) -> bool:
+        """True if this update changes nothing, which is then counted: `observe` need not be called."""
+        if self.begins is None and (learning_rate != self.rate or self.needed <= step):
+            return False
+        if self.test is not None:
+            self.test.skip()
+        return True
+
     def observe(self, parameters: Sequence[Tensor], learning_rate: float, step: int) -> list[dict[str, Any]]:
         """Take in the parameters after an update. Returns events to record, each with its name under "event".
 
@@ -196,23 +268,34 @@ class Cooling:
         if self.begins is not None:
             return []
         if learning_rate != self.rate:
-            self._changed(learning_rate)
+            self._changed(learning_rate, step)
+        if self.test is None:
+            return []
         stopped = bool(self.test.take(flat([parameter.detach() for parameter in parameters])[None]).item())
+        self.needed = self.since + self.test.needed
         look, self.test.look = self.test.look, None
         if look is None:
             return []
         self.newest = {"step": step, "stopped": stopped, **self._described(look, learning_rate)}
         return [*self._scored(look, step), {"event": "stationarity", **self.newest}]
 
-    def _changed(self, learning_rate: float) -> None:
+    def _new_test(self) -> Extrapolation | None:
+        """A test of the rest of the run."""
+        if self.probe is None:
+            return None
+        return Extrapolation(self.probe, first=max((self.steps - self.since) >> OCTAVES, 16))
+
+    def _changed(self, learning_rate: float, step: int) -> None:
         """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be scored."""
         kept, self.newest, self.cut = self.newest, None, None
-        if kept is not None and learning_rate <= kept["learning_rate"] / 2:
+        if kept is not None and self.test is not None and learning_rate <= kept["learning_rate"] / 2:
             gain, fell = Estimate(**kept["gain"]), max(kept["fell"], 0.0)
             predicted = forecast(gain, fell, kept["learning_rate"], learning_rate)
             before = self.test.newest.mean().item()
             self.cut = {**kept, "before": before, "to": learning_rate, "predicted": predicted.to_dict()}
-        self.test, self.rate = Extrapolation(self.probe), learning_rate
+        self.since, self.rate = step - 1, learning_rate
+        self.test = self._new_test()
+        self.needed = self.steps + 1
 
     def _described(self, look: Look, learning_rate: float) -> dict[str, Any]:
         """A look as numbers, with the forecast for a cut to a tenth."""
@@ -245,16 +328,17 @@ class Cooling:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, for a checkpoint."""
-        return self.test.tensors()
+        return self.test.tensors() if self.test is not None else {}
 
     def values(self) -> dict[str, Any]:
         """The rest of its state, as values for JSON."""
-        names = ("spent", "asked", "begins", "rate", "newest", "cut")
-        return {"test": self.test.values(), **{name: getattr(self, name) for name in names}}
+        test = self.test.values() if self.test is not None else None
+        return {"test": test, **{name: getattr(self, name) for name in NAMES}}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restore its state."""
-        self.spent, self.asked, self.begins = values["spent"], values["asked"], values["begins"]
-        self.rate, self.newest, self.cut = values["rate"], values["newest"], values["cut"]
-        self.test = Extrapolation(self.probe)
-        self.test.restore(dict(tensors), values["test"])
+        for name in NAMES:
+            setattr(self, name, values[name])
+        self.test = self._new_test()
+        if self.test is not None:
+            self.test.restore(dict(tensors), values["test"])

@@ -193,7 +193,7 @@ class Loop:
         if not (configuration.check_edge and configuration.budget and configuration.optimizer == "sgd"):
             return
         try:
-            with training.budget.spending("check of the edge", asked_for=True), user_code("loss"):
+            with training.budget.spending("check of the edge", fixed=True), user_code("loss"):
                 warning = self.training.edge_warning()
         except GradiometerError as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
@@ -211,7 +211,7 @@ class Loop:
         if training.cooling is None or not training.cooling.asks(training.step):
             return
         try:
-            with training.budget.spending("cooling forks", asked_for=True):
+            with training.budget.spending("cooling forks", outside=True):
                 decision = decided(training, training.cooling, self.folder, asked.is_set)
         except Stopped:
             self._stop()
@@ -225,7 +225,7 @@ class Loop:
         if not self.forks.asks(training.step):
             return
         try:
-            with training.budget.spending("forks on the way", asked_for=True):
+            with training.budget.spending("forks on the way", outside=True):
                 decision = self.forks.decided(training, self.folder, asked.is_set)
         except Stopped:
             self._stop()
@@ -282,7 +282,7 @@ class Loop:
         if examined or series is None:  # it was examined before the run was killed and resumed
             return
         try:
-            with training.budget.spending("check of the endpoint", asked_for=True), user_code("loss"):
+            with training.budget.spending("check of the endpoint", fixed=True), user_code("loss"):
                 seen = training.endpoint(series)
         except GradiometerError as error:
             self._warn(f"the endpoint was not examined: {error}")

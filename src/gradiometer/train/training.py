@@ -32,7 +32,7 @@ from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.budget import READINGS, Budget
+from gradiometer.run.budget import COOLING, READINGS, Budget
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
@@ -275,9 +275,9 @@ class Training:
 
     def cooled(self, learning_rate: float) -> list[dict[str, Any]]:
         """Events of the cooling after an update at this rate."""
-        if self.cooling is None:
+        if self.cooling is None or self.cooling.passes_over(learning_rate, self.step):
             return []
-        with self.budget.spending("cooling", asked_for=True):
+        with self.budget.spending(COOLING):
             return self.cooling.observe(self.parameters, learning_rate, self.step)
 
     def decide(self, begins: int | None, *, forked: bool) -> None:
@@ -306,18 +306,12 @@ class Training:
         return torch.stack(losses).sum() / batch_size(batch)
 
     def _cooling(self) -> Cooling | None:
-        configuration = self.configuration
-        if configuration.cool == "off":
+        c = self.configuration
+        if c.cool == "off":
             return None
-        return Cooling(
-            self.objective,
-            self.data,
-            self.steps,
-            acts=configuration.cool == "auto",
-            budget=configuration.cool_budget,
-            level=configuration.level,
-            seed=configuration.seed,
-        )
+        parts = self.objective, self.data, (self.steps, c.batch_size)
+        share = c.budget if c.every is None else None
+        return Cooling(*parts, acts=c.cool == "auto", share=share, budget=c.cool_budget, level=c.level, seed=c.seed)
 
     def evaluation_due(self) -> bool:
         """True if the last step ended the run, or an epoch that is followed by an evaluation."""

@@ -20,6 +20,9 @@ BLOCKS = 16
 PER_BLOCK = 4
 """Iterates per block whose loss is measured; all of them in a block of fewer steps."""
 
+DENSE = 64
+"""Iterates of a longer block that its mean is of, or up to twice as many: equally many steps apart."""
+
 LISTS = ("taken", "means", "gradients", "losses")
 """Names of the attributes that are lists of tensors."""
 
@@ -102,9 +105,9 @@ class Extrapolation:
     Takes many runs at once, from their first step at a constant learning rate: a study is vectorised over its runs,
     and a training is a study of one. It has state: make a new one for other runs, or for another rate.
 
-    The steps are divided into blocks, four per doubling of their number. Each block gives its mean iterate ū and the
-    gradient there, on one fixed probe; the last sixteen, four doublings, are kept. At the end of a block, with c the
-    average of the iterates of the last half of the steps:
+    The steps are divided into blocks, four per doubling of their number. Each block gives its mean iterate ū, of at
+    most 127 iterates, and the gradient there, on one fixed probe; the last sixteen, four doublings, are kept. At the
+    end of a block, with c the average of the iterates of the last half of the steps:
 
     - G = mean loss of single iterates − loss at c. The noise of the probe's examples cancels to first order, because
       the iterates' deviations from their average sum to nearly zero.
@@ -155,9 +158,10 @@ class Extrapolation:
             return nothing
         if self.steps < self.looks.first:
             return nothing
-        self._average(position)
         ends = self.looks.next
-        if len(self._taken) < (self.steps - self._starts) * PER_BLOCK // (ends - self._starts):
+        if (self.steps - self._starts) % self._stride == 0:
+            self._average(position)
+        if len(self._taken) < (self.steps - self._starts) * PER_BLOCK // self._length:
             self._taken.append(self.probe.loss(position).double())
         if not self.looks.due(self.steps):
             return nothing
@@ -168,11 +172,32 @@ class Extrapolation:
         self.look = self._looked()
         return self.look.stopped
 
+    @property
+    def needed(self) -> int:
+        """The number of the next iterate that changes anything: `skip` may count those before it."""
+        if self.steps < self.looks.first:
+            return self.looks.first
+        averaged = (self.steps - self._starts) // self._stride * self._stride + self._stride
+        measured = -(-(len(self._taken) + 1) * self._length // PER_BLOCK)
+        return min(self._starts + min(averaged, measured), self.looks.next)
+
+    def skip(self) -> None:
+        """Count an iterate that is not needed."""
+        self.steps += 1
+
+    @property
+    def _length(self) -> int:
+        return self.looks.next - self._starts
+
+    @property
+    def _stride(self) -> int:
+        return max(self._length // DENSE, 1)
+
     def _average(self, position: Points) -> None:
         if self._mean is None:
             self._mean = position.detach().clone()
         else:
-            self._mean.lerp_(position.detach(), 1 / (self.steps - self._starts))
+            self._mean.lerp_(position.detach(), self._stride / (self.steps - self._starts))
 
     def _end_block(self, position: Points, length: int) -> None:
         mean = position.detach().clone() if self._mean is None else self._mean

@@ -116,7 +116,7 @@ QUESTIONS = (
         section="convergence",
         others=("stationarity",),
         needs="The slope of the loss with an interval, compared with the gain of a cut.",
-        command=_train("--cool watch"),
+        command=_train("--cool watch --every 20"),
     ),
     Question(
         name="converged",

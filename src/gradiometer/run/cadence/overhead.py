@@ -25,9 +25,10 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
 
 
 def of_the_budget(overhead: Mapping[str, Any]) -> float:
-    """The share of the training time used for what counts against the budget."""
+    """The share of the training time used for what counts against the budget, without fixed costs."""
     spent = overhead.get("spent") or {}
-    return float(overhead["used"] - sum(spent.get(name, 0.0) for name in overhead.get("asked_for") or ()))
+    others = {*(overhead.get("outside") or ()), *(overhead.get("fixed") or ())}
+    return float(overhead["used"] - sum(spent.get(name, 0.0) for name in others))
 
 
 def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
@@ -80,6 +81,8 @@ def _by_name(overhead: Mapping[str, Any]) -> str:
     if not set(spent) - {READINGS}:
         return ""
     parts = [f"{name} {100 * share:.2g} %" for name, share in sorted(spent.items(), key=lambda item: -item[1])]
-    fixed = [name for name in overhead.get("asked_for") or () if name in spent]
-    outside = f"; {' and '.join(fixed)} outside the budget" if fixed else ""
-    return f": {', '.join(parts)}{outside}"
+    notes = {"outside": "outside the budget", "fixed": "paid back in longer runs"}
+    for kind, note in notes.items():
+        if named := [name for name in overhead.get(kind) or () if name in spent]:
+            parts[-1] += f"; {' and '.join(named)} {note}"
+    return f": {', '.join(parts)}"

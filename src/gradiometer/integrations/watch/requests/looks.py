@@ -250,7 +250,7 @@ class Looks:
         run = self.run
         if run is None and self.ranks.first:
             raise BadArgument("`step` was not called yet, so there is no run to keep a result in: call it first.")
-        with self.budget.spending("looks on request", asked_for=True), as_written():
+        with self.budget.spending("looks on request", fixed=True), as_written():
             yield run
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
