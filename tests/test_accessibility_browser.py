@@ -84,3 +84,19 @@ def test_a_page_is_ready_within_a_second_of_the_processor(page: "sync_api.Page",
     page.wait_for_selector("#span:not([hidden])")
     used = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
     assert 0 < used["TaskDuration"] < 1
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_is_short_until_it_is_opened(
+    browser: "sync_api.Browser", pages: dict[str, Path], width: int
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(pages["comparison"].as_uri())
+    page.wait_for_selector("#span:not([hidden])")
+    assert page.locator(".chart svg").count() == 1 and len(page.locator("#content").inner_text().split()) <= 350
+    assert page.evaluate("document.documentElement.scrollHeight") <= 3600
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#open-all").click()
+    page.wait_for_function("document.querySelectorAll('.chart svg').length > 2")
+    assert "Bonferroni" in page.locator("#methods").inner_text() and page.locator("details:not([open])").count() == 0
+    page.close()

@@ -132,7 +132,9 @@ def test_seeds_of_each_configuration_are_a_group_with_the_mean_over_its_seeds(tm
     alone = only(compare([*made[0::3], *made[1::3]])[1]).deciding.estimate
     together = contrasts[0].deciding.estimate
     assert (alone.level, together.level) == (0.9, 0.95) and together.high - together.low > alone.high - alone.low
-    assert verdict(groups, contrasts).startswith("2 of 2 configurations differ from A. C is best in test loss: −0.")
+    told = verdict(groups, contrasts)
+    assert told.startswith("2 of 2 configurations differ from A. C (learning rate 0.02) is best: it ends 0.")
+    assert told.endswith("lower in test loss than A (learning rate 0.1).")
 
 
 def test_seeds_of_one_configuration_alone_are_summarised(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_seeds_of_one_configuration_alone_are_summarised(tmp_path: Path) -> None
 def test_the_page_draws_the_mean_over_seeds_and_has_differences_only_if_configurations_differ(tmp_path: Path) -> None:
     first = [run_with(tmp_path, 1.0, seed) for seed in (0, 1)]
     page = render(*compare([*first, *(run_with(tmp_path, 1.5, seed, momentum=0.5) for seed in (0, 1))]))
-    assert page.count('class="card look"') == 1 and "B (2 seeds)" in page and 'id="differences"' in page
+    assert page.count('class="row look"') == 1 and "B (2 seeds)" in page and 'id="differences"' in page
     assert 'id="differences"' not in render(*compare([*first, run_with(tmp_path, 1.0, 2)]))
 
 

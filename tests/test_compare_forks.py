@@ -51,7 +51,7 @@ def test_the_page_and_the_command_show_them(
     assert "fork: batch 2x, rate 1.29x, against going on as it is A ends 0.097 [" in said
     assert "B ends 0.10 [" in said and "higher in test loss, from step 100" in said
     page = path.read_text(encoding="utf-8")
-    assert '<section id="forks">' in page and 'data-chart="forks-test-loss"' in page
+    assert 'id="row-forks"' in page and 'data-chart="forks-test-loss"' in page
     forks = json.loads(json.dumps(_as_object(*compare(runs))["forks"]))
     assert [(fork["letter"], fork["alternative"], fork["verdict"]) for fork in forks][:2] == [
         ("A", "rate 2x", "better"),
@@ -61,4 +61,4 @@ def test_the_page_and_the_command_show_them(
 
 def test_runs_without_forks_have_no_such_section(tmp_path: Path) -> None:
     groups, contrasts = compare([run_in(tmp_path / "1", steps=40), run_in(tmp_path / "2", steps=40, seed=1)])
-    assert tried_by(groups) == () and '<section id="forks">' not in render(groups, contrasts)
+    assert tried_by(groups) == () and 'id="row-forks"' not in render(groups, contrasts)

@@ -147,10 +147,11 @@ def test_a_comparison_draws_its_runs_together(page: "sync_api.Page", tmp_path: P
     runs = [run_in(tmp_path, EVIL, steps=400), run_in(tmp_path, "other", steps=400, learning_rate=0.01)]
     written = write_comparison(*compare(runs), tmp_path / "compare.html")
     open_page(page, written.as_uri())
-    assert page.locator(".chart svg").count() == 3
-    assert page.locator(".card").count() == 1
-    assert page.locator(".strip").count() == 3
+    assert page.locator(".chart svg").count() == 1
+    assert page.locator("#differences .row[open]").count() == 1 and page.locator(".strip").count() == 3
     assert all(track.bounding_box()["width"] > 200 for track in page.locator(".track").all())
+    page.locator("#open-all").click()
+    page.wait_for_function("document.querySelectorAll('.chart svg').length === 3")
     page.locator("#span input").nth(1).fill("100")
     page.locator("#span input").nth(1).press("Tab")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -191,9 +191,8 @@ def verdict(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
         return f"No configuration is shown to differ from {groups[0].letter}."
     words = QUANTITIES[best.deciding.quantity]
     if best.deciding.better > 0:
-        return (
-            f"{found}. {best.names[1]} is best in {words}: {_signed(best.deciding.estimate)} against {best.names[0]}."
-        )
+        first, second = _named(best)
+        return f"{found}. {second} is best: it ends {_apart(best.deciding.estimate)} in {words} than {first}."
     return f"{found}, and none is better in {words}."
 
 
@@ -213,10 +212,16 @@ def sentence(contrast: Contrast) -> str:
     if deciding.over == "seeds":
         over = f", over {deciding.estimate.samples} {'pairs of seeds' if contrast.pairs >= 2 else 'runs'}"
     if contrast.shown and not deciding.is_ratio:
-        first, second = (f"{name}{_settings(contrast, place)}" for place, name in enumerate(contrast.names))
+        first, second = _named(contrast)
         return f"{second} ends {_apart(deciding.estimate)} in {words} than {first}{over}."
     what = f"the {words} of {second} minus that of {first} is {_signed(deciding.estimate)}"
     return f"{'There is a difference' if contrast.shown else 'No difference is shown'}: {what}{over}."
+
+
+def _named(contrast: Contrast) -> tuple[str, str]:
+    """The letters of both groups, each with the one setting that differs."""
+    first, second = (f"{name}{_settings(contrast, place)}" for place, name in enumerate(contrast.names))
+    return first, second
 
 
 def _settings(contrast: Contrast, place: int) -> str:

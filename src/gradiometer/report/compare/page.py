@@ -15,9 +15,10 @@ from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, claim, sentence, verdict
 from gradiometer.report.compare.forks import forks_figures, tried_by
-from gradiometer.report.page.cards import Card, Shown
+from gradiometer.report.page.cards import Shown
 from gradiometer.report.page.document import document
-from gradiometer.report.sections.section import Figure, Numbers, cells, change
+from gradiometer.report.page.rows import Row, Small
+from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change
 from gradiometer.storage.disk import replace_file, writing
 
 CONTENT = "compare.html.jinja"
@@ -49,18 +50,20 @@ def write_comparison(groups: Sequence[Group], contrasts: Sequence[Contrast], pat
 def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
     figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
-    forks = forks_figures(tried_by(groups), DRAWN)
-    cards = [_card(contrast, alone=len(contrasts) == 1) for contrast in contrasts]
+    tried = tried_by(groups)
+    forks = forks_figures(tried, DRAWN)
     return document(
         CONTENT,
         " · ".join(group.name for group in groups[:DRAWN]),
-        (*forks, *figures),
+        (*figures, *forks),
         count=len(runs),
         verdict=verdict(groups, contrasts),
         groups=groups_table(groups),
         runs=_runs_table(groups),
-        cards=cards,
-        chips=cards if 1 < len(cards) <= DRAWN else (),
+        top=figures[0] if figures else None,
+        left_out=[group.letter for group in groups[DRAWN:]],
+        steps=max([each.run.steps for each in runs] + [1]),
+        contrasts=[_row(contrast, alone=len(contrasts) == 1) for contrast in contrasts],
         quantities={
             f"{difference.quantity} {second}": f"{QUANTITIES[difference.quantity]}, "
             f"{second} {'divided by' if difference.is_ratio else 'minus'} {first}"
@@ -70,10 +73,21 @@ def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
         },
         differences=_differences_table(contrasts),
         caveat=CAVEAT,
-        forks=forks,
-        figures=figures,
-        left_out=[group.letter for group in groups[DRAWN:]],
-        steps=max([each.run.steps for each in runs] + [1]),
+        others=[
+            *(
+                [
+                    _folded(
+                        "forks",
+                        "What would have happened",
+                        forks,
+                        f"{len(tried)} {'trial' if len(tried) == 1 else 'trials'} in forks",
+                    )
+                ]
+                if forks
+                else []
+            ),
+            *(_folded(figure.name, figure.title, (figure,)) for figure in figures[1:]),
+        ],
     )
 
 
@@ -96,8 +110,8 @@ def changes(contrast: Contrast) -> str:
     return ", ".join(pairs)
 
 
-def _card(contrast: Contrast, *, alone: bool) -> Card:
-    """The card of a contrast. If there is no other, its sentence is the title of the page."""
+def _row(contrast: Contrast, *, alone: bool) -> Row:
+    """The row of a contrast, with its deciding difference. If it is the only one, its sentence is the page's title."""
     first, second = contrast.names
     finding = finding_of(contrast)
     estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
@@ -105,20 +119,31 @@ def _card(contrast: Contrast, *, alone: bool) -> Card:
         f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
         for each in contrast.differences
     }
-    shown = Shown(
-        replace(finding, seen="") if alone else finding,
-        estimates,
-        {name: each for name, each in drawn.items() if each is not None},
+    strips = {name: each for name, each in drawn.items() if each is not None}
+    deciding = contrast.deciding
+    small = Small(
+        str(deciding.estimate),
+        strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),
+        f"{deciding.quantity} {second}",
     )
-    return Card(
+    return Row(
         name=f"{second}-{first}",
-        short=f"{second} against {first}",
         title=f"{second} against {first}: {changes(contrast)}",
         state=finding.state.name.lower(),
         word="a difference" if contrast.shown else "none shown",
         symbol=finding.state.symbol,
-        shown=(shown,),
+        small=None if alone else small,  # its row is open, and has the same strip
+        words="",
+        trend=None,
+        shown=(Shown(replace(finding, seen="") if alone else finding, estimates, strips),),
+        section=None,
     )
+
+
+def _folded(name: str, title: str, figures: tuple[Figure, ...], words: str = "") -> Row:
+    """A row with charts inside."""
+    section = Section(name, title, "", figures, words=words)
+    return Row(name, title, "numbers", "", "", None, words, None, (), section)
 
 
 def groups_table(groups: Sequence[Group]) -> Numbers:
@@ -168,8 +193,8 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
 
 def _figures(groups: Sequence[Group]) -> tuple[Figure, ...]:
     wanted: list[tuple[str, str, str, str | None, Callable[[Compared, int], Curve]]] = [
-        ("training-loss", "Training loss", LOSS, None, _losses),
         ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
+        ("training-loss", "Training loss", LOSS, None, _losses),
         ("test-accuracy", "Test accuracy", SHARE, "~%", partial(_evaluated, quantity="test_accuracy")),
         ("noise-scale", "Gradient noise scale", "examples", None, _noise_scales),
     ]
