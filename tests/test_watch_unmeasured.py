@@ -124,6 +124,29 @@ def test_an_unmeasured_step_makes_few_calls(tmp_path: Path, accumulation: int, m
     assert statistics.median(counts) <= most  # the call of `step` among them
 
 
+def test_losses_of_single_examples_cost_no_error_of_torch_a_step(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path, every=NEVER)
+    errors, given = [], []
+
+    def notice(frame: FrameType, event: str, what: object) -> None:
+        if event == "c_exception" and getattr(what, "__name__", "") == "item":
+            errors.append(what)
+
+    with w:
+        for _ in range(50):
+            optimizer.zero_grad()
+            batch = (torch.randn(8, 8), torch.randint(5, (8,)))
+            losses = torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+            losses.mean().backward()
+            given.append(losses.mean().item())
+            sys.setprofile(notice)
+            w.step(losses, batch)
+            sys.setprofile(None)
+            optimizer.step()
+    assert w.run is not None and w.run.losses[1].tolist() == given
+    assert len(errors) <= 1
+
+
 def test_a_step_with_a_new_learning_rate_makes_few_calls(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path, every=NEVER)
     counts = []

@@ -38,6 +38,8 @@ class Between:
         self._from = self._read_at = 0
         self._limit = math.inf
         self._late = math.inf
+        self._are_numbers = losses.on_cpu
+        """True until a loss of more than one number came: an error of `item` costs as much as ten calls."""
         self._seconds: float | None = None
         self._stretches, self._times = 0.0, False
         self.waits = False
@@ -93,9 +95,9 @@ class Between:
         losses = self._losses
         value: float | Tensor | list[Part]
         try:  # training has used the caches, so that each call costs about 1 µs: `item` checks the shape by itself
-            value = loss.item() if losses.on_cpu and type(loss) is Tensor else value_of(loss)
+            value = loss.item() if self._are_numbers and type(loss) is Tensor else value_of(loss)
         except RuntimeError:
-            value = value_of(loss)
+            self._are_numbers, value = False, value_of(loss)
         if value.__class__ is float:
             if -math.inf < value < self._limit:
                 losses.before = batch, value
