@@ -20,6 +20,12 @@ def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
+def spent() -> float:
+    """Processor time, in seconds, of all processes that this one has waited for. A busy machine hardly changes it."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """The command in this process: exit code, standard output, standard error."""
     with pytest.raises(SystemExit) as ended:

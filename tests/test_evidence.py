@@ -83,9 +83,9 @@ def test_a_python_function_gets_evidence_and_no_verdict() -> None:
 
 
 def test_a_function_that_takes_too_long_is_stopped() -> None:
-    start = time.monotonic()
+    start, spent = time.monotonic(), time.thread_time()
     assert theorem(lambda t: 1 / t if t < 100 else sum(1 / k for k in range(1, t))).theorem is None
-    assert 0.4 < time.monotonic() - start < 3
+    assert time.monotonic() - start > 0.4 and time.thread_time() - spent < 3
 
 
 def test_a_decision_that_takes_too_long_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,8 @@ def test_limits_of_time_may_be_nested() -> None:
             pass
 
     assert within(0.2, lambda: (within(0.05, forever), "went on")) == (None, "went on")
-    start = time.monotonic()
-    assert within(0.05, lambda: within(10.0, forever)) is None and time.monotonic() - start < 2
+    spent = time.thread_time()
+    assert within(0.05, lambda: within(10.0, forever)) is None and time.thread_time() - spent < 2
     with pytest.raises(ZeroDivisionError):
         within(1.0, lambda: 1 / 0)
 

@@ -1,5 +1,6 @@
 """Forks of an own loop that are kept in a folder, raced on a budget, or made by a watch."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
@@ -75,6 +76,28 @@ def test_each_of_several_plans_that_are_written_at_the_same_time_has_one_number(
         records = list(threads.map(lambda plan: ForkRecord.keep(tmp_path, plan), plans))
     assert all(ForkRecord.open(record.path).plan == plan for record, plan in zip(records, plans, strict=True))
     assert sorted(path.name for path in (tmp_path / "forks").iterdir()) == [f"{number:04d}" for number in range(1, 9)]
+
+
+def test_a_new_fork_gets_a_number_that_no_fork_has_had(tmp_path: Path) -> None:
+    plans = [Plan(step=step, alternatives=(Rate(2),), replicates=2, horizon=6_400) for step in range(4)]
+    first, second, third = (ForkRecord.keep(tmp_path, plan) for plan in plans[:3])
+    shutil.rmtree(first.path)
+    (second.path / "fork.json").write_text("not a plan")
+    assert ForkRecord.keep(tmp_path, plans[3]).name == "0004"
+    assert ForkRecord.keep(tmp_path, plans[2]).path == third.path
+    assert (second.path / "fork.json").read_text() == "not a plan"
+
+
+def test_a_branch_that_diverged_is_read_back_and_not_trained_again(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"out": tmp_path, "alternatives": ["rate 1e30x"], "replicates": 1}
+    found = OwnLoop().fork(**asked)
+    (record,) = (ForkRecord.open(path) for path in (tmp_path / "forks").iterdir())
+    assert [result.diverged is None for result in record.fork.results] == [True, False]
+    read = record.fork.results[1]
+    assert read.diverged == found.results[1].diverged and read.updates == found.results[1].updates and not read.readouts
+    before = record.branches_path.read_bytes()
+    OwnLoop().fork(**asked)
+    assert record.branches_path.read_bytes() == before and not record.path.joinpath("branches.damaged.jsonl").exists()
 
 
 def test_a_budget_races_over_growing_horizons() -> None:

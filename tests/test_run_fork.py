@@ -100,7 +100,8 @@ def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: R
     other["result"]["alternative"] = "rate 3x"
     negative["result"]["updates"] = -1
     torn = lines[3][: len(lines[3]) // 2]
-    record.branches_path.write_text("\n".join([lines[0], json.dumps(other), json.dumps(negative), torn]))
+    spoiled = "\n".join([lines[0], json.dumps(other), json.dumps(negative), torn])
+    record.branches_path.write_text(spoiled)
     plan = json.loads((record.path / "fork.json").read_text())
     (record.path / "fork.json").write_text(json.dumps({**plan, "stops": None}))
     (damaged,) = forks_of(run)
@@ -111,7 +112,7 @@ def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: R
     assert torn_line == "branches.jsonl:4: the last line is incomplete: skipped."
     mended = fork_run(run, ["rate 2x"], **asked).record
     assert numbers(mended) == whole
-    assert (mended.path / "branches.damaged.jsonl").is_file()
+    assert (mended.path / "branches.damaged.jsonl").read_text() == spoiled
 
 
 def test_a_plan_that_cannot_be_read_is_named_and_left_out(run: Run) -> None:

@@ -131,6 +131,17 @@ def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_double
     assert "There are 64 training examples, so twice the batch is not possible" in finding.means
 
 
+def test_a_watch_that_has_ended_looks_at_no_optimizer_any_more(tmp_path: Path) -> None:
+    made = model, _ = network()
+    other = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watched(tmp_path, made, every=20) as w:
+        for batch in batches(3 * A_WHILE):  # without an update, so that one is waited for
+            w.step(backward(model, batch), batch)
+    before = w.findings().warnings
+    other.step()
+    assert w.findings().warnings == before and not any("no longer trains" in warning for warning in before)
+
+
 def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path) -> None:
     made = model, _ = network()
     other = torch.optim.SGD(model.parameters(), lr=0.01)

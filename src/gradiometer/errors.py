@@ -76,9 +76,12 @@ class StorageFailed(GradiometerError):
 
 
 def summary(error: BaseException) -> str:
-    """Type and message of an error, as part of a sentence. The type alone if no message can be printed."""
+    """Type and message of an error, as part of a sentence. The type alone if no message can be printed.
+
+    Letters that UTF-8 lacks, as in a file name of other bytes, become question marks.
+    """
     try:
-        first_line = str(error).strip().partition("\n")[0].rstrip(".")
+        first_line = str(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
     except Exception:
         first_line = ""
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
