@@ -135,7 +135,7 @@ def test_a_watch_forks_its_loop_and_keeps_the_fork_in_its_run(tmp_path: Path) ->
     assert [(result.examples, result.updates) for result in found.results[:3]] == [(64, 4), (64, 4), (64, 3)]
     (record,) = forks_of(run)
     assert record.plan.step == 3 and record.fork.horizon == found.horizon == 64
-    assert w.budget.spent_on["looks on request"] > 0
+    assert w.budget.spent_on["forks on request"] > 0 and w.overhead["outside"] == ["forks on request"]
 
 
 def test_a_watch_forks_with_the_decorators_of_its_loss(tmp_path: Path) -> None:

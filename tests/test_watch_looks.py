@@ -274,3 +274,12 @@ def test_batch_compares_batches_for_a_watched_run(tmp_path: Path) -> None:
     watched(tmp_path, steps=60)
     done = CliRunner().invoke(gradiometer, ["batch", str(tmp_path / "loop-1")], catch_exceptions=False)
     assert done.exit_code == 0 and "To the same loss" in done.output and "time" not in done.output.split("caution")[0]
+
+
+def test_a_look_counts_against_the_budget(tmp_path: Path) -> None:
+    w = watched(tmp_path, every=None, loss=LOSS)
+    assert w.certify(data()) is not None
+    overhead = w.overhead
+    assert overhead["spent"]["looks on request"] > 0
+    assert (overhead["fixed"], overhead["outside"]) == (["looks on request"], [])
+    assert w.budget._budgeted == w.budget.spent

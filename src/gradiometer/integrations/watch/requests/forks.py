@@ -54,7 +54,7 @@ class Forks(Looks):
             raise Unsupported(f"`optimizer` has {len(self._optimizers)} optimizers, and a fork needs one for all.")
         if self._batches.axis:
             raise Unsupported("`batch_axis` is not 0, and a fork cuts batches along their first axis.")
-        with self._looking() as run:
+        with self._looking(forks=True) as run:
             if run is None or not self.ranks.first:
                 return None
             own = settings.get("loss") is None and settings.get("step") is None

@@ -53,8 +53,8 @@ class Looks:
     """Looks at the model of a watched loop, on request. They are kept in the run and shown on its page.
 
     Call them inside of `with watch(...) as w:`, after the first step, or after it. Training stays the same, bit for
-    bit. Their time is reported in `overhead`, outside the budget. On several processes rank 0 looks, and the others
-    get None.
+    bit. Later readings pay their time back, as far as the run is long enough. On several processes rank 0 looks, and
+    the others get None.
     """
 
     ranks: Ranks
@@ -243,14 +243,15 @@ class Looks:
             return report
 
     @contextmanager
-    def _looking(self) -> Iterator[Run | None]:
-        """The run, while the time is charged; None on every process except rank 0."""
+    def _looking(self, *, forks: bool = False) -> Iterator[Run | None]:
+        """The run, while the time is charged, that of forks apart; None on every process except rank 0."""
         if is_sharded(self._objective.model):
             raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
         run = self.run
         if run is None and self.ranks.first:
             raise BadArgument("`step` was not called yet, so there is no run to keep a result in: call it first.")
-        with self.budget.spending("looks on request", fixed=True), as_written():
+        name = "forks on request" if forks else "looks on request"
+        with self.budget.spending(name, fixed=not forks, outside=forks), as_written():
             yield run
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
