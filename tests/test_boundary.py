@@ -261,6 +261,11 @@ NO_THREADS = """
 def start_new_thread(*_): raise RuntimeError
 cli.boundary.start_new_thread = start_new_thread
 """
+AS_ANOTHER = """
+def main(**_):
+    try: term(); time.sleep(10)
+    except KeyboardInterrupt: raise RuntimeError("an error of C++") from None
+"""
 IN_THE_REPORT = "def main(**_): raise KeyboardInterrupt\ncli.report_error = lambda *_: term()"
 
 
@@ -272,10 +277,19 @@ IN_THE_REPORT = "def main(**_): raise KeyboardInterrupt\ncli.report_error = lamb
         (IN_A_CALLBACK, 5, "error: stopped before the end.\n"),
         (IN_DEL, 5, "error: stopped before the end.\n"),
         (IN_THE_HOOK, 5, "error: stopped before the end.\n"),
+        (AS_ANOTHER, 5, "error: stopped before the end.\n"),
         (IN_DEL + NO_THREADS, -signal.SIGTERM, ""),
         (IN_THE_REPORT, -signal.SIGTERM, ""),
     ],
-    ids=["at once", "in a callback", "in __del__", "in the hook", "without threads", "in the report"],
+    ids=[
+        "at once",
+        "in a callback",
+        "in __del__",
+        "in the hook",
+        "as another error",
+        "without threads",
+        "in the report",
+    ],
 )
 def test_sigterm_before_the_training_ends_a_command(where: str, code: int, said: str) -> None:
     script = (

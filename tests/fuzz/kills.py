@@ -98,9 +98,12 @@ def of_a_fork(folder: Path) -> Facts:
 
 
 def of_the_output(folder: Path) -> Facts:
-    """The JSON that was printed; work of this kind keeps nothing else."""
+    """The first JSON that was printed, if it is complete and no error; work of this kind keeps nothing else."""
     printed = (folder / "out").read_text() if (folder / "out").exists() else ""
-    found = json.loads(printed) if printed.endswith("}\n") else {"error": "incomplete"}
+    try:
+        found, _ = json.JSONDecoder().raw_decode(printed)
+    except ValueError:
+        return {}
     return {} if "error" in found else {"printed": found}
 
 

@@ -76,14 +76,17 @@ def ended_by_sigterm() -> Iterator[None]:
 
     Python ignores an exception in `__del__`, in a callback of a weak reference and in `sys.unraisablehook`. If it
     ignores this one, SIGTERM is sent again a little later, as often as needed. Without a new thread for that, the
-    process ends at once.
+    process ends at once. If a library makes another error of it, the command has ended by SIGTERM nevertheless.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
         yield
         return
     main, over, hook = threading.get_ident(), threading.Event(), sys.unraisablehook
+    asked = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         if any(each.f_code is ignored.__code__ for each, _ in traceback.walk_stack(frame)):
             send_again()
         else:
@@ -110,6 +113,10 @@ def ended_by_sigterm() -> Iterator[None]:
     sys.unraisablehook = ignored
     try:
         yield
+    except Exception as error:
+        if asked and not isinstance(error, GradiometerError | click.exceptions.Exit | click.ClickException):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         over.set()
         sys.unraisablehook = hook
