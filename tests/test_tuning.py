@@ -109,6 +109,33 @@ def test_if_all_rates_diverge_lower_ones_are_tried() -> None:
     assert -27 < choose(train, few, lambda: STAGES, start=0, lowest=-40, highest=40).exponent < -22
 
 
+@pytest.mark.parametrize("learns", [-2, -7])
+def test_if_nothing_is_learnt_at_the_centre_of_a_long_round_lower_rates_are_tried(learns: int) -> None:
+    """Short branches stay on a plateau at all rates, and long ones leave it at low rates only."""
+
+    def train(updates: int, _: int, exponents: Sequence[int]) -> dict[int, float]:
+        return {one: 1.0 + abs(one - learns) / 10 if updates > 16 and one <= learns else 2.0 for one in exponents}
+
+    choice = choose(train, FIRST, lambda: STAGES[1:], start=0, lowest=-40, highest=40, before=2.0)
+    assert len(choice.rounds[1].losses) == 3 and choice.rounds[0].on_plateau
+    assert learns - 4 <= choice.exponent <= learns
+
+
+def test_on_a_plateau_the_lowest_of_equal_rates_counts_if_the_highest_is_worse() -> None:
+    losses = {-4: 2.0, 0: 1.99, 4: 2.1}
+    assert Round(60, losses, before=2.0, last=True).best == -4
+    assert Round(60, {**losses, 4: 2.0}, before=2.0, last=True).best == 0
+    assert Round(60, losses, before=2.0).best == 0
+
+
+def test_the_losses_of_a_round_are_those_of_the_same_examples_at_the_end() -> None:
+    found = tuned()
+    for made, fork in zip(found.choice.rounds, found.forks, strict=True):
+        ends = {result.readouts["train_loss"].mean for result in fork.results}
+        assert ends == set(made.losses.values())
+        assert {len(result.readouts["train_loss"].values) for result in fork.results} == {STEPS * BATCH // 16}
+
+
 def test_a_loss_may_be_negative() -> None:
     def train(updates: int, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: -3.0 + (one - 3) ** 2 / 50 for one in exponents}

@@ -44,25 +44,31 @@ def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) ->
     found = tuned(optimizer=optimizers)
     assert found.made.words != "idle" and found.cost <= found.budget
     assert [end.lane.made.words for end in found.race[0]][-1] == "idle"
+    assert any("a race of three chose the best one" in said for said in found.sentences) == (len(optimizers) == 3)
     losses = [end.loss for part in found.race for end in part]
     assert found.race[0][0].loss == min(losses[: len(optimizers)]) and len(found.race[1]) == 2
 
 
 def test_the_rate_of_the_winner_is_chosen_around_its_own_best_branches() -> None:
-    found = tuned(momentum=(0, 0.9), optimizer="sgd")
-    alone = tuned(momentum=found.made.settings["momentum"])
+    found = tuned(momentum=(0, 0.9), optimizer="sgd", steps=600)
+    alone = tuned(momentum=found.made.settings["momentum"], steps=600)
     assert alone.learning_rate / 8 < found.learning_rate < 8 * alone.learning_rate  # the loss is flat in it
     ends = {end.lane.made.words: end.rate for end in found.race[0]}
-    assert ends["SGD"] > 4 * ends["SGD with Nesterov momentum 0.9"]  # each has its own bracket
+    assert ends["SGD"] > 2 * ends["SGD with Nesterov momentum 0.9"]  # each has its own bracket
 
 
 def test_weight_decay_is_raced_at_the_best_rate_and_wins_where_it_helps() -> None:
     """The minimum is at zero, so that weight decay leads there faster."""
-    for decays in ((0.0, 10.0), (10.0, 0.0)):
-        found = tuned(weight_decay=decays)
-        assert found.made.settings["weight_decay"] == 10 and found.cost <= found.budget
-        assert [end.lane.made.settings["weight_decay"] for end in found.race[0]] == [10, 0]
+    for decays in ((0.0, 1.0), (1.0, 0.0)):
+        found = tuned(weight_decay=decays, steps=600)
+        assert found.made.settings["weight_decay"] == 1 and found.cost <= found.budget
+        assert [end.lane.made.settings["weight_decay"] for end in found.race[0]] == [1, 0]
         assert len(found.race) == 1 and len(found.choice.rounds) == 2 and len(found.forks) == 2
+
+
+def test_a_budget_that_compares_no_weight_decays_is_refused() -> None:
+    with pytest.raises(BadArgument, match="pays for no long branches, which compare weight decays"):
+        tuned(weight_decay=(0.0, 1.0), steps=120, budget=1.0)
 
 
 def test_two_data_orders_give_the_race_intervals() -> None:
@@ -71,9 +77,9 @@ def test_two_data_orders_give_the_race_intervals() -> None:
     assert "idle at" in " ".join(found.sentences) and "higher" in " ".join(found.sentences)
 
 
-@pytest.mark.parametrize("raced", [{"optimizer": "sgd,adamw"}, {"weight_decay": (0.0, 1.0)}])
+@pytest.mark.parametrize("raced", [{"optimizer": "sgd,adamw"}, {"weight_decay": (0.0, 1.0), "steps": 300}])
 def test_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, raced: dict[str, Any]) -> None:
-    settings = {**raced, "steps": 120, "out": tmp_path}
+    settings = {"steps": 120, **raced, "out": tmp_path}
     seen: list[BranchResult] = []
 
     def stop(result: BranchResult, done: int, _: int) -> None:

@@ -128,7 +128,9 @@ class Readout:
     @classmethod
     def of(cls, values: Float[np.ndarray, " examples"], *, lower_is_better: bool = True) -> "Readout":
         """The readout with these values, kept in single precision."""
-        return cls(float(np.mean(values, dtype=np.float64)), values.astype(np.float32), lower_is_better)
+        with np.errstate(over="ignore"):  # a loss beyond single precision is inf
+            each = values.astype(np.float32)
+        return cls(float(np.mean(values, dtype=np.float64)), each, lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
         """The readout as JSON types: the values as base64 of float32, little-endian."""

@@ -27,8 +27,8 @@ TREND = 0.5
 """If the minimum has moved down from the round before to the last one, it is expected to move on by this share: the
 longer a training, the lower the rates at which it collapses. A move up is not followed."""
 
-STEEP = 0.02
-"""If the highest rate of the last round is the best, and its neighbour's score is worse by more, the best is higher."""
+DOWN = 4
+"""If nothing is learnt at the centre of the last round, its next branch is this many steps of the grid below."""
 
 BACK, FAR_BACK = 2, 4
 """Steps of the grid that the choice stays below a rate that diverged or collapsed, and below one at which nothing is
@@ -36,7 +36,7 @@ learnt while lower rates learn: short branches survive at rates at which long on
 
 Train = Callable[[int, int, Sequence[int]], Mapping[int, float]]
 """Trains branches: called with the updates of a branch, the exponent of the round's centre, and the exponents to train.
-Returns the late training loss for each, inf if the branch diverged."""
+Returns the training loss at the end for each, inf if the branch diverged."""
 
 
 def rate_of(anchor: Amount, exponent: Amount) -> float:
@@ -50,7 +50,7 @@ class Round:
 
     Args:
         updates: Length of a branch.
-        losses: The late training loss by exponent, inf if the branch diverged.
+        losses: The training loss at the end by exponent, inf if the branch diverged.
         before: The loss at the start.
         last: True for the last round.
     """
@@ -64,11 +64,14 @@ class Round:
     def best(self) -> int:
         """The middle of the exponents whose loss is equal to the lowest one.
 
-        Of two in the middle the upper one, or the lower one in the last round. The lowest if all branches failed.
+        Of two in the middle the upper one, or the lower one in the last round. The lowest if all branches failed, and
+        of equal ones on a plateau in the last round if the highest rate is worse.
         """
         if self.failed:
             return min(self.losses)
         equal = sorted(one for one in self.losses if self.score(one) <= (TIE_ON_PLATEAU if self.on_plateau else TIE))
+        if self.last and self.on_plateau and max(self.losses) not in equal:
+            return equal[0]
         return equal[(len(equal) - (self.last and not self.on_plateau)) // 2]
 
     @property
@@ -141,11 +144,13 @@ class Stage:
         updates: Length of a branch.
         most: Most branches, at least 3.
         spacing: Steps of the grid between neighbouring rates.
+        down: Steps of the grid to the next rate below, while nothing is learnt at the centre.
     """
 
     updates: int
     most: int
     spacing: int
+    down: int = DOWN
 
 
 @dataclass(frozen=True)
@@ -175,10 +180,11 @@ def choose(
 ) -> Choice:
     """Choose a rate by rounds of growing length.
 
-    A round trains three rates around the best one of the round before, and continues on the side of the best one until
-    it is between two others. The choice is the minimum of a parabola through the last round, or below it if the minimum
-    has moved down since the round before. It stays an octave below each rate that diverged or collapsed, and two below
-    one at which nothing was learnt.
+    The first round trains three rates, and continues on the side of the best one until it is between two others. A
+    later one trains the best one of the round before, goes down in steps of two octaves while nothing is learnt, and
+    then trains the rates beside it. The choice is the minimum of a parabola through the last round, or below it if the
+    minimum has moved down since the round before. It stays an octave below each rate that diverged or collapsed, and
+    two below one at which nothing was learnt.
 
     Args:
         train: Trains branches.
@@ -192,8 +198,7 @@ def choose(
     rounds = [_climb(train, float(start), first, lowest, highest, before)]
     stages = [first, *then()]
     for stage in stages[1:]:
-        last = stage is stages[-1]
-        rounds.append(_climb(train, rounds[-1].minimum, stage, lowest, highest, before, last=last))
+        rounds.append(_around(train, rounds[-1].minimum, stage, lowest, highest, before))
     place = rounds[-1].minimum + _beyond(rounds, stages[-1].spacing)
     limit = min(min(one.cliff - BACK, one.stuck - FAR_BACK) for one in rounds[-2:])
     if _lost(rounds):
@@ -213,21 +218,35 @@ def _beyond(rounds: Sequence[Round], spacing: int) -> float:
     last = rounds[-1]
     if last.edge < 0:  # the minimum is further down
         return -spacing / 2
-    if last.edge > 0:  # or further up
-        return spacing / 4 if last.score(last.best - spacing) > STEEP else 0.0
+    if last.edge > 0:  # it may be further up, and so may be a rate that collapses
+        return 0.0
     moved = last.minimum - rounds[-2].minimum if len(rounds) > 1 else 0.0
     return TREND * max(-spacing, min(moved, 0)) if not last.on_plateau else 0.0
 
 
-def _climb(
-    train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float, *, last: bool = False
-) -> Round:
+def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
     """Three rates around a place, and more on the side of the best one until it is between two others."""
     centre, spacing = round(place), stage.spacing
     losses = dict(train(stage.updates, centre, [centre - spacing, centre, centre + spacing]))
-    while (made := Round(stage.updates, losses, before, last)).edge and (len(losses) < stage.most or made.failed):
+    while (made := Round(stage.updates, losses, before)).edge and (len(losses) < stage.most or made.failed):
         further = max(losses) + spacing if made.edge > 0 else min(losses) - spacing
         if not lowest <= further <= highest:
             break
         losses |= train(stage.updates, centre, [further])
     return made
+
+
+def _around(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
+    """The rate at a place, or one below it at which something is learnt, and the rates beside that."""
+    centre = round(place)
+    losses = dict(train(stage.updates, centre, [centre]))
+    while (made := Round(stage.updates, losses, before, last=True)).failed or (
+        made.on_plateau and len(losses) < stage.most
+    ):
+        if min(losses) - stage.down < lowest:
+            break
+        losses |= train(stage.updates, centre, [min(losses) - stage.down])
+    beside = [one for one in (made.best - stage.spacing, made.best + stage.spacing) if lowest <= one <= highest]
+    if beside := [one for one in beside if one not in losses][: max(stage.most - len(losses), 0)]:
+        losses |= train(stage.updates, centre, beside)
+    return Round(stage.updates, losses, before, last=True)

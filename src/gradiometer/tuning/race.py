@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn
 from gradiometer.forks.alternatives.rates import BatchSize
 from gradiometer.forks.branch import Branch, BranchResult
@@ -18,7 +19,7 @@ from gradiometer.tuning.choice import STEP, Choice, Stage, choose, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.stages import Plan as Stages
-from gradiometer.tuning.trials import READOUT, Trials
+from gradiometer.tuning.trials import Trials, end_loss
 
 FINALISTS = 2
 """Optimizers in the second part of a race."""
@@ -105,8 +106,7 @@ class Ended:
     @property
     def loss(self) -> float:
         """The mean loss of the same training examples for all optimizers; inf if a branch diverged."""
-        ends = [result.readouts[READOUT].mean if result.diverged is None else math.inf for result in self.results]
-        return sum(ends) / len(ends)
+        return sum(map(end_loss, self.results)) / len(self.results)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
@@ -130,12 +130,15 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     """The best of several lanes, the choice of its rate, and the parts of the race, none for one lane.
 
     All kinds of optimizers make a first round of branches, each at one weight decay, since short branches do not show
-    it. The two best train longer ones at their best rate and one below it. The other weight decays of the best then
-    train one at its best rate.
+    it. The two best train longer ones at their best rate and one below it, or above it if it was the highest. The other
+    weight decays of the best then train one at its best rate.
 
     Args:
         lanes: The optimizers.
         plan: What the budget pays for.
+
+    Raises:
+        BadArgument: The budget does not pay for a comparison of weight decays.
     """
     if len(lanes) == 1:
         return lanes[0], lanes[0].choice(plan.first, lambda: plan.then(_spent(lanes))), ()
@@ -145,13 +148,16 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     ends = [lane.ended(lane.short, first, lane.start, rounds[id(lane)].best) for lane in heads]
     short = _ordered(ends, lanes[0].lean)
     stage = plan.final(_spent(lanes))
+    if stage is None and len(heads) == 1:
+        raise BadArgument("`budget` pays for no long branches, which compare weight decays: give more, or one decay.")
     if stage is None:
         return short[0].lane, short[0].lane.choice(first, lambda: ()), (tuple(short),)
     spacing = stage.spacing if len(heads) > 1 else 0
     long = []
     for end in short[:FINALISTS]:
-        centre = round(rounds[id(end.lane)].minimum)
-        long.append(end.lane.duel(stage, centre, sorted({centre - spacing, centre})))
+        made = rounds[id(end.lane)]
+        centre, side = round(made.minimum), spacing if made.edge > 0 else -spacing
+        long.append(end.lane.duel(stage, centre, sorted({centre, centre + side})))
     best = min(long, key=_loss).lane
     centre = round(rounds[id(best)].minimum)
     long += [lane.duel(stage, centre, [centre]) for lane in lanes if lane.short is best.short and lane is not best]

@@ -28,7 +28,7 @@ LEAST_BRANCHES = 3
 """Fewest branches of a round."""
 
 SHARE_FIRST = 0.6
-"""Most of the budget that the first round of several optimizers uses, if three branches of each cost less."""
+"""Most of the budget that the first round of a race uses, if three branches of each optimizer cost less."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Plan:
                 f"`budget` pays for no three branches of {updates} updates{whose} and the probe: give at least "
                 f"{needed:g}."
             )
-        branches = int(each) if self.lanes == 1 else max(int(SHARE_FIRST * each), LEAST_BRANCHES)
+        alone = self.lanes == 1 and self.decays == 1
+        branches = int(each) if alone else max(int(SHARE_FIRST * each), LEAST_BRANCHES)
         return Stage(updates, min(branches, FIRST_MOST), FIRST_SPACING)
 
     def then(self, spent: float) -> Sequence[Stage]:
@@ -101,4 +102,4 @@ class Plan:
         branches = raced + self.decays - 1 + (1 if self.decays == 1 else 2)
         left = self.budget * self.steps - spent
         updates = min(int(left / branches - self.readout), int(RACE_SHARE * self.steps))
-        return Stage(updates, LEAST_BRANCHES, SPACING) if updates > self.first.updates else None
+        return Stage(updates, LEAST_BRANCHES, SPACING, down=SPACING) if updates > self.first.updates else None

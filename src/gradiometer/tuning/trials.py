@@ -26,9 +26,6 @@ from gradiometer.tuning.optimizers import MakeOptimizer
 
 READOUT = "train_loss"
 
-LATE = 8
-"""The last part of a branch whose mini-batch losses count: one in so many."""
-
 REACH = 24
 """Steps of the grid around the centre of a round whose rates belong to its plan."""
 
@@ -80,7 +77,10 @@ class Trials:
     records: dict[tuple[int, int], ForkRecord] = field(default_factory=dict)
 
     def __call__(self, updates: int, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
-        """Train one branch for every exponent and replicate. Returns the late training loss by exponent."""
+        """Train one branch for every exponent and replicate.
+
+        Returns the training loss at the end by exponent, on the same examples for all.
+        """
         optimizer = self.make(self.model.parameters(), rate_of(self.anchor, centre))
         original = parts_of(self.model, optimizer, None, None)
         copies = original.copied()
@@ -108,18 +108,12 @@ class Trials:
                 if self.progress is not None:
                     self.progress(result, self.count, self.count)
         ends = {exponent: self.ended(updates, centre, exponent) for exponent in exponents}
-        return {one: _mean([self._late(result) for result in found]) for one, found in ends.items()}
+        return {one: _mean([end_loss(result) for result in found]) for one, found in ends.items()}
 
     def ended(self, updates: int, centre: int, exponent: int) -> tuple[BranchResult, ...]:
         """The finished branches of this length around this centre at this exponent."""
         name = _alternative(exponent - centre).name
         return tuple(result for result in self.results[updates, centre] if result.alternative == name)
-
-    def _late(self, result: BranchResult) -> float:
-        """The loss at the end. The batches of an optimizer that averages are not trained on at the average."""
-        if self.tail == "none" and result.diverged is None:
-            return result.readouts[READOUT].mean
-        return late_loss(result, self.readout)
 
     @property
     def count(self) -> int:
@@ -157,20 +151,9 @@ class Trials:
         )
 
 
-def late_loss(result: BranchResult, readout: int) -> float:
-    """The training loss at the end of a branch: of its last eighth of mini-batches and of the fixed examples, together.
-
-    Args:
-        result: The branch.
-        readout: Number of the fixed examples.
-    """
-    if result.diverged is not None:
-        return math.inf
-    since = result.examples * (LATE - 1) / LATE
-    places = [0, *(place for place, _ in result.curve)]
-    pieces = [(stop - start, loss) for start, (stop, loss) in zip(places, result.curve, strict=False) if stop > since]
-    pieces.append((readout, result.readouts[READOUT].mean))
-    return sum(size * loss for size, loss in pieces) / sum(size for size, _ in pieces)
+def end_loss(result: BranchResult) -> float:
+    """The mean training loss of the examples of the readout at the end of a branch; inf if it diverged."""
+    return math.inf if result.diverged is not None else result.readouts[READOUT].mean
 
 
 def _alternative(apart: int) -> Any:

@@ -27,6 +27,12 @@ from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.race import Ended
 from gradiometer.tuning.trials import READOUT
 
+SEVERAL = (
+    "Branches of more than two optimizers are short: in 8 problems a race of three chose the best one in 3. Race two, "
+    "or give a larger budget."
+)
+"""How far a race of more than two optimizers can be trusted: `docs/studies/tuning.md`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
@@ -191,6 +197,8 @@ class Tuned:
         if self.times is not None:
             found.append(self._timed(self.times))
         found += [self._raced(place) for place in range(len(self.race))]
+        if self.race and len({end.lane.made.family for end in self.race[0]}) > 2:
+            found.append(SEVERAL)
         found += [self._round(place) for place in range(len(self.choice.rounds))]
         if self.choice.held:
             found.append(
