@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import click
@@ -19,6 +21,7 @@ from gradiometer import RunDamaged, RunNotFound
 from gradiometer.cli.boundary import ended_by_sigterm, explained
 from gradiometer.cli.place import load_last_checkpoint
 from gradiometer.cli.streams import Streams, spelled
+from gradiometer.run import Recorder
 from report_run import run_in
 
 
@@ -231,6 +234,40 @@ def test_no_checkpoint_and_a_damaged_one_are_told_apart(written: Path, tmp_path:
     (copy / "checkpoints" / "step_000001").mkdir()
     with pytest.raises(RunDamaged, match="no checkpoint that can be read"):
         load_last_checkpoint(None, copy)
+
+
+@pytest.mark.parametrize("gone", [".", "run.toml"])
+def test_a_run_that_is_deleted_while_it_is_trained_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    close = Recorder.close
+
+    def closed(recorder: Recorder) -> None:
+        close(recorder)
+        path = recorder.folder.path / gone
+        path.unlink(missing_ok=True) if gone != "." else shutil.rmtree(path, ignore_errors=True)
+
+    monkeypatch.setattr(Recorder, "close", closed)
+    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))
+    assert code == 6 and error.endswith("-1` was deleted or moved in the meantime: nothing more can be read there.\n")
+
+
+def test_a_run_that_is_deleted_while_it_is_certified_loses_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert called(capsys, "train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))[0] == 0
+    (path,) = tmp_path.iterdir()
+    verb = import_module("gradiometer.cli.certify")
+    certified = verb._certified
+
+    def and_gone(*arguments: Any, **settings: Any) -> Any:
+        found = certified(*arguments, **settings)
+        shutil.rmtree(path)
+        return found
+
+    monkeypatch.setattr(verb, "_certified", and_gone)
+    code, out, error = called(capsys, "certify", str(path))
+    assert code == 6 and len(out) > 200 and "was deleted or moved in the meantime" in error
 
 
 AT_ONCE = "def main(**_): term()"

@@ -58,13 +58,13 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
             "finding": finding.to_dict(),
         }
         with printed_json(result | {"page": None}) as result:
-            result["page"] = keep(Run.open(run), certificate)
+            result["page"] = keep(Run.reopen(run), certificate)
         return
     from gradiometer.cli.outcome import tell_finding
 
     _show(certificate)
     tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
-    click.echo(f"\npage  {keep(Run.open(run), certificate)}")
+    click.echo(f"\npage  {keep(Run.reopen(run), certificate)}")
 
 
 def _certified(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from gradiometer.errors import RunNotFound, StorageFailed
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
@@ -77,6 +78,20 @@ class Run:
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
         return cls(RunFolder.open(path), rank, gauges)
+
+    @classmethod
+    def reopen(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
+        """The run in this folder, in which there was one before.
+
+        Raises:
+            StorageFailed: There is none any more.
+        """
+        try:
+            return cls.open(path, gauges=gauges)
+        except RunNotFound as error:
+            raise StorageFailed(
+                f"`{path}` was deleted or moved in the meantime: nothing more can be read there."
+            ) from error
 
     def refreshed(self) -> "Run":
         """The run as it is now on the disk. Only new readings are read. Do not use the old object afterwards."""

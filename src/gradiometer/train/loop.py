@@ -160,7 +160,7 @@ class Loop:
             raise
         finally:
             self.recorder.close()
-        return Run.open(self.folder.path, gauges=self.training.gauges)
+        return Run.reopen(self.folder.path, gauges=self.training.gauges)
 
     def restore_latest(self, run: Run) -> None:
         """Restore the last complete checkpoint. Without one, the run starts again, with the same bits."""
@@ -276,7 +276,7 @@ class Loop:
         if not (configuration.budget and configuration.check_endpoint):
             return
         self.recorder.flush()
-        run = Run.open(self.folder.path)
+        run = Run.reopen(self.folder.path)
         examined = any(event["event"] == ENDPOINT and event["step"] == training.step for event in run.events)
         series = run.series(Trajectory.name)
         if examined or series is None:  # it was examined before the run was killed and resumed
