@@ -67,7 +67,7 @@ class TrainProbe:
         with untouched_randomness(self.seed, objective.devices):  # a data set may draw, too
             batch = data.batch(chosen)
         self.parts: list[Batch] = chunks(batch, PARTS)
-        self.batches = chunks(batch, math.gcd(PARTS, 1 << (-(-count // AT_ONCE) - 1).bit_length()))
+        self.batches = chunks(batch, next(few for few in (1, 2, 4, PARTS) if count <= few * AT_ONCE))
 
     def loss(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, " 1"]:
         """The mean loss of these examples."""
