@@ -1,13 +1,17 @@
 """Files are on the disk, whole, before anybody sees them."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from gradiometer.storage.disk import replace_file, write_new
+from gradiometer.storage.disk import one_at_a_time, replace_file, write_new
 
 
 def test_a_write_that_takes_a_part_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +39,31 @@ def test_a_replaced_file_is_on_the_disk_before_it_is_seen_and_its_name_afterward
         monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
     replace_file(tmp_path / "a", b"content")
     assert calls == ["fsync .a.partial", "replace .a.partial", f"fsync {tmp_path.name}"]
+
+
+def test_of_several_writers_of_a_file_each_writes_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    contents = [letter * 200_000 for letter in (b"a", b"b", b"c")]
+
+    def write(content: bytes) -> None:
+        for _ in range(20):
+            replace_file(path, content)
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(write, contents))
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_process_that_inherited_the_open_folder_does_not_keep_others_waiting(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    opened: list[int] = []
+    really = os.open
+    with patch.object(os, "open", lambda *given: opened.append(really(*given)) or opened[-1]), one_at_a_time(tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=opened[:1])
+    with child:
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        assert child.poll() is None
+        child.communicate(b"\n")

@@ -78,14 +78,20 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):  # a forked child that still has the folder open must not keep the lock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write under a hidden name, fsync, rename: a reader sees the old file or the new one, never a part."""
+    """Write under a hidden name, fsync, rename: a reader sees the old file or the new one, never a part.
+
+    Of several processes one writes at a time, since the hidden name is the same for all.
+    """
     aside = path.with_name(f".{path.name}.partial")
-    write_new(aside, content)
-    aside.replace(path)
+    with one_at_a_time(path.parent):
+        write_new(aside, content)
+        aside.replace(path)
     sync_folder(path.parent)
 
 
