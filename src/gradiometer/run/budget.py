@@ -300,7 +300,7 @@ class Budget:
     @property
     def _by_the_way(self) -> float:
         """Seconds of what every step costs, measured or not."""
-        return self.spent_on[BOOKKEEPING] + self.spent_on[COOLING]
+        return self.spent_on[BOOKKEEPING] + self.spent_on.get(COOLING, 0.0)
 
     @property
     def _expensive(self) -> float:
