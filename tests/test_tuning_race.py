@@ -66,6 +66,12 @@ def test_weight_decay_is_raced_at_the_best_rate_and_wins_where_it_helps() -> Non
         assert len(found.race) == 1 and len(found.choice.rounds) == 2 and len(found.forks) == 2
 
 
+def test_the_first_rates_of_adamw_are_higher_in_shorter_trainings() -> None:
+    for steps, exponent in ((300, 5), (1200, 3)):  # √(10,000 / steps), in steps of √2
+        first = sorted(tuned(optimizer="adamw", steps=steps).choice.rounds[0].losses)
+        assert {exponent - 4, exponent, exponent + 4} <= set(first)
+
+
 def test_a_budget_that_compares_no_weight_decays_is_refused() -> None:
     with pytest.raises(BadArgument, match="pays for no long branches, which compare weight decays"):
         tuned(weight_decay=(0.0, 1.0), steps=120, budget=1.0)

@@ -34,6 +34,11 @@ BUDGET = 1.3
 ADAPTIVE = Bracket(1e-5, 1.0, 3e-3, ())
 """Bracket of optimizers whose rate does not depend on the scale of the loss."""
 
+ADAPTIVE_STEPS, LEAST_ADAPTIVE, MOST_ADAPTIVE = 10_000, -3, 7
+"""The first round of these optimizers is centred at the rate of this bracket in a training of so many updates. Each of
+their updates moves a weight by about the rate, and so the rates of shorter trainings are higher, here as 1/√updates;
+by at most so many steps of the grid down and up."""
+
 ABOVE = 5
 """The first round is centred this many steps of the grid above the rate of the probe."""
 
@@ -209,11 +214,16 @@ def lanes_of(task: Task, before: Measured, pool: Pool) -> list[Lane]:
         _, found = before.brackets[kind.family]
         trials = _trials(task, before, pool, kind, size)
         shared = short.setdefault((kind.family, size), trials)
-        centre = 0 if found is ADAPTIVE else ABOVE
+        centre = _first_of_adaptive(task.steps) if found is ADAPTIVE else ABOVE
         lean = LEAN if task.aim == "time" else 0.0
         pace = before.paces.updates[size]
         lanes.append(Lane(kind, found, trials, shared, centre, before.start.loss, pace, task.of_batch, lean))
     return lanes
+
+
+def _first_of_adaptive(steps: int) -> int:
+    """The exponent of the first centre; a step of the grid is a factor of √2."""
+    return max(LEAST_ADAPTIVE, min(round(math.log2(ADAPTIVE_STEPS / steps)), MOST_ADAPTIVE))
 
 
 def _trials(task: Task, before: Measured, pool: Pool, kind: Made, size: int) -> Trials:
