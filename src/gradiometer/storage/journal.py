@@ -53,17 +53,22 @@ class JournalWriter:
         self._folder, self._then = folder, then
         self._buffer = bytearray()
         self._open()
-        with self._guarded():
-            while not _is_at(path, self._descriptor):  # another process replaced it before this one had the lock
-                self._release()
-                self._open()
-            status = os.fstat(self._descriptor)
-            size = status.st_size
-            if not stat.S_ISREG(status.st_mode):
-                self._release()
-                raise StorageFailed(f"`{path}` cannot be written: not a regular file. Remove it.")
-            if size > 0 and not _ends_in_newline(self._descriptor, size):
-                self._buffer += b"\n"
+        try:
+            with self._guarded():
+                self._begin()
+        except BaseException:  # the error itself keeps this object alive, and with it the lock
+            self._release()
+            raise
+
+    def _begin(self) -> None:
+        while not _is_at(self.path, self._descriptor):  # another process replaced it before this one had the lock
+            self._release()
+            self._open()
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageFailed(f"`{self.path}` cannot be written: not a regular file. Remove it.")
+        if status.st_size > 0 and not _ends_in_newline(self._descriptor, status.st_size):
+            self._buffer += b"\n"
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
