@@ -151,3 +151,11 @@ def test_places_count_the_losses_that_were_given() -> None:
     losses[600] = 5.0
     (spike,) = find_spikes(losses)
     assert spike == replace(spike, first=600, peak=600, last=600) and isinstance(spike, Spike)
+
+
+def test_a_loss_of_exactly_zero_does_not_make_noise_a_spike() -> None:
+    """As the loss falls over decades, its noise is even in logarithms and heavy in the losses themselves."""
+    losses = 10.0 ** -np.linspace(0, 6, 4000) * np.random.default_rng(0).lognormal(0, 1.6, 4000)
+    assert find_spikes(losses, rates=np.full(4000, 0.1)) == []
+    losses[3990] = 0.0  # below the smallest float
+    assert find_spikes(losses, rates=np.full(4000, 0.1)) == []

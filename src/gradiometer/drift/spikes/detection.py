@@ -34,6 +34,9 @@ HEAVIEST, HEAVIEST_MEDIANS = 3, 4
 STEADY = 4.0
 """Where the levels before and after differ by more spreads than this, noise is not measured."""
 
+FEW_ZEROS = 0.01
+"""Up to this share of the losses may be exactly zero, as a loss falls below the smallest float."""
+
 LARGEST = 1e150
 """Larger numbers are left out: their squares are beyond a float."""
 
@@ -85,7 +88,7 @@ def find_spikes(
     A loss is compared with the median level before it or after it, whichever is higher, in units of the spread around
     it. So neither a trend nor a rise that stays is a spike. How far noise reaches is estimated from the upper tail of
     this record: a heavy tail raises the limit. Spikes that last are found in medians of up to 64 losses. Positive
-    losses are compared by their logarithms.
+    losses are compared by their logarithms; up to one in a hundred may be zero, and counts as the smallest other one.
 
     Args:
         losses: The mean loss of each batch, in order. NaN, inf and numbers above 1e150 are left out.
@@ -113,8 +116,8 @@ def find_spikes(
     values = values[kept]
     if len(values) < (FEWEST + 2) * BLOCK:
         return []
-    in_logs = bool((values > 0).all())
-    heights = np.log(values) if in_logs else values
+    in_logs = bool((values >= 0).all() and (values == 0).mean() <= FEW_ZEROS)
+    heights = np.log(np.maximum(values, values[values > 0].min())) if in_logs else values
     smallest = float(np.log1p(SMALLEST)) if in_logs else SMALLEST * float(np.median(np.abs(values)))
     noise = np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
     found: list[Spike] = []

@@ -22,8 +22,8 @@ RECENT, FEWEST = 256, 64
 SPREADS, RISE = 8.0, 0.2
 """A loss is examined if it is above the usual one by so many spreads, and by this share of it."""
 
-PAUSE, MOST = 64, 5
-"""Fewest steps between two examinations, and most examinations in a run."""
+PAUSE, MOST, ONE_MORE = 64, 5, 1000
+"""Fewest steps between two examinations, most examinations in a row, and the steps after which one more is allowed."""
 
 ENOUGH = 0.8
 """The share of the rise that the named examples have together."""
@@ -58,7 +58,7 @@ class Examiner:
         self._objective, self._seed = objective, seed
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._usual = self._above = math.inf
-        self._new = self._count = 0
+        self._new = self._count = self._steps = 0
         self.limit = math.inf
         """A loss at or above this one is worth an examination. Infinite if none is."""
 
@@ -66,6 +66,7 @@ class Examiner:
         """Take the losses of finished steps. After 64 of them or more, the usual level is computed anew."""
         self._recent.extend(filter(math.isfinite, losses))
         self._new += len(losses)
+        self._allow(len(losses))
         if self._new < PAUSE:
             return
         self._new = 0
@@ -73,6 +74,11 @@ class Examiner:
             self._usual = _median(self._recent)
             spread = 1.4826 * _median([abs(recent - self._usual) for recent in self._recent])
             self.limit = self._usual + max(SPREADS * spread, RISE * abs(self._usual))
+
+    def _allow(self, steps: int) -> None:
+        """Count these steps: an unstable start should not use up the examinations of a long run."""
+        more, self._steps = divmod(self._steps + steps, ONE_MORE)
+        self._count = max(self._count - more, 0)
 
     def repeat(self, losses: Sequence[float]) -> None:
         """Take the losses of the steps before a resume, without the examinations that they had."""
