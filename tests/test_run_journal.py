@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,46 @@ def test_a_fault_at_the_beginning_or_end_of_writing_is_a_sentence(
             (writer or JournalWriter(path, tmp_path)).close()
     write(path, [{"a": 2}])  # while the error is still there, with all that its traceback refers to
     assert records(path) == [{"a": 1}, {"a": 2}] and raised.value.__traceback__ is not None
+
+
+FORKS = """
+import os, sys, time
+from pathlib import Path
+from gradiometer.storage.journal import JournalWriter, being_written
+path, parent = Path(sys.argv[1]), os.getpid()
+writer = JournalWriter(path, path.parent)
+writer.append({"by": "the first"})
+child = os.fork()
+if child == 0:
+    writer.append({"by": "its copy"})
+"""
+A_COPY = """
+    sys.exit()  # which runs what is registered for the end of the process
+os.waitpid(child, 0)
+print(being_written(path))
+writer.close()
+"""
+A_DAEMON = """
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    writer.close()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_forked_copy_of_the_process_neither_writes_nor_unlocks(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    command = [sys.executable, "-c", FORKS + A_COPY, str(path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+    assert records(path) == [{"by": "the first"}]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_daemon_writes_after_the_process_that_opened_the_file_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    subprocess.run([sys.executable, "-c", FORKS + A_DAEMON, str(path)], check=True)
+    until = time.monotonic() + 20
+    while len(records(path)) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert records(path) == [{"by": "the first"}, {"by": "its copy"}]

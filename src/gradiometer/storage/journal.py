@@ -35,7 +35,8 @@ _encode = msgspec.json.Encoder().encode
 class JournalWriter:
     """Appends records to a file, buffered. A lock of the system allows one writing process at a time.
 
-    If an earlier process left an incomplete line, a newline is added first, so that only that line is lost.
+    If an earlier process left an incomplete line, a newline is added first, so that only that line is lost. A forked
+    copy of the process writes nothing as long as the process that opened the file lives.
 
     Args:
         path: The file. It is created if missing.
@@ -52,6 +53,7 @@ class JournalWriter:
         self.path = path
         self._folder, self._then = folder, then
         self._buffer = bytearray()
+        self._owner = os.getpid()
         self._open()
         try:
             with self._guarded():
@@ -74,7 +76,7 @@ class JournalWriter:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         with self._guarded():
             self._descriptor = os.open(self.path, flags, 0o666)
-        self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor)
+        self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor, os.getpid())
         if not _lock(self._descriptor):
             self._release()
             raise BadArgument(f"`{self.path}` is being written by another process: only one process can write it.")
@@ -89,7 +91,7 @@ class JournalWriter:
     def flush(self) -> None:
         """Give all lines to the system. They survive a killed process but not a power cut."""
         with self._guarded():
-            while self._buffer:
+            while self._buffer and not self._is_copy():
                 # Written bytes leave the buffer at once, so that nothing is written twice.
                 del self._buffer[: os.write(self._descriptor, self._buffer)]
 
@@ -112,6 +114,17 @@ class JournalWriter:
     def closed(self) -> bool:
         """True after `close`."""
         return not getattr(self._release, "alive", False)
+
+    def _is_copy(self) -> bool:
+        """True in a forked copy of the process. If the process itself has ended, as with a daemon, the copy writes."""
+        if os.getpid() == self._owner:
+            return False
+        try:
+            os.kill(self._owner, 0)
+        except (ProcessLookupError, PermissionError):  # its number may be that of another one by now
+            self._owner = os.getpid()
+            return False
+        return True
 
     def _guarded(self) -> Any:
         safe = "but earlier lines are safe" if self._then else "but earlier lines and the last checkpoint are safe"
@@ -265,8 +278,8 @@ def _lock(descriptor: int) -> bool:
             return True
 
 
-def _unlock_and_close(descriptor: int) -> None:
-    if sys.platform != "win32":
+def _unlock_and_close(descriptor: int, owner: int) -> None:
+    if sys.platform != "win32" and os.getpid() == owner:  # a forked copy that ends must not unlock it for the others
         import fcntl  # noqa: PLC0415  (POSIX only)
 
         with suppress(OSError):  # a forked child that still has the file open must not keep the lock
