@@ -62,7 +62,10 @@ def test_a_verdict_that_is_not_urgent_is_short_and_says_if_it_cannot_tell(tmp_pa
     under_way = Finding("trajectory", Issue.CONVERGENCE, State.OK, "The parameters are under way: by 0.9.", "It is.")
     unknown = Finding("noise", Issue.ESTIMATION, State.CANNOT_TELL, "The noise scale is at least 9.", "Wait.")
     assert verdict_of(run, [unknown, under_way]) == "the parameters are under way"
-    assert verdict_of(run, [unknown]) == "cannot tell yet: the noise scale is at least 9"
+    assert run.status == "finished" and verdict_of(run, [unknown]) == "cannot tell: the noise scale is at least 9"
+    events = (run.path / "events.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "events.jsonl").write_text("".join(line for line in events if '"finished"' not in line))
+    assert verdict_of(Run.open(run.path), [unknown]) == "cannot tell yet: the noise scale is at least 9"
 
 
 def test_the_verdict_is_the_outcome_and_the_headline(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_colours_of_states_can_be_seen_on_light_and_dark_paper(paper: tuple[
 def test_a_watch_shows_its_run_and_findings_and_says_when_there_are_none(tmp_path: Path) -> None:
     made = network()
     w = watched(tmp_path, made, page=False)
-    assert "Nothing has been measured yet." in w._repr_html_()
+    assert "Nothing has been measured yet." in w._repr_html_() and repr(w) == "<watch: no step yet>"
     with w:
         for batch in batches(3):
             made[1].zero_grad()
@@ -91,6 +91,7 @@ def test_a_watch_shows_its_run_and_findings_and_says_when_there_are_none(tmp_pat
             made[1].step()
     card = Elements(w._repr_html_())
     assert w.run is not None and w.run.name in card.text and "3 steps" in card.text and "finished" in card.text
+    assert repr(w) == f"<watch: {w.run.path}, 3 steps>"
     assert str(w.run.path) in card.text and all(finding.seen in card.text for finding in w.findings())
 
 

@@ -206,6 +206,8 @@ def test_the_overhead_sentence_names_the_time_used_and_the_steps_measured() -> N
     spent = {"readings": 0.011, "cooling": 0.5, "batch_sharpness": 0.002, "bookkeeping": 1e-5}
     by_name = overhead_sentence({**used, "used": 0.513, "spent": spent, "outside": ["cooling"]})
     assert "(budget 2 %): cooling 50 %, readings 1.1 %, batch_sharpness 0.2 %; cooling outside the budget" in by_name
+    by_name = overhead_sentence({**used, "used": 9.5, "spent": {**spent, "looks": 9.1}, "outside": ["cooling"]}, 5)
+    assert "used 950 % of the training time: looks 910 %, cooling" in by_name and "outside" not in by_name
     beyond = {**used, "every": 5.0, "beyond_allowance": True}
     assert overhead_sentence(beyond).endswith("it has them nevertheless, and a smaller `budget` has fewer.")
     assert "nevertheless" not in overhead_sentence({**beyond, "short_of": 40})

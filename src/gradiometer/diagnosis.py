@@ -301,7 +301,8 @@ def verdict_of(run: Run, findings: list[Finding]) -> str:
         return f"no verdict: {reason.rstrip('.')}"
     if not findings:
         return _nothing_measured(run.configuration)
-    return _most_urgent([each for each in findings if not is_outranked(each.gauge, run.gauges)] or findings)
+    ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or findings
+    return _most_urgent(ours, over=run.status == "finished")
 
 
 def _ending(run: Run) -> str:
@@ -324,10 +325,10 @@ def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> st
     )
 
 
-def _most_urgent(findings: list[Finding]) -> str:
+def _most_urgent(findings: list[Finding], *, over: bool) -> str:
     """The most urgent finding with a known state; its beginning, if it is not urgent.
 
-    Its first letter becomes lower-case unless it starts a symbol.
+    Its first letter becomes lower-case unless it starts a symbol. What a run that is over cannot tell, it never will.
     """
     first_known = next((finding for finding in findings if finding.state is not State.CANNOT_TELL), findings[0])
     seen = first_known.seen.removesuffix(".")
@@ -335,4 +336,5 @@ def _most_urgent(findings: list[Finding]) -> str:
         seen = re.split(r": |\. " if first_known.state is State.OK else r"\. ", seen, maxsplit=1)[0]
     first = seen.split()[0]
     said = seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen
-    return f"cannot tell yet: {said}" if first_known.state is State.CANNOT_TELL else said
+    unknown = "cannot tell" if over else "cannot tell yet"
+    return f"{unknown}: {said}" if first_known.state is State.CANNOT_TELL else said

@@ -25,6 +25,7 @@ DRAWN = 400
 """Maximum number of steps in the chart."""
 ROWS = 25
 """Maximum number of steps in the table of the chart."""
+TITLE = "Learning rate and convergence"
 LEAD = "SGD comes to rest only if the learning rate goes to zero. Does it, and has SGD come to rest?"
 
 
@@ -32,7 +33,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 3: η along the run, the theorem's verdict, how far the run can still travel, its path, its certificate."""
     rates, certificates = rates_of(run), load_artifacts(run, Certificate)
     if rates is None:
-        return Section("convergence", "Convergence", f"{LEAD} Nothing has been recorded yet.", ())
+        return Section("convergence", TITLE, f"{LEAD} Nothing has been recorded yet.", ())
     drawn = (_rate_figure(rates), plateau_figure(run), trajectory_figure(run, diagnosis.estimates))
     figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
@@ -43,7 +44,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
         lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
     return Section(
         name="convergence",
-        title="Convergence",
+        title=TITLE,
         lead=lead,
         figures=tuple(figures),
         table=_table(rates, diagnosis, certificates),

@@ -18,9 +18,7 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
         every: The interval between measured steps, in steps, if the user set one. Then there is no budget.
     """
     budget = overhead.get("budget") if every is None else None
-    percent = 100 * overhead["used"]
-    used = f"{percent:.0f}" if percent >= 99.5 else f"{percent:.2g}"  # `g` would write 100 as 1e+02
-    used += " % of the training time"
+    used = f"{_percent(overhead['used'])} of the training time"
     return used if budget is None else f"{used} (budget {100 * budget:.2g} %)"
 
 
@@ -71,17 +69,23 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
         if overhead.get("beyond_allowance") and not few
         else ""
     )
-    used = f"The instrument used {time_used(overhead, every)}{_by_name(overhead)}."
+    used = f"The instrument used {time_used(overhead, every)}{_by_name(overhead, has_budget=every is None)}."
     return " ".join(filter(None, (used, measured, few, more)))
 
 
-def _by_name(overhead: Mapping[str, Any]) -> str:
+def _percent(share: float) -> str:
+    """Two digits and no power of ten: `g` would write 100 as 1e+02."""
+    return f"{100 * share:,.0f} %" if share >= 0.995 else f"{100 * share:.2g} %"
+
+
+def _by_name(overhead: Mapping[str, Any], *, has_budget: bool) -> str:
     """What the time was spent on, if that was more than readings and what comes with them."""
     spent = {name: share for name, share in (overhead.get("spent") or {}).items() if share >= NAMED}
     if not set(spent) - {READINGS}:
         return ""
-    parts = [f"{name} {100 * share:.2g} %" for name, share in sorted(spent.items(), key=lambda item: -item[1])]
-    notes = {"outside": "outside the budget", "fixed": "paid back in longer runs"}
+    parts = [f"{name} {_percent(share)}" for name, share in sorted(spent.items(), key=lambda item: -item[1])]
+    notes = {"outside": "outside the budget"} if has_budget else {}
+    notes["fixed"] = "paid back in longer runs"
     for kind, note in notes.items():
         if named := [name for name in overhead.get(kind) or () if name in spent]:
             parts[-1] += f"; {' and '.join(named)} {note}"

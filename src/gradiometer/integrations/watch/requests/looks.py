@@ -82,6 +82,10 @@ class Looks:
         """The findings so far, the most urgent first, and the warnings."""
         return self._kept.findings()
 
+    def __repr__(self) -> str:
+        run = self.run
+        return f"<watch: {'no step yet' if run is None else f'{run.path}, {run.steps:,} steps'}>"
+
     def _repr_html_(self) -> str:
         """A card for notebooks: the run and its findings."""
         return self.findings().card_of(self.run)
