@@ -51,6 +51,7 @@ def os_error(number: int, path: str | None = None) -> OSError:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
         (RuntimeError("can't start new thread"), "no more threads or processes"),
         (ImportError("libtorch.so: failed to map segment: Cannot allocate memory"), "not enough memory"),
+        (ImportError("numpy failed.\nIt was: a.so: failed to map segment from shared object\n"), "not enough memory"),
     ],
 )
 def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, words: str) -> None:
@@ -78,6 +79,7 @@ def test_an_interrupt_while_a_class_is_made_is_no_bug() -> None:
         os_error(errno.ENOENT, "/nowhere/template.jinja"),
         os_error(errno.ENOENT),
         ModuleNotFoundError("no module"),
+        ImportError("a.so: failed to map segment from shared object: Operation not permitted"),
         os_error(errno.EBADF),
     ],
 )

@@ -75,13 +75,18 @@ class StorageFailed(GradiometerError):
     exit_code: ClassVar[int] = 6
 
 
+def text_of(error: BaseException) -> str:
+    """The message of an error; empty if it cannot be printed."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def summary(error: BaseException) -> str:
     """Type and message of an error, as part of a sentence. The type alone if no message can be printed.
 
     Letters that UTF-8 lacks, as in a file name of other bytes, become question marks.
     """
-    try:
-        first_line = str(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
-    except Exception:
-        first_line = ""
+    first_line = text_of(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

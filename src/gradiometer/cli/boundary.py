@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from types import FrameType
 
 import click
 
-from gradiometer.errors import GradiometerError, Interrupted, StorageFailed, summary
+from gradiometer.errors import GradiometerError, Interrupted, StorageFailed, text_of
 
 DEBUG = "GRADIOMETER_DEBUG"
 """Environment variable that adds the traceback to every error."""
@@ -47,6 +48,8 @@ _OF_A_PATH = {
 
 _SOON_SECONDS = 0.01
 _NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
+_UNMAPPED = re.compile("failed to map segment from shared object(?!:)")
+"""A library for which there is no room. With another reason it ends with a colon and that reason."""
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
@@ -56,7 +59,7 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     if _is_interrupt(error):
         return "stopped before the end.", Interrupted.exit_code
     sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
-    if sentence is None and sys.flags.optimize > 1 and "Found no doc" in summary(error):
+    if sentence is None and sys.flags.optimize > 1 and "Found no doc" in text_of(error):
         return "the charts need the docstrings that Python's -OO (PYTHONOPTIMIZE=2) removes: leave it out.", REFUSED
     return (_BUG, 1) if sentence is None else (sentence, REFUSED)
 
@@ -134,7 +137,7 @@ def _shortage(error: BaseException) -> str | None:
         return "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
     if _is_descriptors(error):
         return "too many files are open: raise the limit with `ulimit -n 4096`, or close other programs."
-    if "can't start new thread" in summary(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
+    if "can't start new thread" in text_of(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
         return "the system starts no more threads or processes: raise `ulimit -u`, or close other programs."
     return None
 
@@ -173,7 +176,9 @@ def _current_folder_exists() -> bool:
 def _is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    words = summary(error).lower()
+    words = text_of(error).lower()
+    if isinstance(error, ImportError) and _UNMAPPED.search(words):
+        return True
     return isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _NO_MEMORY)
 
 

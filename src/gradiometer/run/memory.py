@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gradiometer.errors import Unsupported, summary
+from gradiometer.errors import Unsupported, text_of
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.reading import Moments
 
@@ -50,7 +50,7 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
 def ran_out(error: Exception) -> bool:
     """True if the error says that there is no more memory."""
     name = type(error).__name__
-    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "allocate memory" in summary(error)
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "allocate memory" in text_of(error)
 
 
 def left_on(device: Any) -> int | None:
