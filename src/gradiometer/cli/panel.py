@@ -25,7 +25,7 @@ from gradiometer.estimation.rate_advice import completed, is_outranked
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
-from gradiometer.run.cadence.overhead import time_used, too_few
+from gradiometer.run.cadence.overhead import of_the_budget, time_used, too_few
 from gradiometer.run.settings.planned import hyperparameters_of
 
 if TYPE_CHECKING:
@@ -274,5 +274,7 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _cost(recorder: "Recorder") -> str:
     overhead = recorder.overhead
-    measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {time_used(overhead)}"
+    # Fixed costs, such as the check of the edge before the first step, are many times the training of the first second.
+    used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
+    measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
     return f"{measured}\n{text}" if (text := too_few(overhead, recorder.every)) else measured
