@@ -25,6 +25,7 @@ from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
 from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.show import show
+from gradiometer.cli.split import split
 from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
 from gradiometer.cli.tune import tune
@@ -48,7 +49,7 @@ def gradiometer() -> None:
 
 for verb in (
     *(demo, train, tune, resume, show, report, runs, compare, export, fork),
-    *(batch, sharpness, schedule, certify, ensemble, sample),
+    *(batch, sharpness, schedule, certify, ensemble, split, sample),
     *(doctor, lecture, selftest),
 ):
     gradiometer.add_command(verb)

@@ -79,7 +79,7 @@ def _export(found: "EnsembleEvaluation", path: Path) -> Path:
     from gradiometer.exploration.ensembles.export import export
     from gradiometer.train.ensemble import example_inputs
 
-    return export(found.ensemble, example_inputs(found), path)
+    return export(found.ensemble, example_inputs(found.problem, found.ensemble), path)
 
 
 def _print(report: "EnsembleReport") -> None:

@@ -127,18 +127,16 @@ def score_snapshots(
     return EnsembleEvaluation(run, report, whole.last(count, chosen.temperature), problem)
 
 
-def example_inputs(evaluation: EnsembleEvaluation) -> torch.Tensor:
+def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
     """The inputs of three training examples, for the export of the ensemble.
 
     Raises:
         Unsupported: The inputs are not one tensor.
     """
-    inputs: Any = evaluation.problem.train.batch(torch.arange(3))[0]
+    inputs: Any = problem.train.batch(torch.arange(3))[0]
     if not isinstance(inputs, torch.Tensor):
-        raise Unsupported(
-            f"Export needs inputs that are one tensor, and {evaluation.problem.name} has a {type(inputs).__name__}."
-        )
-    return inputs.to(evaluation.ensemble.weights.device)
+        raise Unsupported(f"Export needs inputs that are one tensor, and {problem.name} has a {type(inputs).__name__}.")
+    return inputs.to(ensemble.weights.device)
 
 
 def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Module]:
