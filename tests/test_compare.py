@@ -11,9 +11,10 @@ from scipy import stats
 
 from gradiometer import BadArgument, diagnose
 from gradiometer.cli import main
+from gradiometer.measurement import Estimate
 from gradiometer.report.compare import compare
 from gradiometer.report.compare.contrast import NOT_TRAINING, Contrast, claim, sentence, verdict
-from gradiometer.report.compare.page import render
+from gradiometer.report.compare.page import groups_table, in_words, render
 from gradiometer.run import Configuration, Run
 from report_run import run_in
 
@@ -149,6 +150,15 @@ def test_the_page_draws_the_mean_over_seeds_and_has_differences_only_if_configur
     page = render(*compare([*first, *(run_with(tmp_path, 1.5, seed, momentum=0.5) for seed in (0, 1))]))
     assert page.count('class="row look"') == 1 and "B (2 seeds)" in page and 'id="differences"' in page
     assert 'id="differences"' not in render(*compare([*first, run_with(tmp_path, 1.0, 2)]))
+
+
+def test_a_number_that_is_not_known_is_said_in_words(tmp_path: Path) -> None:
+    groups, _ = compare([run_with(tmp_path, 1.0, 0), run_with(tmp_path, 1.0, 0, momentum=0.5)])
+    groups[1].numbers["noise_scale"] = Estimate.unknown(level=0.9, method="none", samples=1)
+    (_, *known), (_, *unknown) = groups_table(groups).rows
+    assert known[-1] == in_words(groups[0].numbers["noise_scale"]) and "[" in known[-1]
+    assert unknown[-1] == "cannot tell yet"
+    assert in_words(Estimate.interval(9e4, 900.0, np.inf, level=0.9, method="t", samples=3)) == "at least 900 (90%)"
 
 
 def test_a_recorded_interval_is_wider_at_a_higher_level(tmp_path: Path) -> None:

@@ -109,15 +109,14 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
     """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
     from gradiometer.cli.outcome import filled
     from gradiometer.forks.recorded.words import label_of, outcome
-    from gradiometer.report.charts.interval_strip import interval, number
     from gradiometer.report.compare.contrast import QUANTITIES, verdict
     from gradiometer.report.compare.forks import tried_by
-    from gradiometer.report.compare.page import CAVEAT, changes, finding_of
+    from gradiometer.report.compare.page import CAVEAT, changes, finding_of, in_words
 
     for group in groups:
         click.echo(filled(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
         for quantity, estimate in group.numbers.items():
-            click.echo(f"   {QUANTITIES[quantity]:<15}{number(estimate.value)} {interval(estimate)}")
+            click.echo(f"   {QUANTITIES[quantity]:<15}{in_words(estimate)}")
     if len(contrasts) != 1:
         click.echo("\n" + filled(verdict(groups, contrasts)))
     for contrast in contrasts:
@@ -127,9 +126,9 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
             click.echo(filled(text, indent=2))
         for difference in contrast.differences:
             name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"
-            estimate = difference.estimate
-            words = f"{number(estimate.value)} {interval(estimate)}{'' if difference.shown else '   none shown'}"
-            click.echo(f"    {name:<26} {'cannot tell yet' if math.isnan(estimate.value) else words}")
+            known = not math.isnan(difference.estimate.value)
+            none_shown = "   none shown" if known and not difference.shown else ""
+            click.echo(f"    {name:<26} {in_words(difference.estimate)}{none_shown}")
     if contrasts:
         click.echo("\n" + filled(f"caution: {CAVEAT}"))
     for named, same in groupby(tried_by(groups), key=lambda each: each.named):

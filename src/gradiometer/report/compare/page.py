@@ -110,6 +110,11 @@ def changes(contrast: Contrast) -> str:
     return ", ".join(pairs)
 
 
+def in_words(estimate: Estimate) -> str:
+    """The number with its interval; only the lower end, if there is no upper one."""
+    return " ".join(cells(estimate)) if estimate.tells else str(replace(estimate, unit=""))
+
+
 def _row(contrast: Contrast, *, alone: bool) -> Row:
     """The row of a contrast, with its deciding difference. If it is the only one, its sentence is the page's title."""
     first, second = contrast.names
@@ -156,7 +161,7 @@ def groups_table(groups: Sequence[Group]) -> Numbers:
             group.letter,
             group.seeds,
             *(str(group.settings.get(name)) for name in differing),
-            *(" ".join(cells(group.numbers[name])) if name in group.numbers else "" for name in measured),
+            *(in_words(group.numbers[name]) if name in group.numbers else "" for name in measured),
         )
         for group in groups
     )
