@@ -128,12 +128,16 @@ def test_on_a_plateau_the_lowest_of_equal_rates_counts_if_the_highest_is_worse()
     assert Round(60, losses, before=2.0).best == 0
 
 
-def test_the_losses_of_a_round_are_those_of_the_same_examples_at_the_end() -> None:
+@pytest.mark.parametrize("most", [STEPS * BATCH // 16, 40])
+def test_the_losses_of_a_round_are_those_of_the_same_examples_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("gradiometer.tuning.task.MOST_READ", most)
     found = tuned()
     for made, fork in zip(found.choice.rounds, found.forks, strict=True):
         ends = {result.readouts["train_loss"].mean for result in fork.results}
         assert ends == set(made.losses.values())
-        assert {len(result.readouts["train_loss"].values) for result in fork.results} == {STEPS * BATCH // 16}
+        assert {len(result.readouts["train_loss"].values) for result in fork.results} == {most}
 
 
 def test_a_loss_may_be_negative() -> None:

@@ -45,9 +45,10 @@ ABOVE = 5
 EPOCHS = 10
 """Length of the training that a rate is chosen for if no length is given."""
 
-SHARE_READ, SHARE_READ_IN_RACE = 1 / 16, 1 / 32
-"""The examples that every branch is read out on, as a share of those of the training. The losses of the mini-batches at
-the end of a branch are not used: they are measured before the rate is at zero, and lean to low rates."""
+SHARE_READ, SHARE_READ_IN_RACE, MOST_READ = 1 / 16, 1 / 32, 16_384
+"""The examples that every branch is read out on, as a share of those of the training, and at most: they are in memory.
+The losses of the mini-batches at the end of a branch are not used: they are measured before the rate is at zero, and
+lean to low rates."""
 
 SHARE_PROBED, MOST_PROBED = 1 / 20, 60
 """The probe's share of the training, and its most updates."""
@@ -239,4 +240,4 @@ def _trials(task: Task, before: Measured, pool: Pool, kind: Made, size: int) -> 
 def _readout(task: Task, before: Measured) -> int:
     """Training examples that every branch is read out on."""
     share = SHARE_READ if len(task.kinds) * len(task.data) == 1 else SHARE_READ_IN_RACE
-    return max(int(share * task.steps * before.size), 1)
+    return max(min(int(share * task.steps * before.size), MOST_READ), 1)
