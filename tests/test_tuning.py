@@ -140,6 +140,14 @@ def test_the_losses_of_a_round_are_those_of_the_same_examples_at_the_end(
         assert {len(result.readouts["train_loss"].values) for result in fork.results} == {most}
 
 
+def test_a_guard_expects_the_lowest_loss_of_mini_batches_and_not_of_readouts() -> None:
+    found = tuned(steps=64)
+    results = [result for fork in found.forks for result in fork.results]
+    late = [[loss for examples, loss in one.curve if examples > one.examples * 7 / 8] for one in results]
+    assert found.expected == min(sum(losses) / len(losses) for losses in late)
+    assert found.expected not in {result.readouts["train_loss"].mean for result in results}
+
+
 def test_a_loss_may_be_negative() -> None:
     def train(updates: int, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: -3.0 + (one - 3) ** 2 / 50 for one in exponents}

@@ -26,6 +26,9 @@ from gradiometer.tuning.optimizers import MakeOptimizer
 
 READOUT = "train_loss"
 
+LATE = 8
+"""The last part of a branch whose mini-batches a guard is told of: one in so many."""
+
 REACH = 24
 """Steps of the grid around the centre of a round whose rates belong to its plan."""
 
@@ -154,6 +157,14 @@ class Trials:
 def end_loss(result: BranchResult) -> float:
     """The mean training loss of the examples of the readout at the end of a branch; inf if it diverged."""
     return math.inf if result.diverged is not None else result.readouts[READOUT].mean
+
+
+def late_loss(result: BranchResult) -> float:
+    """The mean loss of the last eighth of the mini-batches of a branch, each before its update; inf if it diverged."""
+    if result.diverged is not None:
+        return math.inf
+    late = [loss for examples, loss in result.curve if examples > result.examples * (LATE - 1) / LATE]
+    return _mean(late) if late else math.inf
 
 
 def _alternative(apart: int) -> Any:

@@ -25,7 +25,7 @@ from gradiometer.tuning.choice import Choice, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.race import Ended
-from gradiometer.tuning.trials import READOUT
+from gradiometer.tuning.trials import READOUT, late_loss
 
 SEVERAL = (
     "Branches of more than two optimizers are short: in 8 problems a race of three chose the best one in 4. Race two, "
@@ -98,9 +98,12 @@ class Tuned:
 
     @property
     def expected(self) -> float | None:
-        """The lowest training loss of a branch, from which a guard takes what can be learnt; None if all diverged."""
-        losses = [loss for one in self.choice.rounds for loss in one.losses.values() if math.isfinite(loss)]
-        return min(losses, default=None)
+        """The lowest loss of a branch, from which a guard takes what can be learnt; None if all diverged.
+
+        It is that of mini-batches before their updates, as a guard sees them, and not that of the readouts.
+        """
+        losses = [late_loss(result) for fork in self.forks for result in fork.results]
+        return min((loss for loss in losses if math.isfinite(loss)), default=None)
 
     @property
     def schedule(self) -> Schedule:
