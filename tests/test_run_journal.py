@@ -267,6 +267,7 @@ def test_a_fault_at_the_beginning_or_end_of_writing_is_a_sentence(
 
 FORKS = """
 import os, sys, time
+from contextlib import suppress
 from pathlib import Path
 from gradiometer.storage.journal import JournalWriter, being_written
 path, parent = Path(sys.argv[1]), os.getpid()
@@ -283,8 +284,10 @@ print(being_written(path))
 writer.close()
 """
 A_DAEMON = """
-    while os.getppid() == parent:
-        time.sleep(0.01)
+    with suppress(ProcessLookupError):
+        while True:  # until it has ended and its own parent knows
+            os.kill(parent, 0)
+            time.sleep(0.01)
     writer.close()
 os._exit(0)
 """

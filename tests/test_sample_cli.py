@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
+from command_line import called
 from gradiometer import BadArgument, Diverged
 from gradiometer.cli.sample import sample as verb
 from gradiometer.exploration.chains import Sampled, sample
@@ -123,6 +124,11 @@ def settings(**changes: Any) -> dict[str, Any]:
         "burn_in": 0,
         "steps": 100,
     } | changes
+
+
+def test_more_chains_than_fit_are_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = called(capsys, "sample", "quadratic", "--chains", "1000000000")
+    assert code == 2 and "1000000000 is not in the range 1<=x<=10000" in error
 
 
 def test_chains_sampled_together_are_the_chains_sampled_alone() -> None:

@@ -47,7 +47,11 @@ class Start(NamedTuple):
 @click.option("--burn-in", type=int, default=2000, show_default=True, help="Steps before the measurement.")
 @click.option("--every", type=int, default=10, show_default=True, help="Steps between two draws.")
 @click.option(
-    "--chains", type=click.IntRange(min=1), default=1, show_default=True, help="Independent chains; 2 or more: R-hat."
+    "--chains",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Independent chains; 2 or more: R-hat.",
 )
 @click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures of the chains.")
 @click.option(

@@ -12,6 +12,9 @@ from gradiometer.forks.branch import Branch, BranchResult, Tail, check_tail
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.rungs import Rung
 
+MOST_REPLICATES = 10_000
+"""More would fill the memory before the first branch is trained."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -20,7 +23,7 @@ class Plan:
     Args:
         step: Index of the first update of the branches.
         alternatives: What is compared with going on as it is.
-        replicates: Number of data orders, each common to all alternatives.
+        replicates: Number of data orders, each common to all alternatives; at most 10,000.
         horizon: Length of a branch in examples.
         tail: How the rate of every branch ends.
         seed: Seed of the data orders and random draws.
@@ -52,6 +55,8 @@ class Plan:
     def __post_init__(self) -> None:
         for name, least in (("step", 0), ("replicates", 1), ("horizon", 1), ("seed", 0), ("own_until", 0)):
             check_whole(name, getattr(self, name), least)
+        if self.replicates > MOST_REPLICATES:
+            raise BadArgument(f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}.")
         check_tail(self.tail)
         if not self.alternatives:
             raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
