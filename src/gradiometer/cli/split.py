@@ -48,7 +48,7 @@ def split(
     """Choose how to split the training of PROBLEM into the members of an ensemble: one long run, or short ones.
 
     A race trains the full run and a pair of members of other splits, forecasts each ensemble from its pair, and trains
-    the other members of the best split only. It costs 1.5 to 3 times the training. Half of the test examples choose,
+    the other members of the best split only. It costs 1.5 to 3.25 times the training. Half of the test examples choose,
     and the other half is scored. The schedule is cosine if none is given, stretched to the length of each member.
 
     If the command is stopped, the same command continues from the finished members.

@@ -78,7 +78,7 @@ def split_budget(
     A race trains one full run and a pair of members of the other splits, the middle one first. From a pair it
     forecasts the score of the whole ensemble (see `ensemble_forecast`), and it leaves out the splits that cannot win
     any more. The best split then gets the rest of its members. All that was trained can be used together: `.ensemble`
-    has the weights with the lowest log-loss on the examples that choose. The race costs 1.5 to 3 times the budget.
+    has the weights with the lowest log-loss on the examples that choose. The race costs 1.5 to 3.25 times the budget.
 
     Half of the held-out examples choose; the scores are of the other half.
 
