@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,15 @@ def test_a_race_that_was_stopped_continues_from_its_finished_members(tmp_path: P
     trained.clear()
     other = split_budget(network, train_network, **(settings | {"seed": 1}))
     assert {one.digest for one in other.snapshots}.isdisjoint(one.digest for one in whole.snapshots)
+
+
+def test_the_last_sentence_says_what_all_members_give_or_that_the_others_have_no_weight() -> None:
+    found = split_budget(network, train_network, held_out=HELD_OUT, steps=60, members=(1, 3))
+    chosen = [snapshot.step == found.chosen.steps for snapshot in found.snapshots]
+    some = replace(found, weights=tuple(1 / len(chosen) for _ in chosen))
+    none = replace(found, weights=tuple(1 / sum(chosen) if one else 0.0 for one in chosen))
+    assert "All of them together, weighted, have an error of" in some.sentences[-1]
+    assert "their weight in a common average is 0" in none.sentences[-1]
 
 
 @pytest.mark.parametrize(

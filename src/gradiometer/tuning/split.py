@@ -16,6 +16,9 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.exploration.ensembles.split_race import Lane, Race
 from gradiometer.measurement.estimate import Estimate, counted
 
+NO_WEIGHT = 1e-3
+"""A weight that counts as none."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -102,12 +105,20 @@ class BudgetSplit:
             found.append(f"Not shown to be worse: {', '.join(split.words for split in self.rivals)}.")
         if self.untried:
             found.append(f"Not tried, since it could not win any more: {_runs(self.untried)}.")
-        found.append(
-            f"The race trained {len(self.snapshots)} networks for {self.cost:.3g} times the budget. All of them "
-            f"together, weighted, have an error of {_percent(self.together['error'])}; their calibrated log-loss is "
-            f"{_lower(self.gain['calibrated_nll'])}."
+        return [
+            *found,
+            f"The race trained {len(self.snapshots)} networks for {self.cost:.3g} times the budget. {self._all()}",
+        ]
+
+    def _all(self) -> str:
+        """What all members together give."""
+        pairs = zip(self.snapshots, self.weights, strict=True)
+        if sum(weight for snapshot, weight in pairs if snapshot.step != self.chosen.steps) < NO_WEIGHT:
+            return "The others would not improve the chosen split: their weight in a common average is 0."
+        return (
+            f"All of them together, weighted, have an error of {_percent(self.together['error'])}; their calibrated "
+            f"log-loss is {_lower(self.gain['calibrated_nll'])}."
         )
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types, without the members."""
