@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -129,6 +130,16 @@ def test_branches_have_a_budget_of_their_own_and_leave_the_share_to_the_readings
     with budget.spending("forks", outside=True):
         clock.now += 500
     assert train(budget, clock, 5000, 0.01, 0.003) > 250 and budget.used > 5
+
+
+def test_the_newest_reading_is_never_old_also_where_the_start_used_up_what_may_be_borrowed() -> None:
+    """A reading costs five steps of 0.8 ms, so that twenty early ones are beyond the allowance of 1,000 steps."""
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    made = [step for step in range(60_000) if train(budget, clock, 1, 0.0008, 0.004)]
+    late = [(after + 1) / (before + 1) for before, after in pairwise(made) if before > 200]
+    assert max(late) < 1.25 and made[-1] > 59_000
+    assert budget.used <= 0.021
 
 
 @pytest.mark.parametrize("at", [0, 20_000])

@@ -42,7 +42,7 @@ class Budget:
     - A fixed cost, such as the check of the edge before the first step, is not forecast. The same 60 % of the share
       pay it back.
     - After them a reading is made whenever training is 1.1 times as long as at the newest one, so that the newest one
-      is about now, as long as what is borrowed is at most the start-up allowance.
+      is about now, as long as what is borrowed is at most the start-up allowance, and in any case at 1.2 times.
     - Readings and expensive measurements have half of the share each while an expensive one waits. A quarter of the
       share is left to the readings in any case.
 

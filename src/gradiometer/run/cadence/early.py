@@ -27,6 +27,9 @@ IN_TIME = 0.93
 RECENT = 1.1
 """After the promised readings, another is made when training is this many times as long as at the newest one."""
 
+STALE = 1.2
+"""When training is this many times as long, one more is made, whatever was borrowed: without it there is no advice."""
+
 _EARLY_STEPS = 500
 _EXPENSIVE_FROM = 1.25
 _SPREAD = 1.25
@@ -77,7 +80,7 @@ class EarlyReadings:
         promised = self.promised_at
         if promised < math.inf or self.readings < PROMISED_EXPENSIVE:
             return promised
-        return max(RECENT * self.newest, self._covered_at)
+        return min(max(RECENT * self.newest, self._covered_at), STALE * self.newest)
 
     @property
     def promised_at(self) -> float:
