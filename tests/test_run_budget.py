@@ -155,6 +155,32 @@ def test_a_fixed_cost_is_paid_back_and_leaves_a_part_of_the_share_to_the_reading
     assert soon > 0.24 * 0.02 * 100 / 0.003 and later > 0.02 * 60 / 0.003
 
 
+def test_a_fixed_cost_is_lent_and_does_not_keep_an_expensive_measurement_waiting() -> None:
+    """5 s at the start, of which 1.1 s are paid back by step 10,000; 0.9 s of the share are left, and half of them."""
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    with budget.spending("look", fixed=True):
+        clock.now += 5
+    for steps in (1001, 10_000):
+        clock.now += 0.01 * (steps - budget.steps)
+        budget.passed(steps)
+    assert budget.fits("batch_sharpness", guess=0.3) and not budget.fits("batch_sharpness", guess=0.6)
+
+
+def test_looks_of_cooling_use_neither_the_half_of_expensive_measurements_nor_the_promised_readings() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    with budget.spending(COOLING):
+        clock.now += 1
+    assert train(budget, clock, 300, 0.01, 0.003) == 40
+    budget = Budget(0.02, clock)
+    with budget.spending(COOLING):
+        clock.now += 0.9
+    clock.now += 100
+    budget.passed(10_000)
+    assert budget.fits("batch_sharpness", guess=0.3) and not budget.fits("batch_sharpness", guess=1.05)
+
+
 def test_looks_of_cooling_count_against_the_share_and_do_not_starve_the_readings() -> None:
     clock = Clock()
     budget = Budget(0.02, clock)
