@@ -224,6 +224,10 @@ def test_the_last_sentence_says_what_all_members_give_or_that_the_others_have_no
         ({"members": (2,)}, "`members` must be at least two different numbers to choose from, got \\[2\\]"),
         ({"members": (0, 2)}, "`members` must be at least 1, got 0"),
         ({"members": (1, 61)}, "`members` must be at most the 60 steps of the budget, got 61"),
+        (
+            {"members": (5, 6, 7), "steps": 7},
+            "must give runs of different lengths, got .*, runs of 1, 1, 1. Leave some",
+        ),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
         ({"level": float("nan")}, "`level` must lie between 0 and 1, got nan"),
         ({"score": "error"}, "`score` must be one of brier, nll, calibrated_nll, got 'error'"),

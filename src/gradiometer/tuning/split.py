@@ -52,7 +52,7 @@ class BudgetSplit:
         steps: The budget, in steps of training.
         score: The score that was compared.
         splits: The splits that were tried, by number of members.
-        untried: Numbers of members that could not win any more.
+        untried: Numbers of members that were not expected to win.
         chosen: The best split, all of whose members were trained.
         scores: The scores of its ensemble on the examples that did not choose.
         together: The scores of all trained members together, weighted, on the same examples.
@@ -104,7 +104,7 @@ class BudgetSplit:
         if self.rivals:
             found.append(f"Not shown to be worse: {', '.join(split.words for split in self.rivals)}.")
         if self.untried:
-            found.append(f"Not tried, since it could not win any more: {_runs(self.untried)}.")
+            found.append(f"Not tried, since not expected to win: {_runs(self.untried)}.")
         return [
             *found,
             f"The race trained {len(self.snapshots)} networks for {self.cost:.3g} times the budget. {self._all()}",

@@ -76,9 +76,10 @@ def split_budget(
     """Choose how to split a budget into the members of an ensemble: one long run, or M runs of steps/M.
 
     A race trains one full run and a pair of members of the other splits, the middle one first. From a pair it
-    forecasts the score of the whole ensemble (see `ensemble_forecast`), and it leaves out the splits that cannot win
-    any more. The best split then gets the rest of its members. All that was trained can be used together: `.ensemble`
-    has the weights with the lowest log-loss on the examples that choose. The race costs 1.5 to 3.25 times the budget.
+    forecasts the score of the whole ensemble (see `ensemble_forecast`), and it leaves out the splits that are not
+    expected to win. The best split then gets the rest of its members. All that was trained can be used together:
+    `.ensemble` has the weights with the lowest log-loss on the examples that choose. The race costs 1.5 to 3.25 times
+    the budget.
 
     Half of the held-out examples choose; the scores are of the other half.
 
