@@ -44,7 +44,7 @@ def test_one_failed_job_is_named_with_its_traceback_while_the_others_go_on() -> 
 def test_a_job_that_leaves_the_program_fails_alone() -> None:
     left, good = Here().run([Job("left", exit, (3,)), Job("good", half, (2,))])
     assert "SystemExit" in str(left.error) and good.result == 1.0
-    with pytest.raises(UserCodeFailed, match="the job 'left' failed"):
+    with pytest.raises(UserCodeFailed, match="the job 'left' raised SystemExit: 3, which ends a program"):
         left.value()
 
 

@@ -181,6 +181,39 @@ def test_a_resumed_run_drops_what_lay_beyond_its_checkpoint(folder: RunFolder) -
     assert run.steps == 120 and run.warnings == []
 
 
+def test_an_incomplete_line_is_named_until_its_step_is_made_again(folder: RunFolder) -> None:
+    with Recorder(folder, [Square()], every=1) as recorder:
+        recorder.event("started", 0)
+        train(recorder, 0, 20)
+    for path in (folder.events_path, folder.readings_path()):
+        with path.open("a") as file:
+            file.write('{"kind": "reading", "gau')
+    followed = Run.open(folder.path)
+    assert [warning.partition(":")[2].split(":")[1:] for warning in followed.warnings] == [
+        [" the last line is incomplete", " skipped."]
+    ] * 2
+    with Recorder(folder, [Square()], every=1) as recorder:
+        recorder.resume(15)
+        train(recorder, 15, 30)
+    for run in (Run.open(folder.path), followed.refreshed()):
+        check_whole(run, 30)
+        assert run.warnings == []
+
+
+@pytest.mark.parametrize("garbled", ['{"kind": "reading", "gauge": ?}', "\0\0\0}"])
+def test_a_damaged_line_is_named_also_before_steps_that_are_made_again(folder: RunFolder, garbled: str) -> None:
+    with Recorder(folder, [Square()], every=1) as recorder:
+        train(recorder, 0, 20)
+    for path in (folder.events_path, folder.readings_path()):
+        path.write_text(f"{path.read_text()}{garbled}\n")
+    with Recorder(folder, [Square()], every=1) as recorder:
+        recorder.resume(15)
+        train(recorder, 15, 30)
+    assert [warning.rpartition(": a ")[2] for warning in Run.open(folder.path).warnings] == [
+        "line cannot be read: skipped."
+    ] * 2
+
+
 def test_a_recorder_that_goes_back_forgets_its_own_readings_from_there_on(folder: RunFolder) -> None:
     with Recorder(folder, [Square()], every=1) as recorder:
         train(recorder, 0, 10)

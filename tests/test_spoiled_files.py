@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from stat import S_ISFIFO
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ import torch
 from gradiometer import BadArgument, Estimate, Run, RunDamaged, diagnose
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.exploration.ensembles import Snapshot
+from gradiometer.logs import read_log
 from gradiometer.run import Configuration, Recorder, RunFolder, load_artifacts, load_latest, save_artifact
 from gradiometer.run.checkpoints import STATE, SUMS, TENSORS, save
+from gradiometer.storage import disk
 from gradiometer.storage.journal import being_written
 
 EXACT = Estimate.exact(1.0).to_dict()
@@ -109,6 +112,25 @@ def test_what_is_no_regular_file_is_refused(folder: RunFolder, put: Any) -> None
         RunFolder.open(folder.path)
     with pytest.raises(BadArgument, match="cannot be read as a configuration"):
         Configuration.from_toml(folder.manifest_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+def test_what_passes_for_regular_and_blocks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc/kmsg does: a FIFO that is taken for a regular file, and that a program keeps open for writing."""
+    path = tmp_path / "log.jsonl"
+    os.mkfifo(path)
+    monkeypatch.setattr(disk.stat, "S_ISREG", S_ISFIFO)
+    monkeypatch.setattr(Path, "is_file", Path.is_fifo)
+    kept_open = os.open(path, os.O_RDWR)
+    with pytest.raises(
+        BadArgument, match=r"log.jsonl` cannot be read: it has no content yet, and is no file on a disk"
+    ):
+        read_log(path)
+    with pytest.raises(BadArgument, match="cannot be read as a configuration: it has no content yet"):
+        Configuration.from_toml(path)
+    os.write(kept_open, b'{"step": 1, "loss": 2.0}\n')
+    assert read_log(path).losses.values.tolist() == [2.0]
+    os.close(kept_open)
 
 
 def certificate(step: int) -> Certificate:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gradiometer import BadArgument, NormsWatch, RunDamaged, UserCodeFailed, supervised, watch
 from gradiometer.cli.boundary import explained
 from gradiometer.convergence.theorem import theorem
+from gradiometer.errors import ran_out_of_memory
 from gradiometer.jobs import Here, Job, Ledger, Processes
-from gradiometer.run import memory
 from unprintable import Unprintable
 
 LOSSES = supervised(nn.CrossEntropyLoss(reduction="none"))
@@ -32,8 +32,8 @@ def test_a_command_that_ends_with_one_is_a_bug_and_not_a_second_error() -> None:
 
 
 def test_only_an_error_that_says_so_is_one_of_too_little_memory() -> None:
-    assert not memory.ran_out(Unprintable())
-    assert memory.ran_out(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not ran_out_of_memory(Unprintable())
+    assert ran_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
 
 
 @pytest.mark.parametrize("error", [Unprintable, AssertionError, ValueError], ids=lambda error: error.__name__)

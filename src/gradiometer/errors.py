@@ -14,8 +14,19 @@ Exit code 1 is left for bugs of ours, 3 for a finding at or above `--fail-on`. C
 itself refuses, such as memory or open files, and 141 for a reader of the output that has ended.
 """
 
+import errno
 import re
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import ClassVar
+
+_OURS = str(Path(__file__).resolve().parent)
+_INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+
+_NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
+_UNMAPPED = re.compile("failed to map segment from shared object(?!:)")
+"""A library for which there is no room. With another reason it ends with a colon and that reason."""
 
 
 class GradiometerError(Exception):
@@ -90,3 +101,25 @@ def summary(error: BaseException) -> str:
     """
     first_line = text_of(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def user_line(error: BaseException) -> str:
+    """The last line in a file of the user that led to an error, as part of a sentence; empty if there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((_OURS, *_INSTALLED, "<")):
+            return f", at {Path(frame.filename).name}:{frame.lineno}"
+    return ""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """True if an error, or the error of the user's code that it quotes, says that there is no more memory."""
+    words = text_of(error).lower()
+    if isinstance(error, UserCodeFailed):
+        if error.__cause__ is not None:
+            return ran_out_of_memory(error.__cause__)
+        return any(each in words for each in ("memoryerror", *_NO_MEMORY))  # another process sends no cause
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if isinstance(error, ImportError) and _UNMAPPED.search(words):
+        return True
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _NO_MEMORY)

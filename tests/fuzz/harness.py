@@ -34,10 +34,12 @@ class Hangs(BaseException):
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Raise Hangs inside after a time."""
+def limited() -> Iterator[list[str]]:
+    """Raise Hangs inside after a time. The list then has the traceback, since a command makes a sentence of Hangs."""
+    hung: list[str] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        hung.extend(traceback.format_stack(frame, limit=4))
         raise Hangs
 
     timers = ((signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, WAITING))
@@ -45,7 +47,7 @@ def limited() -> Iterator[None]:
     for timer, _, seconds in timers:
         signal.setitimer(timer, seconds)
     try:
-        yield
+        yield hung
     finally:
         for (timer, number, _), handler in zip(timers, before, strict=True):
             signal.setitimer(timer, 0)
@@ -60,19 +62,22 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.chdir(folder)
+        hung: list[str] = []
         try:
-            with limited():
+            with limited() as hung:
                 made(random.Random(f"{kind} {seed}"), Path(folder), **given)
         except (GradiometerError, click.ClickException):
             pass
         except Hangs:
-            return f"hangs: {''.join(traceback.format_exc(limit=-4))}"
+            pass
         except (Exception, SystemExit) as error:
             if type(error).__module__.startswith("beartype"):
                 return None  # the tests check the types of arguments earlier than the code does
             return traceback.format_exc(limit=-4)
         finally:
             os.chdir(here)
+        if hung:
+            return f"hangs: {''.join(hung)}"
         if (Path(folder) / spoiled.CANARY).exists():
             return "executed"
     return None

@@ -30,6 +30,7 @@ from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
 from gradiometer.cli.tune import tune
 from gradiometer.compiler import postpone_compiler
+from gradiometer.errors import user_line
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a bug in gradiometer; 2 bad input; 3 a finding at or above --fail-on;
@@ -81,7 +82,9 @@ def _run(arguments: list[str]) -> int:
         sentence, code = error.format_message(), error.exit_code
     except click.Abort as error:
         sentence, code = report_error(error.__cause__ or KeyboardInterrupt(), arguments)
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not user_line(error):  # click's own, as after completing a word
+            raise
         sentence, code = report_error(error, arguments)
     else:
         return code if isinstance(code, int) else 0

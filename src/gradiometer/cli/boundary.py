@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import signal
 import sys
 import threading
@@ -15,7 +14,16 @@ from types import FrameType
 
 import click
 
-from gradiometer.errors import GradiometerError, Interrupted, StorageFailed, text_of
+from gradiometer.errors import (
+    GradiometerError,
+    Interrupted,
+    StorageFailed,
+    UserCodeFailed,
+    ran_out_of_memory,
+    summary,
+    text_of,
+    user_line,
+)
 
 DEBUG = "GRADIOMETER_DEBUG"
 """Environment variable that adds the traceback to every error."""
@@ -47,17 +55,19 @@ _OF_A_PATH = {
 """Errors that are a bug, unless the path is one that the user has chosen."""
 
 _SOON_SECONDS = 0.01
-_NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
-_UNMAPPED = re.compile("failed to map segment from shared object(?!:)")
-"""A library for which there is no room. With another reason it ends with a colon and that reason."""
+_MORE_MEMORY = "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """One sentence for an error, and the exit code. The code is 1 if the error is a bug of gradiometer."""
+    if isinstance(error, UserCodeFailed) and ran_out_of_memory(error):
+        return f"{str(error).rstrip('.')}: {_MORE_MEMORY}", REFUSED
     if isinstance(error, GradiometerError):
         return str(error), error.exit_code
     if _is_interrupt(error):
         return "stopped before the end.", Interrupted.exit_code
+    if not isinstance(error, Exception):
+        return f"{summary(error)} was raised{user_line(error)}, which ends a program.", UserCodeFailed.exit_code
     sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
     if sentence is None and sys.flags.optimize > 1 and "Found no doc" in text_of(error):
         return "the charts need the docstrings that Python's -OO (PYTHONOPTIMIZE=2) removes: leave it out.", REFUSED
@@ -133,8 +143,8 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def _shortage(error: BaseException) -> str | None:
     """A sentence if memory, open files or processes have run out."""
-    if _is_memory(error):
-        return "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
+    if ran_out_of_memory(error):
+        return _MORE_MEMORY
     if _is_descriptors(error):
         return "too many files are open: raise the limit with `ulimit -n 4096`, or close other programs."
     if "can't start new thread" in text_of(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
@@ -171,15 +181,6 @@ def _current_folder_exists() -> bool:
         return bool(Path.cwd())
     except OSError:
         return False
-
-
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    words = text_of(error).lower()
-    if isinstance(error, ImportError) and _UNMAPPED.search(words):
-        return True
-    return isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _NO_MEMORY)
 
 
 def _is_descriptors(error: BaseException) -> bool:

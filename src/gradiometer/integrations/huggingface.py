@@ -16,6 +16,7 @@ from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
+from gradiometer.storage.disk import read_file
 
 try:
     from transformers import TrainerCallback
@@ -108,7 +109,7 @@ class HuggingFaceCallback(TrainerCallback):
         self._watch = watch(model, kwargs["optimizer"], loss=loss, **(known | self._settings))
         for folder in (resumed_from, Path(args.output_dir, f"checkpoint-{state.global_step}")):
             if folder is not None and (kept := folder / STATE).exists():
-                self._continue(json.loads(kept.read_text()))
+                self._continue(json.loads(read_file(kept)))
                 break
         self._hook = model.register_forward_hook(_Hook(self._ran), with_kwargs=True)
         self._watch.__enter__()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gradiometer.errors import UserCodeFailed, summary, user_line
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.parcels import unpacked
 from gradiometer.jobs.threads import threads
@@ -50,7 +51,9 @@ def performed(job: Job, shared: Any) -> Outcome:
     try:
         with _same_everywhere(job):
             result = job.work(*job.arguments) if shared is None else job.work(shared, *job.arguments)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit
         return failed(job.name, error, time.perf_counter() - began)
     return Outcome(job.name, result, seconds=time.perf_counter() - began)
 
@@ -59,8 +62,9 @@ def failed(name: str, error: BaseException, seconds: float) -> Outcome:
     """The outcome of a job that raised this error."""
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this room's own frame
     text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
-    exception = error if isinstance(error, Exception) else None
-    return Outcome(name, error=text, seconds=seconds, exception=exception)
+    if not isinstance(error, Exception):
+        error = UserCodeFailed(f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program.")
+    return Outcome(name, error=text, seconds=seconds, exception=error)
 
 
 @contextmanager

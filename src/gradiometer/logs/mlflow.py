@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from gradiometer.logs.log import Log, columns_of
+from gradiometer.storage.disk import open_to_read, read_file
 
 FOLDER = "metrics"
 
@@ -23,7 +24,7 @@ def read_metrics(folder: Path, loss: str | None) -> Log:
     rows: list[dict[str, object]] = []
     for file in _files(folder):
         name = file.relative_to(folder).as_posix()
-        for place, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines()):
+        for place, line in enumerate(read_file(file).decode(errors="replace").splitlines()):
             if _LINE.match(line):
                 _, value, *step = line.split()
                 rows.append({"step": step[0] if step else place, name: value})
@@ -38,7 +39,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _is_metric(file: Path) -> bool:
     try:
-        with file.open(encoding="utf-8") as lines:
-            return bool(_LINE.match(lines.readline(200).rstrip("\n")))
+        with open_to_read(file) as lines:
+            return bool(_LINE.match(lines.readline(200).decode().rstrip("\r\n")))
     except (OSError, UnicodeDecodeError):
         return False

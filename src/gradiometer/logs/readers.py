@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gradiometer.logs.json_logs import read_json
 from gradiometer.logs.log import Column, Log, columns_of
 from gradiometer.logs.mlflow import metrics_folder, read_metrics
 from gradiometer.logs.printed import read_printed
+from gradiometer.storage.disk import read_file, reason_of
 
 SUPPORTED = (
     "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), JSON lines (such as "
@@ -55,11 +57,11 @@ def read_log(path: Path, loss: str | None = None) -> Log:
     if EVENTS in found.name:
         return _events(found, loss)
     try:
-        text = found.read_text(encoding="utf-8-sig")
+        text = TextIOWrapper(BytesIO(read_file(found)), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise BadArgument(f"`{found}` is not text: pass {SUPPORTED}.") from error
     except OSError as error:
-        raise BadArgument(f"`{found}` cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise BadArgument(f"`{found}` cannot be read: {reason_of(error)}.") from error
     if not text.strip():
         raise BadArgument(f"`{found}` is empty: pass {SUPPORTED}.")
     return _text(found, text, loss)

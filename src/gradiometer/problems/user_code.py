@@ -1,16 +1,11 @@
 """Calls of the user's code: an error becomes one sentence, with the line that raised it."""
 
 import sys
-import sysconfig
-import traceback
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary
-
-OURS = str(Path(__file__).resolve().parents[1])
-INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 
 
 class user_code:  # noqa: N801 (used as a function is; a generator costs three times as much at each call)
@@ -41,7 +36,7 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
         if not isinstance(error, Exception) or isinstance(error, GradiometerError):
             return
         place = f" ({self.where})" if self.where else ""
-        raise UserCodeFailed(f"`{self.name}` raised {summary(error)}{_line(error)}{place}.") from error
+        raise UserCodeFailed(f"`{self.name}` raised {summary(error)}{user_line(error)}{place}.") from error
 
 
 def user_module(name: str) -> ModuleType:
@@ -61,11 +56,3 @@ def user_module(name: str) -> ModuleType:
         if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise BadArgument(f"there is no module `{missing}`, neither installed nor in {here}.") from error
         raise UserCodeFailed(f"importing `{name}` raised {summary(error)}.") from error
-
-
-def _line(error: BaseException) -> str:
-    """The last line in a file of the user that led to the error."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((OURS, *INSTALLED, "<")):
-            return f", at {Path(frame.filename).name}:{frame.lineno}"
-    return ""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gradiometer.errors import Unsupported, text_of
+from gradiometer.errors import Unsupported, ran_out_of_memory
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.reading import Moments
 
@@ -42,15 +42,9 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
     try:
         return gauge.measure(cast("TrainingStep", step))
     except Exception as error:
-        if not ran_out(error):
+        if not ran_out_of_memory(error):
             raise
         raise Unsupported("the memory was not enough; free some, or leave it out of `gauges`") from error
-
-
-def ran_out(error: Exception) -> bool:
-    """True if the error says that there is no more memory."""
-    name = type(error).__name__
-    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "allocate memory" in text_of(error)
 
 
 def left_on(device: Any) -> int | None:

@@ -238,7 +238,7 @@ class Run:
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:
         path = self.folder.events_path
-        lines, warnings = read_journal(path)
+        lines, warnings = read_journal(path, repeats=lambda record: record.get("event") == "resumed")
         written, refused = events_of(path.name, lines)
         events: list[dict[str, Any]] = []
         for event in written:

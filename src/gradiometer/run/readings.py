@@ -20,7 +20,7 @@ from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Sampling, Series
 from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
 from gradiometer.storage.disk import open_to_read, reason_of
-from gradiometer.storage.journal import restored, skipped_lines
+from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
 
 AT_ONCE = 1 << 20
 """Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the time."""
@@ -84,6 +84,8 @@ class Readings:
         self.settings: list[tuple[int, tuple[Group, ...]]] = []
         """Steps and the groups of the optimizers at each."""
         self._garbled: list[int] = []
+        self._incomplete = False
+        """True if the last line of `_garbled` is the beginning of one."""
         self._torn = False
         self._lines = self._offset = 0
         self._file: tuple[int, int] | None = None
@@ -136,15 +138,27 @@ class Readings:
         count = content.count(b"\n") + 1
         try:
             records = _decoder.decode_lines(content)
+            self._repeat(self._lines + 1, records[:1])
         except (msgspec.MsgspecError, ValueError, RecursionError):
             records = []
             for number, text in enumerate(content.split(b"\n"), start=self._lines + 1):
                 if not text.strip():
                     continue
                 record = _decoded(text)
-                self._garbled.append(number) if record is None else records.append(record)
+                if record is None:
+                    self._garbled.append(number)
+                    self._incomplete = is_incomplete(text)
+                else:
+                    self._repeat(number, [record])
+                    records.append(record)
         self._lines += count
         self._take_in(records)
+
+    def _repeat(self, number: int, records: list[Any]) -> None:
+        """Forget an incomplete line directly before one from which on its steps are made again."""
+        repeats = records and type(records[0]) is _ResumedLine
+        if repeats and self._incomplete and self._garbled[-1:] == [number - 1]:
+            self._garbled.pop()
 
     def _take_in(self, records: Iterable[Any]) -> None:
         readings: defaultdict[str, list[ReadingLine]] = defaultdict(list)

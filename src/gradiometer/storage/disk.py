@@ -36,9 +36,15 @@ def open_to_read(path: Path) -> BinaryIO:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file. The errors are those of `open_to_read`."""
+    """The content of a regular file. The errors are those of `open_to_read`.
+
+    Some files of Linux, such as /proc/kmsg, pass for regular, and a reader of them waits for ever. They are refused.
+    """
     with open_to_read(path) as file:
-        return file.read()
+        content: bytes | None = file.read()
+    if content is None:
+        raise OSError(errno.EINVAL, "it has no content yet, and is no file on a disk", str(path))
+    return content
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -138,12 +138,16 @@ class Line(NamedTuple):
     record: Any
 
 
-def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], list[str]]:
+def read_journal(
+    path: Path, kind: Any = dict[str, Any], repeats: Callable[[Any], bool] | None = None
+) -> tuple[list[Line], list[str]]:
     """The readable lines of a journal in order, and warnings that name file and line of the others.
 
     Args:
         path: The file. A missing one has no lines.
         kind: Type of a line, which msgspec checks.
+        repeats: True for a record from which on a new process writes again what the one before did not finish. An
+            incomplete line directly before it is lost without a loss, and gives no warning. Default: no record.
 
     Raises:
         RunDamaged: The file cannot be read.
@@ -160,6 +164,8 @@ def read_journal(path: Path, kind: Any = dict[str, Any]) -> tuple[list[Line], li
     garbled: list[int] = []
     for number, text in enumerate(whole, start=1):
         _decode_into(lines, garbled, decoder, number, text)
+    again = {line.number - 1 for line in lines if repeats and repeats(line.record)}
+    garbled = [number for number in garbled if number not in again or not is_incomplete(whole[number - 1])]
     torn: list[int] = []
     if last:
         _decode_into(lines, torn, decoder, len(whole) + 1, last)
@@ -228,6 +234,11 @@ def _as_json(record: Any) -> bytes:
         return _encode(record)
     except UnicodeEncodeError:
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+
+
+def is_incomplete(text: bytes) -> bool:
+    """True if a line is the beginning of a record, whose process ended while it was written."""
+    return not text.rstrip().endswith(b"}")
 
 
 def _decode_into(lines: list[Line], garbled: list[int], decoder: Any, number: int, text: bytes) -> None:

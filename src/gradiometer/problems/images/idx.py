@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gradiometer.errors import BadArgument
+from gradiometer.storage.disk import read_file
 
 UNSIGNED_BYTE = 8
 
@@ -46,7 +47,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
 def _decompressed(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadArgument(f"`{path}` cannot be decompressed ({error}): it is damaged, download it again.") from error

@@ -19,7 +19,7 @@ import vl_convert
 
 from gradiometer.report.charts.charts import vl_version
 from gradiometer.report.page.markup import script_hash
-from gradiometer.storage.disk import replace_file
+from gradiometer.storage.disk import read_file, replace_file
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 """The only global name that the script defines."""
@@ -82,7 +82,7 @@ def _name() -> str:
 def _kept(path: Path) -> str | None:
     """The script from a complete file, whose first line is the checksum of the rest; otherwise None."""
     try:
-        checksum, _, content = path.read_bytes().partition(b"\n")
+        checksum, _, content = read_file(path).partition(b"\n")
     except OSError:
         return None
     return content.decode() if checksum == _checksum(content) else None
