@@ -3,15 +3,18 @@
 Its tensors say that they lie on the device "lazy", which torch knows in every build, and their numbers are on the CPU.
 """
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = "lazy"
+
+AT = torch.device(DEVICE)
 
 WAITS = {
     torch.ops.aten._local_scalar_dense.default,
@@ -24,17 +27,31 @@ WAITS = {
 """Operations for which the CPU waits, if a tensor of theirs is on an accelerator."""
 
 
+INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_select.default}
+"""Operations that first copy an index on the CPU to the accelerator, for which the CPU waits."""
+
+
 class Log:
     """What made the CPU wait, and the copies for which it need not."""
 
     def __init__(self) -> None:
         self.waits: list[str] = []
         self.copies: list[str] = []
+        self.queued = False
+        """True if the accelerator was given work since the CPU last waited for it."""
+        self.caught_up = 0
+        """How often the accelerator has ended its work: at each wait, and in the time between two updates."""
 
     def clear(self) -> None:
-        """Forget them."""
+        """Forget them. The accelerator ends its work."""
         self.waits.clear()
         self.copies.clear()
+        self.queued, self.caught_up = False, self.caught_up + 1
+
+    def wait(self, reason: str) -> None:
+        """The CPU waits until the accelerator has ended its work."""
+        self.waits.append(reason)
+        self.queued, self.caught_up = False, self.caught_up + 1
 
 
 LOG = Log()
@@ -54,7 +71,7 @@ class Far(Tensor):
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=torch.device(DEVICE),
+            device=AT,
         )
         made.inner = inner
         return made
@@ -63,16 +80,17 @@ class Far(Tensor):
     def __torch_dispatch__(cls, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         """Compute on the CPU."""
         named = dict(named or {})
-        if operation in WAITS:
-            LOG.waits.append(str(operation))
+        LOG.queued = True
         device = named.get("device")
         near = device is not None and torch.device(device).type == "cpu"
         if device is not None:
             named["device"] = torch.device("cpu")
+        if operation in WAITS or (operation in INDEXING and _is_near(arguments[1:])):
+            LOG.wait(str(operation))
         if operation is torch.ops.aten._to_copy.default and near:
-            (LOG.copies if named.get("non_blocking") else LOG.waits).append("copy to the CPU")
-        if operation is torch.ops.aten.copy_.default and not isinstance(arguments[0], Far):
-            LOG.waits.append("copy_ to the CPU")
+            LOG.copies.append("to the CPU") if named.get("non_blocking") else LOG.wait("copy to the CPU")
+        if operation is torch.ops.aten.copy_.default and not _is_free(*arguments):
+            LOG.wait("copy_")
         if _has_out(operation):  # in place: the tensor that was given is returned
             operation(*tree_map(_inner, arguments), **tree_map(_inner, named))
             return arguments[0] if operation._schema.returns else None
@@ -85,6 +103,16 @@ def _has_out(operation: Any) -> bool:
     schema = operation._schema
     first = schema.arguments[0].alias_info if schema.arguments else None
     return first is not None and first.is_write
+
+
+def _is_near(values: Any) -> bool:
+    """True if one of these is a list of places that lies on the CPU."""
+    return any(isinstance(each, Tensor) and not isinstance(each, Far) and each.dim() for each in tree_leaves(values))
+
+
+def _is_free(place: Tensor, source: Tensor, non_blocking: bool = False) -> bool:
+    """True for a copy into a tensor of the accelerator for which the CPU does not wait."""
+    return isinstance(place, Far) and (isinstance(source, Far) or non_blocking or not source.dim())
 
 
 def _inner(value: Any) -> Any:
@@ -107,6 +135,10 @@ def moved(module: nn.Module) -> nn.Module:
     return module
 
 
+MOVES = {torch.tensor, torch.as_tensor, Tensor.to}
+"""Functions that copy numbers of the CPU to the accelerator. It reads them when its earlier work is done."""
+
+
 class Pretended(TorchFunctionMode):
     """A region in which tensors can be made on the pretended accelerator and moved to it."""
 
@@ -114,13 +146,16 @@ class Pretended(TorchFunctionMode):
         """Make them on the CPU."""
         named = dict(named or {})
         if function is Tensor.tolist and isinstance(arguments[0], Far):  # torch refuses it for a kind of its own
-            LOG.waits.append("tolist")
+            LOG.wait("tolist")
             return arguments[0].inner.tolist()
         places = [*arguments, *named.values()]
         if not any(_is_far(place) for place in places):
             return function(*arguments, **named)
         if isinstance(arguments[0] if arguments else None, Far):
             return function(*(each for each in arguments if not _is_far(each)), **_without(named))
+        if function in MOVES and not named.get("non_blocking"):
+            LOG.wait("copy to the accelerator")
+        LOG.queued = True
         made = function(*map(_on_cpu, arguments), **{name: _on_cpu(value) for name, value in named.items()})
         return _far(made)
 
@@ -138,16 +173,29 @@ def _without(named: dict[str, Any]) -> dict[str, Any]:
 
 
 class Event:
-    """An event of the accelerator, which has always happened."""
+    """An event of the accelerator. It has happened when the work that was queued before it is done."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, enable_timing: bool = False) -> None:
         assert device == DEVICE
+        self._is_timed, self._after, self._time = enable_timing, LOG.caught_up, 0.0
 
-    def record(self) -> None:
-        """Nothing is queued."""
+    def record(self, stream: Any = None) -> None:
+        """Queue it."""
+        self._after, self._time = LOG.caught_up + LOG.queued, time.perf_counter()
+
+    def query(self) -> bool:
+        """True if it has happened. Nothing waits."""
+        return LOG.caught_up >= self._after
 
     def synchronize(self) -> None:
-        """It has happened long ago: 64 steps lie between the copy and this."""
+        """Wait."""
+        LOG.wait("event")
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Milliseconds from this event to another one. As torch does, it refuses events that have not happened."""
+        if not (self._is_timed and end._is_timed and self.query() and end.query()):
+            raise RuntimeError("Both events must be completed before calculating elapsed time.")
+        return 1000 * (end._time - self._time)
 
 
 class Module:
@@ -156,7 +204,7 @@ class Module:
     @staticmethod
     def synchronize(device: Any = None) -> None:
         """Wait."""
-        LOG.waits.append("synchronize")
+        LOG.wait("synchronize")
 
     @staticmethod
     def get_rng_state(device: Any = None) -> Tensor:

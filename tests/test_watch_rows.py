@@ -1,5 +1,6 @@
 """Rows of a batch that are copies of one example, and examples that come back."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
-from gradiometer.integrations.watch.checks.rows import Rows
+from gradiometer.integrations.watch import capture
+from gradiometer.integrations.watch.checks.rows import LOOKS, Rows
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
 
 COPIES = 4
@@ -131,5 +133,39 @@ def test_examples_that_come_back_from_a_large_set_ask_for_nothing(examples: int,
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         place = torch.randint(examples, (100, 1), generator=generator).double()
-        rows.look((torch.cat([place, place**0.5], dim=1), place[:, 0]), sampled=False)
+        batch = torch.cat([place, place**0.5], dim=1), place[:, 0]
+        rows.look(partial(tuple, batch), sampled=False)
     assert bool(told) == warned
+
+
+@pytest.mark.parametrize(
+    ("gauges", "known", "others"),
+    [("noise", True, False), ("noise", False, True), ("noise,batch_sharpness", True, False)],
+)
+def test_micro_batches_are_joined_only_if_their_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gauges: str, known: bool, others: bool
+) -> None:
+    """By the search for copies in the first batches, for examples that come back, or by a gauge that runs the model."""
+    joined, count = capture.joined, 0
+
+    def counted(batches: Any) -> Any:
+        nonlocal count
+        count += 1
+        return joined(batches)
+
+    monkeypatch.setattr(capture, "joined", counted)
+    model, optimizer = network(rate=1e-3)
+    sampling = {"sampling": Sampling(Draw.FRESH)} if known else {}
+    with watched(tmp_path, (model, optimizer), gauges=gauges, accumulation=2, **sampling) as w:
+        for place, batch in enumerate(batches(40, 16)):
+            if place % 2 == 0:
+                optimizer.zero_grad()
+            loss = LOSSES(model, batch).mean()
+            (loss / 2).backward()
+            w.step(loss, batch)
+            if place % 2:
+                optimizer.step()
+    assert w.run is not None and len(w.run.series("noise")) == 20
+    gauge = w.run.series("batch_sharpness").steps if "sharp" in gauges else []
+    read = {*range(LOOKS), *(range(20) if others else gauge)}
+    assert count == len(read) and ("sharp" not in gauges or len(read) > LOOKS)

@@ -182,8 +182,18 @@ def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> flo
     Returns:
         s; NaN if a gradient is not finite or became zero; 1 if all gradients were zero before.
     """
+    return factor_of(both_norms(made, taken).cpu(), taken)
+
+
+def both_norms(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> Float[Tensor, "2 parameters"]:
+    """‖·‖² of every parameter's gradient now and before, in one tensor, so that one copy fetches both."""
     squared = squared_norms(taken)[0]
-    squared, made = torch.stack([squared, made.to(squared)]).cpu()  # one copy, so that an accelerator waits once
+    return torch.stack([squared, made.to(squared)])
+
+
+def factor_of(norms: Float[Tensor, "2 parameters"], taken: Sequence[Tensor]) -> float | None:
+    """See `multiple`, from `both_norms` on the CPU."""
+    squared, made = norms
     lengths, before = squared.sqrt(), made.sqrt()
     factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
     if not (math.isfinite(factor) and factor > 0):

@@ -222,7 +222,7 @@ def _by_owner(
 ) -> Float[Tensor, "1 parameters"]:
     if owners is None:
         return norms
-    places = torch.tensor([owners], device=norms.device)
+    places = torch.tensor([owners], device="cpu").to(norms.device, non_blocking=True)
     return norms.new_zeros(1, count).scatter_add_(1, places, norms)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
@@ -23,7 +23,7 @@ Group = Mapping[str, Any]
 Place = tuple[Optimizer, Group]
 """Optimizer and parameter group of a parameter."""
 
-Rule = Callable[[Mapping[str, Any], Group, float], Tensor | None]
+Rule = Callable[[Mapping[str, Any], Group, Any], Tensor | None]
 """√v̂ + ε as a new tensor, from a parameter's state, its group, and the number of its updates so far."""
 
 Sample = Float[np.ndarray, " entries"]
@@ -38,7 +38,7 @@ def preconditioner_of(
     optimizer: Optimizer | Sequence[Optimizer],
     parameters: Sequence[Tensor],
     *,
-    sample_of_all: Callable[[Sample], Sample] = lambda sample: sample,
+    sample_of_all: Callable[[Sample], Sample] | None = None,
 ) -> list[Tensor] | None:
     """P of the coming update, clipped, from the state of the optimizer before that update.
 
@@ -47,7 +47,8 @@ def preconditioner_of(
     minus the squared mean gradient if it is centered. Adagrad uses the sum of squares, and Adamax 1/u with its running
     maximum u. P is clipped at three times its median over the entries whose v is not zero. A parameter without state
     (not trained, or without a gradient so far) gets zero. If the learning rates of the parameter groups differ, P of a
-    group is multiplied by its rate over the largest rate.
+    group is multiplied by its rate over the largest rate. On an accelerator the CPU waits for nothing; P is NaN there
+    if all v are zero.
 
     Args:
         optimizer: The optimizer of the parameters, or several.
@@ -85,17 +86,39 @@ def preconditioner_of(
     places = [owners.get(id(parameter)) for parameter in parameters]
     with torch.no_grad():
         found = _denominators(parameters, places)
-        sample = sample_of_all(_sample(found, places))
-        if not len(sample):
+        floor = _floor(*_entries(found, places), sample_of_all)
+        if floor is None:
             return None
-        floor = 1 / (CLIP * float(np.median(1 / sample)))
         return [
             torch.zeros_like(local(parameter)) if one is None else _inverse(one, floor, rate)
             for one, parameter, rate in zip(found, parameters, _relative_rates(places), strict=True)
         ]
 
 
-def _inverse(denominator: Tensor, floor: float, rate: float) -> Tensor:
+def _floor(
+    entries: Float[Tensor, " entries"],
+    least: Float[Tensor, " entries"],
+    sample_of_all: Callable[[Sample], Sample] | None,
+) -> float | Tensor | None:
+    """The least √v̂ + ε, at which P is clipped; None if it is not known. A tensor on an accelerator if possible."""
+    if not entries.is_cpu and sample_of_all is None:
+        return 1 / (CLIP * _median(1 / entries, ~(entries <= least)))
+    sample: Sample = entries.cpu().numpy()
+    sample = sample[~(sample <= least.cpu().numpy())]  # NaN stays
+    if sample_of_all is not None:
+        sample = sample_of_all(sample)
+    return 1 / (CLIP * float(np.median(1 / sample))) if len(sample) else None
+
+
+def _median(values: Float[Tensor, " entries"], counted: Bool[Tensor, " entries"]) -> Float[Tensor, ""]:
+    """The median of the values that count; NaN if there is none, or if one is NaN. The CPU does not wait for it."""
+    count, ordered = counted.sum(), values.masked_fill(~counted, torch.inf).sort().values
+    middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
+    unknown = (count == 0) | (values.isnan() & counted).any()
+    return ordered.index_select(0, middle).mean().masked_fill(unknown, torch.nan)
+
+
+def _inverse(denominator: Tensor, floor: float | Tensor, rate: float) -> Tensor:
     """The rate over the denominator, in its place."""
     inverse: Tensor = denominator.clamp_(min=floor).reciprocal_()
     return inverse if rate == 1.0 else inverse.mul_(rate)
@@ -111,8 +134,8 @@ def _denominators(parameters: Sequence[Tensor], places: Sequence[Place | None]) 
     """√v̂ + ε of every parameter, as a new tensor; None for a parameter without state."""
     states = [{} if place is None else place[0].state.get(p, {}) for p, place in zip(parameters, places, strict=True)]
     return [
-        None if place is None or not state or step == 0 else _rule_of(place[0])(state, place[1], step)
-        for state, place, step in zip(states, places, _steps(states), strict=True)
+        None if place is None or not state or _is_zero(step) else _rule_of(place[0])(state, place[1], step)
+        for state, place, step in zip(states, places, _steps(states, places), strict=True)
     ]
 
 
@@ -120,28 +143,38 @@ def _rule_of(optimizer: Optimizer) -> Rule:
     return next(rule for kind, rule in _DENOMINATORS.items() if isinstance(optimizer, kind))
 
 
-def _steps(states: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Number of updates that each parameter has had. One transfer if they are counted on an accelerator."""
+def _is_zero(step: float | Tensor) -> bool:
+    """True before the first update, if that is known: not of a tensor, whose P is NaN then."""
+    return not isinstance(step, Tensor) and step == 0
+
+
+def _steps(states: Sequence[Mapping[str, Any]], places: Sequence[Place | None]) -> Sequence[float | Tensor]:
+    """Number of updates that each parameter has had. If they are counted on an accelerator, as by fused optimizers,
+    they stay there for the rules that can be computed there."""
     counts = [local(torch.as_tensor(state.get("step", 1.0), dtype=torch.float32)).reshape(()) for state in states]
     device = next((count.device for count in counts if count.device.type != "cpu"), torch.device("cpu"))
+    if device.type != "cpu" and all(place is None or _rule_of(place[0]) is _adam for place in places):
+        return [count.to(device, torch.float64) for count in counts]
     listed: list[float] = torch.stack([count.to(device) for count in counts]).tolist()
     return listed
 
 
-def _sample(found: Sequence[Tensor | None], places: Sequence[Place | None]) -> Sample:
-    """Evenly spaced entries of √v̂ + ε, without those whose v is zero."""
+def _entries(
+    found: Sequence[Tensor | None], places: Sequence[Place | None]
+) -> tuple[Float[Tensor, " entries"], Float[Tensor, " entries"]]:
+    """Evenly spaced entries of √v̂ + ε, and ε for each: an entry of this size has v = 0."""
     known = [(one, place[1]) for one, place in zip(found, places, strict=True) if one is not None and place is not None]
     # An odd distance does not fall into step with rows whose length is a power of two.
     distance = sum(one.numel() for one, _ in known) // SAMPLE | 1
     passed, taken, least = 0, [], []
     for one, group in known:
         taken.append(one.reshape(-1)[-passed % distance :: distance].double().to(known[0][0].device))
-        least.append(np.full(len(taken[-1]), torch.tensor(float(group.get("eps", 0.0)), dtype=one.dtype).item()))
+        epsilon = torch.tensor(float(group.get("eps", 0.0)), dtype=one.dtype, device="cpu").item()
+        least.append(torch.full_like(taken[-1], epsilon))
         passed += one.numel()
     if not taken:
-        return np.empty(0)
-    entries = torch.cat(taken).cpu().numpy()
-    return np.asarray(entries[~(entries <= np.concatenate(least))])  # NaN stays
+        return torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
+    return torch.cat(taken), torch.cat(least)
 
 
 def _relative_rates(places: Sequence[Place | None]) -> list[float]:
@@ -150,7 +183,7 @@ def _relative_rates(places: Sequence[Place | None]) -> list[float]:
     return [rate / max(rates) for rate in rates] if any(rates) else [1.0] * len(rates)
 
 
-def _adam(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
+def _adam(state: Mapping[str, Any], group: Group, step: float | Tensor) -> Tensor:
     second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     corrected: Tensor = _wide(second) / (1 - float(group["betas"][1]) ** step)
     return corrected.sqrt_().add_(float(group["eps"]))

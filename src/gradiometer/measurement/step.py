@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +19,7 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
 from gradiometer.measurement.spread.apart import Apart
+from gradiometer.measurement.spread.likely import LikelyGradient
 
 
 class TrainingStep:
@@ -25,13 +27,13 @@ class TrainingStep:
 
     Args:
         objective: The model and its loss.
-        batch: The step's batch.
+        batch: The step's batch, or a function that returns it.
         index: The step's number, from 0.
         learning_rate: η at this step.
         groups: The settings of the optimizer's parameter groups at this step, if they are known.
         sampling: How the batch was drawn.
         gradient: ĝ of training, one tensor per trainable parameter (a `.grad` that is None counts as zero), or a
-            function that returns it. Default: it is computed when first used.
+            function that returns it (see also `LikelyGradient`). Default: it is computed when first used.
         spread: The spread of the micro-batches, if training accumulates gradients; then nothing is run again
             ("shared"). Default: parts of the batch are run again ("apart").
         examples: The spread of single examples, if it was read during backward (see `ExampleNorms`), or a function that
@@ -44,6 +46,7 @@ class TrainingStep:
             returns them.
         example_of: A label for every row of the batch, if some rows are copies of one example (repeated
             augmentation). Rows with one label stay in one part.
+        arrived: Called when the numbers of a spread are on the CPU.
         over_processes: On several processes: averages gradients over them. `batch` is then the share of this process.
         seed: Seed of the random numbers that measuring draws. Training's own random numbers stay unchanged.
 
@@ -61,7 +64,7 @@ class TrainingStep:
     def __init__(
         self,
         objective: Objective,
-        batch: Batch,
+        batch: Batch | Callable[[], Batch],
         *,
         index: int,
         learning_rate: float,
@@ -74,11 +77,12 @@ class TrainingStep:
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
         example_of: Int[Tensor, " rows"] | None = None,
+        arrived: Callable[[], None] = lambda: None,
         over_processes: Callable[[Gradients], Gradients] | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
-        self.batch = batch
+        self._batch = batch
         self.index = index
         self.learning_rate = learning_rate
         self.groups = groups
@@ -90,8 +94,13 @@ class TrainingStep:
         self._probe = probe
         self._motion = motion
         self.example_of = example_of
-        self._over_processes = over_processes
+        self._arrived, self._over_processes = arrived, over_processes
         self._spreads: dict[int, Spread] = {}
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The step's batch."""
+        return self._batch() if callable(self._batch) else self._batch
 
     @cached_property
     def batch_size(self) -> int:
@@ -274,22 +283,36 @@ class TrainingStep:
 
     @cached_property
     def _of_examples(self) -> Spread | None:
-        return self._examples() if callable(self._examples) else self._examples
+        spread = self._examples() if callable(self._examples) else self._examples
+        self._arrived()
+        return spread
 
     def _apart(self, parts: int | None) -> Spread:
         """The spread of parts that are run again, kept for the next gauge."""
         count = self.batch_size if parts is None else parts
         if count not in self._spreads:
-            known = self._gradient is not None
-            self._spreads[count] = Apart(
+            apart = Apart(
                 self.objective,
                 self.batch,
-                gradient=(lambda: self.gradient) if known else None,
+                gradient=None if self._gradient is None else self._likely,
                 preconditioner=self.preconditioner,
                 example_of=self.example_of,
                 seed_of=self.derived_seed,
-            ).spread(count)
+            )
+            spread = apart.spread(count)
+            self._arrived()
+            if isinstance(self._gradient, LikelyGradient) and not self._gradient.was_right():
+                spread = replace(apart, gradient=lambda: self.gradient).spread(count)
+            self._spreads[count] = spread
         return self._spreads[count]
+
+    def _likely(self) -> Gradients:
+        """ĝ; on an accelerator what it most likely is, if it is not known yet."""
+        if "gradient" not in self.__dict__ and isinstance(self._gradient, LikelyGradient):
+            likely = self._gradient.likely()
+            if likely is not None:
+                return list(likely)
+        return self.gradient
 
     def preconditioned_spread(self, parts: int | None = 2) -> Spread | None:
         """The same spread under P, the preconditioner of the optimizer; None if P is not known yet.

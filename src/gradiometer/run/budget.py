@@ -73,6 +73,8 @@ class Budget:
         """Training steps so far."""
         self.readings = 0
         """Measured steps so far."""
+        self.before_made: Callable[[], None] = lambda: None
+        """Called before the cost of a measurement is taken, for charges that are known only then."""
         self._earlier = self._lent = self._last = 0.0
         self._newest = 0
         self._started: float | None = None
@@ -230,6 +232,7 @@ class Budget:
 
     def made(self, kind: str = READINGS) -> None:
         """A measurement of this kind is complete: what was charged to it since the last one is its cost."""
+        self.before_made()
         cost = self.spent_on[kind] - self._counted[kind]
         if kind not in self._first:
             self._first[kind] = cost

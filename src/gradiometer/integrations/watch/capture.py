@@ -1,9 +1,9 @@
 """From the backwards of one step, read by hooks, to the `TrainingStep` that the gauges measure."""
 
-import math
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, Preconditioner
+from gradiometer.integrations.watch.accelerator.as_made import AsMade, Seen
+from gradiometer.integrations.watch.accelerator.copied import Copied
+from gradiometer.integrations.watch.accelerator.stopwatch import Stopwatch
 from gradiometer.integrations.watch.checks.accumulation import Shares
 from gradiometer.integrations.watch.checks.loss_check import LossCheck
 from gradiometer.integrations.watch.checks.rows import Rows
@@ -22,7 +25,7 @@ from gradiometer.integrations.watch.processes.exchange import Exchange
 from gradiometer.integrations.watch.processes.together import StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.batch import Batch, joined
-from gradiometer.measurement.motion import Motion, multiple
+from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
@@ -84,7 +87,9 @@ class Capture:
         self._shares = Shares(accumulation, warn, is_checked=has_loss)
         self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
         self._warned: set[str] = set()
-        self._scaled = 1.0
+        self._divisor: Tensor | None = None
+        self._factor: Copied | None = None
+        self._seen, self.stopwatch = Seen(), Stopwatch(budget)
         self.together = Together((), ranks, budget, self._parameters[0].device)
         numbers = self._kinds * len(self._parameters)
         self.exchange = Exchange(ranks, accumulation, numbers, self._parameters[0].device)
@@ -107,7 +112,7 @@ class Capture:
     def start(self) -> None:
         """Measure the next step."""
         self._builder = SpreadBuilder(self._objective.layer_of)
-        self._accelerators = [device for device in self._objective.devices if device.type != "cpu"]
+        self.stopwatch.start(self._objective.devices)
         self._gradients.start()
         self._shares.start()
         self._gradients.whole_is_wanted = self._accumulation == 1
@@ -145,14 +150,9 @@ class Capture:
         return True
 
     def settle(self) -> None:
-        """At a measured step, wait for the accelerator: that time belongs to training."""
+        """At a measured step, note that an accelerator still works for training: that time belongs to training."""
         if self.active:
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait for the accelerator."""
-        for device in self._accelerators:
-            torch.get_device_module(device.type).synchronize(device)
+            self.stopwatch.begin()
 
     def catch(self, parts: Sequence[Part], loss: Any) -> None:
         """Take in one more backward, and the loss as it was given to `step`."""
@@ -167,6 +167,7 @@ class Capture:
         elif self.shared:
             self._builder.add_norms(parts[-1].size, self._gradients.norms())
             self._gradients.whole_is_wanted = len(parts) == self._accumulation - 1
+        self.stopwatch.lap()
 
     def step(
         self,
@@ -187,24 +188,26 @@ class Capture:
             chosen: Names of the gauges that this process would run. Those of rank 0 are measured by all processes.
             motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that look back.
         """
-        self._scaled = 1.0 if self.scaler is None else float(self.scaler.get_scale())  # fetched once a step
-        self._shares.decide([part.loss for part in parts], self._scaled)
+        if self.scaler is not None:
+            self._divisor = self.scaler.scale(torch.ones((), device=self._parameters[0].device))
+            self._factor = Copied(self._divisor)
+        self._shares.decide([part.loss for part in parts], lambda: self._scaled)
         share = partial(self._share, parts, index, groups)
         spread = self._spread(proposal, chosen, share) if self.shared else None
         if self.changed:
             return None
-        gradient, made = self._gradient()
+        gradient, made = self._gradient()  # made: ‖·‖² of every parameter's gradient, times the square of the scale
         if self._check is not None:
             self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
         if spread is None and (self.shared or not self._halves(parts[0])):
             return None
         if (probe := self._batches.probe) is not None:
             return probe.step(self._objective, parts[0].size, index, groups, self._preconditioner, self._seed)
-        batch = self._batch(parts)
-        self._rows.look(batch, sampled=self._batches.known)
+        batch_of = self._batch(parts)
+        self._rows.look(batch_of, sampled=self._batches.known)
         return TrainingStep(
             self._objective,
-            batch,
+            batch_of,
             index=index,
             learning_rate=largest_rate(groups) * (self._shares.multiple or 1.0),
             groups=groups,
@@ -213,8 +216,9 @@ class Capture:
             spread=spread,
             examples=self._of_examples(parts[0].batch, made),
             preconditioner=self._preconditioner,
-            motion=None if motion is None or made is None else partial(motion, made()),
-            example_of=self._batches.example_of(batch),
+            motion=None if motion is None or made is None else partial(motion, made() / self._scale**2),
+            example_of=self._batches.example_of(batch_of),
+            arrived=self.stopwatch.lap,
             seed=self._seed,
         )
 
@@ -222,7 +226,7 @@ class Capture:
         """A function that returns the spread of single examples, if `loss` is the loss that is trained."""
         if made is None or self._check is None or not self._check.same_loss:
             return None
-        return lambda: self._examples.spread(batch, made(), scale=self._scale, seed=self._seed)
+        return lambda: self._examples.spread(batch, made(), scale=lambda: self._scale, seed=self._seed)
 
     def _share(
         self, parts: Sequence[Part], index: int, groups: tuple[Group, ...], mean: Callable[[Gradients], Gradients]
@@ -249,6 +253,7 @@ class Capture:
         sizes, norms_read = self.exchange.joined(
             proposal, self.together.bits(chosen), self._builder.sizes, torch.cat(self._builder.squared), whole
         )
+        self.stopwatch.lap()
         if not self._ranks.alone:  # before anything that may fail on one process alone
             self.together.measure(self.exchange.bits, share)
         copies = self._gradients.copies if isinstance(self._gradients, ShardHooks) else None
@@ -293,49 +298,41 @@ class Capture:
             return part.size >= 2
         return not self._objective.traits(part.batch, seed=self._seed).coupled
 
-    def _batch(self, parts: Sequence[Part]) -> Batch:
-        """The examples of this process; only the last part if they cannot be joined (sequences of unequal length)."""
-        if len(parts) == 1 or not self._has_loss:
-            return parts[-1].batch
-        try:
-            return joined([part.batch for part in parts])
-        except BadArgument:
-            return parts[-1].batch
+    def _batch(self, parts: Sequence[Part]) -> Callable[[], Batch]:
+        """Returns the examples of this process, joined when they are first asked for; only the last part if they cannot
+        be joined (sequences of unequal length)."""
+        batches = [part.batch for part in (parts if self._has_loss else parts[-1:])]
+
+        @cache
+        def together() -> Batch:
+            with suppress(BadArgument):
+                return joined(batches) if len(batches) > 1 else batches[0]
+            return batches[-1]
+
+        return together
 
     def _gradient(self) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
         """ĝ or a function that returns it, and a function that returns ‖ĝ‖² of every parameter; None if unavailable."""
-        scale, whole = self._scale, self._gradients.whole
+        whole = self._gradients.whole
         if isinstance(self._gradients, ShardHooks):
             return None, None
         if whole is not None and (self.shared or self._gradients.is_whole):
             self._gradients.forget()
             squared = whole[0, : len(self._parameters)]
-            return partial(self._as_made, squared, scale), lambda: squared / scale**2
+            made = AsMade(self._parameters, squared, lambda: self._scale, self._divisor, self._seen)
+            return made, lambda: squared
         if self._gradients.in_parts:
             self._gradients.forget()
             self._warn_once("several backwards went through `model` before one `step`: only `loss` is measured")
             return None, None
         taken = self._gradients.take()
-        gradient = taken if scale == 1 else list(torch._foreach_div(taken, scale))
+        gradient = taken if self._scale == 1 else list(torch._foreach_div(taken, self._scale))
         if self._gradients.stale:
             self._warn_once(
                 "`.grad` was not zero before `backward`, so that training adds the gradients of all earlier steps: "
                 "call `optimizer.zero_grad()` before each update; the measurements describe the last batch alone"
             )
-        return gradient, lambda: squared_norms(gradient)[0]
-
-    def _as_made(self, squared: Norms, scale: float) -> Gradients | None:
-        """ĝ from `.grad`, which may be clipped or unscaled by now; None if it is not a multiple of what it was.
-
-        Args:
-            squared: ‖·‖² of every parameter's `.grad` at the end of the last backward.
-            scale: The scaler's factor at that time.
-        """
-        taken = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._objective.parameters]
-        factor = multiple(squared, taken)
-        if factor is None or not math.isfinite(factor):
-            return None
-        return taken if math.isclose(factor * scale, 1) else list(torch._foreach_div(taken, factor * scale))
+        return gradient, lambda: squared_norms(taken)[0]
 
     def mean_loss(self, called: Tensor) -> Tensor:
         """The mean loss, from the scaled and divided one that `backward` was called on. It stays on its device."""
@@ -344,5 +341,9 @@ class Capture:
 
     @property
     def _scale(self) -> float:
-        """The factor between `.grad` and ĝ."""
+        """The factor between `.grad` and ĝ. After the CPU has waited for the norms, nothing waits for it."""
         return self._scaled * (self._shares.multiple or 1.0)
+
+    @property
+    def _scaled(self) -> float:
+        return 1.0 if self._factor is None else float(self._factor())

@@ -153,7 +153,7 @@ class Batches:
             return loss
         return lambda model, batch: loss(model, moved(batch, 0, self.axis))
 
-    def example_of(self, batch: Batch) -> Int[Tensor, " rows"] | None:
+    def example_of(self, batch_of: Callable[[], Batch]) -> Int[Tensor, " rows"] | None:
         """A label for every row of a batch, equal for the copies of one example; None if there are no copies.
 
         Raises:
@@ -161,7 +161,7 @@ class Batches:
         """
         if self.groups is None:
             return None
-        size = batch_size(batch)
+        size = batch_size(batch := batch_of())
         if isinstance(self.groups, int):
             return torch.arange(size, device="cpu") // self.groups
         labels = torch.as_tensor(self.groups(batch), device="cpu")

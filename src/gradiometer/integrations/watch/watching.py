@@ -276,7 +276,7 @@ class Watch(Forks, Automatic):
         waiting, self._waiting = self._waiting, None
         if waiting is None or self._recorder is None:
             return
-        self._capture.wait()
+        self._capture.stopwatch.wait()
         with self.budget.spending(READINGS), as_written():
             self._record(self._recorder, waiting)
         if self.ranks.alone:

@@ -1,7 +1,7 @@
 """The spread of single examples from training's own backward."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -84,15 +84,16 @@ class ExampleNorms:
         batch: Batch,
         gradient: Sequence[Tensor | None] | Float[Tensor, " parameters"],
         *,
-        scale: float = 1.0,
+        scale: Callable[[], float] = lambda: 1.0,
         seed: int = 0,
     ) -> Spread | None:
         """The spread of the examples of the backward since `start`; None if it is not known. Stops reading.
 
         Args:
             batch: The examples of that backward.
-            gradient: ĝ, one tensor per trainable parameter, as it is in `.grad`, or the squared norm of every one.
-            scale: The factor by which the loss was multiplied, by a gradient scaler.
+            gradient: What backward made, one tensor per trainable parameter, or the squared norm of every one.
+            scale: A function that returns the factor by which a gradient scaler multiplied the loss. It is called when
+                the CPU has waited for the norms.
             seed: Seed of the random numbers that checks draw.
         """
         if not self._hooks.active:
@@ -103,11 +104,11 @@ class ExampleNorms:
         self.possible = self.possible and norms is not None and self._hooks.worth
         if norms is None or not self.possible:
             return None
-        norms.mul_((size / scale) ** 2)
+        norms.mul_(size**2)
         if (self._readings + 1) & self._readings == 0:
             if not norms.isfinite().all():  # a gradient scaler begins too high
                 return None
-            self.possible = _hold(self._objective, batch, norms, seed)
+            self.possible = _hold(self._objective, batch, norms / scale() ** 2, seed)
         self._readings += 1
         if not self.possible:
             return None
@@ -116,7 +117,7 @@ class ExampleNorms:
             squared = gradient.unsqueeze(0)
         else:
             squared = squared_norms([each for each in gradient if each is not None])  # all: every layer was used
-        return builder.finish_from(squared.to(norms.device))
+        return builder.finish_from(squared.to(norms.device)).divided_by(scale())
 
 
 def _is_compiled() -> bool:

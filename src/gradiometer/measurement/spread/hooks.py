@@ -118,9 +118,9 @@ class ExampleHooks:
             return None
         if any(block.shape[1] != examples for _, block in norms):
             return None
-        device = norms[0][1].device
+        device, places = norms[0][1].device, torch.tensor(found, device="cpu")
         together = torch.cat([block.to(device, torch.float64) for _, block in norms])
-        return torch.empty_like(together).index_copy_(0, torch.tensor(found, device=device), together).T
+        return torch.empty_like(together).index_copy_(0, places.to(device, non_blocking=True), together).T
 
     def _forget(self) -> None:
         self._calls = self._answers = self._rules = self._forwards = self._kept = 0

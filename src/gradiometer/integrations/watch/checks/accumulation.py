@@ -65,12 +65,12 @@ class Shares:
             self._roots += self._heard[-1:]
             self._heard.clear()
 
-    def decide(self, losses: Sequence[Tensor | float], scale: float) -> None:
+    def decide(self, losses: Sequence[Tensor | float], scale: Callable[[], float]) -> None:
         """Decide from all backwards of an update.
 
         Args:
             losses: The losses given to `step`.
-            scale: The factor of the GradScaler.
+            scale: A function that returns the factor of the GradScaler.
 
         Raises:
             BadArgument: The losses given to `step` were divided for accumulation.
@@ -81,7 +81,8 @@ class Shares:
         roots, given = [root for root in self._roots if root is not None], [float(loss) for loss in losses]
         if len(roots) != len(given) or not all(math.isfinite(one) and one != 0 for one in given):
             return
-        factors = [float(root) / one / scale for root, one in zip(roots, given, strict=True)]
+        factor = scale()
+        factors = [float(root) / one / factor for root, one in zip(roots, given, strict=True)]
         if not all(map(math.isfinite, factors)):
             return
         self._left = 0

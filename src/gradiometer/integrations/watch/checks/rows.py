@@ -43,8 +43,16 @@ class Rows:
         self._seen: set[int] = set()
         self._drawn = self._back = self._same = 0
 
-    def look(self, batch: Batch, *, sampled: bool) -> None:
-        """Look at one batch. `sampled` is True if it is known how batches are drawn."""
+    def look(self, batch_of: Callable[[], Batch], *, sampled: bool) -> None:
+        """Look at one batch, if there is something to look for.
+
+        Args:
+            batch_of: Returns the batch.
+            sampled: True if it is known how batches are drawn.
+        """
+        if not (self._looks or self._time_first.has_looked) and (sampled or self._has_looked_back):
+            return
+        batch = batch_of()
         if text := self._time_first.sentence(batch):
             self._warn(text, withholds="loss")
         if self._looks:
@@ -148,6 +156,11 @@ class TimeFirst:
             if getattr(module, "batch_first", None) is False:
                 look = _Look(f"{name or 'the model'} ({type(module).__name__})", self._shapes)
                 look.handle = module.register_forward_pre_hook(look)
+
+    @property
+    def has_looked(self) -> bool:
+        """True if there are inputs to judge."""
+        return bool(self._shapes)
 
     def sentence(self, batch: Batch) -> str:
         """A sentence if the first axis of the batch is that of time; empty otherwise."""

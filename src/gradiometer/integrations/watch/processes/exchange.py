@@ -50,7 +50,8 @@ class Exchange:
         Raises:
             Interrupted: Another process has stopped measuring.
         """
-        said = torch.tensor([[proposal, bits, size] for size in sizes], dtype=parts.dtype, device=parts.device)
+        said = torch.tensor([[proposal, bits, size] for size in sizes], dtype=parts.dtype, device="cpu")
+        said = said.to(parts.device, non_blocking=True)
         rows = torch.cat([torch.cat([said, parts], dim=1), pad(whole, (SAID, 0))])
         everyone = self._ranks.gathered(rows).cpu()  # one copy: an accelerator waits once
         if (everyone[:, 0] == LEAVING).any():

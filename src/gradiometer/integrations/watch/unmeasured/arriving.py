@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gradiometer.integrations.watch.accelerator.copied import Copied
 from gradiometer.integrations.watch.part import Part
 
 Kept = float | Tensor | list[Part]
@@ -21,17 +22,13 @@ class Arriving:
 
     def __init__(self, step: int, losses: Sequence[Kept]) -> None:
         self.step, self._losses = step, losses
-        self._event: torch.Event | None = None
+        self._copy: Copied | None = None
         far = [value for value in _flattened(losses) if isinstance(value, Tensor)]
         if not far:
-            self._copy = None
             return
         device, kind = far[0].device, far[0].dtype
         together = torch.stack([value.detach().reshape(()).to(device, kind) for value in far])
-        self._copy = together.to("cpu", non_blocking=True)
-        if device.type != "cpu":
-            self._event = torch.Event(device.type)
-            self._event.record()
+        self._copy = Copied(together)
 
     @property
     def on_cpu(self) -> bool:
@@ -39,10 +36,8 @@ class Arriving:
         return self._copy is None
 
     def values(self) -> list[float]:
-        """The mean loss of every step. Waits for the end of the copy."""
-        if self._event is not None:
-            self._event.synchronize()
-        copied = iter(() if self._copy is None else self._copy.tolist())
+        """The mean loss of every step. Waits for the end of the copy, if it is not complete."""
+        copied = iter(() if self._copy is None else self._copy().tolist())
         numbers = iter([next(copied) if isinstance(value, Tensor) else value for value in _flattened(self._losses)])
         return [_mean(loss, numbers) for loss in self._losses]
 

@@ -1,0 +1,69 @@
+"""The time that an accelerator works for a reading, without the time that it still works for training before."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from gradiometer.integrations.watch.accelerator.copied import recorded
+from gradiometer.run.budget import READINGS, Budget
+
+
+class Stopwatch:
+    """Corrects what the budget is charged for a measured step.
+
+    When `begin` is called, an accelerator still works for training, and the CPU waits for that too before it has the
+    numbers of the reading. The clock of the budget counts this wait. Events in the queue of the accelerator show how
+    long it worked from `begin` to the last `lap`, and `charge` replaces the one by the other. So nothing waits for the
+    end of training's work. On a CPU nothing is done. Several accelerators, and one that cannot time events, are waited
+    for in `begin`.
+
+    Args:
+        budget: The account. `charge` is called before it takes the cost of a measurement.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._devices = budget, list[torch.device]()
+        self._begun: tuple[Any, float] | None = None
+        self._parts = list[tuple[Any, Any, float]]()
+        self._can_time = True
+        budget.before_made = self.charge
+
+    def start(self, devices: Iterable[torch.device]) -> None:
+        """Prepare for a step on these devices."""
+        self.charge()
+        self._devices = [device for device in devices if device.type != "cpu"]
+        self._begun, self._parts = None, []
+
+    def begin(self) -> None:
+        """The CPU begins to measure, and the accelerator soon will."""
+        self._begun = None
+        if len(self._devices) == 1 and self._can_time:
+            try:
+                self._begun = recorded(self._devices[0], timed=True), self._budget.clock()
+                return
+            except (RuntimeError, NotImplementedError):
+                self._can_time = False
+        self.wait()
+
+    def lap(self) -> None:
+        """The numbers of the reading are known, or all work for them is queued. Of several calls the last counts."""
+        if self._begun is not None:
+            begun, since = self._begun
+            seconds = self._budget.clock() - since
+            self._parts = [part for part in self._parts if part[0] is not begun]
+            self._parts.append((begun, recorded(self._devices[0], timed=True), seconds))
+
+    def charge(self) -> None:
+        """Correct the charge for all work that is complete. The rest is corrected the next time."""
+        parts, self._parts = self._parts, []
+        for begun, ended, counted in parts:
+            if ended.query():
+                self._budget.charge(READINGS, begun.elapsed_time(ended) / 1000 - counted)
+            else:
+                self._parts.append((begun, ended, counted))
+
+    def wait(self) -> None:
+        """Wait for the accelerators."""
+        for device in self._devices:
+            torch.get_device_module(device.type).synchronize(device)
