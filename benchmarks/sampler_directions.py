@@ -2,14 +2,17 @@
 
     python benchmarks/sampler_directions.py [--runs 10] [--out FILE] [--json]
 
-Five families, B = 32 and T = 1: a conjugate Gaussian whose noise and curvature have different axes, an ill-conditioned
-linear regression, a logistic regression, a small MLP, and a linear regression whose noise has heavy tails (Student's
-with 3 degrees of freedom). SGLD as it is by default, SGLD as published, and SGHMC. Every run is one parameter group.
+Six families, B = 32 and T = 1: a conjugate Gaussian whose noise and curvature have different axes, an ill-conditioned
+linear regression, a logistic regression, a linear regression whose noise has heavy tails (Student's with 3 degrees of
+freedom), a conjugate Gaussian of 100 parameters with noise in 60 of them, and a small MLP. SGLD as it is by default,
+SGLD as published, and SGHMC. Every run is one parameter group. If a sampler is refused, the next row is at the step
+that the error names.
 
 Coldest and hottest: the matrix N E[(Φ − c)∇Lᵀ], with c the mean of all runs, along the eigenvectors that it has in the
-other half of the runs; the mean over runs and its standard error. Coverage, of T: the mean temperature of a run at
-90 %, its hottest and coldest direction and its tail at 99 %.
-Finished rows are kept in the file and not computed again.
+other half of the runs; the mean over runs and its standard error. For the 100 parameters: the mean along the
+directions without and with noise. Coverage, of T, in the first 10 runs: the mean temperature of a run at 90 %, its
+hottest and coldest direction and its tail at 99 %.
+Finished rows are kept in the file and not computed again. 100 runs take about 20 minutes of one core.
 """
 
 import json
@@ -29,13 +32,17 @@ from torch.func import grad, vmap
 
 from gradiometer import SGHMC, SGLD, BadArgument
 from gradiometer.exploration.samplers import Sampler
-from gradiometer.exploration.temperature import Equipartition, Virial
+from gradiometer.exploration.temperature.equipartition import DIRECTIONS, Equipartition
+from gradiometer.exploration.temperature.virial import Virial
 
 BATCH_SIZE, BURN_IN, DECAY, EXAMPLES = 32, 1200, 0.02, 500
+JUDGED, BELOW = 10, 0.999
+"""Runs whose intervals are judged, and the share of the step that an error names."""
+
 KINDS: dict[str, tuple[type[Sampler], dict[str, Any]]] = {
     "SGLD": (SGLD, {}),
-    "SGLD, as published": (SGLD, {"hold": False}),
     "SGHMC": (SGHMC, {"momentum": 0.5}),
+    "SGLD, as published": (SGLD, {"hold": False}),
 }
 
 
@@ -48,7 +55,8 @@ class Family:
         start: Φ at the start.
         gradient: From positions [runs, params] and indices [runs, batch] to gradients without the prior.
         rate: η.
-        steps: Measured steps.
+        steps: Measured steps at this rate; at a smaller one as many more.
+        ends: The coldest and the hottest directions, if they are known: orthonormal columns.
     """
 
     name: str
@@ -56,10 +64,11 @@ class Family:
     gradient: Callable[[Tensor, Tensor], Tensor]
     rate: float
     steps: int
+    ends: tuple[Tensor, Tensor] | None = None
 
 
 def families() -> Iterator[Family]:
-    """The five of the study."""
+    """The six of the study."""
     draws = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
@@ -82,6 +91,15 @@ def families() -> Iterator[Family]:
         return torch.einsum("rb,rbi->ri", errors, inputs[index]) / index.shape[1]
 
     yield Family("logistic regression", zeros, logistic, 0.3, 4000)
+    student = torch.from_numpy(np.random.default_rng(0).standard_t(3, EXAMPLES)) / 3**0.5
+    yield Family("heavy-tailed noise", zeros, linear(student), 0.1, 8000)
+    many, axes = 0.8 * normal(EXAMPLES, 100), torch.eye(100, dtype=torch.float64)
+    many[:, 60:] = 0
+
+    def large(at: Tensor, index: Tensor) -> Tensor:
+        return at - many[index].mean(dim=1)
+
+    yield Family("100 parameters", zeros.new_zeros(100), large, 0.1, 1500, ends=(axes[:, 60:], axes[:, :60]))
     points = normal(EXAMPLES, 2)
     values = (points[:, :1] * 1.5).sin() + 0.3 * normal(EXAMPLES, 1)
 
@@ -92,33 +110,32 @@ def families() -> Iterator[Family]:
     small_mlp = vmap(grad(loss))
     start = 0.5 * normal(13)
     yield Family("MLP 2-3-1", start, lambda at, index: small_mlp(at, points[index], values[index]), 0.05, 6000)
-    student = torch.from_numpy(np.random.default_rng(0).standard_t(3, EXAMPLES)) / 3**0.5
-    yield Family("heavy-tailed noise", zeros, linear(student), 0.1, 8000)
 
 
 def _linear(inputs: Tensor, noise: Tensor, at: Tensor) -> Tensor:
     return torch.einsum("rb,rbi->ri", torch.einsum("rbi,ri->rb", inputs, at) - noise, inputs) / inputs.shape[1]
 
 
-def studied(family: Family, who: str, runs: int) -> dict[str, Any]:
-    """One row of the table."""
+def studied(family: Family, who: str, runs: int, rate: float) -> dict[str, Any]:
+    """One row of the table, at a learning rate."""
     kind, settings = KINDS[who]
     chains = [nn.Parameter(family.start.clone()) for _ in range(runs)]
     given = {"examples": EXAMPLES, "weight_decay": DECAY, "burn_in": BURN_IN // 2, "batch_size": BATCH_SIZE}
-    sampler = kind([{"params": [chain]} for chain in chains], family.rate, **given, **settings)
-    draws, size = torch.Generator().manual_seed(1), len(family.start)
-    virials = [Virial(family.start, family.steps) for _ in chains]
-    shapes = [Equipartition(torch.eye(size).double(), family.start, family.steps) for _ in chains]
+    sampler = kind([{"params": [chain]} for chain in chains], rate, **given, **settings)
+    draws, size, steps = torch.Generator().manual_seed(1), len(family.start), round(family.steps * family.rate / rate)
+    virials = [Virial(family.start, steps) for _ in chains[:JUDGED]]
+    watched = torch.eye(min(size, DIRECTIONS), size).double()
+    shapes = [Equipartition(watched, family.start, steps) for _ in chains[:JUDGED]]
     products, totals = torch.zeros(runs, size, size).double(), torch.zeros(2, runs, size).double()
-    row: dict[str, Any] = {"family": family.name, "sampler": who, "rate": family.rate, "runs": runs}
-    for step in range(-BURN_IN, family.steps):
+    row: dict[str, Any] = {"family": family.name, "sampler": who, "rate": rate, "runs": runs}
+    for step in range(-BURN_IN, steps):
         positions = torch.stack([chain.detach() for chain in chains])
         drawn = family.gradient(positions, torch.randint(EXAMPLES, (runs, BATCH_SIZE), generator=draws))
         if step >= 0:
             forces = drawn + DECAY * positions
-            products += positions[:, :, None] * forces[:, None] / family.steps
-            totals += torch.stack([positions, forces]) / family.steps
-            for virial, shape, position, force in zip(virials, shapes, positions, forces, strict=True):
+            products += positions[:, :, None] * forces[:, None] / steps
+            totals += torch.stack([positions, forces]) / steps
+            for virial, shape, position, force in zip(virials, shapes, positions, forces, strict=False):
                 virial.add(position, force)
                 shape.add(position, force)
         for chain, gradient in zip(chains, drawn, strict=True):
@@ -132,15 +149,8 @@ def studied(family: Family, who: str, runs: int) -> dict[str, Any]:
             return row | {"refused": str(error)}
     center = totals[0].mean(dim=0)
     matrices = EXAMPLES * (products - center[:, None] * totals[1][:, None])
-    matrices = (matrices + matrices.mT) / 2
-    ends = {}
-    for name, place in (("coldest", 0), ("hottest", -1)):
-        along = []
-        for here, other in ((matrices[::2], matrices[1::2]), (matrices[1::2], matrices[::2])):
-            vector = torch.linalg.eigh(other.mean(dim=0))[1][:, place]
-            along.append(here @ vector @ vector)
-        values = torch.cat(along)
-        ends[name] = float(values.mean()), float(values.std()) / runs**0.5
+    along = along_ends((matrices + matrices.mT) / 2, family.ends)
+    ends = {name: (float(each.mean()), float(each.std()) / runs**0.5) for name, each in along.items()}
     found = [shape.shape(EXAMPLES) for shape in shapes]
     estimates = {
         "mean": [virial.temperature(EXAMPLES) for virial in virials],
@@ -153,6 +163,33 @@ def studied(family: Family, who: str, runs: int) -> dict[str, Any]:
     }
 
 
+def along_ends(matrices: Tensor, known: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    """The temperature of every run along the coldest and the hottest direction, [runs]."""
+    found = {}
+    for place, name in ((0, "coldest"), (-1, "hottest")):
+        if known is not None:
+            found[name] = (known[place].T @ matrices @ known[place]).diagonal(dim1=1, dim2=2).mean(dim=1)
+            continue
+        along = []
+        for here, other in ((matrices[::2], matrices[1::2]), (matrices[1::2], matrices[::2])):
+            vector = torch.linalg.eigh(other.mean(dim=0))[1][:, place]
+            along.append(here @ vector @ vector)
+        found[name] = torch.cat(along)
+    return found
+
+
+def rows_of(family: Family, who: str, runs: int) -> Iterator[dict[str, Any]]:
+    """The row at the family's learning rate, and as long as it is refused the one at the step that the error names."""
+    rate = family.rate
+    while True:
+        row = studied(family, who, runs, rate)
+        yield row
+        named = re.search(r"Use `lr` below ([\d.e-]+),", row.get("refused", ""))
+        if named is None:
+            return
+        rate = BELOW * float(named[1])
+
+
 @click.command()
 @click.option("--runs", type=click.IntRange(min=4), default=10, show_default=True, help="Runs of each row.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("sampler-directions.jsonl"), show_default=True)
@@ -161,12 +198,12 @@ def main(runs: int, out: Path, as_json: bool) -> None:
     torch.set_num_threads(1)
     kept = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(row["family"], row["sampler"]) for row in kept if row["runs"] == runs}
-    for family in families():
-        for who in KINDS:
+    for who in KINDS:
+        for family in families():
             if (family.name, who) not in done:
-                kept.append(studied(family, who, runs))
+                kept += (rows := list(rows_of(family, who, runs)))
                 with out.open("a") as file:
-                    file.write(json.dumps(kept[-1]) + "\n")
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
     rows = [row for row in kept if row["runs"] == runs]
     if as_json:
         click.echo(json.dumps({"rows": rows}))

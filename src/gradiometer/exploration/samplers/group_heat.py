@@ -37,12 +37,11 @@ class GroupHeat:
     Args:
         burn_in: Steps that search the hottest direction.
         memory: Number of readings in a mean.
-        along: Number of readings in the mean along the hottest direction.
     """
 
-    def __init__(self, burn_in: int, memory: int, along: int) -> None:
+    def __init__(self, burn_in: int, memory: int) -> None:
         self.mean, self.halves = Heat(memory), Heat(HALVES)
-        self.matrix, self.hottest = HeatMatrix(memory), Hottest(burn_in, along)
+        self.matrix, self.hottest = HeatMatrix(memory), Hottest(burn_in, memory)
 
     def balance(self, asked: float, injected: float) -> Balance:
         """The heat now, beside the temperature asked for and the one injected."""
@@ -67,7 +66,7 @@ class GroupHeat:
     @classmethod
     def of(cls, state: dict[str, Any]) -> "GroupHeat":
         """From a `state_dict`."""
-        found = cls(state["hottest"]["search"], state["mean"]["memory"], state["along"]["memory"])
+        found = cls(state["hottest"]["search"], state["mean"]["memory"])
         found.mean, found.halves = Heat(**state["mean"]), Heat(**state["halves"])
         found.matrix = HeatMatrix.of(state["matrix"])
         found.hottest = Hottest.of(state["hottest"], Heat(**state["along"]))

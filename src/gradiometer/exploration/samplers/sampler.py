@@ -12,13 +12,18 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.group_heat import HALVES, Balance, GroupHeat
+from gradiometer.exploration.samplers.by_direction import SMALL
+from gradiometer.exploration.samplers.group_heat import Balance, GroupHeat
 from gradiometer.exploration.samplers.noise import Noise
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.gradient_graph import flat
 
 TOLERANCE = 0.05
-"""By how much the hottest direction may be above the temperature, as a share of it."""
+"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is held."""
+
+ROOM = 0.9
+"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is held. It is below 1
+because 1,000 steps know this heat only to about 5 %."""
 
 SCHEDULED = ("initial_lr",)
 """The settings that torch's schedulers add to a group."""
@@ -38,12 +43,13 @@ class Sampler(torch.optim.Optimizer, ABC):
     T − own is injected. This needs no half batches, and the running mean of `own` is linear in its readings, so the
     identity survives the averaging.
 
-    **By direction.** The same balance holds along every direction. SGLD holds every direction of a group with up to 64
-    parameters: it injects noise of covariance T − own, with the matrix of the own heat. In a larger group, and in any
-    group of the other samplers, the mean over the group is held. If noise is not isotropic, some directions are then
+    **By direction.** The same balance holds along every direction. SGLD and SGHMC hold every direction of a group with
+    up to 64 parameters: they inject noise of covariance T − own, with the matrix of the own heat. In a larger group,
+    and in any group of SGNHT, the mean over the group is held. If noise is not isotropic, some directions are then
     hotter than others. The first `burn_in` steps search the direction of the largest gradients, and the heat along it
-    is then measured, by SGHMC in calls of `halves`. If it leaves this direction more than 5 % above T, a `BadArgument`
-    states the step that would do.
+    is then measured. If it is above 90 % of T in a small group, or leaves this direction more than 5 % above T in a
+    large one, a `BadArgument` states the step that would do: the heat of SGD itself is proportional to the step, and
+    no direction of a group whose mean is held is colder than T minus the mean heat.
 
     **When T is too low.** If `own` alone exceeds T over `memory` steps, after `burn_in`, and is not falling, no noise
     can help, and a `BadArgument` states the heat and what to change. Calls of `halves` with the gradients of two half
@@ -54,9 +60,6 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     momentum: ClassVar[float] = 0.9
     """The default of `momentum`."""
-
-    _halves_by_direction: ClassVar[bool] = False
-    """True if the heat along the hottest direction is read from `halves`."""
 
     _own: Mapping[str, Any] = MappingProxyType({})
     """Defaults of settings that other samplers do not have."""
@@ -160,9 +163,6 @@ class Sampler(torch.optim.Optimizer, ABC):
             reading = group["examples"] * float(difference @ difference) / (4 * len(difference))
             if own.halves.add(reading, scale) and hot and own.halves.above(group["temperature"]):
                 self._refuse(group, own.halves.estimate(), "mini-batch noise alone")
-            if self._halves_by_direction and own.hottest.found:
-                along = group["examples"] * own.hottest.along(difference) / 4
-                self._judge_hottest(place, along, own.halves.temperature, scale)
 
     @property
     def balance(self) -> list[Balance]:
@@ -191,8 +191,7 @@ class Sampler(torch.optim.Optimizer, ABC):
                 "make one group for each."
             )
         group["injected"] = group["temperature"]
-        along = HALVES if self._halves_by_direction else group["memory"]
-        self._heats.append(GroupHeat(group["burn_in"], group["memory"], along))
+        self._heats.append(GroupHeat(group["burn_in"], group["memory"]))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer, of the noise and of the recorded heat."""
@@ -234,26 +233,61 @@ class Sampler(torch.optim.Optimizer, ABC):
         injected: float = group["injected"]
         return injected
 
-    def _judge_hottest(self, place: int, reading: float, mean: float, scale: float = 1.0) -> None:
-        """Add a reading of the heat along the hottest direction. Raises if that leaves it above T.
+    def _small(self, group: dict[str, Any], size: int) -> bool:
+        """True if every direction of a group is held, not only their mean."""
+        return group["hold"] and size <= SMALL
+
+    def _noise_by_direction(self, place: int, params: list[Tensor], scale: float) -> list[Tensor]:
+        """Noise whose covariance is the temperature to inject by direction, see `HeatMatrix`."""
+        normal = flat(self._noise.draw(params, place))
+        noise = self._heats[place].matrix.colored(normal, self.param_groups[place]["temperature"], scale)
+        pieces = noise.split([param.numel() for param in params])
+        return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)]
+
+    def _judge_along(self, place: int, reading: float, scale: float, *, small: bool) -> None:
+        """Add a reading of the heat along the hottest direction, divided by `scale`. Raises if it is too much.
+
+        In a small group it must leave room for noise. In a large one the mean over the group is subtracted from all
+        directions alike: one without heat of its own is below T by this mean.
+        """
+        temperature, mean = self.param_groups[place]["temperature"], self._heats[place].mean.temperature
+        if small:
+            words = f", above {ROOM:.0%} of the temperature, which leaves no room for noise"
+            self._judge_hottest(place, reading, 0.0, ROOM * temperature, words, scale)
+        else:
+            self._judge_hottest(place, reading, mean, TOLERANCE * temperature, too_hot(mean), scale, cold=mean)
+
+    def _judge_hottest(
+        self,
+        place: int,
+        reading: float,
+        mean: float,
+        limit: float,
+        words: str,
+        scale: float = 1.0,
+        *,
+        cold: float = 0.0,
+    ) -> None:
+        """Add a reading of the heat along the hottest direction. Raises if that is above the mean by more than a limit.
 
         Args:
             place: Index of the group.
             reading: Heat along the direction, divided by `scale`.
-            mean: What is subtracted from all directions alike. 0 if it is the heat of this direction itself.
+            mean: What is subtracted from all directions alike.
+            limit: Largest difference.
+            words: What follows from a larger one.
             scale: See `reading`.
+            cold: By how much other directions may be below the temperature.
         """
         group, heat = self.param_groups[place], self._heats[place].hottest.heat
         judge, temperature = heat.add(reading, scale), group["temperature"]
-        excess = TOLERANCE * temperature if mean else (1 + TOLERANCE) * temperature
-        if not (judge and group["hold"] and temperature > 0 and heat.above(mean + excess)):
+        if not (judge and group["hold"] and temperature > 0 and heat.above(mean + limit)):
             return
         found = heat.estimate()
-        means = f", {significant(mean)} in the mean over the group" if mean else ""
         raise BadArgument(
             f"`temperature` {temperature:g} is too low for `lr` {group['lr']:g}: along the hottest direction SGD "
-            f"itself heats to {found}{means}, so this direction is more than {TOLERANCE:.0%} above the temperature. "
-            f"{_way_out(group, excess / (found.value - mean))} With hold=False a sampler runs anyway."
+            f"itself heats to {found}{words}. {_way_out(group, limit / max(found.value - mean, cold))} "
+            "With hold=False a sampler runs anyway."
         )
 
     def _cold(self, place: int) -> bool:
@@ -292,6 +326,14 @@ class Sampler(torch.optim.Optimizer, ABC):
         check_number("momentum", group["momentum"])
         if not group["momentum"] < 1:
             raise BadArgument(f"`momentum` must lie in [0, 1), got {group['momentum']}.")
+
+
+def too_hot(mean: float) -> str:
+    """What follows from a heat along the hottest direction that is too far above the mean."""
+    return (
+        f", {significant(mean)} in the mean over the group, so this direction is more than {TOLERANCE:.0%} above the "
+        "temperature"
+    )
 
 
 def _way_out(group: dict[str, Any], share: float) -> str:

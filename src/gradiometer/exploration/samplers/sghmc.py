@@ -1,12 +1,12 @@
 """Stochastic gradient Hamiltonian Monte Carlo, in a splitting without step bias."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
+from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.gradient_graph import flat
 
 
@@ -19,7 +19,8 @@ class SGHMC(Sampler):
 
     Its own heat is (1+μ)/(4(1−μ)) N E[‖p_after B‖² − ‖p_before B‖²]/d: stationarity of E‖p‖², E[Φ·p] and E‖Φ‖² gives
     E[(Φ − c)·∇U]/d = T' + own, exactly, for any loss. On a quadratic with noise c of ĝ (over B) it is
-    Nηc(1+μ)/(B(1−μ)(4 − ηh)).
+    Nηc(1+μ)/(B(1−μ)(4 − ηh)). With ppᵀ instead of ‖p‖² the same holds for matrices, so along every direction. The
+    readings of the matrix fluctuate, so until there are `memory` of them the mean of a small group is held.
 
     Settings: see `Sampler`. The step of the dynamics is √η, and `momentum` is μ = e^(−friction × step), in [0, 1).
 
@@ -39,30 +40,40 @@ class SGHMC(Sampler):
         0.0099
     """
 
-    _halves_by_direction: ClassVar[bool] = True
-
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
         examples, friction = group["examples"], group["momentum"]
         pace = math.sqrt(group["lr"])
         momenta = self._buffers(params, "momentum_buffer")
         cold = self._cold(place)
-        before = 0.0 if cold else squared_norm(momenta)
+        old = None if cold else flat(momenta)
         torch._foreach_add_(momenta, gradients, alpha=-pace)
-        injected = 0.0
-        if not cold:
-            hottest = self._heats[place].hottest
-            if not hottest.found:
-                hottest.look(flat(gradients))
-            dimension = sum(param.numel() for param in params)
-            work = examples * (squared_norm(momenta) - before) / dimension
-            injected = self._injected(place, work, (1 + friction) / (4 * (1 - friction)))
+        noise, size = ([], 0.0) if old is None else self._thermal(place, params, gradients, old, flat(momenta))
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         torch._foreach_mul_(momenta, friction)
-        if injected > 0:
-            noise = self._noise.draw(params, place)
-            torch._foreach_add_(momenta, noise, alpha=math.sqrt((1 - friction**2) * injected / examples))
+        if noise:
+            torch._foreach_add_(momenta, noise, alpha=size * math.sqrt((1 - friction**2) / examples))
         torch._foreach_add_(params, momenta, alpha=pace / 2)
+
+    def _thermal(
+        self, place: int, params: list[Tensor], gradients: list[Tensor], old: Tensor, new: Tensor
+    ) -> tuple[list[Tensor], float]:
+        """Noise and its factor, whose covariance is the temperature to inject, from the momenta before and after B."""
+        group, own = self.param_groups[place], self._heats[place]
+        examples, scale = group["examples"], (1 + group["momentum"]) / (4 * (1 - group["momentum"]))
+        injected = self._injected(place, examples * float(new @ new - old @ old) / len(new), scale)
+        small = self._small(group, len(new))
+        if small:
+            own.matrix.add(examples * (torch.outer(new, new) - torch.outer(old, old)))
+        by_direction = small and own.matrix.readings > group["memory"]
+        if not own.hottest.found:
+            own.hottest.look(flat(gradients))
+        elif by_direction or not small:
+            along = examples * (own.hottest.along(new) - own.hottest.along(old))
+            self._judge_along(place, along, scale, small=small)
+        if by_direction:
+            return self._noise_by_direction(place, params, scale), 1.0
+        return (self._noise.draw(params, place), math.sqrt(injected)) if injected > 0 else ([], 0.0)
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate, friction = group["lr"], group["momentum"]

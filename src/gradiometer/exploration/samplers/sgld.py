@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.by_direction import SMALL
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.gradient_graph import flat
 
@@ -52,18 +51,14 @@ class SGLD(Sampler):
         group, own = self.param_groups[place], self._heats[place]
         examples = group["examples"]
         injected = self._injected(place, examples * float(gradient @ gradient) / len(gradient), scale)
-        by_direction = group["hold"] and len(gradient) <= SMALL
+        by_direction = self._small(group, len(gradient))
         if own.hottest.found:
-            along = examples * own.hottest.along(gradient)
-            self._judge_hottest(place, along, 0.0 if by_direction else own.mean.temperature, scale)
+            self._judge_along(place, examples * own.hottest.along(gradient), scale, small=by_direction)
         else:
             own.hottest.look(gradient)
         if by_direction:
             own.matrix.add(examples * torch.outer(gradient, gradient))
-            normal = flat(self._noise.draw(params, place))
-            noise = own.matrix.colored(normal, group["temperature"], scale)
-            pieces = noise.split([param.numel() for param in params])
-            return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)], 1.0
+            return self._noise_by_direction(place, params, scale), 1.0
         if not injected > 0:
             return [], 0.0
         return self._noise.draw(params, place), math.sqrt(injected)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.exploration.samplers.sampler import Sampler, squared_norm
+from gradiometer.exploration.samplers.sampler import TOLERANCE, Sampler, squared_norm, too_hot
 from gradiometer.measurement.gradient_graph import flat
 
 HOT = 10.0
@@ -90,7 +90,8 @@ class SGNHT(Sampler):
         group, hottest = self.param_groups[place], self._heats[place].hottest
         if hottest.found:
             kinetic = group["examples"] * hottest.along(flat(momenta))
-            self._judge_hottest(place, _configurational(group, kinetic), group["temperature"])
+            mean = group["temperature"]
+            self._judge_hottest(place, _configurational(group, kinetic), mean, TOLERANCE * mean, too_hot(mean))
         else:
             hottest.look(flat(gradients))
 
