@@ -24,11 +24,13 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless `value` is a whole number and at least `least`."""
+    """Raise unless `value` is a whole number, at least `least`, and small enough for files and tensors."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise BadArgument(f"`{name}` must be a whole number, got {value!r}.")
     if not value >= least:
         raise BadArgument(f"`{name}` must be at least {least}, got {value}.")
+    if not value < 2**63:
+        raise BadArgument(f"`{name}` must be below 2^63, got about 2^{int(value).bit_length() - 1}.")
 
 
 def check_level(level: float, name: str = "level") -> None:

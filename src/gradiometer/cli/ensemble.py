@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--points",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 10_000),
     default=9,
     show_default=True,
     help="Points on the line in weight space from each snapshot to the last; 0 skips the error barriers.",

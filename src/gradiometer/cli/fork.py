@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import json_option, pool_option
+from gradiometer.cli.options import SEED, json_option, pool_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +57,7 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @click.option("--readout", type=click.Choice(["test_loss", "train_loss", "test_accuracy"]), default=None,
               help="What is compared. Default: the test loss, or without a test set the training loss.")  # fmt: skip
 @click.option("--level", type=float, default=None, help="Confidence level of the intervals. Default: that of RUN.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data orders.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the data orders.")
 @json_option
 def fork(
     run: Path,

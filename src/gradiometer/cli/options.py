@@ -14,6 +14,9 @@ from gradiometer.run.configuration import Configuration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+SEED = click.IntRange(0, 2**63 - 1)
+"""What a seed can be."""
+
 SHORT = {"learning_rate": ("--lr",), "batch_size": ("-b",), "epochs": ("-e",)}
 
 

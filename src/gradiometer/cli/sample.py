@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.options import json_option, pool_option
+from gradiometer.cli.options import SEED, json_option, pool_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Start(NamedTuple):
 )
 @click.option("--model", help="One of the problem's models.")
 @click.option("--data-dir", help="Folder of the data.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the start, the batches and the noise.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the start, the batches and the noise.")
 @click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of all intervals.")
 @pool_option
 @json_option

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import SEED, json_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
+from gradiometer.run.configuration import MOST_STEPS, Configuration
 
 if TYPE_CHECKING:
     from gradiometer.drift.curvature_survey import Survey
@@ -23,15 +24,19 @@ MOST = 100
 @click.argument("target", metavar="RUN|PROBLEM")
 @click.option("--model", default=None, help="Model of the problem.")
 @click.option("--data-dir", default=None, help="Folder of data on disk.")
-@click.option("--steps", type=click.IntRange(min=0), default=0, help="Steps to train a PROBLEM first.")
+@click.option("--steps", type=click.IntRange(0, MOST_STEPS - 1), default=0, help="Steps to train a PROBLEM first.")
 @click.option("--lr", "learning_rate", type=float, default=None, help="Learning rate to train with and to judge.")
 @click.option("-b", "--batch-size", type=int, default=None, help="Batch size to train with.")
 @click.option("--examples", type=int, default=None, help="Size of a fixed subsample of the training set. [1024]")
 @click.option("--top", type=click.IntRange(1, MOST), default=5, show_default=True, help="Number of top eigenvalues.")
 @click.option(
-    "--probes", type=click.IntRange(min=4), default=8, show_default=True, help="Random vectors for trace and density."
+    "--probes",
+    type=click.IntRange(4, 10_000),
+    default=8,
+    show_default=True,
+    help="Random vectors for trace and density.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed for model, subsample and random vectors.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for model, subsample and random vectors.")
 @click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True, help="Model mode.")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Save the density plot.")
 @json_option
@@ -90,7 +95,6 @@ def _training(target: str, seed: int, settings: dict[str, Any]) -> "tuple[Traini
         training, run = training_at_start(Path(target), "sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
-    from gradiometer.run.configuration import Configuration
     from gradiometer.train.brief import advance, started
 
     steps = settings.pop("steps")

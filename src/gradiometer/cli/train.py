@@ -41,10 +41,11 @@ MOST_OF_A_RACE = 2.5
 @click.option("--tune", "tuning", is_flag=True,
               help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
               "with the rate linear to zero.")  # fmt: skip
-@click.option("--tune-budget", type=float, default=BUDGET, show_default=True, metavar="RUNS",
+@click.option("--tune-budget", type=float, default=None, metavar="RUNS",
               help="With --tune: the most that tuning and forks may cost, in units of the training. Tuning uses 1.3 of "
               "it, or up to 2.5 with lists of values. What it leaves pays for forks at 10, 30 and 60 % of the steps, "
-              "which may halve or double the rate: 2.5 pays for the first of them, 4 for all.")  # fmt: skip
+              "which may halve or double the rate: 2.5 pays for the first of them, 4 for all.  "
+              f"[default: {BUDGET}]")  # fmt: skip
 @several_options
 @configuration_options("problem", *SEVERAL)
 @out_option
@@ -55,7 +56,7 @@ def train(
     file: Path | None,
     name: str | None,
     tuning: bool,
-    tune_budget: float,
+    tune_budget: float | None,
     aim: str | None,
     out: Path,
     as_json: bool,
@@ -74,7 +75,10 @@ def train(
 
     flags["problem"] = problem
     quiet = quiet or as_json or follows()
-    made = _tuned(file, flags, aim, tune_budget, out, quiet) if tuning else None
+    if tune_budget is not None and not tuning:
+        raise BadArgument("`--tune-budget` is about the tuning before the training: give --tune, too.")
+    budget = BUDGET if tune_budget is None else tune_budget
+    made = _tuned(file, flags, aim, budget, out, quiet) if tuning else None
     configuration = _plain(file, flags, aim) if made is None else made.configuration
     with watching(quiet) as panel:
         from gradiometer.problems.registry import load

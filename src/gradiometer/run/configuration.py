@@ -31,6 +31,9 @@ GAUGES = {
 MOST_THREADS = 512
 """More threads help on no machine, and torch ends the process if the system refuses it a thread."""
 
+MOST_STEPS = 2**53
+"""Numbers of steps are below this. Above it, a float does not tell one step from the next."""
+
 RENAMED = {"microbatches": "accumulation", "spread": "parts", "check_standing": "check_endpoint"}  # names of 0.1.0
 _LOWEST = {"batch_size": 1, "epochs": 1, "accumulation": 1, "keep_checkpoints": 1, "checkpoint_seconds": 0}
 
@@ -251,6 +254,9 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
         yield f"`checkpoint_at` must be steps with commas between them, such as 500,1000, got {c.checkpoint_at!r}."
     if c.guard is not None and (not math.isfinite(c.guard) or c.cool != "off"):
         yield f"`guard` must be finite and without `cool`, got {c.guard} with cool = {c.cool}."
+    for name in ("batch_size", "epochs", "steps", "accumulation", "parts", "every", "snapshots", "keep_checkpoints"):
+        if not (getattr(c, name) or 0) < MOST_STEPS:
+            yield f"`{name}` must be below 2^53, got about 2^{getattr(c, name).bit_length() - 1}."
     for name, lowest in _LOWEST.items():
         if not getattr(c, name) >= lowest:
             yield f"`{name}` must be at least {lowest}, got {getattr(c, name)}."

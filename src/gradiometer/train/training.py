@@ -34,7 +34,7 @@ from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import COOLING, READINGS, Budget
 from gradiometer.run.cadence.clock import clock_for
-from gradiometer.run.configuration import Configuration
+from gradiometer.run.configuration import MOST_STEPS, Configuration
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
@@ -87,6 +87,8 @@ class Training:
             Draw(configuration.sampling), len(self.data), configuration.batch_size, seed=configuration.seed
         )
         self.steps = configuration.steps or configuration.epochs * self.order.steps_per_epoch
+        if not self.steps < MOST_STEPS:
+            raise BadArgument(f"`epochs` must give less than 2^53 steps: give fewer than {configuration.epochs:,}.")
         if beyond := [step for step in configuration.lasting_checkpoints if step > self.steps]:
             raise BadArgument(
                 f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} steps: leave it out."
@@ -250,7 +252,8 @@ class Training:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if abs(loss) > EXPLODED * abs(self.first_loss) > 0:
-            return f"the loss is {loss:.3g}, {loss / self.first_loss:,.0f} times that of the first step"
+            times = abs(loss / self.first_loss)
+            return f"the loss is {loss:.3g}, {times:{',.0f' if times < 1e9 else '.3g'}} times that of the first step"
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item()):
             return f"the gradient is not finite (the loss is {loss:.3g})"
