@@ -63,20 +63,28 @@ class Operations(TorchDispatchMode):
         return operation(*arguments, **(named or {}))
 
 
-def test_short_layers_are_read_together() -> None:
-    def extra(layers: int) -> int:
-        torch.manual_seed(0)
-        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers))).double()
-        objective, counts, batch = Objective(model, SUMMED), [], batch_of((4,), model)
-        for reads in (False, True):
-            hooks = ExampleHooks(model, objective.parameters)
-            with Operations() as operations, reading(hooks) if reads else nullcontext():
-                objective.loss(model, batch).mean().backward()
-                assert not reads or hooks.take(EXAMPLES) is not None
-            counts.append(operations.count)
-        return counts[1] - counts[0]
+def extra_operations(layers: int, width: int) -> int:
+    """What a reading adds to the operations of a forward and a backward."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers))).double()
+    objective, counts, batch = Objective(model, SUMMED), [], batch_of((width,), model)
+    for reads in (False, True):
+        hooks = ExampleHooks(model, objective.parameters)
+        with Operations() as operations, reading(hooks) if reads else nullcontext():
+            objective.loss(model, batch).mean().backward()
+            assert not reads or hooks.take(EXAMPLES) is not None
+        counts.append(operations.count)
+    return counts[1] - counts[0]
 
-    assert extra(60) - extra(10) <= 50 * 2  # a reference to the input and to the error of each layer
+
+def test_short_layers_are_read_together() -> None:
+    added = extra_operations(60, 4) - extra_operations(10, 4)
+    assert added <= 50 * 2  # a reference to the input and to the error of each layer
+
+
+def test_another_linear_layer_without_positions_takes_a_few_operations() -> None:
+    added = extra_operations(12, 800) - extra_operations(2, 800)
+    assert added <= 10 * 10  # two references, two norms and their squares, a product, two rows, and a type
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,10 @@ in a CPU's cache, and so many that an accelerator works for longer than its kern
 CPU cost more calls."""
 
 
+TOGETHER = 2**16
+"""The same for norms on a CPU: in larger tensors a call each costs little, and memory counts."""
+
+
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
     """‖·‖² of every parameter's gradient, summed in double precision, in one pass over all of them."""
     return _with_short_ones(lambda short: short.square_(), _squared_norms, gradients).unsqueeze(0)
@@ -124,18 +128,15 @@ def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, " some"]:
 
 def _between_norms(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, "1 parameters"]:
     """‖start + weight·(end − start)‖² of every parameter, a piece at a time."""
-    if all(tensor.is_cpu for tensor in start):
-        separately = partial(_each_between, weight=weight)
-        return _with_short_ones(lambda a, b: a.lerp_(b, weight).square_(), separately, start, end).unsqueeze(0)
-    (starts, ends), owners = _cut(start, end)
-    norms = [squared_norms(torch._foreach_lerp(starts[piece], ends[piece], weight)) for piece in _pieces(starts)]
-    return _by_owner(_joined(norms), owners, len(start))
+    separately = partial(_pieces_between, weight=weight)
+    return _with_short_ones(lambda a, b: a.lerp_(b, weight).square_(), separately, start, end).unsqueeze(0)
 
 
-def _each_between(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, " some"]:
+def _pieces_between(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, " some"]:
     (starts, ends), owners = _cut(start, end)
-    norms = [_squared_norms([torch.lerp(a, b, weight)]) for a, b in zip(starts, ends, strict=True)]
-    return _by_owner(torch.stack(norms, dim=1), owners, len(start))[0]
+    pieces = ((starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER))  # one at a time, for the memory
+    norms = [_squared_norms(torch._foreach_lerp(*piece, weight)).unsqueeze(0) for piece in pieces]
+    return _by_owner(_joined(norms), owners, len(start))[0]
 
 
 def _with_short_ones(
@@ -188,9 +189,9 @@ def preconditioned_norms(
     return _joined(norms)
 
 
-def _pieces(tensors: Sequence[Tensor]) -> Iterator[slice]:
+def _pieces(tensors: Sequence[Tensor], on_cpu: int = ON_CPU) -> Iterator[slice]:
     """Slices of a list of tensors, each with about as many numbers as are changed at once, or one tensor."""
-    start, numbers, at_once = 0, 0, _at_once(tensors)
+    start, numbers, at_once = 0, 0, on_cpu if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR
     for stop, tensor in enumerate(tensors, 1):
         numbers += tensor.numel()
         if numbers >= at_once or stop == len(tensors):
@@ -282,13 +283,8 @@ def _condensed(gradient: Tensor) -> Tensor:
     if size < LONG or gradient.device.type != "cpu" or gradient.dtype != torch.float32 or not gradient.is_contiguous():
         return gradient
     flat, left = gradient.detach().view(-1), size % RUN
-    runs = flat[: size - left].view(-1, RUN)
-    if torch.get_num_threads() == 1:  # BLAS reads twice as fast, on one thread
-        rows = runs.numpy()
-        norms = torch.from_numpy(np.matmul(rows[:, None, :], rows[:, :, None]).ravel()).sqrt_()
-    else:
-        norms = torch.linalg.vector_norm(runs, dim=1)
-    return norms if not left else torch.cat([norms, flat[size - left :]])
+    norms: Tensor = torch.linalg.vector_norm(flat[: size - left].view(-1, RUN), dim=1)
+    return torch.cat([norms, flat[size - left :]]) if left else norms
 
 
 def _rows_squared(gradient: Tensor) -> Float[Tensor, " examples"]:

@@ -84,14 +84,14 @@ class Accumulator:
         if not parts:  # more processes than examples
             torch._foreach_zero_(self._mean)
         for place, part in enumerate(parts):
-            weight = batch_size(part) / size
+            weight = (examples := batch_size(part)) / size
             with user_code("loss", where(part)):
                 value = self._objective.loss(self._objective.model, part)
                 loss = with_graph(checked_loss(value, part).mean())
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             if builder is not None:
                 with self._budget.spending(READINGS):
-                    builder.add(batch_size(part), gradients)
+                    builder.add(examples, gradients)
             if place == 0:
                 torch._foreach_copy_(self._mean, gradients)
                 torch._foreach_mul_(self._mean, weight)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ class ExampleHooks:
     def take(self, examples: int) -> Float[Tensor, "examples parameters"] | None:
         """‖c_i‖² since `start`, in double precision; None if a layer was not used once, or not on these examples."""
         self._make_short_ones()
-        calls, answers, norms = self._calls, self._answers, self._norms
+        calls, answers, norms = self._calls, self._answers, sorted(self._norms, key=itemgetter(0))
         self.worth = self._rules <= HALF_A_STEP * self._forwards
         self._forget()
         found = [position for positions, _ in norms for position in positions]
@@ -118,9 +119,12 @@ class ExampleHooks:
             return None
         if any(block.shape[1] != examples for _, block in norms):
             return None
-        device, places = norms[0][1].device, torch.tensor(found, device="cpu")
-        together = torch.cat([block.to(device, torch.float64) for _, block in norms])
-        return torch.empty_like(together).index_copy_(0, places.to(device, non_blocking=True), together).T
+        device = norms[0][1].device
+        together = torch.cat([block.to(device) for _, block in norms]).double()
+        if found == sorted(found):
+            return together.T
+        places = torch.tensor(found, device="cpu").to(device, non_blocking=True)
+        return torch.empty_like(together).index_copy_(0, places, together).T
 
     def _forget(self) -> None:
         self._calls = self._answers = self._rules = self._forwards = self._kept = 0
@@ -146,7 +150,7 @@ class ExampleHooks:
         if shapes[0][:1] != shapes[1][:1]:
             return
         self._answers += 1
-        error = error.detach()
+        error = error.detach()  # as the input is, so that no graph is made
         if is_short(rule, entered, error):
             key = *shapes, entered.dtype, error.dtype, error.device
             self._short.setdefault(key, []).append((at, entered, error))
@@ -155,8 +159,7 @@ class ExampleHooks:
                 self._make_short_ones()
             return
         self._count_operations(1, layer, entered, error)
-        with torch.no_grad():
-            norms = rule(layer, entered, error.to(torch.promote_types(error.dtype, torch.float32)))
+        norms = rule(layer, entered, error.to(torch.promote_types(error.dtype, torch.float32)))
         self._norms += [([position], norms[name].unsqueeze(0)) for name, position in place.items()]
 
     def _make_short_ones(self) -> None:
@@ -165,8 +168,7 @@ class ExampleHooks:
         for group in waiting.values():
             layers, entered, errors = zip(*group, strict=True)
             self._count_operations(len(layers), self._layers[layers[0]][0], entered[0], errors[0])
-            with torch.no_grad():
-                norms = short_ones(entered, errors)
+            norms = short_ones(entered, errors)
             for name, block in norms.items():
                 owners = [one for one, at in enumerate(layers) if name in self._layers[at][2]]
                 if owners:

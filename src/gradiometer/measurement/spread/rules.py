@@ -70,6 +70,9 @@ def _is_named(layer: nn.Conv2d) -> bool:
 
 def _linear(layer: nn.Linear, entered: Tensor, error: Tensor) -> Norms:
     """‖Σ_t δ_t a_tᵀ‖² over the positions t of an example: ‖δ‖²‖a‖² for one, Σ_tu (δ_t·δ_u)(a_t·a_u) for a few."""
+    if error.dim() == entered.dim() == 2:  # most common, and in a small layer each call counts
+        bias = _squares(error)
+        return {"weight": bias * _squares(entered.to(error.dtype)), "bias": bias}
     errors, inputs = _positions(error), _positions(entered.to(error.dtype))
     return {"weight": _of_products(errors, inputs), "bias": _squares(errors.sum(1))}
 
