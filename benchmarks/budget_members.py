@@ -16,6 +16,8 @@ from gradiometer.storage.disk import replace_file
 
 SPLITS = (1, 2, 4, 8)
 CLASSES = 10
+FULL = Recipe("3 full runs", runs=3, budget=3.0)
+SNAPSHOTS = Recipe("5 snapshots", cycles=5)
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,36 @@ FRESH = (
 )
 """Settings on which it was judged once."""
 
+LATER = (
+    Setting("digits", "mlp", 200, 100),
+    Setting("digits", "mlp", 1_000, 40),
+    Setting("digits", "cnn", 200, 200),
+    Setting("digits", "cnn", 400, 100, wrong=0.2),
+    Setting("digits", "cnn", 700, 60, wrong=0.1),
+    Setting("fashion-mnist", "mlp", 2_000, 60),
+    Setting("fashion-mnist", "mlp", 4_000, 40, wrong=0.1),
+    Setting("fashion-mnist", "mlp", 24_000, 10),
+)
+"""Settings on which the rule that leaves splits out was judged once, after it was mended on all of the above."""
 
-def path_of(setting: Setting, split: int, seed: int, out: Path) -> Path:
-    """The file of a split's members."""
-    return out / f"{setting.name}-{split}-{seed}.npy"
+LARGE = (Setting("fashion-mnist", "cnn", 60_000, 5),)
+"""All images and a CNN: 5 minutes of one core for a seed, with the runs for `--worth`."""
+
+
+def path_of(setting: Setting, split: int | str, seed: int, out: Path) -> Path:
+    """The file of the members of a split, or of another recipe."""
+    return out / f"{setting.name}-{split}-{seed}.npy".replace(" ", "_")
 
 
 def members(data: Data, split: int, seed: int, path: Path) -> np.ndarray:
     """Log-probabilities of the members of a split, [members, images, classes]."""
+    return members_of(data, Recipe(f"{split} short runs", runs=split), 100 * split + seed, path)
+
+
+def members_of(data: Data, recipe: Recipe, seed: int, path: Path) -> np.ndarray:
+    """Log-probabilities of the members of any recipe, [members, images, classes]."""
     if not path.exists():
-        models = trained(data, Recipe(f"{split} short runs", runs=split), 100 * split + seed)
+        models = trained(data, recipe, seed)
         said = np.stack([log_probabilities(model, data.scored[0]) for model in models]).astype(np.float32)
         partial = path.with_suffix(".part.npy")
         np.save(partial, said)

@@ -128,6 +128,17 @@ def test_a_split_between_two_lengths_is_tried_only_if_a_fall_as_one_over_the_ste
         assert race.may_win(Lane(2, 400)) is may_win
 
 
+@pytest.mark.parametrize(("skills", "may_win"), [((1.9, 1.9), False), ((1.5, 2.2), True)])
+def test_a_pair_whose_members_differ_does_not_leave_out_a_split_that_a_pair_of_equal_members_does(
+    skills: tuple[float, float], may_win: bool
+) -> None:
+    labels = labels_of(2000)
+    race = race_of(labels)
+    pair = [made_up(1, 2 + number, labels=labels, mean=skill)[0] for number, skill in enumerate(skills)]
+    race.lanes = [Lane(1, 800, made_up(1, 1, labels=labels, mean=3.0)), Lane(4, 200, pair)]
+    assert race.may_win(Lane(2, 400)) is may_win
+
+
 def test_the_interval_of_a_forecast_covers_the_score_of_the_ensemble_on_other_examples() -> None:
     """The members differ in skill, so that a pair may be a good or a bad one."""
     covered, rounds = 0, 60
