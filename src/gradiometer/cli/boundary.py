@@ -32,6 +32,9 @@ REFUSED = StorageFailed.exit_code
 READER_ENDED = 128 + 13
 """Exit code of other programs whose reader has ended: a shell adds 128 to the number of SIGPIPE."""
 
+LONGEST = 2_000
+"""Most letters of a sentence."""
+
 _BUG = "this is a bug in gradiometer; the traceback above shows where"
 
 _REMEDIES = {
@@ -41,6 +44,7 @@ _REMEDIES = {
     errno.EPERM: "check the permissions, or choose another folder",
     errno.EROFS: "choose another folder",
     errno.EIO: "check the disk",
+    errno.EFBIG: "raise the limit of the size of a file with `ulimit -f`",
 }
 """Errors of the system that are never a bug, with a way out."""
 
@@ -59,7 +63,17 @@ _MORE_MEMORY = "there is not enough memory: use a smaller batch, fewer examples,
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """One sentence for an error, and the exit code. The code is 1 if the error is a bug of gradiometer."""
+    """One sentence for an error, and the exit code. The code is 1 if the error is a bug of gradiometer.
+
+    A sentence that quotes a very long text is shortened in its middle.
+    """
+    sentence, code = _explained(error, arguments)
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[: LONGEST // 2]} … {sentence[-LONGEST // 2 :]}"
+    return sentence, code
+
+
+def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, UserCodeFailed) and ran_out_of_memory(error):
         return f"{str(error).rstrip('.')}: {_MORE_MEMORY}", REFUSED
     if isinstance(error, GradiometerError):

@@ -78,8 +78,10 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        if not re.fullmatch(r"[^\s./\\\ud800-\udfff][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
-            raise BadArgument(f"`name` must be a file name that does not begin with a dot, got {name!r}.")
+        if not re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
+            raise BadArgument(
+                f"`name` must be a file name of at most 200 letters with no dot or dash in front, got {name!r}."
+            )
         parent = Path(parent)
         with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,13 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
+def _remedy(error: OSError) -> str | None:
+    """The way out if a limit of the process refuses a write, and not the disk or the path."""
+    if error.errno in _SHORTAGE:
+        return "close other programs, or raise their limits with `ulimit`"
+    return "raise the limit of the size of a file with `ulimit -f`" if error.errno == errno.EFBIG else None
+
+
 def reason_of(error: OSError) -> str:
     """The system's reason, such as "permission denied"."""
     return (error.strerror or str(error)).lower().rstrip(".")
@@ -126,9 +133,8 @@ def writing(path: Path, remedy: str = "check the permissions and the free space"
     try:
         yield
     except OSError as error:
-        if error.errno in _SHORTAGE:
-            remedy = "close other programs, or raise their limits with `ulimit`"
-        raise StorageFailed(f"`{path}` could not be written: {reason_of(error)}; {remedy}.") from error
+        way = _remedy(error) or remedy
+        raise StorageFailed(f"`{path}` could not be written: {reason_of(error)}; {way}.") from error
 
 
 @contextmanager
@@ -145,11 +151,9 @@ def interrupted_by_disk(path: Path, folder: Path, safe: str, then: str = "") -> 
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM | _FAILING:
-            way = f"check that `{folder}` exists and can be written to"
-            if error.errno in _SHORTAGE:
-                way = "close other programs, or raise their limits with `ulimit`"
+            way = _remedy(error) or f"check that `{folder}` exists and can be written to"
             raise StorageFailed(f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}.") from error
         reason = os.strerror(error.errno or 0).lower()
-        remedy = "free some space" if error.errno in _NO_ROOM else "check the disk"
+        remedy = "free some space" if error.errno in _NO_ROOM else _remedy(error) or "check the disk"
         then = then or f"continue with `gradiometer resume {shlex.quote(str(folder))}`"
         raise Interrupted(f"`{path}` could not be written ({reason}), {safe}: {remedy}, then {then}.") from error

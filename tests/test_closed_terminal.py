@@ -1,0 +1,84 @@
+"""A terminal that is closed, limits of a process, and names and texts that a shell or a screen cannot take."""
+
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer import BadArgument, Interrupted, StorageFailed
+from gradiometer.cli.boundary import LONGEST, explained
+from gradiometer.run import RunFolder
+from gradiometer.storage.disk import interrupted_by_disk, writing
+from gradiometer.train.stopping import asked_to_stop
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_training_is_asked_to_stop_by_a_signal(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with asked_to_stop() as asked:
+        assert not asked.is_set()
+        os.kill(os.getpid(), number)
+        assert asked.wait(5)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_was_ignored_before_the_training_still_is(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with asked_to_stop() as asked:
+            os.kill(os.getpid(), number)
+            assert not asked.is_set()
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_closed_terminal_stops_a_training_at_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradiometer.train.training import Training
+
+    update = Training.update
+
+    def closed(training: Training, made: bool = True) -> None:
+        update(training, made=made)
+        if training.step == 5:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(Training, "update", closed)
+    flags = ("--steps", "20", "-q", "--no-open", "--out", str(tmp_path))
+    code, _, error = called(capsys, "train", "quadratic", *flags)
+    (run,) = tmp_path.iterdir()
+    assert code == 5 and error.startswith("error: stopped at step 5 of 20, nothing is lost; continue with: gradiometer")
+    assert (run / "checkpoints" / "step_000005").is_dir()
+
+
+def test_a_limit_of_the_size_of_files_is_named(tmp_path: Path) -> None:
+    refused = OSError(errno.EFBIG, os.strerror(errno.EFBIG), "page")
+    way = "raise the limit of the size of a file with `ulimit -f`"
+    with pytest.raises(StorageFailed, match=f"file too large; {way}"), writing(tmp_path):
+        raise refused
+    with pytest.raises(Interrupted, match=f"{way}, then"), interrupted_by_disk(tmp_path, tmp_path, "but all is safe"):
+        raise refused
+    sentence, code = explained(refused, [])
+    assert code == 6 and way in sentence
+
+
+def test_a_sentence_that_quotes_a_very_long_text_is_short() -> None:
+    sentence, code = explained(BadArgument(f"`problem` {'q' * 10**6!r} is unknown: use digits."), [])
+    assert code == 2 and len(sentence) < LONGEST + 10
+    assert sentence.startswith("`problem` 'qqq") and sentence.endswith("qqq' is unknown: use digits.")
+
+
+@pytest.mark.parametrize("name", ["-x", "-", "..", ".", " x", "a" * 201])
+def test_a_name_that_would_be_taken_for_a_flag_or_another_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadArgument, match="with no dot or dash in front"):
+        RunFolder.create(tmp_path, name, {})
+    assert RunFolder.create(tmp_path, "a-x", {}).path.name == "a-x-1"
