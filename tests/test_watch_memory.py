@@ -74,7 +74,7 @@ def test_a_gauge_for_which_the_memory_was_not_enough_is_left_out_too(tmp_path: P
     w = trained(tmp_path, ["noise", Greedy()])
     assert w.run is not None and len(w.run.series("noise")) == 20
     (warning,) = w.run.warnings
-    assert "greedy is no longer measured: the memory was not enough" in warning
+    assert "greedy is no longer measured: the memory was not enough (" in warning
 
 
 def test_the_memory_that_is_left_is_a_part_of_the_machine_s() -> None:

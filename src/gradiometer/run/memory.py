@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gradiometer.errors import Unsupported, ran_out_of_memory
+from gradiometer.errors import Unsupported, UserCodeFailed, ran_out_of_memory, summary
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.reading import Moments
 
@@ -44,7 +44,8 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
-        raise Unsupported("the memory was not enough; free some, or leave it out of `gauges`") from error
+        reason = str(error).rstrip(".") if isinstance(error, UserCodeFailed) else summary(error)
+        raise Unsupported(f"the memory was not enough ({reason}); free some, or leave it out of `gauges`") from error
 
 
 def left_on(device: Any) -> int | None:
