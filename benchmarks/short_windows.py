@@ -7,6 +7,9 @@ At fixed parameters of linear models, batches of 32 are drawn independently and 
 moments over 100,000 other readings. *covers*: the share of finite intervals that contain it; *cannot tell*: the share
 of windows without one; *wrong*: the share of all windows with an interval that misses; *ends*: the median of the width
 over the size of the truth.
+
+Two networks of `tail_families.py`, a digits MLP with wrong labels and a digits CNN late in training, have only the
+three quantities that are functions of the inner products of gradients at one point.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from tail_families import label_noise, late
 
 from gradiometer import Draw, Sampling, Series
 from gradiometer.drift import BatchSharpness, LossChange, StepDrift
@@ -26,6 +30,7 @@ BATCH, READINGS, TRUTH = 32, 30, 100_000
 PARTS = 8
 
 Moments = Mapping[str, np.ndarray]
+Draws = Callable[[int, np.random.Generator], dict[str, Moments]]
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,39 @@ class Linear:
         """The moments of `NoiseShape` from eight parts of a batch."""
         places = random.integers(len(self.inputs), size=(count, PARTS, BATCH // PARTS))
         each = self.gradients(places, np.broadcast_to(self.params, (count, PARTS, len(self.params))))
-        grams = np.einsum("nid,njd->nij", each, each)
-        found = [asdict(NoiseMoments.of(gram, BATCH // PARTS)) for gram in grams]
-        return {"noise_shape": {name: np.array([one[name] for one in found]) for name in found[0]}}
+        return _noise_shape(np.einsum("nid,njd->nij", each, each))
+
+    @property
+    def draws(self) -> Mapping[Draws, int]:
+        """What draws readings, and how many for the truth."""
+        return {self.drift: TRUTH, self.shape: TRUTH // 4}
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network at fixed parameters.
+
+    Attributes:
+        gram: Inner products of the gradients of its examples, [examples, examples].
+    """
+
+    gram: np.ndarray
+
+    def shape(self, count: int, random: np.random.Generator) -> dict[str, Moments]:
+        """The moments of `NoiseShape` from eight parts of a batch."""
+        places = random.integers(len(self.gram), size=(count, BATCH))
+        own = np.stack([self.gram[np.ix_(batch, batch)] for batch in places])
+        return _noise_shape(own.reshape(count, PARTS, BATCH // PARTS, PARTS, BATCH // PARTS).mean(axis=(2, 4)))
+
+    @property
+    def draws(self) -> Mapping[Draws, int]:
+        """What draws readings, and how many for the truth."""
+        return {self.shape: TRUTH // 4}
+
+
+def _noise_shape(grams: np.ndarray) -> dict[str, Moments]:
+    found = [asdict(NoiseMoments.of(gram, BATCH // PARTS)) for gram in grams]
+    return {"noise_shape": {name: np.array([one[name] for one in found]) for name in found[0]}}
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
@@ -150,13 +185,15 @@ def _posterior() -> Linear:
     return Linear(inputs, random.normal(size=4_000), 0.3 * random.normal(size=10), 0.2, logistic=False)
 
 
-FAMILIES: dict[str, Callable[[], Linear]] = {
+FAMILIES: dict[str, Callable[[], Linear | Network]] = {
     "logistic, early": lambda: _logistic(0, share=0.1),
     "logistic, 20 % wrong labels": lambda: _logistic(1, wrong=0.2),
     "logistic, late": lambda: _logistic(2, share=2.5),
     "lognormal inputs": lambda: _logistic(3, spread=0.5),
     "1 % of the examples, half of the loss": _outliers,
     "Gaussian posterior": _posterior,
+    "label noise, digits MLP": lambda: Network(label_noise().gram),
+    "a digits CNN late in training": lambda: Network(late().gram),
 }
 GAUGES = {gauge.name: gauge for gauge in (NoiseShape(), StepDrift(), LossChange(), BatchSharpness())}
 QUANTITIES = {
@@ -213,10 +250,12 @@ class Score:
         return (self.told - self.held) / self.windows
 
 
-def scores(model: Linear, windows: int, newest: bool, seed: int = 0, readings: int = READINGS) -> dict[str, Score]:
+def scores(
+    model: Linear | Network, windows: int, newest: bool, seed: int = 0, readings: int = READINGS
+) -> dict[str, Score]:
     """The score of every quantity, over independent windows of readings."""
     random, found = np.random.default_rng(seed), {}
-    for draw, truth_count in ((model.drift, TRUTH), (model.shape, TRUTH // 4)):
+    for draw, truth_count in model.draws.items():
         drawn, many = draw(windows * readings, random), draw(truth_count, np.random.default_rng(99))
         for name, moments in drawn.items():
             truth = estimates(name, many[name], newest=False)
@@ -238,9 +277,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=400)
     parser.add_argument("--readings", type=int, default=READINGS)
+    parser.add_argument("--only", choices=FAMILIES, help="one family")
     given = parser.parse_args()
     print("| family | quantity | of | covers | cannot tell | wrong | ends |\n|---|---|---|---|---|---|---|")
     for name, make in FAMILIES.items():
+        if given.only not in (None, name):
+            continue
         for newest in (True, False):
             for quantity, score in scores(make(), given.windows, newest, readings=given.readings).items():
                 print(
