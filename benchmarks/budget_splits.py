@@ -20,6 +20,7 @@ left out. 20 seconds of one core for a seed of `seen` on digits and 3 minutes on
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from gradiometer.exploration.ensembles import (
     validation_mask,
 )
 from gradiometer.exploration.ensembles.split_race import Race
-from gradiometer.measurement.estimate import counted
+from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.storage.journal import plain
 
 LEVEL, BUDGET, SHARE = 0.9, 1000, 0.5
@@ -115,6 +116,14 @@ def scored(found: np.ndarray, labels: np.ndarray, choosing: np.ndarray, score: s
     return float(Predictions.split(found, labels, choosing).losses[score].mean())
 
 
+def in_runs(worth: Estimate) -> str:
+    """A number of full runs with its interval; the curve ends at three."""
+    value, low, high = (
+        f"{each:.2f}" if math.isfinite(each) else f"> {FULL.runs}" for each in (worth.value, worth.low, worth.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
 def worth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What each ensemble is worth, by setting and seed."""
     table = Table(title="What each ensemble is worth in full runs", box=None)
@@ -126,7 +135,7 @@ def worth_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 *(100 * getattr(found["error"], e) for e in ("value", "low", "high"))
             )
             table.add_row(
-                row["setting"], str(row["seed"]), name, error, str(found["calibrated_nll"]), str(found["worth"])
+                row["setting"], str(row["seed"]), name, error, str(found["calibrated_nll"]), in_runs(found["worth"])
             )
     return table
 
