@@ -1,6 +1,7 @@
 """The doctor reads what tools print and store: printed lines, Keras, MLflow and nested JSON lines."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,39 @@ def test_the_command_reads_a_folder_with_printed_lines(tmp_path: Path) -> None:
     (tmp_path / "out.log").write_text("\n".join(lines))
     told = CliRunner().invoke(doctor, [str(tmp_path)], standalone_mode=False)
     assert told.return_value == 0 and "loss spiked at step 200" in " ".join(told.output.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss" * 50_000,
+        "epoch " * 40_000,
+        "step" + " " * 200_000,
+        "epoch" + " " * 200_000,
+        "loss: " * 40_000,
+        "a: 1 " * 40_000,
+        "loss=" + "1" * 200_000 + "x",
+        "loss=" + "1," * 100_000 + "x",
+        "loss: 1e" + "1" * 200_000,
+        "step " + "1" * 100_000,
+        "epoch " + "1" * 100_000,
+        "[" + "1" * 100_000 + "/2 (1%)]",
+        "|" + "1" * 100_000 + "/2 [0:",
+        "x1" * 100_000,
+        "a.-/" * 50_000,
+        "\x1b[" * 100_000,
+    ],
+    ids=lambda line: line[:8],
+)
+def test_no_printed_line_takes_long(tmp_path: Path, line: str) -> None:
+    """The time of a line grows with its length, not with a power of it. Processor time, so that load does not matter."""
+    began = time.process_time()
+    log = read(tmp_path, f"step 1: loss 2.0\n{line}\nstep 2: loss 1.5\n")
+    assert time.process_time() - began < 5
+    assert {1: 2.0, 2: 1.5}.items() <= points(log, "loss").items()
+
+
+def test_a_csv_with_a_field_of_megabytes_is_refused(tmp_path: Path) -> None:
+    text = "step,loss,note\n" + "\n".join(f"{step},1.0,{'x' * 200_000}" for step in range(3))
+    with pytest.raises(BadArgument, match=r"log.csv` is not a CSV \(field larger than field limit"):
+        read(tmp_path, text, "log.csv")

@@ -3,13 +3,14 @@
 import importlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from command_line import called
-from gradiometer import BadArgument
+from gradiometer import BadArgument, Diagnosis, Run
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.overview.listed import ORDERS
 from gradiometer.run.reader import Status
@@ -23,6 +24,24 @@ def folder(tmp_path: Path) -> Path:
         for file in run.path.glob("*.*"):
             os.utime(file, (1e9 + number, 1e9 + number))
     return tmp_path
+
+
+def test_a_run_that_is_deleted_while_it_is_read_is_left_out_with_a_word(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = importlib.import_module("gradiometer.report.overview.listed")
+    diagnose = listed.diagnose
+
+    def and_gone(run: Run) -> Diagnosis:
+        found = diagnose(run)
+        if run.path.name == "cnn-1":
+            shutil.rmtree(run.path)
+        return found
+
+    monkeypatch.setattr(listed, "diagnose", and_gone)
+    runs, warnings = listing(folder)
+    assert [run.path.name for run in runs] == ["mlp-2", "mlp-1"]
+    assert warnings == ("cnn-1 is left out: it cannot be read: no such file or directory.",)
 
 
 def names(folder: Path, **asked: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The live page against clients that are slow, many or wrong: refused in a sentence, and never an error of the server."""
 
+import logging
 import re
 import socket
 import threading
@@ -45,6 +46,21 @@ def raw(live: Live, request: bytes) -> bytes:
 def request(live: Live, target: str, *more: str, host: str = "") -> bytes:
     lines = (f"GET {target} HTTP/1.1", f"Host: {host or f'127.0.0.1:{live.port}'}", "Connection: close", *more)
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("odd"), OSError(5, "input/output error")])
+def test_a_run_that_cannot_be_drawn_does_not_end_the_updates(
+    live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    (followed,) = live.followed
+
+    def fails() -> bool:
+        raise error
+
+    with caplog.at_level(logging.WARNING, "gradiometer"):
+        monkeypatch.setattr(followed, "look", fails)
+        assert not serve._changed(followed)
+    assert caplog.messages[-1].startswith(f"{followed.name}: ") and len(caplog.messages[-1].splitlines()) == 1
 
 
 @pytest.mark.parametrize("target", ["*", "/", "//", "http://elsewhere/", "/%ff%00/", "/%2e%2e/", "/" + "a" * 5000])

@@ -8,20 +8,27 @@ from gradiometer.logs.log import STEP, Log, columns_of
 
 Row = dict[str, object]
 
-_NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x08")
+_NUMBER = r"[-+]?(?:\d[\d,]{0,400}\.?\d{0,400}(?:e[-+]?\d{1,9})?|\.\d{1,400}(?:e[-+]?\d{1,9})?|nan|inf(?:inity)?)"
+"""All repetitions in these patterns are bounded, so that no line takes long, however odd it is."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]{0,40}m|\x08")
+_BEFORE = r"['\"]?\s{0,40}[:=#]?\s{0,40}[\[(]?\s{0,40}"
 _STEP = re.compile(
-    r"\b(?:global[_ ]step|step|iter(?:ation)?|it|update)\b['\"]?\s*[:=#]?\s*[\[(]?\s*(\d[\d,]*)(?:\s*/\s*(\d[\d,]*))?",
+    rf"\b(?:global[_ ]step|step|iter(?:ation)?|it|update)\b{_BEFORE}(\d[\d,]{{0,30}})"
+    r"(?:\s{0,40}/\s{0,40}(\d[\d,]{0,30}))?",
     re.I,
 )
-_BAR = re.compile(r"\|\s*(\d+)/(\d+) \[\d+:")
+_BAR = re.compile(r"\|\s{0,40}(\d{1,15})/(\d{1,15}) \[\d{1,15}:")
 """The progress bar of tqdm: `12%|█▏        | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`."""
-_EPOCH = re.compile(r"\bepoch\b['\"]?\s*[:=#]?\s*[\[(]?\s*(\d+(?:\.\d+)?)(?:\s*/\s*\d+)?", re.I)
-_WITHIN = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\(\s*\d+%\)\s*\]")
+_EPOCH = re.compile(rf"\bepoch\b{_BEFORE}(\d{{1,15}}(?:\.\d{{1,40}})?)(?:\s{{0,40}}/\s{{0,40}}\d+)?", re.I)
+_WITHIN = re.compile(r"\[\s{0,40}(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})\s{0,40}\(\s{0,40}\d{1,15}%\)\s{0,40}\]")
 """The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000 (1%)]`."""
-_NAMED = re.compile(rf"['\"]?([a-z_][\w./-]*(?: [a-z_][\w./-]*)?)['\"]?\s*[:=]\s*['\"]?({_NUMBER})(?![\w/])", re.I)
+_WORD = r"[a-z_][\w./-]{0,100}"
+_NAMED = re.compile(
+    rf"(?<![a-z_])['\"]?({_WORD}(?: {_WORD})?)['\"]?\s{{0,40}}[:=]\s{{0,40}}['\"]?({_NUMBER})(?![\w/])", re.I
+)
 _SPACED = re.compile(
-    rf"\b((?:(?:train|training|val|valid|validation|eval|test) )?(?:loss|lr|grad_norm|norm))\s+({_NUMBER})", re.I
+    rf"\b((?:(?:train|training|val|valid|validation|eval|test) )?(?:loss|lr|grad_norm|norm))\s{{1,40}}({_NUMBER})", re.I
 )
 _TIMES = {*STEP, "epoch", "epochs", "global step"}
 

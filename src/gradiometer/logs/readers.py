@@ -103,7 +103,10 @@ def _csv(path: Path, text: str, loss: str | None) -> Log:
         dialect: Any = csv.Sniffer().sniff(text[:4096], delimiters=",;\t")
     except csv.Error:
         dialect = csv.excel
-    rows = list(csv.DictReader(text.splitlines(), dialect=dialect))
+    try:
+        rows = list(csv.DictReader(text.splitlines(), dialect=dialect))
+    except csv.Error as error:
+        raise BadArgument(f"`{path}` is not a CSV ({error}): pass {SUPPORTED}.") from error
     if not rows or not any(name and not name.replace(".", "").strip().isdigit() for name in rows[0]):
         raise BadArgument(f"`{path}` is not a CSV with a header and rows: pass {SUPPORTED}.")
     columns, notes = columns_of([{name: value for name, value in row.items() if name} for row in rows])

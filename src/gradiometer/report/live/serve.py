@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gradiometer.errors import BadArgument, GradiometerError
+from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.report.live.follow import SOONEST, Followed
 from gradiometer.report.live.protocol import TimedProtocol
 
@@ -210,12 +210,14 @@ class Guard:
 
 
 def _changed(followed: Followed) -> bool:
-    """True if there is a new view. A failure is logged, because the next attempt may succeed."""
+    """True if there is a new view. A failure is logged, because the next attempt may succeed, or another run."""
     try:
         return followed.look()
     except (GradiometerError, OSError) as error:
         logger.warning("%s: %s", followed.name, error)
-        return False
+    except Exception as error:  # such as too little memory; it must not end the updates of all pages
+        logger.warning("%s: %s", followed.name, summary(error))
+    return False
 
 
 async def _refused(_: Request, error: Exception) -> Response:

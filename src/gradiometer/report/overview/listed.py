@@ -175,5 +175,5 @@ def _listed(path: Path) -> Listed:
 
 def _written(run: Run) -> float:
     """The time of the last write to the run's readings, events or manifest."""
-    files = (run.folder.readings_path(), run.folder.events_path, run.folder.manifest_path)
-    return max(path.stat().st_mtime for path in files if path.exists())
+    times = [path.stat().st_mtime for path in (run.folder.readings_path(), run.folder.events_path) if path.exists()]
+    return max([run.folder.manifest_path.stat().st_mtime, *times])
