@@ -136,7 +136,8 @@ class Objective:
         def differentiated() -> tuple[Tensor, tuple[Tensor, ...]]:
             loss = with_graph(checked_loss(self.loss(self.model, batch), batch).mean())
             # A function without a second derivative raises only if its upstream gradient requires a gradient too.
-            one = torch.ones_like(loss, requires_grad=create_graph)
+            # If torch is given one, it imports sympy, which takes half a second.
+            one = torch.ones_like(loss, requires_grad=True) if create_graph else None
             try:
                 return loss, torch.autograd.grad(
                     loss, leaves, one, create_graph=create_graph, allow_unused=True, materialize_grads=True

@@ -8,6 +8,9 @@ import torch
 from gradiometer.integrations.watch.accelerator.copied import recorded
 from gradiometer.run.budget import READINGS, Budget
 
+NO_TIMES = (RuntimeError, NotImplementedError, AttributeError)
+"""What torch raises for an accelerator whose events have no times."""
+
 
 class Stopwatch:
     """Corrects what the budget is charged for a measured step.
@@ -42,7 +45,7 @@ class Stopwatch:
             try:
                 self._begun = recorded(self._devices[0], timed=True), self._budget.clock()
                 return
-            except (RuntimeError, NotImplementedError):
+            except NO_TIMES:
                 self._can_time = False
         self.wait()
 
@@ -58,10 +61,13 @@ class Stopwatch:
         """Correct the charge for all work that is complete. The rest is corrected the next time."""
         parts, self._parts = self._parts, []
         for begun, ended, counted in parts:
-            if ended.query():
-                self._budget.charge(READINGS, begun.elapsed_time(ended) / 1000 - counted)
-            else:
+            if not ended.query():
                 self._parts.append((begun, ended, counted))
+                continue
+            try:
+                self._budget.charge(READINGS, begun.elapsed_time(ended) / 1000 - counted)
+            except NO_TIMES:
+                self._can_time = False
 
     def wait(self) -> None:
         """Wait for the accelerators."""
