@@ -1,5 +1,6 @@
 """Numbers that no computer has room for, and NaN, are refused by name in a moment, before anything is trained."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument
 from gradiometer.arguments import check_whole
+from gradiometer.forks import Horizon
 from gradiometer.run import Configuration
 
 WHOLE = ("batch_size", "epochs", "steps", "accumulation", "parts", "every", "snapshots", "keep_checkpoints")
@@ -80,3 +82,12 @@ def test_numbers_that_would_fill_the_memory_are_refused(
 ) -> None:
     code, _, error = called(capsys, *command.split(), option)
     assert code == 2 and f"Invalid value for '{option.partition('=')[0]}'" in error
+
+
+@pytest.mark.parametrize("text", ["1" * 100_000, "1," * 50_000 + "x 1", " " * 100_000, "1" * 100_000 + " updates"])
+def test_no_text_of_a_length_takes_long(text: str) -> None:
+    """The first two took time with the square of their length."""
+    began = time.process_time()
+    with pytest.raises(BadArgument, match="must be a length with its unit"):
+        Horizon.parse(text)
+    assert time.process_time() - began < 5

@@ -56,7 +56,8 @@ class Horizon:
         Raises:
             BadArgument: It is none.
         """
-        found = re.fullmatch(r"\s*([\d_,]*\.?\d+(?:e\d+)?)\s*([a-z]+|%)\s*", text) if isinstance(text, str) else None
+        written = text if isinstance(text, str) else ""
+        found = re.fullmatch(r"\s*([\d_,]{0,99}\.?\d{1,99}(?:e\d{1,9})?)\s*([a-z]+|%)\s*", written)
         if found is None or found[2] not in UNITS:
             raise BadArgument(f"`{name}` must be a length with its unit, such as {FORMS}, got {text!r}.")
         amount = float(re.sub("[_,]", "", found[1]))
