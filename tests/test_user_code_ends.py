@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from command_line import called
 from gradiometer.errors import UserCodeFailed, ran_out_of_memory
-from gradiometer.jobs import Here, Job, Processes
+from gradiometer.jobs import Here, Job, Pool, Processes
 
 PROBLEM = """
 import sys
@@ -87,12 +89,16 @@ def halt() -> None:
     raise Halt("enough")
 
 
+def leave() -> None:
+    sys.exit(3)
+
+
 @pytest.mark.parametrize(
-    "pool", [Here(), pytest.param(Processes(1), marks=pytest.mark.slow)], ids=["here", "processes"]
+    "opened", [Here, pytest.param(partial(Processes, 1), marks=pytest.mark.slow)], ids=["here", "processes"]
 )
-@pytest.mark.parametrize(("work", "named"), [(halt, "Halt: enough"), (lambda: sys.exit(3), "SystemExit: 3")])
-def test_a_job_that_ends_a_program_ends_only_itself(pool: Here, work: object, named: str) -> None:
-    with pool:
+@pytest.mark.parametrize(("work", "named"), [(halt, "Halt: enough"), (leave, "SystemExit: 3")])
+def test_a_job_that_ends_a_program_ends_only_itself(opened: Callable[[], Pool], work: object, named: str) -> None:
+    with opened() as pool:
         left, good = pool.run([Job("left", work), Job("good", lambda: 7)])
     assert good.result == 7
     with pytest.raises(
