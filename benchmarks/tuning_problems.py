@@ -1,4 +1,4 @@
-"""Small problems on which the choice of a learning rate is judged: three lists of eight to develop on, eight to judge.
+"""Small problems on which the choice of a learning rate is judged: four lists of eight to develop on, eight to judge.
 
 All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
 a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
@@ -346,6 +346,72 @@ def sums(length: int, symbols: int) -> Data:
     return letters((codes[:, :-1], codes[:, 1:]), symbols)
 
 
+@cache
+def tables() -> Data:
+    """Rows of 12 yes-or-no columns and 12 log-normal ones, and four noisy classes that depend on pairs of them."""
+    generator = torch.Generator().manual_seed(43)
+    count = TRAIN + TEST
+    flags = (torch.rand(count, 12, generator=generator) < torch.linspace(0.1, 0.9, 12)).float()
+    sizes = torch.randn(count, 12, generator=generator)
+    weights = torch.randn(24, 4, generator=generator) / 2
+    crossed = flags * sizes.roll(3, dims=1)
+    scores = torch.cat([flags - 0.5, sizes], dim=1) @ weights + crossed @ torch.randn(12, 4, generator=generator)
+    labels = torch.multinomial((1.5 * scores).softmax(1), 1, generator=generator)[:, 0]
+    return split(torch.cat([flags, (sizes / 2).exp() - 1], dim=1), labels)
+
+
+@cache
+def corners() -> Data:
+    """Pictures of 8 x 8 with two bright bars that meet at a random place; the ten classes are pairs of directions."""
+    generator = torch.Generator().manual_seed(47)
+    count = TRAIN + TEST
+    labels = torch.randint(10, (count,), generator=generator)
+    pairs = torch.combinations(torch.arange(5), 2)[labels]
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    middles = 2.5 + 3 * torch.rand(count, 2, 1, 1, generator=generator)
+    down, across = rows - middles[:, 0], columns - middles[:, 1]
+    pictures = 0.5 * torch.randn(count, 8, 8, generator=generator)
+    for which in range(2):
+        angles = (2 * torch.pi * pairs[:, which] / 5)[:, None, None]
+        along = down * angles.sin() + across * angles.cos()
+        beside = across * angles.sin() - down * angles.cos()
+        pictures += (beside.abs() < 0.8).float() * (along > -0.5).float()
+    return split(pictures[:, None], relabelled(labels, 0.1))
+
+
+@cache
+def nested(length: int) -> Data:
+    """One-hot stretches of brackets of three kinds, nested at most six deep and closed in order, and blanks."""
+    generator = torch.Generator().manual_seed(53)
+    texts = []
+    for _ in range(TRAIN + TEST):
+        draws, kinds = torch.rand(length + 1, generator=generator), torch.randint(3, (length + 1,), generator=generator)
+        opened, codes = list[int](), list[int]()
+        for draw, kind in zip(draws.tolist(), kinds.tolist(), strict=True):
+            if draw < 0.1:
+                codes.append(6)
+            elif opened and (draw < 0.5 or len(opened) == 6):
+                codes.append(3 + opened.pop())
+            else:
+                opened.append(kind)
+                codes.append(kind)
+        texts.append(codes)
+    codes = torch.tensor(texts)
+    return letters((codes[:, :-1], codes[:, 1:]), 7)
+
+
+@cache
+def tones() -> Data:
+    """Stretches of 32 samples of two decaying tones of random pitch, with noise. The targets are not used."""
+    generator = torch.Generator().manual_seed(59)
+    count = TRAIN + TEST
+    drawn = torch.rand(count, 2, 3, generator=generator)
+    times = torch.arange(32.0)
+    pitches, phases = 0.1 + 0.8 * drawn[..., :1], 2 * torch.pi * drawn[..., 1:2]
+    waves = (pitches * times + phases).sin() * (-times * drawn[..., 2:] / 20).exp()
+    return split(waves.sum(1) + 0.1 * torch.randn(count, 32, generator=generator), phases)
+
+
 def batch_norm(channels: int) -> nn.Module:
     """BatchNorm."""
     return nn.BatchNorm2d(channels)
@@ -433,8 +499,26 @@ NEXT: Mapping[str, TuningProblem] = {
         lambda: least_squares(torch.logspace(-5, 1, 32), True, 0.4), lambda: nn.Linear(32, 1), squared
     ),
 }  # fmt: skip
-"""Written down before the third version was begun. On these it may be judged, once, after it is frozen."""
+"""The fourth version was judged on these. Since then they are for development, too."""
+
+UNSEEN: Mapping[str, TuningProblem] = {
+    "logistic regression": TuningProblem(tables, lambda: perceptron(24, 4), entropy),
+    "MLP": TuningProblem(
+        corners, lambda: nn.Sequential(nn.Flatten(), *perceptron(64, 32, 32, 10, kind=nn.SiLU)), entropy
+    ),
+    "deep GELU MLP": TuningProblem(tables, lambda: perceptron(24, *5 * [28], 4, kind=nn.GELU), entropy, steps=500),
+    "CNN, BatchNorm": TuningProblem(corners, lambda: convolved(batch_norm, (8, 16), pooled=True), entropy),
+    "CNN, GroupNorm": TuningProblem(corners, lambda: residual_convolved(group_norm, 8, nn.SiLU), entropy),
+    "transformer": TuningProblem(lambda: nested(20), lambda: Letters(7, 20, 1, 20), entropy, batch=16),
+    "autoencoder": TuningProblem(
+        lambda: to_itself(tones()), lambda: perceptron(32, 24, 6, 24, 32), squared, scaled_targets=True
+    ),
+    "quadratic": TuningProblem(
+        lambda: least_squares(torch.arange(1, 36) ** -1.5, True, 1.0), lambda: nn.Linear(35, 1), squared, batch=16
+    ),
+}  # fmt: skip
+"""Written down before the fifth version was chosen. On these it may be judged, once, after it is frozen."""
 
 PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {
-    "development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH, "next": NEXT,
+    "development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH, "next": NEXT, "unseen": UNSEEN,
 }  # fmt: skip

@@ -164,7 +164,7 @@ def test_a_function_may_change_the_optimizer_the_batches_or_both() -> None:
         ended(Custom("wrong", lambda *_: 1 // 0))
 
 
-@pytest.mark.parametrize("tail", ["linear", "half"])
+@pytest.mark.parametrize("tail", ["linear", "half", "third"])
 def test_the_tail_multiplies_the_rate(tail: Any) -> None:
     factors = [tail_factor(tail, update, update + 1, UPDATES) for update in range(UPDATES)]
     assert ended(Rate(2), tail=tail) == pytest.approx(by_hand(rate=lambda step: 2 * RATE * factors[step]), rel=1e-12)
@@ -173,12 +173,13 @@ def test_the_tail_multiplies_the_rate(tail: Any) -> None:
 def test_the_tails_end_at_zero_and_sum_to_their_share_for_any_batch() -> None:
     for size in (1, 2, 4):
         steps = [*range(0, 17, size)]
-        linear, half = (
+        linear, half, third = (
             [tail_factor(tail, start, stop, 16) for start, stop in pairwise(steps)]
-            for tail in ("linear", "half")  # type: ignore[arg-type]
+            for tail in ("linear", "half", "third")  # type: ignore[arg-type]
         )
         assert sum(linear) * size == 8 and linear[-1] == size / 32
         assert sum(half) * size == 12 and half[:1] == [1.0] and half[-1] == size / 16
+        assert set(third[: 8 // size]) == {1.0} and third[-1] == pytest.approx(3 * size / 32)
     assert tail_factor("none", 15, 16, 16) == 1.0
 
 

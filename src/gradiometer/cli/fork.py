@@ -45,9 +45,9 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @click.option("--horizon", default=None, metavar="LENGTH",
               help="Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one of what "
               "is left of the run; a length in seconds depends on the machine.  [default: 25%]")  # fmt: skip
-@click.option("--tail", type=click.Choice(["linear", "half", "none"]), default="linear", show_default=True,
-              help="How the rate of each branch ends: it falls to zero over the whole branch, over its second half, or "
-              "not at all, which favours small rates.")  # fmt: skip
+@click.option("--tail", type=click.Choice(["linear", "half", "third", "none"]), default="linear", show_default=True,
+              help="How the rate of each branch ends: it falls to zero over the whole branch, over its last half "
+              "or third, or not at all, which favours small rates.")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(min=1), default=None,
               help="Number of data orders, each common to all alternatives.  [default: 4]")  # fmt: skip
 @click.option("--budget", type=float, default=None, metavar="RUNS",

@@ -14,14 +14,15 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.alternatives.text import alternative_of
 
-Tail = Literal["linear", "half", "none"]
-"""How the rate ends. linear: it falls to zero over the whole horizon. half: over its last half. none: it does not."""
+Tail = Literal["linear", "half", "third", "none"]
+"""How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last half or third. none:
+it does not."""
 
 HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "auroc", "f1", "score", "precision", "recall", "bleu", "rouge", "r2")
 """Parts of the names of metrics that are better if they are higher."""
 
 
-HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "none": 1.0}
+HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "third": 2 / 3, "none": 1.0}
 """Share of the horizon before the rate starts to fall."""
 
 

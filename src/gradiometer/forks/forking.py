@@ -72,8 +72,8 @@ def fork(
             whole training (`index` and `left`). Alternatives race over growing horizons, and those that are clearly
             worse are stopped.
         replicates: Number of data orders, each common to all alternatives.
-        tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" over its last half,
-            "none" not at all. Without a tail the comparison leans to small rates.
+        tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or "third" over its
+            last half or third, "none" not at all. Without a tail the comparison leans to small rates.
         scheduler: A scheduler of torch for `optimizer`, or a list of them. It is stepped in units of the original
             batch, so that a batch of 2x advances it by two.
         scheduler_each: "update" if training steps it after every update, "epoch" if after every epoch.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.forks.branch import Tail
 
 STEP = 0.5
 """Rates are tried on a grid: one step is half an octave, a factor of √2."""
@@ -23,20 +24,13 @@ CLIFF = 0.4
 MOST = 0.06
 """A score that is worse by more counts as this much worse, so that a rate that diverged has a finite weight."""
 
-TREND = 0.5
-"""If the minimum has moved down from the round before to the last one, it is expected to move on by this share: the
-longer a training, the lower the rates at which it collapses. A move up is not followed."""
-
-DOWN = 4
-"""If nothing is learnt at the centre of the last round, its next branch is this many steps of the grid below."""
+BELOW = 1
+"""The last round starts this many steps of the grid below the minimum of the round before: the longer a branch, the
+lower the rates at which it collapses."""
 
 BACK, FAR_BACK = 2, 4
 """Steps of the grid that the choice stays below a rate that diverged or collapsed, and below one at which nothing is
 learnt while lower rates learn: short branches survive at rates at which long ones do not."""
-
-Train = Callable[[int, int, Sequence[int]], Mapping[int, float]]
-"""Trains branches: called with the updates of a branch, the exponent of the round's centre, and the exponents to train.
-Returns the training loss at the end for each, inf if the branch diverged."""
 
 
 def rate_of(anchor: Amount, exponent: Amount) -> float:
@@ -144,13 +138,18 @@ class Stage:
         updates: Length of a branch.
         most: Most branches, at least 3.
         spacing: Steps of the grid between neighbouring rates.
-        down: Steps of the grid to the next rate below, while nothing is learnt at the centre.
+        tail: How the rate of a branch ends.
     """
 
     updates: int
     most: int
     spacing: int
-    down: int = DOWN
+    tail: Tail = "linear"
+
+
+Train = Callable[[Stage, int, Sequence[int]], Mapping[int, float]]
+"""Trains branches: called with the round, the exponent of its centre, and the exponents to train. Returns the training
+loss at the end for each, inf if the branch diverged."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +180,9 @@ def choose(
     """Choose a rate by rounds of growing length.
 
     The first round trains three rates, and continues on the side of the best one until it is between two others. A
-    later one trains the best one of the round before, goes down in steps of two octaves while nothing is learnt, and
-    then trains the rates beside it. The choice is the minimum of a parabola through the last round, or below it if the
-    minimum has moved down since the round before. It stays an octave below each rate that diverged or collapsed, and
-    two below one at which nothing was learnt.
+    later one trains a rate just below the best one of the round before and one beside it, and continues downhill in the
+    loss. The choice is the minimum of a parabola through the last round. It stays an octave below each rate that
+    diverged or collapsed, and two below one at which nothing was learnt.
 
     Args:
         train: Trains branches.
@@ -198,55 +196,41 @@ def choose(
     rounds = [_climb(train, float(start), first, lowest, highest, before)]
     stages = [first, *then()]
     for stage in stages[1:]:
-        rounds.append(_around(train, rounds[-1].minimum, stage, lowest, highest, before))
-    place = rounds[-1].minimum + _beyond(rounds, stages[-1].spacing)
+        rounds.append(_downhill(train, rounds[-1], stage, lowest, highest))
+    place = rounds[-1].minimum
     limit = min(min(one.cliff - BACK, one.stuck - FAR_BACK) for one in rounds[-2:])
-    if _lost(rounds):
-        limit = min(limit, min(rounds[-1].losses) - FAR_BACK)
     return Choice(min(place, limit), tuple(rounds), place > limit)
-
-
-def _lost(rounds: Sequence[Round]) -> bool:
-    """True if nothing is learnt at the rates of the last round, which are too high: shorter branches learnt more."""
-    last = rounds[-1]
-    lowest = min(loss for one in rounds for loss in one.losses.values())
-    return last.on_plateau and lowest < min(last.losses.values()) - PLATEAU * abs(last.before)
-
-
-def _beyond(rounds: Sequence[Round], spacing: int) -> float:
-    """How far the choice is from the minimum of the last round."""
-    last = rounds[-1]
-    if last.edge < 0:  # the minimum is further down
-        return -spacing / 2
-    if last.edge > 0:  # it may be further up, and so may be a rate that collapses
-        return 0.0
-    moved = last.minimum - rounds[-2].minimum if len(rounds) > 1 else 0.0
-    return TREND * max(-spacing, min(moved, 0)) if not last.on_plateau else 0.0
 
 
 def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
     """Three rates around a place, and more on the side of the best one until it is between two others."""
     centre, spacing = round(place), stage.spacing
-    losses = dict(train(stage.updates, centre, [centre - spacing, centre, centre + spacing]))
+    losses = dict(train(stage, centre, [centre - spacing, centre, centre + spacing]))
     while (made := Round(stage.updates, losses, before)).edge and (len(losses) < stage.most or made.failed):
         further = max(losses) + spacing if made.edge > 0 else min(losses) - spacing
         if not lowest <= further <= highest:
             break
-        losses |= train(stage.updates, centre, [further])
+        losses |= train(stage, centre, [further])
     return made
 
 
-def _around(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
-    """The rate at a place, or one below it at which something is learnt, and the rates beside that."""
-    centre = round(place)
-    losses = dict(train(stage.updates, centre, [centre]))
-    while (made := Round(stage.updates, losses, before, last=True)).failed or (
-        made.on_plateau and len(losses) < stage.most
-    ):
-        if min(losses) - stage.down < lowest:
+def below_best(made: Round, lowest: int, highest: int) -> int:
+    """The first rate of the round after this one."""
+    return int(max(lowest, min(round(made.minimum - BELOW), highest)))
+
+
+def _downhill(train: Train, earlier: Round, stage: Stage, lowest: int, highest: int) -> Round:
+    """A rate and the one below it, and further ones on the side of the better one until it is between two others.
+
+    While nothing is learnt, it goes on below.
+    """
+    centre, spacing = below_best(earlier, lowest, highest), stage.spacing
+    second = centre - spacing if centre - spacing >= lowest else centre + spacing
+    losses = dict(train(stage, centre, [centre, second]))
+    while (made := Round(stage.updates, losses, earlier.before, last=True)).edge or made.on_plateau or made.failed:
+        goes_up = made.edge > 0 and not made.on_plateau
+        further = max(losses) + spacing if goes_up else min(losses) - spacing
+        if len(losses) >= stage.most or not lowest <= further <= highest:
             break
-        losses |= train(stage.updates, centre, [min(losses) - stage.down])
-    beside = [one for one in (made.best - stage.spacing, made.best + stage.spacing) if lowest <= one <= highest]
-    if beside := [one for one in beside if one not in losses][: max(stage.most - len(losses), 0)]:
-        losses |= train(stage.updates, centre, beside)
-    return Round(stage.updates, losses, before, last=True)
+        losses |= train(stage, centre, [further])
+    return made

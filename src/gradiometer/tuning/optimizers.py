@@ -13,7 +13,6 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.alternatives.replacements import Custom, Using
-from gradiometer.forks.branch import Tail
 from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_free_class
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
@@ -79,11 +78,6 @@ class Made:
     def is_schedule_free(self) -> bool:
         """True if its rate stays constant, because it averages its iterates."""
         return self._optimizer == SCHEDULE_FREE
-
-    @property
-    def tail(self) -> Tail:
-        """How the rate of a branch ends."""
-        return "none" if self.is_schedule_free else "linear"
 
     def probed(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer whose curvature the probe measures: for schedule-free SGD, SGD without momentum."""

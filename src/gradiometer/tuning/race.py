@@ -10,12 +10,12 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn
 from gradiometer.forks.alternatives.rates import BatchSize
-from gradiometer.forks.branch import Branch, BranchResult
+from gradiometer.forks.branch import Branch, BranchResult, Tail
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.job import Outcome
-from gradiometer.tuning.choice import STEP, Choice, Stage, choose, rate_of
+from gradiometer.tuning.choice import STEP, Choice, Stage, below_best, choose, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.stages import Plan as Stages
@@ -65,28 +65,33 @@ class Lane:
         """A stage at its pace."""
         return replace(stage, updates=max(int(stage.updates * self.pace), 1))
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The exponents between which rates are tried."""
+        low, high = (math.log2(end / self.bracket.rate) / STEP for end in (self.bracket.low, self.bracket.high))
+        return math.floor(low), math.ceil(high)
+
     def choice(self, first: Stage, then: Callable[[], Sequence[Stage]]) -> Choice:
         """The choice of the rate. Branches that are finished are not trained again."""
-        first = self.paced(first)
-        low, high = (math.log2(end / self.bracket.rate) / STEP for end in (self.bracket.low, self.bracket.high))
+        first, (lowest, highest) = self.paced(first), self.limits
 
-        def train(updates: int, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
-            return (self.short if updates == first.updates else self.trials)(updates, centre, exponents)
+        def train(stage: Stage, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
+            return (self.short if stage == first else self.trials)(stage, centre, exponents)
 
         return choose(
             train, first, lambda: list(map(self.paced, then())),
-            start=self.start, lowest=math.floor(low), highest=math.ceil(high), before=self.before,
+            start=self.start, lowest=lowest, highest=highest, before=self.before,
         )  # fmt: skip
 
     def duel(self, stage: Stage, centre: int, exponents: Sequence[int]) -> "Ended":
         """Train at some rates. Returns where the best of them ended."""
-        self.trials(self.paced(stage).updates, centre, exponents)
+        self.trials(self.paced(stage), centre, exponents)
         return min((self.ended(self.trials, stage, centre, one) for one in exponents), key=_loss)
 
     def ended(self, trials: Trials, stage: Stage, centre: int, exponent: int) -> "Ended":
         """Where the branches at a rate have ended."""
         results = trials.ended(self.paced(stage).updates, centre, exponent)
-        return Ended(self, rate_of(self.bracket.rate, exponent), results)
+        return Ended(self, rate_of(self.bracket.rate, exponent), results, trials.tail_of(stage))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +102,13 @@ class Ended:
         lane: The optimizer.
         rate: Its rate.
         results: Its branches, one for each data order.
+        tail: How their rate ended.
     """
 
     lane: Lane
     rate: float
     results: tuple[BranchResult, ...]
+    tail: Tail
 
     @property
     def loss(self) -> float:
@@ -130,8 +137,8 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     """The best of several lanes, the choice of its rate, and the parts of the race, none for one lane.
 
     All kinds of optimizers make a first round of branches, each at one weight decay, since short branches do not show
-    it. The two best train longer ones at their best rate and one below it, or above it if it was the highest. The other
-    weight decays of the best then train one at its best rate.
+    it. The two best train longer ones just below their best rate and an octave below that. The other weight decays of
+    the best then train one just below its best rate.
 
     Args:
         lanes: The optimizers.
@@ -155,11 +162,10 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     spacing = stage.spacing if len(heads) > 1 else 0
     long = []
     for end in short[:FINALISTS]:
-        made = rounds[id(end.lane)]
-        centre, side = round(made.minimum), spacing if made.edge > 0 else -spacing
-        long.append(end.lane.duel(stage, centre, sorted({centre, centre + side})))
+        centre = below_best(rounds[id(end.lane)], *end.lane.limits)
+        long.append(end.lane.duel(stage, centre, sorted({centre - spacing, centre})))
     best = min(long, key=_loss).lane
-    centre = round(rounds[id(best)].minimum)
+    centre = below_best(rounds[id(best)], *best.limits)
     long += [lane.duel(stage, centre, [centre]) for lane in lanes if lane.short is best.short and lane is not best]
     long = _ordered(long, lanes[0].lean / 2)
     parts = ((tuple(short),) if len(heads) > 1 else ()) + (tuple(long),)
@@ -184,7 +190,9 @@ def as_fork(ends: Sequence[Ended], *, seed: int, left: Amount) -> tuple[Plan, Fo
     alternatives = tuple(_alternative(end, ends[0]) for end in ends[1:])
     best = ends[0].results[0]
     state = f"{ends[0].lane.words} at {ends[0].rate:.3g}"
-    plan = Plan(0, alternatives, len(ends[0].results), best.horizon, seed=seed, left=int(left), state=state)
+    plan = Plan(
+        0, alternatives, len(ends[0].results), best.horizon, ends[0].tail, seed=seed, left=int(left), state=state
+    )
     names = [GoOn().name, *(one.name for one in alternatives)]
     results = [
         replace(result, alternative=name, horizon=best.horizon)

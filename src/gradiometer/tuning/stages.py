@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradiometer.errors import BadArgument
+from gradiometer.forks.branch import Tail
 from gradiometer.tuning.choice import Stage
 
 FEWEST = 16
@@ -17,12 +18,12 @@ FIRST_SHARE, FIRST_SPACING, FIRST_MOST = 1 / 18, 4, 7
 """Length of the branches of the first round, as a share of the training; steps of the grid between its rates, two
 octaves; and the most branches, which it needs only if the best rate is far from where it started."""
 
-LAST_SHARE, SPACING = 0.3, 2
-"""The same of the last round, which has three branches; they are shorter if the budget does not pay for this length.
-Rates at which a long training collapses look good in branches of a fifth of it."""
+LAST_SHARE, SPACING, LAST_MOST = 0.25, 2, 4
+"""The same of the last round; its branches are shorter if the budget does not pay for this length."""
 
-RACE_SHARE = 0.2
-"""The same of the last round of a race between optimizers, which has more branches."""
+LAST_TAIL: Tail = "third"
+"""In the last round the rate is kept for most of a branch, as it nearly is at the start of a training: rates at which
+a training collapses later look good in branches of this length whose rate falls from the start."""
 
 LEAST_BRANCHES = 3
 """Fewest branches of a round."""
@@ -89,9 +90,9 @@ class Plan:
 
     def then(self, spent: float) -> Sequence[Stage]:
         """The last round, after so many updates, if its branches are longer than those of the first."""
-        affordable = (self.budget * self.steps - spent) / LEAST_BRANCHES - self.readout
+        affordable = (self.budget * self.steps - spent) / LAST_MOST - self.readout
         length = int(min(affordable, LAST_SHARE * self.steps))
-        return [Stage(length, LEAST_BRANCHES, SPACING)] if length > self.first.updates else []
+        return [Stage(length, LAST_MOST, SPACING, LAST_TAIL)] if length > self.first.updates else []
 
     def final(self, spent: float) -> Stage | None:
         """The last round of a race, after so many updates; None if the budget does not pay for it.
@@ -101,5 +102,5 @@ class Plan:
         raced = 4 if self.lanes > 1 else 1
         branches = raced + self.decays - 1 + (1 if self.decays == 1 else 2)
         left = self.budget * self.steps - spent
-        updates = min(int(left / branches - self.readout), int(RACE_SHARE * self.steps))
-        return Stage(updates, LEAST_BRANCHES, SPACING, down=SPACING) if updates > self.first.updates else None
+        updates = min(int(left / branches - self.readout), int(LAST_SHARE * self.steps))
+        return Stage(updates, LEAST_BRANCHES, SPACING, LAST_TAIL) if updates > self.first.updates else None

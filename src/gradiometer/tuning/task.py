@@ -233,7 +233,8 @@ def _trials(task: Task, before: Measured, pool: Pool, kind: Made, size: int) -> 
     return Trials(
         task.model, kind, task.data[size], task.loss, size if task.of_batch else before.size, steps,
         _readout(task, before), task.replicates, found.rate, pool, seed=task.seed, threads=task.threads,
-        out=task.out, progress=task.progress, tail=kind.tail, label=f" batch {size}" if task.of_batch else "",
+        out=task.out, progress=task.progress, keeps_rate=kind.is_schedule_free,
+        label=f" batch {size}" if task.of_batch else "",
     )  # fmt: skip
 
 

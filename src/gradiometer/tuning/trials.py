@@ -21,7 +21,7 @@ from gradiometer.forks.untouched import untouched
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
 from gradiometer.storage.disk import writing
-from gradiometer.tuning.choice import rate_of
+from gradiometer.tuning.choice import Stage, rate_of
 from gradiometer.tuning.optimizers import MakeOptimizer
 
 READOUT = "train_loss"
@@ -38,7 +38,7 @@ FORWARD = 3
 
 @dataclass
 class Trials:
-    """Trains branches from the start, each with its rate linear to zero over its length.
+    """Trains branches from the start.
 
     Args:
         model: The model at its start. It is not touched.
@@ -55,7 +55,7 @@ class Trials:
         threads: Threads of torch in every branch.
         out: Folder for the forks; None to keep them in memory only.
         progress: Called after every branch.
-        tail: How the rate of a branch ends; "none" for an optimizer that averages its iterates.
+        keeps_rate: True for an optimizer that averages its iterates: its rate does not fall at the end of a branch.
         label: What tells the branches from others of the same state and length; empty if nothing does.
     """
 
@@ -73,13 +73,13 @@ class Trials:
     threads: int = 1
     out: Path | None = None
     progress: Progress | None = None
-    tail: Tail = "linear"
+    keeps_rate: bool = False
     label: str = ""
     results: dict[tuple[int, int], list[BranchResult]] = field(default_factory=dict)
     plans: dict[tuple[int, int], Plan] = field(default_factory=dict)
     records: dict[tuple[int, int], ForkRecord] = field(default_factory=dict)
 
-    def __call__(self, updates: int, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
+    def __call__(self, stage: Stage, centre: int, exponents: Sequence[int]) -> Mapping[int, float]:
         """Train one branch for every exponent and replicate.
 
         Returns the training loss at the end by exponent, on the same examples for all.
@@ -87,9 +87,9 @@ class Trials:
         optimizer = self.make(self.model.parameters(), rate_of(self.anchor, centre))
         original = parts_of(self.model, optimizer, None, None)
         copies = original.copied()
-        key = updates, centre
+        key = stage.updates, centre
         if key not in self.plans:
-            self.plans[key] = self._plan(updates, copies.digest() + self.label)
+            self.plans[key] = self._plan(stage, copies.digest() + self.label)
         plan = self.plans[key]
         if self.out is not None and key not in self.records:
             with writing(self.out):
@@ -99,7 +99,7 @@ class Trials:
         found = self.results.setdefault(key, [])
         known = {result.alternative for result in found}
         branches = [
-            Branch(_alternative(exponent - centre), replicate, plan.horizon, self.tail)
+            Branch(_alternative(exponent - centre), replicate, plan.horizon, plan.tail)
             for exponent in exponents
             for replicate in range(self.replicates)
             if _alternative(exponent - centre).name not in known
@@ -110,7 +110,7 @@ class Trials:
                 found.append(result)
                 if self.progress is not None:
                     self.progress(result, self.count, self.count)
-        ends = {exponent: self.ended(updates, centre, exponent) for exponent in exponents}
+        ends = {exponent: self.ended(stage.updates, centre, exponent) for exponent in exponents}
         return {one: _mean([end_loss(result) for result in found]) for one, found in ends.items()}
 
     def ended(self, updates: int, centre: int, exponent: int) -> tuple[BranchResult, ...]:
@@ -140,14 +140,18 @@ class Trials:
             if not record.finished:
                 record.finish()
 
-    def _plan(self, updates: int, state: str) -> Plan:
+    def tail_of(self, stage: Stage) -> Tail:
+        """How the rate of a branch of this round ends."""
+        return "none" if self.keeps_rate else stage.tail
+
+    def _plan(self, stage: Stage, state: str) -> Plan:
         rates = tuple(_alternative(apart) for apart in range(-REACH, REACH + 1) if apart)
         return Plan(
             0,
             rates,
             self.replicates,
-            updates * self.size,
-            self.tail,
+            stage.updates * self.size,
+            self.tail_of(stage),
             seed=self.seed,
             left=self.steps * self.size,
             state=state,

@@ -14,6 +14,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 TAILS = {
     "linear": "each cooled to zero",
     "half": "each cooled to zero over its second half",
+    "third": "each cooled to zero over its last third",
     "none": "each at the rate of its schedule to the end",
 }
 LABELS = {"test_loss": "test loss", "train_loss": "training loss", "test_accuracy": "test accuracy"}

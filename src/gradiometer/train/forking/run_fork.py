@@ -79,7 +79,7 @@ def fork_run(
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left,
             which is the default.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
-        tail: How the rate of every branch ends: "linear", "half" or "none".
+        tail: How the rate of every branch ends: "linear", "half", "third" or "none".
         budget: In place of `horizon` and `replicates`: the most that all branches may cost together, in units of the
             whole run. Alternatives race over growing horizons, and those that are clearly worse are stopped.
         pool: Where the branches are trained: "here", "processes", "processes:4", "ray", or a pool.
