@@ -28,7 +28,7 @@ from gradiometer.tuning.race import Ended
 from gradiometer.tuning.trials import READOUT, late_loss
 
 SEVERAL = (
-    "Branches of more than two optimizers are short: in 8 problems a race of three chose the best one in 4. Race two, "
+    "Branches of more than two optimizers are short: a race of three chose the best one in 7 of 16 trials. Race two, "
     "or give a larger budget."
 )
 """How far a race of more than two optimizers can be trusted: `docs/studies/tuning.md`."""
