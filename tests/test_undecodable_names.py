@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems r
 def test_a_run_s_own_name_and_settings_are_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))
     code, _, error = called(capsys, *command, "--name", NAME)
-    assert code == 2 and error.startswith("error: `name` must be a file name that")
+    assert code == 2 and error.startswith("error: `name` must be a file name of at most 200 letters")
     with pytest.raises(BadArgument, match="`manifest` cannot be written as TOML"):
         RunFolder.create(tmp_path, "run", {"data": NAME})
     assert list(tmp_path.iterdir()) == []
