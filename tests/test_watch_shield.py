@@ -1,5 +1,6 @@
 """After the first update nothing that `watch` meets raises into the user's training."""
 
+import gc
 import inspect
 import logging
 import shutil
@@ -60,11 +61,15 @@ class Faults:
 
     @contextmanager
     def around(self) -> Iterator[None]:
+        """Of the calls of the garbage collector, which may close the files of an earlier watch, it sees none."""
+        gc.collect()
+        gc.disable()
         sys.setprofile(self)
         try:
             yield
         finally:
             sys.setprofile(None)
+            gc.enable()
 
 
 def trained(out: Path, settings: dict[str, Any], faults: Faults) -> tuple[list[Tensor], Watch]:
