@@ -84,10 +84,10 @@ def tune(
 ) -> None:
     """Choose the learning rate for training PROBLEM, before the training.
 
-    A probe brackets the rate, and branches are trained from the start with the rate linear to zero, in rounds of
-    growing length. SGD has Nesterov momentum 0.9 unless --momentum is given. Several optimizers, momenta or weight
-    decays are raced within the same budget, on shorter branches, and so are several batch sizes for an --aim. The
-    choice is written as a TOML file for `gradiometer train --config`.
+    A probe brackets the rate, and short branches are trained from the start, then longer ones around the best rate.
+    SGD has Nesterov momentum 0.9 unless --momentum is given. Several optimizers, momenta or weight decays are raced
+    within the same budget, on shorter branches, and so are several batch sizes for an --aim. The choice is written as a
+    TOML file for `gradiometer train --config`.
 
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
     quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command

@@ -58,8 +58,8 @@ def tune(
     """Choose the learning rate of a training of this length, whose rate falls linearly to zero.
 
     A probe brackets the rate at any scale of inputs and loss. Within the bracket, branches are trained from the start,
-    each with its rate linear to zero over its own length, in rounds of growing length around the best rate so far. The
-    model is not touched.
+    in two rounds. In short ones the rate falls linearly to zero. Longer ones around the best of these keep it for two
+    thirds of their length, to show where a training collapses. The model is not touched.
 
     Args:
         model: The model at its start, in training mode.

@@ -114,7 +114,7 @@ class Tuned:
 
     @property
     def tried(self) -> tuple[Mapping[str, Amount], ...]:
-        """For every round, by growing rate: the updates of a branch, its rate, and its late training loss."""
+        """For every round, by growing rate: the updates of a branch, its rate, and the training loss at its end."""
         return tuple(
             {"updates": one.updates, "learning_rate": rate_of(self.anchor, exponent), "loss": one.losses[exponent]}
             for one in self.choice.rounds
