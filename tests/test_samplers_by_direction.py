@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import jaxtyping
 import numpy as np
@@ -123,20 +124,44 @@ def test_noise_by_direction_follows_a_learning_rate_that_falls() -> None:
     assert injected == pytest.approx(0.92, abs=4 * 0.92 * math.sqrt(2 / len(noises)))
 
 
-def steps_with_heat_along_one_of_two_directions(heat: float) -> None:
+def steps_with_heat_along_one_direction(heat: float, size: int = 2) -> None:
     """200 steps with a gradient of alternating sign whose heat along the first parameter is known exactly."""
-    position = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    position = nn.Parameter(torch.zeros(size, dtype=torch.float64))
     sampler = SGLD([position], 0.2, examples=N, burn_in=100, memory=20)
     length = math.sqrt(2 * heat / (N * 0.2))
     for step in range(200):
-        position.grad = torch.tensor([length * (-1) ** step, 0.0], dtype=torch.float64)
+        position.grad = length * (-1) ** step * torch.eye(size, dtype=torch.float64)[0]
         sampler.step()
 
 
 def test_a_direction_of_a_small_group_is_refused_only_above_the_share_that_the_error_states() -> None:
-    steps_with_heat_along_one_of_two_directions(0.89)
+    steps_with_heat_along_one_direction(0.89)
     with pytest.raises(BadArgument, match=r"above 90% of the temperature.* Use `lr` below 0\.198"):  # 0.2 × 0.9/0.91
-        steps_with_heat_along_one_of_two_directions(0.91)
+        steps_with_heat_along_one_direction(0.91)
+
+
+def test_an_error_about_the_mean_names_a_step_that_does_for_the_hottest_direction() -> None:
+    """SGD itself heats one direction to 3, so two to 1.5 in the mean; and one to 120, so 100 to 1.2 in the mean."""
+    with pytest.raises(BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.06"):  # 0.2 × 0.9/3
+        steps_with_heat_along_one_direction(3.0)
+    named = r"finite steps\) heats to 1\.2.* Use `lr` below 8\.42e-05"  # 0.2 × 0.05/(120 − 1.2)
+    with pytest.raises(BadArgument, match=named):
+        steps_with_heat_along_one_direction(120.0, size=100)
+
+
+def test_the_step_that_an_error_names_allows_for_its_error() -> None:
+    """Heat in one of 5 steps: the first significant reading is uncertain, and so is a step named by its value."""
+    position = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    sampler = SGLD([position], 0.2, examples=N, burn_in=200, memory=1000)
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(BadArgument) as refusal:
+        for _ in range(5_000):
+            rare = float(torch.rand((), generator=generator)) < 0.2
+            position.grad = torch.tensor([0.0, rare * math.sqrt(2 * 1.8 / 0.2 / (N * 0.2))], dtype=torch.float64)
+            sampler.step()
+    high = sampler.balance[0].hottest.high
+    named = re.search(r"`lr` below ([\d.]+),", str(refusal.value))
+    assert named is not None and float(named[1]) <= 0.2 * 0.9 / high * 1.005
 
 
 def shape_of(draws: Tensor, gradients: Tensor) -> Shape:

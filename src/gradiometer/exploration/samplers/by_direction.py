@@ -95,7 +95,9 @@ class Hottest:
     def look(self, gradient: Float[Tensor, " params"]) -> None:
         """A step of the search."""
         if self._next is None:
-            self.direction, self._next = _unit(gradient), torch.zeros_like(gradient)
+            self._next = torch.zeros_like(gradient)
+        if not self.direction.any():  # the first step, or all gradients were zero until now
+            self.direction = _unit(gradient)
         self.steps += 1
         self._next += gradient * (gradient @ self.direction)
         if self.steps >= self._refresh or self.found:

@@ -1,11 +1,21 @@
 """All that a sampler records about the heat of one parameter group."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from gradiometer.exploration.samplers.by_direction import HeatMatrix, Hottest
 from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.measurement.estimate import Estimate
+
+TOLERANCE = 0.05
+"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is held."""
+
+ROOM = 0.9
+"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is held. It is below 1
+because 1,000 steps know this heat only to about 5 %."""
 
 HALVES = 50
 """Pairs of half-batch gradients over which the mini-batch heat is averaged."""
@@ -46,6 +56,22 @@ class GroupHeat:
     def balance(self, asked: float, injected: float) -> Balance:
         """The heat now, beside the temperature asked for and the one injected."""
         return Balance(asked, injected, self.mean.estimate(), self.halves.estimate(), self.hottest.heat.estimate())
+
+    def room(self, temperature: float, cold: float) -> float:
+        """By what the learning rate must be multiplied for the hottest direction, as far as it is known by now.
+
+        In a small group this is the largest eigenvalue of the matrix, which is rather too large than too small.
+
+        Args:
+            temperature: T.
+            cold: By how much directions without heat of their own are below T, if the mean is held.
+        """
+        if self.matrix.mean is not None:
+            limit, excess = ROOM, self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1])
+        else:
+            limit, excess = TOLERANCE, max(self.hottest.heat.temperature - self.mean.temperature, cold)
+            excess = excess if self.hottest.heat.readings else 0.0
+        return limit * temperature / excess if excess > 0 else math.inf
 
     def clear(self) -> None:
         """Reset the record of all but the halves."""

@@ -13,17 +13,10 @@ from torch import Tensor
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.by_direction import SMALL
-from gradiometer.exploration.samplers.group_heat import Balance, GroupHeat
+from gradiometer.exploration.samplers.group_heat import ROOM, TOLERANCE, Balance, GroupHeat
 from gradiometer.exploration.samplers.noise import Noise
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.gradient_graph import flat
-
-TOLERANCE = 0.05
-"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is held."""
-
-ROOM = 0.9
-"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is held. It is below 1
-because 1,000 steps know this heat only to about 5 %."""
 
 SCHEDULED = ("initial_lr",)
 """The settings that torch's schedulers add to a group."""
@@ -162,7 +155,7 @@ class Sampler(torch.optim.Optimizer, ABC):
             )
             reading = group["examples"] * float(difference @ difference) / (4 * len(difference))
             if own.halves.add(reading, scale) and hot and own.halves.above(group["temperature"]):
-                self._refuse(group, own.halves.estimate(), "mini-batch noise alone")
+                self._refuse(place, own.halves.estimate(), "mini-batch noise alone")
 
     @property
     def balance(self) -> list[Balance]:
@@ -229,7 +222,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         temperature: float = group["temperature"]
         group["injected"] = max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
         if judge and group["hold"] and heat.readings > group["burn_in"] and heat.above(temperature):
-            self._refuse(group, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
+            self._refuse(place, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
         injected: float = group["injected"]
         return injected
 
@@ -286,7 +279,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         found = heat.estimate()
         raise BadArgument(
             f"`temperature` {temperature:g} is too low for `lr` {group['lr']:g}: along the hottest direction SGD "
-            f"itself heats to {found}{words}. {_way_out(group, limit / max(found.value - mean, cold))} "
+            f"itself heats to {found}{words}. {self._way_out(place, limit / max(found.high - mean, cold))} "
             "With hold=False a sampler runs anyway."
         )
 
@@ -299,13 +292,26 @@ class Sampler(torch.optim.Optimizer, ABC):
         self._heats[place].clear()
         return True
 
-    def _refuse(self, group: dict[str, Any], heat: Estimate, source: str) -> None:
-        share = group["temperature"] / heat.value
+    def _refuse(self, place: int, heat: Estimate, source: str) -> None:
+        group = self.param_groups[place]
         raise BadArgument(
             f"`temperature` {group['temperature']:g} is too low for `lr` {group['lr']:g}: {source} heats to {heat}, "
-            f"and a sampler can only add noise. {_way_out(group, share)} With hold=False a sampler runs anyway, hotter "
-            "than `temperature`."
+            f"and a sampler can only add noise. {self._way_out(place, group['temperature'] / heat.value)} "
+            "With hold=False a sampler runs anyway, hotter than `temperature`."
         )
+
+    def _way_out(self, place: int, share: float) -> str:
+        """What would do, given a share of the learning rate that would do for what was judged."""
+        group = self.param_groups[place]
+        share = min(share, self._heats[place].room(group["temperature"], self._cold_by(place)))
+        batch = f"a batch at least {significant(1 / share)} times as large"
+        if group["batch_size"] is not None:
+            batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
+        return f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
+
+    def _cold_by(self, place: int) -> float:
+        """By how much a direction without heat of its own is below T if the mean of the group is held."""
+        return self._heats[place].mean.temperature
 
     def _check(self, group: dict[str, Any]) -> None:
         """Validate the settings of a group."""
@@ -334,13 +340,6 @@ def too_hot(mean: float) -> str:
         f", {significant(mean)} in the mean over the group, so this direction is more than {TOLERANCE:.0%} above the "
         "temperature"
     )
-
-
-def _way_out(group: dict[str, Any], share: float) -> str:
-    batch = f"a batch at least {significant(1 / share)} times as large"
-    if group["batch_size"] is not None:
-        batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
-    return f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
 
 
 def squared_norm(tensors: Sequence[Tensor]) -> float:

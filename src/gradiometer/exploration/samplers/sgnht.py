@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.exploration.samplers.sampler import TOLERANCE, Sampler, squared_norm, too_hot
+from gradiometer.exploration.samplers.group_heat import TOLERANCE
+from gradiometer.exploration.samplers.sampler import Sampler, squared_norm, too_hot
 from gradiometer.measurement.gradient_graph import flat
 
 HOT = 10.0
@@ -83,7 +84,7 @@ class SGNHT(Sampler):
         self._relax(group, min(seen, HOT * group["temperature"]) if heat.readings <= group["burn_in"] else seen)
         hot = judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
         if hot:
-            self._refuse(group, heat.estimate(), "at full friction SGD itself")
+            self._refuse(place, heat.estimate(), "at full friction SGD itself")
 
     def _watch_direction(self, place: int, gradients: list[Tensor], momenta: list[Tensor]) -> None:
         """Search the hottest direction, or read the configurational temperature along it."""
@@ -94,6 +95,9 @@ class SGNHT(Sampler):
             self._judge_hottest(place, _configurational(group, kinetic), mean, TOLERANCE * mean, too_hot(mean))
         else:
             hottest.look(flat(gradients))
+
+    def _cold_by(self, place: int) -> float:
+        return 0.0  # its record is of temperatures, and not of the heat of SGD itself
 
     def _relax(self, group: dict[str, Any], seen: float) -> None:
         group["friction"] += (seen / group["temperature"] - 1) / (2 * group["relaxation"] ** 2)
