@@ -1,8 +1,10 @@
 """The choice of a rate: close to the best one where that is known, never beside a cliff, the same after a stop."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks import BranchResult
 from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
 from gradiometer.tuning import Tuned, tune
-from gradiometer.tuning.choice import Round, Stage, choose, rate_of
+from gradiometer.tuning.choice import Choice, Round, Stage, choose, rate_of
+from gradiometer.tuning.trials import late_loss
 
 FIRST, STAGES = Stage(16, 7, 4), (Stage(30, 3, 2), Stage(60, 3, 2))
 CURVATURES = np.geomspace(0.05, 1, 6)
@@ -117,7 +120,7 @@ def test_if_nothing_is_learnt_at_the_centre_of_a_long_round_lower_rates_are_trie
         return {one: 1.0 + abs(one - learns) / 10 if stage.updates > 16 and one <= learns else 2.0 for one in exponents}
 
     choice = choose(train, FIRST, lambda: [Stage(60, 4, 2)], start=0, lowest=-40, highest=40, before=2.0)
-    assert len(choice.rounds[1].losses) in (3, 4) and choice.rounds[0].on_plateau
+    assert choice.rounds[0].on_plateau and sum(len(one.losses) for one in choice.rounds[1:]) in (3, 4)
     assert learns - 4 <= choice.exponent <= learns
 
 
@@ -132,11 +135,47 @@ def test_the_long_branches_stay_within_the_bracket() -> None:
     assert tried == {-5, -3}
 
 
-def test_on_a_plateau_the_lowest_of_equal_rates_counts_if_the_highest_is_worse() -> None:
-    losses = {-4: 2.0, 0: 1.99, 4: 2.1}
-    assert Round(60, losses, before=2.0, last=True).best == -4
-    assert Round(60, {**losses, 4: 2.0}, before=2.0, last=True).best == 0
-    assert Round(60, losses, before=2.0).best == 0
+def on_plateau(loss_of: Callable[[int, int], float], most: int = 4) -> Choice:
+    """The choice where no short branch learns anything, and long ones end at this loss of exponent and length."""
+
+    def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
+        return {one: loss_of(one, stage.updates) if stage.updates > 16 else 2.0 for one in exponents}
+
+    return choose(train, FIRST, lambda: [Stage(60, most, 2)], start=5, lowest=-40, highest=40, before=2.0)
+
+
+def test_if_no_branch_leaves_a_plateau_one_twice_as_long_decides_whether_the_rate_is_high_or_low() -> None:
+    leaves = on_plateau(lambda one, updates: 1.9 if updates == 60 else 1.5)
+    assert [sorted(one.losses) for one in leaves.rounds[1:]] == [[0, 2], [2]]
+    assert leaves.rounds[2].updates == 120 and leaves.exponent == 2
+    assert on_plateau(lambda one, updates: 1.9 + one / 1000 - updates / 10_000).exponent == -2
+
+
+def test_a_round_of_three_branches_on_a_plateau_takes_the_home_and_not_the_lowest_loss() -> None:
+    choice = on_plateau(lambda one, updates: 2.0 + one / 1000, most=3)
+    assert sorted(choice.rounds[1].losses) == [0, 2, 4] and choice.exponent == 1 and choice.rounds[1].on_plateau
+    worse = Round(60, {-4: 1.9, -2: 1.9, 0: 2.1}, before=2.0, last=True, home=1)
+    assert worse.on_plateau and worse.minimum == -2
+
+
+def test_if_only_high_rates_leave_a_plateau_the_choice_is_just_above_those_that_do_not() -> None:
+    choice = on_plateau(lambda one, updates: 1.95 if one < 2 else 1.2 - one / 100)
+    assert sorted(choice.rounds[1].losses) == [0, 2, 4, 6] and choice.exponent == 1 and not choice.held
+    assert on_plateau(lambda one, updates: 1.9 if one < 2 else 2.0).exponent < 1
+
+
+def test_a_loss_that_falls_with_every_higher_rate_is_followed_also_near_the_start() -> None:
+    assert on_plateau(lambda one, updates: 1.9 - one / 200).exponent == 6
+    assert Round(60, {0: 1.941, 2: 1.936}, before=2.05, last=True).best == 2
+    by_rate = {2: 1.890, 4: 1.886, 6: 1.870, 8: 1.886}
+    assert not Round(60, by_rate, before=2.0, last=True).on_plateau
+    assert Round(60, {**by_rate, 4: 1.8885, 6: 1.888, 8: 1.889}, before=2.0, last=True).on_plateau
+    assert Round(60, by_rate, before=2.0).on_plateau  # short branches: chance
+
+
+def test_a_loss_that_falls_in_small_steps_does_not_hold_the_rate_down() -> None:
+    assert Round(60, {0: 1.9, 2: 1.75, 4: 1.6, 6: 1.5}, before=2.0, last=True).limit == math.inf
+    assert Round(60, {0: 1.9, 2: 1.85, 4: 1.6, 6: 1.55}, before=2.0, last=True).limit == 3
 
 
 @pytest.mark.parametrize("most", [STEPS * BATCH // 16, 40])
@@ -165,15 +204,44 @@ def test_a_guard_expects_the_lowest_loss_of_mini_batches_and_not_of_readouts() -
     assert found.expected not in {result.readouts["train_loss"].mean for result in results}
 
 
+class Stopped(Exception):
+    pass
+
+
+def parity(**settings: Any) -> Tuned:
+    """A deep network on classes that it cannot learn in so few steps."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(5) for layer in (nn.Linear(8, 8), nn.GELU())]
+    inputs = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    losses = supervised(nn.CrossEntropyLoss(reduction="none"))
+    data = inputs, (inputs.prod(1) > 0).long()
+    return tune(nn.Sequential(*layers, nn.Linear(8, 2)), loss=losses, batches=data, batch_size=8, steps=160, **settings)
+
+
+def test_a_plateau_is_told_and_its_longer_branch_is_kept_but_not_expected_of_the_training(tmp_path: Path) -> None:
+    def stop(result: BranchResult, done: int, _: int) -> None:
+        if done == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        parity(out=tmp_path, progress=stop)
+    found, whole = parity(out=tmp_path), parity()
+    assert found.learning_rate == whole.learning_rate and found.tried == whole.tried and found.cost <= 1.3
+    assert [len(fork.results) for fork in found.forks] == [3, 2, 1] and len(
+        list(tmp_path.glob("forks/*/fork.json"))
+    ) == 3
+    assert any("all rates had learnt equally little, and no more after" in sentence for sentence in found.sentences)
+    assert len(found.effects()) == 1  # those of the round of two
+    for forks in permutations(found.forks):
+        expected = min(late_loss(result) for fork in forks[:2] for result in fork.results)
+        assert replace(found, forks=forks).expected == expected
+
+
 def test_a_loss_may_be_negative() -> None:
     def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: -3.0 + (one - 3) ** 2 / 50 for one in exponents}
 
     assert choose(train, FIRST, lambda: STAGES, start=0, lowest=-40, highest=40).exponent == pytest.approx(3, abs=0.5)
-
-
-class Stopped(Exception):
-    pass
 
 
 def test_a_tuning_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.forks.branch import Tail
@@ -10,13 +11,15 @@ from gradiometer.forks.branch import Tail
 STEP = 0.5
 """Rates are tried on a grid: one step is half an octave, a factor of √2."""
 
-TIE, TIE_ON_PLATEAU = 0.003, 0.01
+TIE, TIE_ON_PLATEAU, FALL = 0.003, 0.01, 0.002
 """Scores that differ by less are equal. Of two equal rates the higher one counts as better: short branches lean to
-small rates, and low rates do not get off a plateau. In the last round, off a plateau, it is the lower one."""
+small rates, and low rates do not get off a plateau. In the last round, off a plateau, it is the lower one.
+Losses that fall with every higher rate, by more than the last of these in all, are no plateau."""
 
 PLATEAU, LEFT, RISE = 0.03, 0.1, 0.25
 """Shares of the loss at the start. A loss that fell by less than the first has not left the start, and one that fell by
-more than the second has. If it rose by more than the third, the branch failed."""
+more than the second has. If it rose by more than the third, the branch failed. Between the first and the second only
+the simplest thing may have been learnt, such as how frequent the classes are."""
 
 CLIFF = 0.4
 """A rate above the best one whose score is worse by this much has collapsed: the loss is half as high again."""
@@ -33,6 +36,19 @@ BACK, FAR_BACK = 2, 4
 learnt while lower rates learn: short branches survive at rates at which long ones do not."""
 
 
+GAIN, ABOVE_SLOW = 0.02, 1
+"""Where the best branch of the last round has left a plateau, by more than this share of the loss at the start, and
+branches at lower rates have not, the choice is this many steps of the grid above the highest rate of those. What a
+branch reaches there tells how soon it leaves: a whole training leaves at lower rates, too, and at the highest ones it
+collapses."""
+
+
+LONGER = 2
+"""If the first two branches of the last round are on a plateau, one that is so many times as long takes the place of
+the others, just above the home. If it does not leave the plateau either, the choice is an octave below the lower one:
+parts of some networks stop learning at high rates."""
+
+
 def rate_of(anchor: Amount, exponent: Amount) -> float:
     """The rate so many steps of the grid above the anchor."""
     return float(anchor * 2 ** (STEP * exponent))
@@ -47,31 +63,56 @@ class Round:
         losses: The training loss at the end by exponent, inf if the branch diverged.
         before: The loss at the start.
         last: True for the last round.
+        home: The exponent that is taken where no branch has learnt anything.
     """
 
     updates: int
     losses: Mapping[int, float]
     before: float = math.inf
     last: bool = False
+    home: int = 0
 
     @property
     def best(self) -> int:
         """The middle of the exponents whose loss is equal to the lowest one.
 
-        Of two in the middle the upper one, or the lower one in the last round. The lowest if all branches failed, and
-        of equal ones on a plateau in the last round if the highest rate is worse.
+        Of two in the middle the upper one, or the lower one in the last round. The lowest if all branches failed. While
+        none has left the plateau at the start, but the loss falls with every higher rate: the one that it falls to.
         """
         if self.failed:
             return min(self.losses)
-        equal = sorted(one for one in self.losses if self.score(one) <= (TIE_ON_PLATEAU if self.on_plateau else TIE))
-        if self.last and self.on_plateau and max(self.losses) not in equal:
-            return equal[0]
-        return equal[(len(equal) - (self.last and not self.on_plateau)) // 2]
+        if self.last and self._none_has_left and self._falls:
+            return min(self.losses, key=lambda one: self.losses[one])
+        equal = self.equal(TIE_ON_PLATEAU if self.unmoved else TIE)
+        return equal[(len(equal) - (self.last and not self.unmoved)) // 2]
+
+    def equal(self, tie: float) -> list[int]:
+        """The exponents whose score is within this of the lowest loss, the lowest exponent first."""
+        return sorted(one for one in self.losses if self.score(one) <= tie)
+
+    @property
+    def unmoved(self) -> bool:
+        """True if no branch has lowered the loss by much."""
+        return min(self.losses.values()) >= self.before - PLATEAU * abs(self.before)
 
     @property
     def on_plateau(self) -> bool:
-        """True if no branch has lowered the loss by much."""
-        return min(self.losses.values()) >= self.before - PLATEAU * abs(self.before)
+        """True if no branch has left the plateau at the start, and their losses do not tell which rate leaves it first.
+
+        Then several are equal, and they do not fall with every higher rate.
+        """
+        if self.failed or not self._none_has_left:
+            return False
+        return len(self.equal(TIE_ON_PLATEAU)) > 1 and not self._falls
+
+    @property
+    def _falls(self) -> bool:
+        """True if the loss falls with every higher rate up to the lowest loss, by more than a tie."""
+        by_rate = [self.score(one) for one in sorted(self.losses)]
+        up_to = by_rate[: by_rate.index(min(by_rate)) + 1]
+        return (up_to[0] > FALL if self.last else len(up_to) == len(by_rate)) and all(
+            low > high for low, high in pairwise(up_to)
+        )
 
     @property
     def failed(self) -> bool:
@@ -92,7 +133,12 @@ class Round:
 
     @property
     def minimum(self) -> float:
-        """The exponent where a parabola through the best score and its neighbours is lowest."""
+        """The exponent where a parabola through the best score and its neighbours is lowest.
+
+        In the last round on a plateau it is the home, or the nearest one that was tried, if the home is worse.
+        """
+        if self.last and self.on_plateau:
+            return float(max(min(self.losses), min(self.home, max(self.equal(TIE_ON_PLATEAU)))))
         return self.best + self._from_best()
 
     @property
@@ -105,9 +151,49 @@ class Round:
     def stuck(self) -> Amount:
         """The lowest exponent above the best that has not lowered the loss at the start, if the best has; else inf."""
         least = self.before - PLATEAU * abs(self.before)
-        if not self.losses[self.best] < self.before - LEFT * abs(self.before):
+        if not self._has_left(self.best):
             return math.inf
         return min((one for one in self.losses if one > self.best and self.losses[one] >= least), default=math.inf)
+
+    @property
+    def slow(self) -> Amount:
+        """The highest exponent that has not left a plateau which a higher one has left; −inf if there is none.
+
+        More than half of what the best has gained on the lowest one then lies between it and the next one.
+        """
+        tried = [one for one in sorted(self.losses) if one <= self.best]
+        gain = self.losses[tried[0]] - self.losses[self.best]
+        if self._has_left(tried[0]) or not gain > GAIN * abs(self.before):
+            return -math.inf
+        return max(
+            (low for low, high in pairwise(tried) if self.losses[low] - self.losses[high] > gain / 2), default=-math.inf
+        )
+
+    @property
+    def safe(self) -> Amount:
+        """The highest exponent that stays below those that collapsed or are stuck."""
+        return min(self.cliff - BACK, self.stuck - FAR_BACK)
+
+    @property
+    def limit(self) -> Amount:
+        """The highest exponent that these branches allow, wherever their minimum is."""
+        return min(self.safe, self.slow + ABOVE_SLOW) if self.last and self.slow > -math.inf else self.safe
+
+    def left_for(self, stage: "Stage") -> int:
+        """How many more branches a stage pays for."""
+        return stage.most - len(self.losses)
+
+    def has_left(self, shorter: "Round") -> bool:
+        """True if a branch has left the plateau on which all of a shorter round are."""
+        return min(self.losses.values()) < min(shorter.losses.values()) - GAIN * abs(self.before)
+
+    @property
+    def _none_has_left(self) -> bool:
+        return min(self.losses.values()) >= self.before - LEFT * abs(self.before)
+
+    def _has_left(self, exponent: int) -> bool:
+        """True if the loss has left the plateau at the start."""
+        return self.losses[exponent] < self.before - LEFT * abs(self.before)
 
     def score(self, exponent: int) -> float:
         """How much higher the loss is than the lowest one, as a logarithm if losses are positive."""
@@ -119,7 +205,7 @@ class Round:
     def _from_best(self) -> float:
         """How far the minimum of the parabola is from the best exponent."""
         best, tried = self.best, sorted(self.losses)
-        if self.edge or self.failed or self.on_plateau:
+        if self.edge or self.failed or self.unmoved:
             return 0.0
         place = tried.index(best)
         below, above = tried[place - 1], tried[place + 1]
@@ -184,6 +270,9 @@ def choose(
     loss. The choice is the minimum of a parabola through the last round. It stays an octave below each rate that
     diverged or collapsed, and two below one at which nothing was learnt.
 
+    On a plateau, where no branch has learnt much and their losses are equal, the last round is near the lowest rate of
+    the first three, the home. Lower rates leave a plateau later, and at higher ones many trainings never leave it.
+
     Args:
         train: Trains branches.
         first: The first round.
@@ -193,20 +282,25 @@ def choose(
         highest: No rate above this exponent is tried.
         before: The loss at the start; inf if it is not known.
     """
-    rounds = [_climb(train, float(start), first, lowest, highest, before)]
+    rounds = [_climb(train, start, first, lowest, highest, before)]
     stages = [first, *then()]
     for stage in stages[1:]:
         rounds.append(_downhill(train, rounds[-1], stage, lowest, highest))
     place = rounds[-1].minimum
-    limit = min(min(one.cliff - BACK, one.stuck - FAR_BACK) for one in rounds[-2:])
-    return Choice(min(place, limit), tuple(rounds), place > limit)
+    if len(rounds) > 1 and rounds[-1].on_plateau and rounds[-1].left_for(stages[-1]) >= LONGER:
+        below = max(min(rounds[-1].losses) - stages[-1].spacing, lowest)
+        rounds.append(_longer(train, rounds[-1], stages[-1]))
+        place = float(rounds[-1].best if rounds[-1].has_left(rounds[-2]) else below)
+    limit, safe = (min(getattr(one, name) for one in rounds[-2:]) for name in ("limit", "safe"))
+    return Choice(min(place, limit), tuple(rounds), place > safe)
 
 
-def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, before: float) -> Round:
-    """Three rates around a place, and more on the side of the best one until it is between two others."""
-    centre, spacing = round(place), stage.spacing
+def _climb(train: Train, centre: int, stage: Stage, lowest: int, highest: int, before: float) -> Round:
+    """Three rates around a centre, and more on the side of the best one until it is between two others."""
+    spacing = stage.spacing
+    home = centre - spacing
     losses = dict(train(stage, centre, [centre - spacing, centre, centre + spacing]))
-    while (made := Round(stage.updates, losses, before)).edge and (len(losses) < stage.most or made.failed):
+    while (made := Round(stage.updates, losses, before, home=home)).edge and (len(losses) < stage.most or made.failed):
         further = max(losses) + spacing if made.edge > 0 else min(losses) - spacing
         if not lowest <= further <= highest:
             break
@@ -215,22 +309,40 @@ def _climb(train: Train, place: float, stage: Stage, lowest: int, highest: int, 
 
 
 def below_best(made: Round, lowest: int, highest: int) -> int:
-    """The first rate of the round after this one."""
-    return int(max(lowest, min(round(made.minimum - BELOW), highest)))
+    """The first rate of the round after this one; on a plateau it is just above the home."""
+    place = made.home + 1 if made.on_plateau else round(made.minimum - BELOW)
+    return int(max(lowest, min(place, highest)))
 
 
 def _downhill(train: Train, earlier: Round, stage: Stage, lowest: int, highest: int) -> Round:
     """A rate and the one below it, and further ones on the side of the better one until it is between two others.
 
-    While nothing is learnt, it goes on below.
+    While nothing is learnt, it goes on with the rate that is nearest to the home, or below if the highest is worse.
     """
     centre, spacing = below_best(earlier, lowest, highest), stage.spacing
     second = centre - spacing if centre - spacing >= lowest else centre + spacing
     losses = dict(train(stage, centre, [centre, second]))
-    while (made := Round(stage.updates, losses, earlier.before, last=True)).edge or made.on_plateau or made.failed:
-        goes_up = made.edge > 0 and not made.on_plateau
-        further = max(losses) + spacing if goes_up else min(losses) - spacing
-        if len(losses) >= stage.most or not lowest <= further <= highest:
-            break
+    while True:
+        made = Round(stage.updates, losses, earlier.before, last=True, home=earlier.home)
+        further = _further(made, spacing)
+        waits = made.on_plateau and made.left_for(stage) == LONGER
+        if further is None or waits or len(losses) >= stage.most or not lowest <= further <= highest:
+            return made
         losses |= train(stage, centre, [further])
-    return made
+
+
+def _longer(train: Train, earlier: Round, stage: Stage) -> Round:
+    """One longer branch, at the rate of the round before that is nearest to just above the home."""
+    tried = earlier.equal(TIE_ON_PLATEAU)
+    exponent = max(tried[0], min(earlier.home + 1, tried[-1]))
+    stage = replace(stage, updates=LONGER * stage.updates, most=1)
+    return Round(stage.updates, train(stage, exponent, [exponent]), earlier.before, last=True, home=earlier.home)
+
+
+def _further(made: Round, spacing: int) -> int | None:
+    """The exponent to try next; None if the best one is between two others."""
+    above, below = max(made.losses) + spacing, min(made.losses) - spacing
+    if made.on_plateau or (made.unmoved and not made.edge):
+        nearer = abs(above - made.home) <= abs(below - made.home)
+        return above if nearer and max(made.losses) in made.equal(TIE_ON_PLATEAU) else below
+    return {1: above, -1: below, 0: None}[made.edge]

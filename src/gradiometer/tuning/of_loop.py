@@ -59,7 +59,8 @@ def tune(
 
     A probe brackets the rate at any scale of inputs and loss. Within the bracket, branches are trained from the start,
     in two rounds. In short ones the rate falls linearly to zero. Longer ones around the best of these keep it for two
-    thirds of their length, to show where a training collapses. The model is not touched.
+    thirds of their length, to show where a training collapses. Where none of them learns much, one that is twice as
+    long tells whether a rate near that of the probe leaves the plateau. The model is not touched.
 
     Args:
         model: The model at its start, in training mode.

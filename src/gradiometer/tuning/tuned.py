@@ -34,6 +34,10 @@ SEVERAL = (
 """How far a race of more than two optimizers can be trusted: `docs/studies/tuning.md`."""
 
 
+LONG = 2
+"""The rounds before the one that has a longer branch."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tuned:
     """What a tuning chose. Train from the start with `optimizer` and `scheduler`, for `steps` updates.
@@ -100,9 +104,10 @@ class Tuned:
     def expected(self) -> float | None:
         """The lowest loss of a branch, from which a guard takes what can be learnt; None if all diverged.
 
-        It is that of mini-batches before their updates, as a guard sees them, and not that of the readouts.
+        It is that of mini-batches before their updates, as a guard sees them, and not that of the readouts. A branch
+        that is longer than the others does not count: it may have left a plateau later than a guard waits.
         """
-        losses = [late_loss(result) for fork in self.forks for result in fork.results]
+        losses = [late_loss(result) for fork in self.forks[:LONG] for result in fork.results]
         return min((loss for loss in losses if math.isfinite(loss)), default=None)
 
     @property
@@ -127,7 +132,7 @@ class Tuned:
         Args:
             level: Probability that all intervals cover.
         """
-        return self.forks[-1].effects(READOUT, level=level)
+        return self.forks[:LONG][-1].effects(READOUT, level=level)
 
     @property
     def line(self) -> str:
@@ -207,6 +212,7 @@ class Tuned:
             found.append(
                 "The rate was lowered to half of one that diverged or ended much worse: long trainings collapse sooner."
             )
+        found += self._plateau()
         found.append(f"Tuning cost {self.cost:.2f} trainings of this length; it was allowed {self.budget:g}.")
         found.append(self._more())
         return tuple(found)
@@ -243,6 +249,23 @@ class Tuned:
             else:
                 ends.append(f"{rate} diverged")
         return f"Branches of {one.updates:,} updates: {', '.join(ends)}."
+
+    def _plateau(self) -> list[str]:
+        """What was chosen on a plateau at the start; nothing if the branches left it."""
+        if len(self.choice.rounds) < LONG:
+            return []
+        last, *longer = self.choice.rounds[LONG - 1 :]
+        if last.slow > -math.inf:
+            return ["The rate is just above those at which little was learnt: higher ones may collapse later."]
+        if not last.on_plateau:
+            return []
+        found = f"After {counted(last.updates, 'update')} all rates had learnt equally little"
+        if not longer:
+            return [f"{found}: the rate is close to that of the probe, and no more than a guess."]
+        after = f"after {counted(longer[0].updates, 'update')}"
+        if longer[0].has_left(last):
+            return [f"{found}; this one had learnt more {after}."]
+        return [f"{found}, and no more {after}: this rate is an octave lower. A longer training may learn more."]
 
     def _more(self) -> str:
         """What a larger budget would give."""
