@@ -25,7 +25,7 @@ from gradiometer.tuning.choice import Choice, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.race import Ended
-from gradiometer.tuning.trials import READOUT, late_loss
+from gradiometer.tuning.trials import READOUT, end_loss, late_loss
 
 SEVERAL = (
     "Branches of more than two optimizers are short: a race of three chose the best one in 7 of 16 trials. Race two, "
@@ -104,10 +104,12 @@ class Tuned:
     def expected(self) -> float | None:
         """The lowest loss of a branch, from which a guard takes what can be learnt; None if all diverged.
 
-        It is that of mini-batches before their updates, as a guard sees them, and not that of the readouts. A branch
-        that is longer than the others does not count: it may have left a plateau later than a guard waits.
+        It is that of mini-batches before their updates, as a guard sees them, or of the readout where that is higher:
+        the last mini-batches are few, and may be easy ones. A branch that is longer than the others does not count: it
+        may have left a plateau later than a guard waits.
         """
-        losses = [late_loss(result) for fork in self.forks[:LONG] for result in fork.results]
+        results = [result for fork in self.forks[:LONG] for result in fork.results]
+        losses = [max(late_loss(result), end_loss(result)) for result in results]
         return min((loss for loss in losses if math.isfinite(loss)), default=None)
 
     @property
