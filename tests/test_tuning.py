@@ -1,6 +1,7 @@
 """The choice of a rate: close to the best one where that is known, never beside a cliff, the same after a stop."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -64,7 +65,7 @@ def batches(seed: int) -> Iterator[torch.Tensor]:
 
 
 def tuned(**settings: Any) -> Tuned:
-    return tune(Noisy(), loss=loss, batches=batches, **{"steps": STEPS, **settings})
+    return tune(Noisy(), **{"loss": loss, "batches": batches, "steps": STEPS, **settings})
 
 
 @pytest.mark.parametrize("start", [-14, -8, 2])
@@ -194,6 +195,20 @@ def test_the_long_branches_keep_their_rate_for_most_of_their_length() -> None:
     first, last = tuned().forks
     assert (first.tail, last.tail) == ("linear", "third")
     assert [fork.tail for fork in tuned(optimizer="sgd,adamw", steps=600).races] == ["linear", "third"]
+
+
+def test_the_start_is_measured_on_as_many_examples_as_a_branch_and_the_cost_is_what_went_through_the_loss() -> None:
+    examples = {True: 0, False: 0}
+
+    def counting(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        examples[torch.is_grad_enabled()] += len(batch)
+        return loss(model, batch)
+
+    found, first = tuned(loss=counting), batches(zlib.crc32(b"0/start"))
+    with torch.no_grad():
+        losses = [float(loss(Noisy(), next(first)).mean()) for _ in range(4 + STEPS // 16)]
+    assert found.choice.rounds[0].before == pytest.approx(sum(losses) / len(losses))
+    assert found.cost == pytest.approx((examples[True] + examples[False] / 3) / (STEPS * BATCH))
 
 
 @pytest.mark.parametrize(("seed", "of_readout"), [(0, False), (2, True)])

@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,14 +26,21 @@ class Start:
     Args:
         loss: The loss.
         norm: The norm of the gradient of a batch.
+        forwards: Batches of which only the loss was measured.
     """
 
     loss: float
     norm: float
+    forwards: int = 0
 
 
-def start_of(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, loss: Loss, seed: int) -> Start:
+def start_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, loss: Loss, seed: int, forwards: int = 0
+) -> Start:
     """The loss and the norm of the gradient, from four batches. The model is not touched.
+
+    The loss is also measured on so many further batches, fewer if the data end: what branches learn is compared to it,
+    and in four batches a few examples of a large loss may hide that.
 
     Raises:
         BadArgument: The data end before.
@@ -55,7 +63,11 @@ def start_of(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, 
             losses.append(float(value.detach()))
             gradients = [p.grad.double() for p in copies.model.parameters() if p.grad is not None]
             norms.append(float(torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()))
+        with torch.no_grad(), user_code("loss"):
+            for further in islice(batches, forwards):
+                batch = mapped(further, lambda tensor: tensor.to(next(iter(devices))))
+                losses.append(float(checked_loss(loss(copies.model, batch), batch).mean()))
     norm = sum(norms) / len(norms)
     if not 0 < norm < float("inf"):
         raise UserCodeFailed(f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen.")
-    return Start(sum(losses) / len(losses), norm)
+    return Start(sum(losses) / len(losses), norm, len(losses) - BATCHES)

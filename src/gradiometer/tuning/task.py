@@ -140,7 +140,7 @@ class Measured:
     def spent(self) -> float:
         """What it has cost, in updates."""
         probed = sum(updates + found.forwards / FORWARD for updates, found in self.brackets.values())
-        return probed + BATCHES + self.paces.cost
+        return probed + BATCHES + self.start.forwards / FORWARD + self.paces.cost
 
 
 def data_for(batches: Any, sizes: int | Sequence[int] | None, aim: Aim | None) -> dict[int, Data]:
@@ -176,12 +176,14 @@ def measured(task: Task) -> Measured:
     """
     model, loss, seed, kinds = task.model, task.loss, task.seed, task.kinds
     first = kinds[0](model.parameters(), 1.0)
-    start = start_of(model, first, task.present, loss=loss, seed=seed)
+    size = first_size(task.present, seed) * task.present.shards
+    forwards = _readout(task, size) // size
+    start = start_of(model, first, task.present, loss=loss, seed=seed, forwards=forwards)
     if task.clip is not None:
         kinds = tuple(kind.clipped(task.clip * start.norm) for kind in kinds)
     found = _brackets(task, kinds)
     paces = paces_for(task.aim, model, kinds[0], task.data, loss=loss, seed=seed, out=task.out)
-    return Measured(start, kinds, found, paces, first_size(task.present, seed) * task.present.shards)
+    return Measured(start, kinds, found, paces, size)
 
 
 def _brackets(task: Task, kinds: Sequence[Made]) -> dict[tuple[Any, ...], tuple[int, Bracket]]:
@@ -200,7 +202,7 @@ def _brackets(task: Task, kinds: Sequence[Made]) -> dict[tuple[Any, ...], tuple[
 
 def plan_of(task: Task, before: Measured) -> Plan:
     """The rounds that the budget pays for."""
-    paces, readout = before.paces.updates, _readout(task, before)
+    paces, readout = before.paces.updates, _readout(task, before.size)
     looks = max(readout / (size if task.of_batch else before.size) / FORWARD / pace for size, pace in paces.items())
     families, others = len(before.brackets), len(task.data) - 1
     decays, slowest = len(task.kinds) // families, min(paces.values())
@@ -232,13 +234,13 @@ def _trials(task: Task, before: Measured, pool: Pool, kind: Made, size: int) -> 
     steps = max(round(task.steps * before.paces.updates[size]), 1)
     return Trials(
         task.model, kind, task.data[size], task.loss, size if task.of_batch else before.size, steps,
-        _readout(task, before), task.replicates, found.rate, pool, seed=task.seed, threads=task.threads,
+        _readout(task, before.size), task.replicates, found.rate, pool, seed=task.seed, threads=task.threads,
         out=task.out, progress=task.progress, keeps_rate=kind.is_schedule_free,
         label=f" batch {size}" if task.of_batch else "",
     )  # fmt: skip
 
 
-def _readout(task: Task, before: Measured) -> int:
+def _readout(task: Task, size: int) -> int:
     """Training examples that every branch is read out on."""
     share = SHARE_READ if len(task.kinds) * len(task.data) == 1 else SHARE_READ_IN_RACE
-    return max(min(int(share * task.steps * before.size), MOST_READ), 1)
+    return max(min(int(share * task.steps * size), MOST_READ), 1)
