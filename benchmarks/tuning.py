@@ -1,7 +1,7 @@
 """Does SGD that chooses its own rate end as well as after a grid, and what does that cost?
 
     .venv/bin/python benchmarks/tuning.py --problems development --out development.jsonl
-    .venv/bin/python benchmarks/tuning.py --problems unseen --out unseen.jsonl --pool processes
+    .venv/bin/python benchmarks/tuning.py --problems last --out last.jsonl --pool processes
 
 Eight problems at three scales of their inputs. The grid has 13 rates a factor 2 apart, each linear and cosine to zero,
 SGD with Nesterov momentum 0.9, and is extended if its best rate lies at an end. Its best is chosen with hindsight: the

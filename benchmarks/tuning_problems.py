@@ -1,4 +1,4 @@
-"""Small problems on which the choice of a learning rate is judged: five lists of eight to develop on, eight to judge.
+"""Small problems on which the choice of a learning rate was judged: six lists of eight, each used once to judge.
 
 All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
 a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
@@ -600,7 +600,7 @@ LAST: Mapping[str, TuningProblem] = {
         lambda: nn.Linear(28, 1), squared, batch=16,
     ),
 }  # fmt: skip
-"""Written down before the sixth version was chosen. On these it may be judged, once, after it is frozen."""
+"""The sixth version was judged on these. Since then they are for development, too."""
 
 PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {
     "development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH, "next": NEXT, "unseen": UNSEEN,
