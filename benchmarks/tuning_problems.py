@@ -1,4 +1,4 @@
-"""Small problems on which the choice of a learning rate was judged: six lists of eight, each used once to judge.
+"""Small problems on which the choice of a learning rate was judged: six lists of eight, of which five judged a version.
 
 All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
 a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
