@@ -70,6 +70,12 @@ def test_the_verb_prints_temperatures_moments_and_the_known_answer() -> None:
     assert "T asked 1.00" in words and "known: 0.3883" in words and "test_accuracy" in words
 
 
+def test_the_verb_says_that_a_run_was_too_short_for_its_slowest_direction() -> None:
+    words = " ".join(run_verb("linear-regression", "--steps", "1000", "--burn-in", "100").output.split())
+    assert "slope_1 cannot tell: " in words and " effective draws, fewer than 30 known: 1.037, 0.0456" in words
+    assert "The draws tell nothing about 6 of 6 functions: use about " in words
+
+
 def test_the_verb_prints_the_same_json_object_twice() -> None:
     arguments = ("linear-regression", "--steps", "200", "--burn-in", "20", "--temperature", "0.5", "--json")
     found = json.loads(run_verb(*arguments, "--seed", "2").output)

@@ -13,9 +13,11 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 from torch import nn
 
 from gradiometer.exploration.chains import Moment, sample
+from gradiometer.exploration.chains.effective_size import size_of_one, size_of_slowest
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Sampler
 from gradiometer.exploration.temperature import Virial
 from gradiometer.measurement import Estimate
@@ -79,7 +81,48 @@ def coverage(kind: Callable[..., Sampler], runs: int, burn_in: int, **settings: 
 
 
 def share(estimates: list[Estimate], truth: float) -> float:
-    return float(np.mean([each.low <= truth <= each.high for each in estimates]))
+    return float(np.mean([each.low <= truth <= each.high for each in estimates if each.tells]))
+
+
+def chains_of(times: float, draws: int = 500, chains: int = 100) -> list[Moment]:
+    """Autoregressive chains of N(0, 1) that are so many autocorrelation times long."""
+    memory = (draws / times - 1) / (draws / times + 1)
+    noise = np.random.default_rng(0).standard_normal((draws, chains))
+    noise[1:] *= math.sqrt(1 - memory**2)
+    return [Moment.of(lfilter([1], [1, -memory], each), every=10) for each in noise.T]
+
+
+@pytest.mark.parametrize(
+    ("times", "least", "most"), [(2.5, 0, 2), (5, 0, 5), (10, 0, 15), (80, 90, 100), (500, 100, 100)]
+)
+def test_a_chain_that_is_short_for_its_correlation_has_no_interval(times: float, least: int, most: int) -> None:
+    """With 2.5 autocorrelation times 33 of 100 intervals of means would miss, with 5 of them 27."""
+    found = chains_of(times)
+    told = [each for each in found if each.mean.tells]
+    assert least <= len(told) <= most
+    assert all(each.spread.tells == each.mean.tells for each in found)
+    wrong = [not each.mean.low <= 0 <= each.mean.high or not each.spread.low <= 1 <= each.spread.high for each in told]
+    assert sum(wrong) <= 26  # two intervals at 90 %
+
+
+def test_a_slow_direction_that_no_parameter_shows_is_found() -> None:
+    """Two parameters are mostly the fast one of two numbers, and little the slow one, of 2.5 autocorrelation times."""
+    noise = np.random.default_rng(1).standard_normal((2, 500))
+    fast, slow = noise[0], lfilter([1], [1, -0.99], noise[1] / 10)
+    path = torch.from_numpy(np.stack([fast + 0.3 * slow, 0.5 * slow - fast], axis=1))
+    alone = [size_of_one(each) for each in path.T.numpy()]
+    assert size_of_slowest(list(path)) == pytest.approx(size_of_one(slow), rel=0.5) and min(alone) > 60
+    assert size_of_slowest(list(path)) < 15
+    assert size_of_slowest(list(path[:19])) == size_of_slowest([]) == math.inf  # too few positions
+    assert size_of_slowest([torch.ones(2)] * 40) == math.inf  # nothing moves
+    assert not Moment.of(fast, slowest=12.0).mean.tells and Moment.of(fast).mean.tells
+
+
+def test_a_short_chain_says_how_many_more_steps_may_do() -> None:
+    found = chains_of(5)[0]
+    assert str(found) == f"cannot tell: {found.effective:.3g} effective draws, fewer than 30"
+    assert found.mean.needed == math.ceil(5000 * (30 / found.effective - 1))
+    assert str(chains_of(500)[0]).startswith("mean ") and ", spread " in str(chains_of(500)[0])
 
 
 def test_the_temperature_of_a_run_is_the_virial_about_its_mean() -> None:

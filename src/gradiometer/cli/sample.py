@@ -239,5 +239,5 @@ def _print(title: str, found: "Sampled") -> None:
     for function, moment in found.moments.items():
         exact = [f"{value:.4g}" for value in (moment.known, moment.known_spread) if value is not None]
         known = f"   known: {', '.join(exact)}" if exact else ""
-        click.echo(filled(f"{function:<17}mean {moment.mean}, spread {moment.spread}{known}", indent=2, hanging=17))
+        click.echo(filled(f"{function:<17}{moment}{known}", indent=2, hanging=17))
     click.echo("\n" + filled(found.verdict) + "\n")

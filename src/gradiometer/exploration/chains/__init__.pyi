@@ -7,8 +7,8 @@ from .engines import ENGINES as ENGINES
 from .mixing import Mixing as Mixing
 from .mixing import mixing as mixing
 from .mixing import rank_counts as rank_counts
+from .moment import Moment as Moment
 from .rhat import rank_rhat as rank_rhat
-from .sampling import Moment as Moment
 from .sampling import Sampled as Sampled
 from .sampling import agreement as agreement
 from .sampling import sample as sample
