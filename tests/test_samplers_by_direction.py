@@ -124,12 +124,12 @@ def test_noise_by_direction_follows_a_learning_rate_that_falls() -> None:
     assert injected == pytest.approx(0.92, abs=4 * 0.92 * math.sqrt(2 / len(noises)))
 
 
-def steps_with_heat_along_one_direction(heat: float, size: int = 2) -> None:
-    """200 steps with a gradient of alternating sign whose heat along the first parameter is known exactly."""
+def steps_with_heat_along_one_direction(heat: float, size: int = 2, memory: int = 20) -> None:
+    """Steps with a gradient of alternating sign whose heat along the first parameter is known exactly."""
     position = nn.Parameter(torch.zeros(size, dtype=torch.float64))
-    sampler = SGLD([position], 0.2, examples=N, burn_in=100, memory=20)
+    sampler = SGLD([position], 0.2, examples=N, burn_in=100, memory=memory)
     length = math.sqrt(2 * heat / (N * 0.2))
-    for step in range(200):
+    for step in range(200 + memory):
         position.grad = length * (-1) ** step * torch.eye(size, dtype=torch.float64)[0]
         sampler.step()
 
@@ -146,7 +146,18 @@ def test_an_error_about_the_mean_names_a_step_that_does_for_the_hottest_directio
         steps_with_heat_along_one_direction(3.0)
     named = r"finite steps\) heats to 1\.2.* Use `lr` below 8\.42e-05"  # 0.2 × 0.05/(120 − 1.2)
     with pytest.raises(BadArgument, match=named):
-        steps_with_heat_along_one_direction(120.0, size=100)
+        steps_with_heat_along_one_direction(120.0, size=100, memory=1000)
+
+
+def test_an_error_about_the_mean_asks_for_no_more_where_the_heat_is_even() -> None:
+    """SGD itself heats each of 100 directions to 1.5: two thirds of the step would do."""
+    position, generator = nn.Parameter(torch.zeros(100, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    sampler = SGLD([position], 0.2, examples=N, burn_in=200)
+    with pytest.raises(BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.133, "):
+        for _ in range(2000):
+            signs = 2 * torch.randint(2, (100,), generator=generator).double() - 1
+            position.grad = signs * math.sqrt(2 * 1.5 / (N * 0.2))
+            sampler.step()
 
 
 def test_the_step_that_an_error_names_allows_for_its_error() -> None:

@@ -17,6 +17,9 @@ ROOM = 0.9
 """Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is held. It is below 1
 because 1,000 steps know this heat only to about 5 %."""
 
+FEW, UNEVEN = 50, 1.5
+"""From so many readings on, a direction that is so many times as hot as the mean shows that the heat is not even."""
+
 HALVES = 50
 """Pairs of half-batch gradients over which the mini-batch heat is averaged."""
 
@@ -60,7 +63,8 @@ class GroupHeat:
     def room(self, temperature: float, cold: float) -> float:
         """By what the learning rate must be multiplied for the hottest direction, as far as it is known by now.
 
-        In a small group this is the largest eigenvalue of the matrix, which is rather too large than too small.
+        In a small group this is the largest eigenvalue of the matrix, which is rather too large than too small. In a
+        large one nothing is known if the heat along the direction is not clearly above the mean: it may be even.
 
         Args:
             temperature: T.
@@ -69,8 +73,9 @@ class GroupHeat:
         if self.matrix.mean is not None:
             limit, excess = ROOM, self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1])
         else:
-            limit, excess = TOLERANCE, max(self.hottest.heat.temperature - self.mean.temperature, cold)
-            excess = excess if self.hottest.heat.readings else 0.0
+            hottest, mean = self.hottest.heat.temperature, self.mean.temperature
+            known = self.hottest.heat.readings >= FEW and hottest > UNEVEN * mean
+            limit, excess = TOLERANCE, max(hottest - mean, cold) if known else 0.0
         return limit * temperature / excess if excess > 0 else math.inf
 
     def clear(self) -> None:
