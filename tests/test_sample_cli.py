@@ -74,6 +74,9 @@ def test_the_verb_says_that_a_run_was_too_short_for_its_slowest_direction() -> N
     words = " ".join(run_verb("linear-regression", "--steps", "1000", "--burn-in", "100").output.split())
     assert "slope_1 cannot tell: " in words and " effective draws, fewer than 30 known: 1.037, 0.0456" in words
     assert "The draws tell nothing about 6 of 6 functions: use about " in words
+    words = " ".join(run_verb("linear-regression", "--steps", "100", "--every", "60", "--burn-in", "0").output.split())
+    assert "slope_1 cannot tell: fewer than 4 draws known: 1.037, 0.0456" in words
+    assert "about 6 of 6 functions: use more steps, or fewer between two draws." in words
 
 
 def test_the_verb_prints_the_same_json_object_twice() -> None:

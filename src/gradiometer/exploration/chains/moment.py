@@ -24,7 +24,7 @@ class Moment:
     Args:
         mean: Its mean over the posterior.
         spread: Its standard deviation over the posterior.
-        effective: Effective number of draws, of the function or of what it may depend on.
+        effective: Effective number of draws, of the function or of what it may depend on; NaN of fewer than 4 draws.
         known: Its exact mean, if the posterior is known.
         known_spread: Its exact standard deviation, if the posterior is known.
     """
@@ -72,4 +72,6 @@ class Moment:
     def __str__(self) -> str:
         if self.mean.tells:
             return f"mean {self.mean}, spread {self.spread}"
+        if math.isnan(self.effective):
+            return "cannot tell: fewer than 4 draws"
         return f"cannot tell: {significant(self.effective)} effective draws, fewer than {ENOUGH}"

@@ -88,14 +88,14 @@ class Sampled:
     @property
     def _too_short(self) -> str:
         """What functions without an interval need."""
-        short = [each for each in self.moments.values() if each.effective < ENOUGH]
+        short = [each for each in self.moments.values() if not each.effective >= ENOUGH]
         needed = max((each.mean.needed or 0 for each in short), default=0)
         if not short:
             return ""
-        return (
-            f"The draws tell nothing about {len(short)} of {counted(len(self.moments), 'function')}: use "
-            f"{about(needed)} more steps at least, or a larger batch with a larger learning rate."
-        )
+        found = f"The draws tell nothing about {len(short)} of {counted(len(self.moments), 'function')}: use"
+        if not needed:
+            return f"{found} more steps, or fewer between two draws."
+        return f"{found} {about(needed)} more steps at least, or a larger batch with a larger learning rate."
 
     @property
     def _of_temperature(self) -> str:
@@ -168,8 +168,8 @@ def sample(
     with SGLD and SGHMC. With SGNHT it was 96 %: the thermostat corrects errors of the very number that is measured,
     so the mean is more certain than stated. Means covered in 90 to 92 %, spreads in 89 to 90 %. A function with fewer
     than 30 effective draws has no interval, as a chain that is too short for a slow direction cannot know its error.
-    Up to 32 parameters the slowest direction of the parameters counts, too: a function may depend on it little, but as
-    much as its other directions once the chain has explored it.
+    Up to 32 parameters the slowest direction of the parameters counts for every function: until a chain has explored
+    it, a function does not show how much it depends on it.
 
     Args:
         model: Makes the model of a chain from torch's global random numbers, which are seeded and restored.
