@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,17 @@ from gradiometer.train.stopping import asked_to_stop
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals as in a terminal, also if the tests run under `nohup` or in the background, which ignore some."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_training_is_asked_to_stop_by_a_signal(number: signal.Signals) -> None:
     before = signal.getsignal(number)
@@ -40,6 +52,7 @@ def test_a_signal_that_was_ignored_before_the_training_still_is(number: signal.S
         signal.signal(number, before)
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_closed_terminal_stops_a_training_at_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,7 +227,7 @@ def sample(
     if len(groups := samplers[0].param_groups) > 1:
         raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
     chains, watching = SampledChains(models, seeds, samplers), Watch(watch or {})
-    paths: list[list[Tensor]] = [[] for _ in models]
+    paths: list[Float[Tensor, "chains params"]] = []
     used = EngineChoice(chains, loss, batch_at, orders)
 
     def measure(place: int, gradients: Sequence[Tensor]) -> None:
@@ -245,8 +245,8 @@ def sample(
             chains.before_step = measure
         if step > burn_in and (step - burn_in - 1) % every == 0:
             watching.look(models, chains.values)
-            for path, parameters in zip(paths, chains.of_one, strict=True):
-                path.extend([_flat(parameters)] if sum(sizes) <= DIRECTIONS else [])
+            if sum(sizes) <= DIRECTIONS:
+                paths.append(torch.stack([_flat(parameters) for parameters in chains.of_one]))
         if halved and step % HALVED == 0 and step < burn_in + steps:
             first, second = (used.engine.gradients(half) for half in index.chunk(2, dim=1))
             for place, each in enumerate(samplers):
@@ -258,7 +258,7 @@ def sample(
             virial,
             equipartitions[place].shape(examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))),
             {name: values[:, place] for name, values in draws.items()},
-            partial(Moment.of, level=level, every=every, slowest=size_of_slowest(paths[place])),
+            partial(Moment.of, level=level, every=every, slowest=size_of_slowest([path[place] for path in paths])),
             known or {},
             level,
         )
