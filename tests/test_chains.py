@@ -177,6 +177,41 @@ def test_the_fastest_engine_is_chosen_in_the_first_steps_and_the_numbers_stay_th
     assert all(same(a, b) for a, b in zip(timed.models, named.models, strict=True))
 
 
+def penalty_of_parameters(model: nn.Module) -> Tensor:
+    return sum((each.square().sum() for each in model.parameters()), torch.zeros(()))
+
+
+def penalty_of_layers(model: nn.Module) -> Tensor:
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    return sum((each.weight.square().sum() for each in layers), torch.zeros(()))
+
+
+def penalty_of_one_weight(model: nn.Module) -> Tensor:
+    return model.get_submodule("0").weight.square().sum()
+
+
+@pytest.mark.parametrize("penalty", [penalty_of_parameters, penalty_of_layers, penalty_of_one_weight])
+def test_a_loss_with_a_penalty_of_its_own_runs_in_a_loop_and_keeps_it(penalty: Callable[[nn.Module], Tensor]) -> None:
+    """A stacked network has no parameters to look at: their sum would be zero, without an error."""
+    data = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).square().mean(dim=1) + penalty(model)
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    settings = {"chains": 2, "steps": 30, "batch_size": 8, "learning_rate": 0.05}
+    found = run_chains(make, loss, data, **settings, watch={"penalty": lambda model, _: penalty(model)})
+    alone = run_chains(make, loss, data, **settings, engine="sequential")
+    assert found.engine == "sequential" and "reads" in found.why_not["stacked"]
+    for here, there in zip(found.models, alone.models, strict=True):
+        for one, other in zip(here.parameters(), there.parameters(), strict=True):
+            assert torch.equal(one, other)
+    expected = [penalty(model).item() for model in found.models]
+    assert found.draws["penalty"][-1].tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_short_runs_are_not_timed() -> None:
     found = together(mlp, None, steps=20)
     assert found.engine == "stacked" and not found.milliseconds

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from gradiometer.exploration.chains.stacked import StackedSequential, why_not_stacked
+from gradiometer.exploration.chains.stacked import OnlyCalled, StackedSequential, why_not_stacked
 from gradiometer.exploration.chains.state import Function, StackedModels
 from gradiometer.measurement.batch import Batch, batch_size, example_axes, mapped, take
 from gradiometer.measurement.loss import Loss
@@ -95,13 +95,18 @@ class Stacked(Engine):
 
     @classmethod
     def why_not(cls, state: StackedModels, loss: Loss, batch: Batch, traits: Traits) -> str | None:
-        """The model has another layer, or the loss has no value per example."""
+        """The model has another layer, or the loss has no value per example, or looks into the model."""
         if (reason := why_not_stacked(state.models[0])) is not None:
             return reason
         if not traits.fixed:
             return "the loss draws random numbers or couples the examples of a batch"
         if not loss(state.models[0], batch).dim():
             return "the loss is a mean, one value per example is needed: build it with reduction='none'"
+        copies = take(batch, torch.arange(batch_size(batch)).repeat(len(state)))
+        try:
+            loss(StackedSequential(state.models[0], state.stacked), copies)
+        except OnlyCalled as error:
+            return str(error)
         return None
 
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
@@ -114,8 +119,11 @@ class Stacked(Engine):
         """One call for all chains, on a copy of the batch for each."""
         size, chains = batch_size(batch), len(self.state)
         copies = take(batch, torch.arange(size).repeat(chains))
-        with torch.no_grad():
-            values = function(self.model, copies).double()
+        try:
+            with torch.no_grad():
+                values = function(self.model, copies).double()
+        except OnlyCalled:
+            return super().values(function, batch)
         return values.view(chains, size) if values.dim() else super().values(function, batch)
 
 

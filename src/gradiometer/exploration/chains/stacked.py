@@ -1,6 +1,7 @@
 """Many copies of a small network as one: every linear layer of all copies is one batched product."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,16 @@ ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyR
 Layer = Callable[[Float[Tensor, "chains examples features"]], Float[Tensor, "chains examples features"]]
 
 
+class OnlyCalled(Exception):
+    """A loss or a function has asked a stacked network for more than its outputs."""
+
+
 class StackedSequential(nn.Module):
     """M networks of linear layers and elementwise functions, called with M batches one after the other.
 
     Takes the examples of all chains along the first axis, [chains · examples, ...], and returns the outputs in the same
-    order. So any per-example loss that calls the model works without change.
+    order. So any per-example loss that calls the model works without change. It has no parameters or parts to look at:
+    a loss that reads them, such as one with a penalty of its own, gets `OnlyCalled` and not an empty list.
 
     Args:
         model: One of the networks: an `nn.Sequential`, nested or not.
@@ -37,6 +43,14 @@ class StackedSequential(nn.Module):
             hidden = layer(hidden)
         outputs: Tensor = hidden.flatten(0, 1)
         return outputs
+
+    def __getattr__(self, name: str) -> Any:
+        raise OnlyCalled(f"the loss reads `{name}` of the model")
+
+    def _none(self, *_: Any, **__: Any) -> Any:
+        raise OnlyCalled("the loss reads the parameters or parts of the model")
+
+    named_modules = named_children = state_dict = _none
 
 
 def why_not_stacked(model: nn.Module) -> str | None:
