@@ -118,6 +118,26 @@ def test_a_slow_direction_that_no_parameter_shows_is_found() -> None:
     assert not Moment.of(fast, slowest=12.0).mean.tells and Moment.of(fast).mean.tells
 
 
+def test_a_function_of_a_fast_parameter_waits_for_the_slow_one() -> None:
+    """Two parameters with curvatures 1 and 0.005: 1,000 steps at η = 0.2 are one relaxation time of the second."""
+    curvature, data = torch.tensor([1.0, 0.005]), torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+
+    (found,) = sample(
+        lambda: nn.Linear(2, 1, bias=False),
+        lambda model, batch: (curvature * (model.weight - batch[0]) ** 2).sum(1) / 2,
+        (data,),
+        lambda parameters, seed: SGLD(parameters, 0.2, examples=50, seed=seed),
+        batch_size=50,
+        steps=1000,
+        burn_in=100,
+        every=4,
+        watch={"fast": (lambda model, _: model.weight[0, 0], (data,))},
+    )
+    fast = found.draws["fast"]
+    assert Moment.of(fast).mean.tells and not found.moments["fast"].mean.tells
+    assert found.moments["fast"].effective < 20 and size_of_one(fast) > 50
+
+
 def test_a_short_chain_says_how_many_more_steps_may_do() -> None:
     found = chains_of(5)[0]
     assert str(found) == f"cannot tell: {found.effective:.3g} effective draws, fewer than 30"

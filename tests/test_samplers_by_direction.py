@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradiometer import BadArgument
 from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, CyclicalSampling, Sampler
+from gradiometer.exploration.samplers.by_direction import Hottest
 from gradiometer.exploration.temperature import Equipartition, Shape, Virial
 from gradiometer.measurement import Estimate
 
@@ -147,6 +148,27 @@ def test_an_error_about_the_mean_names_a_step_that_does_for_the_hottest_directio
     named = r"finite steps\) heats to 1\.2.* Use `lr` below 8\.42e-05"  # 0.2 × 0.05/(120 − 1.2)
     with pytest.raises(BadArgument, match=named):
         steps_with_heat_along_one_direction(120.0, size=100, memory=1000)
+
+
+def test_an_error_about_the_mean_names_a_step_that_does_for_directions_without_noise() -> None:
+    """60 of 100 directions are heated to 2, the mean is 1.2, by which those without noise would be too cold."""
+    position, generator = nn.Parameter(torch.zeros(100, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    sampler = SGLD([position], 0.2, examples=N, burn_in=200)
+    length = math.sqrt(2 * 2 / (N * 0.2)) * (torch.arange(100) < 60)
+    with pytest.raises(
+        BadArgument, match=r"finite steps\) heats to 1\.2.* Use `lr` below 0\.00833, "
+    ):  # 0.2 × 0.05/1.2
+        for _ in range(2000):
+            position.grad = length * (2 * torch.randint(2, (100,), generator=generator).double() - 1)
+            sampler.step()
+
+
+def test_a_search_that_starts_with_a_gradient_of_zero_finds_the_hottest_direction() -> None:
+    """As that of the first matrix of LoRA, whose second one is zero at the start."""
+    hottest = Hottest(search=100, memory=20)
+    for step in range(100):
+        hottest.look(torch.tensor([0.0, float(step > 0), 0.0]))
+    assert hottest.found and hottest.direction.tolist() == [0, 1, 0]
 
 
 def test_an_error_about_the_mean_asks_for_no_more_where_the_heat_is_even() -> None:
