@@ -72,11 +72,11 @@ def test_every_prediction_held_is_finite_and_a_wrong_theory_would_have_missed(na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", s05.STEPS)
-def test_the_barrier_between_other_runs_is_the_one_of_reordered_units(step: int) -> None:
-    ours, theirs = s05.by_symmetry(step, first=2000), s05.between_runs(step, first=2000)
-    assert meets(ours, theirs)
-    assert excludes(ours, theirs, 0.0)
+def test_the_barrier_between_other_runs_is_the_one_of_reordered_units() -> None:
+    for step in s05.STEPS:  # of the same runs
+        ours, theirs = s05.by_symmetry(step, first=2000), s05.between_runs(step, first=2000)
+        assert meets(ours, theirs)
+        assert excludes(ours, theirs, 0.0)
 
 
 def test_reordered_units_compute_the_same_function() -> None:
