@@ -7,7 +7,8 @@ Eight problems at three scales of their inputs. The grid has 13 rates a factor 2
 SGD with Nesterov momentum 0.9, and is extended if its best rate lies at an end. Its best is chosen with hindsight: the
 smallest mean over three seeds of the final training loss, which is then compared. Every method gets the same three
 seeds, the same batches and the same steps; its end is given in percent above the best of the grid, and its cost in
-whole trainings (a forward pass alone counts a third). Methods whose packages are not installed are left out.
+whole trainings (a forward pass alone counts a third). Methods whose packages are not installed are left out. The column
+"other seeds" is what the grid itself is worth: each seed is trained at the rate and shape that are best for the others.
 
 With `--seeds 10` a second table shows each of ten seeds of tune: how far they spread, and how many failed, which means
 that more than half of what the best of the grid gains from the start is lost.
@@ -35,7 +36,7 @@ COARSE = range(-18, 9, 2)
 """Exponents of 2 of the rates among which the centre of a grid is found."""
 EACH_WAY = 6
 """Rates of a grid on either side of its centre."""
-OWN = "tune"
+OWN, OTHERS = "tune", "other seeds"
 MARGIN = 2
 """The best rate has at least this many rates on either side."""
 ADAPTIVE = ("CNN, BatchNorm", "CNN, GroupNorm", "transformer")
@@ -62,15 +63,26 @@ class Place:
 
 @dataclass(frozen=True)
 class Grid:
-    """Mean final losses over the seeds, by rate (as exponent of 2) and shape."""
+    """Final losses by rate (as exponent of 2) and shape: means over the seeds, and training and test loss by seed."""
 
     train: Mapping[tuple[int, str], float]
     test: Mapping[tuple[int, str], float]
+    by_seed: Mapping[tuple[int, str], Mapping[int, tuple[float, float]]]
 
     @property
     def best(self) -> tuple[int, str]:
         """The best rate and shape."""
         return min(self.train, key=lambda key: self.train[key])
+
+    def by_others(self, part: str) -> float:
+        """The mean final loss if every seed has the rate and shape with the lowest training loss of the other seeds."""
+
+        def of_others(key: tuple[int, str], seed: int) -> float:
+            return statistics.fmean(losses[0] for other, losses in self.by_seed[key].items() if other != seed)
+
+        seeds = self.by_seed[self.best]
+        chosen = {seed: min(self.by_seed, key=lambda key: of_others(key, seed)) for seed in seeds}
+        return statistics.fmean(self.by_seed[key][seed][part == "test"] for seed, key in chosen.items())
 
     def beside(self, factor: int) -> float:
         """How much worse a rate this many doublings away ends, in percent."""
@@ -141,14 +153,15 @@ class Study:
         }
         while wanted:
             jobs = {
-                place.job(f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"): (place, Job(
+                place.job(f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"): (place, seed, Job(
                     place.job(f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"),
                     rates_at, (place, seed, exponents, list(SHAPES), self.optimizer),
                 ))
                 for place, exponents in wanted.items() for seed in SEEDS
             }  # fmt: skip
-            for name, result in self.results([job for _, job in jobs.values()]).items():
-                rows[jobs[name][0]] += result
+            for name, result in self.results([job for *_, job in jobs.values()]).items():
+                place, seed, _ = jobs[name]
+                rows[place] += [[*row, seed] for row in result]
             grids = {place: grid_of(rows[place]) for place in places}
             wanted = {place: grid.missing for place, grid in grids.items() if grid.missing}
         return grids
@@ -168,37 +181,42 @@ class Study:
 
 
 def grid_of(rows: list[list[Any]]) -> Grid:
-    """Means over the seeds."""
-    train: dict[tuple[int, str], list[float]] = {}
-    test: dict[tuple[int, str], list[float]] = {}
-    for exponent, shape, one, other in rows:
-        train.setdefault((exponent, shape), []).append(one)
-        test.setdefault((exponent, shape), []).append(other)
-    means = [{key: statistics.fmean(values) for key, values in part.items()} for part in (train, test)]
-    return Grid(*means)
+    """The grid of rows of exponent, shape, training loss, test loss and seed."""
+    by_seed: dict[tuple[int, str], dict[int, tuple[float, float]]] = {}
+    for exponent, shape, train, test, seed in rows:
+        by_seed.setdefault((exponent, shape), {})[seed] = (train, test)
+    train, test = (
+        {key: statistics.fmean(losses[part] for losses in each.values()) for key, each in by_seed.items()}
+        for part in (0, 1)
+    )
+    return Grid(train, test, by_seed)
 
 
 def table(grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]], methods: list[str], part: str) -> str:
     """Percent above the best of the grid, by place and method; then the worst, the median and the cost."""
     lines = [
-        f"| {part} loss | inputs | best of grid | at | half, twice | {' | '.join(methods)} |",
-        f"|{' --- |' * (5 + len(methods))}",
+        f"| {part} loss | inputs | best of grid | at | half, twice | {' | '.join([OTHERS, *methods])} |",
+        f"|{' --- |' * (6 + len(methods))}",
     ]
-    columns: dict[str, list[float]] = {name: [] for name in methods}
+    columns: dict[str, list[float]] = {name: [] for name in [OTHERS, *methods]}
     for place, grid in grids.items():
         exponent, shape = grid.best
         best = getattr(grid, part)[grid.best]
+        columns[OTHERS].append(percent(grid.by_others(part), best))
         for name in methods:
             values = [getattr(end, part) for end in ends.get((place, name), [])]
             columns[name].append(percent(statistics.fmean(values), best) if values else math.nan)
-        cells = " | ".join(shown(columns[name][-1]) for name in methods)
+        cells = " | ".join(shown(column[-1]) for column in columns.values())
         beside = f"{shown(grid.beside(-1))}, {shown(grid.beside(1))}"
         lines.append(f"| {place.name} | × {place.scale:g} | {best:.4g} | 2^{exponent} {shape} | {beside} | {cells} |")
     for what, of in (("worst", max), ("median", statistics.median)):
-        lines.append(f"| {what} | | | | | {' | '.join(shown(of(columns[name])) for name in methods)} |")
+        lines.append(f"| {what} | | | | | {' | '.join(shown(of(column)) for column in columns.values())} |")
+    near = [f"{sum(value <= 1 for value in column)} of {len(column)}" for column in columns.values()]
+    lines.append(f"| at most +1 % | | | | | {' | '.join(near)} |")
     costs = {name: [end.cost for place in grids for end in ends.get((place, name), [])] for name in methods}
     means = " | ".join(f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values())
-    return "\n".join([*lines, f"| cost in runs | | {2 * (2 * EACH_WAY + 1)} | | | {means} |"])
+    grid_cost = 2 * (2 * EACH_WAY + 1)
+    return "\n".join([*lines, f"| cost in runs | | {grid_cost} | | | {(len(SEEDS) - 1) * grid_cost} | {means} |"])
 
 
 def spread(grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]]) -> str:

@@ -1,4 +1,4 @@
-"""Small problems on which the choice of a learning rate was judged: six lists of eight, of which five judged a version.
+"""Small problems on which the choice of a learning rate was judged: seven lists of eight, six to judge a version.
 
 All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
 a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
@@ -162,6 +162,16 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().flatten(1).mean(1) / 2
 
 
+def huber(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Huber loss of an example, averaged over its outputs: an error above 1 counts in proportion to its size."""
+    return functional.huber_loss(outputs, targets, reduction="none").mean(1)
+
+
+def yes_or_no(outputs: Tensor, answers: Tensor) -> Tensor:
+    """Binary cross entropy of an example, averaged over its answers, each 0 or 1."""
+    return functional.binary_cross_entropy_with_logits(outputs, answers, reduction="none").mean(1)
+
+
 def convolved(
     norm: Callable[[int], nn.Module],
     channels: tuple[int, int],
@@ -187,6 +197,30 @@ def residual_convolved(norm: Callable[[int], nn.Module], channels: int, kind: ty
     return nn.Sequential(
         nn.Conv2d(1, channels, 3, stride=2, padding=1), norm(channels), kind(), *blocks,
         nn.Flatten(), nn.Linear(16 * channels, 10),
+    )  # fmt: skip
+
+
+def pooled_stages(norm: Callable[[int], nn.Module], channels: tuple[int, int, int], features: int) -> nn.Module:
+    """Three convolutions with norms and ReLU, the first two followed by max pooling, then two linear layers."""
+    one, two, three = channels
+    return nn.Sequential(
+        nn.Conv2d(1, one, 3), norm(one), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(one, two, 3, padding=1, bias=False), norm(two), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(two, three, 1, bias=False), norm(three), nn.ReLU(),
+        nn.Flatten(), nn.Linear(features, 24), nn.ReLU(), nn.Linear(24, 10),
+    )  # fmt: skip
+
+
+def normed_first(norm: Callable[[int], nn.Module], channels: int, classes: int, kind: type[nn.Module]) -> nn.Module:
+    """Three channels in, a residual block with norms before its two convolutions, one linear layer; for 8 x 8."""
+    block = [
+        layer
+        for _ in range(2)
+        for layer in (norm(channels), kind(), nn.Conv2d(channels, channels, 3, padding=1, bias=False))
+    ]
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 4, stride=2, padding=1), Residual(*block), norm(channels), kind(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, classes),
     )  # fmt: skip
 
 
@@ -478,6 +512,112 @@ def walks() -> Data:
     return split(steps.cumsum(1) / 10, steps)
 
 
+@cache
+def surveys() -> Data:
+    """Answers from -2 to 2 to 40 questions, which depend on seven hidden traits, and six noisy yes-or-no outcomes."""
+    generator = torch.Generator().manual_seed(83)
+    count = TRAIN + TEST
+    traits = torch.randn(count, 7, generator=generator)
+    loads = torch.randn(7, 40, generator=generator) / 2
+    leaning = torch.linspace(-1, 1, 40)
+    answers = (traits @ loads + leaning + 0.7 * torch.randn(count, 40, generator=generator)).round().clamp(-2, 2)
+    odds = (1.5 * traits @ torch.randn(7, 6, generator=generator) - 0.5).sigmoid()
+    return split(answers, torch.bernoulli(odds, generator=generator))
+
+
+@cache
+def pendulums() -> Data:
+    """Two pendulums that a spring joins: angles, speeds, spring and friction, and the same angles and speeds later.
+
+    The later values carry errors, a few of them large.
+    """
+    generator = torch.Generator().manual_seed(89)
+    count = TRAIN + TEST
+    angles, speeds = (1.2 * torch.randn(count, 2, generator=generator) for _ in range(2))
+    spring, friction = torch.rand(2, count, 1, generator=generator)
+    inputs = torch.cat([angles, speeds, 2 * spring - 1, 2 * friction - 1], dim=1)
+    for _ in range(40):
+        pull = 2 * spring * (angles.flip(1) - angles)
+        speeds = speeds + 0.05 * (pull - angles.sin() - friction * speeds)
+        angles = angles + 0.05 * speeds
+    errors = torch.randn(count, 4, generator=generator)
+    large = torch.rand(count, 4, generator=generator) < 0.05
+    return split(inputs, torch.cat([angles, speeds], dim=1) + torch.where(large, 2.0, 0.4) * errors)
+
+
+@cache
+def profiles() -> Data:
+    """Fashion-MNIST as the mean brightness of its 28 rows and 28 columns, centred; one label in ten is random."""
+    pictures, labels = images("fashion-mnist", TRAIN + TEST)
+    means = torch.cat([pictures.mean(3), pictures.mean(2)], dim=2).flatten(1)
+    return split((means - means.mean(0)) / means.std(), relabelled(labels, 0.1))
+
+
+@cache
+def overlaid() -> Data:
+    """Fashion-MNIST without its border, 12 x 12, under a fainter picture, mirrored; the class is the brighter one's."""
+    pictures, labels = images("fashion-mnist", 2 * (TRAIN + TEST))
+    small = functional.avg_pool2d(pictures[:, :, 2:26, 2:26], 2)
+    above, below = small.split(TRAIN + TEST)
+    return split(above + 0.4 * below.flip(3), labels[: TRAIN + TEST])
+
+
+@cache
+def moves() -> Data:
+    """Three pictures of 8 x 8 of a soft spot that moves in one of eight directions or rests, the nine classes.
+
+    The pictures are noisy, and one label in ten is random.
+    """
+    generator = torch.Generator().manual_seed(97)
+    count = TRAIN + TEST
+    labels = torch.randint(9, (count,), generator=generator)
+    speeds = torch.where(labels < 8, 0.8 + 0.6 * torch.rand(count, generator=generator), 0.0)[:, None]
+    times = torch.arange(-1.0, 2.0)
+    start = 2.5 + 2 * torch.rand(2, count, 1, generator=generator)
+    turns = (torch.pi * labels / 4)[:, None]
+    down, across = start[0] + speeds * turns.sin() * times, start[1] + speeds * turns.cos() * times
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    far = (rows - down[..., None, None]).square() + (columns - across[..., None, None]).square()
+    noise = torch.randn(count, 3, 8, 8, generator=generator)
+    return split((-far / 3).exp() + 0.3 * noise, relabelled(labels, 0.1) % 9)
+
+
+@cache
+def dialects(length: int, symbols: int) -> Data:
+    """One-hot stretches, each from one of four random chains of the first order."""
+    generator = torch.Generator().manual_seed(101)
+    count = TRAIN + TEST
+    odds = (2 * torch.randn(4, symbols, symbols, generator=generator)).softmax(2)
+    which = torch.randint(4, (count,), generator=generator)
+    codes = [torch.randint(symbols, (count,), generator=generator)]
+    for _ in range(length):
+        codes.append(torch.multinomial(odds[which, codes[-1]], 1, generator=generator)[:, 0])
+    stretches = torch.stack(codes, dim=1)
+    return letters((stretches[:, :-1], stretches[:, 1:]), symbols)
+
+
+@cache
+def spectra() -> Data:
+    """Spectra of 48 places with three peaks of random place, width and height, and noise. The targets are not used."""
+    generator = torch.Generator().manual_seed(103)
+    drawn = torch.rand(TRAIN + TEST, 3, 3, generator=generator)
+    places, widths, heights = 6 + 36 * drawn[..., :1], 2 + 3 * drawn[..., 1:2], 0.5 + 1.5 * drawn[..., 2:]
+    peaks = heights * (-((torch.arange(48.0) - places) / widths).square() / 2).exp()
+    return split(peaks.sum(1) + 0.1 * torch.randn(TRAIN + TEST, 48, generator=generator), places)
+
+
+@cache
+def categories() -> Data:
+    """Three columns of 16 categories, of which a few are frequent, one-hot, and a noisy sum of their effects."""
+    generator = torch.Generator().manual_seed(107)
+    count = TRAIN + TEST
+    odds = torch.arange(1, 17.0).reciprocal()
+    chosen = torch.multinomial(odds, 3 * count, replacement=True, generator=generator).view(count, 3)
+    inputs = functional.one_hot(chosen, 16).float().flatten(1)
+    effects = torch.randn(48, 1, generator=generator)
+    return split(inputs, inputs @ effects + 0.7 * torch.randn(count, 1, generator=generator))
+
+
 def batch_norm(channels: int) -> nn.Module:
     """BatchNorm."""
     return nn.BatchNorm2d(channels)
@@ -602,7 +742,24 @@ LAST: Mapping[str, TuningProblem] = {
 }  # fmt: skip
 """The sixth version was judged on these. Since then they are for development, too."""
 
+SEVENTH: Mapping[str, TuningProblem] = {
+    "logistic regression": TuningProblem(surveys, lambda: perceptron(40, 6), yes_or_no),
+    "MLP": TuningProblem(pendulums, lambda: perceptron(6, 56, 28, 4, kind=nn.Mish), huber, batch=16),
+    "deep GELU MLP": TuningProblem(
+        profiles, lambda: perceptron(56, 44, 36, 32, 28, 24, 10, kind=nn.GELU), entropy, steps=500
+    ),
+    "CNN, BatchNorm": TuningProblem(overlaid, lambda: pooled_stages(batch_norm, (6, 10, 14), 56), entropy),
+    "CNN, GroupNorm": TuningProblem(moves, lambda: normed_first(group_norm, 10, 9, nn.Mish), entropy),
+    "transformer": TuningProblem(lambda: dialects(18, 11), lambda: Letters(11, 28, 1, 18), entropy, batch=16),
+    "autoencoder": TuningProblem(
+        lambda: to_itself(spectra()), lambda: perceptron(48, 32, 9, 24, 36, 48, kind=nn.Mish), squared,
+        scaled_targets=True,
+    ),
+    "quadratic": TuningProblem(categories, lambda: nn.Linear(48, 1), squared),
+}  # fmt: skip
+"""A seventh version is judged on these."""
+
 PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {
     "development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH, "next": NEXT, "unseen": UNSEEN,
-    "last": LAST,
+    "last": LAST, "seventh": SEVENTH,
 }  # fmt: skip

@@ -74,7 +74,7 @@ def test_the_command_prints_one_row_a_cell(
     monkeypatch.setattr("sys.argv", ["tuning.py", *arguments])
     main()
     printed = capsys.readouterr().out
-    assert printed.count("| quadratic | × 1 | 2 | 2^0 linear | +50.0, +50.0 | +60.0 |") == 1
+    assert printed.count("| quadratic | × 1 | 2 | 2^0 linear | +50.0, +50.0 | +0.0 | +60.0 |") == 1
     assert "| quadratic | × 1 | 4 | +10.0, +85.0, +160.0 | 4 |" in printed
 
 
@@ -93,9 +93,10 @@ def test_a_grid_is_extended_until_its_best_rate_lies_inside(tmp_path: Path, monk
 
 def test_the_table_is_in_percent_of_means_over_seeds() -> None:
     place = Place("fresh", "MLP", 16.0)
-    rows = [[each, "linear", loss + shift, 1.0] for shift in (-0.5, 0.5) for each, loss in ((0, 3), (1, 2), (2, 4))]
+    rows = [[each, "linear", loss + shift, 1.0, shift] for shift in (-1, 1) for each, loss in ((0, 3), (1, 2), (2, 4))]
+    rows += [[3, "cosine", 0.5, 1.0, -1], [3, "cosine", 4.5, 1.0, 1]]  # the best of one seed
     grid: Grid = grid_of(rows)
     assert grid.best == (1, "linear") and grid.train[grid.best] == 2
     shown = table({place: grid}, {(place, "ours"): [End(1.9, 1.0, 2.0), End(2.2, 1.0, 2.4)]}, ["ours"], "train")
-    assert "| MLP | × 16 | 2 | 2^1 linear | +50.0, +100.0 | +2.5 |" in shown
+    assert "| MLP | × 16 | 2 | 2^1 linear | +50.0, +100.0 | +37.5 | +2.5 |" in shown
     assert "2.20 (at most 2.40)" in shown
