@@ -23,6 +23,13 @@ CHUNK = 512
 Shape = Callable[[float], float]
 """The rate as a factor, at this share of the run."""
 SHAPES: Mapping[str, Shape] = {"linear": lambda share: 1 - share, "cosine": lambda share: (1 + cos(pi * share)) / 2}
+
+
+def trapezoid(share: float) -> float:
+    """The shape of a training at a rate that `tune` has chosen."""
+    return min(1.0, 2 - 2 * share)
+
+
 Optimizer = Literal["sgd", "adamw"]
 State = dict[str, Tensor]
 """Parameters or buffers by name; in a stack each has one entry per lane first."""

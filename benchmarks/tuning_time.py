@@ -7,7 +7,8 @@ training of the grid has as many updates as fit into the time of the whole train
 factor 2 apart, linear to zero, SGD with Nesterov momentum 0.9. The target is the mean final training loss, over three
 seeds, of the best of the grid. Then tune chooses batch and rate for each seed from step times of its own, and trainings
 at its choice are repeated with several lengths: the shortest whose mean final loss is at most the target is its time,
-in units of the time of the grid. The same lengths are tried at the best of the grid, for comparison.
+in units of the time of the grid; their rates fall in the second half, as `tune` says. The same lengths are tried at the
+best of the grid, for comparison.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from tuning_problems import PROBLEMS, Cell
-from tuning_runs import SHAPES, Counted, losses_of, sgd, stacked, trained
+from tuning_runs import SHAPES, Counted, Shape, losses_of, sgd, stacked, trained, trapezoid
 
 from gradiometer.forks.data import data_of
 from gradiometer.tuning import Tuned, tune
@@ -51,12 +52,12 @@ def grid(cell: Cell, paces: dict[int, float]) -> dict[tuple[int, int], float]:
     return found
 
 
-def ends(cell: Cell, batch: int, steps: int, seed: int, optimizer: Any) -> list[float]:
+def ends(cell: Cell, batch: int, steps: int, seed: int, optimizer: Any, shape: Shape) -> list[float]:
     """The final training loss for every length."""
     found = []
     for length in LENGTHS:
         each = replace(cell, batch=batch, steps=max(round(length * steps), 1))
-        found.append(losses_of(each, trained(each, seed, optimizer, SHAPES["linear"]))[0])
+        found.append(losses_of(each, trained(each, seed, optimizer, shape))[0])
     return found
 
 
@@ -87,8 +88,9 @@ def judged(name: str, problems: str) -> dict[str, Any]:
     ours, theirs = [], []
     for seed, (one, _) in zip(SEEDS, choices, strict=True):
         steps = round(cell.steps * paces[one.batch_size])
-        ours.append(ends(cell, one.batch_size, steps, seed, lambda model, one=one: one.optimizer(model.parameters())))
-        theirs.append(ends(cell, size, round(cell.steps * paces[size]), seed, sgd(2.0**exponent)))
+        chosen = lambda model, one=one: one.optimizer(model.parameters())  # noqa: E731
+        ours.append(ends(cell, one.batch_size, steps, seed, chosen, trapezoid))
+        theirs.append(ends(cell, size, round(cell.steps * paces[size]), seed, sgd(2.0**exponent), SHAPES["linear"]))
     mean_ours, mean_theirs = ([statistics.fmean(each) for each in zip(*rows, strict=True)] for rows in (ours, theirs))
     by_size = {one: min(loss for (other, _), loss in losses.items() if other == one) for one in SIZES}
     return {

@@ -195,7 +195,7 @@ def test_a_run_without_a_step_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"schedule": "cosine"}, {"schedule": "linear"}, {"snapshots": 3}, {"schedule": "0.1/t"}]
+    "settings", [{}, *({"schedule": name} for name in ("cosine", "linear", "trapezoid", "0.1/t")), {"snapshots": 3}]
 )
 def test_the_planned_schedule_is_the_one_training_follows(settings: dict[str, object]) -> None:
     configuration = Configuration(problem="quadratic", epochs=3, **settings)

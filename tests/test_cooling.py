@@ -295,8 +295,8 @@ def test_cooling_and_the_cycles_of_snapshots_are_not_asked_for_at_once() -> None
         settings(snapshots=3)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_cooling_and_a_schedule_that_never_holds_a_rate_are_refused_together(schedule: str) -> None:
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "trapezoid"])
+def test_cooling_and_a_schedule_that_ends_at_zero_are_refused_together(schedule: str) -> None:
     with pytest.raises(BadArgument, match=f"`cool` is 'auto', but the {schedule} schedule decays to zero by itself"):
         settings(schedule=schedule)
 

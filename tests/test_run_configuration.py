@@ -10,6 +10,7 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.cli.options import configuration_from
 from gradiometer.run import Configuration
+from gradiometer.run.settings.planned import planned
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -129,3 +130,10 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(BadArgument, match="8 parts of a batch of 4"):
         Configuration(parts=8, batch_size=4)
     assert Configuration(parts=8, batch_size=4, accumulation=2).parts == 8  # not used: the run is read as it is made
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 300])
+def test_a_trapezoid_keeps_the_rate_for_half_of_the_run_and_falls_to_zero_in_a_line(steps: int) -> None:
+    schedule, kept = planned(Configuration(schedule="trapezoid", learning_rate=0.2, steps=steps), steps), steps // 2
+    line = [0.2 * (steps - step) / (steps - kept) for step in range(kept, steps + 1)]
+    assert [schedule(step) for step in range(steps + 1)] == pytest.approx([0.2] * kept + line)

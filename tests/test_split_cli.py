@@ -34,7 +34,7 @@ def test_the_table_has_every_split_and_the_same_command_trains_nothing_again(
     [
         (["--members", "1,two"], "`--members` must be whole numbers with commas between them, got '1,two'"),
         (["--members", "3"], "`members` must be at least two different numbers"),
-        (["--schedule", "Cosine(0.2, steps=1000)"], "`schedule` must be cosine, linear or constant"),
+        (["--schedule", "Cosine(0.2, steps=1000)"], "`schedule` must be cosine, linear, trapezoid or constant"),
         (["--optimizer", "schedulefree"], "`optimizer` schedulefree has no length to split"),
         (["--export", "it.txt"], "`export` must be a file named .pt2"),
     ],

@@ -25,7 +25,7 @@ def test_the_file_is_a_configuration_with_the_chosen_rate(
     rounds = [sentence for sentence in told["sentences"] if sentence.startswith("Branches of")]
     assert rounds and all(" ended at a training loss of " in one and one.count("training loss") == 1 for one in rounds)
     written = Configuration.from_toml(told["file"])
-    assert written.learning_rate == told["learning_rate"] and written.schedule == "linear"
+    assert written.learning_rate == told["learning_rate"] and written.schedule == "trapezoid"
     assert (written.momentum, written.nesterov, written.steps, written.batch_size) == (0.9, True, 60, 10)
     code, out, _ = called(capsys, "tune", *SMALL, "--momentum", "0.5", "--budget", "1.2")
     assert code == 0 and "momentum=0.5" in out and "nesterov" not in out
@@ -50,7 +50,7 @@ def test_train_with_tune_trains_at_the_chosen_rate_and_shows_what_was_tried(
     monkeypatch.chdir(tmp_path)
     code, out, _ = called(capsys, "train", *SMALL, "--tune", "--json", "--budget", "0")
     run = Run.open(json.loads(out)["run"])
-    assert code == 0 and run.configuration.schedule == "linear"
+    assert code == 0 and run.configuration.schedule == "trapezoid"
     chosen = Configuration.from_toml("runs/quadratic-position-tuning/tuned.toml")
     assert run.configuration.learning_rate == chosen.learning_rate
     assert forks_of(run) and all(record.finished for record in forks_of(run))

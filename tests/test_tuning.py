@@ -16,21 +16,23 @@ from torch import nn
 
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
-from gradiometer.forks import BranchResult
+from gradiometer.forks import BranchResult, tail_factor
+from gradiometer.forks.branch import Tail
 from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
 from gradiometer.tuning import Tuned, tune
-from gradiometer.tuning.choice import Choice, Round, Stage, choose, rate_of
+from gradiometer.tuning.choice import LOWER, Choice, Round, Stage, choose, rate_of
 from gradiometer.tuning.trials import end_loss, late_loss
 
 FIRST, STAGES = Stage(16, 7, 4), (Stage(30, 3, 2), Stage(60, 3, 2))
+LAST = (Stage(90, 3, 2, "third"),)
 CURVATURES = np.geomspace(0.05, 1, 6)
 QUADRATIC = Quadratic(np.diag(CURVATURES), np.diag(CURVATURES))
 START, BATCH, STEPS = np.full(6, 2.0), 8, 300
 
 
-def exact(rate: float, updates: int, nesterov: bool = True) -> float:
-    """The expected loss after so many updates, linear to zero."""
-    rates = rate * (1 - (np.arange(updates) + 0.5) / updates)
+def exact(rate: float, updates: int, tail: Tail = "half", nesterov: bool = True) -> float:
+    """The expected loss after so many updates whose rate ends like this; that of a training falls in its second half."""
+    rates = rate * np.array([tail_factor(tail, step, step + 1, updates) for step in range(updates)])
     with np.errstate(over="ignore", invalid="ignore"):
         law = QuadraticLaw.at(QUADRATIC, START).after(rates, batch_size=BATCH, momentum=0.9, nesterov=nesterov)
         loss = law.excess_loss + len(CURVATURES) / 2  # the examples scatter by Σ = H around the minimum
@@ -71,9 +73,9 @@ def tuned(**settings: Any) -> Tuned:
 @pytest.mark.parametrize("start", [-14, -8, 2])
 def test_with_exact_losses_the_choice_ends_within_one_percent_of_the_best_rate(start: int) -> None:
     def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
-        return {exponent: exact(rate_of(1.0, exponent), stage.updates) for exponent in exponents}
+        return {exponent: exact(rate_of(1.0, exponent), stage.updates, stage.tail) for exponent in exponents}
 
-    choice = choose(train, FIRST, lambda: STAGES, start=start, lowest=-40, highest=40)
+    choice = choose(train, FIRST, lambda _: LAST, start=start, lowest=-40, highest=40)
     assert exact(rate_of(1.0, choice.exponent), STEPS) < 1.01 * best_exact(STEPS)
 
 
@@ -81,6 +83,14 @@ def test_with_real_branches_the_choice_ends_close_to_the_best_rate() -> None:
     found = tuned()
     assert exact(found.learning_rate, STEPS) < 1.01 * best_exact(STEPS)
     assert found.cost <= found.budget
+
+
+@pytest.mark.parametrize(("steps", "said"), [(60, False), (150, True), (300, False)])
+def test_a_rate_that_is_lowered_for_the_length_is_said_to_be(steps: int, said: bool) -> None:
+    """With 60 steps there is one round, and with 300 all losses of the last one are equal."""
+    found = tuned(steps=steps)
+    assert ("half an octave below the best of these" in " ".join(found.sentences)) == said
+    assert (found.choice.rounds[-1].minimum - found.choice.exponent == LOWER) == said
 
 
 @pytest.mark.parametrize("cliff", [-6, 0, 5])
@@ -91,7 +101,7 @@ def test_the_choice_stays_an_octave_below_what_diverged_or_collapsed(cliff: int,
     def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: beyond if one >= cliff else 2 - 0.1 * (one - cliff) for one in exponents}
 
-    choice = choose(train, FIRST, lambda: STAGES, start=0, lowest=-40, highest=40, before=7.0)
+    choice = choose(train, FIRST, lambda _: STAGES, start=0, lowest=-40, highest=40, before=7.0)
     assert cliff - 5 <= choice.exponent <= cliff - 1
 
 
@@ -101,8 +111,8 @@ def test_a_rate_that_collapsed_in_the_round_before_holds_the_choice_down() -> No
         collapsed = 1 if stage.updates == 30 else math.inf
         return {one: 9.0 if one >= collapsed else 1.0 + abs(one - best) / 10 for one in exponents}
 
-    choice = choose(train, FIRST, lambda: STAGES, start=0, lowest=-40, highest=40)
-    assert choice.exponent == -1 and choice.held
+    choice = choose(train, FIRST, lambda _: STAGES, start=0, lowest=-40, highest=40)
+    assert choice.exponent == -1
 
 
 def test_if_all_rates_diverge_lower_ones_are_tried() -> None:
@@ -110,7 +120,7 @@ def test_if_all_rates_diverge_lower_ones_are_tried() -> None:
         return {one: math.inf if one > -21 else 1.0 + (one + 25) ** 2 / 100 for one in exponents}
 
     few = Stage(16, 3, 4)
-    assert -27 < choose(train, few, lambda: STAGES, start=0, lowest=-40, highest=40).exponent < -22
+    assert -27 < choose(train, few, lambda _: STAGES, start=0, lowest=-40, highest=40).exponent < -22
 
 
 @pytest.mark.parametrize("learns", [-2, -7])
@@ -120,7 +130,7 @@ def test_if_nothing_is_learnt_at_the_centre_of_a_long_round_lower_rates_are_trie
     def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: 1.0 + abs(one - learns) / 10 if stage.updates > 16 and one <= learns else 2.0 for one in exponents}
 
-    choice = choose(train, FIRST, lambda: [Stage(60, 4, 2)], start=0, lowest=-40, highest=40, before=2.0)
+    choice = choose(train, FIRST, lambda _: [Stage(60, 4, 2)], start=0, lowest=-40, highest=40, before=2.0)
     assert choice.rounds[0].on_plateau and sum(len(one.losses) for one in choice.rounds[1:]) in (3, 4)
     assert learns - 4 <= choice.exponent <= learns
 
@@ -132,7 +142,7 @@ def test_the_long_branches_stay_within_the_bracket() -> None:
         tried.update(exponents if stage is not FIRST else ())
         return {one: 1.0 + one / 100 for one in exponents}
 
-    choose(train, FIRST, lambda: STAGES[1:], start=0, lowest=-5, highest=40)
+    choose(train, FIRST, lambda _: STAGES[1:], start=0, lowest=-5, highest=40)
     assert tried == {-5, -3}
 
 
@@ -142,7 +152,7 @@ def on_plateau(loss_of: Callable[[int, int], float], most: int = 4) -> Choice:
     def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: loss_of(one, stage.updates) if stage.updates > 16 else 2.0 for one in exponents}
 
-    return choose(train, FIRST, lambda: [Stage(60, most, 2)], start=5, lowest=-40, highest=40, before=2.0)
+    return choose(train, FIRST, lambda _: [Stage(60, most, 2)], start=5, lowest=-40, highest=40, before=2.0)
 
 
 def test_if_no_branch_leaves_a_plateau_one_twice_as_long_decides_whether_the_rate_is_high_or_low() -> None:
@@ -166,7 +176,7 @@ def test_if_only_high_rates_leave_a_plateau_the_choice_is_just_above_those_that_
 
 
 def test_a_loss_that_falls_with_every_higher_rate_is_followed_also_near_the_start() -> None:
-    assert on_plateau(lambda one, updates: 1.9 - one / 200).exponent == 6
+    assert on_plateau(lambda one, updates: 1.9 - one / 200).exponent == 6 - LOWER
     assert Round(60, {0: 1.941, 2: 1.936}, before=2.05, last=True).best == 2
     by_rate = {2: 1.890, 4: 1.886, 6: 1.870, 8: 1.886}
     assert not Round(60, by_rate, before=2.0, last=True).on_plateau
@@ -260,7 +270,21 @@ def test_a_loss_may_be_negative() -> None:
     def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
         return {one: -3.0 + (one - 3) ** 2 / 50 for one in exponents}
 
-    assert choose(train, FIRST, lambda: STAGES, start=0, lowest=-40, highest=40).exponent == pytest.approx(3, abs=0.5)
+    choice = choose(train, FIRST, lambda _: STAGES, start=0, lowest=-40, highest=40)
+    assert choice.exponent + LOWER == pytest.approx(3, abs=0.5)
+
+
+@pytest.mark.parametrize(("lower", "bend", "below"), [(0, 0.01, 0), (1, 0.01, 1), (2, 0.01, 2), (1, 0.0001, 0)])
+def test_the_choice_is_below_the_minimum_of_the_long_branches_unless_these_are_equal(
+    lower: int, bend: float, below: int
+) -> None:
+    def train(stage: Stage, _: int, exponents: Sequence[int]) -> dict[int, float]:
+        return {one: 1.0 + bend * (one - 1) ** 2 for one in exponents}
+
+    choice = choose(train, FIRST, lambda _: LAST, start=1, lowest=-40, highest=40, before=3.0, lower=lower)
+    assert choice.rounds[1].minimum - choice.exponent == below and len(choice.rounds[1].losses) == 3
+    edge = choose(train, FIRST, lambda _: LAST, start=1, lowest=1, highest=40, before=3.0, lower=lower)
+    assert edge.exponent >= 1
 
 
 def test_a_tuning_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:

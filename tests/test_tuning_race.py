@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks import BranchResult
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.run import Configuration
+from gradiometer.tuning.stages import Plan
 from gradiometer.tuning.variants import variants
 from test_tuning import Stopped, tuned
 
@@ -148,3 +150,11 @@ def test_the_command_writes_the_optimizer_that_won(
     assert words == best and written.learning_rate == told["learning_rate"]
     code, _, err = called(capsys, *small, "--momentum", "0,high")
     assert code == 2 and "`momentum` must be a number, or several with commas between them" in err
+
+
+def test_the_last_round_has_three_branches_for_what_is_left_of_the_budget_and_four_on_a_plateau() -> None:
+    plan = Plan(steps=300, whole=1.3, spent=24.0, readout=6.0)
+    [last], [on_plateau] = plan.then(70.0, False), plan.then(70.0, True)
+    assert (last.most, last.updates) == (3, (390 - 24 - 70) // 3 - 6)
+    assert (on_plateau.most, on_plateau.updates) == (4, (390 - 24 - 70) // 4 - 6)
+    assert replace(plan, whole=9.0).then(70.0, False)[0].updates == 120 and not plan.then(330.0, False)

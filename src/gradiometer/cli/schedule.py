@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DRAWN = 1000
 """Steps drawn without --steps, and the length of a named schedule."""
-NAMES, RATE = ("constant", "cosine", "linear"), 0.1
+NAMES, RATE = ("constant", "cosine", "linear", "trapezoid"), 0.1
 """Schedules with a name, as in `gradiometer train`, and their first rate, which is its default."""
 
 EXAMPLE = """\
@@ -33,8 +33,8 @@ def schedule(
     """Check learning rates against the convergence theorem.
 
     EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a shape such as 'Cosine(0.1, steps=1000)', counted
-    from step 0, that is t - 1. constant, cosine and linear are those of `gradiometer train`: they start at 0.1, and
-    the last two end at zero after --steps steps (1,000 by default).
+    from step 0, that is t - 1. constant, cosine, linear and trapezoid are those of `gradiometer train`: they start at
+    0.1, and the last three end at zero after --steps steps (1,000 by default).
     The theorem needs a rate that goes to zero, with an infinite sum and a finite sum of squares. A condition that
     cannot be decided for a formula is reported as undecided.
     """

@@ -29,7 +29,7 @@ NEAR = 1.25
 AT_THE_SCALE = 1.5
 """Examples that twice the batch costs at the noise scale, by the model: below the scale it costs less."""
 
-SHAPES = ("constant", "cosine", "linear", "cycles")
+SHAPES = ("constant", "cosine", "linear", "trapezoid", "cycles")
 """Schedules of `gradiometer train` whose rate is given by `--lr`."""
 
 

@@ -46,8 +46,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         model: Name of a model. Default: that of the problem.
         learning_rate: η at the start. Default: 0.1, 0.001 with adamw, 1 with schedulefree; if `schedule` is a
             formula, its largest η.
-        schedule: Shape of η over the run: constant, cosine or linear (both to zero), a formula in t = 1, 2, …
-            such as '0.1/sqrt(t)', or a named shape such as 'Cosine(0.1, steps=1000)'.
+        schedule: Shape of η over the run: constant, cosine or linear (both to zero), trapezoid (kept for the first
+            half, then linear to zero), a formula in t = 1, 2, … such as '0.1/sqrt(t)', or a named shape such as
+            'Cosine(0.1, steps=1000)'.
         snapshots: Number of models to keep for an ensemble, 0 or at least 2. With a constant schedule, η decays to
             zero in each of as many cycles and the model at the end of each is kept; with another, models are kept at
             the same steps, without cycles.
@@ -263,11 +264,8 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
 
 
 def _fork_complaints(c: Configuration) -> Iterator[str]:
-    if c.cool != "off" and c.schedule in ("cosine", "linear"):
-        yield (
-            f"`cool` is {c.cool!r}, but the {c.schedule} schedule decays to zero by itself and never keeps a rate long"
-            " enough to test it: leave out one of the two."
-        )
+    if c.cool != "off" and c.schedule in ("cosine", "linear", "trapezoid"):
+        yield f"`cool` is {c.cool!r}, but the {c.schedule} schedule decays to zero by itself: leave out one of the two."
     for name in ("cool_budget", "fork_budget"):
         if not 0 <= getattr(c, name) < math.inf:
             yield f"`{name}` must be at least 0 and finite, got {getattr(c, name)}."

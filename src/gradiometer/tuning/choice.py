@@ -27,21 +27,19 @@ CLIFF = 0.4
 MOST = 0.06
 """A score that is worse by more counts as this much worse, so that a rate that diverged has a finite weight."""
 
-BELOW = 1
-"""The last round starts this many steps of the grid below the minimum of the round before: the longer a branch, the
-lower the rates at which it collapses."""
+BELOW, LOWER = 1, 1
+"""The last round starts so many steps of the grid below the minimum of the round before, and the choice is so many
+below that of the last round: the longer a branch, the lower the rates at which it collapses, and the best one."""
 
 BACK, FAR_BACK = 2, 4
 """Steps of the grid that the choice stays below a rate that diverged or collapsed, and below one at which nothing is
 learnt while lower rates learn: short branches survive at rates at which long ones do not."""
-
 
 GAIN, ABOVE_SLOW = 0.02, 1
 """Where the best branch of the last round has left a plateau, by more than this share of the loss at the start, and
 branches at lower rates have not, the choice is this many steps of the grid above the highest rate of those. What a
 branch reaches there tells how soon it leaves: a whole training leaves at lower rates, too, and at the highest ones it
 collapses."""
-
 
 LONGER = 2
 """If the first two branches of the last round are on a plateau, one that is so many times as long takes the place of
@@ -97,10 +95,7 @@ class Round:
 
     @property
     def on_plateau(self) -> bool:
-        """True if no branch has left the plateau at the start, and their losses do not tell which rate leaves it first.
-
-        Then several are equal, and they do not fall with every higher rate.
-        """
+        """True if no branch has left the plateau at the start, and losses do not tell which rate leaves it first."""
         if self.failed or not self._none_has_left:
             return False
         return len(self.equal(TIE_ON_PLATEAU)) > 1 and not self._falls
@@ -256,19 +251,21 @@ class Choice:
 def choose(
     train: Train,
     first: Stage,
-    then: Callable[[], Sequence[Stage]],
+    then: Callable[[bool], Sequence[Stage]],
     *,
     start: int,
     lowest: int,
     highest: int,
     before: float = math.inf,
+    lower: int = LOWER,
 ) -> Choice:
     """Choose a rate by rounds of growing length.
 
     The first round trains three rates, and continues on the side of the best one until it is between two others. A
     later one trains a rate just below the best one of the round before and one beside it, and continues downhill in the
-    loss. The choice is the minimum of a parabola through the last round. It stays an octave below each rate that
-    diverged or collapsed, and two below one at which nothing was learnt.
+    loss. The choice is half an octave below the minimum of a parabola through the last round, or at it if all losses
+    are equal. It stays an octave below each rate that diverged or collapsed, and two below one at which nothing was
+    learnt.
 
     On a plateau, where no branch has learnt much and their losses are equal, the last round is near the lowest rate of
     the first three, the home. Lower rates leave a plateau later, and at higher ones many trainings never leave it.
@@ -276,18 +273,22 @@ def choose(
     Args:
         train: Trains branches.
         first: The first round.
-        then: Called after it, returns the others, for what is left of the budget.
+        then: Called after it, returns the others, for what is left of the budget. Its argument is true on a plateau.
         start: Exponent of the first round's centre.
         lowest: No rate below this exponent is tried.
         highest: No rate above this exponent is tried.
         before: The loss at the start; inf if it is not known.
+        lower: Steps of the grid that the choice is below the minimum of the last round.
     """
     rounds = [_climb(train, start, first, lowest, highest, before)]
-    stages = [first, *then()]
+    stages = [first, *then(rounds[0].on_plateau)]
     for stage in stages[1:]:
         rounds.append(_downhill(train, rounds[-1], stage, lowest, highest))
     place = rounds[-1].minimum
-    if len(rounds) > 1 and rounds[-1].on_plateau and rounds[-1].left_for(stages[-1]) >= LONGER:
+    if len(rounds) > 1 and not rounds[-1].on_plateau:
+        is_flat = len(rounds[-1].equal(TIE_ON_PLATEAU)) == len(rounds[-1].losses)
+        place = place if is_flat else max(place - lower, float(lowest))
+    elif len(rounds) > 1 and rounds[-1].left_for(stages[-1]) >= LONGER:
         below = max(min(rounds[-1].losses) - stages[-1].spacing, lowest)
         rounds.append(_longer(train, rounds[-1], stages[-1]))
         place = float(rounds[-1].best if rounds[-1].has_left(rounds[-2]) else below)

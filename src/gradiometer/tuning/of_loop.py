@@ -55,12 +55,13 @@ def tune(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Choose the learning rate of a training of this length, whose rate falls linearly to zero.
+    """Choose the learning rate of a training of this length, which keeps it for its first half and then goes to zero.
 
     A probe brackets the rate at any scale of inputs and loss. Within the bracket, branches are trained from the start,
-    in two rounds. In short ones the rate falls linearly to zero. Longer ones around the best of these keep it for two
-    thirds of their length, to show where a training collapses. Where none of them learns much, one that is twice as
-    long tells whether a rate near that of the probe leaves the plateau. The model is not touched.
+    in two rounds. In short ones the rate falls linearly to zero. Three longer ones around the best of these keep it for
+    two thirds of their length, to show where a training collapses. The choice is half an octave below the best of
+    these: the longer a training, the lower its best rate. Where no short branch learns much, one that is twice as long
+    tells whether a rate near that of the probe leaves the plateau. The model is not touched.
 
     Args:
         model: The model at its start, in training mode.

@@ -119,7 +119,7 @@ def tune_problem(
         >>> configuration = Configuration(problem="quadratic", batch_size=10, steps=100, momentum=0.9, nesterov=True)
         >>> made = tune_problem(load("quadratic"), configuration, Path("runs"))
         >>> made.configuration.schedule, made.save().name
-        ('linear', 'tuned.toml')
+        ('trapezoid', 'tuned.toml')
     """
     if configuration.accumulation > 1:
         raise BadArgument(

@@ -15,7 +15,7 @@ from gradiometer.forks.branches import Fork
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.job import Outcome
-from gradiometer.tuning.choice import STEP, Choice, Stage, below_best, choose, rate_of
+from gradiometer.tuning.choice import LOWER, STEP, Choice, Stage, below_best, choose, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.stages import Plan as Stages
@@ -71,7 +71,7 @@ class Lane:
         low, high = (math.log2(end / self.bracket.rate) / STEP for end in (self.bracket.low, self.bracket.high))
         return math.floor(low), math.ceil(high)
 
-    def choice(self, first: Stage, then: Callable[[], Sequence[Stage]]) -> Choice:
+    def choice(self, first: Stage, then: Callable[[bool], Sequence[Stage]]) -> Choice:
         """The choice of the rate. Branches that are finished are not trained again."""
         first, (lowest, highest) = self.paced(first), self.limits
 
@@ -79,8 +79,9 @@ class Lane:
             return (self.short if stage == first else self.trials)(stage, centre, exponents)
 
         return choose(
-            train, first, lambda: list(map(self.paced, then())),
+            train, first, lambda on_plateau: list(map(self.paced, then(on_plateau))),
             start=self.start, lowest=lowest, highest=highest, before=self.before,
+            lower=0 if self.trials.keeps_rate else LOWER,
         )  # fmt: skip
 
     def duel(self, stage: Stage, centre: int, exponents: Sequence[int]) -> "Ended":
@@ -148,17 +149,17 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
         BadArgument: The budget does not pay for a comparison of weight decays.
     """
     if len(lanes) == 1:
-        return lanes[0], lanes[0].choice(plan.first, lambda: plan.then(_spent(lanes))), ()
+        return lanes[0], lanes[0].choice(plan.first, lambda on_plateau: plan.then(_spent(lanes), on_plateau)), ()
     first = plan.first
     heads = [lane for lane in lanes if lane.trials is lane.short]
-    rounds = {id(lane): lane.choice(first, lambda: ()).rounds[0] for lane in heads}
+    rounds = {id(lane): lane.choice(first, lambda _: ()).rounds[0] for lane in heads}
     ends = [lane.ended(lane.short, first, lane.start, rounds[id(lane)].best) for lane in heads]
     short = _ordered(ends, lanes[0].lean)
     stage = plan.final(_spent(lanes))
     if stage is None and len(heads) == 1:
         raise BadArgument("`budget` pays for no long branches, which compare weight decays: give more, or one decay.")
     if stage is None:
-        return short[0].lane, short[0].lane.choice(first, lambda: ()), (tuple(short),)
+        return short[0].lane, short[0].lane.choice(first, lambda _: ()), (tuple(short),)
     spacing = stage.spacing if len(heads) > 1 else 0
     long = []
     for end in short[:FINALISTS]:
@@ -169,7 +170,7 @@ def raced(lanes: Sequence[Lane], plan: Stages) -> tuple[Lane, Choice, tuple[Part
     long += [lane.duel(stage, centre, [centre]) for lane in lanes if lane.short is best.short and lane is not best]
     long = _ordered(long, lanes[0].lean / 2)
     parts = ((tuple(short),) if len(heads) > 1 else ()) + (tuple(long),)
-    return long[0].lane, long[0].lane.choice(first, lambda: [stage]), parts
+    return long[0].lane, long[0].lane.choice(first, lambda _: [stage]), parts
 
 
 def _ordered(ends: Sequence[Ended], lean: float) -> list[Ended]:

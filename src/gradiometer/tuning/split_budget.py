@@ -176,8 +176,8 @@ def split_problem(
     """
     if configuration.schedule not in SCHEDULES or configuration.snapshots:
         raise BadArgument(
-            "`schedule` must be cosine, linear or constant, whose shape follows the length of a member, and without "
-            "`snapshots`."
+            "`schedule` must be cosine, linear, trapezoid or constant, whose shape follows the length of a member, and "
+            "without `snapshots`."
         )
     for name, off in (("cool", "off"), ("fork_budget", 0.0), ("guard", None)):
         if getattr(configuration, name) != off:

@@ -18,8 +18,10 @@ FIRST_SHARE, FIRST_SPACING, FIRST_MOST = 1 / 18, 4, 7
 """Length of the branches of the first round, as a share of the training; steps of the grid between its rates, two
 octaves; and the most branches, which it needs only if the best rate is far from where it started."""
 
-LAST_SHARE, SPACING, LAST_MOST = 0.25, 2, 4
-"""The same of the last round; its branches are shorter if the budget does not pay for this length."""
+LAST_SHARE, SPACING, LAST_MOST, MOST_ON_PLATEAU = 0.4, 2, 3, 4
+"""The same of the last round; its branches are shorter if the budget does not pay for this length. Few long branches
+are better than many short ones: at a third of a training the order of the rates is nearly that of whole trainings. On a
+plateau it has one more, for two short ones and a long one."""
 
 LAST_TAIL: Tail = "third"
 """In the last round the rate is kept for most of a branch, as it nearly is at the start of a training: rates at which
@@ -88,11 +90,16 @@ class Plan:
         branches = int(each) if alone else max(int(SHARE_FIRST * each), LEAST_BRANCHES)
         return Stage(updates, min(branches, FIRST_MOST), FIRST_SPACING)
 
-    def then(self, spent: float) -> Sequence[Stage]:
-        """The last round, after so many updates, if its branches are longer than those of the first."""
-        affordable = (self.budget * self.steps - spent) / LAST_MOST - self.readout
-        length = int(min(affordable, LAST_SHARE * self.steps))
-        return [Stage(length, LAST_MOST, SPACING, LAST_TAIL)] if length > self.first.updates else []
+    def then(self, spent: float, on_plateau: bool) -> Sequence[Stage]:
+        """The last round, after so many updates, if its branches are longer than those of the first.
+
+        Args:
+            spent: What the branches have cost so far, in updates.
+            on_plateau: True if those of the first round are on a plateau.
+        """
+        most = MOST_ON_PLATEAU if on_plateau else LAST_MOST
+        length = int(min((self.budget * self.steps - spent) / most - self.readout, LAST_SHARE * self.steps))
+        return [Stage(length, most, SPACING, LAST_TAIL)] if length > self.first.updates else []
 
     def final(self, spent: float) -> Stage | None:
         """The last round of a race, after so many updates; None if the budget does not pay for it.

@@ -11,8 +11,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.convergence.schedules.named import trapezoid
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Constant, Linear
+from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.estimation.step_time import StepTimes
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
@@ -21,7 +22,7 @@ from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.loss import Loss
 from gradiometer.train.guard import Guard
 from gradiometer.tuning.aim import Aim, times_to_dict
-from gradiometer.tuning.choice import Choice, rate_of
+from gradiometer.tuning.choice import LOWER, Choice, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
 from gradiometer.tuning.race import Ended
@@ -45,7 +46,8 @@ class Tuned:
     Schedule-free SGD keeps its rate: call `optimizer.eval()` before the model is evaluated or saved.
 
     Args:
-        learning_rate: The rate at the start of training; it falls linearly to zero, except under schedule-free SGD.
+        learning_rate: The rate for the first half of training; from there it falls linearly to zero, except under
+            schedule-free SGD.
         steps: Updates of the training it was chosen for.
         batch_size: Examples of an update.
         made: The optimizer.
@@ -86,7 +88,7 @@ class Tuned:
         return self.made(parameters, self.learning_rate)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """The rate falls linearly to zero, or stays under schedule-free SGD: call its `step` after every update."""
+        """The rate falls to zero in the second half, or is kept under schedule-free SGD: call its `step` every time."""
         return self.schedule.scheduler(optimizer)
 
     def guard(self, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, *, loss: Loss) -> Guard:
@@ -117,7 +119,7 @@ class Tuned:
         """The learning rate at every step."""
         if self.made.is_schedule_free:
             return Constant(self.learning_rate)
-        return Linear(self.learning_rate, steps=self.steps)
+        return trapezoid(self.learning_rate, self.steps)
 
     @property
     def tried(self) -> tuple[Mapping[str, Amount], ...]:
@@ -141,9 +143,8 @@ class Tuned:
         """The optimizer, the schedule and the clipping as lines of Python to paste."""
         lines = [self.made.line(self.learning_rate)]
         if not self.made.is_schedule_free:
-            lines.append(
-                f"scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters={self.steps})"
-            )
+            factor = f"min(1.0, ({self.steps} - step) / {self.steps - self.steps // 2})"
+            lines.append(f"scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: {factor})")
         if self.made.clip is not None:
             lines.append("# In every update, after backward:")
             lines.append(f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.made.clip:.3g})")
@@ -156,7 +157,7 @@ class Tuned:
         rate = float(f"{self.learning_rate:.4g}")
         return {
             "learning_rate": rate,
-            "schedule": "constant" if self.made.is_schedule_free else "linear",
+            "schedule": "constant" if self.made.is_schedule_free else "trapezoid",
             **({"steps": self.steps} if self.has_length else {}),
             "batch_size": self.batch_size,
             **optimizer,
@@ -195,8 +196,10 @@ class Tuned:
     def sentences(self) -> tuple[str, ...]:
         """What was chosen, why, what it cost, and what more would gain."""
         rate = significant(self.learning_rate)
-        way = "kept" if self.made.is_schedule_free else "falling linearly to zero"
-        found = [f"Learning rate {rate}, {way} over {self.steps:,} updates."]
+        way = f" for the first {self.steps // 2:,} of {self.steps:,} updates, and from there linearly to zero"
+        if self.made.is_schedule_free:
+            way = f", kept over {self.steps:,} updates"
+        found = [f"Learning rate {rate}{way}."]
         if not self.has_length:
             found[0] = f"Learning rate {rate}, kept: no length was given, so the training can be stopped at any step."
             found.append(f"The rate was chosen for about {self.steps:,} updates.")
@@ -214,6 +217,8 @@ class Tuned:
             found.append(
                 "The rate was lowered to half of one that diverged or ended much worse: long trainings collapse sooner."
             )
+        elif self._is_lower:
+            found.append("The rate is half an octave below the best of these: longer trainings need lower rates.")
         found += self._plateau()
         found.append(f"Tuning cost {self.cost:.2f} trainings of this length; it was allowed {self.budget:g}.")
         found.append(self._more())
@@ -251,6 +256,12 @@ class Tuned:
             else:
                 ends.append(f"{rate} diverged")
         return f"Branches of {one.updates:,} updates: {', '.join(ends)}."
+
+    @property
+    def _is_lower(self) -> bool:
+        """True if the rate is below the best one of the last round, and nothing holds it down further."""
+        rounds = self.choice.rounds
+        return len(rounds) == LONG and math.isclose(rounds[-1].minimum - self.choice.exponent, LOWER)
 
     def _plateau(self) -> list[str]:
         """What was chosen on a plateau at the start; nothing if the branches left it."""
