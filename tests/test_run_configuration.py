@@ -9,8 +9,10 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli.options import configuration_from
+from gradiometer.estimation.rate_advice import SHAPES
 from gradiometer.run import Configuration
 from gradiometer.run.settings.planned import planned
+from gradiometer.run.settings.values import SCHEDULES
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -137,3 +139,7 @@ def test_a_trapezoid_keeps_the_rate_for_half_of_the_run_and_falls_to_zero_in_a_l
     schedule, kept = planned(Configuration(schedule="trapezoid", learning_rate=0.2, steps=steps), steps), steps // 2
     line = [0.2 * (steps - step) / (steps - kept) for step in range(kept, steps + 1)]
     assert [schedule(step) for step in range(steps + 1)] == pytest.approx([0.2] * kept + line)
+
+
+def test_advice_scales_the_rate_of_every_schedule_with_a_name() -> None:
+    assert SHAPES == SCHEDULES

@@ -47,3 +47,9 @@ def test_the_command_prints_the_finite_run_and_saves_a_chart(tmp_path: Path) -> 
 )
 def test_the_command_rejects_bad_input(arguments: list[str]) -> None:
     assert isinstance(CliRunner().invoke(verb, arguments).exception, BadArgument)
+
+
+def test_a_trapezoid_is_a_schedule_with_a_name() -> None:
+    asked = CliRunner().invoke(verb, ["trapezoid", "--steps", "10", "--json"])
+    [entry] = json.loads(asked.stdout.splitlines()[-1])["schedules"]
+    assert asked.exit_code == 0 and entry["horizon"]["final"] == pytest.approx(0.1 * 1 / 5)

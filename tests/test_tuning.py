@@ -111,8 +111,9 @@ def test_a_rate_that_collapsed_in_the_round_before_holds_the_choice_down() -> No
         collapsed = 1 if stage.updates == 30 else math.inf
         return {one: 9.0 if one >= collapsed else 1.0 + abs(one - best) / 10 for one in exponents}
 
-    choice = choose(train, FIRST, lambda _: STAGES, start=0, lowest=-40, highest=40)
-    assert choice.exponent == -1
+    choice = choose(train, FIRST, lambda _: STAGES, start=0, lowest=-40, highest=40, lower=0)
+    assert choice.exponent == -1 and choice.held
+    assert not choose(train, FIRST, lambda _: STAGES[1:], start=0, lowest=-40, highest=40).held
 
 
 def test_if_all_rates_diverge_lower_ones_are_tried() -> None:
@@ -333,18 +334,31 @@ def test_other_optimizers_are_tuned_without_the_probe(optimizer: Any) -> None:
     assert isinstance(made, torch.optim.Adam) and made.param_groups[0]["lr"] == found.learning_rate
 
 
-def test_the_lines_to_paste_train_with_the_chosen_rate() -> None:
-    found, model = tuned(steps=60), Noisy()
+@pytest.mark.parametrize("steps", [60, 61])
+def test_the_lines_to_paste_train_with_the_chosen_rate(steps: int) -> None:
+    found, model = tuned(steps=steps), Noisy()
     names: dict[str, Any] = {"torch": torch, "model": model}
     exec(found.line, names)
     optimizer, scheduler = names["optimizer"], names["scheduler"]
     ours = found.scheduler(mine := found.optimizer(model.parameters()))
     assert type(optimizer) is type(mine) and optimizer.defaults["nesterov"]
-    for _ in range(60):
+    for _ in range(steps + 3):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(mine.param_groups[0]["lr"], rel=5e-3, abs=1e-12)
         for one in (optimizer, scheduler, mine, ours):
             one.step()
     assert mine.param_groups[0]["lr"] == 0
+    assert f" for the first 30 of {steps} updates, and from there linearly to zero." in found.sentences[0]
+
+
+@pytest.mark.parametrize("budget", [1.3, 2.6])
+def test_small_batches_at_the_end_of_epochs_are_updates_too(budget: float) -> None:
+    data = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    squared = supervised(nn.MSELoss(reduction="none"))
+    model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    found = tune(model, loss=squared, batches=(data, data.sum(1)), batch_size=90, steps=200, budget=budget)
+    for made, fork in zip(found.choice.rounds, found.forks, strict=True):
+        assert {result.updates for result in fork.results} == {made.updates}
+    assert 0.7 * budget < found.cost <= budget
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from gradiometer.jobs import Here, Ledger
+from gradiometer.run import Configuration
+from gradiometer.run.settings.planned import planned
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from tuning import Grid, Place, Study, grid_of, main, table
 from tuning_problems import DEVELOPMENT, PROBLEMS, SCALES, Cell
-from tuning_runs import SHAPES, End, losses_of, sgd, stacked, trained
+from tuning_runs import SHAPES, End, losses_of, sgd, stacked, trained, trapezoid
 
 
 def cell_of(name: str, steps: int, scale: float = 1.0) -> Cell:
@@ -94,9 +96,17 @@ def test_a_grid_is_extended_until_its_best_rate_lies_inside(tmp_path: Path, monk
 def test_the_table_is_in_percent_of_means_over_seeds() -> None:
     place = Place("fresh", "MLP", 16.0)
     rows = [[each, "linear", loss + shift, 1.0, shift] for shift in (-1, 1) for each, loss in ((0, 3), (1, 2), (2, 4))]
-    rows += [[3, "cosine", 0.5, 1.0, -1], [3, "cosine", 4.5, 1.0, 1]]  # the best of one seed
+    rows += [[3, "cosine", 0.5, 0.5, -1], [3, "cosine", 4.5, 0.5, 1]]  # the best of one seed
     grid: Grid = grid_of(rows)
     assert grid.best == (1, "linear") and grid.train[grid.best] == 2
     shown = table({place: grid}, {(place, "ours"): [End(1.9, 1.0, 2.0), End(2.2, 1.0, 2.4)]}, ["ours"], "train")
     assert "| MLP | × 16 | 2 | 2^1 linear | +50.0, +100.0 | +37.5 | +2.5 |" in shown
-    assert "2.20 (at most 2.40)" in shown
+    assert "| 0 of 1 | 0 of 1 |" in shown and "| 52 | 2.20 (at most 2.40) |" in shown
+    assert "| 2^1 linear | +50.0, +100.0 | -25.0 | +0.0 |" in table(
+        {place: grid}, {(place, "ours"): [End(1.9, 1.0)]}, ["ours"], "test"
+    )
+
+
+def test_the_benchmarks_train_with_the_schedule_of_tune() -> None:
+    schedule = planned(Configuration(schedule="trapezoid", learning_rate=0.2, steps=40), 40)
+    assert [0.2 * trapezoid(step / 40) for step in range(41)] == pytest.approx([schedule(step) for step in range(41)])

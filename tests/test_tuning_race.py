@@ -157,4 +157,7 @@ def test_the_last_round_has_three_branches_for_what_is_left_of_the_budget_and_fo
     [last], [on_plateau] = plan.then(70.0, False), plan.then(70.0, True)
     assert (last.most, last.updates) == (3, (390 - 24 - 70) // 3 - 6)
     assert (on_plateau.most, on_plateau.updates) == (4, (390 - 24 - 70) // 4 - 6)
-    assert replace(plan, whole=9.0).then(70.0, False)[0].updates == 120 and not plan.then(330.0, False)
+    large = replace(plan, whole=9.0, lanes=2)
+    assert large.then(70.0, False)[0].updates == 120 and (end := large.final(70.0)) is not None and end.updates == 120
+    [shortest] = plan.then(294.0, False)
+    assert shortest.updates == plan.first.updates + 1 and not plan.then(297.0, False)

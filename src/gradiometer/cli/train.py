@@ -40,7 +40,7 @@ MOST_OF_A_RACE = 2.5
 @click.option("--name", default=None, help="Name of the run, to which a number is added. Default: problem and model.")
 @click.option("--tune", "tuning", is_flag=True,
               help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
-              "with the rate linear to zero.")  # fmt: skip
+              "with that rate for half of the steps and linear to zero in the rest.")  # fmt: skip
 @click.option("--tune-budget", type=float, default=None, metavar="RUNS",
               help="With --tune: the most that tuning and forks may cost, in units of the training. Tuning uses 1.3 of "
               "it, or up to 2.5 with lists of values. What it leaves pays for forks at 10, 30 and 60 % of the steps, "

@@ -1,6 +1,7 @@
 """The data of a fork: what a person gives as `batches`, replayed in the order of any seed."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -40,6 +41,13 @@ class Data(ABC):
     epoch: int | None = None
     size: int | None = None
     shards: int = 1
+
+    @property
+    def filled(self) -> float:
+        """Mean size of a batch in units of `size`: below 1 if an epoch ends with a smaller one; 1 if not known."""
+        if self.epoch is None or self.size is None:
+            return 1.0
+        return self.epoch / (math.ceil(self.epoch / self.size) * self.size)
 
     @abstractmethod
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -168,6 +176,11 @@ class Listed(Data):
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = list(batches)
         self.size, self.epoch = batch_size(self._batches[0]), sum(map(batch_size, self._batches))
+
+    @property
+    def filled(self) -> float:
+        """Mean size of a batch, in units of that of the first one."""
+        return sum(map(batch_size, self._batches)) / (len(self._batches) * batch_size(self._batches[0]))
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches in the order of a seed."""

@@ -60,8 +60,8 @@ def tune(
     A probe brackets the rate at any scale of inputs and loss. Within the bracket, branches are trained from the start,
     in two rounds. In short ones the rate falls linearly to zero. Three longer ones around the best of these keep it for
     two thirds of their length, to show where a training collapses. The choice is half an octave below the best of
-    these: the longer a training, the lower its best rate. Where no short branch learns much, one that is twice as long
-    tells whether a rate near that of the probe leaves the plateau. The model is not touched.
+    these, unless they are equal: the longer a training, the lower its best rate. Where no short branch learns much, one
+    that is twice as long tells whether a rate near that of the probe leaves the plateau. The model is not touched.
 
     Args:
         model: The model at its start, in training mode.

@@ -20,11 +20,11 @@ octaves; and the most branches, which it needs only if the best rate is far from
 
 LAST_SHARE, SPACING, LAST_MOST, MOST_ON_PLATEAU = 0.4, 2, 3, 4
 """The same of the last round; its branches are shorter if the budget does not pay for this length. Few long branches
-are better than many short ones: at a third of a training the order of the rates is nearly that of whole trainings. On a
-plateau it has one more, for two short ones and a long one."""
+are better than many short ones (docs/studies/tuning.md). If the first round is on a plateau it has one more, for two
+short ones and a long one."""
 
 LAST_TAIL: Tail = "third"
-"""In the last round the rate is kept for most of a branch, as it nearly is at the start of a training: rates at which
+"""In the last round the rate is kept for most of a branch, as it is in the first half of a training: rates at which
 a training collapses later look good in branches of this length whose rate falls from the start."""
 
 LEAST_BRANCHES = 3

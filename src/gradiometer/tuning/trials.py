@@ -150,12 +150,16 @@ class Trials:
             0,
             rates,
             self.replicates,
-            stage.updates * self.size,
+            self._examples(stage.updates),
             self.tail_of(stage),
             seed=self.seed,
-            left=self.steps * self.size,
+            left=self._examples(self.steps),
             state=state,
         )
+
+    def _examples(self, updates: int) -> int:
+        """The examples of so many updates; the last batch of an epoch may be smaller than the others."""
+        return max(int(updates * self.size * self.data.filled), 1)
 
 
 def end_loss(result: BranchResult) -> float:

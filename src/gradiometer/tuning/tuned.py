@@ -88,7 +88,7 @@ class Tuned:
         return self.made(parameters, self.learning_rate)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """The rate falls to zero in the second half, or is kept under schedule-free SGD: call its `step` every time."""
+        """The rate falls to zero in the second half, or is kept under schedule-free SGD: call `step` in each step."""
         return self.schedule.scheduler(optimizer)
 
     def guard(self, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, *, loss: Loss) -> Guard:
@@ -143,7 +143,7 @@ class Tuned:
         """The optimizer, the schedule and the clipping as lines of Python to paste."""
         lines = [self.made.line(self.learning_rate)]
         if not self.made.is_schedule_free:
-            factor = f"min(1.0, ({self.steps} - step) / {self.steps - self.steps // 2})"
+            factor = f"max(0.0, min(1.0, ({self.steps} - step) / {self.steps - self.steps // 2}))"
             lines.append(f"scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: {factor})")
         if self.made.clip is not None:
             lines.append("# In every update, after backward:")
