@@ -24,12 +24,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell in the background ignores it, and so would all children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 CHROMIUM = Path("/usr/bin/chromium")
-LONGEST = ("test_watch_shield.py", "test_kills.py", "test_truth.py")
-"""Files whose tests take minutes each. They go first, so that at the end no process waits for another one."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 class TinyTransformer(nn.Module):
