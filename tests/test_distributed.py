@@ -46,7 +46,7 @@ def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
 
 def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit code, standard output and standard error of each."""
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     return [(process.returncode, *out) for process, out in zip(processes, said, strict=True)]
 
 
@@ -282,7 +282,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
     settings = ["mine:problem", "-e", "60", "-q", "--no-open", "--checkpoint-seconds", "0.1"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     whole = [*torchrun, "train", *settings, "--out", str(tmp_path / "whole")]
-    assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=300).returncode == 0
     broken = [*torchrun, "train", *settings, "--out", str(tmp_path / "broken")]
     process = subprocess.Popen(broken, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     folder = tmp_path / "broken" / "mine-model-1"
@@ -293,7 +293,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
     process.communicate(timeout=60)
     assert Run.open(folder).status == "interrupted"
     resumed = [*torchrun, "resume", str(folder), "-q", "--no-open"]
-    assert subprocess.run(resumed, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run(resumed, check=False, env=environment, capture_output=True, timeout=300).returncode == 0
     ends = [load_latest(RunFolder.open(path))[0] for path in (folder, tmp_path / "whole" / "mine-model-1")]
     assert all(ends[0].tensors[name].equal(ends[1].tensors[name]) for name in ends[1].tensors)
 
