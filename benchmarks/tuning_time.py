@@ -14,11 +14,13 @@ best of the grid, for comparison.
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tuning_problems import PROBLEMS, Cell
 from tuning_runs import SHAPES, Counted, Shape, losses_of, sgd, stacked, trained, trapezoid
 
@@ -71,6 +73,11 @@ def tuned(cell: Cell, seed: int) -> tuple[Tuned, float]:
     return found, counted.runs
 
 
+def optimizer_of(one: Tuned) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """Makes the optimizer that was chosen."""
+    return lambda model: one.optimizer(model.parameters())
+
+
 def first_below(losses: list[float], target: float) -> float:
     """The shortest length whose loss is at most the target; inf if there is none."""
     return next((length for length, loss in zip(LENGTHS, losses, strict=True) if loss <= target), float("inf"))
@@ -88,8 +95,7 @@ def judged(name: str, problems: str) -> dict[str, Any]:
     ours, theirs = [], []
     for seed, (one, _) in zip(SEEDS, choices, strict=True):
         steps = round(cell.steps * paces[one.batch_size])
-        chosen = lambda model, one=one: one.optimizer(model.parameters())  # noqa: E731
-        ours.append(ends(cell, one.batch_size, steps, seed, chosen, trapezoid))
+        ours.append(ends(cell, one.batch_size, steps, seed, optimizer_of(one), trapezoid))
         theirs.append(ends(cell, size, round(cell.steps * paces[size]), seed, sgd(2.0**exponent), SHAPES["linear"]))
     mean_ours, mean_theirs = ([statistics.fmean(each) for each in zip(*rows, strict=True)] for rows in (ours, theirs))
     by_size = {one: min(loss for (other, _), loss in losses.items() if other == one) for one in SIZES}

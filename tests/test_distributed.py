@@ -23,6 +23,7 @@ from gradiometer.run import RunFolder, load_latest
 from gradiometer.train import train as train_alone
 
 pytestmark = pytest.mark.slow  # two processes are started for every kind of loop
+COVERAGE = 300  # seconds: these train a hundred times, which takes 103 s on two idle cores
 
 TESTS = Path(__file__).parent
 LOOPS = [sys.executable, str(TESTS / "rank_loops.py")]
@@ -44,14 +45,14 @@ def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
     ]  # fmt: skip
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def ended(processes: list[subprocess.Popen[str]], timeout: float = 120) -> list[tuple[int, str, str]]:
     """Exit code, standard output and standard error of each."""
-    said = [process.communicate(timeout=300) for process in processes]
+    said = [process.communicate(timeout=timeout) for process in processes]
     return [(process.returncode, *out) for process, out in zip(processes, said, strict=True)]
 
 
-def run_all(count: int, *command: str) -> list[tuple[int, str, str]]:
-    results = ended(start(count, *command))
+def run_all(count: int, *command: str, timeout: float = 120) -> list[tuple[int, str, str]]:
+    results = ended(start(count, *command), timeout)
     assert [code for code, _, _ in results] == [0] * count, results
     return results
 
@@ -92,7 +93,7 @@ def test_four_ranks_measure_the_known_noise(tmp_path: Path) -> None:
 
 def test_intervals_of_two_ranks_cover(tmp_path: Path) -> None:
     """At 90 %, of 100 runs: within three standard errors of a binomial, 0.9 ± 0.09."""
-    run_all(2, *LOOPS, "covered", str(tmp_path))
+    run_all(2, *LOOPS, "covered", str(tmp_path), timeout=COVERAGE)
     found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in (tmp_path / "covered").iterdir()]
     assert len(found) == 100
     assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
@@ -157,7 +158,7 @@ def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: 
 
 def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None:
     """As above, 0.9 ± 0.09."""
-    run_all(2, *LOOPS, "covered_sharded", str(tmp_path))
+    run_all(2, *LOOPS, "covered_sharded", str(tmp_path), timeout=COVERAGE)
     found = [diagnose(Run.open(run)).estimates["noise_scale"] for run in (tmp_path / "covered_sharded").iterdir()]
     assert len(found) == 100
     assert np.mean([one.low < NOISE_SCALE < one.high for one in found]) > 0.9 - 0.09
@@ -282,7 +283,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
     settings = ["mine:problem", "-e", "60", "-q", "--no-open", "--checkpoint-seconds", "0.1"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     whole = [*torchrun, "train", *settings, "--out", str(tmp_path / "whole")]
-    assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=300).returncode == 0
+    assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
     broken = [*torchrun, "train", *settings, "--out", str(tmp_path / "broken")]
     process = subprocess.Popen(broken, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     folder = tmp_path / "broken" / "mine-model-1"
@@ -293,7 +294,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
     process.communicate(timeout=60)
     assert Run.open(folder).status == "interrupted"
     resumed = [*torchrun, "resume", str(folder), "-q", "--no-open"]
-    assert subprocess.run(resumed, check=False, env=environment, capture_output=True, timeout=300).returncode == 0
+    assert subprocess.run(resumed, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
     ends = [load_latest(RunFolder.open(path))[0] for path in (folder, tmp_path / "whole" / "mine-model-1")]
     assert all(ends[0].tensors[name].equal(ends[1].tensors[name]) for name in ends[1].tensors)
 

@@ -168,7 +168,7 @@ def test_its_inner_rate_is_chosen_close_to_the_best_of_a_grid() -> None:
     assert "SGDScheduleFree(" in found.line and "optimizer.train()" in found.line and "scheduler" not in found.line
     assert found.schedule(0) == found.schedule(299) == found.learning_rate
     assert {fork.tail for fork in found.forks} == {"none"}
-    assert "half an octave" not in " ".join(found.sentences) and " kept over 300 updates." in found.sentences[0]
+    assert "divided by √2" not in " ".join(found.sentences) and " kept over 300 updates." in found.sentences[0]
 
 
 def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:

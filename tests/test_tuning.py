@@ -89,7 +89,7 @@ def test_with_real_branches_the_choice_ends_close_to_the_best_rate() -> None:
 def test_a_rate_that_is_lowered_for_the_length_is_said_to_be(steps: int, said: bool) -> None:
     """With 60 steps there is one round, and with 300 all losses of the last one are equal."""
     found = tuned(steps=steps)
-    assert ("half an octave below the best of these" in " ".join(found.sentences)) == said
+    assert ("is divided by √2" in " ".join(found.sentences)) == said
     assert (found.choice.rounds[-1].minimum - found.choice.exponent == LOWER) == said
 
 

@@ -218,7 +218,7 @@ class Tuned:
                 "The rate was lowered to half of one that diverged or ended much worse: long trainings collapse sooner."
             )
         elif self._is_lower:
-            found.append("The rate is half an octave below the best of these: longer trainings need lower rates.")
+            found.append("The best rate among and between these is divided by √2: longer trainings need lower rates.")
         found += self._plateau()
         found.append(f"Tuning cost {self.cost:.2f} trainings of this length; it was allowed {self.budget:g}.")
         found.append(self._more())
@@ -278,7 +278,7 @@ class Tuned:
         after = f"after {counted(longer[0].updates, 'update')}"
         if longer[0].has_left(last):
             return [f"{found}; this one had learnt more {after}."]
-        return [f"{found}, and no more {after}: this rate is an octave lower. A longer training may learn more."]
+        return [f"{found}, and no more {after}: this rate is half of the lowest one. A longer training may learn more."]
 
     def _more(self) -> str:
         """What a larger budget would give."""
