@@ -96,16 +96,16 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
 ) -> None:
     from gradiometer.forks.recorded import growing
 
-    made, count = growing.grown_in, []
+    made, count = growing.train_branches, []
 
-    def grown(*arguments: Any, **named: Any) -> Any:
+    def train_some(*arguments: Any, **named: Any) -> Any:
         for result in made(*arguments, **named):
             count.append(result)
             if len(count) == 3:
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(growing, "grown_in", grown)
+    monkeypatch.setattr(growing, "train_branches", train_some)
     with pytest.raises(KeyboardInterrupt):
         train(quadratic(), settings(checkpoint_seconds=0), tmp_path)
     (folder,) = tmp_path.iterdir()

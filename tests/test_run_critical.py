@@ -31,12 +31,12 @@ def test_the_forecast_is_the_noise_scale_of_that_step(run: Run) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"at": 500}, "`at` must be between 0 and 499, got 500"),
+        ({"at": 500}, "`at` 500 is the end of the run"),
         (
             {"at": 480},
             "`horizon` is 20 examples, too few for two lengths of 12 updates with two batches: give at least 96",
         ),
-        ({"at": 400, "horizon": "900 examples"}, "`horizon` is 900 examples, and 400 are left of the run"),
+        ({"at": 400, "horizon": "900 examples"}, "`horizon` is 900 examples, and 400 are left of the training"),
         ({"at": 0, "replicates": 1}, "`replicates` must be at least 2, got 1"),
     ],
 )

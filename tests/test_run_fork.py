@@ -17,7 +17,7 @@ from gradiometer.jobs import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration, checkpoint_steps
 from gradiometer.train import fork_run, train
-from gradiometer.train.forking.run_fork import default_step
+from gradiometer.train.forking.run_state import default_step
 
 ALTERNATIVES = ["rate 2x", "batch 2x, rate sqrt"]
 
@@ -151,7 +151,7 @@ def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> 
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"horizon": "101 updates"}, "`horizon` is 1,010 examples, and 1,000 are left of the run"),
+        ({"horizon": "101 updates"}, "`horizon` is 1,010 examples, and 1,000 are left of the training"),
         ({"horizon": "soon"}, "`horizon` must be a length with its unit"),
         ({"at": 201}, "`at` must be between 0 and 200, the last step on record, got 201"),
         ({"at": -1}, "`at` must be between 0 and 200"),

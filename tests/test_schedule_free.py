@@ -12,7 +12,7 @@ from torch import nn
 from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
-from gradiometer.forks import BranchResult, Rate, fork
+from gradiometer.forks import BranchResult, Loop, Rate, fork
 from gradiometer.measurement.optimizer.averaged import at_average, averages_itself, schedule_free, to_average
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run, load_latest
@@ -131,10 +131,12 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_any_step_can_be_rep
 def test_a_branch_is_read_out_at_the_average_with_new_batch_norm_statistics() -> None:
     model, seen = net(), data()
     optimizer = schedule_free(model.parameters(), RATE)
-    made = fork(
-        model, optimizer, loss=LOSS, batches=lambda _: seen, alternatives=[Rate(2)], horizon="12 updates", tail="none",
-        replicates=1, evaluate=lambda model: {"loss": float(LOSS(model, seen[0]).mean())},
-    )  # fmt: skip
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {"loss": float(LOSS(model, seen[0]).mean())}
+
+    loop = Loop(model, optimizer, loss=LOSS, batches=lambda _: seen, evaluate=evaluate)
+    made = fork(loop, [Rate(2)], horizon="12 updates", tail="none", replicates=1)
     stepped(model, optimizer, seen)
     to_average(optimizer)
     refresh_batch_norm(model, seen, LOSS)

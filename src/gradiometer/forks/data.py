@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -52,6 +53,18 @@ class Data(ABC):
     @abstractmethod
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches of training in the order of a seed, epoch after epoch."""
+
+    def replicate(self, seed: int, number: int) -> Iterator[Batch]:
+        """The batches of a replicate of a fork with this seed."""
+        return self.batches(zlib.crc32(f"{seed}/data/{number}".encode()))
+
+    def see_own(self, until: int) -> int:
+        """Begin each order with the batches that training itself has there, up to this update; 0 if they are not known.
+
+        Args:
+            until: Index of the first update whose batch is a new one.
+        """
+        return 0
 
     def some(self, count: int, seed: int) -> list[Batch]:
         """Some training examples, `count` of them if there are as many, in one batch if they can be joined."""

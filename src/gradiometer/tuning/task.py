@@ -14,8 +14,9 @@ from torch import nn
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
+from gradiometer.forks.checks import check_trainable
 from gradiometer.forks.data import Data, Ordered, data_of, first_size
-from gradiometer.forks.loop_state import check_functions, parts_of
+from gradiometer.forks.loop import Loop
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
@@ -99,8 +100,7 @@ class Task:
         if len(self.data) > 1 and len(self.kinds) > 1:
             raise BadArgument("`batch_size` has several values, and so has the optimizer: choose one after the other.")
         parameters = self.model.parameters() if isinstance(self.model, nn.Module) else []
-        parts = parts_of(self.model, self.kinds[0](parameters, 1.0), None, None)
-        check_functions(parts, loss=self.loss, step=None, evaluate=None, scaler=None, accumulation=1)
+        check_trainable(Loop(self.model, self.kinds[0](parameters, 1.0), loss=self.loss, batches=self.present).model)
 
     @property
     def present(self) -> Data:
@@ -175,10 +175,10 @@ def measured(task: Task) -> Measured:
         UserCodeFailed: The loss or the optimizer raised, or the loss is not finite at the start.
     """
     model, loss, seed, kinds = task.model, task.loss, task.seed, task.kinds
-    first = kinds[0](model.parameters(), 1.0)
+    loop = Loop(model, kinds[0](model.parameters(), 1.0), loss=loss, batches=task.present)
     size = first_size(task.present, seed) * task.present.shards
     forwards = _readout(task, size) // size
-    start = start_of(model, first, task.present, loss=loss, seed=seed, forwards=forwards)
+    start = start_of(loop, seed=seed, forwards=forwards)
     if task.clip is not None:
         kinds = tuple(kind.clipped(task.clip * start.norm) for kind in kinds)
     found = _brackets(task, kinds)

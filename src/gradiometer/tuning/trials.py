@@ -13,14 +13,13 @@ from gradiometer.forks.alternatives.rates import Rate
 from gradiometer.forks.branch import Branch, BranchResult, Tail
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.data import Data
-from gradiometer.forks.loop_state import LoopState, parts_of
-from gradiometer.forks.recorded.growing import Progress, grown_in
+from gradiometer.forks.loop import Loop
+from gradiometer.forks.recorded.growing import Progress, kept, train_branches
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
-from gradiometer.forks.untouched import untouched
+from gradiometer.forks.untouched import guarded_copy
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
-from gradiometer.storage.disk import writing
 from gradiometer.tuning.choice import Stage, rate_of
 from gradiometer.tuning.optimizers import MakeOptimizer
 
@@ -85,17 +84,13 @@ class Trials:
         Returns the training loss at the end by exponent, on the same examples for all.
         """
         optimizer = self.make(self.model.parameters(), rate_of(self.anchor, centre))
-        original = parts_of(self.model, optimizer, None, None)
-        copies = original.copied()
+        loop = Loop(self.model, optimizer, loss=self.loss, batches=self.data, readout_examples=self.readout)
         key = stage.updates, centre
         if key not in self.plans:
-            self.plans[key] = self._plan(stage, copies.digest() + self.label)
+            self.plans[key] = self._plan(stage, loop.digest() + self.label)
         plan = self.plans[key]
         if self.out is not None and key not in self.records:
-            with writing(self.out):
-                self.out.mkdir(parents=True, exist_ok=True)
-            self.records[key] = ForkRecord.keep(self.out, plan)
-        source = LoopState(copies, self.data, loss=self.loss, seed=self.seed, readout_examples=self.readout)
+            self.records[key] = kept(self.out, plan)
         found = self.results.setdefault(key, [])
         known = {result.alternative for result in found}
         branches = [
@@ -105,8 +100,8 @@ class Trials:
             if _alternative(exponent - centre).name not in known
         ]
         ledger = self.records[key].ledger() if key in self.records else None
-        with untouched(original, copies):
-            for result in grown_in(self.pool, source, tuple(branches), ledger=ledger, threads=self.threads):
+        with guarded_copy(loop, self.seed) as start:
+            for result in train_branches(self.pool, start, tuple(branches), ledger=ledger, threads=self.threads):
                 found.append(result)
                 if self.progress is not None:
                     self.progress(result, self.count, self.count)

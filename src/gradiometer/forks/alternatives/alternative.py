@@ -8,7 +8,7 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.forks.continuation import Continuation
+    from gradiometer.forks.loop import Loop
 
 
 class Alternative(ABC):
@@ -32,7 +32,7 @@ class Alternative(ABC):
         """The alternative in a few words, such as "rate 2x"."""
 
     @abstractmethod
-    def change(self, going: "Continuation") -> None:
+    def change(self, loop: "Loop") -> None:
         """Change how training continues, before its first update.
 
         Raises:
@@ -63,7 +63,7 @@ class GoOn(Alternative):
         """Always "go on"."""
         return "go on"
 
-    def change(self, going: "Continuation") -> None:
+    def change(self, loop: "Loop") -> None:
         """Change nothing."""
 
 
@@ -84,10 +84,10 @@ class Together(Alternative):
         """Both names."""
         return f"{self.first.name} & {self.second.name}"
 
-    def change(self, going: "Continuation") -> None:
+    def change(self, loop: "Loop") -> None:
         """Make both changes."""
-        self.first.change(going)
-        self.second.change(going)
+        self.first.change(loop)
+        self.second.change(loop)
 
 
 def times(factor: Amount) -> str:

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.forks.branch import BranchResult, Readout
+from gradiometer.forks.branch import BranchResult
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.racing import Stop
+from gradiometer.forks.readout import Readout
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.run.reader import Run

@@ -1,123 +1,189 @@
-"""`RunSource`: the state of a run at one of its steps, as a source of branches."""
+"""`loop_at`: the training of a run at one of its steps, as a loop; and the loop of a training under way."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from gradiometer.forks.branch import Readout
-from gradiometer.forks.continuation import Continuation
+from gradiometer.errors import BadArgument
+from gradiometer.forks.data import Data
 from gradiometer.forks.evaluation import losses_on
-from gradiometer.forks.stream import Stream
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.untouched import in_eval_mode
+from gradiometer.forks.loop import Loop
+from gradiometer.forks.readout import Readout
+from gradiometer.measurement.batch import Batch, Order
 from gradiometer.problems.evaluation import AT_ONCE, correctness
+from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
+from gradiometer.run.checkpoints import checkpoint_steps
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.ranks import Ranks
-from gradiometer.train.accumulation import Accumulator
-from gradiometer.train.forking.order import positions
-from gradiometer.train.restoring.replay import RunState
+from gradiometer.run.reader import Run
+from gradiometer.train.accumulation import MicroBatches
+from gradiometer.train.cooling import Cooling
+from gradiometer.train.forking.order import examples_before, positions
+from gradiometer.train.restoring.recorded import configuration_of
+from gradiometer.train.restoring.replay import RunState, state_at, training_of
 from gradiometer.train.restoring.state import restore, set_random_states
 from gradiometer.train.training import Training
 
-TRAIN_EXAMPLES = 2048
-"""Most training examples of the readout "train_loss"."""
 
+def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None) -> Loop:
+    """The training of a run after some updates, to be forked. Nothing is written.
 
-class RunSource:
-    """The state of a run after some updates. It can be pickled; the data are loaded again where it arrives.
-
-    A branch follows the schedule of the run, with the way to zero that `cool` has begun; `cool` decides nothing more.
+    The steps from the nearest checkpoint on are made again when the loop is first copied. A branch follows the schedule
+    of the run, with the way to zero that `cool` has begun; `cool` and `guard` decide nothing more.
 
     Args:
-        configuration: The configuration of the run.
-        state: Its state.
-        seed: Seed of the fork.
-        own_until: Step up to which all branches see the batches of the run itself, so that they can be skipped. With
-            it, replicate 0 also has the run's own random draws. Default: batches in a new order for every replicate.
+        run: The run, finished or under way.
+        step: Number of updates. Default: `default_step`.
         problem: The problem of the run, if it is loaded already.
+
+    Raises:
+        BadArgument: There is no such step, nothing is left there, the run is a watched one, or its data have changed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from gradiometer import Configuration
+        >>> from gradiometer.forks import fork
+        >>> from gradiometer.problems import load
+        >>> from gradiometer.train import loop_at, train
+        >>> configuration = Configuration(problem="quadratic", batch_size=10, epochs=1, budget=0.0)
+        >>> run = train(load("quadratic"), configuration, Path("runs"))
+        >>> found = fork(loop_at(run), ["rate 2x"], horizon="20 updates", replicates=2, out=run.path)
+        >>> found.step, [effect.alternative for effect in found.effects()]
+        (100, ['rate 2x'])
+    """
+    configuration_of(run, "fork")
+    at, last = default_step(run) if step is None else step, int(run.manifest["steps"])
+    if not 0 <= at <= run.steps:
+        raise BadArgument(f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}.")
+    if at == last:
+        raise BadArgument(f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step.")
+    with untouched_randomness(0, []):
+        training = training_of(run, "fork", problem)
+    return _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
+
+
+def default_step(run: Run) -> int:
+    """The step to fork from: the middle of a finished run, and the newest checkpoint of any other.
+
+    Raises:
+        BadArgument: The run has no checkpoint yet.
+    """
+    if run.status == "finished":
+        return run.steps // 2
+    kept = checkpoint_steps(run.folder)
+    if not kept:
+        raise BadArgument(f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0.")
+    return kept[0]
+
+
+def loop_under_way(training: Training, seed: int) -> Loop:
+    """A copy of a training under way. Its branches are read out on training examples alone.
+
+    Args:
+        training: The training.
+        seed: Seed of the branches.
+    """
+    loop = _loop(training, training.step)
+    loop.evaluate = None
+    copy = loop.copy()
+    copy.seed = seed
+    _keep_cooling(copy.schedulers[0], training.cooling)
+    return copy
+
+
+class RunData(Data):
+    """The examples of a run from one of its steps on, in new orders, or first in that of the run.
+
+    Args:
+        examples: The training examples.
+        order: The order of the run.
+        step: Index of the first batch.
     """
 
-    def __init__(
-        self,
-        configuration: Configuration,
-        state: RunState,
-        *,
-        seed: int = 0,
-        own_until: int = 0,
-        problem: Problem | None = None,
-    ) -> None:
-        self.configuration, self.state = configuration, state
-        self.seed, self.own_until = seed, own_until
-        self._problem = problem
+    def __init__(self, examples: Examples, order: Order, step: int) -> None:
+        self.examples, self.order, self.step = examples, order, step
+        self.size, self.epoch = order.batch_size, order.examples
+        self.own_until = 0
 
-    @property
-    def devices(self) -> set[torch.device]:
-        """The device of the run."""
-        return {torch.device(self.configuration.device)}
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches in the order of a seed."""
+        return map(self.examples.batch, positions(self.order, self.step, seed, self.own_until))
 
-    @property
-    def problem(self) -> Problem:
-        """The problem of the run, loaded once in each process."""
-        if self._problem is None:
-            c = self.configuration
-            self._problem = _loaded(c.problem, c.model, c.data_dir, c.seed)
-        return self._problem
+    def replicate(self, seed: int, number: int) -> Iterator[Batch]:
+        """The batches of a replicate of a fork with this seed."""
+        return self.batches(zlib.crc32(f"{seed}/{number}/order".encode()))
 
-    def continuation(self, replicate: int) -> Continuation:
-        """A training of its own at this state, with the data in the order of a replicate."""
-        state, own = self.state, replicate == 0 and self.own_until > self.state.step
-        with untouched_randomness(0, self.devices):
-            training = Training(self.problem, self.configuration, Budget(0.0), gauges=())
-            # A restored optimizer keeps the tensors that it is given, and other branches start from them too.
-            restore(training, {name: tensor.clone() for name, tensor in state.tensors.items()}, state.values)
-        if own:
-            set_random_states(training.device, state.tensors, state.values["random"])
-        _keep_cooling(training)
-        accumulated = _Accumulated(training) if self.configuration.accumulation > 1 else None
-        going = Continuation(
-            training.model,
-            training.optimizer,
-            Stream(_batches(training, self._numbered(f"{replicate}/order"), self.own_until)),
-            loss=None if accumulated else self.problem.loss,
-            step=accumulated,
-            schedulers=[training.scheduler],
-            step_index=state.step,
-        )
-        if accumulated is not None:
-            accumulated.factor = lambda: going.batch_factor
-        return going
+    def see_own(self, until: int) -> int:
+        """Begin each order with the batches of the run, up to this step, so that they can be skipped."""
+        self.own_until = until
+        return until
 
-    def readouts(self, model: nn.Module) -> Mapping[str, Readout]:
-        """Loss on fixed training examples, and loss and accuracy on the test set, in eval mode."""
-        data = self.problem.train.to(self.configuration.device)
-        generator = torch.Generator().manual_seed(self._numbered("readouts"))
-        chosen = torch.randperm(len(data), generator=generator)[:TRAIN_EXAMPLES]
-        with torch.no_grad(), in_eval_mode(model), untouched_randomness(self._numbered("evaluation"), self.devices):
-            found = losses_on(map(data.batch, chosen.split(AT_ONCE)), self.problem.loss, model, "train")
-            if self.problem.test is not None:
-                test = self.problem.test.to(self.configuration.device)
-                found |= losses_on(test.batches(AT_ONCE), self.problem.loss, model, "test")
-                right = [correctness(self.problem, model, batch) for batch in test.batches(AT_ONCE)]
-                if known := [each for each in right if each is not None]:
-                    correct = torch.cat(known).double().cpu().numpy()
-                    found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
-        return found
+    def some(self, count: int, seed: int) -> list[Batch]:
+        """Some training examples."""
+        chosen = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(seed))[:count]
+        return list(map(self.examples.batch, chosen.split(AT_ONCE)))
 
-    def _numbered(self, purpose: str) -> int:
-        return zlib.crc32(f"{self.seed}/{purpose}".encode())
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_problem": None}
+class RunPlace:
+    """A step of a run, which a loop comes from: its training is brought there when it is first needed.
+
+    If branches see the run's own batches, replicate 0 has the run's own random draws, too.
+
+    Args:
+        training: The training before its first step.
+        data: Its data from the step on.
+        find: Finds the state at the step.
+    """
+
+    def __init__(self, training: Training, data: RunData, find: Callable[[], RunState]) -> None:
+        self._training, self._data, self._find = training, data, find
+        self._state: RunState | None = None
+
+    def bring(self, loop: Loop) -> None:
+        """Restore the state, once."""
+        if self._state is None:
+            self._state = state = self._find()
+            with untouched_randomness(0, loop.devices):
+                # A restored optimizer keeps the tensors that it is given.
+                restore(self._training, {name: tensor.clone() for name, tensor in state.tensors.items()}, state.values)
+            _keep_cooling(self._training.scheduler, self._training.cooling)
+            loop.warnings = state.warnings
+
+    def seed(self, replicate: int) -> None:
+        """Set the random states of the run, if the replicate has its draws."""
+        state = self._state
+        if state is not None and replicate == 0 and self._data.own_until > state.step:
+            set_random_states(self._training.device, state.tensors, state.values["random"])
+
+    def again(self, loop: Loop) -> tuple[Callable[..., Loop], tuple[Any, ...]]:
+        """The data and the model are not sent to another process: they are made there, and the state is restored."""
+        self.bring(loop)
+        return _again, (self._training.configuration, self._state, self._data.own_until, loop.seed)
+
+
+def _loop_of(training: Training, step: int, find: Callable[[], RunState]) -> Loop:
+    loop = _loop(training, step)
+    assert isinstance(loop.data, RunData)
+    loop.source = RunPlace(training, loop.data, find)
+    return loop
+
+
+def _again(configuration: Configuration, state: RunState, own_until: int, seed: int) -> Loop:
+    """The loop of a run in another process."""
+    c = configuration
+    with untouched_randomness(0, []):
+        training = Training(_loaded(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=())
+    loop = _loop_of(training, state.step, lambda: state)
+    loop.data.see_own(own_until)
+    loop.seed = seed
+    return loop
 
 
 @lru_cache(maxsize=1)
@@ -125,34 +191,43 @@ def _loaded(name: str, model: str | None, data_dir: str | None, seed: int) -> Pr
     return load(name, model=model, data_dir=data_dir, seed=seed)
 
 
-def _batches(training: Training, seed: int, own_until: int) -> Iterator[Batch]:
-    return map(training.data.batch, positions(training.order, training.step, seed, own_until))
+def _loop(training: Training, step: int) -> Loop:
+    """The loop of a training that is, or is brought, at a step."""
+    problem, order = training.problem, training.order
+    loop = Loop(
+        training.model,
+        training.optimizer,
+        loss=problem.loss,
+        batches=RunData(training.data, order, step),
+        evaluate=None if problem.test is None else _evaluate_on_test(problem, training.device),
+        scheduler=training.scheduler,
+        index=step,
+    )
+    loop.examples = examples_before(order, step)
+    loop.left = examples_before(order, training.steps) - loop.examples
+    if training.configuration.accumulation > 1:
+        loop.gradient = MicroBatches(problem.loss, training.configuration.accumulation, training.configuration.seed)
+    return loop
 
 
-def _keep_cooling(training: Training) -> None:
+def _evaluate_on_test(problem: Problem, device: torch.device) -> Callable[[nn.Module], dict[str, Readout]]:
+    """The loss and the accuracy on the test examples, as a function of the model."""
+
+    def evaluate(model: nn.Module) -> dict[str, Readout]:
+        assert problem.test is not None
+        test = problem.test.to(device)
+        found = losses_on(test.batches(AT_ONCE), problem.loss, model, "test")
+        right = [correctness(problem, model, batch) for batch in test.batches(AT_ONCE)]
+        if known := [each for each in right if each is not None]:
+            correct = torch.cat(known).double().cpu().numpy()
+            found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
+        return found
+
+    return evaluate
+
+
+def _keep_cooling(scheduler: Any, cooling: Cooling | None) -> None:
     """Let the scheduler give the rate with the way to zero that has begun in a run that cools itself."""
-    cooling, scheduler = training.cooling, cast("LambdaLR", training.scheduler)
     if cooling is not None and cooling.acts:
         (schedule,) = scheduler.lr_lambdas
         scheduler.lr_lambdas = [lambda step: schedule(step) * cooling.multiplier(step)]
-
-
-class _Accumulated:
-    """An update of a training that accumulates: as many micro-batches as it makes, more of them for a larger batch."""
-
-    def __init__(self, training: Training) -> None:
-        self._training, self._other = training, dict[int, Accumulator]()
-        self.factor: Callable[[], Fraction] = lambda: Fraction(1)
-
-    def __call__(self, _: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-        training, factor = self._training, self.factor()
-        if factor == 1:
-            loss, _spread = training.backward(batch, measured=False)
-        else:
-            parts = max(round(training.configuration.accumulation * factor), 1)
-            if parts not in self._other:
-                seed = training.configuration.seed
-                self._other[parts] = Accumulator(training.objective, parts, Ranks(), Budget(0.0), seed)
-            loss, _spread = self._other[parts](batch, False, training.step, lambda _: "in a branch")
-        optimizer.step()
-        return loss
