@@ -34,7 +34,7 @@ from scipy.stats import binomtest, t
 
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose
 from gradiometer.estimation.batch_table import relative_updates
-from gradiometer.forks import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of
+from gradiometer.forks import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
 from gradiometer.forks.alternatives import Alternative, BatchSize
 from gradiometer.forks.branch import Tail
 from gradiometer.forks.recorded import scores
@@ -44,7 +44,7 @@ from gradiometer.jobs import Here
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load
-from gradiometer.train import fork_run, loop_at, train
+from gradiometer.train import loop_at, train
 
 REPLICATES, LEVEL = 4, 0.9
 SHARES = (0.3, 0.42, 0.6, 0.85, 1.0)
@@ -91,18 +91,19 @@ def scores_of(case: Case, seed: int, keep: Path) -> Iterator[dict[str, Any]]:
     if not findings:
         return
     wanted = [text for finding in findings for text in finding.alternatives]
-    made = fork_run(run, wanted, horizon="100%", replicates=REPLICATES, problem=problem)
-    fork, family = made.record.fork, run.hyperparameters.family if run.hyperparameters else "other"
-    effects = {effect.alternative: effect for effect in fork.effects(level=LEVEL)}
+    loop = loop_at(run, problem=problem)
+    made = fork(loop, wanted, horizon="100%", replicates=REPLICATES, out=run.path)
+    family = run.hyperparameters.family if run.hyperparameters else "other"
+    effects = {effect.alternative: effect for effect in made.effects(level=LEVEL)}
     for finding in findings:
         given = [alternative_of(text) for text in finding.alternatives]
         yardstick = next((one for one in given if isinstance(one, Shorter)), None)
         tried = [one for one in given if one != yardstick]
-        verdicts = [verdict_on(fork, one, effects[one.name], yardstick) for one in tried]
+        verdicts = [verdict_on(made, one, effects[one.name], yardstick) for one in tried]
         kind = scores.kind_of_advice(finding.alternatives, family)
         row = {"case": case.name, "seed": seed, "kind": kind, "advised": ", or ".join(one.name for one in tried)}
         best = min((effects[one.name] for one in tried), key=_better)
-        yield {**row, "what": "advice", "verdict": best_of(verdicts), "measured": shares(best, fork)}
+        yield {**row, "what": "advice", "verdict": best_of(verdicts), "measured": shares(best, made)}
         for forecast, measured in numbers_of(run, problem, finding, diagnosis.estimates, tried[0]):
             yield {
                 **row, "what": "number", "verdict": verdict_on_number(forecast, measured),

@@ -4,7 +4,6 @@ import math
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
-from gradiometer.forks import Branch, Effect, GoOn, Hold, Loop, engine, forks_of, train_branch
+from gradiometer.forks import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
 from gradiometer.forks.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
@@ -154,8 +153,8 @@ def test_a_fork_decides(
     effect = Effect("hold 80%", "train_loss", GAIN, GAIN, None, replicates=2)
     monkeypatch.setattr(Effect, "verdict", verdict)
     asked = []
-    path = Path("forks/0001")
-    fork = SimpleNamespace(effects=lambda *readout, level: asked.append((*readout, level)) or [effect], path=path)
+    fork = Fork(step, (Hold(0.8),), 2, 100, (), path=Path("forks/0001"))
+    monkeypatch.setattr(Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect])
     monkeypatch.setattr(cooling_fork, "_forked", lambda *_: fork)
     decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
     assert (decision.begins, decision.fork) == (begins, "0001")

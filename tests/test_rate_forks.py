@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from command_line import called
+from forked_run import fork_of
 from gradiometer import BadArgument, Interrupted, Problem, diagnose
 from gradiometer.forks import forks_of
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.run.ranks import Ranks
-from gradiometer.train import fork_run, resume, train
+from gradiometer.train import resume, train
 from gradiometer.train.forking import rate_fork
 from gradiometer.train.forking.rate_fork import RateDecision, RateForks
 from gradiometer.train.restoring import recorded
@@ -120,8 +121,8 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
 def test_a_fork_of_the_run_starts_from_the_changed_rate(slow_run: Run) -> None:
     state = state_at(slow_run, 100, "fork", quadratic())
     assert not state.warnings and state.values["param_groups"][0]["lr"] == pytest.approx(4 * 0.004 * 0.5)
-    made = fork_run(slow_run, ["rate 0.5x"], at=100, horizon="20 updates", replicates=2)
-    assert made.record.fork.effects("train_loss")[0].verdict == "worse"
+    made = fork_of(slow_run, ["rate 0.5x"], at=100, horizon="20 updates", replicates=2)
+    assert made.fork.effects("train_loss")[0].verdict == "worse"
 
 
 def test_a_fork_budget_is_refused_where_it_cannot_be_used() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from forked_run import critical_batch_of
 from gradiometer import BadArgument, Run
 from gradiometer.cli.batch import batch
 from gradiometer.jobs import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration
-from gradiometer.train import critical_batch_of, train
-from gradiometer.train.forking.run_critical import noise_scale_at
+from gradiometer.train import train
+from gradiometer.train.batch_comparison import noise_scale_at
 
 
 @pytest.fixture(scope="module")

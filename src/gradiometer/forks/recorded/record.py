@@ -115,6 +115,17 @@ class ForkRecord:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
 
+    @classmethod
+    def of(cls, fork: Fork) -> "ForkRecord":
+        """The record of a fork that is kept.
+
+        Raises:
+            BadArgument: It is in memory only.
+        """
+        if fork.path is None:
+            raise BadArgument("`fork` is not kept in a folder: give `out` when it is made.")
+        return cls.open(fork.path)
+
     @property
     def name(self) -> str:
         """Number of the fork, such as 0001."""

@@ -12,7 +12,7 @@ from gradiometer.jobs.choice import opened
 from gradiometer.run.folder import RunFolder
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.order import examples_before
-from gradiometer.train.forking.run_state import loop_under_way
+from gradiometer.train.forking.run_loop import loop_under_way
 from gradiometer.train.training import Training
 
 READOUT = "train_loss"

@@ -15,7 +15,7 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.train.averaged import evaluated
 from gradiometer.train.forking.cooling_fork import READOUT, finished_fork, name_of
 from gradiometer.train.forking.order import examples_before
-from gradiometer.train.forking.run_state import loop_under_way
+from gradiometer.train.forking.run_loop import loop_under_way
 from gradiometer.train.training import Training
 
 FIRST = 64
