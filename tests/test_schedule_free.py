@@ -194,7 +194,7 @@ def test_a_race_ends_with_it_where_the_others_do_not_learn() -> None:
         return torch.optim.SGD(parameters, lr=min(rate, 1.0) * 1e-9)
 
     found = tune(Noisy(), loss=loss, batches=batches, steps=200, optimizer=[idle, "schedulefree"])
-    assert found.made.name == "schedulefree" and found.race[0][0].lane.trials.forks[0].tail == "none"
+    assert found.made.name == "schedulefree" and found.race[0][0].lane.forks[0].tail == "none"
 
 
 def test_the_command_tunes_and_trains_it(
@@ -232,5 +232,5 @@ def test_a_longer_training_needs_a_lower_rate_unless_it_keeps_the_rate_to_its_en
         assert settings["lower"] == lower
         return choose(*given, **settings)
 
-    monkeypatch.setattr("gradiometer.tuning.race.choose", told)
+    monkeypatch.setattr("gradiometer.tuning.lane.choose", told)
     assert tuned(optimizer=optimizer, steps=100).learning_rate > 0

@@ -87,14 +87,16 @@ class Ordered(Data):
     Args:
         examples: The examples.
         size: Number of examples in a batch.
+        draw: REPLACEMENT for independent draws, which have no epochs.
     """
 
-    def __init__(self, examples: Examples, size: int) -> None:
-        self.examples, self.size, self.epoch = examples, size, len(examples)
+    def __init__(self, examples: Examples, size: int, draw: Draw = Draw.RESHUFFLED) -> None:
+        self.examples, self.size, self._draw = examples, size, draw
+        self.epoch = len(examples) if draw is Draw.RESHUFFLED else None
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches in the order of a seed."""
-        order = Order(Draw.RESHUFFLED, len(self.examples), self.size or 1, seed)
+        order = Order(self._draw, len(self.examples), self.size or 1, seed)
         batches = (self.examples.batch(order.batch(step)) for step in itertools.count())
         return batches if self.examples.in_memory else _apart(batches, seed)
 
