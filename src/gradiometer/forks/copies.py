@@ -44,6 +44,7 @@ def copied(
     model_copy = _copied("model", model, memo)
     for optimizer, new in zip(optimizers, made, strict=True):
         new.__setstate__(_copied("optimizer", _without_wrapper(optimizer), memo))
+        _mark_step(new)
     others = _copied("scheduler", tuple(schedulers), memo), _copied("scaler", scaler, memo)
     for hooks in _hook_tables(model_copy, made):
         for key in [key for key, hook in hooks.items() if is_ours(hook)]:
@@ -109,6 +110,22 @@ def _set_state(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> No
 def _without_wrapper(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """All attributes of an optimizer. `Optimizer.__getstate__` leaves out hooks and those of a user's own class."""
     return {name: value for name, value in vars(optimizer).items() if name != STEP}
+
+
+def _mark_step(optimizer: torch.optim.Optimizer) -> None:
+    """Mark the step of an optimizer as counted and made: else its schedulers warn, also when another optimizer trains.
+
+    A scheduler of torch wraps the method, and the wrapper of the original would step the original.
+    """
+    step = optimizer.step
+
+    @functools.wraps(step)
+    def counted(*given: Any, **named: Any) -> Any:
+        return step(*given, **named)
+
+    counted._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+    optimizer.step = counted  # type: ignore[method-assign]
 
 
 def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:

@@ -124,8 +124,8 @@ def check_loop(loop: Any) -> None:
     """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
     if not isinstance(loop, Loop):
         raise BadArgument(
-            f"`loop` must be a Loop, got {type(loop).__name__}: write fork(Loop(model, optimizer, loss=..., "
-            "batches=...), ['rate 2x'], horizon='500 updates')."
+            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, loss=..., batches=...), or "
+            "loop_at(run, step)."
         )
 
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import math
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -428,15 +426,9 @@ class Loop:
         due, done = updates // self.scheduler_every, self._updates // self.scheduler_every
         self.index += updates - self._updates
         self._updates = updates
-        if not self.schedulers or due == done:
-            return
-        # Its first step warns if its own optimizer has made none, as with another optimizer or a skipped batch.
-        with warnings.catch_warnings() if done == 0 else nullcontext():
-            if done == 0:
-                warnings.simplefilter("ignore")
-            for _ in range(due - done):
-                for scheduler in self.schedulers:
-                    scheduler.step()
+        for _ in range(due - done):
+            for scheduler in self.schedulers:
+                scheduler.step()
 
 
 def _only(pieces: Sequence[Batch]) -> Batch:
