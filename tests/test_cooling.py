@@ -76,7 +76,7 @@ def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, coo
     ours, theirs = (state_at(run, 640, "fork", quadratic()) for run in (cooled, alone))
     names = [name for name in theirs.tensors if not name.startswith("random.python")]  # the shape checker draws from it
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
-    assert ours.values["param_groups"] == theirs.values["param_groups"]
+    assert ours.state["param_groups"] == theirs.state["param_groups"]
 
 
 def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_fork_decides(
     asked = []
     fork = Fork(step, (Hold(0.8),), 2, 100, (), path=Path("forks/0001"))
     monkeypatch.setattr(Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect])
-    monkeypatch.setattr(cooling_fork, "_forked", lambda *_: fork)
+    monkeypatch.setattr(cooling_fork, "fork_here", lambda *_, **__: fork)
     decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
     assert (decision.begins, decision.fork) == (begins, "0001")
     assert asked == [("train_loss", pytest.approx(0.8))]  # its ends are one-sided bounds at the run's 90 %
@@ -348,7 +348,7 @@ def test_a_branch_of_a_fork_keeps_the_way_to_zero_that_the_run_has_begun(cooled:
     ended = state_at(cooled, start + 15, "fork", problem)
     loop = loop_at(cooled, start, problem=problem)
     loop.data.see_own(800)
-    assert state_at(cooled, start, "fork", problem).values["cooling"]["begins"] == 640
+    assert state_at(cooled, start, "fork", problem).state["cooling"]["begins"] == 640
     ends = []
     monkeypatch.setattr(Loop, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
     assert train_branch(loop, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15

@@ -88,7 +88,7 @@ def test_a_copy_of_a_changed_loop_is_changed_and_the_original_is_not() -> None:
     own = OwnLoop("SGD", "cosine")
     loop = loop_of(own)
     changed = loop.copy()
-    alternative_of("rate 2x & momentum 0.5 & SGD(lr=0.1)").change(changed)
+    alternative_of("rate 2x & momentum 0.5 & SGD(lr=0.1)")(changed)
     again = changed.copy()
     assert (loop.factor, changed.factor, again.factor) == (1.0, 2.0, 2.0)
     assert again.optimizer is not changed.optimizer and again.optimizer.param_groups[0]["lr"] == 0.1

@@ -67,7 +67,7 @@ def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(tmp_path: Path, mo
     monkeypatch.setattr(rate_fork, "FACTORS", (0.5, 8.0))
     run = train(quadratic(), settings(learning_rate=0.5, momentum=0.98, batch_size=50), tmp_path)
     assert [event["factor"] for event in decisions(run)][1] == 0.5
-    before, after = (state_at(run, step, "fork", quadratic()).values["param_groups"][0]["lr"] for step in (60, 61))
+    before, after = (state_at(run, step, "fork", quadratic()).state["param_groups"][0]["lr"] for step in (60, 61))
     assert after == pytest.approx(0.5 * before * (1 - 61 / STEPS) / (1 - 60 / STEPS), rel=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
 
 def test_a_fork_of_the_run_starts_from_the_changed_rate(slow_run: Run) -> None:
     state = state_at(slow_run, 100, "fork", quadratic())
-    assert not state.warnings and state.values["param_groups"][0]["lr"] == pytest.approx(4 * 0.004 * 0.5)
+    assert not state.warnings and state.state["param_groups"][0]["lr"] == pytest.approx(4 * 0.004 * 0.5)
     made = fork_of(slow_run, ["rate 0.5x"], at=100, horizon="20 updates", replicates=2)
     assert made.fork.effects("train_loss")[0].verdict == "worse"
 

@@ -63,7 +63,7 @@ def changed(loop: Loop, alternative: Alternative, replicate: int, seed: int) -> 
     copy.begin(replicate)
     # What is found before the change is not of this branch alone.
     with Surroundings((*copy.calls, alternative), copy.model).untouched(seed):
-        alternative.change(copy)
+        alternative(copy)
         yield copy
 
 

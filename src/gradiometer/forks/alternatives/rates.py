@@ -39,7 +39,7 @@ class Rate(Alternative):
         """Such as "rate 2x"."""
         return f"rate {times(self.factor)}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the rate."""
         loop.factor *= self.factor
 
@@ -83,7 +83,7 @@ class BatchSize(Alternative):
         rate = "" if self.rate is None else f", rate {times(self.rate_factor)}"
         return f"batch {times(self.factor)}{rate}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the batch and the rate."""
         loop.batch_factor *= Fraction(self.factor).limit_denominator(FINEST)
         loop.factor *= self.rate_factor
@@ -115,7 +115,7 @@ class Following(Alternative):
         """Such as "follow Constant(value=0.1)"."""
         return f"follow {self.schedule!r}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Replace the schedule of training."""
         loop.follow(self.schedule)
 
@@ -139,7 +139,7 @@ class CoolNow(Alternative):
         """ "cool now", and the factor if it is not 0.1."""
         return "cool now" if self.factor == CUT else f"cool now {times(self.factor)}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the rate."""
         loop.factor *= self.factor
 
@@ -168,7 +168,7 @@ class Hold(Alternative):
         """Such as "hold 80%"."""
         return f"hold {100 * self.share:.3g}%"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Start the tail later."""
         loop.hold = float(self.share)
 
@@ -193,7 +193,7 @@ class RestartHot(Alternative):
         """Such as "restart hot 10x"."""
         return f"restart hot {times(self.factor)}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the rate and empty the optimizer's state."""
         loop.factor *= self.factor
         loop.optimizer.state.clear()

@@ -48,7 +48,7 @@ class Using(Alternative):
     def __repr__(self) -> str:
         return f"Using({', '.join([self.optimizer.__name__, *(f'{key}={value!r}' for key, value in self.settings)])})"
 
-    def change(self, loop: Loop) -> None:
+    def __call__(self, loop: Loop) -> None:
         """Replace the optimizer."""
         loop.use(self._made([{"params": group["params"]} for group in loop.optimizer.param_groups]))
 
@@ -98,7 +98,7 @@ class Custom(Alternative):
         """The label."""
         return self.label
 
-    def change(self, loop: Loop) -> None:
+    def __call__(self, loop: Loop) -> None:
         """Call the function."""
         with user_code("alternatives", self.label):
             changed = self.function(loop.model, loop.optimizer, loop.stream.batches)

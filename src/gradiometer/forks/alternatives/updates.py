@@ -31,7 +31,7 @@ class Momentum(Alternative):
         """Such as "momentum 0.9"."""
         return f"momentum {self.value:g}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Set it in every parameter group, whatever a scheduler does with it."""
         groups = loop.optimizer.param_groups
         if all("momentum" in group for group in groups):
@@ -60,7 +60,7 @@ class WeightDecay(Alternative):
         """Such as "weight decay 0.01"."""
         return f"weight decay {self.value:g}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Set it in the parameter groups."""
         groups = loop.optimizer.param_groups
         if not all("weight_decay" in group for group in groups):
@@ -88,7 +88,7 @@ class Clip(Alternative):
         """Such as "clip 1"."""
         return f"clip {self.norm:g}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Clip before every update."""
         loop.clip = min(self.norm, math.inf if loop.clip is None else loop.clip)
 
@@ -119,7 +119,7 @@ class Shorter(Alternative):
         """Such as "shorter 0.75x"."""
         return f"shorter {times(self.share)}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Shorten the branch."""
         loop.share *= self.share
 
@@ -145,7 +145,7 @@ class Skip(Alternative):
         """Such as "skip 1200:1205"."""
         return f"skip {self.start}:{self.stop}"
 
-    def change(self, loop: "Loop") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Leave them out of the stream."""
         if self.start < loop.index:
             raise BadArgument(f"`start` {self.start:,} is before the fork: its first update has index {loop.index:,}.")

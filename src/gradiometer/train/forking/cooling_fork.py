@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.forks.branch import BranchResult
+from gradiometer.forks.alternatives.alternative import Alternative
+from gradiometer.forks.branch import BranchResult, Tail
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.recorded.growing import train_plan
 from gradiometer.forks.recorded.plan import Plan
@@ -55,7 +56,10 @@ def decided(training: Training, cooling: Cooling, folder: RunFolder, is_stopped:
     step = training.step
     if not cooling.pays(step):
         return Decision(step)
-    found = _forked(training, cooling, folder, is_stopped)
+    found = fork_here(
+        training, (cooling.hold(step),), cooling.replicates(step), until=cooling.stop(step), folder=folder,
+        is_stopped=is_stopped,
+    )  # fmt: skip
     (effect,) = found.effects(READOUT, level=cooling.two_sided)
     if step in cooling.marks:
         begins = step if effect.verdict != "better" else training.steps if step == cooling.marks[-1] else None
@@ -64,20 +68,24 @@ def decided(training: Training, cooling: Cooling, folder: RunFolder, is_stopped:
     return Decision(begins, name_of(found), f"{effect.alternative} {outcome(effect)}")
 
 
-def _forked(training: Training, cooling: Cooling, folder: RunFolder, is_stopped: Callable[[], bool]) -> Fork:
-    """The finished fork at the present step."""
-    step, seed = training.step, training.configuration.seed
-    before, until, left = (examples_before(training.order, at) for at in (step, cooling.stop(step), training.steps))
-    plan = Plan(step, (cooling.hold(step),), cooling.replicates(step), until - before, seed=seed, left=left - before)
-    return finished_fork(training, plan, folder, is_stopped)
-
-
-def finished_fork(training: Training, plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) -> Fork:
-    """The fork of a plan in the folder of a run that trains: its branches are trained now, but for finished ones.
+def fork_here(
+    training: Training,
+    alternatives: tuple[Alternative, ...],
+    replicates: int,
+    *,
+    until: int,
+    tail: Tail = "linear",
+    folder: RunFolder,
+    is_stopped: Callable[[], bool],
+) -> Fork:
+    """A fork at the present step of a training, in its folder. Branches that are finished are not trained again.
 
     Args:
         training: The training.
-        plan: What is tried.
+        alternatives: What is tried.
+        replicates: Number of data orders of each branch.
+        until: Step at which the branches end.
+        tail: How their rate ends.
         folder: The run.
         is_stopped: True if the run was asked to stop.
 
@@ -90,9 +98,12 @@ def finished_fork(training: Training, plan: Plan, folder: RunFolder, is_stopped:
         if is_stopped():
             raise Stopped
 
-    loop, threads = loop_under_way(training, plan.seed), training.configuration.threads
+    step, configuration = training.step, training.configuration
+    before, end, last = (examples_before(training.order, at) for at in (step, until, training.steps))
+    plan = Plan(step, alternatives, replicates, end - before, tail, seed=configuration.seed, left=last - before)
+    loop = loop_under_way(training, plan.seed)
     with opened("here") as pool:
-        return train_plan(loop, plan, pool, out=folder.path, progress=stop_here, threads=threads)
+        return train_plan(loop, plan, pool, out=folder.path, progress=stop_here, threads=configuration.threads)
 
 
 def name_of(found: Fork) -> str | None:

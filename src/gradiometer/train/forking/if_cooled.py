@@ -9,12 +9,10 @@ from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
 from gradiometer.forks.alternatives.alternative import GoOn
 from gradiometer.forks.alternatives.rates import Hold
 from gradiometer.forks.branches import Fork
-from gradiometer.forks.recorded.plan import Plan
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.folder import RunFolder
 from gradiometer.train.averaged import evaluated
-from gradiometer.train.forking.cooling_fork import READOUT, finished_fork, name_of
-from gradiometer.train.forking.order import examples_before
+from gradiometer.train.forking.cooling_fork import READOUT, fork_here, name_of
 from gradiometer.train.forking.run_loop import loop_under_way
 from gradiometer.train.training import Training
 
@@ -97,16 +95,13 @@ class CooledForecasts:
         cost = 2 * REPLICATES * length(step)
         if forecast is None or self.spent + cost > self.budget * step:
             return CooledForecast(averaged, _dict(forecast), None, None, None, self.spent)
-        found = self._forked(training, folder, is_stopped)
+        found = fork_here(
+            training, (Hold(0.0),), REPLICATES, until=step + length(step), tail="none", folder=folder,
+            is_stopped=is_stopped,
+        )  # fmt: skip
         self.spent += cost
         cooled, on = (_mean(found, name) for name in (Hold(0.0).name, GoOn().name))
         return CooledForecast(averaged, _dict(forecast), name_of(found), cooled, on, self.spent)
-
-    def _forked(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> Fork:
-        step, order, seed = training.step, training.order, training.configuration.seed
-        before, until, end = (examples_before(order, at) for at in (step, step + length(step), self.steps))
-        plan = Plan(step, (Hold(0.0),), REPLICATES, until - before, "none", seed, end - before)
-        return finished_fork(training, plan, folder, is_stopped)
 
 
 def length(step: int) -> int:

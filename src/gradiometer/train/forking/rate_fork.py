@@ -7,15 +7,12 @@ from typing import Any, ClassVar
 
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.rates import Rate
-from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.words import outcome
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
-from gradiometer.train.forking.cooling_fork import READOUT, finished_fork, name_of
-from gradiometer.train.forking.order import examples_before
+from gradiometer.train.forking.cooling_fork import READOUT, fork_here, name_of
 from gradiometer.train.guard import scale_rates
 from gradiometer.train.training import Training
 
@@ -107,21 +104,15 @@ class RateForks:
             GradiometerError: A branch failed.
         """
         step = training.step
-        found = self._forked(training, folder, is_stopped)
+        rates = tuple(Rate(factor) for factor in FACTORS)
+        until = step + self.length(step)
+        found = fork_here(training, rates, REPLICATES, until=until, folder=folder, is_stopped=is_stopped)
         effects = found.effects(READOUT, level=2 * training.configuration.level - 1)
         factor = factor_of(effects)
         self.asked, self.spent = step, self.spent + self.cost(step)
         change_rate(training, factor)
         shown = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
         return RateDecision(factor, name_of(found), shown, self.spent)
-
-    def _forked(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> Fork:
-        """The finished fork at the present step."""
-        step, order, seed = training.step, training.order, training.configuration.seed
-        before, until, end = (examples_before(order, at) for at in (step, step + self.length(step), self.steps))
-        rates = tuple(Rate(factor) for factor in FACTORS)
-        plan = Plan(step, rates, REPLICATES, until - before, seed=seed, left=end - before)
-        return finished_fork(training, plan, folder, is_stopped)
 
 
 def factor_of(effects: Iterable[Effect]) -> float:

@@ -20,14 +20,14 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import checkpoint_steps
+from gradiometer.run.checkpoints import Checkpoint, checkpoint_steps
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.train.accumulation import MicroBatches
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.order import examples_before, positions
 from gradiometer.train.restoring.recorded import configuration_of
-from gradiometer.train.restoring.replay import RunState, state_at, training_of
+from gradiometer.train.restoring.replay import state_at, training_of
 from gradiometer.train.restoring.state import restore, set_random_states
 from gradiometer.train.training import Training
 
@@ -142,9 +142,9 @@ class RunPlace:
         find: Finds the state at the step.
     """
 
-    def __init__(self, training: Training, data: RunData, find: Callable[[], RunState]) -> None:
+    def __init__(self, training: Training, data: RunData, find: Callable[[], Checkpoint]) -> None:
         self._training, self._data, self._find = training, data, find
-        self._state: RunState | None = None
+        self._state: Checkpoint | None = None
 
     def bring(self, loop: Loop) -> None:
         """Restore the state, once."""
@@ -152,7 +152,7 @@ class RunPlace:
             self._state = state = self._find()
             with untouched_randomness(0, loop.devices):
                 # A restored optimizer keeps the tensors that it is given.
-                restore(self._training, {name: tensor.clone() for name, tensor in state.tensors.items()}, state.values)
+                restore(self._training, {name: tensor.clone() for name, tensor in state.tensors.items()}, state.state)
             _keep_cooling(self._training.scheduler, self._training.cooling)
             loop.warnings = state.warnings
 
@@ -160,7 +160,7 @@ class RunPlace:
         """Set the random states of the run, if the replicate has its draws."""
         state = self._state
         if state is not None and replicate == 0 and self._data.own_until > state.step:
-            set_random_states(self._training.device, state.tensors, state.values["random"])
+            set_random_states(self._training.device, state.tensors, state.state["random"])
 
     def again(self, loop: Loop) -> tuple[Callable[..., Loop], tuple[Any, ...]]:
         """The data and the model are not sent to another process: they are made there, and the state is restored."""
@@ -168,14 +168,14 @@ class RunPlace:
         return _again, (self._training.configuration, self._state, self._data.own_until, loop.seed)
 
 
-def _loop_of(training: Training, step: int, find: Callable[[], RunState]) -> Loop:
+def _loop_of(training: Training, step: int, find: Callable[[], Checkpoint]) -> Loop:
     loop = _loop(training, step)
     assert isinstance(loop.data, RunData)
     loop.source = RunPlace(training, loop.data, find)
     return loop
 
 
-def _again(configuration: Configuration, state: RunState, own_until: int, seed: int) -> Loop:
+def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed: int) -> Loop:
     """The loop of a run in another process."""
     c = configuration
     with untouched_randomness(0, []):
