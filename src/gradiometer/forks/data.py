@@ -91,7 +91,9 @@ class Ordered(Data):
     """
 
     def __init__(self, examples: Examples, size: int, draw: Draw = Draw.RESHUFFLED) -> None:
-        self.examples, self.size, self._draw = examples, size, draw
+        self.examples = examples
+        self.size = size
+        self._draw = draw
         self.epoch = len(examples) if draw is Draw.RESHUFFLED else None
 
     def batches(self, seed: int) -> Iterator[Batch]:

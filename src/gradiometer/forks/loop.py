@@ -164,13 +164,16 @@ class Loop:
             accumulation=accumulation,
         )  # fmt: skip
         check_whole("index", index, 0)
-        self.loss, self.step, self.evaluate = loss, step, evaluate
+        self.loss = loss
+        self.step = step
+        self.evaluate = evaluate
         self.gradient: Gradient | None = None
         self.accumulation = accumulation * self.data.shards
         self.size = first_size(self.data, 0) * self.accumulation
         self.epoch = self.data.epoch
         self.scheduler_every = _updates_per_step(scheduler_each, self.data, self.size)
-        self.index, self.examples = index, index * self.size
+        self.index = index
+        self.examples = index * self.size
         self.left: int | None = None
         if left is not None:
             self.left = Horizon.parse(left, "left").examples(batch=self.size, epoch=self.epoch, name="left")
@@ -178,7 +181,9 @@ class Loop:
         self.source: Source | None = None
         self.warnings: tuple[str, ...] = ()
         self.seed = 0
-        self.factor, self.batch_factor, self.share = 1.0, ORIGINAL, 1.0
+        self.factor = 1.0
+        self.batch_factor = ORIGINAL
+        self.share = 1.0
         self.clip: float | None = None
         self.hold: float | None = None
         self.stream = Stream(iter(()))
@@ -188,7 +193,8 @@ class Loop:
         self._planner = self.optimizer
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._updates = 0
-        self._is_clipping = self._has_gradient = False
+        self._is_clipping = False
+        self._has_gradient = False
         self._newest: deque[Batch] = deque(maxlen=REFRESHED)
         self._some: list[Batch] | None = None
 

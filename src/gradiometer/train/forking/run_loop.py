@@ -108,8 +108,11 @@ class RunData(Data):
     """
 
     def __init__(self, examples: Examples, order: Order, step: int) -> None:
-        self.examples, self.order, self.step = examples, order, step
-        self.size, self.epoch = order.batch_size, order.examples
+        self.examples = examples
+        self.order = order
+        self.step = step
+        self.size = order.batch_size
+        self.epoch = order.examples
         self.own_until = 0
 
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -143,7 +146,9 @@ class RunPlace:
     """
 
     def __init__(self, training: Training, data: RunData, find: Callable[[], Checkpoint]) -> None:
-        self._training, self._data, self._find = training, data, find
+        self._training = training
+        self._data = data
+        self._find = find
         self._state: Checkpoint | None = None
 
     def bring(self, loop: Loop) -> None:
