@@ -15,7 +15,7 @@ from typing import Any
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.jobs.job import Job
-from gradiometer.jobs.pool import Engine, Pool, WorkerLost
+from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
 from gradiometer.jobs.task import Shared, in_pool, perform_task, unpack
 
 try:
@@ -103,9 +103,9 @@ class Ray(Pool):
             ray._private.worker._worker_logs_enabled = True
             self._connected = False
 
-    def _engine(self) -> "Submission":
+    def _dispatch(self) -> "RayDispatch":
         self._connect()
-        return Submission()
+        return RayDispatch()
 
     def _connect(self) -> None:
         if ray.is_initialized():
@@ -150,7 +150,7 @@ def _is_same(address: str, connected: str) -> bool:
     return False
 
 
-class Submission(Engine):
+class RayDispatch(Dispatch):
     """Jobs on their way through a cluster."""
 
     def __init__(self) -> None:

@@ -136,17 +136,17 @@ class Pool(ABC):
         """End the processes of this pool, if it has any. It starts new ones if it is used again."""
 
     @abstractmethod
-    def _engine(self) -> "Engine | None":
+    def _dispatch(self) -> "Dispatch | None":
         """What runs the jobs of a submission in other processes; None if they run in this one."""
 
     def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
         """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""
-        engine = None if in_pool() else self._engine()
-        if engine is None:
+        dispatch = None if in_pool() else self._dispatch()
+        if dispatch is None:
             return (perform(job, shared) for job in jobs)
         parcels = [pack_given(f"`jobs` has the job {job.name!r}, which", job) for job in jobs]
         content = None if shared is None else pack_given(f"`shared` ({type(shared).__name__})", shared)
-        return engine.outcomes(jobs, parcels, content)
+        return dispatch.outcomes(jobs, parcels, content)
 
 
 class Here(Pool):
@@ -172,7 +172,7 @@ class Here(Pool):
     def close(self) -> None:
         """There is nothing to end."""
 
-    def _engine(self) -> None:
+    def _dispatch(self) -> None:
         """Nothing: jobs run in this process."""
 
 
@@ -189,7 +189,7 @@ class WorkerLost(Exception):
         self.for_good = for_good
 
 
-class Engine(ABC):
+class Dispatch(ABC):
     """Runs the jobs of one submission in other processes. A job whose process is lost is given to another one."""
 
     @final

@@ -24,7 +24,7 @@ from gradiometer.arguments import check_whole
 from gradiometer.compiler import postpone_compiler
 from gradiometer.errors import Interrupted, summary
 from gradiometer.jobs.job import Job
-from gradiometer.jobs.pool import Engine, Pool, WorkerLost
+from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
 from gradiometer.jobs.task import Shared, in_pool, perform_task
 from gradiometer.storage.disk import reason_of, writing
 
@@ -97,8 +97,8 @@ class Processes(Pool):
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
-    def _engine(self) -> "Submission":
-        return Submission(self.start, self._scratch(), self._idle, self.count)
+    def _dispatch(self) -> "ProcessDispatch":
+        return ProcessDispatch(self.start, self._scratch(), self._idle, self.count)
 
 
 class Worker:
@@ -154,7 +154,7 @@ def stop_workers(workers: Sequence[Worker]) -> None:
         worker.stop()
 
 
-class Submission(Engine):
+class ProcessDispatch(Dispatch):
     """Jobs on their way through processes.
 
     Args:
