@@ -45,6 +45,7 @@ from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load
 from gradiometer.train import loop_at, train
+from gradiometer.verdict.words.forks import record_of
 
 REPLICATES, LEVEL = 4, 0.9
 SHARES = (0.3, 0.42, 0.6, 0.85, 1.0)
@@ -234,7 +235,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         *errors(rows),
         "",
-        *(f"{kind}: {scores.track_record(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
+        *(f"{kind}: {record_of(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
     ]
     return lines
 
