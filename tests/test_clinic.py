@@ -9,8 +9,8 @@ import torch
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import HALVES, partly_cured, sick_cases, well_cases
 from clinic.earning import EARNED
-from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES
-from clinic.judging import Said, cure_of, marks_of
+from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
+from clinic.judging import Said, marks_of
 from clinic.recipe import build, train
 
 from gradiometer.problems.images import fashion_mnist
@@ -56,9 +56,9 @@ def test_every_illness_that_a_function_cures_has_a_cure_that_changes_the_sick_re
         for claim in case.claims:
             if claim in BY_A_PERSON:
                 assert case.only_by_a_person
-                assert cure_of(claim, case.recipe) is None
+                assert follow(claim, (), case.recipe) is None
             else:
-                assert cure_of(claim, case.recipe) != case.recipe
+                assert follow(claim, (), case.recipe) not in (None, case.recipe)
 
 
 def test_every_claim_of_an_illness_is_cured_by_a_function_or_by_a_person():
@@ -120,9 +120,18 @@ def test_an_outcome_is_trained_once(tmp_path):
 
 def test_marks_of_a_verdict():
     case = next(case for case in SICK if case.claims == ("rate_low",))
-    assert marks_of(case, Said("rate_low", ("rate_low",))) == (True, True, False, False)
-    assert marks_of(case, Said("rate_high", ("rate_high", "rate_low"))) == (False, True, True, False)
-    assert marks_of(case, Said("undecided", ("undecided",))) == (False, False, False, True)
+    assert marks_of(case, Said("rate_low", {"rate_low": ()})) == (True, True, False, False)
+    assert marks_of(case, Said("rate_high", {"rate_high": (), "rate_low": ()})) == (False, True, True, False)
+    assert marks_of(case, Said("undecided", {})) == (False, False, False, True)
+
+
+def test_a_cure_with_a_number_is_followed_as_it_is_written():
+    recipe = ON_GENERATED_DATA[0].healthy
+    assert follow("rate_high", ("rate 0.25x",), recipe) == replace(recipe, rate=recipe.rate / 4)
+    assert follow("batch_small", ("batch 4x", "rate 2x"), recipe) == replace(
+        recipe, batch=4 * recipe.batch, rate=2 * recipe.rate
+    )
+    assert follow("no_gradient", ("remove `detach()`",), recipe) is None  # nothing is detached here
 
 
 def test_gains_of_trainings_that_ended_in_nan():

@@ -1,6 +1,7 @@
 """The illnesses of the clinic, each a small function that spoils a healthy recipe, and the cure of each claim."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from clinic.recipe import Recipe
@@ -163,3 +164,35 @@ CURES: dict[str, Callable[[Recipe], Recipe]] = {
     "unstable": lambda recipe: replace(recipe, clip=1.0),
 }
 """What a person does to the loop who believes the claim and is given no number."""
+
+CHANGE = re.compile(r"(rate|batch|steps|momentum|clip|weight_decay|decay) ([0-9.]+)(x?)")
+"""A cure that a program can read: a setting, and its value or its factor."""
+
+
+def follow(claim: str, cure: Sequence[str], recipe: Recipe) -> Recipe | None:
+    """The recipe after the cure of a claim, or None if no function cures it or nothing would change.
+
+    Args:
+        claim: The public name of the claim.
+        cure: What the finding says to change. What is not a setting with a number is done as `CURES` has it.
+    """
+    if claim in BY_A_PERSON or claim not in CURES:
+        return None
+    changed = recipe
+    for text in cure:
+        if found := CHANGE.fullmatch(text):
+            changed = with_setting(changed, found[1], float(found[2]), is_factor=bool(found[3]))
+    if changed == recipe:
+        changed = CURES[claim](recipe)
+    return None if changed == recipe else changed
+
+
+def with_setting(recipe: Recipe, name: str, value: float, *, is_factor: bool) -> Recipe:
+    """A recipe with another value of one setting, or with the value it has times a factor."""
+    field = "weight_decay" if name == "decay" else name
+    before = getattr(recipe, field)
+    if is_factor:
+        value = value * (before or 0.0)
+    if field in ("batch", "steps"):
+        return replace(recipe, **{field: max(round(value), 1)})
+    return replace(recipe, **{field: value})

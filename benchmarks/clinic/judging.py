@@ -3,12 +3,13 @@
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import SEEDS, Case, sick_cases, well_cases
 from clinic.data import data_of
-from clinic.illnesses import BY_A_PERSON, CURES
+from clinic.illnesses import follow
 from clinic.recipe import Recipe
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.run import Run
@@ -25,11 +26,11 @@ class Said:
 
     Args:
         headline: The first claim.
-        claims: All claims, with the headline.
+        cures: The cure of each claim as the verdict writes it, by claim.
     """
 
     headline: str
-    claims: tuple[str, ...]
+    cures: Mapping[str, tuple[str, ...]]
 
     @property
     def silent(self) -> bool:
@@ -39,7 +40,11 @@ class Said:
     @property
     def causes(self) -> list[str]:
         """The claims that name a cause."""
-        return [claim for claim in self.claims if claim not in QUIET]
+        return [claim for claim in self.cures if claim not in QUIET]
+
+    def followed(self, claim: str, recipe: Recipe) -> Recipe | None:
+        """The recipe after the cure of this claim, as written."""
+        return follow(claim, self.cures.get(claim, ()), recipe)
 
 
 def said_of(bench: Bench, case: Case) -> Said:
@@ -47,9 +52,8 @@ def said_of(bench: Bench, case: Case) -> Said:
     from gradiometer.diagnosis import diagnose  # noqa: PLC0415 (what only this function needs)
 
     diagnosis = diagnose(Run.open(bench.run(Wanted(case.recipe, case.seed, watched=True))))
-    claims = [] if diagnosis.triage is None else [str(each.claim) for each in diagnosis.triage.claims]
-    headline = str(diagnosis.headline.claim)
-    return Said(headline, tuple(dict.fromkeys([headline, *claims])))
+    claims = () if diagnosis.triage is None else diagnosis.triage.claims
+    return Said(str(diagnosis.headline.claim), {str(each.claim): tuple(each.cure) for each in claims})
 
 
 def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> None:
@@ -78,7 +82,7 @@ def show_cases(said: dict[Case, Said]) -> None:
     for case, verdict in said.items():
         right = verdict.headline in case.claims if case.claims else not verdict.causes
         if not right:
-            print(f"{case.name} (seed {case.seed}): said {', '.join(verdict.claims)}")
+            print(f"{case.name} (seed {case.seed}): said {', '.join(verdict.cures) or verdict.headline}")
 
 
 def show_sick(pairs: list[tuple[Case, Said]]) -> None:
@@ -94,20 +98,22 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> None:
     for index, text in enumerate(("headline right", "some claim right", "another cause first", "silent")):
         print(f"{text}: {share(sum(mark[index] for mark in marks), len(pairs))}")
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
-    both = sum(set(case.claims) <= set(said.claims) for case, said in double)
+    both = sum(set(case.claims) <= set(said.cures) for case, said in double)
     print(f"both of two illnesses named: {share(both, len(double))}")
 
 
 def marks_of(case: Case, said: Said) -> tuple[bool, bool, bool, bool]:
     """Headline right, some claim right, another cause first, silent."""
     right = said.headline in case.claims
-    return right, bool(set(case.claims) & set(said.claims)), not (right or said.silent), said.silent
+    return right, bool(set(case.claims) & set(said.cures)), not (right or said.silent), said.silent
 
 
 def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
     """Claims on healthy and cured trainings, and which of them are false: their own cure gains nothing."""
-    alarms = [(case, claim) for case, said in pairs for claim in said.causes]
-    cured = {(case, claim): cure_of(claim, case.recipe) for case, claim in alarms}
+    cured = {}
+    for case, said in pairs:
+        for claim in said.causes:
+            cured[case, claim] = said.followed(claim, case.recipe)
     train_both(bench, [(case, recipe) for (case, _), recipe in cured.items() if recipe is not None])
     false = set()
     for (case, claim), recipe in cured.items():
@@ -115,17 +121,9 @@ def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
         if worth < NOTHING:
             false.add(case)
         print(f"alarm on {case.name}: {claim}, its cure gains {worth:.1%}")
-    alarmed = {case for case, _ in alarms}
+    alarmed = {case for case, _ in cured}
     print(f"healthy and cured trainings with an alarm: {share(len(alarmed), len(pairs))}")
     print(f"with a false alarm: {share(len(false), len(pairs))}")
-
-
-def cure_of(claim: str, recipe: Recipe) -> Recipe | None:
-    """The recipe after the cure of a claim, or None if no function cures it or nothing would change."""
-    if claim in BY_A_PERSON or claim not in CURES:
-        return None
-    cured = CURES[claim](recipe)
-    return None if cured == recipe else cured
 
 
 def train_both(bench: Bench, pairs: list[tuple[Case, Recipe]]) -> None:
@@ -144,14 +142,18 @@ def gains(bench: Bench, case: Case, recipe: Recipe) -> list[float]:
 
 def show_followed(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
     """Follow the headline's cure: how much of the gap is closed, and how often does the run end worse?"""
-    changes = {case: recipe for case, said in pairs if (recipe := cure_of(said.headline, case.recipe)) is not None}
-    train_both(bench, [*changes.items(), *((case, case.recipe) for case, _ in pairs)])
+    changes = {}
+    for case, said in pairs:
+        recipe = said.followed(said.headline, case.recipe)
+        if recipe is not None:
+            changes[case] = recipe
     curable = [case for case, _ in pairs if case.claims and not case.only_by_a_person]
+    train_both(bench, [*changes.items(), *((case, case.recipe) for case in curable)])
     closed = [gap_closed(bench, case, changes.get(case)) for case in curable]
     worse = [case for case, recipe in changes.items() if ends_worse(bench, case, recipe)]
     for case in worse:
         print(f"ends worse when followed: {case.name}")
-    print(f"gap closed by following the headline: median {statistics.median(closed):.0%} of {len(closed)} cases")
+    print(f"gap closed by the headline's cure: median {statistics.median(closed):.0%} of {len(closed)} cases")
     print(f"runs that end worse when followed: {share(len(worse), len(pairs))}")
 
 
