@@ -26,7 +26,7 @@ class Case:
         half: "development" or "judged".
         recipe: What is trained.
         healthy: What is trained when nothing is wrong: for a healthy case the recipe itself.
-        claims: The claims that are right, none for a healthy case.
+        illnesses: Names of what is wrong and how much of it, none for a healthy case.
         seed: Of the watched training.
     """
 
@@ -34,8 +34,13 @@ class Case:
     half: str
     recipe: Recipe
     healthy: Recipe
-    claims: tuple[str, ...]
+    illnesses: tuple[tuple[str, float], ...]
     seed: int
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claims that are right."""
+        return tuple(ILLNESSES[name].claim for name, _ in self.illnesses)
 
     @property
     def only_by_a_person(self) -> bool:
@@ -69,26 +74,23 @@ def healthy_recipes(table: str) -> dict[str, Recipe]:
 
 def sick_case(row: str, half: str, healthy: dict[str, Recipe], seed: int) -> Case:
     """The case of a row such as "gru markov adamw cosine : rate_low 8 + labels_noisy 0.4"."""
-    base, listed = (part.split() for part in row.split(":"))
-    well = healthy[" ".join(base)]
-    illnesses = [(words.split()[0], float(words.split()[1])) for words in " ".join(listed).split(" + ")]
+    base, listed = row.split(" : ")
+    illnesses = []
+    for words in listed.split(" + "):
+        name, much = words.split()
+        illnesses.append((name, float(much)))
+    well = healthy[base]
     for name, much in illnesses:
         well = ILLNESSES[name].prepare(well, much)
     sick = well
     for name, much in illnesses:
         sick = ILLNESSES[name].spoil(sick, much)
-    claims = tuple(ILLNESSES[name].claim for name, _ in illnesses)
-    return Case(f"{' '.join(base)}: {' '.join(listed)}", half, sick, well, claims, seed)
+    return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), seed)
 
 
 def partly_cured(case: Case) -> list[Recipe]:
     """A case of two illnesses with only one of them, for each of the two."""
-    listed = case.name.split(": ")[1].split(" + ")
-    recipes = []
-    for words in listed:
-        name, much = words.split()
-        recipes.append(ILLNESSES[name].spoil(case.healthy, float(much)))
-    return recipes
+    return [ILLNESSES[name].spoil(case.healthy, much) for name, much in case.illnesses]
 
 
 @cache
@@ -104,7 +106,7 @@ def well_cases(half: str) -> tuple[Case, ...]:
     healthy, _ = _tables(half)
     cases = [Case(name, half, recipe, recipe, (), 0) for name, recipe in healthy.items()]
     for case in sick_cases(half):
-        cases.append(replace(case, name=f"cured {case.name}", recipe=case.healthy, claims=()))
+        cases.append(replace(case, name=f"cured {case.name}", recipe=case.healthy, illnesses=()))
     return tuple(cases)
 
 
