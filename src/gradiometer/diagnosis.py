@@ -44,9 +44,29 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.spikes import spikes_of
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.triage import Triage, triage
+from gradiometer.verdict.words.triage import findings_of
 
 POINTS = 24
 """Maximum number of points of a curve along a run."""
+
+
+class Headline(str):
+    """The most urgent finding in one sentence, with the claim of the run.
+
+    Args:
+        text: The sentence.
+        claim: What limits the run, as far as triage saw.
+    """
+
+    claim: Claim
+
+    def __new__(cls, text: str, claim: Claim) -> "Headline":
+        """The sentence with its claim."""
+        made = super().__new__(cls, text)
+        made.claim = claim
+        return made
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,7 @@ class Diagnosis:
         gauges: The gauges that the run was measured with and whose classes are available.
         spikes: The spikes of the training loss. Their places are steps.
         outcome: The beginning of the verdict: the state of the run and its test score.
+        triage: What triage says; None for a run without its signs.
     """
 
     verdict: str
@@ -71,12 +92,14 @@ class Diagnosis:
     gauges: tuple[Gauge, ...] = ()
     spikes: tuple[Spike, ...] = ()
     outcome: str = ""
+    triage: Triage | None = None
 
     @property
-    def headline(self) -> str:
-        """The rest of the verdict, as a sentence: the most urgent finding."""
+    def headline(self) -> Headline:
+        """The rest of the verdict, as a sentence: the most urgent finding. Its `claim` says what limits the run."""
         rest = self.verdict.removeprefix(f"{self.outcome}; ")
-        return rest[:1].upper() + rest[1:]
+        claim = Claim.UNDECIDED if self.triage is None else self.triage.claims[0].claim
+        return Headline(rest[:1].upper() + rest[1:], claim)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -88,6 +111,8 @@ class Diagnosis:
         """Verdict, findings and latest estimates, as `--json` prints them."""
         return {
             "verdict": self.verdict,
+            "claim": self.headline.claim.value,
+            "claims": [] if self.triage is None else [each.claim.value for each in self.triage.claims],
             "findings": [finding.to_dict() for finding in self.findings],
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
         }
@@ -151,6 +176,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
+    judged = triage(run) if run.signs else None
+    if judged is not None:
+        findings = led_by(judged, findings)
     outcome = outcome_of(run, estimates)
     return Diagnosis(
         verdict=f"{outcome}; {verdict_of(run, findings)}.",
@@ -160,7 +188,24 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         gauges=gauges,
         spikes=spikes,
         outcome=outcome,
+        triage=judged,
     )
+
+
+def led_by(judged: Triage, findings: list[Finding]) -> list[Finding]:
+    """The findings with those of triage. If something is wrong, it leads, and gauges advise nothing.
+
+    What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
+    """
+    found = list(findings_of(judged))
+    if judged.passes:
+        urgent = [each for each in findings if each.state in (State.ACT, State.LOOK)]
+        return [*urgent, *found, *(each for each in findings if each not in urgent)]
+    calm = [
+        replace(each, state=State.OK, advice="", forecast="", tried="", alternatives=()) if each.advice else each
+        for each in findings
+    ]
+    return [*found, *calm]
 
 
 def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:

@@ -51,6 +51,7 @@ class Finding:
             "rate 0.5x".
         forecast: What a model expects of it; empty without a forecast.
         tried: What came of it in a fork, or how to try it.
+        claim: What limits the training, as the value of a `Claim`; empty for a gauge that makes no claim.
 
     >>> from gradiometer import Finding
     >>> from gradiometer.measurement.finding import Issue, State
@@ -71,6 +72,7 @@ class Finding:
     alternatives: Sequence[str] = ()
     forecast: str = ""
     tried: str = ""
+    claim: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary, as in a run's files and in `--json`."""

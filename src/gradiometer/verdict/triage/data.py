@@ -1,0 +1,91 @@
+"""Claims about the data: overfitting, labels, and single batches."""
+
+import numpy as np
+
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.level import Level
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.thresholds import (
+    ABOVE_TRAINING,
+    BAD_RISE,
+    BEST_BEFORE,
+    FEWEST_STEPS,
+    NOISY,
+    RANDOM,
+    ROSE,
+    TRAVEL,
+)
+
+
+def overfit(signs: Signs, _: Level) -> Claimed | None:
+    """The test loss had its lowest value long ago, and is above the training loss."""
+    steps, test = _tests(signs)
+    if len(test) < 3:
+        return None
+    best = int(test.argmin())
+    training = training_loss(signs)
+    if not steps[best] < BEST_BEFORE * signs.steps:
+        return None
+    if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
+        return None
+    numbers = {"best_step": float(steps[best]), "best": float(test[best]), "now": float(test[-1]), "train": training}
+    return Claimed(Claim.OVERFIT, numbers, (f"stop at step {int(steps[best]):,}", "weight decay 0.1"))
+
+
+def labels_random(signs: Signs, level: Level) -> Claimed | None:
+    """The weights travelled far, and the test loss never came below a guess."""
+    _, test = _tests(signs)
+    if len(test) < 2 or signs.steps < FEWEST_STEPS or not level.value > 0:
+        return None
+    lowest = float(test.min() / level.value)
+    if not (lowest > RANDOM and signs.travel > TRAVEL):
+        return None
+    return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
+
+
+def labels_noisy(signs: Signs, _: Level) -> Claimed | None:
+    """The test loss is far below the training loss."""
+    test = _tests(signs)[1]
+    if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 0.0)) > 0:
+        return None
+    ratio = float(test[-1] / training_loss(signs))
+    if not ratio < NOISY:
+        return None
+    return Claimed(Claim.LABELS_NOISY, {"ratio": ratio}, ("check the labels of the training set",))
+
+
+def bad_batch(signs: Signs, level: Level) -> Claimed | None:
+    """One step has a loss far above its neighbours, and the step before it was normal."""
+    losses = signs.losses
+    if len(losses) < FEWEST_STEPS or not level.value > 0:
+        return None
+    rise, step = largest_rise(losses / level.value)
+    if not rise > BAD_RISE:
+        return None
+    return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": rise}, (f"skip {step}:{step + 1}",))
+
+
+def largest_rise(losses: np.ndarray) -> tuple[float, int]:
+    """The largest rise of a single loss above the largest of the eight losses before it, and its step.
+
+    The first tenth of a training is left out, where losses may rise by themselves.
+    """
+    first = max(len(losses) // 10, 10)
+    with np.errstate(invalid="ignore"):
+        before = np.lib.stride_tricks.sliding_window_view(losses, 8)[:-1].max(axis=1)
+        rises = losses[8:] - before
+    rises[: first - 8] = -np.inf
+    rises = np.where(np.isfinite(rises), rises, -np.inf)
+    place = int(rises.argmax())
+    return float(rises[place]), place + 8
+
+
+def training_loss(signs: Signs) -> float:
+    """The training loss at the end: of the last evaluation if it has one, else of the last steps."""
+    known = signs.train[np.isfinite(signs.train)]
+    return float(known[-1]) if len(known) else signs.end()
+
+
+def _tests(signs: Signs) -> tuple[np.ndarray, np.ndarray]:
+    known = np.isfinite(signs.test)
+    return signs.evaluated[known], signs.test[known]

@@ -1,0 +1,1 @@
+"""The words of verdicts: the one place where claims become sentences."""
