@@ -77,7 +77,7 @@ def healthy(**changes: Any) -> Signs:
     }
     for name in [name for name in changes if name in single or name in ("root", "stale", "scale")]:
         single[name] = changes.pop(name)
-    for name in [name for name in changes if name in by_tensor]:
+    for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:
         by_tensor[name] = changes.pop(name)
     facts = FACTS | changes.pop("facts", {})
     made = Signs(
@@ -238,6 +238,24 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     Claim.OVERFIT: [
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.455], 0.3)),
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.47], 0.4)),
+    ],
+    Claim.LEAK: [
+        (
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[50.0, 50.0]])},
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[0.0, 50.0]])},
+        ),
+        (
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 11.0]]),
+                "train": np.full(10, np.nan),
+            },
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 9.0]]),
+                "train": np.full(10, np.nan),
+            },
+        ),
     ],
     Claim.LABELS_RANDOM: [
         (evaluations([0.98 * GUESS] * 10, GUESS), evaluations([0.96 * GUESS] * 10, GUESS)),

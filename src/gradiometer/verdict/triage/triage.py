@@ -30,7 +30,7 @@ SCHEDULE: tuple[Rule, ...] = (schedule.rate_burst, schedule.schedule_unit, sched
 COURSE: tuple[Rule, ...] = (course.exploding, course.dead_relu, course.weight_decay, course.vanishing)
 RATE: tuple[Rule, ...] = (course.rate_high, length.batch_large, course.rate_low)
 LENGTH: tuple[Rule, ...] = (length.batch_small, length.stopped_early, course.no_decay)
-DATA: tuple[Rule, ...] = (data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
+DATA: tuple[Rule, ...] = (data.leak, data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
 ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
