@@ -97,16 +97,16 @@ perceptron digits momentum constant : bad_batch 20
 perceptron clusters adam constant : rate_burst 30
 perceptron digits momentum constant : rate_burst 10
 skips friedman momentum step : nan_example 3
-perceptron   digits       sgd   cosine :            labels_noisy 0.3           +             clip_small        0.1
-skips        clusters     adamw cosine :            rate_low   20            +             labels_noisy      0.3
-perceptron   friedman     adamw cosine :            uncentred  4             +             decay_early       0.15
-convolutions digits       sgd   cosine :            clip_small 0.1           +             labels_noisy      0.3
-gru          markov       adam  onecycle :            rate_low   16            +             softmax_twice     1
-batch_norm   digits       adamw cosine :            decay_early 0.15          +             eval_mode         1
-perceptron   clusters     adamw cosine :            weight_decay 3             +             unshuffled        1
-perceptron   digits       adamw cosine :            decay_early 0.1           +             head_only         1
-skips        friedman     momentum step  :            decay_early 0.15          +             dropout           0.8
-convolutions digits       adamw cosine :            rate_low   10            +             dropout           0.9
+perceptron digits sgd cosine : labels_noisy 0.3 + clip_small 0.1
+skips clusters adamw cosine : rate_low 20 + labels_noisy 0.3
+perceptron friedman adamw cosine : uncentred 4 + decay_early 0.15
+convolutions digits sgd cosine : clip_small 0.1 + labels_noisy 0.3
+gru markov adam onecycle : rate_low 16 + softmax_twice 1
+batch_norm digits adamw cosine : decay_early 0.15 + eval_mode 1
+perceptron clusters adamw cosine : weight_decay 3 + unshuffled 1
+perceptron digits adamw cosine : decay_early 0.1 + head_only 1
+skips friedman momentum step : decay_early 0.15 + dropout 0.8
+convolutions digits adamw cosine : rate_low 10 + dropout 0.9
 """
 
 JUDGED_SICK = """
@@ -161,13 +161,13 @@ smooth waves momentum constant : bad_batch 20
 normed waves adamw cosine : rate_burst 30
 conv_skips clothes sgd cosine : nan_example 3
 broad clothes momentum step : nan_example 3
-smooth       clothes      sgd   cosine :            clip_small 0.1           +             labels_noisy      0.3
-normed       waves        adamw cosine :            rate_low   20            +             dropout           0.8
-smooth       waves        adamw cosine :            uncentred  10            +             decay_early       0.15
-conv_norm    clothes      adamw cosine :            rate_low   20            +             labels_noisy      0.3
-lstm         manual       adam  onecycle :            rate_low   10            +             softmax_twice     1
-conv_norm    clothes      momentum step  :            decay_early 0.1           +             eval_mode         1
-smooth       interactions adamw cosine :            weight_decay 3             +             unshuffled        1
-conv_skips   clothes      momentum step  :            clip_small 0.1           +             dropout           0.9
-smooth       clothes      adamw cosine :            decay_early 0.1           +             head_only         1
+smooth clothes sgd cosine : clip_small 0.1 + labels_noisy 0.3
+normed waves adamw cosine : rate_low 20 + dropout 0.8
+smooth waves adamw cosine : uncentred 10 + decay_early 0.15
+conv_norm clothes adamw cosine : rate_low 20 + labels_noisy 0.3
+lstm manual adam onecycle : rate_low 10 + softmax_twice 1
+conv_norm clothes momentum step : decay_early 0.1 + eval_mode 1
+smooth interactions adamw cosine : weight_decay 3 + unshuffled 1
+conv_skips clothes momentum step : clip_small 0.1 + dropout 0.9
+smooth clothes adamw cosine : decay_early 0.1 + head_only 1
 """
