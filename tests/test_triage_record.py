@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gradiometer import Run, diagnose, watch
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.watch.triage import recorder
 from gradiometer.verdict import Claim, Signs
 
 STEPS = 60
@@ -176,12 +176,13 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
     for place, step in enumerate(signs.looks.tolist()):
         for name, value in by_hand[step].items():
             found = (signs.tensors if name in signs.tensors else signs.single)[name][place]
+            if place >= 3 and name in ("input_std", "classes") and np.isnan(found):
+                continue  # one look in four takes moments of the batch
             assert found == pytest.approx(value, rel=1e-4, abs=1e-6), (name, step)
     assert signs.single["clipped"] == pytest.approx((signs.tensors["gradient"] ** 2).sum(axis=1) ** 0.5, rel=1e-4)
 
 
-def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "ALLOWANCE", 60.0)  # so that a busy machine puts no look off
+def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path) -> None:
     looks = signs_of(tmp_path, steps=150).looks
     assert set((looks[1:] - looks[:-1]).tolist()) == {7, 11, 13} and looks[0] == 1
 

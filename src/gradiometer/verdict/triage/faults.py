@@ -156,7 +156,8 @@ def clipped_shares(signs: Signs) -> np.ndarray:
 
 def _norm(signs: Signs) -> float:
     """The norm that gradients usually have before clipping."""
-    return float(np.nanmedian(np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))))
+    norms = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
+    return float(np.nanmedian(norms / signs.single.get("scale", np.ones(len(norms)))))
 
 
 def _usual(values: np.ndarray) -> float:

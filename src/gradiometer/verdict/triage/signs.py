@@ -146,12 +146,17 @@ class Signs:
             return _median(np.where(size > 0, moved / size, np.nan))
 
     @cached_property
-    def travel(self) -> float:
-        """The sum of `movement` over all steps, those between the looks included; NaN if unknown."""
+    def movements(self) -> Array:
+        """`movement` at every step: between two looks on a straight line. Looks are not equally far apart."""
         known = np.isfinite(self.movement)
         if not known.any():
-            return float("nan")
-        return float(np.interp(np.arange(self.steps), self.looks[known], self.movement[known]).sum())
+            return np.full(self.steps, np.nan)
+        return np.asarray(np.interp(np.arange(self.steps), self.looks[known], self.movement[known]))
+
+    @property
+    def travel(self) -> float:
+        """The sum of `movements` over all steps; NaN if unknown."""
+        return float(self.movements.sum())
 
     @cached_property
     def growth(self) -> float:

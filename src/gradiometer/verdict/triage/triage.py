@@ -78,15 +78,15 @@ class Triage:
         return self.claims[0].claim in (Claim.HEALTHY, Claim.UNDECIDED)
 
 
-def triage(run: Run | Signs) -> Triage:
+def triage_of(run: Run | Signs) -> Triage:
     """Judge a run by the quantities that every training has.
 
     Args:
         run: A run, or its signs.
 
     >>> import numpy as np
-    >>> from gradiometer.verdict import Signs, triage
-    >>> triage(Signs(losses=np.ones(10))).claims[0].claim
+    >>> from gradiometer.verdict import Signs, triage_of
+    >>> triage_of(Signs(losses=np.ones(10))).claims[0].claim
     <Claim.UNDECIDED: 'undecided'>
     """
     signs = run if isinstance(run, Signs) else Signs.of(run)

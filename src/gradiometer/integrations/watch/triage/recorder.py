@@ -28,8 +28,9 @@ has about 1,400."""
 SHARE = 0.01
 """Share of the training time that looks may take."""
 
-ALLOWANCE = 0.02
-"""Seconds that looks may take beyond that, so that a training of a few hundred quick steps has its 30 looks."""
+FREE_LOOKS = 40
+"""Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10 to 15 ms for a small
+network, paid back later."""
 
 EVENT = "triage"
 """The event of a run with the facts that do not change."""
@@ -81,8 +82,9 @@ class TriageRecorder:
         self._look: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._output: Any = None
+        self._takes_moments = True
         self._handles: list[Any] = []
-        self._turn = 0
+        self._looks = 0
         self._spent, self._began = 0.0, time.perf_counter()
         self._first = 0
         self._target: int | None = None
@@ -115,7 +117,7 @@ class TriageRecorder:
             return
         if self._target is None:
             self._first = self._target = step + 1
-        began = time.perf_counter()
+        began = time.thread_time()
         with self._shield, torch.no_grad():
             if step < self._target:
                 self._products.keep()
@@ -129,7 +131,7 @@ class TriageRecorder:
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
-        began = time.perf_counter()
+        began = time.thread_time()
         self.awaits_update = False
         with self._shield, torch.no_grad():
             if self._target is not None and step < self._target:
@@ -163,14 +165,15 @@ class TriageRecorder:
         self.next, self.awaits_update = NEVER, False
 
     def _pay(self, began: float) -> None:
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         self._spent += took
         self._charge(EVENT, took)
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
         self._backwards.start()
-        if not is_compiled(self._objective.model):
+        self._takes_moments = self._batches.due
+        if self._takes_moments and not is_compiled(self._objective.model):
             self._handles.append(self._objective.model.register_forward_hook(self._ran))
 
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
@@ -208,7 +211,9 @@ class TriageRecorder:
             self._look["stale"] = heard.stale
         if heard.roots:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
-        self._look |= self._batches.of(batch, self._output) | self._shared.shared(parts_of(batch)[0])
+        if self._takes_moments:
+            self._look |= self._batches.of(batch, self._output)
+        self._look |= self._shared.shared(parts_of(batch)[0])
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
@@ -218,7 +223,7 @@ class TriageRecorder:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
         if "clipped" in self._look:
             return
-        began = time.perf_counter()
+        began = time.thread_time()
         with self._shield, torch.no_grad():
             self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
@@ -241,12 +246,11 @@ class TriageRecorder:
 
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
+        self._looks += 1
+        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
         elapsed = time.perf_counter() - self._began
-        allowed = ALLOWANCE + SHARE * elapsed
-        self._turn += 1
-        distance = max(DISTANCES[self._turn % len(DISTANCES)], step // THINNING)
-        if self._spent > allowed:
-            behind = (self._spent - allowed) / (SHARE * elapsed / (step + 1))
+        if self._looks > FREE_LOOKS and self._spent > SHARE * elapsed:
+            behind = (self._spent / SHARE - elapsed) / elapsed * (step + 1)
             distance += int(min(behind, step + distance))
         return step + distance
 
