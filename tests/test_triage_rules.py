@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradiometer.forks import alternative_of
 from gradiometer.verdict import Claim, Signs, triage_of
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.triage import ORDER
-from gradiometer.verdict.words.triage import WORDS, findings_of, sentence
+from gradiometer.verdict.words.triage import WORDS, changes_of, findings_of, sentence
 
 STEPS = 400
 LOOKS = np.arange(0, STEPS, 10)
@@ -392,3 +393,17 @@ def test_thresholds_have_the_measurement_that_chose_them() -> None:
     text = Path(limits.__file__).read_text(encoding="utf-8")
     named = [line for line in text.splitlines() if line[:1].isupper() and " = " in line]
     assert named and all(text.partition(f"{line}\n")[2].startswith('"""') for line in named)
+
+
+@pytest.mark.parametrize("claim", CASES)
+def test_cures_that_are_changes_can_be_pasted(claim: Claim) -> None:
+    for claimed in triage_of(healthy(**dict(CASES[claim][0][0]))).claims:
+        for change in changes_of(claimed):
+            assert alternative_of(change)
+
+
+def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
+    claims_with_changes = {Claim.RATE_LOW, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.BATCH_SMALL}
+    for claim in claims_with_changes:
+        found = triage_of(healthy(**dict(CASES[claim][0][0]))).claims
+        assert changes_of(next(each for each in found if each.claim is claim))

@@ -177,8 +177,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
     judged = triage_of(run) if run.signs else None
-    if judged is not None:
-        findings = led_by(judged, findings)
+    if judged is not None and not Reservations.of(run.events).loss:
+        findings = led_by(judged, with_trials(run, findings_of(judged)), findings)
     outcome = outcome_of(run, estimates)
     return Diagnosis(
         verdict=f"{outcome}; {verdict_of(run, findings)}.",
@@ -192,12 +192,11 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     )
 
 
-def led_by(judged: Triage, findings: list[Finding]) -> list[Finding]:
+def led_by(judged: Triage, found: list[Finding], findings: list[Finding]) -> list[Finding]:
     """The findings with those of triage. If something is wrong, it leads, and gauges advise nothing.
 
     What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
     """
-    found = list(findings_of(judged))
     if judged.passes:
         urgent = [each for each in findings if each.state in (State.ACT, State.LOOK)]
         return [*urgent, *found, *(each for each in findings if each not in urgent)]

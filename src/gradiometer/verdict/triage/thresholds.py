@@ -29,6 +29,9 @@ AT_A_GUESS = 0.9
 DEAD = 0.95
 """Share of zeros in the gradient of a weight tensor from the start, above which its units are dead."""
 
+FEW_ENTRIES = 32
+"""Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero where a loss is flat."""
+
 DIED = 0.12
 """Share of the entries of a gradient that were not zero at the start and still are not at the end, for the tensor with
 fewest, below which a rate that was too high has killed units. Sick: 0.02 to 0.10; healthy: 0.47 and more; 0.15 with a

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.integrations.watch.shield import Hook, Shield
+
 ROWS = 4096
 """Most rows of each kind whose fingerprints are kept: 32 KiB."""
 
@@ -20,10 +22,11 @@ class SharedRows:
 
     Args:
         model: The model.
+        shield: Takes errors.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, shield: Shield) -> None:
+        self._model, self._shield = model, shield
         self._hook: Any = None
         self._calls: list[Tensor] = []
         self._trained: list[Tensor] = []
@@ -34,7 +37,7 @@ class SharedRows:
         """An evaluation has ended."""
         self._evaluations += 1
         if self._evaluations == 1:
-            self._hook = self._model.register_forward_pre_hook(self._called)
+            self._hook = self._model.register_forward_pre_hook(Hook(self._shield, self._called))
         else:
             self.close()
 
@@ -63,7 +66,7 @@ class SharedRows:
         trained = torch.cat(self._trained)
         found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
         return signs | {
-            "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls]),
+            "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls], device="cpu"),
             "shared_rows": torch.stack(found).float(),
         }
 
@@ -79,6 +82,6 @@ class SharedRows:
         rows = inputs.detach().reshape(len(inputs), -1)[:ROWS, :ENTRIES]
         bits = rows.float().contiguous().view(torch.int32) if rows.is_floating_point() else rows
         if self._keys is None or len(self._keys) < bits.shape[1]:
-            generator = torch.Generator().manual_seed(0)
+            generator = torch.Generator("cpu").manual_seed(0)
             self._keys = torch.randint(2**61, (bits.shape[1],), generator=generator, device="cpu").to(inputs.device)
         return (bits.long() * self._keys[: bits.shape[1]]).sum(dim=1)
