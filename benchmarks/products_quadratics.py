@@ -132,8 +132,8 @@ def readings_of(seen: Walk, run: int, rule: Rule) -> tuple[Signal, np.ndarray]:
         norm_squared,
         momentum=rule.momentum,
         memory=read(seen.memory) if rule.momentum.decay else None,
-        loss=read(seen.loss),
-        travelled=travelled.reshape(READINGS, -1).mean(axis=1),
+        loss=None if rule.adaptive else read(seen.loss),
+        travelled=None if rule.adaptive else travelled.reshape(READINGS, -1).mean(axis=1),
     )
     return found, norm_squared
 

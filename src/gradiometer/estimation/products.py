@@ -10,7 +10,8 @@ take b out.
    the end. A product with the momentum buffer, which remembers earlier gradients, has seen more of it; a line through
    both gives the product at no displacement.
 3. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after a step, which is a
-   relation between its slope, the products, and ‖g‖². Exact on quadratics at any rate.
+   relation between its slope, the products, and ‖g‖². Exact on quadratics at any rate. For SGD: under Adam the loss
+   also falls along what P is clipped for, and P contains the batch when the step is made.
 
 In reshuffled epochs over N examples the noise of successive batches is correlated, by −tr Σ/(N − 1) at fixed
 parameters, and the coming batch has not been trained on yet. Simulated at stationarity (N = 200 and 1,400, one
@@ -26,7 +27,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_means
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
@@ -36,8 +36,12 @@ PRODUCT_PRIOR = replace(NOISE_PRIOR, share=0.8, wander=0.26)
 benchmarks/products.py), where intervals covered in 0.87 of the cases with the wander of halves and 0.91 with this."""
 
 BIAS = 0.2
-"""Standard deviation of the bias of the steadier way, as a share of ‖g‖². With 0.1 the interval score on the same
+"""Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first displacement is 1; it grows
+with the square of that, since the line bends (Nesterov on quadratics: 0.9 at ηh = 0.03, 0.7 at 0.1). With 0.1 the interval score on the same
 trainings was 1.52, with 0.2 1.49, with 0.3 1.58."""
+
+CLEARLY = 2.0
+"""Standard errors by which two ways have to differ before the bias is taken to be larger than its prior."""
 
 SLOPE_REACH = 1 / 12
 """Readings to either side behind the slope of the loss, as a share of all. A 24th and a 6th scored 1.51 and 1.53."""
@@ -55,33 +59,37 @@ Steps = Float[np.ndarray, " steps"]
 class Momentum:
     """How an optimizer remembers gradients: Φ ← Φ − η v with v ← μ v + ĝ, or with Nesterov's Φ ← Φ − η (ĝ + μ v).
 
-    Adam and its kind are the same with P, β₁ for μ, and η(1 − β₁) for η.
+    Adam and its kind are the same with P, and β₁ for μ.
 
     Args:
-        decay: μ or β₁, from 0 to below 1.
+        decay: μ or β₁, from 0 to below 1; one number, or one for every reading if it changed, shape [steps].
         nesterov: True for Nesterov's step.
 
     >>> from gradiometer.estimation.products import Momentum
-    >>> Momentum(0.9).displacement(1), round(Momentum(0.9).displacement(4), 3)
-    (1.0, 3.439)
+    >>> Momentum(0.9).first, round(Momentum(0.9).mean, 3)
+    (1.0, 5.263)
     """
 
-    decay: float = 0.0
+    decay: float | Steps = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        check_number("decay", self.decay)
-        if not 0 <= self.decay < 1:
+        decays = np.asarray(self.decay, dtype=np.float64)
+        if not ((decays >= 0) & (decays < 1)).all():
             raise BadArgument(f"`decay` must be at least 0 and below 1, got {self.decay}.")
 
-    def displacement(self, lag: int) -> float:
-        """By how much η times a gradient has moved the parameters this many steps later."""
-        if self.nesterov:
-            return 1 + self.decay * (1 - self.decay**lag) / (1 - self.decay)
-        return (1 - self.decay**lag) / (1 - self.decay)
+    @property
+    def remembers(self) -> bool:
+        """True with momentum at every reading."""
+        return bool(np.all(np.asarray(self.decay) > 0))
 
     @property
-    def mean_displacement(self) -> float:
+    def first(self) -> float | Steps:
+        """By how much η times a gradient has moved the parameters one step later."""
+        return 1 + self.decay if self.nesterov else 1.0
+
+    @property
+    def mean(self) -> float | Steps:
         """The same for the gradients that the buffer remembers, with their weights (1 − μ) μ^(lag − 1)."""
         if self.nesterov:
             return 1 + self.decay / (1 - self.decay**2)
@@ -131,23 +139,23 @@ def by_lags(product: Steps, memory: Steps, momentum: Momentum) -> Steps:
     >>> by_lags(np.array([0.8]), np.array([-0.05]), Momentum(0.9)).round(2)
     array([1.])
     """
-    if not momentum.decay > 0:
+    if not momentum.remembers:
         raise BadArgument("`momentum` must be above 0: without it all lags are displaced alike.")
-    first = momentum.displacement(1)
-    readings: Steps = product + first / (momentum.mean_displacement - first) * (product - memory)
+    share = momentum.first / (momentum.mean - momentum.first)
+    readings: Steps = product + share * (product - memory)
     return readings
 
 
 def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Momentum) -> Steps:
     """‖g‖² from the slope of the loss and the products: 2s − p under plain SGD, 2s − (1 + μ)⟨v, ĝ⟩ with the heavy ball.
 
-    The loss changes by half the step times the sum of the gradients at both of its ends (to second order). Weight
-    decay that is not in the gradient, as that of AdamW, changes the loss too and is not taken into account.
+    The loss changes by half the step times the sum of the gradients at both of its ends (to second order).
+    Weight decay moves the parameters too, which is not taken into account: it is small beside the step.
 
     Args:
         product: ⟨ĝ_{t−1}, ĝ_t⟩, shape [steps].
         memory: See `by_lags`; None without momentum.
-        slope: s, by how much the loss falls per unit of η (of η(1 − β₁) under Adam), shape [steps].
+        slope: s, by how much the loss falls per unit of η, shape [steps].
         momentum: The momentum.
 
     Returns:
@@ -160,7 +168,7 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Moment
     """
     decay = momentum.decay
     if memory is None:
-        if decay > 0:
+        if momentum.remembers:
             raise BadArgument("`memory` is missing: with momentum the loss falls along the buffer.")
         plain: Steps = 2 * slope - product
         return plain
@@ -243,8 +251,8 @@ def signal(
         norm_squared: ‖ĝ_t‖² at the same steps, shape [steps].
         momentum: How the optimizer remembers gradients.
         memory: See `by_lags`.
-        loss: Mean losses at the same steps; None if they are not those of the mean loss that is trained.
-        travelled: Sum of η so far at each of them (of η(1 − β₁) under Adam); needed with `loss`.
+        loss: Mean losses at the same steps; None under another optimizer than SGD with one learning rate.
+        travelled: Sum of η so far at each of them; needed with `loss`.
         level: See `by_levels`.
         share_of_examples: B/N if batches are drawn in reshuffled epochs over N examples, 0 for independent draws.
 
@@ -261,9 +269,9 @@ def signal(
     (True, ['loss'])
     """
     ways: dict[str, Steps] = {}
-    if memory is not None and momentum.decay > 0:
+    if memory is not None and momentum.remembers:
         ways["lags"] = by_lags(product, memory, momentum)
-    if loss is not None and travelled is not None and (memory is not None or momentum.decay == 0):
+    if loss is not None and travelled is not None and (memory is not None or not momentum.remembers):
         reach = max(round(SLOPE_REACH * len(loss)), 2)
         falling = by_loss(product, memory, slope_of_loss(loss, travelled, reach), momentum)
         ways["loss"] = _without_epochs(falling, norm_squared, share_of_examples)
@@ -274,7 +282,7 @@ def signal(
     first, *others = ways.values()
     together = first
     for other in others:
-        together = combination(together, other)
+        together = combination(together, other, bias=BIAS * float(np.mean(momentum.first)) ** 2)
     return Signal(together, ways)
 
 
@@ -290,12 +298,16 @@ def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: flo
     return corrected
 
 
-def combination(steady: Steps, unbiased: Steps) -> Steps:
+def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
     """A weighted mean of two ways: one with little noise and some bias, one with more noise and less bias.
 
-    The bias of the steady way has a prior, `BIAS` of its mean, and is larger if both differ by more than their noise.
-    The other way has the weight that this bias deserves beside the noise of the difference. So it counts where it is
-    sharp, and does no harm where it is not.
+    The bias of the steady way has a prior, and is larger if both differ by more than their noise over the newest half
+    of the readings. The other way has the weight that this bias deserves beside the noise of the difference. So it
+    counts where it is sharp, and does no harm where it is not.
+
+    Args:
+        steady, unbiased: Readings of both ways, shape [steps].
+        bias: Standard deviation of the bias of the steady way, as a share of its mean.
 
     >>> import numpy as np
     >>> from gradiometer.estimation.products import combination
@@ -304,12 +316,13 @@ def combination(steady: Steps, unbiased: Steps) -> Steps:
     >>> bool(combination(steady, unbiased).mean() < 1.1)  # the second is too noisy to correct the first
     True
     """
-    newest = slice(-max(round(PRODUCT_PRIOR.share * len(steady)), FEWEST_COMPARED), None)
+    newest = slice(-max(len(steady) // 2, FEWEST_COMPARED), None)
     difference = (unbiased - steady)[newest]
     error = _error(difference)
     if not error > 0:
         return unbiased
-    squared_bias = max((BIAS * float(steady[newest].mean())) ** 2, float(difference.mean()) ** 2 - error**2)
+    seen = float(difference.mean()) ** 2 - (CLEARLY * error) ** 2
+    squared_bias = max((bias * float(steady[newest].mean())) ** 2, seen)
     weight = squared_bias / (squared_bias + error**2)
     mixed: Steps = (1 - weight) * steady + weight * unbiased
     return mixed
