@@ -36,9 +36,10 @@ PRODUCT_PRIOR = replace(NOISE_PRIOR, share=0.8, wander=0.26)
 benchmarks/products.py), where intervals covered in 0.87 of the cases with the wander of halves and 0.91 with this."""
 
 BIAS = 0.2
-"""Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first displacement is 1; it grows
-with the square of that, since the line bends (Nesterov on quadratics: 0.9 at ηh = 0.03, 0.7 at 0.1). With 0.1 the interval score on the same
-trainings was 1.52, with 0.2 1.49, with 0.3 1.58."""
+"""Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first displacement is 1. It grows
+with the square of that, since the line bends (Nesterov on quadratics: 0.9 of ‖g‖² at ηh = 0.03, 0.7 at 0.1). On the
+same trainings the interval score was 1.52 with 0.1, 1.49 with 0.2 and 1.58 with 0.3.
+"""
 
 CLEARLY = 2.0
 """Standard errors by which two ways have to differ before the bias is taken to be larger than its prior."""
