@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradiometer import diagnose
-from gradiometer.diagnosis import along, verdict_of
+from gradiometer.verdict.diagnosis import along, verdict_of
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.measurement.finding import Reservations

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.optimizer.hyperparameters import listed
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 
 NOT_TRAINING = (
     *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),

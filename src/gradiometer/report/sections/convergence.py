@@ -8,7 +8,6 @@ import numpy as np
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
 from gradiometer.convergence.theorem.theorem import SUFFICIENT, Verdict
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -20,6 +19,7 @@ from gradiometer.report.sections.section import Figure, Numbers, Section, cells
 from gradiometer.report.sections.trajectory import trajectory_figure, trajectory_rows
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 DRAWN = 400
 """Maximum number of steps in the chart."""
@@ -41,7 +41,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
         advice = f" {run.call('certify', 'train')} checks if this is a stationary point of the training loss."
         lead = LEAD + (advice if run.has_program_with_model else "")
     else:
-        lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
+        lead = f"{LEAD} {say(certificates[-1].finding()).seen} Verdict: {certificates[-1].verdict}."
     return Section(
         name="convergence",
         title=TITLE,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.finding import steps_of
 from gradiometer.measurement.estimate import Estimate, significant
@@ -13,6 +12,7 @@ from gradiometer.report.charts.charts import accuracy_chart, loss_chart
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 MOST_JUMPS = 12
 """A learning rate that was recorded more often follows a curve, which has its own chart."""
