@@ -168,7 +168,8 @@ class Panel:
             answers = question.answers(found)
             if answers:
                 finding = answers[0].finding
-                symbol, style, words = finding.state.symbol, COLOURS[finding.state], f"{finding.state}: {say(finding).seen}"
+                symbol, style = finding.state.symbol, COLOURS[finding.state]
+                words = f"{finding.state}: {say(finding).seen}"
             else:
                 command = question.command(self.path, training.configuration)
                 symbol, style, words = NOT_MEASURED_SYMBOL, "dim", f"{NOT_MEASURED} yet\n{command}"

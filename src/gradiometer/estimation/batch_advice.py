@@ -118,7 +118,9 @@ def judge_batch_size(
     return for_the_optimizer(found, run) if kind == "gradient" else found
 
 
-def place_of(batch_size: Estimate, noise_scale: Estimate, variation: Estimate | None = None) -> str:
+def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
+    batch_size: Estimate, noise_scale: Estimate, variation: Estimate | None = None
+) -> str:
     """Where B is: below, near or above the noise scale; or few, outdated, moving or unknown if that cannot be told."""
     batch = batch_size.value
     uneven = _uneven(noise_scale, variation)
@@ -168,7 +170,7 @@ def _passes(batch: float, noise_scale: Estimate) -> bool:
     return (noise_scale.value < batch) != (growth * noise_scale.value < batch)
 
 
-def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:
+def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:  # noqa: PLR0911 (a list of cases)
     """The claim for the optimizer of the run: what it advises, forecasts and doubts.
 
     The forecast is SGD's. Another batch comes with a range of rates for Adam's kind, and not at all for an optimizer

@@ -133,17 +133,20 @@ class PreconditionedNoise(Gauge):
         if (cooled := estimates.get("cool_down")) is not None:
             return changed(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
         is_uncertain = scale.low <= VALID * batch.value and scale.high >= batch.value / VALID
-        if found.claim != "batch_near" and is_uncertain:
-            if not math.isfinite(scale.high):
-                return changed(found, "batch_not_large", State.CANNOT_TELL, {})
-            return replace(changed(found, "batch_within_validity", State.OK, {}), doubts=(TRIALS,))
-        examples = batch.value / (self.tokens or 1)
-        found = replace(found, facts={**found.facts, "batch_in_examples": examples}, doubts=(TRIALS,))
-        if found.claim == "batch_near" or (found.claim == "batch_large" and examples < 2):
-            return found
+        if found.claim == "batch_near" or not is_uncertain:
+            return self._with_rates(replace(found, doubts=(TRIALS,)), batch.value, run)
+        if not math.isfinite(scale.high):
+            return changed(found, "batch_not_large", State.CANNOT_TELL, {})
+        return replace(changed(found, "batch_within_validity", State.OK, {}), doubts=(TRIALS,))
+
+    def _with_rates(self, found: Finding, batch: float, run: RunFacts) -> Finding:
+        """The claim about B with what belongs to another one: a range of rates, or that there are too few examples."""
+        examples = batch / (self.tokens or 1)
+        found = replace(found, facts={**found.facts, "batch_in_examples": examples})
         if found.claim == "batch_small" and run.examples is not None and 2 * examples > run.examples:
             return impossible(found, run.examples)
-        return found if run.settings is None else with_a_bracket(found, run.settings, round(examples))
+        has_other = found.claim == "batch_small" or (found.claim == "batch_large" and examples >= 2)
+        return with_a_bracket(found, run.settings, round(examples)) if has_other and run.settings else found
 
     def _in_tokens(self, examples: Estimate) -> Estimate:
         """The same in tokens, if the user counts them."""

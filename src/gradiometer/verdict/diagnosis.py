@@ -125,7 +125,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
-    headline = _leading(run, findings)
+    headline = leading(run, findings)
     return Diagnosis(
         findings=tuple(findings),
         estimates=estimates,
@@ -192,7 +192,7 @@ def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> It
             yield found
 
 
-def _leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
+def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
     """The finding that leads: the most urgent one of which something is known."""
     if reason := Reservations.of(run.events).loss:
         return Finding("loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason})

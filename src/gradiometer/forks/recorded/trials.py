@@ -65,9 +65,7 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     return Trial(facts=facts)
 
 
-def _result(
-    wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]
-) -> Mapping[str, Any] | None:
+def _result(wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]) -> Mapping[str, Any] | None:
     """What the newest fork with this alternative has shown; None without one."""
     for record in reversed(records):
         names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
@@ -124,9 +122,7 @@ def _shorter(fork: Fork, yardstick: Shorter | None) -> Alternative | None:
     return next((one for one in fork.alternatives if yardstick is not None and alike(one, yardstick)), None)
 
 
-def judged(
-    fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None
-) -> Mapping[str, Any]:
+def judged(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Mapping[str, Any]:
     """Whether an advice held, see `verdict_on`, and what its sentence needs besides.
 
     Returns:

@@ -69,11 +69,11 @@ def near(finding: Finding) -> Sentences:
 
 def undecided(finding: Finding) -> Sentences:
     """It cannot be told whether another batch would be better."""
-    scale, batch = _numbers(finding)
+    scale, _ = _numbers(finding)
     seen = _seen(finding)
     match finding.facts["place"]:
         case "few":
-            lead, _, _ = _carried_by_few(finding)
+            lead, *_ = _carried_by_few(finding)
             means = "Examples that were not seen yet may change it by any factor, so no other batch is advised."
             return Sentences(seen, means, lead=lead)
         case "outdated":
@@ -85,7 +85,9 @@ def undecided(finding: Finding) -> Sentences:
             )
             return Sentences(seen, means, suggestion=suggestion)
         case "moving":
-            means = f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no other batch is advised."
+            means = (
+                f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no other batch is advised."
+            )
             return Sentences(seen, means)
     if scale.low > 0 and not math.isfinite(scale.high):
         means = (
@@ -167,37 +169,70 @@ def _unit(finding: Finding) -> str:
 
 def _seen(finding: Finding) -> str:
     """Where B is, compared with the noise scale."""
+    return _PLACES[finding.facts.get("place", "near")](finding)
+
+
+def _few(finding: Finding) -> str:
+    return "".join(_carried_by_few(finding))
+
+
+def _outdated(finding: Finding) -> str:
+    scale, batch = _numbers(finding)
+    value = _with_interval(scale)
+    if not math.isfinite(scale.high):
+        value = f"at least {significant(scale.low)} {_when(scale)}"
+    return f"The {_name(finding)} was {value}, and B is {_size(finding, batch)}."
+
+
+def _moving(finding: Finding) -> str:
+    scale, batch = _numbers(finding)
+    side, verb = ("below", "rising") if scale.value < batch else ("above", "falling")
+    return f"The {_name(finding)} is {_with_interval(scale)}, {side} B = {_size(finding, batch)}, and {verb}."
+
+
+def _below(finding: Finding) -> str:
     scale, batch = _numbers(finding)
     size = _size(finding, batch)
-    match finding.facts.get("place", "near"):
-        case "few":
-            return "".join(_carried_by_few(finding))
-        case "outdated":
-            value = _with_interval(scale)
-            if not math.isfinite(scale.high):
-                value = f"at least {significant(scale.low)} {_when(scale)}"
-            return f"The {_name(finding)} was {value}, and B is {size}."
-        case "moving":
-            side, verb = ("below", "rising") if scale.value < batch else ("above", "falling")
-            return f"The {_name(finding)} is {_with_interval(scale)}, {side} B = {size}, and {verb}."
-        case "below":
-            if not math.isfinite(scale.high):
-                return _unbounded(finding, f", above B = {size}")
-            times = significant(scale.value / batch, 2)
-            return f"B = {size} is {times}x below the {_name(finding)} {_with_interval(scale)}."
-        case "above":
-            if not scale.value > 0:
-                is_below = f"below {significant(scale.high)}" if scale.high > 0 else "0: no noise was seen"
-                return f"The {_name(finding)} is {is_below}, and B = {size} is above it."
-            times = significant(batch / scale.value, 2)
-            return f"B = {size} is {times}x above the {_name(finding)} {_with_interval(scale)}."
-        case "near":
-            return f"B = {size} is near the {_name(finding)} {_with_interval(scale)}."
+    if not math.isfinite(scale.high):
+        return _unbounded(finding, f", above B = {size}")
+    times = significant(scale.value / batch, 2)
+    return f"B = {size} is {times}x below the {_name(finding)} {_with_interval(scale)}."
+
+
+def _above(finding: Finding) -> str:
+    scale, batch = _numbers(finding)
+    size = _size(finding, batch)
+    if not scale.value > 0:
+        is_below = f"below {significant(scale.high)}" if scale.high > 0 else "0: no noise was seen"
+        return f"The {_name(finding)} is {is_below}, and B = {size} is above it."
+    times = significant(batch / scale.value, 2)
+    return f"B = {size} is {times}x above the {_name(finding)} {_with_interval(scale)}."
+
+
+def _near(finding: Finding) -> str:
+    scale, batch = _numbers(finding)
+    return f"B = {_size(finding, batch)} is near the {_name(finding)} {_with_interval(scale)}."
+
+
+def _unknown(finding: Finding) -> str:
+    scale, batch = _numbers(finding)
     if not scale.low > 0:
         return f"The {_name(finding)} is not known yet; {_needs(finding, 'an interval')}."
     if not math.isfinite(scale.high):
         return _unbounded(finding)
-    return f"The {_name(finding)} {_with_interval(scale)} is too uncertain for B = {size}."
+    return f"The {_name(finding)} {_with_interval(scale)} is too uncertain for B = {_size(finding, batch)}."
+
+
+_PLACES: Mapping[str, Callable[[Finding], str]] = {
+    "few": _few,
+    "outdated": _outdated,
+    "moving": _moving,
+    "below": _below,
+    "above": _above,
+    "near": _near,
+    "unknown": _unknown,
+}
+"""What is said of each place that B can have."""
 
 
 def _carried_by_few(finding: Finding) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """Words about forks: what they decided, and what came of an advice that was tried."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gradiometer.forks.recorded.scores import SOURCE, track_record
@@ -82,13 +82,15 @@ def _how(facts: Mapping[str, Any]) -> str:
     return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
 
 
-def record_of(kind: str) -> str:
+def record_of(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> str:
     """How often advice of this kind held, in a sentence; empty if it was never followed.
+
+    Arguments as in `track_record`.
 
     >>> record_of("a cut of the rate")[:24]
     'Such advice held in 6 of'
     """
-    counts = track_record(kind)
+    counts = track_record(kind, scores)
     advice, number = _share(counts["advice"]), _share(counts["number"])
     if not advice:
         return ""
@@ -115,22 +117,28 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
     match result["verdict"]:
         case "leaning":
             return "Its branches lean to small rates, so it does not decide if the advice held."
-        case "open" if result["uncompared"]:
-            return (
-                "Whether it needs more examples than forecast is seen with `--advice`, which adds a shorter training."
-            )
-        case "open":
-            return "This fork does not decide if the advice held."
-    held = result["verdict"] == "held"
+        case "held":
+            return f"The advice held{_why_held(result)}."
+        case "did not hold":
+            return f"The advice did not hold{_why_not(result)}."
+    if result["uncompared"]:
+        return "Whether it needs more examples than forecast is seen with `--advice`, which adds a shorter training."
+    return "This fork does not decide if the advice held."
+
+
+def _why_held(result: Mapping[str, Any]) -> str:
     if (share := result["share"]) is not None:
         than = f"a training on {significant(share, 2)} of the examples"
-        if held:
-            return f"The advice held: with fewer updates it ends better than {than}, so it needs no more than forecast."
-        return f"The advice did not hold: it ends worse than {than}, so it needs more than forecast."
-    if held:
-        gain = "so more steps at this rate gain little" if result["is_cut"] else "with fewer updates"
-        return f"The advice held{f': it ends at most {TOLERANCE:.0%} worse, {gain}' if result['not_better'] else ''}."
-    return f"The advice did not hold{f': it ends more than {TOLERANCE:.0%} worse' if result['may_be_worse'] else ''}."
+        return f": with fewer updates it ends better than {than}, so it needs no more than forecast"
+    gain = "so more steps at this rate gain little" if result["is_cut"] else "with fewer updates"
+    return f": it ends at most {TOLERANCE:.0%} worse, {gain}" if result["not_better"] else ""
+
+
+def _why_not(result: Mapping[str, Any]) -> str:
+    if (share := result["share"]) is not None:
+        than = f"a training on {significant(share, 2)} of the examples"
+        return f": it ends worse than {than}, so it needs more than forecast"
+    return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""
 
 
 def cooling_forks(_: Doubt) -> str:

@@ -55,7 +55,7 @@ def headline_in_words(
 
 def _after_a_semicolon(sentence: str) -> str:
     """A sentence whose first letter is lower-case unless it starts a symbol."""
-    first = sentence.split()[0]
+    first, _, _ = sentence.partition(" ")
     if len(first) > 1 and first.isalpha() and first.istitle():
         return sentence[0].lower() + sentence[1:]
     return sentence
