@@ -36,7 +36,9 @@ def interval(value: float, low: float, high: float) -> Estimate:
 
 
 def finding(gauge: str, state: State, estimates: tuple[str, ...] = ()) -> Finding:
-    return Finding(gauge, Issue.CONVERGENCE, state, f"{gauge} seen.", "It means.", estimates=estimates)
+    facts = {"seen": f"{gauge} seen.", "means": "It means."}
+    numbers = {name: interval(1.0, 0.5, 2.0) for name in estimates}
+    return Finding(gauge, Issue.CONVERGENCE, "own", state, numbers, facts)
 
 
 def test_every_question_has_a_card_in_order_and_one_without_an_answer_names_its_command(run: Run) -> None:

@@ -71,8 +71,9 @@ def sharpness(
     finding = sharpness_finding(training, found)
     if as_json:
         from gradiometer.cli.outcome import printed_json
+        from gradiometer.verdict.words.say import as_dict
 
-        result = {"target": target, **asdict(found), "finding": finding.to_dict(), "page": None, "png": None}
+        result = {"target": target, **asdict(found), "finding": as_dict(finding), "page": None, "png": None}
         with printed_json(result):
             result["page"] = None if run is None else keep(run, found)
             result["png"] = None if png is None else _draw(found, training, png)

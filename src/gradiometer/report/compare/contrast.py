@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import listed
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 from gradiometer.verdict.words.comparison import apart, named
 from gradiometer.verdict.words.say import say
 

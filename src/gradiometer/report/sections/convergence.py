@@ -9,7 +9,6 @@ import numpy as np
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
 from gradiometer.convergence.theorem.theorem import Verdict
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -21,6 +20,7 @@ from gradiometer.report.sections.section import Figure, Numbers, Section, cells
 from gradiometer.report.sections.trajectory import trajectory_figure, trajectory_rows
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.convergence import course_of_rate
 from gradiometer.verdict.words.say import say
 

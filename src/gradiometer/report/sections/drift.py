@@ -2,7 +2,6 @@
 
 import math
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import Momentum, edge_finding, no_edge_finding, stability_limit
 from gradiometer.gauges import labels_of
@@ -16,6 +15,7 @@ from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, quantity_table
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.drift import no_edge
 
 NEARLY_ZERO = 1e-3

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.blocks import Block, blocks
@@ -12,6 +11,7 @@ from gradiometer.report.charts.charts import accuracy_chart, loss_chart
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.spikes import steps_in_words
 
 MOST_JUMPS = 12

@@ -31,7 +31,10 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
         return None
     first, last = found[0], found[-1]
     finding = Trajectory().judge(estimates)
-    kind = "" if finding is None else f"{say(finding).seen} {say(finding).means} "
+    kind = ""
+    if finding is not None:
+        said = say(finding)
+        kind = f"{said.seen} {said.means} "
     rows = tuple((f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped)) for each in found)
     return Figure(
         name=Trajectory.name,

@@ -130,11 +130,11 @@ def _batch_sharpness(finding: Finding, means: str, suggestion: str = "") -> Sent
     facts, sharpness = finding.facts, finding.numbers["batch_sharpness"]
     measured = counted(sharpness.samples, "measured step")
     if not facts["share_is_known"]:
-        lead = f"The batch sharpness is not known yet ({measured})"
+        unknown = f"The batch sharpness is not known yet ({measured})"
         if not facts["needed"]:
-            return Sentences(f"{lead}.", means, suggestion=suggestion)
+            return Sentences(f"{unknown}.", means, suggestion=suggestion)
         rest = f"; an interval needs {about(facts['needed'])} more steps."
-        return Sentences(lead + rest, means, suggestion=suggestion, lead=lead)
+        return Sentences(unknown + rest, means, suggestion=suggestion)
     formula = Momentum(facts["momentum"], facts["nesterov"]).formula
     edge = significant(finding.numbers["edge"].value)
     share = f"{significant(facts['share'], 2)} of the edge {formula} = {edge}"
@@ -154,11 +154,11 @@ def _room(finding: Finding) -> str:
 def step_drift_unknown(finding: Finding) -> Sentences:
     """The interval is not finite yet."""
     needed = finding.numbers["step_drift"].needed
-    lead = "The drift of the gradient over a step is not known yet"
+    unknown = "The drift of the gradient over a step is not known yet"
     means = "It is too early to say how long a gradient stays valid."
     if not needed:
-        return Sentences(f"{lead}.", means)
-    return Sentences(f"{lead}; an upper bound needs {about(needed)} more steps.", means, lead=lead)
+        return Sentences(f"{unknown}.", means)
+    return Sentences(f"{unknown}; an upper bound needs {about(needed)} more steps.", means)
 
 
 def step_drift_whole(finding: Finding) -> Sentences:
@@ -192,11 +192,11 @@ def _share_of_gradient(finding: Finding) -> str:
 def loss_change_unknown(finding: Finding) -> Sentences:
     """The gain is not different from zero."""
     needed = finding.numbers["curvature_share"].needed
-    lead = "The gain of a step is not distinguishable from zero yet"
+    unknown = "The gain of a step is not distinguishable from zero yet"
     means = "It is too early to say whether the steps are too long."
     if not needed:
-        return Sentences(f"{lead}.", means)
-    return Sentences(f"{lead}; that needs {about(needed)} more steps.", means, lead=lead)
+        return Sentences(f"{unknown}.", means)
+    return Sentences(f"{unknown}; that needs {about(needed)} more steps.", means)
 
 
 def loss_change_up(finding: Finding) -> Sentences:
@@ -233,12 +233,11 @@ def loss_change_unclear(finding: Finding) -> Sentences:
 
 def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
     share, change = finding.numbers["curvature_share"], finding.numbers["seen_change"]
-    lead = f"A step changes the loss by {_signed(change)}"
     seen = (
-        f"{lead}; curvature undoes a share of {share} of the gain from the slope "
+        f"A step changes the loss by {_signed(change)}; curvature undoes a share of {share} of the gain from the slope "
         f"({counted(share.samples, 'measured step')})."
     )
-    return Sentences(seen, means, suggestion=suggestion, caveat=caveat, lead=lead)
+    return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
 
 
 def _signed(change: Estimate) -> str:
@@ -259,15 +258,16 @@ def curvature_noise_share(finding: Finding) -> Sentences:
     """The share of noise in the cost of a step."""
     scale, batch = finding.numbers["curvature_noise_scale"], finding.numbers["batch_size"].value
     share = significant(100 * scale.value / (scale.value + batch), 2)
-    lead = f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} ({counted(scale.samples, 'measured step')})"
     return Sentences(
-        seen=f"{lead}; B = {batch:,.0f}.",
+        seen=(
+            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} "
+            f"({counted(scale.samples, 'measured step')}); B = {batch:,.0f}."
+        ),
         means=(
             f"About {share} % of the second-order cost of a step is noise, which a larger batch "
             "reduces; the rest comes from the length of the step, which a smaller learning rate "
             "reduces."
         ),
-        lead=lead,
     )
 
 

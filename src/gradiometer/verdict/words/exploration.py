@@ -29,24 +29,24 @@ NO_POSTERIOR = (
 def temperature_unknown(finding: Finding) -> Sentences:
     """The interval is not finite yet."""
     needed = finding.numbers["temperature"].needed
-    lead = "The temperature SGD runs at is not known yet"
+    unknown = "The temperature SGD runs at is not known yet"
     means = "How widely SGD explores is not known yet."
     if not needed:
-        return Sentences(f"{lead}.", means)
-    return Sentences(f"{lead}; an interval needs about {needed:,} more steps.", means, lead=lead)
+        return Sentences(f"{unknown}.", means)
+    return Sentences(f"{unknown}; an interval needs about {needed:,} more steps.", means)
 
 
 def temperature(finding: Finding) -> Sentences:
     """The temperature, its source, the posterior's, and if the parameters still move."""
     facts, number = finding.facts, finding.numbers["temperature"]
-    lead = f"The temperature SGD runs at is {number}"
+    known = f"The temperature SGD runs at is {number}"
     if facts["posterior"] is not None:
         examples = f"N = {facts['examples']:,.0f}"
-        lead += f", {facts['posterior']} in posterior units ({examples})"
+        known += f", {facts['posterior']} in posterior units ({examples})"
     share = facts["minibatch_share"]
     amount = "all" if share > 0.995 else f"{share:.0%}"
     measured = counted(number.samples, "measured step")
-    seen = f"{lead}; {amount} of it is mini-batch noise ({measured})."
+    seen = f"{known}; {amount} of it is mini-batch noise ({measured})."
     clipping = facts["clipping"]
     if clipping is None:
         parts = [
@@ -62,7 +62,7 @@ def temperature(finding: Finding) -> Sentences:
             "parameters are a little hotter.",
             _against_the_posterior(facts["times_of_posterior"]),
         ]
-    return Sentences(seen, " ".join(part for part in parts if part), lead=lead)
+    return Sentences(seen, " ".join(part for part in parts if part))
 
 
 def _against_the_posterior(times: float | None) -> str:

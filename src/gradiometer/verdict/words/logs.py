@@ -284,11 +284,8 @@ MISSING = {
 def log_limits(finding: Finding) -> Sentences:
     """What no log can show."""
     missing = [MISSING[name] for name in finding.facts["missing"]]
-    lead = ""
     seen = "This log has a loss, a gradient norm, epochs and a rate."
     if missing:
-        first, *others = missing
-        lead = f"This log has {first}" if others else ""
         seen = f"This log has {'; '.join(missing)}."
     return Sentences(
         seen=seen,
@@ -298,7 +295,6 @@ def log_limits(finding: Finding) -> Sentences:
             "two parts of a batch, during training."
         ),
         suggestion="Use gradiometer train, or gradiometer.watch in your training loop.",
-        lead=lead,
     )
 
 

@@ -7,14 +7,15 @@ from gradiometer.verdict.words.sentences import Sentences
 
 
 def own(finding: Finding) -> Sentences:
-    """The sentences in `facts`: `seen`, and `means`, `advice` and `caveat` if there are any.
+    """The sentences in `facts`: `seen`, and `means`, `advice`, `forecast` and `caveat` if there are any.
 
-    Names of numbers in braces, such as {noise_scale}, become the estimate with its interval.
+    `paste` holds lines that the advice begins with, and `lead` is the first clause of `seen`. Names of numbers in
+    braces, such as {noise_scale}, become the estimate with its interval.
     """
-    seen, means, advice, caveat = (
-        _filled(str(finding.facts.get(name, "")), finding) for name in ("seen", "means", "advice", "caveat")
-    )
-    return Sentences(seen, means, suggestion=advice, caveat=caveat)
+    names = ("seen", "means", "advice", "forecast", "caveat", "lead")
+    seen, means, advice, forecast, caveat, lead = (_filled(str(finding.facts.get(name, "")), finding) for name in names)
+    paste = tuple(finding.facts.get("paste", ()))
+    return Sentences(seen, means, paste, advice, forecast, caveat=caveat, lead=lead)
 
 
 def _filled(text: str, finding: Finding) -> str:

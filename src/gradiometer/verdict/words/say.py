@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.finding import Doubt, Finding
@@ -82,3 +83,23 @@ def _doubt(doubt: Doubt) -> str:
     if doubt.kind not in DOUBTS:
         raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
     return DOUBTS[doubt.kind](doubt)
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    """A finding as `--json` prints it: the data, and the sentences."""
+    sentences = say(finding)
+    return {
+        "gauge": finding.gauge,
+        "issue": finding.issue,
+        "claim": finding.claim,
+        "state": finding.state,
+        "seen": sentences.seen,
+        "means": sentences.means,
+        "advice": sentences.advice,
+        "forecast": sentences.forecast,
+        "tried": sentences.tried,
+        "caveat": sentences.caveat,
+        "numbers": {name: estimate.to_dict() for name, estimate in finding.numbers.items()},
+        "cure": list(finding.cure),
+        "doubts": [doubt.kind for doubt in finding.doubts],
+    }
