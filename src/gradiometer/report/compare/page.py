@@ -19,6 +19,7 @@ from gradiometer.report.page.document import document
 from gradiometer.report.page.rows import Row, Small
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change
 from gradiometer.storage.disk import replace_file, writing
+from gradiometer.verdict.words.say import say
 
 CONTENT = "compare.html.jinja"
 
@@ -107,6 +108,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
     """The row of a contrast, with its deciding difference. If it is the only one, its sentence is the page's title."""
     first, second = contrast.names
     finding = finding_of(contrast)
+    said = say(finding)
     estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
     drawn = {
         f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
@@ -128,7 +130,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         small=None if alone else small,  # its row is open, and has the same strip
         words="",
         trend=None,
-        shown=(Shown(replace(finding, seen="") if alone else finding, estimates, strips),),
+        shown=(Shown(finding, replace(said, seen="") if alone else said, estimates, strips),),
         section=None,
     )
 
