@@ -109,9 +109,9 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
     """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
     from gradiometer.cli.outcome import filled
     from gradiometer.forks.recorded.words import label_of, outcome
-    from gradiometer.report.compare.contrast import QUANTITIES, verdict
+    from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.forks import tried_by
-    from gradiometer.report.compare.page import CAVEAT, changes, finding_of, in_words
+    from gradiometer.report.compare.page import CAVEAT, changes, in_words
     from gradiometer.verdict.words.say import say
 
     for group in groups:

@@ -19,7 +19,7 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import Examined
+from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.spikes.finding import GAUGE as SPIKES
 from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import Momentum
@@ -204,7 +204,7 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
 def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
     """The likely cause of a spike, with the readings near it."""
     examined = Examined.within(spike, run.events)
-    evidence: list[str] = []
+    evidence: list[Observation | None] = []
     for gauge in gauges:
         if (series := run.series(gauge.name)) is None:
             continue
@@ -212,9 +212,9 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             evidence.append(sharpness_near(spike, series, gauge.kind))
         elif isinstance(gauge, GradientNoise):
             usual = usual_norms(spike.first, series)
-            layer = "" if examined is None or usual is None else examined.layer(series.layers, usual)
+            layer = None if examined is None or usual is None else examined.layer(series.layers, usual)
             evidence.append(layer or layer_near(spike, series))
-    return explain(spike, examined=examined, readings=tuple(evidence), same_examples=_has_one_batch(run))
+    return explain(spike, examined=examined, readings=evidence, same_examples=_has_one_batch(run))
 
 
 def _has_one_batch(run: Run) -> bool:

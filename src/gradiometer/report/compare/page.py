@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
-from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, claim, sentence, verdict
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, finding_of, verdict
 from gradiometer.report.compare.forks import forks_figures, tried_by
 from gradiometer.report.page.cards import Shown
 from gradiometer.report.page.document import document
@@ -88,17 +87,6 @@ def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
             ),
             *(_folded(figure.name, figure.title, (figure,)) for figure in figures[1:]),
         ],
-    )
-
-
-def finding_of(contrast: Contrast) -> Finding:
-    """A contrast as a finding: "look" if a difference is shown, otherwise "cannot tell"."""
-    return Finding(
-        gauge="comparison",
-        issue=Issue.CONVERGENCE,
-        state=State.LOOK if contrast.shown else State.CANNOT_TELL,
-        seen=sentence(contrast),
-        means=claim(contrast),
     )
 
 

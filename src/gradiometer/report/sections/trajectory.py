@@ -31,17 +31,17 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
         return None
     first, last = found[0], found[-1]
     finding = Trajectory().judge(estimates)
-    seen = ""
+    kind = ""
     if finding is not None:
         said = say(finding)
-        seen = f"{said.seen} {said.means} "
+        kind = f"{said.seen} {said.means} "
     rows = tuple((f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped)) for each in found)
     return Figure(
         name=Trajectory.name,
         title="Path of the parameters",
         chart=move_lengths_chart(found),
         summary=(
-            f"{seen}Between groups of iterates the parameters moved by {_text(first.moved)} in steps {first.first:,} "
+            f"{kind}Between groups of iterates the parameters moved by {_text(first.moved)} in steps {first.first:,} "
             f"to {first.last:,}, and by {_text(last.moved)} in steps {last.first:,} to {last.last:,}. A single step "
             f"moved them by {_text(first.stepped)} and {_text(last.stepped)}."
         ),

@@ -6,22 +6,44 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words import batch, estimation, forks, own, run
+from gradiometer.verdict.words import (
+    batch,
+    comparison,
+    convergence,
+    drift,
+    estimation,
+    exploration,
+    forks,
+    logs,
+    own,
+    run,
+    spikes,
+)
 from gradiometer.verdict.words.sentences import Sentences
 
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     **batch.CLAIMS,
+    **comparison.CLAIMS,
+    **convergence.CLAIMS,
+    **drift.CLAIMS,
     **estimation.CLAIMS,
+    **exploration.CLAIMS,
     **forks.CLAIMS,
+    **logs.CLAIMS,
     **own.CLAIMS,
     **run.CLAIMS,
+    **spikes.CLAIMS,
 }
 """A function that says each claim."""
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     **batch.DOUBTS,
+    **convergence.DOUBTS,
+    **drift.DOUBTS,
     **estimation.DOUBTS,
+    **exploration.DOUBTS,
     **forks.DOUBTS,
+    **logs.DOUBTS,
     **run.DOUBTS,
 }
 """A function that says each doubt."""
