@@ -94,7 +94,7 @@ class Exhibit:
         found = diagnose(run)
         for spike in found.spikes:
             spike_causes(run, spike.peak, problem=problem)
-        fork_run(run, [*advised(found.findings), *say(self).tried], at=self.at, horizon="100%", problem=problem)
+        fork_run(run, [*advised(found.findings), *self.tried], at=self.at, horizon="100%", problem=problem)
         return run.refreshed()
 
 

@@ -17,7 +17,6 @@ import gradiometer
 from gradients_by_hand import LOSSES, batches, network
 from gradiometer import watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.verdict import say
 
 HOME, TORCH = (str(Path(each).parent) for each in (gradiometer.__file__, torch.__file__))
 RESTORES = {
@@ -45,7 +44,7 @@ class Outside:
     """A profile function that lists the calls that our functions make of others, and raises in one of them, once."""
 
     def __init__(self, target: Place | None = None) -> None:
-        self.target, say(self).seen, self.raised = target, dict[Place, None](), False
+        self.target, self.seen, self.raised = target, dict[Place, None](), False
 
     def __call__(self, frame: FrameType, event: str, called: Any) -> None:
         if self.raised or event not in ("call", "c_call"):
@@ -61,7 +60,7 @@ class Outside:
         if not name or name.split(".")[-1] in RESTORES or caller.f_code.co_qualname in TRAINING:
             return
         place = Place(caller.f_code, caller.f_lineno, name)
-        say(self).seen[place] = None
+        self.seen[place] = None
         if place == self.target:
             self.raised = True
             raise Injected(name)
@@ -142,8 +141,8 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
     plain, whole = trained(tmp_path / "plain", LOOPS[loop], Outside())
     calls = Outside()
     trained(tmp_path / "list", LOOPS[loop], calls)
-    assert len(say(calls).seen) > 50
-    for number, place in enumerate([*say(calls).seen][::one_in]):
+    assert len(calls.seen) > 50
+    for number, place in enumerate([*calls.seen][::one_in]):
         outside = Outside(place)
         made, w = trained(tmp_path / str(number), LOOPS[loop], outside)
         assert all(map(torch.equal, made, plain)), place

@@ -19,7 +19,6 @@ import gradiometer
 from gradients_by_hand import LOSSES, backward, batches, network
 from gradiometer import BadArgument, StorageFailed, watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.verdict import say
 from unprintable import Unprintable
 
 HOME = str(Path(gradiometer.__file__).parent)
@@ -49,13 +48,13 @@ class Faults:
     """A profile function that lists the functions of ours that are called, and raises in one of them, once."""
 
     def __init__(self, target: CodeType | None = None) -> None:
-        self.target, say(self).seen, self.raised = target, dict[CodeType, None](), False
+        self.target, self.seen, self.raised = target, dict[CodeType, None](), False
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(HOME) or self.raised:
             return
-        say(self).seen[code] = None
+        self.seen[code] = None
         if code is self.target:
             self.raised = True
             raise Injected(code.co_qualname)
@@ -101,7 +100,7 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
     trained(out, settings, calls)
     return [
         code
-        for code in say(calls).seen
+        for code in calls.seen
         if code.co_qualname not in ENTRIES | {"Kept.close"}
         and not code.co_filename.endswith(("shield.py", "warning_log.py", "loss.py"))
     ]
@@ -123,7 +122,7 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
 def test_no_function_is_left_out_that_the_shield_covers(tmp_path: Path) -> None:
     calls = Faults()
     trained(tmp_path / "list", LOOPS["apart"], calls)
-    entries = [code for code in say(calls).seen if code.co_qualname in ENTRIES]
+    entries = [code for code in calls.seen if code.co_qualname in ENTRIES]
     assert {code.co_qualname for code in entries} == ENTRIES
     for place, code in enumerate(entries):
         with pytest.raises(Injected):
