@@ -24,8 +24,8 @@ from gradiometer.convergence.trajectory import (
     twin_units_of,
 )
 from gradiometer.convergence.trajectory.endpoint import NAME
-from gradiometer.convergence.trajectory.trajectory import MEANINGS, keeps
-from gradiometer.measurement import Estimate, Objective, State, supervised
+from gradiometer.convergence.trajectory.trajectory import CLAIMS, keeps
+from gradiometer.measurement import Estimate, Finding, Objective, State, supervised
 from gradiometer.problems import load
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
@@ -83,9 +83,11 @@ def test_weight_decay_is_part_of_the_curvature_at_the_endpoint() -> None:
 
 
 def test_every_kind_has_a_meaning_and_alarms_have_advice() -> None:
-    assert set(MEANINGS) == set(Kind)
-    for kind, (state, means, advice) in MEANINGS.items():
-        assert means and bool(advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
+    assert set(CLAIMS) == set(Kind)
+    for kind, (claim, state, names) in CLAIMS.items():
+        facts = {name: Estimate.exact(0.5) for name in names}
+        said = say(Finding(Trajectory.name, Trajectory.issue, claim, state, facts=facts))
+        assert said.means and bool(said.advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
 
 
 @pytest.mark.slow
@@ -210,7 +212,8 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     )
     assert [finding.state for finding in found] == [State.ACT]
     assert (
-        say(found[0]).seen == "20 of 20 rows equal another up to sign in 0.weight: a symmetric start that training has kept."
+        say(found[0]).seen
+        == "20 of 20 rows equal another up to sign in 0.weight: a symmetric start that training has kept."
     )
 
 
