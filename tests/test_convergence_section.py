@@ -22,7 +22,7 @@ from gradiometer.train import Training
 from gradiometer.verdict.words.say import say
 from report_run import run_in
 
-NOTHING = Diagnosis("", (), {}, {})
+NOTHING = Diagnosis((), {}, {})
 
 
 def of(run: Run) -> Section:

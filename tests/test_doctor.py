@@ -18,6 +18,7 @@ from gradiometer.logs import Column, Log, log_findings, read_log
 from gradiometer.logs.rate import rate_findings
 from gradiometer.measurement import Finding, State
 from gradiometer.measurement.uncertainty import slope
+from gradiometer.verdict.words.say import say
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -239,7 +240,6 @@ import sys
 from pathlib import Path
 from gradiometer.logs.readers import read_log
 from gradiometer.logs.verdicts import log_findings
-from gradiometer.verdict.words.say import say
 assert log_findings(read_log(Path({str(LOGS / "hf_healthy.json")!r})))
 assert "torch" not in sys.modules
 """

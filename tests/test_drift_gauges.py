@@ -36,6 +36,7 @@ from gradiometer.measurement import (
     TrainingStep,
     supervised,
 )
+from gradiometer.verdict.words.say import say
 
 GAUGES: tuple[Gauge, ...] = (BatchSharpness(), CurvatureAlongGradient(), StepDrift(), LossChange())
 SAMPLING = Sampling(Draw.REPLACEMENT, 48)
@@ -329,7 +330,6 @@ import sys
 sys.modules["torch"] = None
 import gradiometer.drift.batch_sharpness, gradiometer.drift.along_gradient, gradiometer.drift.step_drift
 import gradiometer.drift.loss_change, gradiometer.drift.stability
-from gradiometer.verdict.words.say import say
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -130,7 +130,7 @@ def test_a_question_without_an_answer_is_named_in_one_line_with_its_command_insi
     assert 'id="row-batch"' in page and "Not measured: plateau, converged, ensemble" in page
     assert all(question.words in page for question in QUESTIONS)
     command = "<code>gradiometer train digits --every 10</code>"
-    assert command not in page and command in render(run, Diagnosis("Nothing.", (), {}, {}))
+    assert command not in page and command in render(run, Diagnosis((), {}, {}, said="Nothing"))
 
 
 def test_the_charts_of_a_section_are_in_one_row(run: Run) -> None:

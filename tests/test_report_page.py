@@ -20,7 +20,7 @@ from gradiometer.report.page import render, write_charts, write_page
 from gradiometer.run import Run
 from report_run import LAYERS, diagnosis_of, run_in
 
-NOTHING = Diagnosis("Nothing was measured.", (), {}, {})
+NOTHING = Diagnosis((), {}, {}, said="nothing was measured")
 
 
 class Page(HTMLParser):
