@@ -19,6 +19,7 @@ from gradiometer.report.page.document import document
 from gradiometer.report.page.rows import Row, Small
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change
 from gradiometer.storage.disk import replace_file, writing
+from gradiometer.verdict.words.say import say
 
 CONTENT = "compare.html.jinja"
 
@@ -113,7 +114,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         for each in contrast.differences
     }
     strips = {name: each for name, each in drawn.items() if each is not None}
-    deciding = contrast.deciding
+    deciding, said = contrast.deciding, say(finding)
     small = Small(
         str(deciding.estimate),
         strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),
@@ -128,7 +129,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         small=None if alone else small,  # its row is open, and has the same strip
         words="",
         trend=None,
-        shown=(Shown(replace(finding, seen="") if alone else finding, estimates, strips),),
+        shown=(Shown(finding, replace(said, seen="") if alone else said, estimates, strips),),
         section=None,
     )
 
