@@ -28,6 +28,7 @@ from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
 from gradiometer.train.ensemble import evaluate_ensemble
+from gradiometer.verdict.words.say import say
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +161,8 @@ def test_sentences_follow_the_intervals() -> None:
     assert "The snapshots lie in one basin: the highest error barrier" in better.sentences[2]
     assert "It is unclear if the snapshots lie in one basin: the highest error barrier" in unclear.sentences[2]
     assert "The snapshots lie in different basins" in worse.sentences[2]
-    assert better.finding("runs/a").advice == "gradiometer ensemble runs/a --export ensemble.pt2"
-    assert worse.finding("runs/a").advice == ""
+    assert say(better.finding("runs/a")).advice == "gradiometer ensemble runs/a --export ensemble.pt2"
+    assert say(worse.finding("runs/a")).advice == ""
     fewer = some_report((0.001, 0.002, 0.003), (0.0, 0.001), chosen=3)
     assert (
         "Only the last 3 of 5 snapshots are averaged: on 2,500 validation examples the earlier ones did not help"

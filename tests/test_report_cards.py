@@ -11,7 +11,7 @@ import pytest
 from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli import gradiometer
 from gradiometer.cli.outcome import answers
-from gradiometer.drift import edge_sentence
+from gradiometer.drift import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts import strip
 from gradiometer.report.page import render
@@ -99,7 +99,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
 
 def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
     sharpness = Estimate.bound(15.0, low=14.0, high=16.0, method="Lanczos, residual", samples=1)
-    answer = Answer(edge_sentence(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
+    answer = Answer(edge_finding(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
     drawn = cards(run, [answer])[1].shown[0].strips["sharpness"]
     assert [tick.label for tick in drawn.ticks] == ["edge = 20"]
     assert 0 < drawn.left < drawn.right < drawn.ticks[0].place < 100

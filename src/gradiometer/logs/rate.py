@@ -64,7 +64,7 @@ def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
     gaps = np.diff(rates.steps[leaps])
     regular = len(leaps) >= 2 and bool((np.abs(gaps - gaps.mean()) <= 0.1 * gaps.mean()).all())
     claim, state = ("log_rate_restarts", State.OK) if regular else ("log_rate_jumps", State.LOOK)
-    jumps = tuple((_point(rates, place), _point(rates, place + 1)) for place in leaps)
+    jumps = tuple((_point(rates, place), _point(rates, place + 1)) for place in leaps.tolist())
     return Finding(GAUGE, Issue.CONVERGENCE, claim, state, facts={"rate": rates.name, "jumps": jumps})
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, facts_of, kind_of
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, TO_REST, Kind, Path, facts_of, kind_of
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -27,9 +27,6 @@ PERIOD = NUMBERS * 2**12
 
 ROLLED = 7919
 """The signs shift by this many places after every period."""
-
-GROWING = 1.25
-"""A diverging path whose speed may fall as fast as this power of Σ η is known by its growth, not by its speed."""
 
 
 def keeps(step: int) -> bool:
@@ -148,7 +145,7 @@ class Trajectory(Gauge):
         """The kind of path, with the numbers that decided it."""
         kind = kind_of(estimates)
         claim, state, names = CLAIMS[kind]
-        if kind is Kind.DIVERGING and estimates["slowing"].high >= GROWING:
+        if kind is Kind.DIVERGING and estimates["slowing"].high >= TO_REST:  # by its growth
             claim, names = "path_diverging_in_length", ("norm_growth",)
         facts = {name: estimates[name] for name in names}
         return Finding(self.name, self.issue, claim, state, facts=facts)

@@ -108,6 +108,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
     """The row of a contrast, with its deciding difference. If it is the only one, its sentence is the page's title."""
     first, second = contrast.names
     finding = finding_of(contrast)
+    said = say(finding)
     estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
     drawn = {
         f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})

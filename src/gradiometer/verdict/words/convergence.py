@@ -350,7 +350,7 @@ def certificate_gradient_unclear(finding: Finding) -> Sentences:
     batches = finding.facts["batches"]
     advice = "Certify again with `--exact` (`exact=True`), which uses all examples."
     if batches is not None:
-        number = significant(batches, 2).replace(",", "")
+        number = significant(float(batches), 2).replace(",", "")
         advice = f"Certify again with `--batches {number}` or with `--exact`."
     means = "It is unclear if this is a stationary point."
     return Sentences(_certificate(finding), means, suggestion=advice)
