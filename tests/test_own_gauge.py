@@ -55,7 +55,11 @@ class LongShare(Gauge):
         return {"long_share": mean(series.moments["long"], level=level, spacing=series.spacing)}
 
     def judge(self, estimates: Mapping[str, Estimate], run: RunFacts = NOTHING_KNOWN) -> Finding:
-        facts = {"seen": "Longer than {norm} is a share of {long_share}.", "means": "This is a test.", "norm": self.norm}
+        facts = {
+            "seen": "Longer than {norm} is a share of {long_share}.",
+            "means": "This is a test.",
+            "norm": self.norm,
+        }
         return Finding(self.name, self.issue, "own", State.OK, {"long_share": estimates["long_share"]}, facts)
 
 

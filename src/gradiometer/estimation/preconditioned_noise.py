@@ -55,7 +55,7 @@ class PreconditionedNoise(Gauge):
     predicted over branched 1.11 in the geometric mean and 1.63 at most, where tr Σ/‖g‖² had 0.70 and 2.6.
 
     Example:
-        >>> from gradiometer import Draw, Reading, Sampling, Series
+        >>> from gradiometer import Draw, Reading, Sampling, Series, say
         >>> from gradiometer.estimation import PreconditionedNoise
         >>> name, gauge = "preconditioned_noise", PreconditionedNoise(tokens=128)
         >>> moments = [{"variance": [8.0 + i % 3], "norm_squared": [0.1]} for i in range(60)]
@@ -63,7 +63,7 @@ class PreconditionedNoise(Gauge):
         >>> estimates = gauge.estimate(Series.of(readings, Sampling(Draw.FRESH)))
         >>> print(estimates["preconditioned_noise_scale"])
         11,500 [11,400, 11,700] tokens
-        >>> print(gauge.interpret(estimates).seen)
+        >>> print(say(gauge.judge(estimates)).seen)
         B = 1,024 tokens is 11x below the preconditioned noise scale 11,500 [11,400, 11,700] (60 measured steps).
     """
 

@@ -154,11 +154,8 @@ def _of_gauges(
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             found = judge(gauge, latest, facts_of(run, series))
-            if gauge.own_steps:
-                past = ()  # it is about the whole path
-            else:
-                past = tuple(along(series))
-            for part in past:
+            # A gauge that chooses its steps itself is about the whole path.
+            for part in () if gauge.own_steps else along(series):
                 for name, estimate in gauge.estimate(part.at_newest(by_layer=False), level).items():
                     history.setdefault(name, []).append((int(part.steps[-1]), estimate))
         if found is not None:

@@ -64,15 +64,9 @@ def chaos_finding(
     best = float(np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid").min())
     if not (far or (past and (late.low > ABOVE * max(best, 0.0) or late.low > NO_GAIN * first > 0))):
         return None
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
-        "chaos",
-        State.ACT,
-        {"step_correlation": correlation},
-        {
-            "sharpness_share": share if past else None,
-            "learning_rate": learning_rate,
-            "times_best": late.value / best if best > 0 else None,
-        },
-    )
+    edge = {
+        "sharpness_share": share if past else None,
+        "learning_rate": learning_rate,
+        "times_best": late.value / best if best > 0 else None,
+    }
+    return Finding(NAME, Issue.CONVERGENCE, "chaos", State.ACT, {"step_correlation": correlation}, edge)

@@ -51,11 +51,5 @@ def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weig
     first, early, late = losses[:FIRST].mean(), losses[steps // 8 : steps // 4].mean(), losses[-(steps // 4) :].mean()
     if not (0 < early < FITTED * first and late < STILL * early):
         return None
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
-        "path_to_infinity",
-        State.LOOK,
-        {"norm_growth": growth},
-        {"early_share": float(early / first), "late_share": float(late / first), "early_until": steps // 4},
-    )
+    shares = {"early_share": float(early / first), "late_share": float(late / first), "early_until": steps // 4}
+    return Finding(NAME, Issue.CONVERGENCE, "path_to_infinity", State.LOOK, {"norm_growth": growth}, shares)

@@ -115,7 +115,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         for each in contrast.differences
     }
     strips = {name: each for name, each in drawn.items() if each is not None}
-    deciding = contrast.deciding
+    deciding, said = contrast.deciding, say(finding)
     small = Small(
         str(deciding.estimate),
         strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),

@@ -1,7 +1,7 @@
 """Words about the batch size: where it is, what another one would save, and what to paste."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from gradiometer.estimation.batch_advice import (
     AHEAD,
@@ -307,7 +307,7 @@ def _terms(finding: Finding) -> tuple[tuple[str, ...], str]:
     """Batch size, learning rate and schedule as the user writes them."""
     facts = finding.facts
     size, factor, schedule = facts["size"], facts["rate_factor"], facts["schedule"]
-    peaks: Sequence[float] = facts["peaks"]
+    peaks: tuple[float, ...] = facts["peaks"]
     times = significant(factor)
     if schedule in SHAPES:
         return (f"--batch-size {size} --lr {number(factor * max(peaks))}",), ""
@@ -330,7 +330,7 @@ def _bracket(finding: Finding) -> tuple[tuple[str, ...], str]:
     """The batch and the range of learning rates that may belong to it."""
     facts = finding.facts
     low, high = map(number, facts["bracket"])
-    peaks: Sequence[float] = facts["peaks"]
+    peaks: tuple[float, ...] = facts["peaks"]
     of_what = "" if facts["constant"] else f" as the peak of the schedule, instead of {number(max(peaks))}"
     if len(set(peaks)) > 1:
         of_what += " for the group with the largest one, and in proportion for the others"

@@ -17,34 +17,39 @@ COMPARED = "Forks compared keeping the rate for a share of the branch (hold) wit
 def goes_to_zero(finding: Finding) -> Sentences:
     """From which step the rate goes to zero, as forks decided it."""
     facts = finding.facts
-    seen = " ".join(_cooling(event, facts["steps"]) for event in facts["decisions"])
-    if facts["spent"] is None:
-        return Sentences(seen, "No fork was made: the rate goes to zero over the last fifth.")
-    spent = significant(facts["spent"], 2)
-    return Sentences(seen, f"{COMPARED} They cost {spent} times the updates of the run.")
+    decisions = [(_cooling(event, facts["steps"]), _by_fork(event)) for event in facts["decisions"]]
+    seen = " ".join(f"{decision}{reason}" for decision, reason in decisions)
+    means = "No fork was made: the rate goes to zero over the last fifth."
+    if facts["spent"] is not None:
+        means = f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
+    return Sentences(seen, means, lead=decisions[0][0])
 
 
 def _cooling(event: Mapping[str, Any], steps: int | None) -> str:
     step, begins = event["step"], event["begins"]
+    if event["fork"] is None or begins == step:
+        return f"From step {step:,} the rate goes to zero"
+    return f"At step {step:,} the rate was kept{' to the end' if begins == steps else ''}"
+
+
+def _by_fork(event: Mapping[str, Any]) -> str:
+    """What a fork showed, after the decision that it led to."""
     if event["fork"] is None:
-        return f"From step {step:,} the rate goes to zero; `cool_budget` did not pay for a fork."
-    if begins == step:
-        decision = f"From step {step:,} the rate goes to zero"
-    else:
-        decision = f"At step {step:,} the rate was kept{' to the end' if begins == steps else ''}"
-    return f"{decision}: {event['outcome']} in training loss (fork {event['fork']})."
+        return "; `cool_budget` did not pay for a fork."
+    return f": {event['outcome']} in training loss (fork {event['fork']})."
 
 
 def changed_by_forks(finding: Finding) -> Sentences:
     """How forks changed the rate on the way."""
     spent = significant(finding.facts["spent"], 2)
     means = f"Forks compared half and twice the rate with going on. They cost {spent} times the updates of the run."
-    return Sentences(" ".join(_changed(event) for event in finding.facts["decisions"]), means)
+    decisions = [(_changed(event), _by_fork(event)) for event in finding.facts["decisions"]]
+    return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
 
 
 def _changed(event: Mapping[str, Any]) -> str:
     change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
-    return f"At step {event['step']:,} the rate {change}: {event['outcome']} in training loss (fork {event['fork']})."
+    return f"At step {event['step']:,} the rate {change}"
 
 
 def if_cooled(finding: Finding) -> Sentences:
