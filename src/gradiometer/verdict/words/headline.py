@@ -42,13 +42,10 @@ def headline_in_words(
     """
     if finding is None:
         return _nothing_measured(configuration)
-    if finding.claim == "another_loss":
-        return f"no verdict: {say(finding).seen.rstrip('.')}"
     sentences = say(finding)
-    is_urgent = finding.state in (State.ACT, State.LOOK)
-    seen = sentences.seen.removesuffix(".") if is_urgent else sentences.beginning
-    seen = _after_a_semicolon(seen)
-    if finding.state is not State.CANNOT_TELL:
+    is_whole = finding.state in (State.ACT, State.LOOK) or finding.claim == "another_loss"
+    seen = _after_a_semicolon(sentences.seen.removesuffix(".") if is_whole else sentences.beginning)
+    if finding.state is not State.CANNOT_TELL or finding.claim == "another_loss":
         return seen
     return f"cannot tell: {seen}" if is_over else f"cannot tell yet: {seen}"
 

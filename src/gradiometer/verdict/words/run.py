@@ -45,7 +45,12 @@ def loss_differs(_: Finding) -> Sentences:
 
 def another_loss(finding: Finding) -> Sentences:
     """The measured loss is not the trained one: said in place of a verdict."""
-    return Sentences(finding.facts["reason"])
+    lead = "No verdict"
+    return Sentences(
+        f"{lead}: {_sentence(finding.facts['reason'])}",
+        "The readings describe another loss than the one that is trained.",
+        lead=lead,
+    )
 
 
 def gauge_stopped(finding: Finding) -> Sentences:
