@@ -19,7 +19,7 @@ def gauge_unavailable(finding: Finding) -> Sentences:
         f"{lead}. The run has {readings} of it.",
         "Its moments can be exported, but estimates need the class.",
         (f"gradiometer report {shlex.quote(finding.facts['run'])} --gauge {path}",),
-        ", or Run.open(path, gauges=[...]).",
+        ", or `Run.open(path, gauges=[YourGauge])`.",
         lead=lead,
     )
 
