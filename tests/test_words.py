@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from finding_samples import ensemble, findings_of_every_claim
+from finding_samples import ensemble, findings_of_rooms
+from finding_samples_of_runs import findings_of_runs
 from gradiometer.drift.spikes.evidence import Observation
 from gradiometer.measurement import Finding
 from gradiometer.verdict.words import (
@@ -17,18 +18,20 @@ from gradiometer.verdict.words import (
     forks,
     logs,
     own,
+    paths,
     run,
     spikes,
 )
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import CLAIMS, DOUBTS, say
 
-TABLES = (batch, comparison, convergence, drift, estimation, exploration, forks, logs, own, run, spikes)
+TABLES = (batch, comparison, convergence, drift, estimation, exploration, forks, logs, own, paths, run, spikes)
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
-    return findings_of_every_claim(tmp_path_factory.mktemp("runs"))
+    rooms, runs = (tmp_path_factory.mktemp(name) for name in ("rooms", "runs"))
+    return [*findings_of_rooms(rooms), *findings_of_runs(runs)]
 
 
 def test_a_claim_and_a_doubt_are_in_one_table_only() -> None:
@@ -58,7 +61,7 @@ def test_a_finding_is_said_in_whole_sentences(findings: list[Finding]) -> None:
         assert said.seen.endswith(".") and said.means.endswith("."), finding
         texts = (said.seen, said.means, said.advice, said.caveat)
         assert not re.search(
-            r"[{}]|  |\bnan\b|\bNone\b|\.\.| \.|Estimate\(", " ".join(text for text in texts if text)
+            r"[{}]|  |\bnan\b|\bNone\b|[^.]\.\.(?!\.)| \.|Estimate\(", " ".join(text for text in texts if text)
         ), texts
         assert all(text == text.strip() for text in texts)
         if said.lead:

@@ -16,6 +16,7 @@ from gradiometer.verdict.words import (
     forks,
     logs,
     own,
+    paths,
     run,
     spikes,
 )
@@ -31,6 +32,7 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     **forks.CLAIMS,
     **logs.CLAIMS,
     **own.CLAIMS,
+    **paths.CLAIMS,
     **run.CLAIMS,
     **spikes.CLAIMS,
 }
