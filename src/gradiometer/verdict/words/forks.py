@@ -93,7 +93,7 @@ def record_of(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> s
     Arguments as in `track_record`.
 
     >>> record_of("a cut of the rate")[:24]
-    'Such advice held in 6 of'
+    'Such advice held in 5 of'
     """
     counts = track_record(kind, scores)
     advice, number = _share(counts["advice"]), _share(counts["number"])

@@ -64,8 +64,8 @@ def say(finding: Finding) -> Sentences:
     >>> from gradiometer.measurement import Issue, State
     >>> numbers = {"batch_size": Estimate.exact(32.0), "noise_scale": Estimate.exact(40.0)}
     >>> finding = Finding("noise", Issue.ESTIMATION, "batch_near", State.OK, numbers, {"kind": "gradient"})
-    >>> say(finding).lead
-    'B = 32 is near the gradient noise scale 40.0 [40.0, 40.0] (0 measured steps)'
+    >>> say(finding).seen
+    'B = 32 is near the gradient noise scale 40.0 [40.0, 40.0] (0 measured steps).'
     """
     if finding.claim not in CLAIMS:
         raise BadArgument(
