@@ -23,7 +23,7 @@ from gradiometer.report.charts import (
     save_svg,
     strip,
 )
-from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
+from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN
 from gradiometer.report.charts.blocks import MOST, blocks
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.charts.theme import DARK, LIGHT, PAGE, config
