@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gradiometer import BadArgument
 from gradiometer.convergence.schedules import Constant, Exponential, InverseTime
-from gradiometer.lecture import Ground, moves, moves_chart, steps_to_move
-from gradiometer.lecture.averaged_gradient import steps_of
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.lecture import Ground, moves, moves_chart, steps_to_move
+from gradiometer.lab.lecture.averaged_gradient import steps_of
 from gradiometer.measurement import Objective
-from gradiometer.problems.closed_forms import Quadratic
 
 CURVATURES = np.array([0.05, 0.2, 1.0, 2.0])
 NOISE = np.array([0.1, 0.4, 1.0, 3.0])

@@ -22,9 +22,9 @@ from gradiometer.convergence.certificate import (
 )
 from gradiometer.convergence.certificate.lowest_curvature import of_all_examples, of_samples, products_for
 from gradiometer.drift import Curvature, Product, eigenvalues
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, flat, supervised
 from gradiometer.problems import Examples, load
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
 

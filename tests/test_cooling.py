@@ -15,9 +15,9 @@ from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast,
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
 from gradiometer.forks import Branch, Effect, GoOn, Hold, engine, forks_of, grown
 from gradiometer.forks.recorded import growing
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.run.budget import Budget

@@ -8,10 +8,10 @@ import torch
 
 from gradiometer import BadArgument
 from gradiometer.exploration.temperature import barrier_seen, escape_time, passage_steps
+from gradiometer.lab.closed_forms import DoubleWell
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.uncertainty import weighted_slope
 from gradiometer.problems import registry
-from gradiometer.problems.closed_forms import DoubleWell
 
 NAN = math.nan
 RATE = 0.05

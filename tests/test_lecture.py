@@ -9,10 +9,10 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli import main
-from gradiometer.lecture import STATEMENTS, Site, chosen, run, write_site
-from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
-from gradiometer.lecture.site import prediction
-from gradiometer.lecture.statement import Result, result
+from gradiometer.lab.lecture import STATEMENTS, Site, chosen, run, write_site
+from gradiometer.lab.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
+from gradiometer.lab.lecture.site import prediction
+from gradiometer.lab.lecture.statement import Result, result
 from gradiometer.measurement import Estimate
 
 

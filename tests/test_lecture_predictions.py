@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.lecture import STATEMENTS, s05, s07, s08, s12
-from gradiometer.lecture.experiment import Experiment, Outcome, Rival, Setting, measured, meets, predicted
-from gradiometer.lecture.network import digits_network
-from gradiometer.lecture.statement import result
+from gradiometer.lab.lecture import STATEMENTS, s05, s07, s08, s12
+from gradiometer.lab.lecture.experiment import Experiment, Outcome, Rival, Setting, measured, meets, predicted
+from gradiometer.lab.lecture.network import digits_network
+from gradiometer.lab.lecture.statement import result
 from gradiometer.measurement import Estimate
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
 
 GENERATOR = np.random.default_rng(5)
 ROTATION = np.linalg.qr(GENERATOR.standard_normal((3, 3)))[0]

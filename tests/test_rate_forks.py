@@ -9,7 +9,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument, Interrupted, Problem, diagnose
 from gradiometer.forks import forks_of
-from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.run.ranks import Ranks
 from gradiometer.train import fork_run, resume, train

@@ -20,7 +20,7 @@ from streaming import Stream
 
 from gradiometer import BadArgument
 from gradiometer.convergence.plateau import Extrapolation, Looks, extrapolated_gain
-from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.lab.closed_forms import Quadratic
 
 CURVATURES = (1.0, 0.3, 0.1)
 CURVED = Stream(CURVATURES, CURVATURES, learning_rate=0.1, batch_size=8)

@@ -14,9 +14,9 @@ from gradiometer.exploration.temperature import (
     heat_balance,
     small_rate_temperature,
 )
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.closed_forms.quadratic import position_losses
 from gradiometer.measurement import Estimate, Motion, Objective, Series, TrainingStep
-from gradiometer.problems.closed_forms import Quadratic
-from gradiometer.problems.closed_forms.quadratic import position_losses
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])

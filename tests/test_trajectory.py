@@ -25,9 +25,9 @@ from gradiometer.convergence.trajectory import (
 )
 from gradiometer.convergence.trajectory.endpoint import NAME
 from gradiometer.convergence.trajectory.trajectory import MEANINGS, keeps
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective, State, supervised
 from gradiometer.problems import load
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
 from gradiometer.train.loop import Loop

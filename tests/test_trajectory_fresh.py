@@ -10,10 +10,10 @@ from gradiometer import diagnose
 from gradiometer.convergence.trajectory import Path as TrajectoryPath
 from gradiometer.convergence.trajectory import Trajectory, endpoint_of, facts_of, kind_of
 from gradiometer.convergence.trajectory.endpoint import NAME
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.counterexamples import Arctangent, LogCosh, Mirrored, Ring, Saddle, Softplus, Winding
 from gradiometer.measurement import State
 from gradiometer.problems import load
-from gradiometer.problems.closed_forms import Quadratic
-from gradiometer.problems.counterexamples import Arctangent, LogCosh, Mirrored, Ring, Saddle, Softplus, Winding
 from gradiometer.run import Configuration
 from gradiometer.train import train
 from trajectory_cases import Case, named

@@ -11,12 +11,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gradiometer.cli.selftest import selftest
 from gradiometer.estimation import noise
+from gradiometer.lab.selftest import Check, checks, run_checks
+from gradiometer.lab.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
+from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_network, known_problems
+from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
+from gradiometer.lab.selftest.windows import drawn_halves, stationary_windows
 from gradiometer.measurement import Draw, Spread
-from gradiometer.selftest import Check, checks, run_checks
-from gradiometer.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
-from gradiometer.selftest.known import Known, KnownQuadratic, known_network, known_problems
-from gradiometer.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
-from gradiometer.selftest.windows import drawn_halves, stationary_windows
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
 PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)
@@ -143,12 +143,12 @@ FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 def test_the_exit_code_says_whether_all_checks_passed(
     made: list[Check], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: made)
+    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: made)
     assert selftest.main(["--json"], standalone_mode=False) == code
 
 
 def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
     assert "4.242 [4.015, 4.468]" in rows[0] and "✓ passed" in rows[0]
@@ -157,7 +157,7 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytes
 
 
 def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
     assert printed["passed"] is False
     assert printed["checks"][0]["name"] == "tr Σ, quadratic, B = 4"

@@ -18,7 +18,7 @@ from gradiometer import supervised
 from gradiometer.errors import BadArgument
 from gradiometer.forks import BranchResult, tail_factor
 from gradiometer.forks.branch import Tail
-from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.choice import LOWER, Choice, Round, Stage, choose, rate_of
 from gradiometer.tuning.trials import end_loss, late_loss

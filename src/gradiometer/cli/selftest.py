@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from gradiometer.selftest.check import Check
+    from gradiometer.lab.selftest.check import Check
 
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
@@ -30,7 +30,7 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
 
     from gradiometer.cli.outcome import print_json
     from gradiometer.cli.progress import counting
-    from gradiometer.selftest import run_checks
+    from gradiometer.lab.selftest import run_checks
 
     with counting("checks") as counter:
         checks = run_checks(full, counter.update, pool)

@@ -31,16 +31,16 @@ class Known:
 KNOWN: Mapping[str, Known] = {
     "digits": Known("gradiometer.problems.images.digits", ("mlp", "cnn")),
     "fashion-mnist": Known("gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
-    "linear-regression": Known("gradiometer.problems.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})),
-    "logistic-regression": Known("gradiometer.problems.closed_forms.logistic_regression", ("weights",)),
-    "one-dimensional": Known("gradiometer.problems.closed_forms.one_dimensional", ("position",), frozenset({"seed"})),
-    "quadratic": Known("gradiometer.problems.closed_forms.quadratic", ("position",), frozenset({"seed"})),
+    "linear-regression": Known("gradiometer.lab.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})),
+    "logistic-regression": Known("gradiometer.lab.closed_forms.logistic_regression", ("weights",)),
+    "one-dimensional": Known("gradiometer.lab.closed_forms.one_dimensional", ("position",), frozenset({"seed"})),
+    "quadratic": Known("gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})),
     "counterexample": Known(
-        "gradiometer.problems.counterexamples.catalogue",
+        "gradiometer.lab.counterexamples.catalogue",
         ("arctangent", "softplus", "saddle", "mirrored", "two-cycle", "winding", "ring", "dead-unit"),
         frozenset({"seed"}),
     ),
-    "double-well": Known("gradiometer.problems.closed_forms.double_well", ("walker",), frozenset({"seed"})),
+    "double-well": Known("gradiometer.lab.closed_forms.double_well", ("walker",), frozenset({"seed"})),
 }
 NAMES = tuple(KNOWN)
 
