@@ -29,7 +29,6 @@ from gradiometer.cli.split import split
 from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
 from gradiometer.cli.tune import tune
-from gradiometer.compiler import postpone_compiler
 from gradiometer.errors import user_line
 
 EXIT_CODES = """\
@@ -59,7 +58,6 @@ for verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    postpone_compiler()
     with Streams() as streams:
         code = _run(arguments)
         failure = streams.failure()

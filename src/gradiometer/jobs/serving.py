@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from gradiometer.compiler import postpone_compiler
 from gradiometer.jobs.channel import PREPARE, Channel
 from gradiometer.jobs.parcels import packed_outcome, read_shared, unpacked
 from gradiometer.jobs.performing import Desk
@@ -24,7 +23,6 @@ def serve(modules: Sequence[str] = ()) -> None:
     Args:
         modules: Names of modules to import first.
     """
-    postpone_compiler()
     channel = _taken_over()
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     desk, folders = Desk(), list[Path]()
