@@ -118,7 +118,7 @@ class Extrapolation:
     Fires if an upper end of X, over the examples of the probe, is at most share · G: too few examples make it late,
     not early. It cannot see a loss that lies in directions in which the run hardly moved during its last four
     doublings, in a space of many more than sixteen dimensions. The share was chosen on sixteen settings of least
-    squares and judged once on eight others: `benchmarks/stationarity.py`. It has no significance level from theory;
+    squares and judged once on eight others. It has no significance level from theory;
     the share of early alarms there, over whole runs and all their looks, stands for one.
 
     Costs memory for 2 × 16 copies of the parameters, and per block four losses and a gradient of the probe; per look

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from detectors import Observation
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -15,6 +14,27 @@ from gradiometer import BadArgument
 
 PARTS = 8
 """Of the examples of a probe."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One step of several runs, all at the same learning rate.
+
+    Args:
+        learning_rate: η of this step.
+        momentum: μ of PyTorch's heavy ball, v ← μv + ĝ, Φ ← Φ − ηv.
+        loss: Loss of each run's batch, at Φ.
+        position: Φ before the update.
+        gradient: ĝ at Φ, weight decay included.
+        velocity: v after ĝ was added, for the update that follows; without momentum ĝ.
+    """
+
+    learning_rate: float
+    momentum: float
+    loss: Float[Tensor, " runs"]
+    position: Float[Tensor, "runs params"]
+    gradient: Float[Tensor, "runs params"]
+    velocity: Float[Tensor, "runs params"]
 
 
 @dataclass(frozen=True)
