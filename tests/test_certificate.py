@@ -14,7 +14,7 @@ from gradiometer import BadArgument, Diverged, diagnose
 from gradiometer.cli.certify import certify as verb
 from gradiometer.convergence.certificate import (
     Certificate,
-    Verdict,
+    PointKind,
     certify,
     gradient_squared,
     lanczos_deficit,
@@ -150,14 +150,14 @@ def certified(curvatures: list[float], at: list[float], **settings: object) -> C
 @pytest.mark.parametrize(
     ("curvatures", "at", "verdict"),
     [
-        ([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], Verdict.MINIMUM),
-        ([2.0, 1.0, 0.0], [0.0, 0.0, 3.0], Verdict.MINIMUM),
-        ([2.0, 1.0, -0.1], [0.0, 0.0, 0.0], Verdict.SADDLE),
-        ([2.0, 1.0, -0.1], [2.0, 0.0, 0.0], Verdict.NOT_STATIONARY),
+        ([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], PointKind.MINIMUM),
+        ([2.0, 1.0, 0.0], [0.0, 0.0, 3.0], PointKind.MINIMUM),
+        ([2.0, 1.0, -0.1], [0.0, 0.0, 0.0], PointKind.SADDLE),
+        ([2.0, 1.0, -0.1], [2.0, 0.0, 0.0], PointKind.NOT_STATIONARY),
     ],
 )
 def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
-    curvatures: list[float], at: list[float], verdict: Verdict, exact: bool
+    curvatures: list[float], at: list[float], verdict: PointKind, exact: bool
 ) -> None:
     found = certified(curvatures, at, exact=exact, batches=64, batch_size=60, tolerance=0.02)
     assert found.verdict is verdict
@@ -168,7 +168,7 @@ def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
 
 def test_an_unclear_gradient_comes_with_the_number_of_batches_that_would_decide() -> None:
     found = certified([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], batches=8, batch_size=4, seed=1)
-    assert found.verdict is Verdict.CANNOT_TELL
+    assert found.verdict is PointKind.CANNOT_TELL
     assert "--batches" in found.finding().advice or "--exact" in found.finding().advice
     assert found.finding().state.value == "cannot tell"
 

@@ -6,7 +6,15 @@ import pytest
 
 from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.lab.lecture import STATEMENTS, s05, s07, s08, s12
-from gradiometer.lab.lecture.experiment import Experiment, Outcome, Rival, Setting, measured, meets, predicted
+from gradiometer.lab.lecture.experiment import (
+    Circumstance,
+    Experiment,
+    ExperimentResult,
+    Rival,
+    measured,
+    meets,
+    predicted,
+)
 from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.statement import result
 from gradiometer.measurement import Estimate
@@ -16,13 +24,13 @@ def within(low: float, high: float) -> Estimate:
     return Estimate.interval((low + high) / 2, low, high, level=0.999, method="test", samples=100)
 
 
-def outcome(rival: float) -> Outcome:
+def outcome(rival: float) -> ExperimentResult:
     """A quantity that is 1 by the right theory, and measured as 1.0 ± 0.1."""
     return measured(
         predicted(
             Experiment(
                 name="test",
-                setting=Setting.REAL,
+                setting=Circumstance.REAL,
                 where="a test",
                 quantity="q",
                 dial="d",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.convergence.plateau import Extrapolation, Looks, extrapolated_gain
+from gradiometer.convergence.plateau import Extrapolation, LookTimes, extrapolated_gain
 from gradiometer.lab.closed_forms import Quadratic
 from streams import Observation, Stream
 
@@ -117,7 +117,7 @@ def test_a_restored_test_gives_the_same_answers() -> None:
 
 
 def test_the_distance_between_looks_grows() -> None:
-    looks = Looks(16, 4)
+    looks = LookTimes(16, 4)
     taken = [step for step in range(1, 200) if looks.due(step)]
     assert taken[:5] == [16, 19, 23, 27, 32]
     assert {32, 64, 128} <= set(taken)
@@ -130,7 +130,7 @@ def test_the_distance_between_looks_grows() -> None:
         (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), share=math.nan), "`share` of the gain of a cut must lie in"),
         (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), first=0), "`first` must be at least 1, got 0"),
         (lambda: CURVED.probe(1, 0, seed=0), "`examples` must be at least 8, one for each part of a probe, got 0"),
-        (lambda: Looks(16, 0), "`per_octave` must be at least 1, got 0"),
+        (lambda: LookTimes(16, 0), "`per_octave` must be at least 1, got 0"),
         (lambda: Stream((1.0, math.nan), None, 0.1, 4), "`curvatures` must be positive and finite"),
         (lambda: Stream((1.0,), (1.0, 2.0), 0.1, 4), "`noise` must be one finite variance for each of 1 curvatures"),
         (lambda: Stream((1.0,), (1.0,), 2.5, 4), "`learning_rate` must lie between 0 and 2, got 2.5"),

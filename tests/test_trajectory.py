@@ -13,7 +13,7 @@ from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.trajectory import (
     Endpoint,
     Kind,
-    Path,
+    Trail,
     Trajectory,
     dead_units_of,
     endpoint_of,
@@ -39,7 +39,7 @@ ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "sym
 def name_of(case: Case, seed: int = 0) -> str:
     """What the detector calls a case, with its look at where the run stands."""
     steps, points, rates = case.path(seed)
-    path = Path.of(steps, points, rates)
+    path = Trail.of(steps, points, rates)
     estimates = facts_of(path)
     kind, finding = kind_of(estimates), Trajectory().interpret(estimates)
     assert finding is not None and finding.seen.startswith(f"The parameters are {kind}: ")
@@ -51,7 +51,7 @@ def name_of(case: Case, seed: int = 0) -> str:
 def walk(points: np.ndarray, rate: float = 0.1) -> Kind:
     """The name of a path whose every point is given."""
     kept = np.array(kept_steps(len(points)))
-    return kind_of(facts_of(Path.of(kept, points[kept], np.full(len(kept), rate))))
+    return kind_of(facts_of(Trail.of(kept, points[kept], np.full(len(kept), rate))))
 
 
 def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
@@ -74,7 +74,7 @@ def test_each_case_gets_its_name(case: Case) -> None:
 def test_weight_decay_is_part_of_the_curvature_at_the_endpoint() -> None:
     case = next(case for case in CASES if case.name == "saddle")
     steps, points, rates = case.path()
-    path = Path.of(steps, points, rates)
+    path = Trail.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
     plain, penalised = (endpoint_of(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0))
     assert plain.smallest and penalised.smallest and plain.saddle and not penalised.saddle
@@ -114,12 +114,12 @@ def test_a_slow_approach_on_a_quadratic_is_not_called_diverging() -> None:
     rates = 0.1 / np.arange(1, 2**14)
     points = quadratic.simulate(rates, chains=1, batch_size=1, start=[1.0])[:, 0]
     kept = np.array(kept_steps(len(rates)))
-    assert kind_of(facts_of(Path.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
+    assert kind_of(facts_of(Trail.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
 
 
 def test_a_short_run_cannot_be_classified() -> None:
     assert walk(np.random.default_rng(0).standard_normal((200, 3))) is Kind.CANNOT_TELL
-    estimates = facts_of(Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
+    estimates = facts_of(Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
     finding = Trajectory().interpret(estimates)
     assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be classified" in finding.seen
 
@@ -129,7 +129,7 @@ def test_the_interval_of_the_move_slope_covers_the_value_for_a_rate_of_one_over_
     start = np.ones(3)
     points = Quadratic(start, start).simulate(rates, chains=runs, batch_size=1, start=start, seed=1)
     kept = np.array(kept_steps(len(rates)))
-    slopes = [facts_of(Path.of(kept, points[kept, run], rates[kept]))["move_slope"] for run in range(runs)]
+    slopes = [facts_of(Trail.of(kept, points[kept, run], rates[kept]))["move_slope"] for run in range(runs)]
     covered = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
     assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / runs))
 
@@ -203,7 +203,7 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     assert twin_units_of(model)["0.weight"] == (20, 20)
     objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
     found = list(
-        endpoint_of(objective, (inputs, labels), Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
+        endpoint_of(objective, (inputs, labels), Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
             Kind.UNDER_WAY
         )
     )

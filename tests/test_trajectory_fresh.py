@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from gradiometer import diagnose
-from gradiometer.convergence.trajectory import Path as TrajectoryPath
-from gradiometer.convergence.trajectory import Trajectory, endpoint_of, facts_of, kind_of
+from gradiometer.convergence.trajectory import Trail, Trajectory, endpoint_of, facts_of, kind_of
 from gradiometer.convergence.trajectory.endpoint import NAME
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.counterexamples import Arctangent, LogCosh, Mirrored, Ring, Saddle, Softplus, Winding
@@ -57,7 +56,7 @@ def variations() -> list[Case]:
 
 def name_of(case: Case, seed: int = SEED) -> str:
     steps, points, rates = case.path(seed)
-    path = TrajectoryPath.of(steps, points, rates)
+    path = Trail.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
     return named(kind_of(facts_of(path)), endpoint_of(objective, batch, path))

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gradiometer.cli.selftest import selftest
 from gradiometer.estimation import noise
-from gradiometer.lab.selftest import Check, checks, run_checks
+from gradiometer.lab.selftest import SelfTest, checks, run_checks
 from gradiometer.lab.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
 from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_network, known_problems
 from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
@@ -22,7 +22,7 @@ QUADRATIC, LOGISTIC, MLP = known_problems()
 PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)
 
 
-def assert_passed(made: list[Check]) -> None:
+def assert_passed(made: list[SelfTest]) -> None:
     assert made
     assert [check for check in made if not check.passed] == []
 
@@ -135,13 +135,13 @@ def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> No
     assert 0.87 <= long.covered() / len(long) <= 0.93
 
 
-PASSED = Check("quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True)
+PASSED = SelfTest("quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True)
 FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 
 
 @pytest.mark.parametrize(("made", "code"), [([PASSED], 0), ([PASSED, FAILED], 1)])
 def test_the_exit_code_says_whether_all_checks_passed(
-    made: list[Check], code: int, monkeypatch: pytest.MonkeyPatch
+    made: list[SelfTest], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: made)
     assert selftest.main(["--json"], standalone_mode=False) == code

@@ -12,7 +12,7 @@ from gradiometer.cli.options import json_option, pool_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gradiometer.lab.lecture.experiment import Outcome
+    from gradiometer.lab.lecture.experiment import ExperimentResult
     from gradiometer.lab.lecture.statement import Result, Statement
 
 
@@ -67,7 +67,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     return 0 if held == len(results) else 1
 
 
-def _tested(statement: "Statement", outcomes: "Iterator[Outcome]", console: "Console", place: str) -> "Result":
+def _tested(statement: "Statement", outcomes: "Iterator[ExperimentResult]", console: "Console", place: str) -> "Result":
     """Print the predictions of a statement, then its measurements as they are made.
 
     Args:

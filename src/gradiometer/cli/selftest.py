@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from gradiometer.lab.selftest.check import Check
+    from gradiometer.lab.selftest.check import SelfTest
 
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
@@ -46,7 +46,7 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _tables(checks: "list[Check]") -> "Iterator[Table]":
+def _tables(checks: "list[SelfTest]") -> "Iterator[Table]":
     """One table per quantity, with one row per problem and batch size."""
     from rich.markup import escape
     from rich.table import Table

@@ -34,7 +34,7 @@ RIDGE = 1e-4
 
 
 @runtime_checkable
-class Probe(Protocol):
+class PlateauProbe(Protocol):
     """A fixed set of examples on which points of each run are compared: the same at all points, so differences pair."""
 
     def loss(self, points: Points) -> Losses:
@@ -72,7 +72,7 @@ class Look:
     stopped: Bool[Tensor, " runs"]
 
 
-class Looks:
+class LookTimes:
     """The steps at which a detector decides. Their spacing is geometric, so a run of any length has only a few.
 
     Args:
@@ -133,12 +133,12 @@ class Extrapolation:
         Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5 (averaging removes it).
     """
 
-    def __init__(self, probe: Probe, *, share: float = 0.5, first: int = 16) -> None:
+    def __init__(self, probe: PlateauProbe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
             raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.")
         self.probe = probe
         self.share = share
-        self.looks = Looks(first, BLOCKS_PER_OCTAVE)
+        self.looks = LookTimes(first, BLOCKS_PER_OCTAVE)
         self.steps = 0
         self.look: Look | None = None
         self._starts = first

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, facts_of, kind_of, per_doubling
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Trail, facts_of, kind_of, per_doubling
 from gradiometer.measurement.estimate import Estimates, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import Gauge
@@ -142,7 +142,7 @@ class Trajectory(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The numbers about the path, from `gradiometer.convergence.trajectory.path_facts.facts_of`."""
-        return facts_of(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
+        return facts_of(Trail.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
 
     def interpret(self, estimates: Estimates) -> Finding | None:
         """The kind of path, what it means, and advice."""

@@ -184,7 +184,7 @@ class PreparedChains:
             state = SampledChains(models, seeds, [self._sgld(place) for place in places])
         else:
             state = SGDChains(models, seeds, rates, self.momentum, self.weight_decay)
-        watching, batch_at = Watch(self.watching), partial(take, self.data)
+        watching, batch_at = DrawRecorder(self.watching), partial(take, self.data)
         used = EngineChoice(state, self.loss, batch_at, of(self.orders), self.engine)
         for step, _ in used.steps(self.steps):
             if step and step % self.every == 0:
@@ -220,7 +220,7 @@ def _joined(models: list[nn.Module], answers: Sequence[tuple[list[dict[str, Tens
     return Chains(models, draws, parts[0].steps, engines, parts[0].why_not)
 
 
-class Watch:
+class DrawRecorder:
     """Records functions of every chain's model during the run, in eval mode.
 
     Args:

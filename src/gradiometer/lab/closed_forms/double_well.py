@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, escape_time, passage_steps
-from gradiometer.exploration.temperature.stationary_law import Rule, small_rate_temperature
+from gradiometer.exploration.temperature.stationary_law import SGDRule, small_rate_temperature
 from gradiometer.lab.closed_forms.quadratic import check_count
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import Estimate
@@ -82,7 +82,7 @@ class DoubleWell:
 
     def temperature(self, learning_rate: float, batch_size: int) -> float:
         """T = ησ²/(2B), in units of the loss."""
-        return small_rate_temperature(self.variance, 1, Rule(learning_rate, batch_size))
+        return small_rate_temperature(self.variance, 1, SGDRule(learning_rate, batch_size))
 
     def kramers_steps(self, learning_rate: float, batch_size: int) -> float:
         """π w²/(2√2 ΔL η) · exp(ΔL/T)(1 + 3T/(8ΔL)), the mean number of steps from one minimum to the other.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.stationary_law import Rule, mode_variance
+from gradiometer.exploration.temperature.stationary_law import SGDRule, mode_variance
 from gradiometer.lab.closed_forms.quadratic import Quadratic, check_count, checked_rates
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -89,7 +89,7 @@ class OneDimensional:
             raise BadArgument(
                 f"`learning_rate` must lie between 0 and 2, got {learning_rate}: there is no stationary law beyond."
             )
-        return mode_variance(1.0, self.variance, Rule(learning_rate, batch_size))
+        return mode_variance(1.0, self.variance, SGDRule(learning_rate, batch_size))
 
     def running_mean_variance(self, steps: int, batch_size: int) -> float:
         """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y so far."""

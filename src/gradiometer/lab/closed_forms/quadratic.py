@@ -215,13 +215,13 @@ class Quadratic:
         covariance = centred.T @ centred / len(points)
         return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
 
-    def _rule(self, learning_rate: float, batch_size: int, momentum: float, nesterov: bool) -> stationary_law.Rule:
+    def _rule(self, learning_rate: float, batch_size: int, momentum: float, nesterov: bool) -> stationary_law.SGDRule:
         """The update rule, with its settings checked."""
         check_count("batch_size", batch_size)
         _check_momentum(momentum)
         if not learning_rate > 0:
             raise BadArgument(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
-        return stationary_law.Rule(learning_rate, batch_size, momentum, nesterov)
+        return stationary_law.SGDRule(learning_rate, batch_size, momentum, nesterov)
 
     def checked_point(self, name: str, given: ArrayLike) -> Point:
         """A finite point of this dimension, [params], from an argument of this name.

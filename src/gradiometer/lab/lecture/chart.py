@@ -9,7 +9,7 @@ import altair as alt
 import vl_convert
 
 from gradiometer.lab.lecture.averaged_gradient import Move
-from gradiometer.lab.lecture.experiment import Experiment, Outcome
+from gradiometer.lab.lecture.experiment import Experiment, ExperimentResult
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.charts import vl_version
@@ -39,7 +39,7 @@ Horizontal = Callable[[str], alt.X]
 """The horizontal channel of a picture, for a field of its rows."""
 
 
-def svg(outcome: Outcome, *, with_measurement: bool = True, page: str = "") -> str:
+def svg(outcome: ExperimentResult, *, with_measurement: bool = True, page: str = "") -> str:
     """The picture as SVG in the page's own colours, so that it fits dark mode and print.
 
     Args:
@@ -54,7 +54,7 @@ def svg(outcome: Outcome, *, with_measurement: bool = True, page: str = "") -> s
     return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{place}\2", drawn)
 
 
-def chart(outcome: Outcome, *, with_measurement: bool = True) -> alt.LayerChart:
+def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.LayerChart:
     """Prediction and measurement along the dial; a claim that fails is a dotted line, a wrong theory a dash-dotted one.
 
     The axes fit both, also if the prediction is drawn alone, so that the two pictures match.

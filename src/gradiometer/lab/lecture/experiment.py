@@ -20,7 +20,7 @@ AtPoint = Callable[[Any], Estimate | SupportsFloat]
 """Gives a number for a position of the dial; a plain float is exact."""
 
 
-class Setting(StrEnum):
+class Circumstance(StrEnum):
     """The kind of problem that an experiment uses."""
 
     KNOWN = "a known answer"
@@ -64,7 +64,7 @@ class Experiment:
     """
 
     name: str
-    setting: Setting
+    setting: Circumstance
     where: str
     quantity: str
     dial: str
@@ -88,7 +88,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExperimentResult:
     """An experiment with its prediction, that of a wrong theory and, once made, its measurement."""
 
     experiment: Experiment
@@ -117,14 +117,14 @@ class Outcome:
         return sum(not (_holds(ours, rival) or _holds(theirs, rival)) for rival, ours, theirs in pairs)
 
 
-def predicted(experiment: Experiment) -> Outcome:
+def predicted(experiment: Experiment) -> ExperimentResult:
     """The experiment with its prediction and that of the wrong theory only."""
     wrong = experiment.rival
     rival = () if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points)
-    return Outcome(experiment, _along(experiment, experiment.predict), rival=rival)
+    return ExperimentResult(experiment, _along(experiment, experiment.predict), rival=rival)
 
 
-def measured(outcome: Outcome) -> Outcome:
+def measured(outcome: ExperimentResult) -> ExperimentResult:
     """The same with its measurement."""
     return replace(outcome, measured=_along(outcome.experiment, outcome.experiment.measure))
 

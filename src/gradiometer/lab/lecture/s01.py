@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import LEVEL, Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -43,7 +43,7 @@ def _experiments() -> tuple[Experiment, ...]:
     return (
         experiment(
             name="one_step",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="the one-dimensional example, β = 3, E y = 1",
             quantity="mean move towards E y, per step",
             predict=lambda rate: rate * gradient,
@@ -52,7 +52,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         real(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             predict=lambda rate: rate * norm,
             measure=_along_gradient,
             rival=Rival("all of the step is along −g, η √E‖ĝ‖²", lambda rate: rate * of_batch),
@@ -60,7 +60,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         real(
             name="momentum",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             predict=lambda rate: rate * norm / (1 - MOMENTUM),
             measure=lambda rate: _along_gradient(rate, MOMENTUM),
             claim=lambda rate: rate * norm,

@@ -5,7 +5,7 @@ import torch
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -69,7 +69,7 @@ def _experiments() -> tuple[Experiment, ...]:
     return (
         Experiment(
             name="quadratic",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="a noisy quadratic of three parameters, fresh batches",
             quantity="E‖ĝ − g‖²",
             dial="batch size, B",
@@ -80,7 +80,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where=f"{MLP}, batches without replacement from 1,437 images",
             quantity="E‖ĝ − g‖²",
             dial="batch size, B",
@@ -92,7 +92,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="gauge",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where=f"{MLP}: the instrument, from two halves of each batch",
             quantity="tr Σ",
             dial="batch size, B",
@@ -104,7 +104,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="by_class",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where=f"{MLP}, all examples of a batch of one class",
             quantity="E‖ĝ − g‖²",
             dial="batch size, B",

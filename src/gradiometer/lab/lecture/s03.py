@@ -9,7 +9,7 @@ from jaxtyping import Float
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -75,7 +75,7 @@ def _experiments() -> tuple[Experiment, ...]:
     return (
         drift(
             name="quadratic",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="a quadratic of three parameters",
             points=LENGTHS,
             predict=lambda length: length * image,
@@ -84,7 +84,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where=f"{MLP}, steps of B = 32",
             quantity="E‖g(Φ − ηĝ) − g(Φ)‖²",
             dial="learning rate, η",
@@ -97,7 +97,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         drift(
             name="far_away",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="log cosh x, from its minimum",
             points=DISTANCES,
             predict=np.tanh,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant, Linear
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import spaced_steps
 from gradiometer.lab.lecture.regressions import Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -67,7 +67,7 @@ def _agreeing(time: int) -> Estimate:
 
 def _experiments() -> tuple[Experiment, ...]:
     constant, decaying = np.full(TIMES[-1], RATE), 1 / np.arange(1, TIMES[-1] + 1)
-    known = partial(Experiment, setting=Setting.KNOWN, quantity="excess loss", dial="step, t", points=TIMES)
+    known = partial(Experiment, setting=Circumstance.KNOWN, quantity="excess loss", dial="step, t", points=TIMES)
     shrinks = float(np.mean((1 - RATE * SLOPES) ** 2))
     return (
         known(
@@ -86,7 +86,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="softmax regression on the digits, 64 runs at B = 8",
             quantity="loss gained by going to zero",
             dial="learning rate before, η",
@@ -98,7 +98,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="agreeing",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="two examples, ½·0.5β² and ½·1.5β², at η = 0.5 and B = 1",
             quantity="E β²",
             dial="step, t",

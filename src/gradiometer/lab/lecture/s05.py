@@ -7,7 +7,7 @@ import torch
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.double_well import DoubleWell
-from gradiometer.lab.lecture.experiment import LEVEL, Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import MLP, Network, Weights, digits_network
 from gradiometer.lab.lecture.regressions import DECAY, RUNS, Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -121,7 +121,7 @@ def _experiments() -> tuple[Experiment, ...]:
     return (
         Experiment(
             name="double_well",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="a double well of barrier 1, η = 0.05, examples of variance 16",
             quantity="steps from one minimum to the other",
             dial="batch size, B",
@@ -134,7 +134,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         middle(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where=f"{MLP}, pairs of runs from different starts",
             dial="step, t",
             points=STEPS,
@@ -147,7 +147,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="walk",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where=f"{MLP}, pairs of runs from the same point on different batches, η = {WALK_RATE}",
             quantity="E‖Φ_a − Φ_b‖²",
             dial="steps, K",
@@ -163,7 +163,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         middle(
             name="convex",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="softmax regression with weight decay, from random starts",
             dial="spread of the starts",
             points=SPREADS,

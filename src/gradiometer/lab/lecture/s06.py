@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -49,7 +49,7 @@ def _experiments() -> tuple[Experiment, ...]:
     real = EXAMPLE.on(Examples(brightness()))
     growing = EXAMPLE.law([BEYOND] * LATE[-1], BATCH)[1]
     variance = partial(Experiment, quantity="variance of β", dial="learning rate, η", points=RATES)
-    known = partial(variance, setting=Setting.KNOWN, where="Gaussian y of variance 4, B = 4")
+    known = partial(variance, setting=Circumstance.KNOWN, where="Gaussian y of variance 4, B = 4")
     return (
         known(
             name="constant",
@@ -68,7 +68,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         variance(
             name="brightness",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="the mean brightness of a digit's image as y, in percent; a model of one parameter",
             points=RATES[:4],
             predict=lambda rate: real.stationary_variance(rate, BATCH),
@@ -79,7 +79,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         variance(
             name="beyond_two",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="Gaussian y, η = 2.2",
             dial="step, t",
             points=LATE,

@@ -15,7 +15,7 @@ from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import LEVEL, Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -138,12 +138,12 @@ def _chains(formula: str, steps: int, start: float, seed: int) -> Float[np.ndarr
 
 def _experiments() -> tuple[Experiment, ...]:
     exact = _squared_gradients()
-    fails = partial(Experiment, setting=Setting.FAILS, dial="step, t")
+    fails = partial(Experiment, setting=Circumstance.FAILS, dial="step, t")
     root = EXAMPLE.law(_rates(ROOT, TIMES[-1]), BATCH)[1]
     return (
         Experiment(
             name="quadratic",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="a noisy quadratic of three parameters at η_t = 0.5/(1 + t/10)",
             quantity="E‖∇L(Φ_t)‖²",
             dial="step, t",
@@ -154,7 +154,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="a tanh network, 64-32-10, on the digits at η_t = 0.3/(1 + t/100)",
             quantity="‖∇L_Train‖², mean weighted by η_t",
             dial="steps",

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
 from gradiometer.lab.counterexamples.plane import Saddle
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -168,7 +168,7 @@ def _grown(time: int) -> float:
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    known = partial(Experiment, setting=Setting.KNOWN)
+    known = partial(Experiment, setting=Circumstance.KNOWN)
     return (
         known(
             name="runaway",
@@ -205,7 +205,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="infinity",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="zeros against ones of the digits, a linear classifier without decay",
             quantity="length of the weights, ‖w‖",
             dial="how small the loss is, −log L",
@@ -219,7 +219,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="twins",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="a network 64-32-10 on the digits, two of its hidden units equal at the start",
             quantity="distance of the two units, relative",
             dial="step, t",
@@ -233,7 +233,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="leaving",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="the same saddle at η = 0.1 with a little noise along x",
             quantity="E x²",
             dial="step, t",

@@ -6,7 +6,7 @@ import torch
 
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.averaged_gradient import Ground, Move, moves
-from gradiometer.lab.lecture.experiment import LEVEL, Experiment, Rival, Setting
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.batch import Batch
@@ -64,7 +64,7 @@ def _experiments() -> tuple[Experiment, ...]:
     return (
         error(
             name="quadratic",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="a quadratic of three parameters, moves of one length",
             points=RATES,
             predict=lambda rate: _predicted(_on_the_quadratic()[rate]),
@@ -74,7 +74,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         error(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where=f"{MLP}, a hundred steps into training",
             points=RATES,
             predict=lambda rate: _predicted(_on_the_digits(SHORT, RATES)[rate]),
@@ -85,7 +85,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         error(
             name="long_move",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="the same network, a move forty times as long",
             points=LONG_RATES,
             predict=lambda rate: _predicted(_on_the_digits(LONG, LONG_RATES)[rate]),

@@ -5,10 +5,10 @@ from functools import cache, partial
 import numpy as np
 
 from gradiometer.convergence.schedules.shapes import Constant
-from gradiometer.exploration.temperature.stationary_law import Rule, reshuffled_covariance
+from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
 from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -68,7 +68,7 @@ def _reshuffled(rate: float) -> Estimate:
 
 
 def _cold(rate: float) -> float:
-    law = reshuffled_covariance([[1.0]], [[1.0]], Rule(rate, batch_size=1), EXAMPLES, batches=0)
+    law = reshuffled_covariance([[1.0]], [[1.0]], SGDRule(rate, batch_size=1), EXAMPLES, batches=0)
     return float(np.trace(law))
 
 
@@ -76,7 +76,7 @@ def _experiments() -> tuple[Experiment, ...]:
     spread = partial(Experiment, quantity="spread of the iterates, tr S", dial="learning rate, η")
     known = partial(
         spread,
-        setting=Setting.KNOWN,
+        setting=Circumstance.KNOWN,
         where="a quadratic of two parameters, correlated noise, B = 4",
         points=RATES,
         predict=lambda rate: float(np.trace(QUADRATIC.stationary_covariance(rate, BATCH))),
@@ -94,7 +94,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         spread(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="softmax regression on the digits, 650 parameters, 64 runs at B = 8",
             points=REAL_RATES,
             predict=lambda rate: float(np.trace(_law(rate))),
@@ -104,7 +104,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="reshuffled",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="the one-dimensional example on 200 values of y, reshuffled every epoch, B = 1",
             quantity="variance of β at the end of an epoch",
             dial="learning rate, η",

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import (
-    Rule,
+    SGDRule,
     configurational_temperature,
     mode_variance,
     small_rate_temperature,
@@ -16,7 +16,7 @@ from gradiometer.exploration.temperature.stationary_law import (
     without_replacement,
 )
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -51,7 +51,7 @@ def _temperature(rate: float, size: int) -> Estimate:
 
 def _exact(rate: float, size: int) -> float:
     curvature = np.diag(CURVATURES)
-    covariance = stationary_covariance(curvature, np.diag(ISOTROPIC), Rule(rate, size))
+    covariance = stationary_covariance(curvature, np.diag(ISOTROPIC), SGDRule(rate, size))
     return configurational_temperature(curvature, covariance)
 
 
@@ -71,7 +71,7 @@ def _put_in(rate: float, size: int) -> float:
     network = digits_network()
     share = without_replacement(size, len(network.train))
     parameters = len(network.gradient)
-    minibatch = small_rate_temperature(share * network.gradient_variance, parameters, Rule(rate, size))
+    minibatch = small_rate_temperature(share * network.gradient_variance, parameters, SGDRule(rate, size))
     return minibatch + rate * float(network.gradient.square().sum()) / (2 * parameters)
 
 
@@ -108,17 +108,17 @@ def _temperature_of_regressions(size: int) -> Estimate:
 def _experiments() -> tuple[Experiment, ...]:
     known = partial(
         Experiment,
-        setting=Setting.KNOWN,
+        setting=Circumstance.KNOWN,
         where="a quadratic of three parameters, the same noise in all directions",
         quantity="temperature, E⟨Φ − Φ*, g⟩/d",
     )
     real = partial(
         Experiment,
-        setting=Setting.REAL,
+        setting=Circumstance.REAL,
         where=f"{MLP}, with fixed parameters",
         quantity="heat of a step, E‖ΔΦ‖²/(2ηd)",
     )
-    one = small_rate_temperature(float(UNEVEN.sum()), len(UNEVEN), Rule(RATE, BATCH))
+    one = small_rate_temperature(float(UNEVEN.sum()), len(UNEVEN), SGDRule(RATE, BATCH))
     return (
         known(
             name="rate",
@@ -157,7 +157,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="same_temperature",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="softmax regression on the digits, 64 stationary runs at η = B/160",
             quantity="temperature, E⟨Φ − Φ*, g⟩/d",
             dial="batch size, B, with the rate in proportion",
@@ -170,14 +170,14 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         Experiment(
             name="uneven",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="the same quadratic with most of its noise in one direction",
             quantity="temperature of one direction, h Var Φ",
             dial="direction",
             points=MODES,
             predict=lambda mode: (
                 CURVATURES[mode - 1]
-                * mode_variance(float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), Rule(RATE, BATCH))
+                * mode_variance(float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH))
             ),
             measure=_of_mode,
             claim=lambda _: one,

@@ -13,7 +13,7 @@ from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Experiment, Rival, Setting, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
 from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -67,7 +67,7 @@ def _trained(seed: int) -> tuple[Snapshot, ...]:
 
 
 @dataclass(frozen=True)
-class Cycles:
+class RegressionCycles:
     """Softmax regressions from their minimum through five cycles: predicted from H and Σ there, and trained.
 
     Args:
@@ -133,8 +133,8 @@ class Cycles:
 
 
 @cache
-def _cycles() -> Cycles:
-    return Cycles(SHORT_CYCLE, SIZE, seed=1200)
+def _cycles() -> RegressionCycles:
+    return RegressionCycles(SHORT_CYCLE, SIZE, seed=1200)
 
 
 def _weights(snapshot: Snapshot) -> list[torch.Tensor]:
@@ -168,7 +168,7 @@ def _experiments() -> tuple[Experiment, ...]:
     return (
         linear(
             name="one_dimensional",
-            setting=Setting.KNOWN,
+            setting=Circumstance.KNOWN,
             where="the one-dimensional example in five cycles of 30 steps, η₀ = 0.1",
             quantity="excess loss of the average",
             dial="snapshots averaged, m",
@@ -180,7 +180,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         linear(
             name="digits",
-            setting=Setting.REAL,
+            setting=Circumstance.REAL,
             where="softmax regression on the digits, 64 runs of five cycles at B = 8",
             quantity="cross-entropy gained by averaging",
             dial="snapshots averaged, m",
@@ -193,7 +193,7 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         linear(
             name="basin",
-            setting=Setting.FAILS,
+            setting=Circumstance.FAILS,
             where="the digits' MLP, eight runs of five cycles",
             quantity="loss halfway between two snapshots, less the mean at both",
             dial="cycles apart",

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from gradiometer import __version__
 from gradiometer.errors import BadArgument
 from gradiometer.lab.lecture.chart import svg
-from gradiometer.lab.lecture.experiment import LEVEL, Outcome
+from gradiometer.lab.lecture.experiment import LEVEL, ExperimentResult
 from gradiometer.lab.lecture.statement import Result, Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.interval_strip import interval, number
@@ -139,7 +139,7 @@ def _parts(shown: Result) -> dict[str, Any]:
     }
 
 
-def _figure(outcome: Outcome) -> dict[str, Any]:
+def _figure(outcome: ExperimentResult) -> dict[str, Any]:
     return {
         "experiment": outcome.experiment,
         "heading": _heading(outcome.experiment.where),
@@ -152,7 +152,7 @@ def _figure(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _rival(outcome: Outcome) -> str:
+def _rival(outcome: ExperimentResult) -> str:
     """What the wrong theory says at the last position, and whether it is excluded."""
     if outcome.experiment.rival is None:
         return ""
@@ -165,7 +165,7 @@ def _heading(where: str) -> str:
     return where[0].upper() + where[1:] if where[0].isascii() else where
 
 
-def _summary(outcome: Outcome) -> str:
+def _summary(outcome: ExperimentResult) -> str:
     """A sentence for screen readers, with the numbers at the last position."""
     experiment = outcome.experiment
     ours, theirs = outcome.predicted[-1], outcome.measured[-1]
@@ -179,7 +179,7 @@ def prediction(estimate: Estimate) -> str:
     return number(estimate.low) if number(estimate.low) == number(estimate.high) else interval(estimate)
 
 
-def _table(outcome: Outcome) -> Numbers:
+def _table(outcome: ExperimentResult) -> Numbers:
     experiment = outcome.experiment
     claimed = experiment.claimed
     others = {"the claim": claimed, "a wrong theory": outcome.rival}

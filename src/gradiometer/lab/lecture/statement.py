@@ -8,7 +8,7 @@ from typing import Any
 from gradiometer.jobs.here import Here
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Pool
-from gradiometer.lab.lecture.experiment import Experiment, Outcome, Setting, measured, predicted
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, ExperimentResult, measured, predicted
 from gradiometer.measurement.estimate import Estimate
 
 
@@ -38,7 +38,7 @@ class Result:
     """A statement with the outcomes of its experiments."""
 
     statement: Statement
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ExperimentResult, ...]
 
     @property
     def held(self) -> bool:
@@ -46,9 +46,9 @@ class Result:
         return bool(self.outcomes) and all(outcome.held for outcome in self.outcomes)
 
     @property
-    def real(self) -> Outcome:
+    def real(self) -> ExperimentResult:
         """The first experiment on a real network and real data."""
-        return next(outcome for outcome in self.outcomes if outcome.experiment.setting is Setting.REAL)
+        return next(outcome for outcome in self.outcomes if outcome.experiment.setting is Circumstance.REAL)
 
     @property
     def headline(self) -> tuple[Estimate, Estimate]:
@@ -73,7 +73,7 @@ class Result:
         }
 
 
-def run(statement: Statement) -> Iterator[Outcome]:
+def run(statement: Statement) -> Iterator[ExperimentResult]:
     """First all predictions of a statement, then each one with its measurement."""
     outcomes = [predicted(experiment) for experiment in statement.experiments()]
     yield from outcomes
@@ -81,14 +81,14 @@ def run(statement: Statement) -> Iterator[Outcome]:
         yield measured(outcome)
 
 
-def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[Statement, Iterator[Outcome]]]:
+def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[Statement, Iterator[ExperimentResult]]]:
     """Each statement in order, with what `run` gives: in this process as it goes on, else when it is finished."""
     if isinstance(pool, Here):
         yield from ((statement, run(statement)) for statement in statements)
         return
     jobs = [Job(statement.name, _numbers_of, (statement,)) for statement in statements]
     for statement, numbers in zip(statements, pool.in_order(jobs), strict=True):
-        later = [Outcome(one, *its) for one, its in zip(statement.experiments(), numbers, strict=True)]
+        later = [ExperimentResult(one, *its) for one, its in zip(statement.experiments(), numbers, strict=True)]
         yield statement, iter([*(replace(outcome, measured=()) for outcome in later), *later])
 
 
@@ -109,7 +109,7 @@ def _middle(estimate: Estimate) -> float:
     return estimate.low if math.isfinite(estimate.low) else estimate.high
 
 
-def _numbers(outcome: Outcome) -> dict[str, Any]:
+def _numbers(outcome: ExperimentResult) -> dict[str, Any]:
     experiment = outcome.experiment
     return {
         **{name: str(getattr(experiment, name)) for name in ("name", "setting", "where", "quantity", "dial")},

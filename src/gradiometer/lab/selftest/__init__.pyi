@@ -1,2 +1,2 @@
-from .check import Check as Check
+from .check import SelfTest as SelfTest
 from .checks import run_checks as run_checks

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Check:
+class SelfTest:
     """One statement about the noise gauge, tested on this machine.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import product
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.pool import Pool
-from gradiometer.lab.selftest.check import Check
+from gradiometer.lab.selftest.check import SelfTest
 from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_problems
 from gradiometer.lab.selftest.unbiased import Bench
 from gradiometer.lab.selftest.windows import Windows, independent_windows, stationary_windows
@@ -23,10 +23,10 @@ STEPS = 100
 """Readings in a window at a fixed point."""
 
 Progress = Callable[[int, int], None]
-Part = Callable[[], list[Check]]
+Part = Callable[[], list[SelfTest]]
 
 
-def run_checks(full: bool = False, progress: Progress | None = None, pool: str | Pool = "here") -> list[Check]:
+def run_checks(full: bool = False, progress: Progress | None = None, pool: str | Pool = "here") -> list[SelfTest]:
     """Test the noise gauge against exact answers, on this machine.
 
     The problems are a quadratic, a logistic regression and a small network with known per-example gradients, at
@@ -75,13 +75,13 @@ def _covered(windows: int) -> Iterator[Part]:
     yield partial(undecided_coverage, 2 * windows)
 
 
-def independent_coverage(known: Known, batch_size: int, windows: int) -> list[Check]:
+def independent_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
     """Independent batches at a fixed point, 100 readings per window."""
     made = independent_windows(known, batch_size, windows, STEPS)
     return [_coverage(known, batch_size, "independent readings", made)]
 
 
-def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[Check]:
+def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
     """Along SGD at a constant learning rate, large enough for many independent points in a window.
 
     η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the readings of ‖g‖² have
@@ -95,16 +95,16 @@ def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[Che
     return [_coverage(known, batch_size, f"along SGD, η = {learning_rate:g}", made)]
 
 
-def undecided_coverage(windows: int) -> list[Check]:
+def undecided_coverage(windows: int) -> list[SelfTest]:
     """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often than the level."""
     quadratic = known_problems()[0]
     made = stationary_windows(quadratic, 2, 0.2, windows, 100, burn_in=200)
     return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]
 
 
-def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND) -> Check:
+def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND) -> SelfTest:
     share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
-    return Check(
+    return SelfTest(
         problem=known.name,
         batch_size=batch_size,
         quantity=f"coverage of the noise scale, {how}",

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.lab.selftest.check import Check
+from gradiometer.lab.selftest.check import SelfTest
 from gradiometer.lab.selftest.known import Known
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
@@ -74,7 +74,7 @@ class Bench:
             readings.append(Reading(self.gauge.name, index, self.batch_size, 0.0, self.gauge.measure(step)))
         return Series.of(readings, self.sampling, objective.layers)
 
-    def checks(self, steps: int) -> Iterator[Check]:
+    def checks(self, steps: int) -> Iterator[SelfTest]:
         """tr Σ and ‖g‖², in total and of the last of several layers, and E‖ĝ − g‖² if it is not simply tr Σ/B."""
         series = self.series(steps)
         estimates = self.gauge.estimate(series)
@@ -103,10 +103,10 @@ class Bench:
             return torch.randperm(examples, generator=generator)[: self.batch_size]
         return torch.randint(examples, (self.batch_size,), generator=generator)
 
-    def _check(self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]) -> Check:
+    def _check(self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]) -> SelfTest:
         """An estimate against its true value, in standard errors of independent readings."""
         margin = STANDARD_ERRORS * float(readings.std(ddof=1)) / math.sqrt(len(readings))
-        return Check(
+        return SelfTest(
             problem=self.known.name,
             batch_size=self.batch_size,
             quantity=f"{quantity} ({self.manner})" if self.manner else quantity,

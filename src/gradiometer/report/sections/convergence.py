@@ -7,7 +7,7 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
-from gradiometer.convergence.theorem.theorem import SUFFICIENT, Verdict
+from gradiometer.convergence.theorem.theorem import SUFFICIENT, TheoremVerdict
 from gradiometer.diagnosis import Diagnosis
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
@@ -157,7 +157,7 @@ def _table(rates: Rates, diagnosis: Diagnosis, certificates: Sequence[Certificat
     return Numbers(("quantity", "value", "interval", "level", "method"), tuple(rows))
 
 
-def _conditions(verdict: Verdict) -> list[tuple[str, ...]]:
+def _conditions(verdict: TheoremVerdict) -> list[tuple[str, ...]]:
     words = {True: "yes", False: "no", None: "undecided"}
     answers = {
         "η → 0": verdict.limit_zero,
