@@ -49,7 +49,7 @@ def test_the_ground_has_the_closed_form_numbers_of_the_quadratic(known: Known) -
     assert known.ground.weights.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("steps", [1, 5, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [1, 5, pytest.param(25, marks=pytest.mark.nightly)])
 def test_the_error_of_the_mean_gradient_is_the_exact_one_of_the_quadratic(known: Known, steps: int) -> None:
     """mean ĝ = (Φ₀ − Φ_K)/(ηK), and the mean and covariance of Φ_K are known; seen over 120 moves, in standard errors."""
     distance = 0.5

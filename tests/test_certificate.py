@@ -255,7 +255,7 @@ COARSE = ("--tolerance", "0.05")
 """Needs fewer products."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_interval_of_the_gradient_covers_along_a_real_run() -> None:
     """Fashion-MNIST (the digits where it is not there), at the start, in the middle and at the end of 3,000 steps."""
     try:

@@ -54,7 +54,7 @@ def test_the_passage_of_a_walker_in_a_bowl_is_the_known_integral() -> None:
     assert steps * 1e-3 == pytest.approx(expected, rel=3e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_slope_of_log_escape_time_against_inverse_temperature_is_the_barrier() -> None:
     """Over three decades. Without the factor 1 + κT the slope is that of the exact times, 0.988."""
     overs, rate, walkers = (5.0, 6.5, 8.0, 10.0, 12.0), 0.025, 4000

@@ -167,7 +167,7 @@ def test_batch_sharpness_uses_the_same_random_numbers_for_gradient_and_hessian()
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("gauge", [CurvatureAlongGradient(), LossChange(), StepDrift()], ids=lambda gauge: gauge.name)
 def test_intervals_of_drift_cover_at_their_level(gauge: Gauge) -> None:
     curvature, noise = float(GRADIENT @ CURVATURE @ GRADIENT), float((CURVATURE * NOISE).sum())

@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @needs_debian
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_epochs_of_plain_sgd_bring_the_cnn_above_87_percent() -> None:
     problem = load("fashion-mnist", model="cnn", data_dir=DEBIAN)
     torch.manual_seed(0)

@@ -157,7 +157,7 @@ def test_an_observation_is_of_the_step_before_its_update() -> None:
     torch.testing.assert_close(steps[1].position, steps[0].position - 0.1 * steps[0].velocity)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_early_alarms_of_the_whole_run_over_random_starts_are_few(momentum: float) -> None:
     """At most 5 % early in 300 runs from five random starts, over all looks, and most runs are stopped at last."""

@@ -156,7 +156,7 @@ def test_with_clipped_gradients_the_temperature_is_that_of_the_parameters() -> N
     assert np.mean(heat) == pytest.approx(exact.mean(), rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @KINDS
 def test_nine_in_ten_intervals_contain_the_temperature_of_the_exact_law(sgd: Sgd) -> None:
     law = QUADRATIC.stationary_covariance(sgd.rate, 4, sgd.momentum, nesterov=sgd.nesterov)

@@ -98,7 +98,7 @@ def test_intervals_of_the_noise_scale_cover_for_independent_readings(batch_size:
     assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_intervals_of_the_noise_scale_cover_along_sgd() -> None:
     assert_passed(stationary_coverage(QUADRATIC, 4, 1000))
 
@@ -120,13 +120,13 @@ def test_noise_of_the_known_problems_has_several_directions_and_a_moderate_size(
         assert 0.5 < gradient_variance(known.per_example) / gradient_norm_squared(known.per_example) < 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_check_of_the_full_selftest_passes() -> None:
     """The quick one is run by the documentation's first page, through the command."""
     assert_passed(run_checks(full=True, pool="processes"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> None:
     """What the selftest leaves out on purpose: at B = 2 and little weight decay single readings are skewed by 10."""
     learnt = known_network("logistic regression", hidden=(), weight_decay=0.1)

@@ -89,7 +89,7 @@ def test_the_interval_of_the_noise_scale_covers_at_its_level(steps, directions, 
     assert in_band([covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("parts", [2, 8])
 @pytest.mark.parametrize("directions", [5, 20, 200])
 @pytest.mark.parametrize("steps", [30, 200, 2000])
