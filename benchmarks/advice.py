@@ -47,6 +47,7 @@ from gradiometer.problems import Problem, load
 from gradiometer.train import fork_run, train
 from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring.replay import state_at
+from gradiometer.verdict.words.forks import record_of
 
 REPLICATES, LEVEL = 4, 0.9
 SHARES = (0.3, 0.42, 0.6, 0.85, 1.0)
@@ -234,7 +235,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         *errors(rows),
         "",
-        *(f"{kind}: {scores.track_record(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
+        *(f"{kind}: {record_of(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
     ]
     return lines
 

@@ -38,6 +38,7 @@ from gradiometer.measurement import significant
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
 from gradiometer.train import fork_run, spike_causes, train
+from gradiometer.verdict import say
 
 WRONG, MISSING = 0.2, -999.0
 STEPS, WARM, RATE, BATCH = 500, 50, 2e-3, 8
@@ -99,7 +100,7 @@ class Exhibit:
 
 def advised(findings: Iterable[Finding]) -> list[str]:
     """The alternatives that findings advise."""
-    return [text for finding in findings for text in finding.alternatives]
+    return [text for finding in findings for text in finding.cure]
 
 
 class Transformer(nn.Module):
@@ -220,9 +221,13 @@ def said(found: Diagnosis) -> list[str]:
     sentences = [
         text
         for finding in urgent
-        for text in (finding.seen, finding.advice and f"Try: {finding.advice} {finding.forecast}", finding.tried)
+        for text in (
+            say(finding).seen,
+            say(finding).advice and f"Try: {say(finding).advice} {say(finding).forecast}",
+            say(finding).tried,
+        )
     ]
-    return [text.strip() for text in sentences if text] or [found.headline]
+    return [text.strip() for text in sentences if text] or [found.said]
 
 
 def effects(fork: Fork) -> list[str]:

@@ -29,6 +29,7 @@ from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training
+from gradiometer.verdict.words.say import say
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]
@@ -89,9 +90,12 @@ def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
     assert all("lower" in each["outcome"] for each in decisions(run))
     assert weights(run) == weights(train(quadratic(), settings(**slow, cool="off"), tmp_path))
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
-    assert "At step 160 the rate was kept: hold 75% ends" in found.seen
-    assert "At step 190 the rate was kept to the end: hold 100% ends" in found.seen and "1.0 times" in found.means
-    assert "(hold)" in found.means and "one-sided" in found.caveat
+    assert "At step 160 the rate was kept: hold 75% ends" in say(found).seen
+    assert (
+        "At step 190 the rate was kept to the end: hold 100% ends" in say(found).seen
+        and "1.0 times" in say(found).means
+    )
+    assert "(hold)" in say(found).means and "one-sided" in say(found).caveat
 
 
 def test_a_larger_budget_pays_for_an_early_fork_and_for_one_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
@@ -129,7 +133,7 @@ def test_without_a_budget_the_rate_goes_to_zero_in_the_last_fifth_and_no_fork_is
     assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (80, 80, None, 0)
     assert not forks_of(run)
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
-    assert "`cool_budget` did not pay for a fork" in found.seen and not found.caveat
+    assert "`cool_budget` did not pay for a fork" in say(found).seen and not say(found).caveat
 
 
 @pytest.mark.parametrize(
@@ -230,8 +234,8 @@ def test_the_way_to_zero_multiplies_whatever_the_schedule_gives(tmp_path: Path) 
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
     (found,) = [finding for finding in diagnose(watched).findings if finding.gauge == "stationarity"]
-    assert "At η = 0.300 the loss shows no slope since about step" in found.seen
-    assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
+    assert "At η = 0.300 the loss shows no slope since about step" in say(found).seen
+    assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in say(found).seen
 
 
 def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
@@ -239,8 +243,10 @@ def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
     assert finding(None, 0.1, None, 0.01) is None
     paying, spent = (finding(None, 0.1, {**look, "stopped": stopped}, 0.01) for stopped in (False, True))
     assert paying is not None and spent is not None
-    assert paying.state is State.OK and "gain 0.100 [0.0800, 0.120]; more steps could still gain 0.500" in paying.seen
-    assert spent.state is State.LOOK and "fork" in spent.advice and spent.alternatives == ("cool now",)
+    assert (
+        paying.state is State.OK and "gain 0.100 [0.0800, 0.120]; more steps could still gain 0.500" in say(paying).seen
+    )
+    assert spent.state is State.LOOK and "fork" in say(spent).advice and spent.cure == ("cool now",)
 
 
 def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
@@ -276,7 +282,7 @@ def test_a_plateau_is_found_since_its_start_and_not_in_a_slope() -> None:
     assert finding(None, 0.1, None, 0.01) is None
     steep = Plateau(2132, Estimate.interval(-6.1e-4, -1.2e-3, 4e-6, level=0.9, method="t", samples=568), 0.04)
     told = finding(steep, 0.1, None, 0.01)
-    assert told is not None and "since about step 2,132: −610 [−1,200, 4.0] ‰ per 1,000 steps" in told.seen
+    assert told is not None and "since about step 2,132: −610 [−1,200, 4.0] ‰ per 1,000 steps" in say(told).seen
 
 
 @pytest.mark.parametrize("remembered", [0.0, 0.9])

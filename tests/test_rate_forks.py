@@ -17,6 +17,7 @@ from gradiometer.train.forking import rate_fork
 from gradiometer.train.forking.rate_fork import RateDecision, RateForks
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
+from gradiometer.verdict import say
 from test_train import StopAt, weights
 
 STEPS = 200
@@ -58,7 +59,7 @@ def test_a_rate_that_is_far_too_low_is_doubled_at_the_marks_and_the_run_ends_low
     assert losses[: MARKS[0]].tolist() == plain.losses[1][: MARKS[0]].tolist()
     assert losses[-20:].mean() < 0.8 * plain.losses[1][-20:].mean() and not forks_of(plain)
     (said,) = [one for one in diagnose(slow_run).findings if one.gauge == "rate"]
-    assert "At step 20 the rate was multiplied by 2" in said.seen and "times the updates" in said.means
+    assert "At step 20 the rate was multiplied by 2" in say(said).seen and "times the updates" in say(said).means
 
 
 def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gradiometer.estimation.batch_table import BatchRow, BatchTable
-    from gradiometer.estimation.rate_advice import RateBracket
+    from gradiometer.estimation.rate_brackets import RateBracket
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.batch_comparison import BatchComparison
 
@@ -153,9 +153,11 @@ def _print(found: "BatchComparison") -> None:
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled
+    from gradiometer.verdict.words.say import say
 
+    said = say(found.finding)
     click.echo(filled(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
-    click.echo(filled(f"{found.finding.seen} {found.finding.means}") + "\n")
+    click.echo(filled(f"{said.seen} {said.means}") + "\n")
     if found.table is not None:
         path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
         click.echo(f"To the same loss, relative to the present batch{path}:\n")

@@ -60,9 +60,9 @@ def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
     from gradiometer.cli.progress import working
 
     with working("reading the findings", quiet=quiet):
-        from gradiometer.diagnosis import diagnose
         from gradiometer.forks.recorded.trials import advised
         from gradiometer.train.forking.run_fork import fork_run
+        from gradiometer.verdict.diagnosis import diagnose
 
         alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE
     with following(quiet) as progress:

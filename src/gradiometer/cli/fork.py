@@ -153,9 +153,9 @@ def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]
 
 
 def _advised(run: "Run") -> "tuple[Alternative, ...]":
-    from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadArgument
     from gradiometer.forks.recorded.trials import advised
+    from gradiometer.verdict.diagnosis import diagnose
 
     found = advised(diagnose(run).findings)
     if not found:
@@ -167,8 +167,8 @@ def _advised(run: "Run") -> "tuple[Alternative, ...]":
 
 def _page(run: "Run") -> str | None:
     """The page with the fork, unless a process is writing the run: it writes its page itself at the end."""
-    from gradiometer.diagnosis import diagnose
     from gradiometer.report.page.page import write_page
+    from gradiometer.verdict.diagnosis import diagnose
 
     now = run.refreshed()
     return None if now.status == "running" else str(write_page(now, diagnose(now)))

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from typing import Any
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.errors import summary
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
@@ -15,6 +14,7 @@ from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.verdict.diagnosis import diagnose
 
 
 class Kept:
