@@ -72,6 +72,7 @@ def test_a_sampler_in_posterior_units_gets_the_gradient_of_the_mean_loss() -> No
     assert in_standard_errors(hotter, expected) < 4 and hotter.ratio.low > 1.5
 
 
+@pytest.mark.slow
 def test_our_samplers_keep_the_temperature_asked_for() -> None:
     rate, examples, of_curvature = 5.0, 100, np.array([1 / (1 - 0.025 * h) for h in CURVATURES])
     settings = {"examples": examples, "curvatures": CURVATURES, "steps": 2000, "copies": 100}

@@ -290,6 +290,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_the_command_certifies_the_last_checkpoint_and_saves_the_certificate(trained: Run) -> None:
     printed = json.loads(run_verb(str(trained.path), "--batches", "16", "--examples", "64", "--json", *COARSE).output)
     assert printed["verdict"] == "not stationary" and printed["gradients"] == 512

@@ -118,6 +118,7 @@ def drift_along(direction: Tensor) -> Tensor:
     return (torch.func.grad(SMALL.loss)(SMALL.here - RATE * direction) - GRADIENT).square().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [True, False])
 def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
     found = series(CurvatureAlongGradient(), COUNT, probe, size=4 if probe else 8)
@@ -125,6 +126,7 @@ def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
     assert unbiased(found.moments["noise_curvature"], float((CURVATURE * NOISE).sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [True, False])
 def test_step_drift_is_unbiased(probe: bool) -> None:
     made_by = BATCH if probe else BATCH // 2

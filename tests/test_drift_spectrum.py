@@ -154,6 +154,7 @@ class MeanOfParts:
         return zip(self.shares, self.operators, strict=True)
 
 
+@pytest.mark.slow
 def test_a_trace_over_parts_covers_and_is_more_precise() -> None:
     spectra = [network_spectrum() * factor for factor in (0.5, 1.0, 2.0, 0.7, 1.2)]
     operator = MeanOfParts(spectra, [0.3, 0.3, 0.1, 0.2, 0.1])

@@ -136,6 +136,7 @@ def readings_of(quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseS
     return Series.of(readings, FRESH, objective.layers)
 
 
+@pytest.mark.slow
 def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: Quadratic) -> None:
     batch_size, gauge = 16, NoiseShape(8)
     series = readings_of(quadratic, 250, batch_size, gauge)

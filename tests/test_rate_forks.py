@@ -82,6 +82,7 @@ def test_the_forks_cost_no_more_than_the_budget_and_are_left_out_where_it_does_n
     assert sum(map(whole.cost, MARKS)) == pytest.approx(2.4, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [MARKS[0] + 1, MARKS[1] - 1, MARKS[1], MARKS[2] + 5])
 def test_a_run_that_was_stopped_resumes_to_the_same_bits(slow_run: Run, tmp_path: Path, stop: int) -> None:
     with pytest.raises(Interrupted):
@@ -92,6 +93,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(slow_run: Run, tmp_path
     assert {e["step"]: e["spent"] for e in decisions(resumed)} == {e["step"]: e["spent"] for e in decisions(slow_run)}
 
 
+@pytest.mark.slow
 def test_a_fork_that_was_stopped_continues_from_its_branches(
     slow_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_fork_budget_is_refused_where_it_cannot_be_used() -> None:
         RateForks(settings(), STEPS, Ranks(rank=0, count=2))
 
 
+@pytest.mark.slow
 def test_train_with_tune_forks_with_what_tuning_leaves_of_its_budget(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

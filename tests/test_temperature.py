@@ -30,6 +30,7 @@ from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 NAN = math.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm", "tiny_transformer", "dropout", "frozen_first_layer"])
 @pytest.mark.parametrize(
     "sgd",
@@ -186,6 +187,7 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
     assert "origin" not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
 
 
+@pytest.mark.slow
 def test_a_run_reports_its_temperature(tmp_path) -> None:
     from gradiometer import diagnose
     from gradiometer.problems import load

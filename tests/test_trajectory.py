@@ -65,6 +65,7 @@ def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
         assert power < 6 or [len(run) for run in runs] == [3, 3, 3, 3, 3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_case_gets_its_name(case: Case) -> None:
     if case.ends == "circling":
@@ -255,6 +256,7 @@ def trained(tmp_path, model: str, **changes) -> Run:
     return train(load(configuration.problem, model=configuration.model), configuration, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "schedule", "seen"),
     [
@@ -270,6 +272,7 @@ def test_a_run_with_an_unusual_end_has_a_finding_with_advice(tmp_path, model: st
     assert len(found) == 1 and found[0].state is State.ACT and say(found[0]).advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"learning_rate": 0.3, "batch_size": 128}, {"model": "cnn", "momentum": 0.9}])
 def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
     configuration = Configuration(**{"problem": "digits", "learning_rate": 0.05, "epochs": 8, "every": 50} | changes)

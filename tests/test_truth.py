@@ -68,6 +68,7 @@ def test_chains_on_the_quadratic_have_its_stationary_noise_scale() -> None:
     assert abs(seen.mean()) < 4 * seen.std() / np.sqrt(len(seen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bench",
     [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, parts=None)],
@@ -93,6 +94,7 @@ def test_noise_without_replacement_is_smaller_than_with_it() -> None:
     assert error.high < gradient_variance(each) / 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_intervals_of_the_noise_scale_cover_for_independent_readings(batch_size: int) -> None:
     assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))

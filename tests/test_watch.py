@@ -192,6 +192,7 @@ def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
     assert len(Run.open(tmp_path / "loop-2").series("noise")) == 40
 
 
+@pytest.mark.slow
 def test_a_run_of_watch_is_a_run_like_any_other(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path)
     with w:
