@@ -241,7 +241,7 @@ def test_the_variation_of_long_tailed_norms_has_only_a_lower_bound_that_holds() 
         estimate = HeavyExamples().estimate(windows)["norm_variation"]
         held += estimate.low <= math.exp(9 / 4) - 1 <= estimate.high
     assert held >= 90
-    assert "their variation is at least" in HeavyExamples().judge(HeavyExamples().estimate(windows)).seen
+    assert "their variation is at least" in say(HeavyExamples().judge(HeavyExamples().estimate(windows))).seen
 
 
 def test_few_readings_of_norms_give_no_finding() -> None:

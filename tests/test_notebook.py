@@ -10,6 +10,7 @@ import pytest
 from gradients_by_hand import backward, batches, network, watched
 from gradiometer import Diagnosis, State
 from gradiometer.integrations.watch import Findings
+from gradiometer.measurement.finding import Trial
 from gradiometer.report.page.notebook import COLOURS
 from gradiometer.verdict import say
 from report_run import diagnosis_of
@@ -63,7 +64,8 @@ def test_a_card_says_what_print_says_with_the_interval_as_a_bar_against_its_thre
 def test_a_card_has_no_script_no_style_sheet_no_link_and_escapes_what_it_shows() -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     diagnosis = diagnosis_of()
-    bad = replace(diagnosis.findings[0], seen=hostile, advice=hostile, caveat=hostile, means=hostile, tried=hostile)
+    facts = dict.fromkeys(("seen", "means", "advice", "caveat"), hostile)
+    bad = replace(diagnosis.findings[0], claim="own", facts=facts, trial=Trial(facts={"call": hostile}))
     card = Elements(Findings((bad,), (hostile,), diagnosis)._repr_html_())
     assert {tag for tag, _ in card.found} <= {"div", "span", "b", "code", "details", "summary"}
     assert not any(name.startswith("on") or name in {"href", "src", "class", "id"} for _, a in card.found for name in a)

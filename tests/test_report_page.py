@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
+from gradiometer.measurement.finding import Trial
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import render, write_charts, write_page
 from gradiometer.run import Run
+from gradiometer.verdict import say
 from report_run import LAYERS, diagnosis_of, run_in
 
 NOTHING = Diagnosis((), {}, {}, said="nothing was measured")
@@ -89,8 +91,10 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
     run = run_in(tmp_path, name=f"{evil}<img src=x onerror=alert(1)>", steps=100)
     (run.path / "events.jsonl").write_text("{torn")
     diagnosis = diagnosis_of(layers=(*LAYERS, "</script><script>alert(2)</script>"))
-    finding = replace(diagnosis.findings[0], seen=f"`{evil}` was seen")
-    page = render(Run.open(run.path), replace(diagnosis, verdict=evil, findings=(finding,)))
+    finding = replace(diagnosis.findings[0], claim="own", facts={"seen": f"`{evil}` was seen"})
+    page = render(
+        Run.open(run.path), replace(diagnosis, said=evil, outcome=evil, headline=finding, findings=(finding,))
+    )
     parsed = Page(page)
     assert len(parsed.of("script")) == 4
     assert not parsed.of("img")
@@ -160,7 +164,7 @@ def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
         "own",
         State.ACT,
         facts={"seen": "It is too small.", "paste": paste, "advice": ", if time matters more.", "forecast": forecast},
-        trial=Trial(facts={"call": "this`"}),
+        trial=Trial(facts={"call": "`this`"}),
     )
     page = render(run, replace(diagnosis, findings=(finding, *diagnosis.findings[1:]), outcome="Trained"))
     first = page[page.index('<header class="top">') : page.index('<div class="rows">')]

@@ -275,8 +275,8 @@ def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp
 def test_the_preconditioned_noise_scale_answers_for_the_batch_before_the_plain_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, interpret = loop(tmp_path, adamw, gauges="noise,preconditioned_noise"), PreconditionedNoise.interpret
-    monkeypatch.setattr(PreconditionedNoise, "interpret", lambda *args: replace(interpret(*args), state=State.OK))
+    run, judge = loop(tmp_path, adamw, gauges="noise,preconditioned_noise"), PreconditionedNoise.judge
+    monkeypatch.setattr(PreconditionedNoise, "judge", lambda *args: replace(judge(*args), state=State.OK))
     found = [finding.gauge for finding in diagnose(run).findings if finding.state is State.OK]
     assert found[:2] == ["preconditioned_noise", "noise"]
 
