@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.verdict import Claim, Signs, triage
+from gradiometer.verdict import Claim, Signs, triage_of
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.triage import ORDER
@@ -77,7 +77,7 @@ def healthy(**changes: Any) -> Signs:
     }
     for name in [name for name in changes if name in single or name in ("root", "stale", "scale")]:
         single[name] = changes.pop(name)
-    for name in [name for name in changes if name in by_tensor]:
+    for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:
         by_tensor[name] = changes.pop(name)
     facts = FACTS | changes.pop("facts", {})
     made = Signs(
@@ -102,7 +102,7 @@ def healthy(**changes: Any) -> Signs:
 
 
 def claims(signs: Signs) -> set[Claim]:
-    return {each.claim for each in triage(signs).claims}
+    return {each.claim for each in triage_of(signs).claims}
 
 
 def half_zero(share: float) -> np.ndarray:
@@ -239,6 +239,24 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.455], 0.3)),
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.47], 0.4)),
     ],
+    Claim.LEAK: [
+        (
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[50.0, 50.0]])},
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[0.0, 50.0]])},
+        ),
+        (
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 11.0]]),
+                "train": np.full(10, np.nan),
+            },
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 9.0]]),
+                "train": np.full(10, np.nan),
+            },
+        ),
+    ],
     Claim.LABELS_RANDOM: [
         (evaluations([0.98 * GUESS] * 10, GUESS), evaluations([0.96 * GUESS] * 10, GUESS)),
     ],
@@ -253,7 +271,7 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 
 
 def test_a_healthy_record_is_healthy() -> None:
-    found = triage(healthy())
+    found = triage_of(healthy())
     assert [each.claim for each in found.claims] == [Claim.HEALTHY] and found.passes
     assert found.level.known_by is Known.LABELS and found.unseen == {}
 
@@ -280,7 +298,7 @@ def test_every_claim_has_words() -> None:
 
 @pytest.mark.parametrize("claim", CASES)
 def test_every_claim_can_be_said(claim: Claim) -> None:
-    found = triage(healthy(**dict(CASES[claim][0][0])))
+    found = triage_of(healthy(**dict(CASES[claim][0][0])))
     said = {finding.claim: finding for finding in findings_of(found)}
     finding = said[claim.value]
     assert "{" not in finding.seen and "unknown" not in finding.seen and finding.seen.endswith(".")
@@ -289,7 +307,7 @@ def test_every_claim_can_be_said(claim: Claim) -> None:
 
 
 def test_nothing_is_said_about_the_end_before_it() -> None:
-    found = triage(healthy(movement=moved(0.1 / STEPS), has_ended=False))
+    found = triage_of(healthy(movement=moved(0.1 / STEPS), has_ended=False))
     assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
     assert Claim.RATE_LOW in found.unseen["end"]
 
@@ -305,7 +323,7 @@ def test_a_symptom_is_no_second_claim() -> None:
 
 def test_what_is_easily_confused_names_the_other() -> None:
     signs = healthy(rates=CONSTANT, movement=moved(0.01))
-    (claimed,) = triage(signs).claims
+    (claimed,) = triage_of(signs).claims
     assert claimed.claim is Claim.NO_DECAY and claimed.doubts == ("stopped_early",)
 
 
@@ -314,7 +332,7 @@ def test_a_scaler_that_was_not_given_is_no_clipping() -> None:
 
 
 def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
-    found = triage(Signs(losses=falling()))
+    found = triage_of(Signs(losses=falling()))
     assert found.claims[0].claim is Claim.UNDECIDED
     assert {"labels", "batch", "evaluations", "looks"} <= set(found.unseen)
 

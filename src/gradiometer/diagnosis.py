@@ -45,7 +45,7 @@ from gradiometer.run.reader import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.spikes import spikes_of
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.triage.triage import Triage, triage
+from gradiometer.verdict.triage.triage import Triage, triage_of
 from gradiometer.verdict.words.triage import findings_of
 
 POINTS = 24
@@ -176,7 +176,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
-    judged = triage(run) if run.signs else None
+    judged = triage_of(run) if run.signs else None
     if judged is not None:
         findings = led_by(judged, findings)
     outcome = outcome_of(run, estimates)

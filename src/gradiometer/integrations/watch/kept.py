@@ -22,7 +22,7 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
 
-LossesGiven = float | Tensor | Sequence[float]
+LossesGiven = float | Tensor | Sequence[Any]
 """A mean loss, or the losses of single examples."""
 
 

@@ -232,6 +232,7 @@ class Watch(Forks, Automatic):
         """
         if self.ranks.first:
             self._kept.evaluate(self.steps, test=test, train=train)
+            self._triage.evaluated()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
@@ -353,9 +354,12 @@ class Watch(Forks, Automatic):
         if self._failures <= 2:
             attempt(self._between.end, self._capture.stop, lambda: self._warn(text, stopped="all"))
 
-    def _was_updated(self, *_: Any) -> None:
+    def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The optimizer was called."""
         between = self._between
+        rate = optimizer.param_groups[0]["lr"]
+        if rate is not self._triage.rate:
+            self._triage.note_rate(self.steps - 1, rate)
         self._pace.updates += 1
         between.waits = False
         if self._triage.awaits_update:

@@ -128,9 +128,8 @@ def ended_at(signs: Signs, level: Level) -> float:
 
 
 def mean_movement(signs: Signs, since: float = 0.0) -> float:
-    """The mean of ‖Δw‖/‖w‖ over the looks from this share of the run on; NaN without any."""
-    late = signs.movement[signs.looks >= since * signs.steps] if len(signs.movement) else signs.movement
-    late = late[np.isfinite(late)]
+    """The mean of ‖Δw‖/‖w‖ over the steps from this share of the run on; NaN if unknown."""
+    late = signs.movements[round(since * signs.steps) :]
     return float(late.mean()) if len(late) else float("nan")
 
 

@@ -10,6 +10,8 @@ from gradiometer.verdict.triage.thresholds import (
     BAD_RISE,
     BEST_BEFORE,
     FEWEST_STEPS,
+    LEAKED,
+    NEARLY_ALL,
     NOISY,
     RANDOM,
     ROSE,
@@ -30,6 +32,19 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         return None
     numbers = {"best_step": float(steps[best]), "best": float(test[best]), "now": float(test[-1]), "train": training}
     return Claimed(Claim.OVERFIT, numbers, (f"stop at step {int(steps[best]):,}", "weight decay 0.1"))
+
+
+def leak(signs: Signs, _: Level) -> Claimed | None:
+    """Rows of the evaluation are also trained on."""
+    rows, shared = signs.tensors.get("evaluated_rows"), signs.tensors.get("shared_rows")
+    if rows is None or shared is None or not np.isfinite(signs.test).any():
+        return None
+    share = float(shared.sum() / rows.sum())
+    if np.isfinite(signs.train).any() and not (shared > 0).mean() >= NEARLY_ALL:
+        return None
+    if not share >= LEAKED:
+        return None
+    return Claimed(Claim.LEAK, {"share": share}, ("evaluate on examples that are not trained on",))
 
 
 def labels_random(signs: Signs, level: Level) -> Claimed | None:

@@ -6,6 +6,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Level, trained_loss
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
+    CLEARED,
     CLIPPED,
     DROPPED,
     FAR,
@@ -63,7 +64,7 @@ def zero_grad(signs: Signs, _: Level) -> Claimed | None:
     made = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
     stale = np.nan_to_num(signs.single.get("stale", np.zeros(len(made))))
     left = stale[heard] > STALE * made[heard]
-    if not left.mean() >= MOST:
+    if not left.mean() >= CLEARED:
         return None
     return Claimed(Claim.ZERO_GRAD, {"looks": float(left.mean())}, ("optimizer.zero_grad()",))
 
@@ -155,7 +156,8 @@ def clipped_shares(signs: Signs) -> np.ndarray:
 
 def _norm(signs: Signs) -> float:
     """The norm that gradients usually have before clipping."""
-    return float(np.nanmedian(np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))))
+    norms = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
+    return float(np.nanmedian(norms / signs.single.get("scale", np.ones(len(norms)))))
 
 
 def _usual(values: np.ndarray) -> float:

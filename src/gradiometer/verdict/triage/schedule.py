@@ -12,6 +12,7 @@ from gradiometer.verdict.triage.thresholds import (
     DECAYED_FOR,
     FEWEST_STEPS,
     PER_STEP,
+    STRAIGHT,
 )
 
 
@@ -26,7 +27,9 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
             return Claimed(
                 Claim.SCHEDULE_UNIT, {"factor": factor, "low_for": low}, ("call scheduler.step() once an epoch",)
             )
-    scheduled, stepped = signs.facts.get("scheduled"), len(np.unique(rates)) - 1
+    changes = signs.series("rate_changes")
+    scheduled = signs.facts.get("scheduled")
+    stepped = int(changes[-1]) - 1 if len(changes) else len(np.unique(rates)) - 1
     if scheduled and signs.has_ended and signs.steps >= scheduled / 2 and 0 < stepped < scheduled / 4:
         numbers = {"scheduled": float(scheduled), "stepped": float(stepped)}
         return Claimed(Claim.SCHEDULE_UNIT, numbers, ("call scheduler.step() after every update",))
@@ -81,13 +84,13 @@ def ends_high(signs: Signs) -> bool:
 
 def _constant_factor(rates: np.ndarray) -> float:
     """The factor of every step, if it is the same below one from step to step; otherwise 0."""
-    positive = rates[rates > 0][: FEWEST_STEPS * 4]
+    positive = rates[rates > 0]
+    steps = np.arange(len(positive))
     if len(positive) < FEWEST_STEPS:
         return 0.0
-    # later settings are read once in a few steps: the first ones are all there
-    logs = np.diff(np.log(positive[:FEWEST_STEPS]))
-    slope = float(logs.mean())
-    if not slope < -PER_STEP or not np.abs(logs - slope).max() < -0.05 * slope:
+    logs = np.log(positive)
+    slope, start = np.polyfit(steps, logs, 1)
+    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < STRAIGHT:
         return 0.0
     return float(np.exp(slope))
 

@@ -43,7 +43,7 @@ class Signs:
     losses: Array
     looks: Int[np.ndarray, " looks"] = field(default_factory=lambda: np.array([], dtype=np.int64))
     single: Mapping[str, Array] = field(default_factory=dict)
-    tensors: Mapping[str, Float[np.ndarray, "looks tensors"]] = field(default_factory=dict)
+    tensors: Mapping[str, Float[np.ndarray, "_ _"]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     rates: Array = field(default_factory=lambda: np.array([]))
     momentum: float = 0.0
@@ -70,11 +70,18 @@ class Signs:
         momentum = decay = 0.0
         optimizer, family = "", "other"
         if settings is not None:
-            places = np.maximum(np.searchsorted(settings.steps, np.arange(len(whole)), side="right") - 1, 0)
-            rates = settings.rates[places]
+            rates = along(settings.steps, settings.rates, len(whole))
             momentum = max((group.momentum for group in settings.now), default=0.0)
             decay = max((group.weight_decay for group in settings.now), default=0.0)
             optimizer, family = settings.names[0], settings.family
+        if updates := [signs for _, signs in run.signs if "rates" in signs]:
+            # of the update itself: also what is set between `backward` and the update
+            rates = along(
+                np.concatenate([signs["rate_steps"] for signs in updates]),
+                np.concatenate([signs["rates"] for signs in updates]),
+                len(whole),
+            )
+            single["rate_changes"] = np.array([updates[-1]["rate_changes"]])
         told = [event for event in run.events if event["event"] == "triage"]
         facts: dict[str, Any] = told[-1] if told else {}
         places_of_nan = [str(event["not_finite"]) for event in run.events if "not_finite" in event]
@@ -139,12 +146,17 @@ class Signs:
             return _median(np.where(size > 0, moved / size, np.nan))
 
     @cached_property
-    def travel(self) -> float:
-        """The sum of `movement` over all steps, those between the looks included; NaN if unknown."""
+    def movements(self) -> Array:
+        """`movement` at every step: between two looks on a straight line. Looks are not equally far apart."""
         known = np.isfinite(self.movement)
         if not known.any():
-            return float("nan")
-        return float(np.interp(np.arange(self.steps), self.looks[known], self.movement[known]).sum())
+            return np.full(self.steps, np.nan)
+        return np.asarray(np.interp(np.arange(self.steps), self.looks[known], self.movement[known]))
+
+    @property
+    def travel(self) -> float:
+        """The sum of `movements` over all steps; NaN if unknown."""
+        return float(self.movements.sum())
 
     @cached_property
     def growth(self) -> float:
@@ -180,8 +192,15 @@ class Signs:
         return float(last.mean()) if len(last) else float("nan")
 
 
+def along(steps: Any, values: Any, count: int) -> Array:
+    """Values that hold from their steps on, at every step."""
+    places = np.searchsorted(np.asarray(steps), np.arange(count), side="right") - 1
+    return np.asarray(np.asarray(values, dtype=float)[np.maximum(places, 0)])
+
+
 def _stacked(lines: list[tuple[int, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Array], dict[str, np.ndarray]]:
     """The looks, the single numbers and those by tensor. Looks with another number of tensors are left out."""
+    lines = [line for line in lines if "gradient" in line[1]]
     usual = next((len(signs["gradient"]) for _, signs in lines if isinstance(signs.get("gradient"), list)), 0)
     lines = [(step, signs) for step, signs in lines if len(signs.get("gradient", ())) == usual]
     looks = np.array([step for step, _ in lines], dtype=np.int64)
@@ -191,6 +210,9 @@ def _stacked(lines: list[tuple[int, dict[str, Any]]]) -> tuple[np.ndarray, dict[
     for name in names:
         if name in BY_TENSOR:
             tensors[name] = np.array([signs.get(name, [np.nan] * usual) for _, signs in lines], dtype=float)
+        elif name in ("shared_rows", "evaluated_rows"):
+            newest = [signs[name] for _, signs in lines if name in signs][-1]
+            tensors[name] = np.array([newest], dtype=float)
         else:
             single[name] = np.array([signs.get(name, np.nan) for _, signs in lines], dtype=float)
     return looks, single, tensors

@@ -92,8 +92,16 @@ BURST, BURST_SHARE = 5.0, 0.05
 BAD_RISE = 1.5
 """The loss of one step over the mean of its neighbours, in units of a guess above it, that only a bad batch makes."""
 
-PER_STEP = 0.002
-"""Spread of the logarithm of the ratio of successive rates, in units of their mean, at a constant factor."""
+PER_STEP, STRAIGHT = 0.002, 0.05
+"""Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a constant factor:
+rates are recorded when they have changed by 1 %."""
+
+CLEARED = 0.25
+"""Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's habit."""
+
+LEAKED, NEARLY_ALL = 0.05, 0.9
+"""Share of the rows of an evaluation that were trained on; and of the calls of the model with such rows, if training
+rows are evaluated as well: their calls have them anyway."""
 
 FEWEST_LOOKS = 5
 """Looks before anything that is not exact is said."""

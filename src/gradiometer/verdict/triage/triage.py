@@ -30,7 +30,7 @@ SCHEDULE: tuple[Rule, ...] = (schedule.rate_burst, schedule.schedule_unit, sched
 COURSE: tuple[Rule, ...] = (course.exploding, course.dead_relu, course.weight_decay, course.vanishing)
 RATE: tuple[Rule, ...] = (course.rate_high, length.batch_large, course.rate_low)
 LENGTH: tuple[Rule, ...] = (length.batch_small, length.stopped_early, course.no_decay)
-DATA: tuple[Rule, ...] = (data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
+DATA: tuple[Rule, ...] = (data.leak, data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
 ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
@@ -78,15 +78,15 @@ class Triage:
         return self.claims[0].claim in (Claim.HEALTHY, Claim.UNDECIDED)
 
 
-def triage(run: Run | Signs) -> Triage:
+def triage_of(run: Run | Signs) -> Triage:
     """Judge a run by the quantities that every training has.
 
     Args:
         run: A run, or its signs.
 
     >>> import numpy as np
-    >>> from gradiometer.verdict import Signs, triage
-    >>> triage(Signs(losses=np.ones(10))).claims[0].claim
+    >>> from gradiometer.verdict import Signs, triage_of
+    >>> triage_of(Signs(losses=np.ones(10))).claims[0].claim
     <Claim.UNDECIDED: 'undecided'>
     """
     signs = run if isinstance(run, Signs) else Signs.of(run)

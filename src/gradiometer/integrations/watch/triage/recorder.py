@@ -9,26 +9,28 @@ from torch import Tensor, nn
 
 from gradiometer.integrations.watch.accelerator.copied import Copied
 from gradiometer.integrations.watch.shield import Shield, reason_of
-from gradiometer.integrations.watch.triage.batches import BatchSigns
+from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
 from gradiometer.integrations.watch.triage.exact import BackwardsOfStep, facts_of, planned_steps, sensitive_layers
 from gradiometer.integrations.watch.triage.products import Products, gradients_of, together
+from gradiometer.integrations.watch.triage.rows import SharedRows
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
 
-EVERY = 10
-"""Steps from one look to the next. On 82 sick trainings looks at every tenth step named the same causes as at every
-one."""
+DISTANCES = (7, 11, 13)
+"""Steps from one look to the next, in turn: about ten, since on 82 sick trainings looks at every tenth step named the
+same causes as at every one, and in no period of a loop, such as gradients that are cleared at every tenth step."""
 
 THINNING = 200
-"""From step EVERY · THINNING on, looks are a share 1/THINNING of the steps so far apart: a training of a million steps
+"""From step 2,000 on, looks are a share 1/THINNING of the steps so far apart: a training of a million steps
 has about 1,400."""
 
 SHARE = 0.01
 """Share of the training time that looks may take."""
 
-ALLOWANCE = 0.02
-"""Seconds that looks may take beyond that, so that a training of a few hundred quick steps has its 30 looks."""
+FREE_LOOKS = 40
+"""Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10 to 15 ms for a small
+network, paid back later."""
 
 EVENT = "triage"
 """The event of a run with the facts that do not change."""
@@ -69,22 +71,31 @@ class TriageRecorder:
         self._products = Products(objective.parameters)
         self._backwards = BackwardsOfStep(objective.parameters)
         self._batches = BatchSigns()
+        self._shared = SharedRows(objective.model)
         self._sensitive = sensitive_layers(objective.model)
+        self.rate: Any = None
+        """The learning rate of the last update."""
+        self._rates: list[tuple[int, float]] = []
+        self._rate_changes = self._written = 0
         self._recorder: Recorder | None = None
         self._waiting: list[tuple[int, dict[str, int], list[tuple[str, int]], Copied]] = []
         self._look: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._output: Any = None
+        self._takes_moments = True
         self._handles: list[Any] = []
+        self._looks = 0
         self._spent, self._began = 0.0, time.perf_counter()
-        self._target = self._first = 1
+        self._first = 0
+        self._target: int | None = None
+        """The step of the next look; None before the first step."""
         self.next = 0 if enabled else NEVER
         """The next step at which `at_step` has something to do."""
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
 
     def attach(self, recorder: Recorder, planned: int | None, step: int) -> None:
-        """Write into this run from now on. Looks begin at this step."""
+        """Write into this run from now on, beginning with the facts that do not change."""
         self._recorder = recorder
         if self.next == NEVER:
             return
@@ -93,8 +104,6 @@ class TriageRecorder:
             if planned is not None:
                 facts["steps"] = planned
             recorder.event(EVENT, step, **facts)
-            self._first = step + 1
-            self._target, self.next = step + 1, step
 
     def at_step(self, step: int, calls: int, batch: Batch) -> None:
         """Do what is due after a backward and before the update.
@@ -104,9 +113,11 @@ class TriageRecorder:
             calls: Number of earlier calls of `step` for this update.
             batch: The examples.
         """
-        if calls + 1 < self._accumulation or self._recorder is None:
+        if calls + 1 < self._accumulation:
             return
-        began = time.perf_counter()
+        if self._target is None:
+            self._first = self._target = step + 1
+        began = time.thread_time()
         with self._shield, torch.no_grad():
             if step < self._target:
                 self._products.keep()
@@ -120,31 +131,49 @@ class TriageRecorder:
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
-        began = time.perf_counter()
+        began = time.thread_time()
         self.awaits_update = False
         with self._shield, torch.no_grad():
-            if step < self._target:
+            if self._target is not None and step < self._target:
                 self._open()
             else:
                 self._finish(step)
         self._pay(began)
 
+    def note_rate(self, step: int, rate: float | Tensor) -> None:
+        """Note that the first group of the optimizer made this update with another rate than the last one."""
+        self.rate = rate
+        if isinstance(rate, Tensor) or self.next == NEVER:
+            return
+        self._rate_changes += 1
+        if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(self._rates[-1][1]):
+            self._rates.append((step, rate))
+
+    def evaluated(self) -> None:
+        """An evaluation was made."""
+        if self.next != NEVER and not is_compiled(self._objective.model):
+            with self._shield:
+                self._shared.evaluated()
+
     def close(self) -> None:
         """Write what waits, and remove all hooks."""
         with self._shield:
             self._remove_hooks()
+            self._shared.close()
             self._write()
+            self._write_rates()
         self.next, self.awaits_update = NEVER, False
 
     def _pay(self, began: float) -> None:
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         self._spent += took
         self._charge(EVENT, took)
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
         self._backwards.start()
-        if not is_compiled(self._objective.model):
+        self._takes_moments = self._batches.due
+        if self._takes_moments and not is_compiled(self._objective.model):
             self._handles.append(self._objective.model.register_forward_hook(self._ran))
 
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
@@ -182,7 +211,9 @@ class TriageRecorder:
             self._look["stale"] = heard.stale
         if heard.roots:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
-        self._look |= self._batches.of(batch, self._output)
+        if self._takes_moments:
+            self._look |= self._batches.of(batch, self._output)
+        self._look |= self._shared.shared(parts_of(batch)[0])
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
@@ -192,7 +223,7 @@ class TriageRecorder:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
         if "clipped" in self._look:
             return
-        began = time.perf_counter()
+        began = time.thread_time()
         with self._shield, torch.no_grad():
             self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
@@ -215,13 +246,13 @@ class TriageRecorder:
 
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
+        self._looks += 1
+        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
         elapsed = time.perf_counter() - self._began
-        allowed = ALLOWANCE + SHARE * elapsed
-        distance = max(EVERY, step // THINNING)
-        if self._spent > allowed:
-            behind = (self._spent - allowed) / (SHARE * elapsed / (step + 1))
-            distance += int(min(behind, step + EVERY))
-        return max(step + distance - step % EVERY, step + 2)
+        if self._looks > FREE_LOOKS and self._spent > SHARE * elapsed:
+            behind = (self._spent / SHARE - elapsed) / elapsed * (step + 1)
+            distance += int(min(behind, step + distance))
+        return step + distance
 
     def _write(self) -> None:
         """Write the looks whose numbers have been fetched."""
@@ -233,9 +264,22 @@ class TriageRecorder:
             for name, count in layout:
                 part = [rounded(value) for value in values[place : place + count]]
                 place += count
-                signs[name] = part if name in BY_TENSOR else part[0]
+                signs[name] = part if name in LISTS else part[0]
             if self._recorder is not None:
                 self._recorder.signs(step, signs)
+        self._write_rates()
+
+    def _write_rates(self) -> None:
+        """Write the learning rates since the last look. The last one stays, to compare the next with."""
+        if self._recorder is None or not self._rates or self._rate_changes == self._written:
+            return
+        signs = {
+            "rate_steps": [float(step) for step, _ in self._rates],
+            "rates": [rate for _, rate in self._rates],
+            "rate_changes": float(self._rate_changes),
+        }
+        self._recorder.signs(self._rates[-1][0], signs)
+        self._rates, self._written = self._rates[-1:], self._rate_changes
 
     def _remove_hooks(self) -> None:
         while self._handles:
@@ -245,6 +289,7 @@ class TriageRecorder:
         """An error of our own: record nothing more."""
         self.next, self.awaits_update = NEVER, False
         self._backwards.stop()
+        self._shared.close()
         self._remove_hooks()
         self._warn(f"triage has stopped, and training continues: {reason_of(error)}")
 
@@ -254,6 +299,12 @@ NEVER = 2**62
 
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 """Numbers of every parameter tensor."""
+
+LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows")
+"""Signs that are lists."""
+
+RATE_CHANGE = 0.01
+"""Relative change of the learning rate from which it is written."""
 
 
 def rounded(value: float) -> float:
