@@ -47,8 +47,8 @@ deep digits adamw cosine : rate_high 8
 skips clusters momentum step : rate_high 3
 gru markov adamw cosine : rate_high 8
 perceptron clusters adam constant : rate_high 15
-perceptron digits sgd cosine : momentum_rate 0.8
-batch_norm digits sgd cosine : momentum_rate 0.9
+perceptron digits sgd cosine : momentum_rate 0.96
+batch_norm digits sgd cosine : momentum_rate 0.97
 perceptron friedman adamw cosine : no_decay 1
 perceptron digits sgd cosine : no_decay 1
 skips friedman adamw cosine : no_decay 1
@@ -116,8 +116,8 @@ smooth waves sgd cosine : rate_low 8
 tower clothes adamw cosine : rate_high 6
 smooth interactions adam constant : rate_high 4
 broad clothes adamw cosine : rate_high 30
-smooth clothes sgd cosine : momentum_rate 0.9
-normed waves sgd cosine : momentum_rate 0.9
+conv_norm clothes sgd cosine : momentum_rate 0.97
+smooth interactions sgd cosine : momentum_rate 0.96
 smooth waves adamw cosine : no_decay 1
 normed waves adamw cosine : no_decay 1
 conv_skips clothes adamw cosine : no_decay 1
