@@ -59,7 +59,6 @@ gru markov adamw cosine : decay_early 0.15
 convolutions digits sgd cosine : by_step 0.99
 skips clusters adam onecycle : by_epoch 1
 perceptron friedman adamw cosine : waves 20
-skips friedman adam constant : stopped_early 4
 perceptron digits momentum constant : stopped_early 6
 gru markov adamw cosine : batch_small 3
 skips friedman sgd cosine : batch_small 4
@@ -74,7 +73,7 @@ perceptron digits sgd cosine : clip_small 0.8
 batch_norm digits sgd cosine : weight_decay 0.01
 perceptron friedman adamw cosine : weight_decay 3
 perceptron friedman adamw cosine : weight_decay 0.7
-perceptron digits adamw cosine : overfit 400
+perceptron digits adamw cosine : overfit 200
 gru markov adamw cosine : overfit 400
 gru markov adam onecycle : leak 450
 batch_norm digits sgd cosine : eval_mode 1
@@ -100,7 +99,7 @@ skips friedman adamw cosine : head_only 1
 convolutions digits adamw cosine : detached 1
 perceptron digits momentum constant : bad_batch 20
 perceptron clusters adam constant : rate_burst 30
-perceptron digits momentum constant : rate_burst 6
+perceptron digits momentum constant : rate_burst 10
 skips friedman momentum step : nan_example 3
 perceptron digits sgd cosine : labels_noisy 0.3 + clip_small 0.1
 skips clusters adamw cosine : rate_low 20 + labels_noisy 0.3
@@ -135,7 +134,7 @@ conv_norm clothes sgd cosine : batch_small 8
 lstm manual adamw cosine : batch_small 4
 smooth waves adamw cosine : batch_large 4
 normed interactions sgd cosine : batch_large 8
-smooth clothes sgd cosine : accumulation 3
+smooth clothes sgd cosine : accumulation 4
 conv_norm clothes adamw cosine : zero_grad 12
 smooth interactions sgd cosine : zero_grad 6
 smooth clothes sgd cosine : clip_small 0.5
@@ -143,7 +142,7 @@ conv_skips clothes momentum step : clip_small 0.05
 conv_skips clothes momentum step : clip_small 0.5
 conv_norm clothes sgd cosine : weight_decay 0.015
 smooth waves adamw cosine : weight_decay 0.4
-smooth clothes adamw cosine : overfit 800
+smooth clothes adamw cosine : overfit 500
 lstm manual adamw cosine : leak 300
 smooth clothes adamw cosine : leak 150
 smooth interactions sgd cosine : unshuffled 1
