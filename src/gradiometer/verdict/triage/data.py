@@ -12,6 +12,7 @@ from gradiometer.verdict.triage.thresholds import (
     FEWEST_STEPS,
     LEAKED,
     NEARLY_ALL,
+    NEXT_RISE,
     NOISY,
     RANDOM,
     ROSE,
@@ -70,29 +71,33 @@ def labels_noisy(signs: Signs, _: Level) -> Claimed | None:
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
-    """One step has a loss far above its neighbours, and the step before it was normal."""
+    """One step has a loss far above its neighbours, and no other step has."""
     losses = signs.losses
     if len(losses) < FEWEST_STEPS or not level.value > 0:
         return None
-    rise, step = largest_rise(losses / level.value)
-    if not rise > BAD_RISE:
+    rises = rises_of(losses / level.value)
+    step = int(rises.argmax())
+    elsewhere = np.concatenate([rises[: max(step - 10, 0)], rises[step + AFTER_A_RISE :]])
+    if not rises[step] > BAD_RISE or (len(elsewhere) and elsewhere.max() > NEXT_RISE * rises[step]):
         return None
-    return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": rise}, (f"skip {step}:{step + 1}",))
+    return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": float(rises[step])}, (f"skip {step}:{step + 1}",))
 
 
-def largest_rise(losses: np.ndarray) -> tuple[float, int]:
-    """The largest rise of a single loss above the largest of the eight losses before it, and its step.
+AFTER_A_RISE = 30
+"""Steps after a rise in which the loss may go on rising because of it."""
 
-    The first tenth of a training is left out, where losses may rise by themselves.
+
+def rises_of(losses: np.ndarray) -> np.ndarray:
+    """The rise of every loss above the largest of the eight before it.
+
+    There is none in the first tenth, where a loss may rise by itself.
     """
     first = max(len(losses) // 10, 10)
     with np.errstate(invalid="ignore"):
         before = np.lib.stride_tricks.sliding_window_view(losses, 8)[:-1].max(axis=1)
-        rises = losses[8:] - before
-    rises[: first - 8] = -np.inf
-    rises = np.where(np.isfinite(rises), rises, -np.inf)
-    place = int(rises.argmax())
-    return float(rises[place]), place + 8
+        rises = np.concatenate([np.full(8, -np.inf), losses[8:] - before])
+    rises[:first] = -np.inf
+    return np.asarray(np.where(np.isfinite(rises), rises, -np.inf))
 
 
 def training_loss(signs: Signs) -> float:

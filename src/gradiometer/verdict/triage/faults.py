@@ -10,7 +10,6 @@ from gradiometer.verdict.triage.thresholds import (
     CLIPPED,
     DROPPED,
     FAR,
-    MOST,
     SORTED,
     STALE,
     UNDIVIDED,
@@ -42,7 +41,11 @@ def softmax_twice(signs: Signs, _: Level) -> Claimed | None:
 def eval_mode(signs: Signs, _: Level) -> Claimed | None:
     """Layers that act otherwise in eval mode are in it while the model is trained."""
     layers, in_eval = signs.series("sensitive"), signs.series("in_eval")
-    if not len(layers) or not layers[-1] or not (in_eval >= layers).mean() >= MOST:
+    if not len(layers) or not layers[-1]:
+        return None
+    # mostly since the first evaluation, after which nobody switched back
+    last = (in_eval >= layers)[-max(3, len(layers) // 2) :]
+    if not (len(last) >= 3 and last.all()):
         return None
     return Claimed(Claim.EVAL_MODE, {"layers": float(layers[-1])}, ("model.train()",))
 
@@ -96,9 +99,9 @@ def unshuffled(signs: Signs, _: Level) -> Claimed | None:
     """A batch holds fewer classes, or more similar targets, than a shuffled order would give it."""
     found, expected = signs.single.get("classes"), signs.single.get("classes_expected")
     if found is not None and expected is not None:
-        # until all classes were seen, as many as in this batch are expected
-        known = np.isfinite(found) & (signs.single["classes_seen"] >= np.nanmax(signs.single["classes_seen"]))
-        kind = "classes"
+        # what is expected comes from all labels so far: of sorted data the last look knows most
+        known, kind = np.isfinite(found), "classes"
+        expected = np.full(len(found), signs.series("classes_expected")[-1])
     else:
         found, expected = signs.single.get("batch_variance"), signs.single.get("target_variance")
         if found is None or expected is None:

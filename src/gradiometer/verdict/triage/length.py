@@ -13,7 +13,9 @@ from gradiometer.verdict.triage.thresholds import (
     FEW_UPDATES,
     FEWEST_STEPS,
     LEARNT,
+    LEFT_TO_GAIN,
     NO_NOISE,
+    SHORT_TRAVEL,
     SMALL_BATCH,
     STILL_FALLING,
 )
@@ -23,11 +25,11 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     """The rate is still high, and the loss still falls, after few passes over the data."""
     if signs.steps < FEWEST_STEPS or not signs.has_ended or not ends_high(signs):
         return None
-    epochs = signs.steps / signs.updates_an_epoch
+    epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not fell > STILL_FALLING or not fell > 2 * error or not epochs < FEW_EPOCHS:
+    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS and signs.travel < SHORT_TRAVEL):
         return None
-    if not ended_at(signs, level) > LEARNT:
+    if not ended_at(signs, level) > LEFT_TO_GAIN:
         return None
     numbers = {"fell": fell, "epochs": epochs}
     return Claimed(Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.steps:,} steps",), ("no_decay",))
@@ -47,7 +49,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     """An epoch has few updates, whose gradients are nearly the same."""
     if not signs.updates_an_epoch <= FEW_UPDATES or not signs.cosine > NO_NOISE:
         return None
-    if not ended_at(signs, level) > LEARNT:
+    if not ended_at(signs, level) > LEFT_TO_GAIN:
         return None
     numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "shared": signs.cosine}
     return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))

@@ -10,6 +10,8 @@ from gradiometer.verdict.triage.thresholds import (
     BURST_SHARE,
     DECAYED,
     DECAYED_FOR,
+    FADED,
+    FADED_FOR,
     FEWEST_STEPS,
     PER_STEP,
     STRAIGHT,
@@ -22,8 +24,8 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     if len(rates) < FEWEST_STEPS:
         return None
     if factor := _constant_factor(rates):
-        low = float((rates < DECAYED * rates.max()).mean())
-        if low > DECAYED_FOR:
+        low = float((rates < FADED * rates.max()).mean())
+        if low > FADED_FOR:
             return Claimed(
                 Claim.SCHEDULE_UNIT, {"factor": factor, "low_for": low}, ("call scheduler.step() once an epoch",)
             )

@@ -181,10 +181,28 @@ class Signs:
         total = squares[known].sum()
         return float(products[known].sum() / total) if total > 0 else float("nan")
 
+    @cached_property
+    def epochs(self) -> float:
+        """Passes over the training set: from its size, or else from how often rows came back; NaN if neither is known.
+
+        Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before with a chance of
+        f (E − 1) / 2 on average.
+        """
+        if self.examples and self.batch_size:
+            return self.steps * self.batch_size / self.examples
+        repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
+        if repeated is None or rows is None or not np.isfinite(repeated).any():
+            return float("nan")
+        known = np.isfinite(repeated)
+        until = self.looks[known][-1] + 1
+        share = rows[known].sum() / (until * np.median(rows))
+        until_then = 1 + 2 * repeated[known].sum() / rows[known].sum() / share
+        return float(until_then * self.steps / until)
+
     @property
     def updates_an_epoch(self) -> float:
-        """Updates in one pass over the training set; NaN if its size is unknown."""
-        return float("nan") if not self.examples or not self.batch_size else self.examples / self.batch_size
+        """Updates in one pass over the training set; NaN if that is unknown."""
+        return self.steps / self.epochs if self.epochs > 0 else float("nan")
 
     def end(self, share: float = 0.1) -> float:
         """The mean loss of the last steps, this share of all and at least ten."""

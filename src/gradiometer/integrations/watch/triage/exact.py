@@ -56,10 +56,13 @@ class BackwardsOfStep:
 
     Args:
         parameters: The trainable parameters.
+        optimizers: Those that clear the gradients. Gradients of parameters that none of them has are left to lie.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._parameters = parameters
+        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
         self.count = 0
         self.stale: Tensor | None = None
@@ -87,7 +90,7 @@ class BackwardsOfStep:
 
     def _before(self) -> None:
         if self.count == 0:
-            held = [parameter.grad.detach() for parameter in self._parameters if parameter.grad is not None]
+            held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
 
     def _after(self, loss: Tensor | None) -> None:

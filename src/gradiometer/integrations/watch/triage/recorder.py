@@ -69,7 +69,7 @@ class TriageRecorder:
         self._shield = Shield(self._stop)
         self._shield.before_first_update = False  # what fails here never reaches training
         self._products = Products(objective.parameters)
-        self._backwards = BackwardsOfStep(objective.parameters)
+        self._backwards = BackwardsOfStep(objective.parameters, optimizers)
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model)
         self._sensitive = sensitive_layers(objective.model)
@@ -142,8 +142,8 @@ class TriageRecorder:
 
     def note_rate(self, step: int, rate: float | Tensor) -> None:
         """Note that the first group of the optimizer made this update with another rate than the last one."""
-        self.rate = rate
-        if isinstance(rate, Tensor) or self.next == NEVER:
+        before, self.rate = self.rate, rate
+        if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
             return
         self._rate_changes += 1
         if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(self._rates[-1][1]):

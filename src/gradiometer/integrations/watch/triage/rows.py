@@ -1,4 +1,4 @@
-"""Fingerprints of rows, to see training rows in an evaluation."""
+"""Fingerprints of rows, to see how often training rows come back, and if they are in an evaluation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,20 +45,24 @@ class SharedRows:
         self._hook = None
 
     def shared(self, inputs: Tensor | None) -> dict[str, Tensor]:
-        """Rows of every call of the model in the evaluation, and how many of them were trained on so far.
+        """How many rows of the batch were seen before, and how many of those in the evaluation are trained on.
 
         Args:
             inputs: The rows of the training batch that is looked at.
         """
-        if not self._evaluations or inputs is None:
+        if inputs is None or not inputs.dim() or inputs[:1].numel() < 2:
             return {}
+        signs: dict[str, Tensor] = {}
         if sum(map(len, self._trained)) < ROWS:
-            self._trained.append(self._fingerprints(inputs))
+            rows = self._fingerprints(inputs)
+            if self._trained:
+                signs["repeated_rows"] = torch.isin(rows, torch.cat(self._trained)).sum()
+            self._trained.append(rows)
         if self._hook is not None or not self._calls:
-            return {}
+            return signs
         trained = torch.cat(self._trained)
         found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
-        return {
+        return signs | {
             "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls]),
             "shared_rows": torch.stack(found).float(),
         }
