@@ -30,7 +30,7 @@ from gradiometer.problems import load
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
-from gradiometer.train.loop import Loop
+from gradiometer.train.loop import Trainer
 from gradiometer.verdict.words.say import say
 from trajectory_cases import CASES, Case, named
 
@@ -283,17 +283,17 @@ def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
 def test_a_resumed_run_stores_the_same_iterates(tmp_path, monkeypatch) -> None:
     settings = {"schedule": "InversePower(0.5, power=0.6)", "batch_size": 16, "epochs": 20}
     whole = trained(tmp_path / "whole", "ring", **settings)
-    step = Loop._step
+    step = Trainer._step
 
-    def stops(self: Loop) -> None:
+    def stops(self: Trainer) -> None:
         step(self)
         if self.training.step == 131:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Loop, "_step", stops)
+    monkeypatch.setattr(Trainer, "_step", stops)
     with pytest.raises(Interrupted):
         trained(tmp_path / "cut", "ring", **settings)
-    monkeypatch.setattr(Loop, "_step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     (folder,) = (tmp_path / "cut").iterdir()
     resumed = resume(folder)
     one, other = (run.series(Trajectory.name) for run in (whole, resumed))
