@@ -128,9 +128,12 @@ def test_marks_of_a_verdict():
 def test_a_cure_with_a_number_is_followed_as_it_is_written():
     recipe = ON_GENERATED_DATA[0].healthy
     assert follow("rate_high", ("rate 0.25x",), recipe) == replace(recipe, rate=recipe.rate / 4)
-    assert follow("batch_small", ("batch 4x", "rate 2x"), recipe) == replace(
-        recipe, batch=4 * recipe.batch, rate=2 * recipe.rate
-    )
+    small = follow("batch_small", ("batch 4x, rate sqrt",), recipe)
+    assert small == replace(recipe, batch=4 * recipe.batch, rate=2 * recipe.rate)
+    large = follow("batch_large", ("batch 0.5x",), recipe)
+    assert large == replace(recipe, batch=recipe.batch // 2, steps=2 * recipe.steps)
+    assert follow("stopped_early", ("train for 1,600 steps",), recipe) == replace(recipe, steps=1_600)
+    assert follow("weight_decay", ("weight decay 0.01",), recipe) == replace(recipe, weight_decay=0.01)
     assert follow("no_gradient", ("remove `detach()`",), recipe) is None  # nothing is detached here
 
 

@@ -121,6 +121,7 @@ def evaluations(values: list[float], train: float) -> dict[str, Any]:
 
 
 RISEN = [1.0, 0.5, 0.4, 0.4, 0.42, 0.43, 0.44, 0.45, 0.46]
+LATE_BEST = [1.0, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.41, 0.45, 0.5]
 CONSTANT = np.full(STEPS, 0.1)
 BAD = falling()
 BAD[200] += 2 * GUESS
@@ -270,13 +271,14 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.NO_DECAY: [
-        ({"rates": CONSTANT, "movement": moved(0.0063)}, {"rates": CONSTANT, "movement": moved(0.0057)}),
+        ({"rates": CONSTANT, "movement": moved(0.0103)}, {"rates": CONSTANT, "movement": moved(0.0097)}),
         ({"rates": CONSTANT, "movement": moved(0.015)}, {"movement": moved(0.015)}),
         ({"rates": CONSTANT, "movement": moved(0.015)}, {"rates": CONSTANT, "has_ended": False}),
     ],
     Claim.OVERFIT: [
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.455], 0.3)),
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.47], 0.4)),
+        (evaluations([*LATE_BEST[1:], 0.5], 0.3), evaluations(LATE_BEST, 0.3)),
     ],
     Claim.LEAK: [
         (
@@ -360,7 +362,7 @@ def test_a_symptom_is_no_second_claim() -> None:
 
 
 def test_what_is_easily_confused_names_the_other() -> None:
-    signs = healthy(rates=CONSTANT, movement=moved(0.01))
+    signs = healthy(rates=CONSTANT, movement=moved(0.015))
     (claimed,) = triage_of(signs).claims
     assert claimed.claim is Claim.NO_DECAY and claimed.doubts == ("stopped_early",)
 

@@ -19,12 +19,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="Folder that keeps the trainings. By default a temporary one.")
     parser.add_argument("--processes", type=int, help="Trainings at a time. By default one a core.")
     parser.add_argument("--followed", action="store_true", help="Also follow each headline's cure.")
+    parser.add_argument("--gate", action="store_true", help="Fail if a number is not as it must be.")
     parser.add_argument("--verbose", action="store_true", help="Also print each case whose headline is wrong.")
     asked = parser.parse_args()
     if asked.command == "list":
         show_cases(asked.half)
         return
     began = time.perf_counter()
+    missed = []
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(asked.runs or Path(temporary), asked.processes)
         if asked.command == "earn":
@@ -32,8 +34,12 @@ def main() -> None:
             earning.show(rows)
             earning.write(rows)
         else:
-            judge(bench, asked.half, follow=asked.followed, verbose=asked.verbose)
+            missed = judge(bench, asked.half, follow=asked.followed, verbose=asked.verbose)
     print(f"{time.perf_counter() - began:.0f} s")
+    if missed:
+        print(f"not as it must be: {', '.join(missed)}")
+    if missed and asked.gate:
+        raise SystemExit(1)
 
 
 def show_cases(half: str) -> None:

@@ -3,6 +3,7 @@
 The halves share no network and no data. Thresholds are chosen on the development half. The judged half is judged.
 """
 
+import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -13,8 +14,6 @@ from clinic.tables import DEVELOPMENT_HEALTHY, DEVELOPMENT_SICK, JUDGED_HEALTHY,
 HALVES = ("development", "judged")
 SEEDS = (1, 2)
 """The seeds on which gains are measured. They are the same for all cases, which so share their cured trainings."""
-FIRST_SEED = 10
-"""Of the watched trainings, each of which has another seed."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,11 @@ def healthy_recipes(table: str) -> dict[str, Recipe]:
     return recipes
 
 
-def sick_case(row: str, half: str, healthy: dict[str, Recipe], seed: int) -> Case:
-    """The case of a row such as "gru markov adamw cosine : rate_low 8 + labels_noisy 0.4"."""
+def sick_case(row: str, half: str, healthy: dict[str, Recipe]) -> Case:
+    """The case of a row such as "gru markov adamw cosine : rate_low 8 + labels_noisy 0.4".
+
+    The seed comes from the row itself, so that another row does not change it.
+    """
     base, listed = row.split(" : ")
     illnesses = []
     for words in listed.split(" + "):
@@ -85,7 +87,7 @@ def sick_case(row: str, half: str, healthy: dict[str, Recipe], seed: int) -> Cas
     sick = well
     for name, much in illnesses:
         sick = ILLNESSES[name].spoil(sick, much)
-    return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), seed)
+    return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), zlib.crc32(row.encode()))
 
 
 def partly_cured(case: Case) -> list[Recipe]:
@@ -97,7 +99,7 @@ def partly_cured(case: Case) -> list[Recipe]:
 def sick_cases(half: str) -> tuple[Case, ...]:
     """The sick trainings of a half."""
     healthy, rows = _tables(half)
-    return tuple(sick_case(row, half, healthy, FIRST_SEED + index) for index, row in enumerate(rows))
+    return tuple(sick_case(row, half, healthy) for row in rows)
 
 
 @cache

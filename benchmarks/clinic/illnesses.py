@@ -165,8 +165,10 @@ CURES: dict[str, Callable[[Recipe], Recipe]] = {
 }
 """What a person does to the loop who believes the claim and is given no number."""
 
-CHANGE = re.compile(r"(rate|batch|steps|momentum|clip|weight_decay|decay) ([0-9.]+)(x?)")
-"""A cure that a program can read: a setting, and its value or its factor."""
+CHANGE = re.compile(r"(rate|momentum|clip|weight decay) ([0-9.e-]+)(x?)")
+BATCH = re.compile(r"batch ([0-9.]+)x(, rate sqrt)?")
+LENGTH = re.compile(r"train for ([0-9,]+) steps")
+"""Cures with a number in them, as the verdict writes them."""
 
 
 def follow(claim: str, cure: Sequence[str], recipe: Recipe) -> Recipe | None:
@@ -174,25 +176,31 @@ def follow(claim: str, cure: Sequence[str], recipe: Recipe) -> Recipe | None:
 
     Args:
         claim: The public name of the claim.
-        cure: What the finding says to change. What is not a setting with a number is done as `CURES` has it.
+        cure: What the verdict says to change, the first of which is done. Without a number it is done as in `CURES`.
     """
     if claim in BY_A_PERSON or claim not in CURES:
         return None
-    changed = recipe
-    for text in cure:
-        if found := CHANGE.fullmatch(text):
-            changed = with_setting(changed, found[1], float(found[2]), is_factor=bool(found[3]))
-    if changed == recipe:
+    changed = as_written(cure[0], recipe) if cure else None
+    if changed is None:
         changed = CURES[claim](recipe)
     return None if changed == recipe else changed
 
 
-def with_setting(recipe: Recipe, name: str, value: float, *, is_factor: bool) -> Recipe:
-    """A recipe with another value of one setting, or with the value it has times a factor."""
-    field = "weight_decay" if name == "decay" else name
-    before = getattr(recipe, field)
-    if is_factor:
-        value = value * (before or 0.0)
-    if field in ("batch", "steps"):
-        return replace(recipe, **{field: max(round(value), 1)})
-    return replace(recipe, **{field: value})
+def as_written(text: str, recipe: Recipe) -> Recipe | None:
+    """The recipe after a change that has a number, or None for any other text."""
+    if found := LENGTH.fullmatch(text):
+        return replace(recipe, steps=int(found[1].replace(",", "")))
+    if found := BATCH.fullmatch(text):
+        factor = float(found[1])
+        batch = max(round(factor * recipe.batch), 1)
+        # A smaller batch makes more updates in the same epochs.
+        steps = round(recipe.steps / factor) if factor < 1 else recipe.steps
+        rate = recipe.rate * (factor**0.5 if found[2] else 1.0)
+        return replace(recipe, batch=batch, steps=steps, rate=rate)
+    if found := CHANGE.fullmatch(text):
+        field = found[1].replace(" ", "_")
+        value = float(found[2])
+        if found[3]:
+            value *= getattr(recipe, field) or 0.0
+        return replace(recipe, **{field: value})
+    return None

@@ -19,6 +19,10 @@ QUIET = {"healthy", "undecided", "may_stop"}
 NOTHING = 0.02
 """An alarm whose cure gains less than this share of the loss is a false one."""
 
+AT_LEAST = {"headline right": 0.85, "some claim right": 0.95, "both of two illnesses named": 0.8, "gap closed": 0.7}
+AT_MOST = {"another cause first": 0.05, "with a false alarm": 0.02, "end worse": 0.02}
+"""What the verdict must reach on the judged half."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -56,25 +60,35 @@ def said_of(bench: Bench, case: Case) -> Said:
     return Said(str(diagnosis.headline.claim), {str(each.claim): tuple(each.cure) for each in claims})
 
 
-def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> None:
-    """Print the table of a half: sick cases by illness, alarms on healthy ones, and what following is worth."""
+def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> list[str]:
+    """Print the table of a half: sick cases by illness, alarms on healthy ones, and what following is worth.
+
+    Returns:
+        The names of the numbers that are not as they must be.
+    """
     sick, well = sick_cases(half), well_cases(half)
     bench.train(Wanted(case.recipe, case.seed, watched=True) for case in (*sick, *well))
     said = {case: said_of(bench, case) for case in (*sick, *well)}
     if verbose:
         show_cases(said)
-    show_sick([(case, said[case]) for case in sick])
-    show_alarms(bench, [(case, said[case]) for case in well])
+    numbers = show_sick([(case, said[case]) for case in sick])
+    numbers |= show_alarms(bench, [(case, said[case]) for case in well])
     if follow:
-        show_followed(bench, [(case, said[case]) for case in (*sick, *well)])
+        numbers |= show_followed(bench, [(case, said[case]) for case in (*sick, *well)])
+    return [
+        name
+        for name, value in numbers.items()
+        if value < AT_LEAST.get(name, -math.inf) or value > AT_MOST.get(name, math.inf)
+    ]
 
 
-def share(count: int, cases: int) -> str:
-    """A count with Wilson's interval of the share."""
+def show_share(name: str, count: int, cases: int) -> dict[str, float]:
+    """Print a count with Wilson's interval of the share, and return the share by its name."""
     if not cases:
-        return "0 of 0"
+        return {}
     estimate = proportion(count, cases)
-    return f"{count} of {cases} = {count / cases:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+    print(f"{name}: {count} of {cases} = {count / cases:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]")
+    return {name: count / cases}
 
 
 def show_cases(said: dict[Case, Said]) -> None:
@@ -85,21 +99,28 @@ def show_cases(said: dict[Case, Said]) -> None:
             print(f"{case.name} (seed {case.seed}): said {', '.join(verdict.cures) or verdict.headline}")
 
 
-def show_sick(pairs: list[tuple[Case, Said]]) -> None:
+def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     """The table by illness. A case of two illnesses stands in a row of its own."""
     rows: dict[str, list[tuple[Case, Said]]] = defaultdict(list)
     for case, said in pairs:
         rows["two illnesses" if len(case.claims) > 1 else case.claims[0]].append((case, said))
     print(f"{'illness':<16} {'cases':>6} {'headline':>9} {'some':>6} {'other':>6} {'silent':>7}")
     for name, row in [*sorted(rows.items()), ("all", pairs)]:
-        counts = [len(row), *(sum(marks) for marks in zip(*(marks_of(*pair) for pair in row), strict=True))]
-        print(f"{name:<16} {counts[0]:>6} {counts[1]:>9} {counts[2]:>6} {counts[3]:>6} {counts[4]:>7}")
-    marks = [marks_of(*pair) for pair in pairs]
-    for index, text in enumerate(("headline right", "some claim right", "another cause first", "silent")):
-        print(f"{text}: {share(sum(mark[index] for mark in marks), len(pairs))}")
+        counts = counts_of(row)
+        print(f"{name:<16} {len(row):>6} {counts[0]:>9} {counts[1]:>6} {counts[2]:>6} {counts[3]:>7}")
+    numbers = {}
+    names = ("headline right", "some claim right", "another cause first", "silent")
+    for name, count in zip(names, counts_of(pairs), strict=True):
+        numbers |= show_share(name, count, len(pairs))
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
     both = sum(set(case.claims) <= set(said.cures) for case, said in double)
-    print(f"both of two illnesses named: {share(both, len(double))}")
+    return numbers | show_share("both of two illnesses named", both, len(double))
+
+
+def counts_of(pairs: list[tuple[Case, Said]]) -> list[int]:
+    """How many cases have each of the four marks."""
+    marks = [marks_of(case, said) for case, said in pairs]
+    return [sum(mark[place] for mark in marks) for place in range(4)]
 
 
 def marks_of(case: Case, said: Said) -> tuple[bool, bool, bool, bool]:
@@ -108,7 +129,7 @@ def marks_of(case: Case, said: Said) -> tuple[bool, bool, bool, bool]:
     return right, bool(set(case.claims) & set(said.cures)), not (right or said.silent), said.silent
 
 
-def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
+def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     """Claims on healthy and cured trainings, and which of them are false: their own cure gains nothing."""
     cured = {}
     for case, said in pairs:
@@ -122,8 +143,8 @@ def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
             false.add(case)
         print(f"alarm on {case.name}: {claim}, its cure gains {worth:.1%}")
     alarmed = {case for case, _ in cured}
-    print(f"healthy and cured trainings with an alarm: {share(len(alarmed), len(pairs))}")
-    print(f"with a false alarm: {share(len(false), len(pairs))}")
+    numbers = show_share("healthy and cured trainings with an alarm", len(alarmed), len(pairs))
+    return numbers | show_share("with a false alarm", len(false), len(pairs))
 
 
 def train_both(bench: Bench, pairs: list[tuple[Case, Recipe]]) -> None:
@@ -140,7 +161,7 @@ def gains(bench: Bench, case: Case, recipe: Recipe) -> list[float]:
     return [gain(bench.fresh_loss(case.recipe, seed), bench.fresh_loss(recipe, seed)) for seed in SEEDS]
 
 
-def show_followed(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
+def show_followed(bench: Bench, pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     """Follow the headline's cure: how much of the gap is closed, and how often does the run end worse?"""
     changes = {}
     for case, said in pairs:
@@ -153,8 +174,9 @@ def show_followed(bench: Bench, pairs: list[tuple[Case, Said]]) -> None:
     worse = [case for case, recipe in changes.items() if ends_worse(bench, case, recipe)]
     for case in worse:
         print(f"ends worse when followed: {case.name}")
-    print(f"gap closed by the headline's cure: median {statistics.median(closed):.0%} of {len(closed)} cases")
-    print(f"runs that end worse when followed: {share(len(worse), len(pairs))}")
+    median = statistics.median(closed)
+    print(f"gap closed by following the headline: median {median:.0%} of {len(closed)} cases")
+    return {"gap closed": median} | show_share("end worse", len(worse), len(pairs))
 
 
 def gap_closed(bench: Bench, case: Case, followed: Recipe | None) -> float:

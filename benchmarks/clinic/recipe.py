@@ -236,8 +236,8 @@ def loss_on(model: nn.Module, data: Data, rows: Pairs, *, stays_in_eval: bool = 
     return value
 
 
-def watched(recipe: Recipe, model: nn.Module, optimizer: Any, data: Data, out: Path | None) -> Any:
-    """The watch of a training, or nothing."""
+def watched(recipe: Recipe, model: nn.Module, optimizer: Any, data: Data, examples: int, out: Path | None) -> Any:
+    """The watch of a training on so many examples, or nothing."""
     if out is None:
         return nullcontext()
     return watch(
@@ -246,6 +246,7 @@ def watched(recipe: Recipe, model: nn.Module, optimizer: Any, data: Data, out: P
         loss=lambda model, batch: data.loss(model(batch[0]), batch[1]),
         out=out,
         steps=recipe.steps,
+        examples=examples,
         accumulation=recipe.pieces,
         page=False,
         quiet=True,
@@ -268,7 +269,7 @@ def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
     losses: list[float] = []
 
     model.train()
-    with watched(recipe, model, optimizer, data, out) as w:
+    with watched(recipe, model, optimizer, data, len(rows[0]), out) as w:
         for step in range(recipe.steps):
             if step % recipe.zero_every == 0:
                 optimizer.zero_grad()

@@ -42,41 +42,44 @@ DEVELOPMENT_SICK = """
 perceptron digits adamw cosine : rate_low 2
 perceptron friedman sgd cosine : rate_low 12
 gru markov adam onecycle : rate_low 16
-wide digits adamw cosine : rate_low 10
+wide digits adamw cosine : rate_low 4
 deep digits adamw cosine : rate_high 8
+deep digits adamw cosine : rate_high 3
 skips clusters momentum step : rate_high 3
 gru markov adamw cosine : rate_high 8
 perceptron clusters adam constant : rate_high 15
-perceptron digits sgd cosine : momentum_rate 0.8
-batch_norm digits sgd cosine : momentum_rate 0.9
+perceptron digits sgd cosine : momentum_rate 0.96
+batch_norm digits sgd cosine : momentum_rate 0.97
 perceptron friedman adamw cosine : no_decay 1
 perceptron digits sgd cosine : no_decay 1
 skips friedman adamw cosine : no_decay 1
 skips friedman momentum step : decay_early 0.15
+skips friedman momentum step : decay_early 0.6
 gru markov adamw cosine : decay_early 0.15
-convolutions digits sgd cosine : by_step 0.985
+convolutions digits sgd cosine : by_step 0.99
 skips clusters adam onecycle : by_epoch 1
 perceptron friedman adamw cosine : waves 20
-skips friedman adam constant : stopped_early 3
 perceptron digits momentum constant : stopped_early 6
-gru markov adamw cosine : batch_small 2
+gru markov adamw cosine : batch_small 3
 skips friedman sgd cosine : batch_small 4
-perceptron friedman adamw cosine : batch_large 8
+perceptron friedman adamw cosine : batch_large 4
 perceptron digits sgd cosine : batch_large 16
-perceptron digits sgd cosine : accumulation 2
-deep digits momentum step : accumulation 4
+perceptron digits sgd cosine : accumulation 3
+deep digits momentum step : accumulation 3
 batch_norm clusters adamw cosine : zero_grad 10
 batch_norm clusters adamw cosine : zero_grad 10000
 convolutions digits momentum step : clip_small 0.1
+perceptron digits sgd cosine : clip_small 0.8
 batch_norm digits sgd cosine : weight_decay 0.01
 perceptron friedman adamw cosine : weight_decay 3
+perceptron friedman adamw cosine : weight_decay 0.7
 perceptron digits adamw cosine : overfit 200
 gru markov adamw cosine : overfit 400
-gru markov adam onecycle : leak 300
+gru markov adam onecycle : leak 450
 batch_norm digits sgd cosine : eval_mode 1
 perceptron digits adamw cosine : leak 200
 perceptron clusters sgd cosine : unshuffled 1
-convolutions digits adamw cosine : unscaled 15
+perceptron clusters adamw cosine : unscaled 10
 perceptron clusters adamw cosine : unscaled 100
 perceptron friedman adamw cosine : uncentred 8
 gru markov adamw cosine : labels_random 1
@@ -89,6 +92,7 @@ perceptron clusters adamw cosine : exploding 6
 deep clusters adamw cosine : dead_relu 1
 perceptron digits adamw cosine : dead_relu 3
 batch_norm digits adamw cosine : dropout 0.8
+perceptron clusters adamw cosine : dropout 0.6
 perceptron digits adamw cosine : softmax_twice 1
 gru markov adam onecycle : softmax_twice 1
 skips friedman adamw cosine : head_only 1
@@ -102,7 +106,7 @@ skips clusters adamw cosine : rate_low 20 + labels_noisy 0.3
 perceptron friedman adamw cosine : uncentred 4 + decay_early 0.15
 convolutions digits sgd cosine : clip_small 0.1 + labels_noisy 0.3
 gru markov adam onecycle : rate_low 16 + softmax_twice 1
-batch_norm digits adamw cosine : decay_early 0.15 + eval_mode 1
+batch_norm digits sgd cosine : decay_early 0.3 + eval_mode 1
 perceptron clusters adamw cosine : weight_decay 3 + unshuffled 1
 perceptron digits adamw cosine : decay_early 0.1 + head_only 1
 skips friedman momentum step : decay_early 0.15 + dropout 0.8
@@ -116,57 +120,57 @@ smooth waves sgd cosine : rate_low 8
 tower clothes adamw cosine : rate_high 6
 smooth interactions adam constant : rate_high 4
 broad clothes adamw cosine : rate_high 30
-smooth clothes sgd cosine : momentum_rate 0.9
-normed waves sgd cosine : momentum_rate 0.9
+conv_norm clothes sgd cosine : momentum_rate 0.97
+smooth interactions sgd cosine : momentum_rate 0.96
 smooth waves adamw cosine : no_decay 1
 normed waves adamw cosine : no_decay 1
-conv_skips clothes adamw cosine : no_decay 1
 smooth clothes adamw cosine : decay_early 0.4
 transformer manual adamw cosine : decay_early 0.15
-conv_skips clothes sgd cosine : by_step 0.99
+conv_skips clothes sgd cosine : by_step 0.985
 normed interactions adam onecycle : by_epoch 1
 smooth waves adamw cosine : waves 10
-smooth clothes momentum constant : stopped_early 3
-conv_norm clothes sgd cosine : batch_small 4
-lstm manual adamw cosine : batch_small 2
-smooth waves adamw cosine : batch_large 8
-normed interactions sgd cosine : batch_large 16
+smooth clothes momentum constant : stopped_early 2
+conv_norm clothes sgd cosine : batch_small 8
+lstm manual adamw cosine : batch_small 4
+smooth waves adamw cosine : batch_large 4
+normed interactions sgd cosine : batch_large 8
 smooth clothes sgd cosine : accumulation 4
 conv_norm clothes adamw cosine : zero_grad 12
-smooth interactions sgd cosine : zero_grad 4
-smooth clothes sgd cosine : clip_small 0.4
+smooth interactions sgd cosine : zero_grad 6
+smooth clothes sgd cosine : clip_small 0.5
 conv_skips clothes momentum step : clip_small 0.05
+conv_skips clothes momentum step : clip_small 0.5
 conv_norm clothes sgd cosine : weight_decay 0.015
 smooth waves adamw cosine : weight_decay 0.4
 smooth clothes adamw cosine : overfit 500
-lstm manual adamw cosine : leak 200
+lstm manual adamw cosine : leak 300
 smooth clothes adamw cosine : leak 150
 smooth interactions sgd cosine : unshuffled 1
 conv_skips clothes adamw cosine : unscaled 60
-smooth interactions adamw cosine : unscaled 60
+smooth interactions adamw cosine : unscaled 15
 lstm tones adamw cosine : labels_random 1
 smooth clothes adamw cosine : labels_noisy 0.1
 tower clothes adamw cosine : vanishing 0.4
 tower interactions adamw cosine : sigmoids 1
 tower interactions sgd cosine : exploding 8
-smooth interactions adamw cosine : exploding 10
+smooth interactions adamw cosine : exploding 5
 tower clothes adamw cosine : dead_relu 1
-smooth clothes adamw cosine : dropout 0.95
+smooth clothes adamw cosine : dropout 0.9
 smooth interactions adamw cosine : softmax_twice 1
 transformer manual adam onecycle : softmax_twice 1
-conv_norm clothes adamw cosine : eval_mode 1
+conv_norm clothes sgd cosine : eval_mode 1
 normed waves adamw cosine : head_only 1
-lstm tones adam onecycle : detached 1
+smooth clothes momentum step : detached 1
 smooth waves momentum constant : bad_batch 20
 normed waves adamw cosine : rate_burst 30
 conv_skips clothes sgd cosine : nan_example 3
-broad clothes momentum step : nan_example 3
+broad clothes momentum step : nan_example 100
 smooth clothes sgd cosine : clip_small 0.1 + labels_noisy 0.3
 normed waves adamw cosine : rate_low 20 + dropout 0.8
 smooth waves adamw cosine : uncentred 10 + decay_early 0.15
 conv_norm clothes adamw cosine : rate_low 20 + labels_noisy 0.3
 lstm manual adam onecycle : rate_low 10 + softmax_twice 1
-conv_norm clothes momentum step : decay_early 0.1 + eval_mode 1
+conv_norm clothes adamw cosine : decay_early 0.15 + labels_noisy 0.3
 smooth interactions adamw cosine : weight_decay 3 + unshuffled 1
 conv_skips clothes momentum step : clip_small 0.1 + dropout 0.9
 smooth clothes adamw cosine : decay_early 0.1 + head_only 1

@@ -154,9 +154,13 @@ def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]
     What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
     """
     if judged.passes:
-        urgent = [each for each in findings if each.state in (State.ACT, State.LOOK)]
-        return [*urgent, *found, *(each for each in findings if each not in urgent)]
-    return [*found, *(replace(each, state=State.OK, cure=(), trial=None) if each.cure else each for each in findings)]
+        return sorted([*found, *findings], key=lambda each: each.state.rank)
+    return [*found, *(_without_advice(each) if each.cure else each for each in findings)]
+
+
+def _without_advice(finding: Finding) -> Finding:
+    """The finding as a reading alone."""
+    return replace(finding, state=State.OK, cure=(), trial=None, facts={**finding.facts, "withheld": True})
 
 
 def _of_gauges(

@@ -78,6 +78,8 @@ def say(finding: Finding) -> Sentences:
         )
     sentences = claims[finding.claim](finding)
     doubts = triage.DOUBTS if finding.gauge == GAUGE else DOUBTS
+    if finding.facts.get("withheld"):  # triage found something that comes first
+        sentences = replace(sentences, paste=(), suggestion="", forecast="")
     caveats = [sentences.caveat, *(_doubt(doubt, doubts) for doubt in finding.doubts)]
     return replace(
         sentences,
