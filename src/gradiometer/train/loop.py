@@ -15,10 +15,10 @@ from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
+from gradiometer.interruption import StopAsked, heeding
 from gradiometer.jobs.threads import threads
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import groups_of
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -144,7 +144,7 @@ class Loop:
         """Train to the end."""
         try:
             with asked_to_stop() as asked:
-                self._begin()
+                self._begin(asked)
                 while self.training.step < self.training.steps:
                     self._cool(asked)
                     self._fork(asked)
@@ -177,24 +177,26 @@ class Loop:
         with fitting():
             self.recorder.load_state_dict(checkpoint.state["recorder"])
 
-    def _begin(self) -> None:
+    def _begin(self, asked: Event) -> None:
         if self.training.step == 0:
             self.recorder.event("started", 0)
             self._checkpoint()
         if self.watcher:
             self.watcher.begin(self.training, self.recorder, self.folder)
-        if self.training.step == 0:
-            self._check_edge()
+        self._check_edge(asked)
         lead(self.training.ranks, self.folder)
 
-    def _check_edge(self) -> None:
+    def _check_edge(self, asked: Event) -> None:
         """Warn before the first step if the learning rate is above the edge of stability."""
         configuration, training = self.training.configuration, self.training
-        if not (configuration.check_edge and configuration.budget and configuration.optimizer == "sgd"):
+        wanted = configuration.check_edge and configuration.budget and configuration.optimizer == "sgd"
+        if training.step or not wanted:
             return
         try:
-            with training.budget.spending("check of the edge", fixed=True), user_code("loss"):
-                warning = self.training.edge_warning()
+            with training.budget.spending("check of the edge", fixed=True), heeding(asked.is_set):
+                warning = training.edge_warning()
+        except StopAsked:
+            self._stop()
         except GradiometerError as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
         if warning is not None:
@@ -246,7 +248,11 @@ class Loop:
         else:
             self.spikes.look(loss, batch)
             if measured or recorder.follows(step):
-                self._measure(training.caught(batch, spread), measured)
+                caught = training.caught(batch, spread)
+                if measured:
+                    recorder.measure(caught)
+                if recorder.follows(step):
+                    recorder.follow(caught)
         if step >= recorder.settings.next_look or step == training.steps - 1:
             recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
         learning_rate = training.learning_rate
@@ -263,12 +269,6 @@ class Loop:
             self._save()
         if self.watcher:
             self.watcher.update(training, recorder, loss)
-
-    def _measure(self, caught: TrainingStep, measured: bool) -> None:
-        if measured:
-            self.recorder.measure(caught)
-        if self.recorder.follows(caught.index):
-            self.recorder.follow(caught)
 
     def _examine_endpoint(self) -> None:
         """Examine the endpoint: a saddle, dead units, a symmetry. A failure is a warning and does not end the run."""
