@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.alternatives.text import alternative_of
 from gradiometer.forks.branch import Tail
@@ -23,6 +23,7 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.storage.disk import writing
 
 
+@bounded
 def fork(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

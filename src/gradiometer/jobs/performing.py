@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gradiometer.errors import UserCodeFailed, summary, user_line
+from gradiometer.errors import UserCodeFailed, of_user, summary, user_line
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.parcels import unpacked
 from gradiometer.jobs.threads import threads
@@ -64,6 +64,7 @@ def failed(name: str, error: BaseException, seconds: float) -> Outcome:
     text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
     if not isinstance(error, Exception):
         error = UserCodeFailed(f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program.")
+    error = of_user(error) or error  # another process gets no traceback, from which to see whose it is
     return Outcome(name, error=text, seconds=seconds, exception=error)
 
 

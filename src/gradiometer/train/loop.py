@@ -13,7 +13,7 @@ import msgspec
 
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
+from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.interruption import StopAsked, heeding
 from gradiometer.jobs.threads import threads
@@ -140,6 +140,7 @@ class Loop:
         self.saved_at = time.monotonic()
         self.lasting = configuration.lasting_checkpoints
 
+    @bounded
     def go(self) -> Run:
         """Train to the end."""
         try:
@@ -188,9 +189,8 @@ class Loop:
 
     def _check_edge(self, asked: Event) -> None:
         """Warn before the first step if the learning rate is above the edge of stability."""
-        configuration, training = self.training.configuration, self.training
-        wanted = configuration.check_edge and configuration.budget and configuration.optimizer == "sgd"
-        if training.step or not wanted:
+        training, c = self.training, self.training.configuration
+        if training.step or not (c.check_edge and c.budget and c.optimizer == "sgd"):
             return
         try:
             with training.budget.spending("check of the edge", fixed=True), heeding(asked.is_set):

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.forks.recorded.record import FOLDER
 from gradiometer.jobs.pool import Pool
@@ -75,6 +75,7 @@ class ProblemTuned:
             shutil.copytree(self.path / FOLDER, run.path / FOLDER, dirs_exist_ok=True)
 
 
+@bounded
 def tune_problem(
     problem: Problem,
     configuration: Configuration,

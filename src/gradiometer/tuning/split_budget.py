@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.arguments import check_level
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.errors import BadArgument, Unsupported, bounded
 from gradiometer.exploration.ensembles.calibration import LogProbabilities
 from gradiometer.exploration.ensembles.ensemble_forecast import LOSSES
 from gradiometer.exploration.ensembles.ensemble_size import validation_mask
@@ -39,7 +39,7 @@ from gradiometer.storage.disk import writing
 from gradiometer.train.brief import advance
 from gradiometer.train.ensemble import FEWEST_HELD_OUT
 from gradiometer.train.loop import name_of_run
-from gradiometer.train.preparation import device_of
+from gradiometer.train.preparation import device_of, new_model
 from gradiometer.train.training import Training
 from gradiometer.tuning.split import BudgetSplit, judged
 
@@ -58,6 +58,7 @@ Progress = Callable[[str, int], None]
 """Called after every member with its name and the number of members so far."""
 
 
+@bounded
 def split_budget(
     model: Callable[[], nn.Module],
     train: TrainMember,
@@ -136,6 +137,7 @@ def split_budget(
     )  # fmt: skip
 
 
+@bounded
 def split_problem(
     problem: Problem,
     configuration: Configuration,
@@ -230,7 +232,7 @@ def _raced(
             "more."
         )
     with untouched_randomness(seed, []):
-        start = Snapshot.of(problem.model(), 1, 0).digest
+        start = Snapshot.of(new_model(problem), 1, 0).digest
     race = Race(labels, validation_mask(len(labels), share=CHOOSING), score, level)
     with opened(pool) as where:
         team = _Team(
@@ -303,7 +305,7 @@ class _Team:
 
     def _said(self, snapshot: Snapshot) -> LogProbabilities:
         with untouched_randomness(self.seed, []):
-            model = self.problem.model()
+            model = new_model(self.problem)
         snapshot.load_into(model)
         return log_probabilities(self.problem, model.to(self.device), self.device)
 

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.forks.branch import Branch, BranchResult
@@ -30,6 +30,7 @@ from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.replay import state_at
 
 
+@bounded
 def critical_batch_of(
     run: Run,
     *,

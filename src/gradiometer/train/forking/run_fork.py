@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
 from gradiometer.forks.alternatives.text import alternative_of
 from gradiometer.forks.alternatives.updates import Skip
@@ -53,6 +53,7 @@ class RunFork:
     warnings: tuple[str, ...] = ()
 
 
+@bounded
 def fork_run(
     run: Run,
     alternatives: Sequence[Alternative | str],
