@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, pool_option
+from gradiometer.cli.options import SEED, json_option, pool_option, trust_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Start(NamedTuple):
 @click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of all intervals.")
 @pool_option
 @json_option
+@trust_option
 def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_json: bool, **settings: Any) -> None:
     """Draw from exp(−U/T) with U = N × the mean loss, from the last checkpoint of RUN or the start of PROBLEM.
 

@@ -23,6 +23,7 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.trust import SIGNATURE, names_code, signature
 from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
@@ -32,7 +33,7 @@ MANIFEST = "run.toml"
 WATCHED = "a loop of its own, watched"
 """The description of the problem of a run that `watch` has recorded in a user's own loop."""
 
-_RESERVED = ("format", "name", "created")
+_RESERVED = ("format", "name", "created", SIGNATURE)
 
 
 def _working_folder() -> Path | None:
@@ -86,7 +87,7 @@ class RunFolder:
         with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)
             folder = cls(_next_free(parent, name))
-            folder._write_manifest(body)
+            folder._write_manifest(body, manifest.get("configuration"))
         return folder
 
     @classmethod
@@ -200,9 +201,11 @@ class RunFolder:
         """Names of the layers, in the order of the moments per layer."""
         return tuple(str(layer) for layer in self.manifest.get("layers", ()))
 
-    def _write_manifest(self, body: str) -> None:
+    def _write_manifest(self, body: str, configuration: Any) -> None:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created})
+        signed = isinstance(configuration, Mapping) and names_code(configuration)
+        origin = {SIGNATURE: signature(created, configuration)} if signed else {}
+        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created} | origin)
         try:
             self.checkpoints_path.mkdir()
             self.snapshots_path.mkdir()

@@ -18,7 +18,15 @@ from gradiometer.forks.comparison.racing import Stop
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.run.reader import Run
-from gradiometer.storage.disk import one_at_a_time, read_file, reason_of, replace_file, sync_folder, writing
+from gradiometer.storage.disk import (
+    check_inside,
+    one_at_a_time,
+    read_file,
+    reason_of,
+    replace_file,
+    sync_folder,
+    writing,
+)
 from gradiometer.storage.journal import JournalWriter, being_written, plain, read_journal, restored
 
 FORMAT = 1
@@ -77,6 +85,7 @@ class ForkRecord:
         """
         folder = parent / FOLDER
         with writing(folder):
+            check_inside(folder / PLAN)
             folder.mkdir(exist_ok=True)
             with one_at_a_time(folder):
                 if (known := cls.find(parent, plan)) is not None:
