@@ -1,6 +1,5 @@
 """The training loop: batch, backward, measure, update; with checkpoints and evaluations."""
 
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
 from gradiometer.train.forking.cooling_fork import Stopped, decided
 from gradiometer.train.forking.run_forks import forks_along
+from gradiometer.train.preparation import name_of_run
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
@@ -62,6 +62,7 @@ def train(
     watcher: Watcher | None = None,
     gauges: GaugesAsked | None = None,
     name: str | None = None,
+    forks: Path | None = None,
 ) -> Run:
     """Train a problem from its start, into a new run folder below `out`.
 
@@ -72,6 +73,7 @@ def train(
         watcher: Shows the run while it trains.
         gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
         name: Name of the run, to which a number is added. Default: problem and model.
+        forks: Folder of forks that chose the configuration, as of a tuning. The run begins with a copy of them.
 
     Raises:
         Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
@@ -87,8 +89,8 @@ def train(
         if not ranks.first:
             return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
-        manifest |= training.facts()
-        folder = RunFolder.create(out, name_of_run(problem) if name is None else name, manifest)
+        name = name_of_run(problem) if name is None else name
+        folder = RunFolder.create(out, name, manifest | training.facts(), forks)
         return Loop(training, folder, budget, watcher).go()
 
 
@@ -342,9 +344,3 @@ class Loop:
             f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
             + way_out(training.step, reason)
         )
-
-
-def name_of_run(problem: Problem) -> str:
-    """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
-    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
-    return "-".join(words)[:60] or "run"

@@ -1,6 +1,7 @@
 """Before the first step of a training: a model whose gradients can be read, the device, and the random seeds."""
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,12 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
+
+
+def name_of_run(problem: Problem) -> str:
+    """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
+    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
+    return "-".join(words)[:60] or "run"
 
 
 def new_model(problem: Problem) -> nn.Module:

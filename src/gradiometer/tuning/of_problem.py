@@ -1,6 +1,5 @@
 """`tune_problem`: tune a training that a configuration describes, and its configuration with the choice."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,8 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.reader import Run
 from gradiometer.storage.disk import replace_file, writing
-from gradiometer.train.loop import name_of_run
-from gradiometer.train.preparation import device_of, new_model, seed_everything
+from gradiometer.train.preparation import device_of, name_of_run, new_model, seed_everything
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.of_loop import tune
 from gradiometer.tuning.task import BUDGET
@@ -65,14 +62,10 @@ class ProblemTuned:
         left = round(max(float(budget) - self.tuned.cost, 0.0), 4)
         return replace(self, configuration=msgspec.structs.replace(self.configuration, fork_budget=left))
 
-    def keep_in(self, run: Run) -> None:
-        """Copy the branches into the folder of a run, so that they are on its page.
-
-        Raises:
-            StorageFailed: They cannot be copied.
-        """
-        with writing(run.path):
-            shutil.copytree(self.path / FOLDER, run.path / FOLDER, dirs_exist_ok=True)
+    @property
+    def forks(self) -> Path:
+        """The folder of its branches, with which a run that is trained by the choice begins: see `train`."""
+        return self.path / FOLDER
 
 
 @bounded

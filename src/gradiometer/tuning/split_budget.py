@@ -38,8 +38,7 @@ from gradiometer.run.settings.values import SCHEDULES
 from gradiometer.storage.disk import writing
 from gradiometer.train.brief import advance
 from gradiometer.train.ensemble import FEWEST_HELD_OUT
-from gradiometer.train.loop import name_of_run
-from gradiometer.train.preparation import device_of, new_model
+from gradiometer.train.preparation import device_of, name_of_run, new_model
 from gradiometer.train.training import Training
 from gradiometer.tuning.split import BudgetSplit, judged
 
