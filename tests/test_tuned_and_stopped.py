@@ -12,7 +12,7 @@ import torch
 from command_line import called
 from gradiometer import Run
 from gradiometer.run import load_latest
-from gradiometer.train.loop import Loop
+from gradiometer.train.loop import Trainer
 
 TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "3", "--steps", "400", "--every", "20", "-q", "--no-open")
 
@@ -35,14 +35,14 @@ def trained(
         assert code == 0, error
     else:
         with pytest.MonkeyPatch.context() as patch:
-            step = Loop._step
+            step = Trainer._step
 
-            def stopping(loop: Loop) -> None:
+            def stopping(loop: Trainer) -> None:
                 if loop.training.step == stop_at:
                     os.kill(os.getpid(), signal.SIGTERM)
                 step(loop)
 
-            patch.setattr(Loop, "_step", stopping)
+            patch.setattr(Trainer, "_step", stopping)
             code, _, error = called(capsys, *TRAIN)
         assert code == 5, error
         (path,) = (path for path in Path("runs").iterdir() if (path / "run.toml").exists())

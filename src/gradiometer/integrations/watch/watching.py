@@ -27,13 +27,15 @@ from gradiometer.integrations.watch.description import (
     recorder_of,
     refuse_what_cannot_be_watched,
 )
-from gradiometer.integrations.watch.kept import Kept
+from gradiometer.integrations.watch.kept import Kept, LossesGiven
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.successive import Successive, reads_products
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
@@ -42,12 +44,16 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.optimizer.wrappers import bare
+from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
+
+PARTS = 2
+"""The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
 
 
 class Watch(Forks, Automatic):
@@ -73,7 +79,22 @@ class Watch(Forks, Automatic):
         reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
         refuse_unsupported_shards(model, self.ranks)
-        self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in gauges.kinds)
+        self._products = reads_products(
+            optimizers,
+            gauges.names,
+            supported=bool(asked["budget"])
+            and asked["every"] is None
+            and asked["parts"] == PARTS
+            and batches.probe is None
+            and batches.groups is None
+            and accumulation == 1
+            and self.ranks.alone
+            and not sharded,
+        )
+        read = () if self._products is None else self._products[1]
+        self._cadenced = bool(asked["budget"]) and any(
+            not kind.own_steps and kind.name not in read for kind in gauges.kinds
+        )
         if self._cadenced:
             check_spread(model, self.ranks, accumulation=accumulation, has_loss=loss is not None)
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
@@ -113,7 +134,27 @@ class Watch(Forks, Automatic):
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
         self._begun, self._was_called, self._recorder, self._looked_at = False, False, None, 0.0
+        self._triage = TriageRecorder(
+            self._objective,
+            self._optimizers,
+            accumulation=accumulation,
+            enabled=bool(asked["budget"]) and self.ranks.first and not sharded,
+            scale=self._capture.factor if self._capture.scaler is not None else None,
+            warn=self._warn,
+            charge=self.budget.charge,
+        )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
+        self._successive = None
+        if self._products is not None:
+            self._successive = Successive(
+                self._objective,
+                self._optimizers,
+                self._products[0],
+                scaler=self._capture.scaler,
+                budget=self.budget,
+                alone=not self._cadenced,
+                gauges=read,
+            )
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
@@ -133,6 +174,10 @@ class Watch(Forks, Automatic):
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self._triage.shield:
+            self._triage.close()
+        if self._successive is not None:
+            self._successive.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -155,6 +200,12 @@ class Watch(Forks, Automatic):
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
         """
         steps, between = self.steps, self._between
+        if steps >= self._triage.next:
+            with self._triage.shield:
+                self._triage.at_step(steps, len(self._parts), batch)
+        successive = self._successive
+        if successive is not None and steps >= successive.next:
+            successive.at_step(steps, loss, batch)
         try:
             if steps < between.until:
                 self.steps = steps + between.take(steps, self._parts, loss, batch)
@@ -205,6 +256,23 @@ class Watch(Forks, Automatic):
         if not (self._parts or (self.ranks.alone and bool(self._waiting))):
             self._decide()
 
+    def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
+        """Record an evaluation of the model as it is now, so that overfitting can be seen.
+
+            w.evaluated(test=test_losses, train=losses_on_some_training_examples)
+
+        Args:
+            test: The loss on held-out examples: their mean, or the loss of every example, whose mean has an interval.
+            train: The same on training examples, in eval mode.
+
+        Raises:
+            BadArgument: An argument is not a number, a tensor or a list of numbers.
+        """
+        if self.ranks.first:
+            self._kept.evaluate(self.steps, test=test, train=train)
+            with self._triage.shield:
+                self._triage.evaluated()
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
         return {"steps": self.steps, **self._kept.state_dict()}
@@ -233,9 +301,16 @@ class Watch(Forks, Automatic):
         self._capture.together = Together(gauges, self.ranks, self.budget, self._objective.parameters[0].device)
         if not self.ranks.first:
             return
+        read = () if self._products is None else self._products[1]
         manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
-        recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
+        recorder = recorder_of(
+            configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps, read
+        )
         self._recorder = self._kept.attached(recorder, configuration)
+        self._triage.attach(recorder, self.budget.planned, self.steps)
+        self._kept.evaluate_what_waited()
+        if self._successive is not None:
+            self._successive.attach(partial(self._add, recorder), self._read_parts, self.steps + 1)
         self._remember_start()
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
@@ -286,6 +361,26 @@ class Watch(Forks, Automatic):
         recorder.measure(caught, self._capture.together.made)
         self._trackers.send(recorder, self.budget.clock())
 
+    def _add(self, recorder: Recorder, reading: Reading) -> None:
+        """Record a reading from products of successive gradients."""
+        recorder.add(reading)
+        self._trackers.send(recorder, self.budget.clock())
+
+    def _read_parts(self, why: str) -> None:
+        """Products are no longer read: compare the parts of batches instead, if nothing was recorded so far."""
+        recorder, names = self._recorder, () if self._products is None else self._products[1]
+        self._successive = None
+        if recorder is None:
+            return
+        if self._capture.has_loss and not any(map(recorder.has_readings, names)):
+            self._warn(f"{why}; until then, half of the batch is run again at some steps")
+            recorder.take_back(names)
+            self._cadenced = True
+            self._between.end()
+            return
+        for name in names:
+            recorder.event("warning", self.steps, text=f"{name} is no longer measured: {why}", stopped=name)
+
     def _close_step(self) -> None:
         """Keep the losses of the step, and count it: each step should be one update."""
         self._settings.stepped(self.steps)
@@ -323,11 +418,20 @@ class Watch(Forks, Automatic):
         if self._failures <= 2:
             attempt(self._between.end, self._capture.stop, lambda: self._warn(text, stopped="all"))
 
-    def _was_updated(self, *_: Any) -> None:
+    def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The optimizer was called."""
         between = self._between
+        rate = optimizer.param_groups[0]["lr"]
+        if rate is not self._triage.rate:
+            with self._triage.shield:
+                self._triage.note_rate(max(self.steps - 1, 0), rate)
         self._pace.updates += 1
         between.waits = False
+        if self._triage.awaits_update:
+            with self._triage.shield:
+                self._triage.updated(self.steps - 1)
+        if self._successive is not None:
+            self._successive.updated = True
         if self.steps >= between.planned or self._parts:
             with self.shield:
                 self._settle_update()

@@ -1,0 +1,324 @@
+"""The diagnosis of a run: the one chain from its numbers to findings, the most urgent of which is the headline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gradiometer.convergence.certificate.certificate import Certificate
+from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, plateau_since
+from gradiometer.convergence.trajectory.chaos import chaos_finding
+from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
+from gradiometer.convergence.trajectory.endpoint import Endpoint
+from gradiometer.convergence.trajectory.infinity import infinity_finding
+from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
+from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.drift.curvature_survey import Survey
+from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
+from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.spikes.evidence import Examined, Observation
+from gradiometer.drift.spikes.finding import GAUGE as SPIKES
+from gradiometer.drift.spikes.finding import clearest, spikes_finding
+from gradiometer.drift.stability import Momentum
+from gradiometer.estimation.batch_advice import is_outranked
+from gradiometer.estimation.noise import GradientNoise
+from gradiometer.forks.recorded.causes import causes_of
+from gradiometer.forks.recorded.decisions import cooled_finding, cooling_finding, rate_finding
+from gradiometer.forks.recorded.trials import with_trials
+from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
+from gradiometer.measurement.gauge import Gauge, RunFacts
+from gradiometer.measurement.reading import Series
+from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.now import FEWEST
+from gradiometer.problems.user_code import user_code
+from gradiometer.run.artifacts import load_artifacts
+from gradiometer.run.cadence.overhead import readings_wanted
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.reader import Run
+from gradiometer.run.spikes import spikes_of
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.triage import Triage, triage_of
+from gradiometer.verdict.words.headline import ending, headline_in_words, outcome_of
+from gradiometer.verdict.words.say import as_dict
+
+POINTS = 24
+"""Maximum number of points of a curve along a run."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Estimates and findings from the readings of a run.
+
+    Args:
+        findings: The findings of the gauges, most urgent first.
+        estimates: Estimates at the newest reading. The key is the quantity, or `quantity/layer` for one layer.
+        history: Estimates along the run. For each quantity, pairs of a step and the estimate of its value there, from
+            the readings up to it.
+        headline: The finding that leads; None if there is none.
+        outcome: The state of the run and its test score, in words.
+        said: The headline in words.
+        gauges: The gauges that the run was measured with and whose classes are available.
+        spikes: The spikes of the training loss. Their places are steps.
+        triage: What triage says; None for a run without its signs.
+    """
+
+    findings: tuple[Finding, ...]
+    estimates: Mapping[str, Estimate]
+    history: Mapping[str, tuple[tuple[int, Estimate], ...]]
+    headline: Finding | None = None
+    outcome: str = ""
+    said: str = ""
+    gauges: tuple[Gauge, ...] = ()
+    spikes: tuple[Spike, ...] = ()
+    triage: Triage | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The outcome and the headline, in one sentence."""
+        return f"{self.outcome}; {self.said}."
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of all quantities."""
+        held_out = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
+        return {**labels_of(self.gauges), **Survey.labels, **Certificate.labels, **held_out}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Verdict, findings and latest estimates, as `--json` prints them."""
+        return {
+            "verdict": self.verdict,
+            "headline": None if self.headline is None else self.headline.claim,
+            "claims": [] if self.triage is None else [each.claim.value for each in self.triage.claims],
+            "findings": [as_dict(finding) for finding in self.findings],
+            "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
+        }
+
+
+def diagnose(run: Run, level: float | None = None) -> Diagnosis:
+    """Estimate and interpret everything a run has recorded.
+
+    Args:
+        run: The run, finished or not.
+        level: Confidence level. Default: that of the run.
+
+    >>> from gradiometer import Run, diagnose
+    >>> from gradiometer.run import RunFolder
+    >>> folder = RunFolder.create("runs", "empty", {})
+    >>> diagnose(Run.open(folder.path)).verdict
+    'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'
+    """
+    level = run.configuration.level if level is None else level
+    estimates: dict[str, Estimate] = {}
+    history: dict[str, list[tuple[int, Estimate]]] = {}
+    findings = [*_of_gauges(run, level, estimates, history), *_of_the_run(run, level, estimates)]
+    gauges, missing = recorded_gauges(run)
+    findings += [_unavailable(name, path, run) for name, path in missing.items()]
+    spikes = spikes_of(run)
+    if spikes:
+        found = spikes_finding(spikes, partial(_explained, run, gauges))
+        findings.append(found if run.watched else replace(found, trial=_causes(run, clearest(spikes))))
+    if run.evaluations:
+        estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
+    for certificate in load_artifacts(run, Certificate)[-1:]:
+        findings.append(certificate.finding())
+        estimates |= certificate.estimates
+    findings = with_trials(run, _with_reservations(run, findings, gauges))
+    findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
+    judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
+    if judged is not None:
+        findings = led_by(judged, with_trials(run, findings_of(judged)), findings)
+    headline = leading(run, findings)
+    return Diagnosis(
+        findings=tuple(findings),
+        estimates=estimates,
+        history={name: tuple(points) for name, points in history.items()},
+        headline=headline,
+        outcome=outcome_of(ending(run.status, run.steps), estimates),
+        said=headline_in_words(headline, run.configuration, is_over=run.status == "finished"),
+        gauges=gauges,
+        spikes=spikes,
+        triage=judged,
+    )
+
+
+def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with those of triage. If something is wrong, it leads, and gauges advise nothing.
+
+    What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
+    """
+    if judged.passes:
+        urgent = [each for each in findings if each.state in (State.ACT, State.LOOK)]
+        return [*urgent, *found, *(each for each in findings if each not in urgent)]
+    return [*found, *(replace(each, state=State.OK, cure=(), trial=None) if each.cure else each for each in findings)]
+
+
+def _of_gauges(
+    run: Run, level: float, estimates: dict[str, Estimate], history: dict[str, list[tuple[int, Estimate]]]
+) -> Iterator[Finding]:
+    """The findings of the gauges. Their estimates, now and along the run, are added to `estimates` and `history`."""
+    few = readings_wanted(run.overhead, run.configuration.every) is not None
+    for gauge in recorded_gauges(run)[0]:
+        series = run.series(gauge.name)
+        if series is None:
+            continue
+        is_ours = type(gauge) in GAUGES.values()
+        with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
+            latest = gauge.estimate(series.at_newest(), level)
+            if few and not gauge.own_steps:  # more steps at this budget bring few readings
+                latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
+            estimates |= latest
+            found = judge(gauge, latest, facts_of(run, series))
+            # A gauge that chooses its steps itself is about the whole path.
+            for part in () if gauge.own_steps else along(series):
+                for name, estimate in gauge.estimate(part.at_newest(by_layer=False), level).items():
+                    history.setdefault(name, []).append((int(part.steps[-1]), estimate))
+        if found is not None:
+            yield found
+
+
+def facts_of(run: Run, series: Series) -> RunFacts:
+    """What a gauge may know of a run when it judges its estimates."""
+    schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
+    examples = round(series.usual_batch_size) if _has_one_batch(run) else run.sampling.examples
+    return RunFacts(run.hyperparameters, schedule, frozenset(run.gauges), examples)
+
+
+def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding | None:
+    """What a gauge finds, with the doubt that comes with several learning rates."""
+    found = gauge.judge(estimates, run)
+    if found is None or run.settings is None or not gauge.sgd_only or len(set(run.settings.peaks)) == 1:
+        return found
+    return replace(found, doubts=(*found.doubts, Doubt("several_rates", {"peaks": tuple(run.settings.peaks)})))
+
+
+def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
+    """The findings that come from no gauge: the budget, the check after the last step, the plateau, the forks."""
+    if (wanted := readings_wanted(run.overhead, run.configuration.every)) is not None:
+        yield Finding(
+            "overhead", Issue.ESTIMATION, "budget_short", State.CANNOT_TELL, facts={**run.overhead, "short_of": wanted}
+        )
+    yield from _endpoint(run, estimates)
+    for found in (_stationarity(run, level), cooling_finding(run), rate_finding(run), cooled_finding(run)):
+        if found is not None:
+            yield found
+
+
+def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
+    """The finding that leads: the most urgent one of which something is known."""
+    if reason := Reservations.of(run.events).loss:
+        return Finding("loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason})
+    passed = [each for each in findings if each.claim == Claim.HEALTHY]
+    if passed:
+        return passed[0]  # what a gauge advises then makes a healthy training cheaper, and is no illness
+    ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
+    known = (each for each in ours if each.state is not State.CANNOT_TELL)
+    return next(known, ours[0] if ours else None)
+
+
+def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
+    """The likely cause of a spike, with the readings near it."""
+    examined = Examined.within(spike, run.events)
+    evidence: list[Observation | None] = []
+    for gauge in gauges:
+        if (series := run.series(gauge.name)) is None:
+            continue
+        if isinstance(gauge, BatchSharpness):
+            evidence.append(sharpness_near(spike, series, gauge.kind))
+        elif isinstance(gauge, GradientNoise):
+            usual = usual_norms(spike.first, series)
+            layer = None if examined is None or usual is None else examined.layer(series.layers, usual)
+            evidence.append(layer or layer_near(spike, series))
+    return explain(spike, examined=examined, readings=evidence, same_examples=_has_one_batch(run))
+
+
+def _has_one_batch(run: Run) -> bool:
+    """True if every measured batch had the same rows."""
+    found = [event["repeats"] for event in run.events if "repeats" in event]
+    return found[-1:] == ["batch"]
+
+
+def _causes(run: Run, spike: Spike) -> Trial:
+    """The cause of a spike that forks have found, or the command that finds it."""
+    if (found := causes_of(run, spike)) is not None:
+        return Trial(facts={"causes": found})
+    return Trial(facts={"call": f"{run.call('fork', '').removesuffix('`')} --spike {spike.peak}`"})
+
+
+def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:
+    """The findings as far as the warnings of the run let them hold, and one for each gauge that stopped early."""
+    reservations = Reservations.of(run.events)
+    apart = run.manifest.get("mode") != "shared"
+    uses_loss = {gauge.name: not gauge.own_steps and (apart or gauge.needs_loss) for gauge in gauges}
+    held = [
+        reservations.on(finding, uses_loss=uses_loss[finding.gauge]) if finding.gauge in uses_loss else finding
+        for finding in findings
+    ]
+    found = {finding.gauge for finding in findings}
+    stopped = [gauge for gauge in gauges if gauge.name not in found and reservations.why(gauge.name)]
+    return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
+
+
+def _unavailable(name: str, path: str, run: Run) -> Finding:
+    """The finding for a gauge whose class is not available."""
+    series = run.series(name)
+    facts = {"class": path, "readings": 0 if series is None else len(series), "run": str(run.path)}
+    return Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
+
+
+def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
+    """Findings of the check after the last step."""
+    for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
+        endpoint = Endpoint.of(event)
+        yield from endpoint.findings(kind_of(estimates))
+        if found := _chaos(run, endpoint, estimates):
+            yield found
+        settings = run.hyperparameters
+        if settings is not None and kind_of(estimates) is not Kind.DIVERGING:
+            decay = max((group.weight_decay for group in settings.now), default=0.0)
+            if found := infinity_finding(estimates, run.losses[1], decay):
+                yield found
+
+
+def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> Finding | None:
+    """The finding about chaos past the edge, from the sharpness at the end or that of the batches."""
+    settings = run.hyperparameters
+    if settings is None or settings.family != "sgd" or (path := run.series("trajectory")) is None:
+        return None
+    rate = float(path.learning_rate[-1])
+    shares = [estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells]
+    if endpoint.sharpness is not None:
+        limit = min(Momentum(group.momentum, group.nesterov).limit for group in settings.now)
+        shares.append(transformed(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
+    share = max(shares, key=lambda each: each.low, default=None)
+    return chaos_finding(share, estimates, run.losses[1], rate)
+
+
+def _stationarity(run: Run, level: float) -> Finding | None:
+    """If the loss still falls at the latest constant rate. None without a constant rate or without `cool`."""
+    looks = [event for event in run.events if event["event"] == "stationarity"]
+    if not looks:
+        return None
+    look = looks[-1]
+    steps, losses = run.losses
+    held = (steps >= look["step"] - look["steps"]) & (steps < look["step"])
+    if held.sum() < FEWEST_STEPS or not np.isfinite(losses[held]).all():
+        return None
+    found = plateau_since(steps[held], losses[held], level)
+    return finding(found, look["learning_rate"], look, CUT * look["learning_rate"])
+
+
+def along(series: Series) -> Iterator[Series]:
+    """The readings up to points along the run, equally many readings apart, as far as they are enough for an estimate.
+
+    The last point is the newest reading.
+    """
+    for stop in sorted({*np.linspace(len(series), 0, POINTS, endpoint=False).astype(int).tolist()}):
+        if stop >= min(FEWEST, len(series)):
+            yield series[:stop]
