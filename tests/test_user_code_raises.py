@@ -14,7 +14,7 @@ import gradiometer
 from command_line import called
 from gradiometer import UserCodeFailed, supervised
 from gradiometer.errors import bounded, calling, of_user, printable
-from gradiometer.forks import fork
+from gradiometer.forks import Loop, fork
 from gradiometer.tuning import tune
 
 PROBLEM = r"""
@@ -171,10 +171,8 @@ def tuned(model: nn.Module) -> object:
 
 def forked(model: nn.Module) -> object:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return fork(
-        model, optimizer, loss=CRITERION, batches=(INPUTS, LABELS), batch_size=16, alternatives=["rate 2x"],
-        horizon="10 updates", replicates=2,
-    )  # fmt: skip
+    loop = Loop(model, optimizer, loss=CRITERION, batches=(INPUTS, LABELS), batch_size=16)
+    return fork(loop, ["rate 2x"], horizon="10 updates", replicates=2)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 5, 8, 13, 21, 34])
