@@ -19,7 +19,7 @@ TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "3", "--steps", "400",
 
 def forks_of(run: Run) -> dict[str, Any]:
     """The plan of every fork in the folder of a run, by its number."""
-    plans = {path.parent.name: json.loads(path.read_text()) for path in (run.path / "forks").glob("*/")}
+    plans = {path.parent.name: json.loads(path.read_text()) for path in (run.path / "forks").glob("*/fork.json")}
     for plan in plans.values():
         plan.pop("created", None)
     return dict(sorted(plans.items()))
