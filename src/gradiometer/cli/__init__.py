@@ -8,7 +8,7 @@ import click
 
 from gradiometer import __version__
 from gradiometer.cli.batch import batch
-from gradiometer.cli.boundary import READER_ENDED, REFUSED, ended_by_sigterm, report_error
+from gradiometer.cli.boundary import READER_ENDED, REFUSED, check_environment, ended_by_sigterm, report_error
 from gradiometer.cli.certify import certify
 from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
@@ -92,6 +92,7 @@ def _run(arguments: list[str]) -> int:
     """Run a command. Returns its exit code."""
     try:
         with ended_by_sigterm():
+            check_environment()
             code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         error.show()

@@ -40,7 +40,7 @@ from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.guard import Guard
-from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything
+from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything, update
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
@@ -271,7 +271,7 @@ class Training:
     def update(self, made: bool = True) -> None:
         """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the step."""
         if made:
-            self.optimizer.step()
+            update(self.optimizer, self.step)
         self.scheduler.step()
         self.step += 1
         self._cool()

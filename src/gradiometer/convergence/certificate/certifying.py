@@ -13,7 +13,7 @@ from gradiometer.convergence.certificate.certificate import TOLERANCE, Certifica
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
 from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.errors import BadArgument, Diverged
+from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
@@ -47,6 +47,7 @@ class TrainingSet(Protocol):
         """The examples at these positions."""
 
 
+@bounded
 def certify(
     objective: Objective,
     train: TrainingSet,

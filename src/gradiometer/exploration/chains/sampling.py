@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.exploration.chains.chains import DrawRecorder, make_models
 from gradiometer.exploration.chains.effective_size import size_of_slowest
 from gradiometer.exploration.chains.engine_choice import EngineChoice
@@ -140,6 +140,7 @@ class Sampled:
         }
 
 
+@bounded
 def sample(
     model: Callable[[], nn.Module],
     loss: Loss,
