@@ -33,11 +33,11 @@ from gradiometer import (
     diagnose,
     watch,
 )
-from gradiometer.forks import Fork, forks_of
+from gradiometer.forks import Fork, fork, forks_of
 from gradiometer.measurement import significant
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
-from gradiometer.train import fork_run, spike_causes, train
+from gradiometer.train import loop_at, spike_causes, train
 from gradiometer.verdict import say
 
 WRONG, MISSING = 0.2, -999.0
@@ -94,7 +94,8 @@ class Exhibit:
         found = diagnose(run)
         for spike in found.spikes:
             spike_causes(run, spike.peak, problem=problem)
-        fork_run(run, [*advised(found.findings), *self.tried], at=self.at, horizon="100%", problem=problem)
+        alternatives = [*advised(found.findings), *self.tried]
+        fork(loop_at(run, self.at, problem=problem), alternatives, horizon="100%", out=run.path)
         return run.refreshed()
 
 

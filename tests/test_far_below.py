@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from forked_run import fork_of
 from gradiometer import Draw, Reading, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
 from gradiometer.forks.recorded.trials import advised
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.problems import load
 from gradiometer.run import Configuration
-from gradiometer.train import fork_run, train
+from gradiometer.train import train
 from gradiometer.verdict.words.say import say
 
 EDGE = 2.0
@@ -67,8 +68,8 @@ def slow_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_far_below_its_edge_offers_a_fork_and_the_fork_shows_that_it_holds(slow_run: Run) -> None:
     (found,) = [one for one in diagnose(slow_run).findings if one.gauge == "batch_sharpness"]
     assert found.state is State.LOOK and "--advice" in say(found).tried
-    made = fork_run(slow_run, advised([found]), horizon="60 updates", replicates=2)
-    assert {effect.alternative: effect.verdict for effect in made.record.fork.effects("train_loss")} == {
+    made = fork_of(slow_run, advised([found]), horizon="60 updates", replicates=2)
+    assert {effect.alternative: effect.verdict for effect in made.fork.effects("train_loss")} == {
         "rate 2x": "better", "rate 4x": "better",
     }  # fmt: skip
     (again,) = [one for one in diagnose(Run.open(slow_run.path)).findings if one.gauge == "batch_sharpness"]

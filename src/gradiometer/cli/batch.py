@@ -137,11 +137,18 @@ def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None
     """Measure the critical batch of a run by branching, and print it."""
     from gradiometer.cli.branches import following
     from gradiometer.cli.outcome import filled, print_json
+    from gradiometer.forks.critical.of_loop import critical_batch
     from gradiometer.run.reader import Run
-    from gradiometer.train.forking.run_critical import critical_batch_of
+    from gradiometer.train.batch_comparison import noise_scale_at
+    from gradiometer.train.forking.run_loop import loop_at
 
     with following(quiet=as_json) as shown:
-        found = critical_batch_of(Run.open(path), pool=pool, progress=shown.count, **given)
+        run, level = Run.open(path), given.pop("level")
+        loop = loop_at(run, given.pop("at", None))
+        found = critical_batch(
+            loop, forecast=noise_scale_at(run, loop.index), level=run.configuration.level if level is None else level,
+            pool=pool, threads=run.configuration.threads, out=run.path, progress=shown.count, **given,
+        )  # fmt: skip
     if as_json:
         print_json(found.to_dict())
     else:

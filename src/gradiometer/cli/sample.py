@@ -155,7 +155,7 @@ def _watch(problem: "Problem") -> "dict[str, tuple[Function, Batch]]":
     """The losses and the accuracy, each with its fixed examples."""
     import torch
 
-    from gradiometer.problems.closed_forms.linear_regression import SLOPES
+    from gradiometer.lab.closed_forms.linear_regression import SLOPES
 
     def first(examples: "Examples") -> "Batch":
         return examples.batch(torch.arange(min(len(examples), WATCHED)))
@@ -180,7 +180,7 @@ def _known(problem: "Problem", given: dict[str, Any]) -> dict[str, float | tuple
     """Exact means, of slopes also standard deviations, if the posterior is known and has no further prior."""
     import numpy as np
 
-    from gradiometer.problems.closed_forms import linear_regression, logistic_regression
+    from gradiometer.lab.closed_forms import linear_regression, logistic_regression
 
     temperature = given["temperature"]
     if given["weight_decay"] or not temperature > 0:

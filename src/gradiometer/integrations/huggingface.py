@@ -136,6 +136,13 @@ class HuggingFaceCallback(TrainerCallback):
             if self.watch.ranks.first and folder.is_dir():
                 (folder / STATE).write_text(json.dumps(self.watch.state_dict()))
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the loss of an evaluation."""
+        loss = kwargs.get("metrics", {}).get("eval_loss")
+        if loss is not None and self._hook is not None:
+            with self.watch.shield:
+                self.watch.evaluated(test=float(loss))
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The run is finished."""
         self._end(None)

@@ -26,6 +26,10 @@ except ImportError as error:
     raise ImportError("Lightning is not installed: pip install 'gradiometer[lightning]'.") from error
 
 
+VALIDATION_LOSSES = ("val_loss", "valid_loss", "validation_loss", "val/loss", "valid/loss")
+"""Names under which modules log their loss on held-out examples."""
+
+
 class LightningCallback(Callback):
     """Watches the training of a LightningModule without changing it.
 
@@ -102,6 +106,15 @@ class LightningCallback(Callback):
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """The gradients are complete."""
         self.watch.step(self._value, self._batch)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Record the validation loss, if the module logs one."""
+        if self._watch is None or trainer.sanity_checking:
+            return
+        with self.watch.shield:
+            names = [name for name in VALIDATION_LOSSES if name in trainer.callback_metrics]
+            if names:
+                self.watch.evaluated(test=trainer.callback_metrics[names[0]])
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The run is finished."""

@@ -208,6 +208,11 @@ class Run:
         )
 
     @property
+    def signs(self) -> list[tuple[int, dict[str, Any]]]:
+        """Steps, and the numbers of each that triage needs, by name; empty if they were not recorded."""
+        return self._readings.signs
+
+    @property
     def overhead(self) -> dict[str, Any]:
         """Time that measuring was allowed and used, as in `Recorder.overhead`; empty if it was not recorded."""
         return self._readings.overhead

@@ -46,6 +46,11 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
     weight_decay: float | list[float]
 
 
+class _SignsLine(msgspec.Struct, tag_field="kind", tag="signs"):
+    step: StepNumber
+    signs: dict[str, Number | list[Number]]
+
+
 class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     budget: Number | None
     used: Number
@@ -60,7 +65,9 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     beyond_allowance: bool = False
 
 
-_decoder = msgspec.json.Decoder(ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine)
+_decoder = msgspec.json.Decoder(
+    ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine | _SignsLine
+)
 
 
 class Readings:
@@ -83,6 +90,8 @@ class Readings:
         self._losses: list[tuple[np.ndarray, np.ndarray]] = []
         self.settings: list[tuple[int, tuple[Group, ...]]] = []
         """Steps and the groups of the optimizers at each."""
+        self.signs: list[tuple[int, dict[str, Any]]] = []
+        """Steps and the numbers that triage needs of each."""
         self._garbled: list[int] = []
         self._incomplete = False
         """True if the last line of `_garbled` is the beginning of one."""
@@ -172,6 +181,8 @@ class Readings:
             elif type(record) is _HyperparametersLine:
                 with suppress(ValueError):
                     self.settings.append((record.step, read(msgspec.structs.asdict(record))))
+            elif type(record) is _SignsLine:
+                self.signs.append((record.step, restored(record.signs)))
             elif type(record) is _OverheadLine:
                 self.overhead = restored(msgspec.structs.asdict(record))
             else:
@@ -190,6 +201,7 @@ class Readings:
             blocks[:] = [block.kept(block.steps < step) for block in blocks]
         self._losses = [(steps[steps < step], losses[steps < step]) for steps, losses in self._losses]
         self.settings = [(at, groups) for at, groups in self.settings if at < step]
+        self.signs = [(at, signs) for at, signs in self.signs if at < step]
 
     @property
     def losses(self) -> tuple[Int[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:

@@ -194,6 +194,10 @@ class Recorder:
         for place, value in enumerate(values):
             self.loss(step + place, value)
 
+    def signs(self, step: int, signs: Mapping[str, Any]) -> None:
+        """Record the numbers of one step that triage needs: single numbers, or lists with one for each tensor."""
+        self._readings.append({"kind": "signs", "step": int(step), "signs": signs})
+
     def event(self, event: str, step: int, **fields: Any) -> None:
         """Record an event and write it at once. Only rank 0 writes events."""
         if event == "warning" and self.tell is not None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from gradiometer.errors import BadArgument
@@ -132,6 +133,18 @@ def _preconditioned(run: Run, series: Series, level: float) -> Finding:
     gauge = next(gauge for gauge in recorded_gauges(run)[0] if isinstance(gauge, PreconditionedNoise))
     estimates = gauge.estimate(series.at_newest(), level)
     return gauge.judge(estimates, RunFacts(run.hyperparameters))
+
+
+def noise_scale_at(run: Run, step: int) -> Estimate | None:
+    """The preconditioned noise scale at the newest reading before a step, or the plain one; None without readings."""
+    for kind, name in ((PreconditionedNoise, "preconditioned_noise_scale"), (GradientNoise, "noise_scale")):
+        series = run.series(kind.name)
+        before = None if series is None else series[: int(np.searchsorted(series.steps, step, side="right"))]
+        if before is None or not len(before):
+            continue
+        gauge = next(each for each in recorded_gauges(run)[0] if isinstance(each, kind))
+        return gauge.estimate(before.at_newest(), run.configuration.level)[name]
+    return None
 
 
 def _windows(series: Series) -> Iterator[Series]:

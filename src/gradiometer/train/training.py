@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
-from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
+from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
@@ -154,7 +154,7 @@ class Training:
 
     def endpoint(self, trajectory: Series) -> Endpoint:
         """The endpoint on a few hundred examples, with curvature only if the path may have come to rest."""
-        path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
+        path = Trail.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
         facts = facts_of(path)
         rests = "straightness" in facts and kind_of(facts) is not Kind.UNDER_WAY
         with user_code("loss", "after the last step"):

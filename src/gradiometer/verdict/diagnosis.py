@@ -41,7 +41,10 @@ from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.triage import Triage, triage_of
 from gradiometer.verdict.words.headline import ending, headline_in_words, outcome_of
 from gradiometer.verdict.words.say import as_dict
 
@@ -63,6 +66,7 @@ class Diagnosis:
         said: The headline in words.
         gauges: The gauges that the run was measured with and whose classes are available.
         spikes: The spikes of the training loss. Their places are steps.
+        triage: What triage says; None for a run without its signs.
     """
 
     findings: tuple[Finding, ...]
@@ -73,6 +77,7 @@ class Diagnosis:
     said: str = ""
     gauges: tuple[Gauge, ...] = ()
     spikes: tuple[Spike, ...] = ()
+    triage: Triage | None = None
 
     @property
     def verdict(self) -> str:
@@ -90,6 +95,7 @@ class Diagnosis:
         return {
             "verdict": self.verdict,
             "headline": None if self.headline is None else self.headline.claim,
+            "claims": [] if self.triage is None else [each.claim.value for each in self.triage.claims],
             "findings": [as_dict(finding) for finding in self.findings],
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
         }
@@ -125,6 +131,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
+    judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
+    if judged is not None:
+        findings = led_by(judged, with_trials(run, findings_of(judged)), findings)
     headline = leading(run, findings)
     return Diagnosis(
         findings=tuple(findings),
@@ -135,7 +144,23 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         said=headline_in_words(headline, run.configuration, is_over=run.status == "finished"),
         gauges=gauges,
         spikes=spikes,
+        triage=judged,
     )
+
+
+def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with those of triage. If something is wrong, it leads, and gauges advise nothing.
+
+    What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
+    """
+    if judged.passes:
+        return sorted([*found, *findings], key=lambda each: each.state.rank)
+    return [*found, *(_without_advice(each) if each.cure else each for each in findings)]
+
+
+def _without_advice(finding: Finding) -> Finding:
+    """The finding as a reading alone."""
+    return replace(finding, state=State.OK, cure=(), trial=None, facts={**finding.facts, "withheld": True})
 
 
 def _of_gauges(
@@ -193,6 +218,9 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
     """The finding that leads: the most urgent one of which something is known."""
     if reason := Reservations.of(run.events).loss:
         return Finding("loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason})
+    passed = [each for each in findings if each.claim == Claim.HEALTHY]
+    if passed:
+        return passed[0]  # what a gauge advises then makes a healthy training cheaper, and is no illness
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)

@@ -189,7 +189,7 @@ class Capture:
             motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that look back.
         """
         if self.scaler is not None:
-            self._divisor = self.scaler.scale(torch.ones((), device=self._parameters[0].device))
+            self._divisor = self.factor()
             self._factor = Copied(self._divisor)
         self._shares.decide([part.loss for part in parts], lambda: self._scaled)
         share = partial(self._share, parts, index, groups)
@@ -333,6 +333,11 @@ class Capture:
                 "call `optimizer.zero_grad()` before each update; the measurements describe the last batch alone"
             )
         return gradient, lambda: squared_norms(taken)[0]
+
+    def factor(self) -> Tensor:
+        """The factor of the GradScaler, on the device."""
+        scaled: Tensor = self.scaler.scale(torch.ones((), device=self._parameters[0].device))
+        return scaled
 
     def mean_loss(self, called: Tensor) -> Tensor:
         """The mean loss, from the scaled and divided one that `backward` was called on. It stays on its device."""

@@ -1,9 +1,13 @@
 """The run of a watched loop: written, read and described while training uses it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from gradiometer.errors import summary
+import numpy as np
+from torch import Tensor
+
+from gradiometer.errors import BadArgument, summary
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
@@ -11,10 +15,15 @@ from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.verdict.diagnosis import diagnose
+
+LossesGiven = float | Tensor | Sequence[Any]
+"""A mean loss, or the losses of single examples."""
 
 
 class Kept:
@@ -41,6 +50,7 @@ class Kept:
         self._losses, self._shield, self._warn, self._gauges = losses, shield, warn, gauges
         self._announcements, self._settings = announcements, settings
         self._recorder: Recorder | None = None
+        self._evaluated: list[tuple[int, dict[str, Any]]] = []
 
     def attached(self, recorder: Recorder, configuration: WatchedConfiguration) -> Recorder:
         """The recorder, whose run is written and read from now on."""
@@ -77,6 +87,25 @@ class Kept:
             return Run.open(self._recorder.folder.place, gauges=self._gauges)
         return None
 
+    def evaluate(self, step: int, **losses: Any) -> None:
+        """Record an evaluation. One that is made before the first step is written when the run begins."""
+        estimates = {
+            f"{name}_loss": mean_loss(name, value).to_dict() for name, value in losses.items() if value is not None
+        }
+        if not estimates:
+            raise BadArgument("`test` and `train` are missing: give the loss on held-out examples as test=...")
+        self._evaluated.append((step, estimates))
+        self.evaluate_what_waited()
+
+    def evaluate_what_waited(self) -> None:
+        """Write the evaluations so far, if there is a run."""
+        if self._recorder is None:
+            return
+        waiting, self._evaluated = self._evaluated, []
+        with self._shield:
+            for step, estimates in waiting:
+                self._recorder.event("evaluation", step, estimates=estimates)
+
     def findings(self) -> Findings:
         """The findings so far, and the warnings."""
         run = self.run
@@ -103,3 +132,25 @@ class Kept:
                 self._settings.note()
                 self._losses.fetch()
                 self._recorder.flush()
+
+
+def mean_loss(name: str, value: Any) -> Estimate:
+    """The mean of an evaluation, with an interval if the losses of single examples were given.
+
+    Raises:
+        BadArgument: It is not a number, a tensor or a list of numbers.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().double().numpy()
+    try:
+        losses = np.asarray(value, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(
+            f"`{name}` must be a loss or the losses of single examples, got a {type(value).__name__}: give a number, a "
+            "tensor or a list of numbers."
+        ) from error
+    if not losses.size:
+        raise BadArgument(f"`{name}` holds no loss: give a number, or the loss of every example.")
+    if not np.isfinite(losses).all():
+        return Estimate.unknown(level=0.9, method="a loss is not finite", samples=losses.size)
+    return Estimate.exact(float(losses[0])) if losses.size == 1 else skewed_mean(losses)

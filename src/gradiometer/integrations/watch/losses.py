@@ -38,7 +38,7 @@ class Losses:
     def __init__(
         self,
         objective: Objective,
-        warn: Callable[[str], None],
+        warn: Callable[..., None],
         *,
         accumulation: int,
         rank: int | None,
@@ -81,10 +81,12 @@ class Losses:
         which = f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
         which += "" if self._rank is None else f", on rank {self._rank}"
         place = ""
+        fields: dict[str, str] = {}
         if self._locate:
             with as_written():
-                place = f": {culprit(self._objective, parts[-1].batch, seed=self._seed)}"
-        self._report(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}")
+                found = culprit(self._objective, parts[-1].batch, seed=self._seed)
+            place, fields = f": {found}", {"not_finite": found.kind}
+        self._report(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}", **fields)
 
     def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
@@ -132,9 +134,9 @@ class Losses:
         if fields is not None:
             self.recorder.event(EVENT, step, **fields)
 
-    def _report(self, text: str) -> None:
+    def _report(self, text: str, **fields: str) -> None:
         self._warned = True
-        self._warn(text)
+        self._warn(text, **fields)
         warnings.warn(f"{text}.", RuntimeWarning, stacklevel=4)
 
 

@@ -15,7 +15,24 @@ FEW = 8
 """Most examples that are listed."""
 
 
-def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
+class Culprit(str):
+    """The place of the first number that is not finite, as text.
+
+    Args:
+        text: The place.
+        kind: "parameters", "inputs", "layers" or "unknown".
+    """
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str) -> "Culprit":
+        """The text with its kind."""
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+
+def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> Culprit:
     """The place of the first number that is not finite, as text: a parameter, the batch, or the output of a layer.
 
     Runs the batch once more, and its examples one by one, at the present parameters. Call it before the update.
@@ -27,17 +44,19 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> str:
     """
     for name, parameter in zip(objective.names, objective.parameters, strict=True):
         if not parameter.isfinite().all():
-            return f"the parameter {name} is not finite: an update before this step made it so"
+            text = f"the parameter {name} is not finite: an update before this step made it so"
+            return Culprit(text, "parameters")
     examples = _examples(batch, lambda one: not _finite(one))
     if examples:
-        return f"the batch itself is not finite, in {examples}"
+        return Culprit(f"the batch itself is not finite, in {examples}", "inputs")
     try:
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
     except Exception as error:
-        return f"the batch could not be run again to find the layer ({reason_of(error)})"
+        return Culprit(f"the batch could not be run again to find the layer ({reason_of(error)})", "unknown")
     where = f"first in {layer}" if layer else "in the loss, with every layer's output finite"
-    return f"{where}, {'of ' + examples if examples else 'and for no example of the batch alone'}"
+    whose = f"of {examples}" if examples else "and for no example of the batch alone"
+    return Culprit(f"{where}, {whose}", "layers")
 
 
 def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:

@@ -27,7 +27,7 @@ from gradiometer.integrations.watch.description import (
     recorder_of,
     refuse_what_cannot_be_watched,
 )
-from gradiometer.integrations.watch.kept import Kept
+from gradiometer.integrations.watch.kept import Kept, LossesGiven
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
@@ -35,6 +35,7 @@ from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.successive import Successive, reads_products
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
@@ -133,6 +134,15 @@ class Watch(Forks, Automatic):
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
         self._begun, self._was_called, self._recorder, self._looked_at = False, False, None, 0.0
+        self._triage = TriageRecorder(
+            self._objective,
+            self._optimizers,
+            accumulation=accumulation,
+            enabled=bool(asked["budget"]) and self.ranks.first and not sharded,
+            scale=self._capture.factor if self._capture.scaler is not None else None,
+            warn=self._warn,
+            charge=self.budget.charge,
+        )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = None
         if self._products is not None:
@@ -164,6 +174,8 @@ class Watch(Forks, Automatic):
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self._triage.shield:
+            self._triage.close()
         if self._successive is not None:
             self._successive.close()
         with self.shield:
@@ -188,6 +200,9 @@ class Watch(Forks, Automatic):
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
         """
         steps, between = self.steps, self._between
+        if steps >= self._triage.next:
+            with self._triage.shield:
+                self._triage.at_step(steps, len(self._parts), batch)
         successive = self._successive
         if successive is not None and steps >= successive.next:
             successive.at_step(steps, loss, batch)
@@ -241,6 +256,23 @@ class Watch(Forks, Automatic):
         if not (self._parts or (self.ranks.alone and bool(self._waiting))):
             self._decide()
 
+    def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
+        """Record an evaluation of the model as it is now, so that overfitting can be seen.
+
+            w.evaluated(test=test_losses, train=losses_on_some_training_examples)
+
+        Args:
+            test: The loss on held-out examples: their mean, or the loss of every example, whose mean has an interval.
+            train: The same on training examples, in eval mode.
+
+        Raises:
+            BadArgument: An argument is not a number, a tensor or a list of numbers.
+        """
+        if self.ranks.first:
+            self._kept.evaluate(self.steps, test=test, train=train)
+            with self._triage.shield:
+                self._triage.evaluated()
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
         return {"steps": self.steps, **self._kept.state_dict()}
@@ -275,6 +307,8 @@ class Watch(Forks, Automatic):
             configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps, read
         )
         self._recorder = self._kept.attached(recorder, configuration)
+        self._triage.attach(recorder, self.budget.planned, self.steps)
+        self._kept.evaluate_what_waited()
         if self._successive is not None:
             self._successive.attach(partial(self._add, recorder), self._read_parts, self.steps + 1)
         self._remember_start()
@@ -384,11 +418,18 @@ class Watch(Forks, Automatic):
         if self._failures <= 2:
             attempt(self._between.end, self._capture.stop, lambda: self._warn(text, stopped="all"))
 
-    def _was_updated(self, *_: Any) -> None:
+    def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The optimizer was called."""
         between = self._between
+        rate = optimizer.param_groups[0]["lr"]
+        if rate is not self._triage.rate:
+            with self._triage.shield:
+                self._triage.note_rate(max(self.steps - 1, 0), rate)
         self._pace.updates += 1
         between.waits = False
+        if self._triage.awaits_update:
+            with self._triage.shield:
+                self._triage.updated(self.steps - 1)
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= between.planned or self._parts:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.verdict.triage.findings import GAUGE
 from gradiometer.verdict.words import (
     batch,
     comparison,
@@ -19,6 +20,7 @@ from gradiometer.verdict.words import (
     paths,
     run,
     spikes,
+    triage,
 )
 from gradiometer.verdict.words.sentences import Sentences
 
@@ -36,7 +38,8 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     **run.CLAIMS,
     **spikes.CLAIMS,
 }
-"""A function that says each claim."""
+"""A function that says each claim of a gauge. Those of triage are in a table of their own: both say `batch_small`, from
+other numbers."""
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     **batch.DOUBTS,
@@ -67,13 +70,17 @@ def say(finding: Finding) -> Sentences:
     >>> say(finding).seen
     'B = 32 is near the gradient noise scale 40.0 [40.0, 40.0] (0 measured steps).'
     """
-    if finding.claim not in CLAIMS:
+    claims = triage.CLAIMS if finding.gauge == GAUGE else CLAIMS
+    if finding.claim not in claims:
         raise BadArgument(
             f"`claim` must be in the table of words or 'own', got {finding.claim!r}: a gauge of your own says 'own' "
             "and gives its sentences in `facts`."
         )
-    sentences = CLAIMS[finding.claim](finding)
-    caveats = [sentences.caveat, *(_doubt(doubt) for doubt in finding.doubts)]
+    sentences = claims[finding.claim](finding)
+    doubts = triage.DOUBTS if finding.gauge == GAUGE else DOUBTS
+    if finding.facts.get("withheld"):  # triage found something that comes first
+        sentences = replace(sentences, paste=(), suggestion="", forecast="")
+    caveats = [sentences.caveat, *(_doubt(doubt, doubts) for doubt in finding.doubts)]
     return replace(
         sentences,
         caveat=" ".join(text for text in caveats if text),
@@ -81,10 +88,10 @@ def say(finding: Finding) -> Sentences:
     )
 
 
-def _doubt(doubt: Doubt) -> str:
-    if doubt.kind not in DOUBTS:
+def _doubt(doubt: Doubt, doubts: Mapping[str, Callable[[Doubt], str]]) -> str:
+    if doubt.kind not in doubts:
         raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
-    return DOUBTS[doubt.kind](doubt)
+    return doubts[doubt.kind](doubt)
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""The cases of the clinic: two tables, one of healthy trainings and one of sick ones, for each half.
+
+The halves share no network and no data. Thresholds are chosen on the development half. The judged half is judged.
+"""
+
+import zlib
+from dataclasses import dataclass, replace
+from functools import cache
+
+from clinic.illnesses import BY_A_PERSON, GAINS, ILLNESSES
+from clinic.recipe import Recipe
+from clinic.tables import DEVELOPMENT_HEALTHY, DEVELOPMENT_SICK, JUDGED_HEALTHY, JUDGED_SICK
+
+HALVES = ("development", "judged")
+SEEDS = (1, 2)
+"""The seeds on which gains are measured. They are the same for all cases, which so share their cured trainings."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training of the clinic.
+
+    Args:
+        name: Its row in the table.
+        half: "development" or "judged".
+        recipe: What is trained.
+        healthy: What is trained when nothing is wrong: for a healthy case the recipe itself.
+        illnesses: Names of what is wrong and how much of it, none for a healthy case.
+        seed: Of the watched training.
+    """
+
+    name: str
+    half: str
+    recipe: Recipe
+    healthy: Recipe
+    illnesses: tuple[tuple[str, float], ...]
+    seed: int
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claims that are right."""
+        return tuple(ILLNESSES[name].claim for name, _ in self.illnesses)
+
+    @property
+    def only_by_a_person(self) -> bool:
+        """True if no function can cure one of its illnesses: said beforehand, not after the judgement."""
+        return bool(BY_A_PERSON & set(self.claims))
+
+
+def healthy_recipes(table: str) -> dict[str, Recipe]:
+    """The recipes of a healthy table, by "network data optimizer schedule"."""
+    head, *rows = table.strip().splitlines()
+    columns = head.split()[4:]
+    recipes = {}
+    for row in rows:
+        network, data, steps, batch, *rates = row.split()
+        for column, rate in zip(columns, rates, strict=True):
+            if rate == "-":
+                continue
+            optimizer, schedule = column.split("/")
+            recipes[f"{network} {data} {optimizer} {schedule}"] = Recipe(
+                network,
+                data,
+                optimizer,
+                float(rate),
+                schedule,
+                steps=int(steps),
+                batch=int(batch),
+                gain=GAINS.get(network, 1.0),
+            )
+    return recipes
+
+
+def sick_case(row: str, half: str, healthy: dict[str, Recipe]) -> Case:
+    """The case of a row such as "gru markov adamw cosine : rate_low 8 + labels_noisy 0.4".
+
+    The seed comes from the row itself, so that another row does not change it.
+    """
+    base, listed = row.split(" : ")
+    illnesses = []
+    for words in listed.split(" + "):
+        name, much = words.split()
+        illnesses.append((name, float(much)))
+    well = healthy[base]
+    for name, much in illnesses:
+        well = ILLNESSES[name].prepare(well, much)
+    sick = well
+    for name, much in illnesses:
+        sick = ILLNESSES[name].spoil(sick, much)
+    return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), zlib.crc32(row.encode()))
+
+
+def partly_cured(case: Case) -> list[Recipe]:
+    """A case of two illnesses with only one of them, for each of the two."""
+    return [ILLNESSES[name].spoil(case.healthy, much) for name, much in case.illnesses]
+
+
+@cache
+def sick_cases(half: str) -> tuple[Case, ...]:
+    """The sick trainings of a half."""
+    healthy, rows = _tables(half)
+    return tuple(sick_case(row, half, healthy) for row in rows)
+
+
+@cache
+def well_cases(half: str) -> tuple[Case, ...]:
+    """The healthy trainings of a half, and the sick ones after their cure, each with another seed."""
+    healthy, _ = _tables(half)
+    cases = [Case(name, half, recipe, recipe, (), 0) for name, recipe in healthy.items()]
+    for case in sick_cases(half):
+        cases.append(replace(case, name=f"cured {case.name}", recipe=case.healthy, illnesses=()))
+    return tuple(cases)
+
+
+def _tables(half: str) -> tuple[dict[str, Recipe], list[str]]:
+    healthy, sick = {
+        "development": (DEVELOPMENT_HEALTHY, DEVELOPMENT_SICK),
+        "judged": (JUDGED_HEALTHY, JUDGED_SICK),
+    }[half]
+    rows = [row.strip() for row in sick.strip().splitlines() if row.strip() and not row.strip().startswith("#")]
+    return healthy_recipes(healthy), rows

@@ -1,0 +1,209 @@
+"""The data of the clinic: each set has rows to train on, rows to evaluate on and fresh rows that training never sees.
+
+The development half and the judged half of the clinic share no data set.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gradiometer.problems.images import digits, fashion_mnist
+
+Pairs = tuple[Tensor, Tensor]
+"""Inputs and targets, with the examples along the first axis."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in three parts.
+
+    Args:
+        train, evaluation, fresh: Rows of (inputs, targets). The loss that counts is that of the fresh rows.
+        outputs: Number of classes, of tokens or of values to predict.
+        kind: "classes" (one label a row), "tokens" (one label a position) or "values" (regression).
+    """
+
+    train: Pairs
+    evaluation: Pairs
+    fresh: Pairs
+    outputs: int
+    kind: str
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the inputs of one example."""
+        return self.train[0].shape[1:]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        if self.kind == "values":
+            return functional.mse_loss(outputs, targets)
+        if self.kind == "tokens":
+            return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+        return functional.cross_entropy(outputs, targets)
+
+
+def parts(inputs: Tensor, targets: Tensor, *, held_out: int) -> tuple[Pairs, Pairs, Pairs]:
+    """All rows but the last 2 × `held_out` to train on, and so many to evaluate on and as fresh rows."""
+    first = len(inputs) - 2 * held_out
+    second = len(inputs) - held_out
+    return (
+        (inputs[:first], targets[:first]),
+        (inputs[first:second], targets[first:second]),
+        (inputs[second:], targets[second:]),
+    )
+
+
+def standard(inputs: Tensor) -> Tensor:
+    """Columns of mean 0 and standard deviation 1."""
+    return (inputs - inputs.mean(0)) / inputs.std(0)
+
+
+# ---- the development half
+
+
+def shifted_digits() -> Data:
+    """The digits that ship with the package, moved by up to one pixel and with noise: 10 classes, 8 × 8 pixels."""
+    images, labels, held_out = digits.stored()
+    generator = torch.Generator().manual_seed(1)
+    images = images.float() / 16
+
+    def copies(rows: Tensor, count: int) -> Pairs:
+        chosen = torch.randint(len(rows), (count,), generator=generator)
+        selected = functional.pad(images[rows[chosen]], (1, 1, 1, 1))
+        moves = torch.randint(3, (count, 2), generator=generator)
+        moved = torch.stack(
+            [
+                image[down : down + 8, right : right + 8]
+                for image, (down, right) in zip(selected, moves.tolist(), strict=True)
+            ]
+        )
+        noise = 0.15 * torch.randn(moved.shape, generator=generator)
+        return ((moved + noise - 0.3) / 0.45).unsqueeze(1), labels[rows[chosen]].long()
+
+    trained = torch.nonzero(~held_out).flatten()
+    unseen = torch.nonzero(held_out).flatten()
+    return Data(copies(trained, 12_000), copies(unseen[:180], 1_500), copies(unseen[180:], 1_500), 10, "classes")
+
+
+def clusters() -> Data:
+    """A table of 16 columns: 5 classes, each of four overlapping clusters."""
+    generator = torch.Generator().manual_seed(2)
+    centres = 1.2 * torch.randn(20, 16, generator=generator)
+    cluster = torch.randint(20, (16_000,), generator=generator)
+    inputs = centres[cluster] + torch.randn(16_000, 16, generator=generator)
+    return Data(*parts(standard(inputs), cluster % 5, held_out=2_000), 5, "classes")
+
+
+def friedman() -> Data:
+    """Friedman's first regression function of 5 of 10 columns, with 2 % of noise in the variance."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(16_000, 10, generator=generator)
+    y = 10 * torch.sin(math.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    y = y + 0.7 * torch.randn(len(y), generator=generator)
+    return Data(*parts(standard(x), standard(y).unsqueeze(1), held_out=2_000), 1, "values")
+
+
+def markov() -> Data:
+    """The next of 12 tokens in sequences of 16, from a chain that looks two tokens back."""
+    generator = torch.Generator().manual_seed(4)
+    logits = 2.0 * torch.randn(12, 12, 12, generator=generator)
+    chance = functional.softmax(logits, dim=-1)
+    sequence = [torch.randint(12, (8_000,), generator=generator) for _ in range(2)]
+    for _ in range(15):
+        drawn = torch.multinomial(chance[sequence[-2], sequence[-1]], 1, generator=generator)
+        sequence.append(drawn.flatten())
+    tokens = torch.stack(sequence, dim=1)
+    return Data(*parts(tokens[:, :-1], tokens[:, 1:], held_out=800), 12, "tokens")
+
+
+# ---- the judged half
+
+
+def clothes() -> Data:
+    """Fashion-MNIST at 14 × 14 pixels: 10 classes."""
+    problem = fashion_mnist.load("mlp")
+    rows = torch.randperm(60_000, generator=torch.Generator().manual_seed(5))[:16_000]
+    images, labels = problem.train.batch(rows)
+    images = (functional.avg_pool2d(images, 2) - 0.29) / 0.33
+    return Data(*parts(images, labels, held_out=2_000), 10, "classes")
+
+
+def interactions() -> Data:
+    """A table of 24 columns, 8 of them zeros and ones: 3 classes by the signs of products of columns."""
+    generator = torch.Generator().manual_seed(6)
+    numbers = torch.randn(20_000, 16, generator=generator)
+    flags = (torch.rand(20_000, 8, generator=generator) < 0.3).float()
+    x = torch.cat([numbers, flags], dim=1)
+    scores = torch.stack(
+        [
+            2 * x[:, 0] * x[:, 1] + 2 * x[:, 2] + 2 * x[:, 16],
+            2 * x[:, 3] * x[:, 4] - 2 * x[:, 5] + 2 * x[:, 17],
+            x[:, 6] ** 2 + 2 * x[:, 7] * x[:, 18],
+        ],
+        dim=1,
+    )
+    gumbel = -torch.log(-torch.log(torch.rand(scores.shape, generator=generator)))
+    return Data(*parts(standard(x), (scores + 0.5 * gumbel).argmax(1), held_out=2_000), 3, "classes")
+
+
+def waves() -> Data:
+    """Two values, sums of waves along directions in 8 columns, with 2 % of noise in the variance."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(16_000, 8, generator=generator)
+    directions = torch.randn(8, 6, generator=generator) * 0.5
+    y = torch.sin(x @ directions) @ torch.randn(6, 2, generator=generator)
+    y = standard(y) + 0.14 * torch.randn(y.shape, generator=generator)
+    return Data(*parts(x, y, held_out=2_000), 2, "values")
+
+
+def manual() -> Data:
+    """The next of 32 characters in windows of 20 of the reference manual that comes with Python."""
+    text = "\n".join(topics[name] for name in sorted(topics)).lower()
+    common = [letter for letter, _ in Counter(text).most_common(31)]
+    number = {letter: index for index, letter in enumerate(common)}
+    codes = torch.tensor([number.get(letter, 31) for letter in text[:400_000]])
+    windows = codes.unfold(0, 21, 21)
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(8))
+    windows = windows[order]
+    return Data(*parts(windows[:, :-1], windows[:, 1:], held_out=1_200), 32, "tokens")
+
+
+def tones() -> Data:
+    """Noisy waves of 24 points: 4 classes by frequency."""
+    generator = torch.Generator().manual_seed(9)
+    labels = torch.randint(4, (14_000,), generator=generator)
+    time = torch.arange(24) / 24
+    frequency = 1.5 + 0.9 * labels + 0.15 * torch.randn(len(labels), generator=generator)
+    phase = torch.rand(len(labels), 1, generator=generator)
+    signal = torch.sin(2 * math.pi * (frequency.unsqueeze(1) * time + phase))
+    signal = signal + 0.5 * torch.randn(signal.shape, generator=generator)
+    return Data(*parts(signal.unsqueeze(2), labels, held_out=2_000), 4, "classes")
+
+
+DEVELOPMENT: dict[str, Callable[[], Data]] = {
+    "digits": shifted_digits,
+    "clusters": clusters,
+    "friedman": friedman,
+    "markov": markov,
+}
+JUDGED: dict[str, Callable[[], Data]] = {
+    "clothes": clothes,
+    "interactions": interactions,
+    "waves": waves,
+    "manual": manual,
+    "tones": tones,
+}
+
+
+@cache
+def data_of(name: str) -> Data:
+    """The data set of this name."""
+    return (DEVELOPMENT | JUDGED)[name]()

@@ -1,0 +1,88 @@
+"""Does each sick case earn its place? Its cure must lower the loss on fresh rows by 10 % on two seeds."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from clinic.bench import Bench, Wanted, gain
+from clinic.cases import HALVES, SEEDS, Case, partly_cured, sick_cases
+from clinic.data import data_of
+from clinic.recipe import build
+
+EARNED = Path(__file__).with_name("earned.json")
+WORTH = 0.1
+"""The share of the loss that a cure must gain on each seed."""
+MILD = 0.2
+"""A case whose cure gains less than this is a mild one. A third of the cases should be."""
+
+
+def earn(bench: Bench) -> list[dict[str, object]]:
+    """Train every sick case, sick and cured, on its two seeds; a case of two illnesses also with each one alone."""
+    cases = [case for half in HALVES for case in sick_cases(half)]
+    wanted = []
+    for case in cases:
+        for seed in SEEDS:
+            recipes = [case.recipe, case.healthy]
+            if len(case.claims) == 2:
+                recipes += partly_cured(case)
+            wanted += [Wanted(recipe, seed) for recipe in recipes]
+    bench.train(wanted)
+    return [row_of(bench, case) for case in cases]
+
+
+def row_of(bench: Bench, case: Case) -> dict[str, object]:
+    """What the cure of a case gains, as a row of the kept table."""
+    gains = gains_of(bench, case, case.recipe)
+    row: dict[str, object] = {
+        "case": case.name,
+        "half": case.half,
+        "claims": list(case.claims),
+        "only by a person": case.only_by_a_person,
+        "steps": case.recipe.steps,
+        "parameters": parameters(case),
+        "gains": gains,
+    }
+    earns = min(gains) >= WORTH
+    if len(case.claims) == 2:
+        alone = [gains_of(bench, case, recipe) for recipe in partly_cured(case)]
+        row["gains of each alone"] = alone
+        earns = earns and all(min(each) >= WORTH for each in alone)
+    row["earns"] = earns
+    return row
+
+
+def gains_of(bench: Bench, case: Case, sick: object) -> list[float]:
+    """By how much of the loss on fresh rows the cure is better, on each seed."""
+    return [
+        round(gain(bench.fresh_loss(sick, seed), bench.fresh_loss(case.healthy, seed)), 4)  # type: ignore[arg-type]
+        for seed in SEEDS
+    ]
+
+
+def parameters(case: Case) -> int:
+    """Number of parameters of the network of a case."""
+    model = build(case.recipe, data_of(case.recipe.data))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def write(rows: list[dict[str, object]]) -> None:
+    """Keep the table beside the code, one case a line."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    EARNED.write_text(f"[\n{lines}\n]\n")
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    """Print the table, and what the clinic has of each kind."""
+    for row in rows:
+        mark = " " if row["earns"] else "!"
+        gains = " ".join(f"{100 * value:6.1f} %" for value in row["gains"])  # type: ignore[attr-defined]
+        alone = row.get("gains of each alone", "")
+        print(f"{mark} {gains}  {row['case']}  {alone}")
+    earning = [row for row in rows if row["earns"]]
+    mild = [row for row in earning if sum(row["gains"]) / 2 < MILD]  # type: ignore[call-overload]
+    double = [row for row in earning if len(row["claims"]) == 2]  # type: ignore[arg-type]
+    large = [row for row in earning if row["parameters"] >= 5_000_000]  # type: ignore[operator]
+    illnesses = Counter(claim for row in earning for claim in row["claims"])  # type: ignore[attr-defined]
+    print(f"{len(earning)} of {len(rows)} cases earn their place: {len(illnesses)} illnesses, {len(double)} cases of")
+    print(f"two, {len(mild)} mild ones (below {MILD:.0%}), {len(large)} with 5 million parameters or more.")
+    print(", ".join(f"{claim} {count}" for claim, count in sorted(illnesses.items())))

@@ -1,0 +1,127 @@
+"""What can be seen exactly in a loop: trained and untrained parameters, dropout, modes, and what `backward` finds."""
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.integrations.backwards import Listener
+from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.triage.products import gradients_of, together
+from gradiometer.measurement.objective import Objective
+
+SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+"""Layers that act otherwise in eval mode."""
+
+TOTALS = ("total_steps", "T_max", "total_iters")
+"""Attributes in which torch's schedulers keep the length of what they plan."""
+
+
+def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """What does not change along a training, for the event of a run."""
+    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    kinds = {
+        id(parameter): type(module).__name__
+        for module in objective.model.modules()
+        for parameter in module.parameters(recurse=False)
+    }
+    parameters = objective.parameters
+    names = objective.names
+    return {
+        "tensors": list(names),
+        "sizes": [parameter.numel() for parameter in parameters],
+        "axes": [parameter.dim() for parameter in parameters],
+        "layers": [kinds.get(id(parameter), "") for parameter in parameters],
+        "untrained": [name for name, one in zip(names, parameters, strict=True) if id(one) not in trained],
+        "dropout": max((float(p) for p in map(dropout_of, objective.model.modules()) if p is not None), default=0.0),
+    }
+
+
+def dropout_of(module: nn.Module) -> float | None:
+    """The share that a module drops in training; None if it drops nothing."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p
+    share = getattr(module, "dropout", None)
+    return share if isinstance(share, float) else None
+
+
+def sensitive_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that act otherwise in eval mode."""
+    return [module for module in model.modules() if isinstance(module, SENSITIVE)]
+
+
+class BackwardsOfStep:
+    """Listens to the backwards of one update: their number, `.grad` before the first and after the last of them.
+
+    Args:
+        parameters: The trainable parameters.
+        shield: Takes errors.
+        optimizers: Those that clear the gradients. Gradients of parameters that none of them has are left to lie.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], optimizers: Sequence[torch.optim.Optimizer], shield: Shield
+    ) -> None:
+        self._parameters, self._shield = parameters, shield
+        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
+        self._listener: Listener | None = None
+        self.count = 0
+        self.stale: Tensor | None = None
+        """‖.grad‖ before the first backward; None if it was empty."""
+        self.roots: list[Tensor] = []
+        """What each backward was called on."""
+        self._made: Tensor | None = None
+
+    @property
+    def made(self) -> Tensor:
+        """‖.grad‖ of every parameter after the last backward, before anything clipped it."""
+        return self._norms() if self._made is None else self._made
+
+    def start(self) -> None:
+        """Listen to the coming update."""
+        self.stop()
+        self.count, self.stale, self.roots, self._made = 0, None, [], None
+        self._listener = Listener(Hook(self._shield, self._before), Hook(self._shield, self._after)).start()
+
+    def stop(self) -> None:
+        """Do not listen any longer."""
+        if self._listener is not None:
+            self._listener.remove()
+        self._listener = None
+
+    @torch.no_grad()
+    def _before(self) -> None:
+        if self.count == 0:
+            held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
+            self.stale = together(torch._foreach_norm(held)).norm() if held else None
+
+    @torch.no_grad()
+    def _after(self, loss: Tensor | None) -> None:
+        self.count += 1
+        if loss is not None:
+            self.roots.append(loss)
+        self._made = self._norms()
+
+    def _norms(self) -> Tensor:
+        return together(torch._foreach_norm(gradients_of(self._parameters)))
+
+
+def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none can be seen.
+
+    A scheduler knows its optimizer, and not the other way round, so that the collector of garbage is asked for it.
+    """
+    if not any("initial_lr" in group for optimizer in optimizers for group in optimizer.param_groups):
+        return {}
+    for optimizer in optimizers:
+        for holder in gc.get_referrers(optimizer):
+            # Python keeps the attributes of an object in itself or in a dictionary
+            owners = gc.get_referrers(holder) if isinstance(holder, dict) else [holder]
+            for owner in owners:
+                if isinstance(owner, torch.optim.lr_scheduler.LRScheduler) and owner.optimizer is optimizer:
+                    totals = [getattr(owner, name) for name in TOTALS if isinstance(getattr(owner, name, None), int)]
+                    return {"scheduler": type(owner).__name__, **({"scheduled": totals[0]} if totals else {})}
+    return {}

@@ -1,0 +1,328 @@
+"""Records what triage needs, at every tenth step of a watched loop, from what training makes anyway."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.integrations.watch.accelerator.copied import Copied
+from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
+from gradiometer.integrations.watch.triage.exact import BackwardsOfStep, facts_of, planned_steps, sensitive_layers
+from gradiometer.integrations.watch.triage.products import Products, gradients_of, together
+from gradiometer.integrations.watch.triage.rows import SharedRows
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.objective import Objective
+from gradiometer.run.recorder import Recorder
+
+DISTANCES = (7, 11, 13)
+"""Steps from one look to the next, in turn: about ten, since on 82 sick trainings looks at every tenth step named the
+same causes as at every one, and in no period of a loop, such as gradients that are cleared at every tenth step."""
+
+THINNING = 200
+"""From step 2,000 on, looks are a share 1/THINNING of the steps so far apart: a training of a million steps
+has about 1,400."""
+
+SHARE = 0.01
+"""Share of the training time that looks may take."""
+
+FREE_LOOKS = 40
+"""Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10 to 15 ms for a small
+network, paid back later."""
+
+EVENT = "triage"
+"""The event of a run with the facts that do not change."""
+
+
+class TriageRecorder:
+    """Looks at one step in ten: norms, movement, products, moments of the batch, and what hooks see exactly.
+
+    Between looks nothing is installed. A look keeps ĝ of the step before, listens to the backwards of its own step,
+    and compares the parameters before and after its update. Numbers stay on the device and are fetched at the next
+    look, when they have arrived.
+
+    Args:
+        objective: The model.
+        optimizers: The optimizers of the loop.
+        accumulation: Number of calls of `step` for one update.
+        enabled: False to record nothing: on other processes than the first, for sharded models, with a budget of 0.
+        scale: Returns the factor of the GradScaler as a tensor on the device; None without one.
+        warn: Takes a warning.
+        charge: Takes a name and the seconds that a look took.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        accumulation: int,
+        enabled: bool,
+        scale: Callable[[], Tensor] | None,
+        warn: Callable[[str], None],
+        charge: Callable[[str, float], None],
+    ) -> None:
+        self._objective, self._optimizers, self._accumulation = objective, optimizers, accumulation
+        self._scale, self._warn, self._charge = scale, warn, charge
+        self.shield = Shield(self._stop)
+        """The context for everything that training calls: an error ends triage, and nothing else."""
+        self.shield.before_first_update = False  # what fails here never reaches training
+        self._products = Products(objective.parameters)
+        self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
+        self._batches = BatchSigns()
+        self._shared = SharedRows(objective.model, self.shield)
+        self._sensitive = sensitive_layers(objective.model)
+        self.rate: Any = None
+        """The learning rate of the last update."""
+        self._rates: list[tuple[int, float]] = []
+        self._rate_changes = self._written = 0
+        self._recorder: Recorder | None = None
+        self._waiting: list[tuple[int, dict[str, int], list[tuple[str, int]], Copied]] = []
+        self._look: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._output: Any = None
+        self._takes_moments = True
+        self._handles: list[Any] = []
+        self._looks = 0
+        self._spent, self._began = 0.0, time.perf_counter()
+        self._first = 0
+        self._target: int | None = None
+        """The step of the next look; None before the first step."""
+        self.next = 0 if enabled else NEVER
+        """The next step at which `at_step` has something to do."""
+        self.awaits_update = False
+        """True if `updated` has something to do after the coming update."""
+
+    def attach(self, recorder: Recorder, planned: int | None, step: int) -> None:
+        """Write into this run from now on, beginning with the facts that do not change."""
+        self._recorder = recorder
+        if self.next == NEVER:
+            return
+        with self.shield:
+            facts = facts_of(self._objective, self._optimizers) | planned_steps(self._optimizers)
+            if planned is not None:
+                facts["steps"] = planned
+            recorder.event(EVENT, step, **facts)
+
+    def at_step(self, step: int, calls: int, batch: Batch) -> None:
+        """Do what is due after a backward and before the update.
+
+        Args:
+            step: The step.
+            calls: Number of earlier calls of `step` for this update.
+            batch: The examples.
+        """
+        if calls + 1 < self._accumulation:
+            return
+        if self._target is None:
+            self._first = self._target = step + 1
+        began = time.thread_time()
+        with torch.no_grad():
+            if step < self._target:
+                self._products.keep()
+                if self._target == self._first:
+                    self._look_at_start()
+                self.next, self.awaits_update = self._target, True
+            else:
+                self._read(batch)
+                self.awaits_update = True
+        self._pay(began)
+
+    def updated(self, step: int) -> None:
+        """Do what is due after the update of a step."""
+        began = time.thread_time()
+        self.awaits_update = False
+        with self.shield, torch.no_grad():
+            if self._target is not None and step < self._target:
+                self._open()
+            else:
+                self._finish(step)
+        self._pay(began)
+
+    def note_rate(self, step: int, rate: float | Tensor) -> None:
+        """Note that the first group of the optimizer made this update with another rate than the last one."""
+        before, self.rate = self.rate, rate
+        if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
+            return
+        self._rate_changes += 1
+        if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(self._rates[-1][1]):
+            self._rates.append((step, rate))
+
+    def evaluated(self) -> None:
+        """An evaluation was made."""
+        if self.next != NEVER and not is_compiled(self._objective.model):
+            self._shared.evaluated()
+
+    def close(self) -> None:
+        """Write what waits, and remove all hooks."""
+        self.next, self.awaits_update = NEVER, False
+        self._backwards.stop()
+        self._remove_hooks()
+        self._shared.close()
+        self._write()
+        self._write_rates()
+
+    def _pay(self, began: float) -> None:
+        took = time.thread_time() - began
+        self._spent += took
+        self._charge(EVENT, took)
+
+    def _open(self) -> None:
+        """Listen to the coming step: its forward and its backwards."""
+        self._backwards.start()
+        self._takes_moments = self._batches.due
+        if self._takes_moments and not is_compiled(self._objective.model):
+            self._handles.append(self._objective.model.register_forward_hook(Hook(self.shield, self._ran)))
+
+    def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
+        if torch.is_grad_enabled():
+            self._output = output
+
+    def _look_at_start(self) -> None:
+        """Keep what the first update, which may be the one that does harm, changes."""
+        gradients = gradients_of(self._objective.parameters)
+        self._look = {
+            "nonzero_at_start": together(torch._foreach_norm(gradients, 0)),
+            "weights_at_start": together(torch._foreach_norm(parameters_of(self._objective))),
+        }
+
+    def _read(self, batch: Batch) -> None:
+        """Take what can be seen between `backward` and the update, and hook the update."""
+        heard = self._backwards
+        made = heard.made
+        self._look["gradient"] = made
+        heard.stop()
+        self._look["nonzero"] = together(torch._foreach_norm(gradients_of(self._objective.parameters), 0))
+        product = self._products.product()
+        if product is not None:
+            self._look["product"] = product.sum()
+        if self._scale is not None:
+            self._look["scale"] = self._scale()
+        self._counts = {
+            "without_gradient": sum(one.grad is None for one in self._objective.parameters),
+            "backwards": heard.count,
+            "in_eval": sum(not layer.training for layer in self._sensitive),
+            "sensitive": len(self._sensitive),
+            "rows": rows_of(batch),
+        }
+        if heard.stale is not None:
+            self._look["stale"] = heard.stale
+        if heard.roots:
+            self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
+        if self._takes_moments:
+            self._look |= self._batches.of(batch, self._output)
+        self._look |= self._shared.shared(parts_of(batch)[0])
+        self._output = None
+        self._remove_hooks()
+        for optimizer in self._optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(Hook(self.shield, self._before_update)))
+
+    def _before_update(self, *_: Any) -> None:
+        """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
+        if "clipped" in self._look:
+            return
+        began = time.thread_time()
+        with torch.no_grad():
+            self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
+            self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
+            self._products.keep_parameters()
+        self._pay(began)
+
+    def _finish(self, step: int) -> None:
+        """Take how far the parameters moved, begin to fetch all numbers, and choose the next look."""
+        self._remove_hooks()
+        if "clipped" in self._look:
+            self._look["movement"] = self._products.movement()
+        self._write()
+        layout = [(name, value.numel()) for name, value in self._look.items()]
+        device = self._objective.parameters[0].device
+        numbers = torch.cat([value.detach().reshape(-1).to(device).float() for value in self._look.values()])
+        self._waiting.append((step, self._counts, layout, Copied(numbers)))
+        self._look = {}
+        self._target = self._next_look(step)
+        self.next = self._target - 1
+
+    def _next_look(self, step: int) -> int:
+        """The step of the next look: later if looks have cost more than their share."""
+        self._looks += 1
+        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
+        elapsed = time.perf_counter() - self._began
+        if self._looks > FREE_LOOKS and self._spent > SHARE * elapsed:
+            behind = (self._spent / SHARE - elapsed) / elapsed * (step + 1)
+            distance += int(min(behind, step + distance))
+        return step + distance
+
+    def _write(self) -> None:
+        """Write the looks whose numbers have been fetched."""
+        waiting, self._waiting = self._waiting, []
+        for step, counts, layout, copied in waiting:
+            values = copied().tolist()
+            signs: dict[str, Any] = dict(counts)
+            place = 0
+            for name, count in layout:
+                part = [rounded(value) for value in values[place : place + count]]
+                place += count
+                signs[name] = part if name in LISTS else part[0]
+            if self._recorder is not None:
+                self._recorder.signs(step, signs)
+        self._write_rates()
+
+    def _write_rates(self) -> None:
+        """Write the learning rates since the last look. The last one stays, to compare the next with."""
+        if self._recorder is None or not self._rates or self._rate_changes == self._written:
+            return
+        signs = {
+            "rate_steps": [float(step) for step, _ in self._rates],
+            "rates": [rate for _, rate in self._rates],
+            "rate_changes": float(self._rate_changes),
+        }
+        self._recorder.signs(self._rates[-1][0], signs)
+        self._rates, self._written = self._rates[-1:], self._rate_changes
+
+    def _remove_hooks(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _stop(self, error: Exception) -> None:
+        """An error of our own: record nothing more."""
+        self.next, self.awaits_update = NEVER, False
+        text = f"triage has stopped, and training continues: {reason_of(error)}"
+        attempt(self._backwards.stop, self._remove_hooks, self._shared.close, lambda: self._warn(text))
+
+
+NEVER = 2**62
+"""A step that is not reached."""
+
+BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
+"""Numbers of every parameter tensor."""
+
+LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows")
+"""Signs that are lists."""
+
+RATE_CHANGE = 0.01
+"""Relative change of the learning rate from which it is written."""
+
+
+def rounded(value: float) -> float:
+    """Six digits: what single precision has."""
+    return float(f"{value:.6g}")
+
+
+def parameters_of(objective: Objective) -> list[Tensor]:
+    """The trainable parameters, detached."""
+    return [parameter.detach() for parameter in objective.parameters]
+
+
+def rows_of(batch: Batch) -> int:
+    """Number of examples: the first axis of the first tensor; 0 if there is none."""
+    first = batch
+    while isinstance(first, tuple | list | dict) and first:
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    return first.shape[0] if isinstance(first, Tensor) and first.dim() else 0
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """True if hooks on the model would have it compiled again."""
+    return getattr(model, "_compiled_call_impl", None) is not None

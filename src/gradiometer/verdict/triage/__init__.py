@@ -1,0 +1,1 @@
+"""Triage: what limits a run, from quantities that every training has."""

@@ -1,0 +1,112 @@
+"""Claims about the data: overfitting, labels, and single batches."""
+
+import numpy as np
+
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.level import Level
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.thresholds import (
+    ABOVE_TRAINING,
+    AFTER_THE_BEST,
+    BAD_RISE,
+    BEST_BEFORE,
+    FEWEST_STEPS,
+    LEAKED,
+    NEARLY_ALL,
+    NEXT_RISE,
+    NOISY,
+    RANDOM,
+    ROSE,
+    TRAVEL,
+)
+
+
+def overfit(signs: Signs, _: Level) -> Claimed | None:
+    """The test loss had its lowest value long ago, and is above the training loss."""
+    steps, test = _tests(signs)
+    if len(test) < 3:
+        return None
+    best = int(test.argmin())
+    training = training_loss(signs)
+    if not steps[best] < BEST_BEFORE * signs.steps or len(test) - 1 - best < AFTER_THE_BEST:
+        return None
+    if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
+        return None
+    numbers = {"best_step": float(steps[best]), "best": float(test[best]), "now": float(test[-1]), "train": training}
+    return Claimed(Claim.OVERFIT, numbers, (f"stop at step {int(steps[best]):,}", "weight decay 0.1"))
+
+
+def leak(signs: Signs, _: Level) -> Claimed | None:
+    """Rows of the evaluation are also trained on."""
+    rows, shared = signs.tensors.get("evaluated_rows"), signs.tensors.get("shared_rows")
+    if rows is None or shared is None or not np.isfinite(signs.test).any():
+        return None
+    share = float(shared.sum() / rows.sum())
+    if np.isfinite(signs.train).any() and not (shared > 0).mean() >= NEARLY_ALL:
+        return None
+    if not share >= LEAKED:
+        return None
+    return Claimed(Claim.LEAK, {"share": share}, ("evaluate on examples that are not trained on",))
+
+
+def labels_random(signs: Signs, level: Level) -> Claimed | None:
+    """The weights travelled far, and the test loss never came below a guess."""
+    _, test = _tests(signs)
+    if len(test) < 2 or signs.steps < FEWEST_STEPS or not level.value > 0:
+        return None
+    lowest = float(test.min() / level.value)
+    if not (lowest > RANDOM and signs.travel > TRAVEL):
+        return None
+    return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
+
+
+def labels_noisy(signs: Signs, _: Level) -> Claimed | None:
+    """The test loss is far below the training loss."""
+    test = _tests(signs)[1]
+    if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 0.0)) > 0:
+        return None
+    ratio = float(test[-1] / training_loss(signs))
+    if not ratio < NOISY:
+        return None
+    return Claimed(Claim.LABELS_NOISY, {"ratio": ratio}, ("check the labels of the training set",))
+
+
+def bad_batch(signs: Signs, level: Level) -> Claimed | None:
+    """One step has a loss far above its neighbours, and no other step has."""
+    losses = signs.losses
+    if len(losses) < FEWEST_STEPS or not level.value > 0:
+        return None
+    rises = rises_of(losses / level.value)
+    step = int(rises.argmax())
+    elsewhere = np.concatenate([rises[: max(step - 10, 0)], rises[step + AFTER_A_RISE :]])
+    if not rises[step] > BAD_RISE or (len(elsewhere) and elsewhere.max() > NEXT_RISE * rises[step]):
+        return None
+    return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": float(rises[step])}, (f"skip {step}:{step + 1}",))
+
+
+AFTER_A_RISE = 30
+"""Steps after a rise in which the loss may go on rising because of it."""
+
+
+def rises_of(losses: np.ndarray) -> np.ndarray:
+    """The rise of every loss above the largest of the eight before it.
+
+    There is none in the first tenth, where a loss may rise by itself.
+    """
+    first = max(len(losses) // 10, 10)
+    with np.errstate(invalid="ignore"):
+        before = np.lib.stride_tricks.sliding_window_view(losses, 8)[:-1].max(axis=1)
+        rises = np.concatenate([np.full(8, -np.inf), losses[8:] - before])
+    rises[:first] = -np.inf
+    return np.asarray(np.where(np.isfinite(rises), rises, -np.inf))
+
+
+def training_loss(signs: Signs) -> float:
+    """The training loss at the end: of the last evaluation if it has one, else of the last steps."""
+    known = signs.train[np.isfinite(signs.train)]
+    return float(known[-1]) if len(known) else signs.end()
+
+
+def _tests(signs: Signs) -> tuple[np.ndarray, np.ndarray]:
+    known = np.isfinite(signs.test)
+    return signs.evaluated[known], signs.test[known]

@@ -1,0 +1,168 @@
+"""Faults that the signs show exactly: a line of the program is wrong."""
+
+import numpy as np
+
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.level import Level, trained_loss
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.thresholds import (
+    CLEARED,
+    CLIPPED,
+    DROPPED,
+    FAR,
+    SORTED,
+    STALE,
+    UNDIVIDED,
+    WIDE,
+)
+
+
+def no_gradient(signs: Signs, _: Level) -> Claimed | None:
+    """Parameters that no optimizer holds, or that no backward reaches."""
+    untrained = len(signs.facts.get("untrained", []))
+    unreached = _usual(signs.series("without_gradient"))
+    if not (untrained or unreached):
+        return None
+    numbers = {"untrained": float(untrained), "unreached": unreached, "tensors": float(len(signs.facts["tensors"]))}
+    cure = ("optimizer = type(optimizer)(model.parameters(), ...)",) if untrained else ()
+    return Claimed(Claim.NO_GRADIENT, numbers, cure or ("remove `detach()` and `no_grad()` before these parameters",))
+
+
+def softmax_twice(signs: Signs, _: Level) -> Claimed | None:
+    """The loss takes a softmax of outputs that went through one before."""
+    trained = trained_loss(signs)
+    off, least = signs.series("row_sum_off"), signs.series("output_min")
+    sums_to_one = bool(len(off)) and off.max() < STALE and least.min() >= 0
+    if trained == "twice" or (trained == "cross_entropy" and sums_to_one):
+        return Claimed(Claim.SOFTMAX_TWICE, {}, ("remove the softmax at the end of the model: the loss has its own",))
+    return None
+
+
+def eval_mode(signs: Signs, _: Level) -> Claimed | None:
+    """Layers that act otherwise in eval mode are in it while the model is trained."""
+    layers, in_eval = signs.series("sensitive"), signs.series("in_eval")
+    if not len(layers) or not layers[-1]:
+        return None
+    # mostly since the first evaluation, after which nobody switched back
+    last = (in_eval >= layers)[-max(3, len(layers) // 2) :]
+    if not (len(last) >= 3 and last.all()):
+        return None
+    return Claimed(Claim.EVAL_MODE, {"layers": float(layers[-1])}, ("model.train()",))
+
+
+def dropout(signs: Signs, _: Level) -> Claimed | None:
+    """Dropout leaves too little."""
+    share = float(signs.facts.get("dropout", 0.0))
+    if not share >= DROPPED:
+        return None
+    return Claimed(Claim.DROPOUT, {"dropped": share}, ("nn.Dropout(0.1)",))
+
+
+def zero_grad(signs: Signs, _: Level) -> Claimed | None:
+    """Gradients of earlier updates are still in `.grad` when `backward` adds to it."""
+    backwards = signs.single.get("backwards")
+    if backwards is None or not (backwards > 0).any() or "gradient" not in signs.tensors:
+        return None
+    heard = backwards > 0
+    made = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
+    stale = np.nan_to_num(signs.single.get("stale", np.zeros(len(made))))
+    left = stale[heard] > STALE * made[heard]
+    if not left.mean() >= CLEARED:
+        return None
+    return Claimed(Claim.ZERO_GRAD, {"looks": float(left.mean())}, ("optimizer.zero_grad()",))
+
+
+def accumulation(signs: Signs, _: Level) -> Claimed | None:
+    """The losses of several backwards of an update are not divided by their number."""
+    backwards = _usual(signs.series("backwards"))
+    if not backwards >= 2 or "root" not in signs.single:
+        return None
+    given = signs.given
+    ratio = signs.single["root"] / (given * signs.single.get("scale", np.ones(len(given))))
+    ratio = ratio[np.isfinite(ratio)]
+    if not len(ratio) or not abs(np.median(ratio) - 1) < UNDIVIDED:
+        return None
+    return Claimed(Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",))
+
+
+def nan_example(signs: Signs, _: Level) -> Claimed | None:
+    """Inputs hold NaN or infinity."""
+    bad, rows = signs.series("inputs_not_finite"), signs.series("rows")
+    seen = float((bad > 0).mean()) if len(bad) else 0.0
+    if not (seen or signs.not_finite == "inputs"):
+        return None
+    numbers = {"batches": seen, "examples": float(bad.sum() / rows.sum()) if seen and rows.sum() else 0.0}
+    return Claimed(Claim.NAN_EXAMPLE, numbers, ("keep = inputs.flatten(1).isfinite().all(1)",))
+
+
+def unshuffled(signs: Signs, _: Level) -> Claimed | None:
+    """A batch holds fewer classes, or more similar targets, than a shuffled order would give it."""
+    found, expected = signs.single.get("classes"), signs.single.get("classes_expected")
+    if found is not None and expected is not None:
+        # what is expected comes from all labels so far: of sorted data the last look knows most
+        known, kind = np.isfinite(found), "classes"
+        expected = np.full(len(found), signs.series("classes_expected")[-1])
+    else:
+        found, expected = signs.single.get("batch_variance"), signs.single.get("target_variance")
+        if found is None or expected is None:
+            return None
+        known, kind = np.isfinite(found) & (expected > 0) & (signs.looks > signs.steps / 2), "variance"
+        rows = _usual(signs.series("rows"))
+        if not rows >= 8:
+            return None
+    if known.sum() < 3:
+        return None
+    ratio = float(np.median(found[known] / expected[known]))
+    if not ratio <= SORTED or (kind == "classes" and np.median(expected[known]) < 2):
+        return None
+    numbers = {kind: float(np.median(found[known])), f"{kind}_expected": float(np.median(expected[known]))}
+    return Claimed(Claim.UNSHUFFLED, numbers, ("DataLoader(..., shuffle=True)",))
+
+
+def unscaled(signs: Signs, _: Level) -> Claimed | None:
+    """The inputs are far from mean 0 and spread 1."""
+    spread, mean = signs.series("input_std"), signs.series("input_mean")
+    if not len(spread):
+        return None
+    wide, middle = float(np.median(spread)), abs(float(np.median(mean)))
+    if not (wide > WIDE or middle > FAR * wide > 0):
+        return None
+    return Claimed(
+        Claim.UNSCALED,
+        {"spread": wide, "mean": float(np.median(mean))},
+        ("inputs = (inputs - train_inputs.mean(0)) / train_inputs.std(0)",),
+    )
+
+
+def clip_small(signs: Signs, _: Level) -> Claimed | None:
+    """Clipping leaves a small part of the gradient at most updates."""
+    shares = clipped_shares(signs)
+    if len(shares) < 3 or not np.median(shares) < CLIPPED:
+        return None
+    return Claimed(Claim.CLIP_SMALL, {"left": float(np.median(shares))}, (f"clip {_norm(signs):.2g}",))
+
+
+def clipped_shares(signs: Signs) -> np.ndarray:
+    """At every look, the norm of the gradient at the update over that after `backward`, without the scaler's factor."""
+    after = signs.single.get("clipped")
+    if after is None:
+        return np.array([])
+    before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = after / before
+        # a scaler that was not given divides by its factor, a power of two, between `backward` and the update
+        powers = np.log2(shares)
+        exact = (np.abs(powers - powers.round()) < 1e-3) & (powers.round() < 0)
+    shares = np.where(exact, 1.0, shares * signs.single.get("scale", np.ones(len(shares))))
+    return shares[np.isfinite(shares)]
+
+
+def _norm(signs: Signs) -> float:
+    """The norm that gradients usually have before clipping."""
+    norms = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
+    return float(np.nanmedian(norms / signs.single.get("scale", np.ones(len(norms)))))
+
+
+def _usual(values: np.ndarray) -> float:
+    """The median; 0 without values."""
+    return float(np.median(values)) if len(values) else 0.0

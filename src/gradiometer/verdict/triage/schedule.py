@@ -1,0 +1,112 @@
+"""Claims about the schedule of the learning rate, read off its path."""
+
+import numpy as np
+
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.level import Level
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.thresholds import (
+    BURST,
+    BURST_SHARE,
+    DECAYED,
+    DECAYED_FOR,
+    FADED,
+    FADED_FOR,
+    FEWEST_STEPS,
+    PER_STEP,
+    STRAIGHT,
+)
+
+
+def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
+    """The scheduler was stepped in another unit than the one it was made for."""
+    rates = signs.rates
+    if len(rates) < FEWEST_STEPS:
+        return None
+    if factor := _constant_factor(rates):
+        low = float((rates < FADED * rates.max()).mean())
+        if low > FADED_FOR:
+            return Claimed(
+                Claim.SCHEDULE_UNIT, {"factor": factor, "low_for": low}, ("call scheduler.step() once an epoch",)
+            )
+    changes = signs.series("rate_changes")
+    scheduled = signs.facts.get("scheduled")
+    stepped = int(changes[-1]) - 1 if len(changes) else len(np.unique(rates)) - 1
+    if scheduled and signs.has_ended and signs.steps >= scheduled / 2 and 0 < stepped < scheduled / 4:
+        numbers = {"scheduled": float(scheduled), "stepped": float(stepped)}
+        return Claimed(Claim.SCHEDULE_UNIT, numbers, ("call scheduler.step() after every update",))
+    turns = _turns(rates)
+    if scheduled and turns >= 3 and scheduled < signs.steps / 4:
+        numbers = {"scheduled": float(scheduled), "turns": float(turns)}
+        return Claimed(Claim.SCHEDULE_UNIT, numbers, (f"T_max={signs.steps}",))
+    return None
+
+
+def decay_early(signs: Signs, _: Level) -> Claimed | None:
+    """The rate was next to zero for most of the run."""
+    rates = signs.rates
+    if len(rates) < FEWEST_STEPS or not rates.max() > 0:
+        return None
+    low = rates < DECAYED * rates.max()
+    first = int(np.argmax(low)) if low.any() else len(rates)
+    if not low.mean() > DECAYED_FOR or (first < int(np.argmax(rates)) and low[0]):
+        return None
+    return Claimed(
+        Claim.DECAY_EARLY,
+        {"low_for": float(low.mean()), "from_step": float(first)},
+        (f"follow Cosine({rates.max():.3g}, steps={signs.steps})",),
+    )
+
+
+def rate_burst(signs: Signs, _: Level) -> Claimed | None:
+    """The rate was many times higher for a few steps."""
+    rates = signs.rates
+    if len(rates) < FEWEST_STEPS or not rates.max() > 0:
+        return None
+    usual = _neighbours(rates)
+    burst = rates >= BURST * usual
+    count = int(burst.sum())
+    if not count or not count < max(BURST_SHARE * len(rates), 2):
+        return None
+    first = int(np.argmax(burst))
+    numbers = {"step": float(first), "steps": float(count), "times": float((rates / usual)[burst].max())}
+    return Claimed(Claim.RATE_BURST, numbers, ("remove the jump of the learning rate",))
+
+
+def is_constant(signs: Signs) -> bool:
+    """True if the rate is the same for the whole run, after a warm-up in its first tenth."""
+    rates = signs.rates[len(signs.rates) // 10 :]
+    return bool(len(rates)) and bool(rates.min() > 0.9 * rates.max())
+
+
+def ends_high(signs: Signs) -> bool:
+    """True if the rate at the end is more than a fifth of its height."""
+    return bool(len(signs.rates)) and bool(signs.rates[-1] > 0.2 * signs.rates.max())
+
+
+def _constant_factor(rates: np.ndarray) -> float:
+    """The factor of every step, if it is the same below one from step to step; otherwise 0."""
+    positive = rates[rates > 0]
+    steps = np.arange(len(positive))
+    if len(positive) < FEWEST_STEPS:
+        return 0.0
+    logs = np.log(positive)
+    slope, start = np.polyfit(steps, logs, 1)
+    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < STRAIGHT:
+        return 0.0
+    return float(np.exp(slope))
+
+
+def _turns(rates: np.ndarray) -> int:
+    """How often the rate turned between falling and rising."""
+    changes = np.sign(np.diff(rates))
+    changes = changes[changes != 0]
+    return int((changes[1:] != changes[:-1]).sum())
+
+
+def _neighbours(rates: np.ndarray) -> np.ndarray:
+    """At every step, the median of the rates around it, a tenth of the run to each side."""
+    half = max(len(rates) // 10, 5)
+    padded = np.pad(rates, half, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    return np.asarray(np.median(windows, axis=1))

@@ -1,0 +1,259 @@
+"""What is recorded of a training, as arrays for the rules of triage. No torch is needed to read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gradiometer.run.reader import Run
+
+BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
+"""Signs with one number for every parameter tensor."""
+
+Array = Float[np.ndarray, " _"]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The numbers that triage rests on. What was not recorded is empty.
+
+    Args:
+        losses: The training loss of every step.
+        looks: Steps at which the signs below were recorded.
+        single: Numbers of every look, by name; NaN where one was not recorded.
+        tensors: Numbers of every look and tensor, by name.
+        facts: What does not change: names, sizes and axes of the tensors, layers, dropout, planned length.
+        rates: The largest learning rate of every step.
+        momentum: Momentum of SGD, or β₁; the largest of the groups.
+        weight_decay: The largest of the groups.
+        optimizer: Class name.
+        family: "sgd", "adaptive" or "other".
+        batch_size: Examples of one update.
+        examples: N, the size of the training set; None if unknown.
+        evaluated: Steps of the evaluations.
+        test: Loss on held-out examples at each; NaN where unknown.
+        train: Loss on training examples at each, in eval mode; NaN where unknown.
+        has_ended: True if the training is over.
+        not_finite: Where the first number was that is not finite: "inputs", "parameters", "layers", or empty.
+    """
+
+    losses: Array
+    looks: Int[np.ndarray, " looks"] = field(default_factory=lambda: np.array([], dtype=np.int64))
+    single: Mapping[str, Array] = field(default_factory=dict)
+    tensors: Mapping[str, Float[np.ndarray, "_ _"]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rates: Array = field(default_factory=lambda: np.array([]))
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    optimizer: str = ""
+    family: str = "other"
+    batch_size: int = 0
+    examples: int | None = None
+    evaluated: Int[np.ndarray, " evaluations"] = field(default_factory=lambda: np.array([], dtype=np.int64))
+    test: Array = field(default_factory=lambda: np.array([]))
+    train: Array = field(default_factory=lambda: np.array([]))
+    has_ended: bool = True
+    not_finite: str = ""
+
+    @classmethod
+    def of(cls, run: Run) -> "Signs":
+        """The signs in a run."""
+        steps, losses = run.losses
+        # a step whose loss was not recorded has that of its neighbours, so that only a trained loss can be NaN
+        every = np.arange(int(steps[-1]) + 1 if len(steps) else 0)
+        whole = np.interp(every, steps, losses) if len(steps) else np.array([])
+        looks, single, tensors = _stacked(run.signs)
+        settings = run.hyperparameters
+        rates = np.array([])
+        momentum = decay = 0.0
+        optimizer, family = "", "other"
+        if settings is not None:
+            rates = along(settings.steps, settings.rates, len(whole))
+            momentum = max((group.momentum for group in settings.now), default=0.0)
+            decay = max((group.weight_decay for group in settings.now), default=0.0)
+            optimizer, family = settings.names[0], settings.family
+        if updates := [signs for _, signs in run.signs if "rates" in signs]:
+            # of the update itself: also what is set between `backward` and the update
+            rates = along(
+                np.concatenate([signs["rate_steps"] for signs in updates]),
+                np.concatenate([signs["rates"] for signs in updates]),
+                len(whole),
+            )
+            single["rate_changes"] = np.array([updates[-1]["rate_changes"]])
+        told = [event for event in run.events if event["event"] == "triage"]
+        facts: dict[str, Any] = told[-1] if told else {}
+        places_of_nan = [str(event["not_finite"]) for event in run.events if "not_finite" in event]
+        evaluated, test, train = _evaluations(run)
+        planned = facts.get("steps")
+        return cls(
+            losses=whole,
+            looks=looks,
+            single=single,
+            tensors=tensors,
+            facts=facts,
+            rates=rates,
+            momentum=momentum,
+            weight_decay=decay,
+            optimizer=optimizer,
+            family=family,
+            batch_size=run.configuration.batch_size,
+            examples=run.sampling.examples,
+            evaluated=evaluated,
+            test=test,
+            train=train,
+            has_ended=run.status == "finished" or (planned is not None and len(whole) >= planned),
+            not_finite=next(iter(places_of_nan), ""),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps with a loss."""
+        return len(self.losses)
+
+    def series(self, name: str) -> Array:
+        """A sign along the looks, without those at which it was not recorded."""
+        values = self.single.get(name, np.array([]))
+        return np.asarray(values[~np.isnan(values)])
+
+    @cached_property
+    def given(self) -> Array:
+        """The training loss at every look; NaN where it is not written yet."""
+        padded = np.append(self.losses, np.nan)
+        return np.asarray(padded[np.minimum(self.looks, len(self.losses))])
+
+    @cached_property
+    def finite(self) -> Array:
+        """The losses that are finite, in order."""
+        return np.asarray(self.losses[np.isfinite(self.losses)])
+
+    @cached_property
+    def weights(self) -> Int[np.ndarray, " weights"]:
+        """Places of the weight tensors: two axes or more. A network without any has all of its tensors here."""
+        axes = np.array(self.facts.get("axes", []), dtype=int)
+        found = np.flatnonzero(axes >= 2)
+        return found if len(found) else np.arange(len(axes))
+
+    @cached_property
+    def movement(self) -> Array:
+        """At every look, the median over weight tensors of ‖Δw‖/‖w‖."""
+        if "movement" not in self.tensors:
+            return np.array([])
+        moved = self.tensors["movement"][:, self.weights]
+        size = self.tensors["weights"][:, self.weights]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _median(np.where(size > 0, moved / size, np.nan))
+
+    @cached_property
+    def movements(self) -> Array:
+        """`movement` at every step: between two looks on a straight line. Looks are not equally far apart."""
+        known = np.isfinite(self.movement)
+        if not known.any():
+            return np.full(self.steps, np.nan)
+        return np.asarray(np.interp(np.arange(self.steps), self.looks[known], self.movement[known]))
+
+    @property
+    def travel(self) -> float:
+        """The sum of `movements` over all steps; NaN if unknown."""
+        return float(self.movements.sum())
+
+    @cached_property
+    def growth(self) -> float:
+        """The median over weight tensors of their norm now over that at the start; NaN if unknown."""
+        if "weights" not in self.tensors or not len(self.looks):
+            return float("nan")
+        size = self.tensors["weights"][:, self.weights]
+        start = self.tensors.get("weights_at_start", self.tensors["weights"])[0, self.weights]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = size[-1] / start
+        finite = ratios[np.isfinite(ratios)]
+        return float(np.median(finite)) if len(finite) else float("nan")
+
+    @cached_property
+    def cosine(self) -> float:
+        """Σ⟨ĝ_t, ĝ_{t−1}⟩ / Σ‖ĝ_t‖² over the looks: 1 without noise, 0 if it is all noise; NaN if unknown."""
+        if "product" not in self.single or "gradient" not in self.tensors:
+            return float("nan")
+        products = self.single["product"]
+        squares = (self.tensors["gradient"] ** 2).sum(axis=1)
+        known = np.isfinite(products) & np.isfinite(squares)
+        total = squares[known].sum()
+        return float(products[known].sum() / total) if total > 0 else float("nan")
+
+    @cached_property
+    def epochs(self) -> float:
+        """Passes over the training set: from its size, or else from how often rows came back; NaN if neither is known.
+
+        Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before with a chance of
+        f (E − 1) / 2 on average.
+        """
+        if self.examples and self.batch_size:
+            return self.steps * self.batch_size / self.examples
+        repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
+        if repeated is None or rows is None or not np.isfinite(repeated).any():
+            return float("nan")
+        known = np.isfinite(repeated)
+        until = self.looks[known][-1] + 1
+        share = rows[known].sum() / (until * np.median(rows))
+        until_then = 1 + 2 * repeated[known].sum() / rows[known].sum() / share
+        return float(until_then * self.steps / until)
+
+    @property
+    def updates_an_epoch(self) -> float:
+        """Updates in one pass over the training set; NaN if that is unknown."""
+        return self.steps / self.epochs if self.epochs > 0 else float("nan")
+
+    def end(self, share: float = 0.1) -> float:
+        """The mean loss of the last steps, this share of all and at least ten."""
+        last = self.finite[-max(10, round(share * self.steps)) :]
+        return float(last.mean()) if len(last) else float("nan")
+
+
+def along(steps: Any, values: Any, count: int) -> Array:
+    """Values that hold from their steps on, at every step."""
+    places = np.searchsorted(np.asarray(steps), np.arange(count), side="right") - 1
+    return np.asarray(np.asarray(values, dtype=float)[np.maximum(places, 0)])
+
+
+def _stacked(lines: list[tuple[int, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Array], dict[str, np.ndarray]]:
+    """The looks, the single numbers and those by tensor. Looks with another number of tensors are left out."""
+    lines = [line for line in lines if "gradient" in line[1]]
+    usual = next((len(signs["gradient"]) for _, signs in lines if isinstance(signs.get("gradient"), list)), 0)
+    lines = [(step, signs) for step, signs in lines if len(signs.get("gradient", ())) == usual]
+    looks = np.array([step for step, _ in lines], dtype=np.int64)
+    single: dict[str, Array] = {}
+    tensors: dict[str, np.ndarray] = {}
+    names = dict.fromkeys(name for _, signs in lines for name in signs)
+    for name in names:
+        if name in BY_TENSOR:
+            tensors[name] = np.array([signs.get(name, [np.nan] * usual) for _, signs in lines], dtype=float)
+        elif name in ("shared_rows", "evaluated_rows"):
+            newest = [signs[name] for _, signs in lines if name in signs][-1]
+            tensors[name] = np.array([newest], dtype=float)
+        else:
+            single[name] = np.array([signs.get(name, np.nan) for _, signs in lines], dtype=float)
+    return looks, single, tensors
+
+
+def _evaluations(run: Run) -> tuple[np.ndarray, Array, Array]:
+    steps: list[int] = []
+    test: list[float] = []
+    train: list[float] = []
+    for event in run.evaluations:
+        estimates = event["estimates"]
+        steps.append(event["step"])
+        for values, name in ((test, "test_loss"), (train, "train_loss")):
+            values.append(float(estimates[name]["value"]) if name in estimates else np.nan)
+    return np.array(steps, dtype=np.int64), np.array(test, dtype=float), np.array(train, dtype=float)
+
+
+def _median(values: Float[np.ndarray, "looks weights"]) -> Array:
+    """The median of every row over its numbers; NaN for a row without any."""
+    found = np.full(len(values), np.nan)
+    for place, row in enumerate(values):
+        numbers = row[np.isfinite(row)]
+        if len(numbers):
+            found[place] = np.median(numbers)
+    return found

@@ -1,0 +1,142 @@
+"""All rules of triage, in the order of their certainty, and what they leave."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradiometer.run.reader import Run
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage import course, data, faults, length, schedule
+from gradiometer.verdict.triage.level import Known, Level, level_of
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.thresholds import FEWEST_LOOKS, FEWEST_STEPS
+from gradiometer.verdict.triage.tried import as_tried
+
+Rule = Callable[[Signs, Level], Claimed | None]
+
+FAULTS: tuple[Rule, ...] = (
+    faults.nan_example,
+    faults.no_gradient,
+    faults.softmax_twice,
+    faults.eval_mode,
+    faults.zero_grad,
+    faults.accumulation,
+    faults.dropout,
+    faults.unscaled,
+    faults.unshuffled,
+    faults.clip_small,
+)
+SCHEDULE: tuple[Rule, ...] = (schedule.rate_burst, schedule.schedule_unit, schedule.decay_early)
+COURSE: tuple[Rule, ...] = (course.exploding, course.dead_relu, course.weight_decay, course.vanishing)
+RATE: tuple[Rule, ...] = (course.rate_high, length.batch_large, course.rate_low)
+LENGTH: tuple[Rule, ...] = (length.batch_small, length.stopped_early, course.no_decay)
+DATA: tuple[Rule, ...] = (data.leak, data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
+ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
+
+EXPLAINED: dict[Claim, frozenset[Claim]] = {
+    Claim.NAN_EXAMPLE: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.BAD_BATCH}),
+    Claim.UNSCALED: frozenset({Claim.EXPLODING, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.ZERO_GRAD: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.NO_GRADIENT: frozenset({Claim.DEAD_RELU, Claim.VANISHING, Claim.RATE_LOW}),
+    Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.SOFTMAX_TWICE: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY, Claim.VANISHING}),
+    Claim.SCHEDULE_UNIT: frozenset({Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
+    Claim.DECAY_EARLY: frozenset({Claim.RATE_LOW}),
+    Claim.RATE_BURST: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH}),
+    Claim.EXPLODING: frozenset({Claim.RATE_HIGH, Claim.RATE_LOW, Claim.NO_DECAY}),
+    Claim.DEAD_RELU: frozenset({Claim.VANISHING, Claim.RATE_HIGH, Claim.RATE_LOW}),
+    Claim.WEIGHT_DECAY: frozenset({Claim.RATE_HIGH, Claim.VANISHING, Claim.NO_DECAY, Claim.RATE_LOW}),
+    Claim.VANISHING: frozenset({Claim.RATE_LOW, Claim.RATE_HIGH, Claim.NO_DECAY}),
+    Claim.RATE_HIGH: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.MOMENTUM_RATE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.BAD_BATCH: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.OVERFIT: frozenset({Claim.RATE_HIGH}),
+    Claim.LEAK: frozenset({Claim.RATE_HIGH}),
+    Claim.ACCUMULATION: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.EVAL_MODE: frozenset({Claim.RATE_HIGH}),
+    Claim.UNSHUFFLED: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.BATCH_LARGE: frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY}),
+    Claim.RATE_LOW: frozenset({Claim.STOPPED_EARLY, Claim.NO_DECAY}),
+    Claim.BATCH_SMALL: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.LABELS_RANDOM: frozenset({Claim.OVERFIT, Claim.LABELS_NOISY}),
+}
+"""Claims that another one accounts for: a symptom is not a second illness."""
+
+
+@dataclass(frozen=True)
+class Triage:
+    """What triage says about a run.
+
+    Args:
+        claims: The claims, the most certain first. The first one is the headline; never empty.
+        level: The level of a guess.
+        unseen: Claims that could not have been seen, with what is missing: "loss", "batch", "evaluations", "end".
+    """
+
+    claims: tuple[Claimed, ...]
+    level: Level
+    unseen: dict[str, tuple[Claim, ...]]
+
+    @property
+    def passes(self) -> bool:
+        """True if nothing is wrong, so that a gauge's advice about batch and rate may be given."""
+        return self.claims[0].claim in (Claim.HEALTHY, Claim.UNDECIDED)
+
+
+def triage_of(run: Run | Signs) -> Triage:
+    """Judge a run by the quantities that every training has. Claims that forks of the run contradict are left out.
+
+    Args:
+        run: A run, or its signs.
+
+    >>> import numpy as np
+    >>> from gradiometer.verdict import Signs, triage_of
+    >>> triage_of(Signs(losses=np.ones(10))).claims[0].claim
+    <Claim.UNDECIDED: 'undecided'>
+    """
+    signs = run if isinstance(run, Signs) else Signs.of(run)
+    with np.errstate(all="ignore"):  # a training that diverged has numbers that are not finite, which fail every test
+        level = level_of(signs)
+        made = [rule(signs, level) for rule in ORDER]
+    found = [each for each in made if each is not None]
+    explained = frozenset[Claim]().union(*(EXPLAINED.get(each.claim, frozenset()) for each in found))
+    if any(each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found):
+        explained |= {Claim.LABELS_RANDOM}  # what is left where nothing else says why nothing is learnt
+    claims = tuple(each for each in found if each.claim not in explained)
+    if isinstance(run, Run):
+        claims = as_tried(claims, run)
+    unseen = unseen_by(signs, level)
+    return Triage(_confused(claims) or (_passed(signs, level),), level, unseen)
+
+
+def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
+    """Each claim that is easily taken for another says which, unless both are made."""
+    made = {each.claim.value for each in claims}
+    return tuple(replace(each, doubts=tuple(doubt for doubt in each.doubts if doubt not in made)) for each in claims)
+
+
+def _passed(signs: Signs, level: Level) -> Claimed:
+    """Healthy, if the end was seen; otherwise undecided."""
+    enough = signs.steps >= FEWEST_STEPS and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
+    if not (enough and signs.has_ended):
+        return Claimed(Claim.UNDECIDED, {"steps": float(signs.steps)})
+    return Claimed(
+        Claim.HEALTHY, {"travel": signs.travel, "loss": course.ended_at(signs, level), "steps": float(signs.steps)}
+    )
+
+
+def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
+    """The claims that could not have been made, by what is missing."""
+    missing: dict[str, tuple[Claim, ...]] = {}
+    if level.known_by in (Known.START, Known.NOTHING):
+        missing["labels"] = (Claim.EXPLODING,)
+    if not len(signs.series("input_std")):
+        missing["batch"] = (Claim.UNSCALED, Claim.UNSHUFFLED)
+    if not np.isfinite(signs.test).any():
+        missing["evaluations"] = (Claim.OVERFIT, Claim.LABELS_RANDOM, Claim.LABELS_NOISY)
+    if not len(signs.looks):
+        missing["looks"] = (Claim.RATE_LOW, Claim.RATE_HIGH, Claim.NO_DECAY, Claim.DEAD_RELU, Claim.VANISHING)
+    if not signs.has_ended:
+        missing["end"] = (Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY)
+    return missing

@@ -1,0 +1,162 @@
+"""The clinic's tables and trainings: every case is what its row says, and the halves share nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from clinic.bench import Bench, Wanted, gain
+from clinic.cases import HALVES, partly_cured, sick_cases, well_cases
+from clinic.earning import EARNED
+from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
+from clinic.judging import Said, marks_of
+from clinic.recipe import build, train
+
+from gradiometer.problems.images import fashion_mnist
+
+CLAIMS = {
+    "rate_low", "rate_high", "momentum_rate", "no_decay", "decay_early", "schedule_unit", "stopped_early",
+    "batch_small", "batch_large", "overfit", "unshuffled", "unscaled", "vanishing", "exploding", "dead_relu",
+    "no_gradient", "softmax_twice", "eval_mode", "dropout", "leak", "labels_random", "labels_noisy", "clip_small",
+    "weight_decay", "zero_grad", "accumulation", "bad_batch", "rate_burst", "nan_example", "unstable",
+}  # fmt: skip
+SICK = [case for half in HALVES for case in sick_cases(half)]
+SHORT = {"steps": 30}
+ON_GENERATED_DATA = [case for case in SICK if case.recipe.data in ("clusters", "friedman", "waves", "tones")]
+
+
+def first_of_each_illness():
+    """One case of each row of the table of illnesses, on data that needs no file."""
+    found = {}
+    for case in ON_GENERATED_DATA:
+        found.setdefault(case.name.split(": ")[1].split()[0], case)
+    return list(found.values())
+
+
+def test_the_clinic_has_what_it_promises():
+    claims = {claim for case in SICK for claim in case.claims}
+    assert len(SICK) >= 80
+    assert len(claims) >= 25
+    assert sum(len(case.claims) == 2 for case in SICK) >= 15
+    assert sum(len(well_cases(half)) for half in HALVES) >= 150
+
+
+@pytest.mark.parametrize("case", SICK, ids=lambda case: case.name)
+def test_a_sick_recipe_is_not_the_healthy_one_and_its_illness_is_a_claim(case):
+    assert case.recipe != case.healthy
+    assert set(case.claims) <= CLAIMS
+    if len(case.claims) == 2:
+        alone = partly_cured(case)
+        assert len({*alone, case.recipe, case.healthy}) == 4
+
+
+def test_every_illness_that_a_function_cures_has_a_cure_that_changes_the_sick_recipe():
+    for case in SICK:
+        for claim in case.claims:
+            if claim in BY_A_PERSON:
+                assert case.only_by_a_person
+                assert follow(claim, (), case.recipe) is None
+            else:
+                assert follow(claim, (), case.recipe) not in (None, case.recipe)
+
+
+def test_every_claim_of_an_illness_is_cured_by_a_function_or_by_a_person():
+    assert {illness.claim for illness in ILLNESSES.values()} <= set(CURES) | BY_A_PERSON <= CLAIMS
+
+
+def test_the_halves_share_no_network_and_no_data():
+    used = []
+    for half in HALVES:
+        recipes = [case.recipe for case in (*sick_cases(half), *well_cases(half))]
+        used.append(({recipe.network for recipe in recipes}, {recipe.data for recipe in recipes}))
+    assert not used[0][0] & used[1][0]
+    assert not used[0][1] & used[1][1]
+
+
+def test_names_and_trainings_are_different_within_a_half():
+    for half in HALVES:
+        cases = [*sick_cases(half), *well_cases(half)]
+        assert len({case.name for case in cases}) == len(cases)
+        assert len({(case.recipe, case.seed) for case in cases}) == len(cases)
+
+
+def test_every_kept_case_earned_its_place():
+    rows = {row["case"]: row for row in json.loads(EARNED.read_text())}
+    assert set(rows) == {case.name for case in SICK}
+    assert all(row["earns"] and min(row["gains"]) >= 0.1 for row in rows.values())
+
+
+@pytest.mark.parametrize("case", first_of_each_illness(), ids=lambda case: case.name)
+def test_an_illness_trains_and_differs_from_its_cure(case):
+    sick = train(replace(case.recipe, **SHORT), seed=0)
+    well = train(replace(case.healthy, **SHORT), seed=0)
+    assert len(sick.losses) >= 30
+    differs_only_later = {"decay_early", "stopped_early", "bad_batch", "rate_burst", "overfit"}
+    if not differs_only_later & set(case.claims):
+        assert (sick.fresh, sick.losses) != (well.fresh, well.losses)
+
+
+def test_watch_leaves_a_training_of_the_clinic_as_it_was(tmp_path):
+    case = next(case for case in ON_GENERATED_DATA if case.claims == ("rate_low",))
+    recipe = replace(case.recipe, steps=40)
+    bench = Bench(tmp_path, processes=1)
+    wanted = Wanted(recipe, 3), Wanted(recipe, 3, watched=True)
+    bench.train(wanted)
+    plain, watched = (bench.outcome(each) for each in wanted)
+    assert plain == watched
+    assert bench.run(wanted[1]).is_dir()
+
+
+def test_an_outcome_is_trained_once(tmp_path):
+    recipe = replace(ON_GENERATED_DATA[0].healthy, **SHORT)
+    bench = Bench(tmp_path, processes=1)
+    bench.train([Wanted(recipe, 0)])
+    path = Wanted(recipe, 0).folder(tmp_path) / "outcome.json"
+    before = path.stat().st_mtime_ns
+    bench.train([Wanted(recipe, 0)])
+    assert path.stat().st_mtime_ns == before
+
+
+def test_marks_of_a_verdict():
+    case = next(case for case in SICK if case.claims == ("rate_low",))
+    assert marks_of(case, Said("rate_low", {"rate_low": ()})) == (True, True, False, False)
+    assert marks_of(case, Said("rate_high", {"rate_high": (), "rate_low": ()})) == (False, True, True, False)
+    assert marks_of(case, Said("undecided", {})) == (False, False, False, True)
+
+
+def test_a_cure_with_a_number_is_followed_as_it_is_written():
+    recipe = ON_GENERATED_DATA[0].healthy
+    assert follow("rate_high", ("rate 0.25x",), recipe) == replace(recipe, rate=recipe.rate / 4)
+    small = follow("batch_small", ("batch 4x, rate sqrt",), recipe)
+    assert small == replace(recipe, batch=4 * recipe.batch, rate=2 * recipe.rate)
+    large = follow("batch_large", ("batch 0.5x",), recipe)
+    assert large == replace(recipe, batch=recipe.batch // 2, steps=2 * recipe.steps)
+    assert follow("stopped_early", ("train for 1,600 steps",), recipe) == replace(recipe, steps=1_600)
+    assert follow("weight_decay", ("weight decay 0.01",), recipe) == replace(recipe, weight_decay=0.01)
+    assert follow("no_gradient", ("remove `detach()`",), recipe) is None  # nothing is detached here
+
+
+def test_gains_of_trainings_that_ended_in_nan():
+    assert gain(2.0, 1.0) == pytest.approx(0.5)
+    assert gain(float("inf"), 1.0) == 1
+    assert gain(1.0, float("inf")) == -float("inf")
+
+
+@pytest.mark.skipif(not Path(fashion_mnist.DEBIAN).exists(), reason="Fashion-MNIST is not on this machine")
+def test_some_cases_have_five_million_parameters():
+    large = [case for case in SICK if case.recipe.network in ("wide", "broad")]
+    assert len(large) >= 3
+    for case in large:
+        from clinic.data import data_of
+
+        model = build(case.recipe, data_of(case.recipe.data))
+        assert sum(parameter.numel() for parameter in model.parameters()) >= 5_000_000
+        assert case.recipe.steps * case.recipe.batch <= 5_000
+
+
+def test_detached_and_forgotten_parameters_do_not_learn():
+    for reason in ("detached", "optimizer"):
+        case = next(case for case in SICK if case.recipe.frozen == reason and case.recipe.data != "clothes")
+        torch.manual_seed(0)
+        assert train(replace(case.recipe, steps=5), seed=0).losses

@@ -1,0 +1,411 @@
+"""What `watch` records for triage in real small loops, and that training stays as it was."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradiometer import Run, diagnose, watch
+from gradiometer.errors import BadArgument
+from gradiometer.verdict import Claim, Signs
+
+STEPS = 60
+ROWS = torch.Generator().manual_seed(5)
+INPUTS = torch.randn(256, 8, generator=ROWS)
+LABELS = (INPUTS @ torch.randn(8, 4, generator=ROWS)).argmax(dim=1)
+
+
+def network(*, dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4))
+
+
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def momentum(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def adamw_foreach(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.01, foreach=True)
+
+
+class Scaler:
+    """What a GradScaler does to the gradients, on a CPU."""
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return loss * 1024.0
+
+    def is_enabled(self) -> bool:
+        return True
+
+    def get_scale(self) -> float:
+        return 1024.0
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad /= 1024.0
+        optimizer.step()
+
+    def update(self) -> None:
+        """The factor is constant."""
+
+
+def train(
+    tmp_path: Path | None,
+    optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
+    *,
+    model: nn.Module | None = None,
+    pieces: int = 1,
+    divided: bool = True,
+    clip: float | None = None,
+    clip_first: bool = False,
+    clears: int = 1,
+    eval_mode: bool = False,
+    scaler: Any = None,
+    given_scaler: bool = True,
+    steps: int = STEPS,
+    settings: dict[str, Any] | None = None,
+    inputs: Tensor = INPUTS,
+) -> tuple[list[Tensor], Run | None]:
+    """A plain loop, under `watch` if there is a folder for the run: its parameters at the end, and the run."""
+    model = network() if model is None else model
+    optimizer = optimizer_of(model)
+    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(4)
+    watched = None
+    if tmp_path is not None:
+        given = {"accumulation": pieces, "page": False, "quiet": True, **(settings or {})}
+        if scaler is not None and given_scaler:
+            given["scaler"] = scaler
+        watched = watch(model, optimizer, loss=loss_of, out=tmp_path, **given)
+        watched.__enter__()
+    model.train(not eval_mode)
+    for step in range(steps):
+        if step % clears == 0:
+            optimizer.zero_grad()
+        for _ in range(pieces):
+            chosen = torch.randint(len(inputs), (16,), generator=generator)
+            batch = inputs[chosen], LABELS[chosen]
+            loss = loss_of(model, batch).mean()
+            root = loss / pieces if divided else loss
+            (root if scaler is None else scaler.scale(root)).backward()
+            if clip and clip_first:  # the norm before it is heard at `backward`, from the second step on
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            if watched is not None:
+                watched.step(loss.detach(), batch)
+        if clip and not clip_first:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step() if scaler is None else scaler.step(optimizer)
+    if watched is not None:
+        watched.__exit__(None, None, None)
+    return [parameter.detach().clone() for parameter in model.parameters()], None if watched is None else watched.run
+
+
+def signs_of(tmp_path: Path, *arguments: Any, **settings: Any) -> Signs:
+    run = train(tmp_path, *arguments, **settings)[1]
+    assert run is not None and run.warnings == [each for each in run.warnings if "triage" not in each]
+    return Signs.of(run)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer_of": sgd},
+    "momentum": {"optimizer_of": momentum},
+    "AdamW": {"optimizer_of": adamw},
+    "AdamW, foreach": {"optimizer_of": adamw_foreach},
+    "scaled": {"scaler": Scaler()},
+    "accumulated": {"pieces": 3},
+    "clipped": {"clip": 0.1},
+    "gradients kept": {"clears": 1000},
+    "eval mode": {"eval_mode": True},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_keeps_its_bits(tmp_path: Path, name: str) -> None:
+    plain, _ = train(None, **CASES[name])
+    watched, run = train(tmp_path, **CASES[name])
+    assert run is not None and len(run.signs) > 3
+    assert all(map(torch.equal, plain, watched))
+
+
+def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
+    """Compared with a loop that computes them itself, at every step."""
+    signs = signs_of(tmp_path, momentum)
+    model = network()
+    optimizer = momentum(model)
+    generator = torch.Generator().manual_seed(3)
+    by_hand: dict[int, dict[str, Any]] = {}
+    before: list[Tensor] = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        chosen = torch.randint(len(INPUTS), (16,), generator=generator)
+        loss_of(model, (INPUTS[chosen], LABELS[chosen])).mean().backward()
+        gradient = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        weights = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer.step()
+        by_hand[step] = {
+            "gradient": [float(one.norm()) for one in gradient],
+            "nonzero": [int(one.count_nonzero()) for one in gradient],
+            "weights": [float(one.norm()) for one in weights],
+            "movement": [
+                float((new.detach() - old).norm()) for new, old in zip(model.parameters(), weights, strict=True)
+            ],
+            "product": sum(float((new * old).sum()) for new, old in zip(gradient, before, strict=False)),
+            "input_std": float(INPUTS[chosen].std(correction=0)),
+            "classes": len(LABELS[chosen].unique()),
+        }
+        before = gradient
+    assert len(signs.looks) >= 5
+    for place, step in enumerate(signs.looks.tolist()):
+        for name, value in by_hand[step].items():
+            found = (signs.tensors if name in signs.tensors else signs.single)[name][place]
+            if place >= 3 and name in ("input_std", "classes") and np.isnan(found):
+                continue  # one look in four takes moments of the batch
+            assert found == pytest.approx(value, rel=1e-4, abs=1e-6), (name, step)
+    assert signs.single["clipped"] == pytest.approx((signs.tensors["gradient"] ** 2).sum(axis=1) ** 0.5, rel=1e-4)
+
+
+def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path) -> None:
+    looks = signs_of(tmp_path, steps=150).looks
+    assert set((looks[1:] - looks[:-1]).tolist()) == {7, 11, 13} and looks[0] == 1
+
+
+def test_the_trained_loss_is_recognised(tmp_path: Path) -> None:
+    signs = signs_of(tmp_path)
+    known = signs.single["as_cross_entropy"]
+    assert known[:3] == pytest.approx(signs.given[:3], rel=1e-4) and signs.series("classes_seen")[-1] == 4
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_norm_is_known_before_and_after_clipping(tmp_path: Path, *, first: bool) -> None:
+    signs = signs_of(tmp_path, clip=0.1, clip_first=first)
+    assert signs.single["clipped"] == pytest.approx(0.1, rel=1e-3)
+    assert ((signs.tensors["gradient"] ** 2).sum(axis=1) ** 0.5 > 0.2).all()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_scaler_is_no_clipping(tmp_path: Path, *, given: bool) -> None:
+    run = train(tmp_path, scaler=Scaler(), given_scaler=given)[1]
+    assert run is not None
+    assert Claim.CLIP_SMALL not in {each.claim for each in diagnose(run).triage.claims}  # type: ignore[union-attr]
+
+
+def claims_of(tmp_path: Path, **settings: Any) -> set[str]:
+    run = train(tmp_path, **settings)[1]
+    assert run is not None
+    diagnosis = diagnose(run)
+    found = diagnosis.to_dict()
+    assert found["claim"] == str(diagnosis.headline.claim) == found["claims"][0]
+    return set(found["claims"])
+
+
+def test_a_healthy_loop_has_no_exact_fault(tmp_path: Path) -> None:
+    exact = {"no_gradient", "softmax_twice", "eval_mode", "dropout", "zero_grad", "accumulation", "clip_small"}
+    assert not exact & claims_of(tmp_path, pieces=2)
+
+
+def test_gradients_that_are_never_cleared_are_seen(tmp_path: Path) -> None:
+    assert "zero_grad" in claims_of(tmp_path, clears=1000)
+
+
+def test_gradients_that_are_cleared_at_every_tenth_step_are_seen(tmp_path: Path) -> None:
+    assert "zero_grad" in claims_of(tmp_path, clears=10)
+
+
+def test_sums_that_were_not_divided_are_seen(tmp_path: Path) -> None:
+    assert "accumulation" in claims_of(tmp_path, pieces=4, divided=False)
+
+
+def test_eval_mode_is_seen(tmp_path: Path) -> None:
+    assert "eval_mode" in claims_of(tmp_path, model=network(dropout=0.2), eval_mode=True)
+
+
+def test_dropout_is_seen(tmp_path: Path) -> None:
+    assert "dropout" in claims_of(tmp_path, model=network(dropout=0.9))
+
+
+def test_clipping_that_leaves_nothing_is_seen(tmp_path: Path) -> None:
+    assert "clip_small" in claims_of(tmp_path, clip=1e-3)
+
+
+def test_a_softmax_before_the_loss_is_seen(tmp_path: Path) -> None:
+    assert "softmax_twice" in claims_of(tmp_path, model=network().append(nn.Softmax(dim=1)))
+
+
+def test_inputs_that_are_not_scaled_are_seen(tmp_path: Path) -> None:
+    assert "unscaled" in claims_of(tmp_path, inputs=100 * INPUTS, optimizer_of=adamw)
+
+
+def test_parameters_without_a_gradient_are_seen(tmp_path: Path) -> None:
+    class Unused(nn.Module):
+        """A layer that the forward does not use."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.rest = network(), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)  # type: ignore[no-any-return]
+
+    assert "no_gradient" in claims_of(tmp_path / "unused", model=Unused())
+
+    def head_alone(model: nn.Module) -> torch.optim.Optimizer:
+        return sgd(list(model.children())[-1])
+
+    run = train(tmp_path / "head", head_alone)[1]
+    assert run is not None
+    claimed = diagnose(run).triage.claims[0]  # type: ignore[union-attr]
+    assert claimed.claim is Claim.NO_GRADIENT and claimed.numbers["untrained"] == 2
+
+
+def test_a_rate_that_is_set_between_backward_and_update_is_recorded(tmp_path: Path) -> None:
+    model = network()
+    optimizer = sgd(model)
+    with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss = loss_of(model, (INPUTS[:16], LABELS[:16])).mean()
+            loss.backward()
+            w.step(loss, (INPUTS[:16], LABELS[:16]))
+            optimizer.param_groups[0]["lr"] = 1.0 if step == 30 else 0.1
+            optimizer.step()
+    assert w.run is not None
+    rates = Signs.of(w.run).rates
+    assert rates[30] == 1.0 and rates[29] == rates[31] == 0.1 and len(rates) == STEPS
+
+
+def test_rows_that_are_trained_on_and_evaluated_are_seen(tmp_path: Path) -> None:
+    found = {}
+    for name, rows in (("leak", INPUTS[:100]), ("held out", torch.randn(100, 8))):
+        model = network()
+        optimizer = sgd(model)
+        with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
+            for step in range(STEPS):
+                optimizer.zero_grad()
+                chosen = torch.arange(16) + 16 * (step % 6)
+                loss = loss_of(model, (INPUTS[chosen], LABELS[chosen])).mean()
+                loss.backward()
+                w.step(loss, (INPUTS[chosen], LABELS[chosen]))
+                optimizer.step()
+                if step % 6 == 5:
+                    with torch.no_grad():
+                        w.evaluated(
+                            test=loss_of(model, (rows, LABELS[:100])), train=loss_of(model, (INPUTS[:96], LABELS[:96]))
+                        )
+        found[name] = [each.claim for each in w.findings().diagnosis.triage.claims]  # type: ignore[union-attr]
+    assert Claim.LEAK in found["leak"] and Claim.LEAK not in found["held out"]
+
+
+def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
+    model = network()
+    optimizer = sgd(model)
+    with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
+        w.evaluated(test=1.5)  # before the run exists
+        loss = loss_of(model, (INPUTS[:16], LABELS[:16])).mean()
+        loss.backward()
+        w.step(loss, (INPUTS[:16], LABELS[:16]))
+        optimizer.step()
+        w.evaluated(test=torch.linspace(0, 2, 100), train=[0.5, 0.6, 0.7, 0.8])
+    assert w.run is not None
+    first, second = w.run.evaluations
+    assert (first["step"], first["estimates"]["test_loss"]["value"]) == (0, 1.5)
+    test = second["estimates"]["test_loss"]
+    assert (
+        test["value"] == pytest.approx(1.0) and test["low"] < 1 < test["high"] and "train_loss" in second["estimates"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ({}, "`test` and `train` are missing"),
+        ({"test": []}, "`test` holds no loss"),
+        ({"train": [[0.5], [0.5, 0.6]]}, "`train` must be a loss or the losses of single examples, got a list"),
+    ],
+)
+def test_an_evaluation_that_is_none_is_refused(tmp_path: Path, losses: dict[str, Any], message: str) -> None:
+    model = network()
+    w = watch(model, sgd(model), loss=loss_of, out=tmp_path, page=False, quiet=True)
+    with w, pytest.raises(BadArgument, match=message):
+        w.evaluated(**losses)
+
+
+def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
+    """Between looks `step` compares one number, and the update one object: no function of triage is called."""
+    calls = {True: 0, False: 0}
+    for records in (True, False):
+        model = network()
+        optimizer = sgd(model)
+        with watch(model, optimizer, loss=loss_of, out=tmp_path, every=1000, page=False, quiet=True) as w:
+            for step in range(40):
+                if step == 2 and not records:
+                    w._triage.close()
+                optimizer.zero_grad()
+                batch = INPUTS[:16], LABELS[:16]
+                loss = loss_of(model, batch).mean()
+                loss.backward()
+                inside = step == w._triage.next or w._triage.awaits_update
+                count = 0
+
+                def count_call(frame: Any, event: str, _: Any) -> None:
+                    nonlocal count
+                    count += event in ("call", "c_call")
+
+                sys.setprofile(count_call)
+                w.step(loss, batch)
+                optimizer.step()
+                sys.setprofile(None)
+                if step >= 14 and not inside:
+                    calls[records] = max(calls[records], count)
+    assert calls[True] == calls[False]
+
+
+def test_a_failure_of_triage_does_not_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradiometer.integrations.watch.triage.products import Products
+
+    def fail(_: Products) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Products, "movement", fail)
+    plain, _ = train(None)
+    watched, run = train(tmp_path)
+    assert all(map(torch.equal, plain, watched)) and run is not None
+    assert any("triage has stopped" in text for text in run.warnings)
+
+
+def test_nothing_is_recorded_without_a_budget(tmp_path: Path) -> None:
+    run = train(tmp_path, settings={"budget": 0.0})[1]
+    assert run is not None and run.signs == []
+
+
+def test_the_planned_length_is_recorded(tmp_path: Path) -> None:
+    run = train(tmp_path, settings={"steps": STEPS})[1]
+    assert run is not None and Signs.of(run).facts["steps"] == STEPS
+
+    model = network()
+    optimizer = sgd(model)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=77)
+    with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
+        loss = loss_of(model, (INPUTS[:16], LABELS[:16])).mean()
+        loss.backward()
+        w.step(loss, (INPUTS[:16], LABELS[:16]))
+        optimizer.step()
+        scheduler.step()
+    assert w.run is not None and Signs.of(w.run).facts["scheduled"] == 77

@@ -1,0 +1,412 @@
+"""The rules of triage, on made-up records just below and just above every threshold."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradiometer.forks import alternative_of
+from gradiometer.verdict import Claim, Signs, triage_of
+from gradiometer.verdict.triage import thresholds as limits
+from gradiometer.verdict.triage.findings import changes_of, findings_of
+from gradiometer.verdict.triage.level import Known, level_of
+from gradiometer.verdict.triage.triage import ORDER
+from gradiometer.verdict.words.say import say
+from gradiometer.verdict.words.triage import WORDS
+
+STEPS = 400
+LOOKS = np.arange(0, STEPS, 10)
+GUESS = float(np.log(10))
+FACTS: dict[str, Any] = {
+    "tensors": ["0.weight", "0.bias", "2.weight"],
+    "sizes": [100, 10, 100],
+    "axes": [2, 1, 2],
+    "layers": ["Linear", "Linear", "Linear"],
+    "untrained": [],
+    "dropout": 0.1,
+}
+
+
+def constant(value: float) -> np.ndarray:
+    return np.full(len(LOOKS), float(value))
+
+
+def tensors(*values: float) -> np.ndarray:
+    return np.tile(np.array(values, dtype=float), (len(LOOKS), 1))
+
+
+def cosine_rates(peak: float = 0.1, steps: int = STEPS) -> np.ndarray:
+    return peak * 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))
+
+
+def falling(end: float = 0.1, steps: int = STEPS) -> np.ndarray:
+    """Losses in units of a guess, which end at this level."""
+    noise = 1 + 0.02 * np.random.default_rng(0).standard_normal(steps)
+    return GUESS * (end + (1 - end) * np.exp(-np.arange(steps) / 40)) * noise
+
+
+def healthy(**changes: Any) -> Signs:
+    """A healthy classification, with some of its signs changed."""
+    single = {
+        "clipped": constant(1.0),
+        "product": constant(0.2),
+        "without_gradient": constant(0),
+        "backwards": constant(1),
+        "in_eval": constant(0),
+        "sensitive": constant(2),
+        "rows": constant(32),
+        "input_std": constant(1.0),
+        "input_mean": constant(0.1),
+        "inputs_not_finite": constant(0),
+        "output_std": constant(1.0),
+        "classes": constant(9),
+        "classes_expected": constant(9.6),
+        "classes_seen": constant(10),
+        "label_entropy": constant(GUESS),
+        "as_cross_entropy": falling()[LOOKS],
+        "as_twice": constant(2.2),
+        "row_sum_off": constant(5.0),
+        "output_min": constant(-3.0),
+    }
+    by_tensor = {
+        "gradient": tensors(0.6, 0.5, 0.6245),
+        "nonzero": tensors(100, 10, 100),
+        "nonzero_at_start": tensors(100, 10, 100),
+        "weights": tensors(3.0, 1.0, 3.0),
+        "weights_at_start": tensors(2.5, 1.0, 2.5),
+        "movement": tensors(0.02, 0.01, 0.02),
+    }
+    for name in [name for name in changes if name in single or name in ("root", "stale", "scale")]:
+        single[name] = changes.pop(name)
+    for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:
+        by_tensor[name] = changes.pop(name)
+    facts = FACTS | changes.pop("facts", {})
+    made = Signs(
+        losses=falling(),
+        looks=LOOKS,
+        single=single,
+        tensors=by_tensor,
+        facts=facts,
+        rates=cosine_rates(),
+        momentum=0.9,
+        optimizer="SGD",
+        family="sgd",
+        batch_size=32,
+        examples=3200,
+        evaluated=np.arange(40, 401, 40),
+        test=np.linspace(2.0, 0.3, 10),
+        train=np.linspace(2.0, 0.28, 10),
+    )
+    made = replace(made, **changes)
+    single["as_cross_entropy"] = made.given
+    return made
+
+
+def claims(signs: Signs) -> set[Claim]:
+    return {each.claim for each in triage_of(signs).claims}
+
+
+def half_zero(share: float) -> np.ndarray:
+    return tensors(100 * (1 - share), 10, 100)
+
+
+def moved(by: float) -> np.ndarray:
+    return tensors(3 * by, 0.01, 3 * by)
+
+
+def evaluations(values: list[float], train: float) -> dict[str, Any]:
+    return {"test": np.array(values), "train": np.full(10, train)}
+
+
+RISEN = [1.0, 0.5, 0.4, 0.4, 0.42, 0.43, 0.44, 0.45, 0.46]
+LATE_BEST = [1.0, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.41, 0.45, 0.5]
+CONSTANT = np.full(STEPS, 0.1)
+BAD = falling()
+BAD[200] += 2 * GUESS
+NOT_SO_BAD = falling()
+NOT_SO_BAD[200] += 1.2 * GUESS
+BURST = cosine_rates()
+BURST[200:206] *= 8
+SLIGHT = cosine_rates()
+SLIGHT[200:206] *= 4
+DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (150, 250)]
+FAST, SLOW = 0.985 ** np.arange(STEPS), 0.988 ** np.arange(STEPS)
+
+CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    Claim.NAN_EXAMPLE: [
+        ({"inputs_not_finite": constant(1)}, {"inputs_not_finite": constant(0)}),
+        ({"not_finite": "inputs"}, {"not_finite": "layers"}),
+    ],
+    Claim.NO_GRADIENT: [
+        ({"without_gradient": constant(1)}, {"without_gradient": constant(0)}),
+        ({"facts": {"untrained": ["2.weight"]}}, {"facts": {"untrained": []}}),
+    ],
+    Claim.SOFTMAX_TWICE: [
+        ({"row_sum_off": constant(1e-6), "output_min": constant(0.01)}, {"row_sum_off": constant(1e-6)}),
+        ({"row_sum_off": constant(1e-6), "output_min": constant(0.0)}, {"output_min": constant(0.0)}),
+    ],
+    Claim.EVAL_MODE: [({"in_eval": constant(2)}, {"in_eval": constant(1)})],
+    Claim.DROPOUT: [({"facts": {"dropout": 0.8}}, {"facts": {"dropout": 0.75}})],
+    Claim.ZERO_GRAD: [({"stale": constant(0.1)}, {"stale": constant(0.0005)})],
+    Claim.ACCUMULATION: [
+        (
+            {"backwards": constant(4), "root": falling()[LOOKS]},
+            {"backwards": constant(4), "root": falling()[LOOKS] / 4},
+        )
+    ],
+    Claim.UNSCALED: [
+        ({"input_std": constant(8.5)}, {"input_std": constant(7.5)}),
+        ({"input_mean": constant(3.2)}, {"input_mean": constant(2.8)}),
+    ],
+    Claim.UNSHUFFLED: [({"classes": constant(4)}, {"classes": constant(5)})],
+    Claim.CLIP_SMALL: [({"clipped": constant(0.19)}, {"clipped": constant(0.21)})],
+    Claim.RATE_BURST: [({"rates": BURST}, {"rates": SLIGHT})],
+    Claim.SCHEDULE_UNIT: [
+        ({"rates": FAST}, {"rates": SLOW}),
+        (
+            {"rates": np.repeat(cosine_rates(steps=1000)[:20], 20), "facts": {"scheduled": 400}},
+            {"rates": cosine_rates(), "facts": {"scheduled": 400}},
+        ),
+    ],
+    Claim.DECAY_EARLY: [({"rates": DROPPED_AT[0]}, {"rates": DROPPED_AT[1]})],
+    Claim.EXPLODING: [
+        (
+            {"losses": np.append(3.2 * GUESS, falling()[1:]), "output_std": constant(4.0)},
+            {"losses": np.append(2.8 * GUESS, falling()[1:]), "output_std": constant(4.0)},
+        )
+    ],
+    Claim.DEAD_RELU: [
+        (
+            {"nonzero": half_zero(0.97), "nonzero_at_start": half_zero(0.97)},
+            {"nonzero": half_zero(0.93), "nonzero_at_start": half_zero(0.93)},
+        )
+    ],
+    Claim.WEIGHT_DECAY: [
+        (
+            {"weight_decay": 1e-5, "weights": tensors(1.2, 1, 1.2), "losses": falling(0.4)},
+            {"weight_decay": 1e-5, "weights": tensors(1.3, 1, 1.3), "losses": falling(0.4)},
+        ),
+        (  # the mean rate of the second half is 0.018, ten times with momentum, and a step moves 0.0067
+            {"weight_decay": 0.0016, "losses": falling(0.2)},
+            {"weight_decay": 0.0014, "losses": falling(0.2)},
+        ),
+    ],
+    Claim.VANISHING: [
+        (
+            {"gradient": tensors(0.055, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": tensors(0.065, 0.1, 0.6), "losses": falling(0.95)},
+        ),
+        (
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "movement": moved(1e-4)},
+            {"gradient": tensors(0.007, 0.1, 0.6), "losses": falling(0.95), "movement": moved(1e-4)},
+        ),
+    ],
+    Claim.RATE_HIGH: [
+        (
+            {"family": "adaptive", "movement": moved(0.009), "weights_at_start": tensors(0.7, 1, 0.7)},
+            {"family": "adaptive", "movement": moved(0.009), "weights_at_start": tensors(0.8, 1, 0.8)},
+        ),
+        (
+            {"family": "adaptive", "movement": moved(0.0085), "weights_at_start": tensors(0.7, 1, 0.7)},
+            {"family": "adaptive", "movement": moved(0.0075), "weights_at_start": tensors(0.7, 1, 0.7)},
+        ),
+        ({"nonzero": half_zero(0.89)}, {"nonzero": half_zero(0.87)}),
+        (
+            {"movement": moved(0.021), "losses": falling(0.92)},
+            {"movement": moved(0.019), "losses": falling(0.92)},
+        ),
+        ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
+    ],
+    Claim.MOMENTUM_RATE: [
+        (
+            {"momentum": 0.8, "movement": moved(0.009), "weights_at_start": tensors(0.7, 1, 0.7)},
+            {"momentum": 0.7, "movement": moved(0.009), "weights_at_start": tensors(0.7, 1, 0.7)},
+        )
+    ],
+    Claim.RATE_LOW: [
+        ({"movement": moved(0.59 / STEPS)}, {"movement": moved(0.61 / STEPS)}),
+        (
+            {"movement": moved(0.1 / STEPS), "losses": falling(0.06)},
+            {"movement": moved(0.1 / STEPS), "losses": falling(0.02)},
+        ),
+    ],
+    Claim.BATCH_SMALL: [
+        ({"batch_size": 4, "product": constant(0.09)}, {"batch_size": 4, "product": constant(0.11)}),
+        ({"batch_size": 4, "product": constant(0.0)}, {"batch_size": 5, "product": constant(0.0)}),
+    ],
+    Claim.BATCH_LARGE: [
+        ({"examples": 320, "product": constant(0.19)}, {"examples": 320, "product": constant(0.17)}),
+        ({"examples": 380, "product": constant(0.9)}, {"examples": 390, "product": constant(0.9)}),
+    ],
+    Claim.STOPPED_EARLY: [
+        (
+            {
+                "rates": CONSTANT,
+                "examples": 7000,
+                "losses": GUESS * np.linspace(1, 0.78, STEPS),
+                "movement": moved(0.0033),
+            },
+            {
+                "rates": CONSTANT,
+                "examples": 7000,
+                "losses": GUESS * np.linspace(1, 0.85, STEPS),
+                "movement": moved(0.0033),
+            },
+        ),
+        (
+            {
+                "rates": CONSTANT,
+                "examples": 7000,
+                "losses": GUESS * np.linspace(1, 0.5, STEPS),
+                "movement": moved(0.0033),
+            },
+            {
+                "rates": CONSTANT,
+                "examples": 6000,
+                "losses": GUESS * np.linspace(1, 0.5, STEPS),
+                "movement": moved(0.0033),
+            },
+        ),
+    ],
+    Claim.NO_DECAY: [
+        ({"rates": CONSTANT, "movement": moved(0.0103)}, {"rates": CONSTANT, "movement": moved(0.0097)}),
+        ({"rates": CONSTANT, "movement": moved(0.015)}, {"movement": moved(0.015)}),
+        ({"rates": CONSTANT, "movement": moved(0.015)}, {"rates": CONSTANT, "has_ended": False}),
+    ],
+    Claim.OVERFIT: [
+        (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.455], 0.3)),
+        (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.47], 0.4)),
+        (evaluations([*LATE_BEST[1:], 0.5], 0.3), evaluations(LATE_BEST, 0.3)),
+    ],
+    Claim.LEAK: [
+        (
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[50.0, 50.0]])},
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[0.0, 50.0]])},
+        ),
+        (
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 11.0]]),
+                "train": np.full(10, np.nan),
+            },
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 9.0]]),
+                "train": np.full(10, np.nan),
+            },
+        ),
+    ],
+    Claim.LABELS_RANDOM: [
+        (evaluations([0.98 * GUESS] * 10, GUESS), evaluations([0.96 * GUESS] * 10, GUESS)),
+    ],
+    Claim.LABELS_NOISY: [
+        (
+            {**evaluations([0.69] * 10, 1.0), "facts": {"dropout": 0.0}},
+            {**evaluations([0.72] * 10, 1.0), "facts": {"dropout": 0.0}},
+        )
+    ],
+    Claim.BAD_BATCH: [({"losses": BAD}, {"losses": NOT_SO_BAD})],
+}
+
+
+def test_a_healthy_record_is_healthy() -> None:
+    found = triage_of(healthy())
+    assert [each.claim for each in found.claims] == [Claim.HEALTHY] and found.passes
+    assert found.level.known_by is Known.LABELS and found.unseen == {}
+
+
+@pytest.mark.parametrize(
+    ("claim", "sick", "well"),
+    [(claim, *pair) for claim, pairs in CASES.items() for pair in pairs],
+    ids=[f"{claim}-{place}" for claim, pairs in CASES.items() for place in range(len(pairs))],
+)
+def test_a_claim_is_made_just_above_its_threshold_and_not_just_below(
+    claim: Claim, sick: dict[str, Any], well: dict[str, Any]
+) -> None:
+    assert claim in claims(healthy(**dict(sick)))
+    assert claim not in claims(healthy(**dict(well)))
+
+
+def test_every_rule_has_a_case() -> None:
+    assert len(CASES) == len(ORDER) + 1  # one rule makes two claims: of the rate, and of the rate with momentum
+
+
+def test_every_claim_has_words() -> None:
+    assert set(WORDS) == set(Claim)
+
+
+@pytest.mark.parametrize("claim", CASES)
+def test_every_claim_can_be_said(claim: Claim) -> None:
+    found = triage_of(healthy(**dict(CASES[claim][0][0])))
+    said = {finding.claim: finding for finding in findings_of(found)}
+    sentences = say(said[claim.value])
+    assert "{" not in sentences.seen and "unknown" not in sentences.seen and sentences.seen.endswith(".")
+    assert sentences.advice and sentences.advice.startswith("`")
+
+
+def test_nothing_is_said_about_the_end_before_it() -> None:
+    found = triage_of(healthy(movement=moved(0.1 / STEPS), has_ended=False))
+    assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
+    assert Claim.RATE_LOW in found.unseen["end"]
+
+
+def test_two_illnesses_are_two_claims() -> None:
+    both = healthy(input_std=constant(50.0), facts={"dropout": 0.9})
+    assert claims(both) == {Claim.UNSCALED, Claim.DROPOUT}
+
+
+def test_a_symptom_is_no_second_claim() -> None:
+    assert claims(healthy(clipped=constant(0.001), movement=moved(0.1 / STEPS))) == {Claim.CLIP_SMALL}
+
+
+def test_what_is_easily_confused_names_the_other() -> None:
+    signs = healthy(rates=CONSTANT, movement=moved(0.015))
+    (claimed,) = triage_of(signs).claims
+    assert claimed.claim is Claim.NO_DECAY and claimed.doubts == ("stopped_early",)
+
+
+def test_a_scaler_that_was_not_given_is_no_clipping() -> None:
+    assert claims(healthy(clipped=constant(2.0**-16))) == {Claim.HEALTHY}
+
+
+def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
+    found = triage_of(Signs(losses=falling()))
+    assert found.claims[0].claim is Claim.UNDECIDED
+    assert {"labels", "batch", "evaluations", "looks"} <= set(found.unseen)
+
+
+def test_the_level_is_the_variance_of_the_targets_for_a_squared_error() -> None:
+    losses = np.full(100, 2.0)
+    signs = Signs(
+        losses=losses,
+        looks=np.array([10, 20]),
+        single={"as_squared": np.array([2.0, 2.0]), "target_variance": np.array([3.9, 4.0])},
+    )
+    assert level_of(signs).value == 4.0 and level_of(signs).known_by is Known.TARGETS
+
+
+def test_the_level_is_the_loss_of_the_first_steps_if_nothing_is_known() -> None:
+    assert level_of(Signs(losses=np.array([3.0, 2.9, 3.1, 3.0, 3.0, 1.0]))).known_by is Known.START
+
+
+def test_thresholds_have_the_measurement_that_chose_them() -> None:
+    """Each named amount is followed by a string that says why."""
+    text = Path(limits.__file__).read_text(encoding="utf-8")
+    named = [line for line in text.splitlines() if line[:1].isupper() and " = " in line]
+    assert named and all(text.partition(f"{line}\n")[2].startswith('"""') for line in named)
+
+
+@pytest.mark.parametrize("claim", CASES)
+def test_cures_that_are_changes_can_be_pasted(claim: Claim) -> None:
+    for claimed in triage_of(healthy(**dict(CASES[claim][0][0]))).claims:
+        for change in changes_of(claimed):
+            assert alternative_of(change)
+
+
+def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
+    claims_with_changes = {Claim.RATE_LOW, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.BATCH_SMALL}
+    for claim in claims_with_changes:
+        found = triage_of(healthy(**dict(CASES[claim][0][0]))).claims
+        assert changes_of(next(each for each in found if each.claim is claim))
