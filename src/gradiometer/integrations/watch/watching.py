@@ -27,6 +27,7 @@ from gradiometer.integrations.watch.description import (
     recorder_of,
     refuse_what_cannot_be_watched,
 )
+from gradiometer.integrations.watch.inputs import Inputs
 from gradiometer.integrations.watch.kept import Kept, LossesGiven
 from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
@@ -56,6 +57,9 @@ PARTS = 2
 """The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
 
 
+OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
+
+
 class Watch(Forks, Automatic):
     """A watched training loop, made by `watch`. Use it as a context manager around the whole training."""
 
@@ -75,7 +79,9 @@ class Watch(Forks, Automatic):
         to: Sequence[Any],
         announcements: Announcements,
     ) -> None:
-        self.ranks, self._optimizers, sharded = Ranks.here(), optimizers, is_sharded(model := bare(model))
+        called = model
+        model = bare(model)
+        self.ranks, self._optimizers, sharded = Ranks.here(), optimizers, is_sharded(model)
         reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
         refuse_unsupported_shards(model, self.ranks)
@@ -133,6 +139,9 @@ class Watch(Forks, Automatic):
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
+        self._called = called
+        self._has_loss = loss is not None
+        self._inputs: Inputs | None = None
         self._begun, self._was_called, self._recorder, self._looked_at = False, False, None, 0.0
         self._triage = TriageRecorder(
             self._objective,
@@ -163,6 +172,8 @@ class Watch(Forks, Automatic):
         if self._handles or self._begun:
             raise BadArgument("`watch` can be entered only once: call `watch` again for another training.")
         self._follow_updates_of(self._optimizers[0])
+        self._inputs = Inputs(self._called, self.shield)
+        self._handles.append(self._inputs)
         if self._cadenced:
             self._capture.start()
         return self
@@ -192,13 +203,20 @@ class Watch(Forks, Automatic):
         if not (batches.known or self._begun) and (sampling := known_sampling(loader)) is not None:
             batches.sampling, batches.known = sampling, True
 
-    def step(self, loss: Tensor | float, batch: Batch) -> None:
+    def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before or after it.
 
         Args:
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
+                Without it, the first tensor that the model was called with stands for the batch: its rows are the
+                examples. What needs the labels or runs the model again needs the batch.
         """
+        if batch is None:
+            batch = self._batch_seen()
+        elif self._inputs is not None:
+            self._inputs.remove()
+            self._inputs = None
         steps, between = self.steps, self._between
         if steps >= self._triage.next:
             with self._triage.shield:
@@ -218,7 +236,7 @@ class Watch(Forks, Automatic):
             self._parts.append(NO_PART)
         else:
             if not self._handles:
-                raise BadArgument("`step` must be called inside `with watch(...) as w:`, around the whole training.")
+                raise BadArgument(OUTSIDE)
             self._parts.append(NO_PART)
             if self._failures <= self.ranks.alone:
                 with self.shield:
@@ -226,6 +244,18 @@ class Watch(Forks, Automatic):
                     return
         if len(self._parts) >= self._accumulation:
             self._close_after_a_failure()
+
+    def _batch_seen(self) -> Batch:
+        """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they are not known."""
+        try:
+            if self._inputs is None:
+                raise BadArgument("`batch` is missing: it was given before. Call w.step(loss, batch) at every step.")
+            return self._inputs.take(has_loss=self._has_loss)
+        except BadArgument as error:
+            if not self._handles:
+                raise BadArgument(OUTSIDE) from error
+            self.shield.caught(error)
+            return torch.empty(0)
 
     def _step(self, loss: Tensor | float, batch: Batch) -> None:
         self._capture.settle()

@@ -1,0 +1,55 @@
+"""What the model was called with, for a loop that does not give its batches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.integrations.watch.shield import Hook, Shield
+
+
+class Inputs:
+    """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches are given.
+
+    Args:
+        model: The model as the loop calls it: wrapped or compiled, so that compiled code does not see the hook.
+        shield: Keeps errors from training.
+    """
+
+    def __init__(self, model: nn.Module, shield: Shield) -> None:
+        self._newest: Tensor | None = None
+        self._hook: Any = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
+
+    def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        for value in (*given, *named.values()):
+            if isinstance(value, Tensor) and value.dim():
+                self._newest = value
+                return
+
+    def take(self, *, has_loss: bool) -> Tensor:
+        """The inputs of the newest call, which stand for the batch.
+
+        Args:
+            has_loss: True if `watch` has a loss, which needs the whole batch.
+
+        Raises:
+            BadArgument: The batch is needed, or no call of the model with a tensor was seen.
+        """
+        if has_loss:
+            raise BadArgument(
+                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call w.step(loss, batch)."
+            )
+        newest, self._newest = self._newest, None
+        if newest is None:
+            raise BadArgument(
+                "`batch` is missing, and no call of the model with a tensor was seen since the last step: call "
+                "w.step(loss, batch)."
+            )
+        return newest
+
+    def remove(self) -> None:
+        """Stop looking: the loop gives its batches, or has ended."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = self._newest = None

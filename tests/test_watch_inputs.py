@@ -1,0 +1,103 @@
+"""Two lines in a loop: `w.step(loss)` without the batch, whose size is seen at the model."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradiometer import BadArgument, supervised, watch
+
+LOSS = nn.CrossEntropyLoss()
+
+
+class Keyword(nn.Module):
+    """Takes its inputs by name, after a flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, *, scaled: bool, inputs: Tensor) -> Tensor:
+        return self.inner(inputs * 2 if scaled else inputs)
+
+
+def trained(folder: Path, *, watched: bool, given: bool = False, sizes: tuple[int, ...] = (32,)) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    model = Keyword()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    w = watch(model, optimizer, out=folder, quiet=True, page=False) if watched else None
+    if w is not None:
+        w.__enter__()
+    for step in range(200):
+        inputs, labels = torch.randn(sizes[step % len(sizes)], 20), torch.randint(3, (sizes[step % len(sizes)],))
+        optimizer.zero_grad()
+        loss = LOSS(model(scaled=True, inputs=inputs), labels)
+        loss.backward()
+        if w is not None:
+            w.step(loss, (inputs, labels)) if given else w.step(loss)
+        optimizer.step()
+    if w is not None:
+        w.__exit__(None, None, None)
+    return model, w
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_two_lines_leave_training_as_it_was_and_see_the_size_of_the_batch(tmp_path: Path) -> None:
+    plain, _ = trained(tmp_path, watched=False)
+    model, w = trained(tmp_path, watched=True)
+    assert same(plain, model)
+    series = w.run.series("noise")
+    assert set(series.batch_size.tolist()) == {32} and not w.run.warnings
+
+
+def test_the_readings_are_those_of_a_loop_that_gives_its_batches(tmp_path: Path) -> None:
+    _, seen = trained(tmp_path / "seen", watched=True)
+    _, given = trained(tmp_path / "given", watched=True, given=True)
+    one, other = (w.run.series("noise") for w in (seen, given))
+    assert one.sampling == other.sampling and one.steps[0] == other.steps[0]
+    for name, moment in one.moments.items():  # later readings depend on the clock
+        assert moment[0] == pytest.approx(other.moments[name][0], nan_ok=True)
+
+
+def test_no_hook_is_left_and_copies_of_the_model_have_none_that_acts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Keyword()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        again = copy.deepcopy(model)
+        pickle.loads(pickle.dumps(model))
+        again(scaled=False, inputs=torch.randn(4, 20))
+        loss = LOSS(model(scaled=False, inputs=torch.randn(8, 20)), torch.randint(3, (8,)))
+        loss.backward()
+        w.step(loss, torch.randn(8, 20))
+        assert not model._forward_pre_hooks
+        optimizer.step()
+    assert not model._forward_pre_hooks
+
+
+def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
+    model = nn.Linear(20, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = LOSS(model(torch.randn(8, 20)), torch.randint(3, (8,)))
+    outside = watch(model, optimizer, out=tmp_path, quiet=True)
+    with pytest.raises(BadArgument, match="inside `with watch"):
+        outside.step(loss)
+    with (
+        pytest.raises(BadArgument, match=r"`batch` is missing: `watch` was given `loss`.*w.step\(loss, batch\)"),
+        watch(model, optimizer, loss=supervised(LOSS), out=tmp_path, quiet=True, page=False) as w,
+    ):
+        LOSS(model(torch.randn(8, 20)), torch.randint(3, (8,))).backward()
+        w.step(loss)
+    with (
+        pytest.raises(BadArgument, match="no call of the model with a tensor was seen"),
+        watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w,
+    ):
+        nn.functional.linear(torch.randn(8, 20), model.weight).sum().backward()
+        w.step(loss)
