@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -17,7 +17,6 @@ from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.racing import Stop
 from gradiometer.forks.readout import Readout
 from gradiometer.forks.recorded.plan import Plan
-from gradiometer.jobs.ledger import Ledger
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import (
@@ -30,6 +29,9 @@ from gradiometer.storage.disk import (
     writing,
 )
 from gradiometer.storage.journal import JournalWriter, being_written, plain, read_journal, restored
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.jobs.ledger import Ledger
 
 FORMAT = 1
 """Version of the two files. It is raised if readers of the previous version cannot read the new one."""
@@ -158,13 +160,15 @@ class ForkRecord:
         """File of the finished branches."""
         return self.path / BRANCHES
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> "Ledger":
         """The finished branches, for a pool. If lines do not fit, `branches.damaged.jsonl` keeps the file first.
 
         Raises:
             BadArgument: Another process is working on this fork.
             StorageFailed: The file cannot be written.
         """
+        from gradiometer.jobs.ledger import Ledger  # noqa: PLC0415 (imports torch)
+
         if being_written(self.branches_path):
             raise BadArgument(f"`{self.path}` is being written by another process: wait until it has finished.")
         if self._read[1]:
