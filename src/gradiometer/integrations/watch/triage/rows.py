@@ -68,8 +68,11 @@ class SharedRows:
             return signs
         trained = torch.cat(self._trained)
         found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
+        lengths = [torch.full((), float(len(rows)), device=rows.device) for rows in self._calls]
         return signs | {
-            "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls], device="cpu"),
+            "evaluated_rows": torch.stack(
+                [torch.full((), float(len(rows)), device=rows.device) for rows in self._calls]
+            ),
             "shared_rows": torch.stack(found).float(),
         }
 
@@ -96,6 +99,14 @@ class SharedRows:
         rows = inputs.detach().reshape(len(inputs), -1)[:ROWS, :ENTRIES]
         bits = rows.float().contiguous().view(torch.int32) if rows.is_floating_point() else rows
         if self._keys is None or len(self._keys) < bits.shape[1]:
-            generator = torch.Generator("cpu").manual_seed(0)
-            self._keys = torch.randint(2**61, (bits.shape[1],), generator=generator, device="cpu").to(inputs.device)
+            self._keys = mixed(bits.shape[1], inputs.device)
         return (bits.long() * self._keys[: bits.shape[1]]).sum(dim=1)
+
+
+def mixed(count: int, device: torch.device) -> Tensor:
+    """Whole numbers without a pattern, made on the device, so that nothing is copied to it.
+
+    Source: Knuth, MMIX: the factors of linear congruential generators.
+    """
+    numbers = torch.arange(1, count + 1, device=device) * 6364136223846793005
+    return (numbers ^ (numbers >> 29)) * 2862933555777941757
