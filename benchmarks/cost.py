@@ -19,7 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from rounds import LEVEL, Step, median, ratio, take_turns
 from runs import whole_runs
-from steps import ByHand, accumulated, apart, half_a_batch, looked_at, of_examples, two_halves
+from steps import (
+    ByHand,
+    accumulated,
+    adam_by_hand,
+    apart,
+    half_a_batch,
+    looked_at,
+    of_examples,
+    two_halves,
+    with_products,
+)
 from workloads import BATCH_SIZE, WORKLOADS
 
 from gradiometer import BadArgument, Estimate, Problem
@@ -32,6 +42,8 @@ APART_TARGET = {"cnn": 1.5, "transformer": 1.5, "thousand": 2.0, "cnn+norm+dropo
 EXAMPLES_TARGET = {"mlp": 1.25}
 EXAMPLES, TWO_HALVES = "measured, of examples (parts=0)", "two halves by hand"
 PLAIN, ACCUMULATED, SHARED, APART = "plain step", "accumulated, unmeasured", "measured, shared", "measured, apart"
+PRODUCTS, ADAM, ADAM_PRODUCTS = "with products", "plain step, AdamW", "with products under P, AdamW"
+PRODUCTS_TARGET = {"cnn": 1.01, "transformer": 1.02, "mlp": 1.08}
 LOOKED_AT, HALF = "gradient looked at", "half a batch, no update"
 
 
@@ -79,6 +91,9 @@ def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], di
         SHARED: accumulated(problem, measured=True),
         HALF: half_a_batch(problem),
         APART: apart(problem),
+        PRODUCTS: with_products(problem),
+        ADAM: adam_by_hand(problem),
+        ADAM_PRODUCTS: with_products(problem, adam=True),
         TWO_HALVES: two_halves(problem),
         **others,
     }
@@ -95,6 +110,8 @@ def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], di
         line(HALF, PLAIN, to_plain[HALF]),
         line(APART, PLAIN, to_plain[APART], APART_TARGET.get(name, 1.6)),
         line(TWO_HALVES, PLAIN, to_plain[TWO_HALVES]),
+        line(PRODUCTS, PLAIN, to_plain[PRODUCTS], PRODUCTS_TARGET.get(name)),
+        line(ADAM_PRODUCTS, ADAM, ratio(seconds[ADAM_PRODUCTS], seconds[ADAM])),
         *(
             line(peer, PLAIN, to_plain[peer], EXAMPLES_TARGET.get(name) if peer == EXAMPLES else None)
             for peer in others

@@ -18,7 +18,7 @@ from gradiometer.forks import (
     Readout,
     tail_factor,
 )
-from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
 
 BATCH, UNIT = 8, 4
 """Examples in a batch, and in the smallest batch of any alternative."""

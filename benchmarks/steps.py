@@ -1,7 +1,7 @@
 """Ways of making one step of training: by hand, accumulated, and measured in the two ways there are."""
 
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import count, cycle
 
 import torch
 from rounds import Step
@@ -18,6 +18,8 @@ from gradiometer import (
     Sampling,
     TrainingStep,
 )
+from gradiometer.estimation import PreconditionedNoise
+from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.measurement import Batch, ExampleNorms, chunks
 from gradiometer.run import Budget
 from gradiometer.train import Training
@@ -99,6 +101,47 @@ def apart(problem: Problem) -> Step:
         by_hand.optimizer.step()
 
     return step
+
+
+def with_products(problem: Problem, *, adam: bool = False) -> Step:
+    """By hand, and read from its own gradients as `watch` does, at every step; under AdamW, if asked, with P."""
+    by_hand = ByHand(problem)
+    if adam:
+        by_hand.optimizer = torch.optim.AdamW(by_hand.model.parameters(), lr=LEARNING_RATE / 10)
+    chosen = reads_products([by_hand.optimizer], [GradientNoise.name, PreconditionedNoise.name][adam:], supported=True)
+    if chosen is None:
+        raise BadArgument("`problem` has no gradients that products can be read from.")
+    # With this share every step is read, whatever it costs.
+    reader = Successive(
+        Objective(by_hand.model, problem.loss),
+        [by_hand.optimizer],
+        chosen[0],
+        scaler=None,
+        budget=Budget(0.99),
+        alone=True,
+        gauges=chosen[1][:1],
+    )
+    steps = count()
+    reader.attach(lambda reading: None, lambda why: None, 0)
+
+    def step() -> None:
+        batch, index = next(by_hand.batches), next(steps)
+        by_hand.optimizer.zero_grad()
+        loss = problem.loss(by_hand.model, batch).mean()
+        loss.backward()
+        if index >= reader.next:
+            reader.at_step(index, loss, batch)
+        by_hand.optimizer.step()
+        reader.updated = True
+
+    return step
+
+
+def adam_by_hand(problem: Problem) -> Step:
+    """By hand, with AdamW."""
+    by_hand = ByHand(problem)
+    by_hand.optimizer = torch.optim.AdamW(by_hand.model.parameters(), lr=LEARNING_RATE / 10)
+    return by_hand
 
 
 def of_examples(problem: Problem) -> Step:

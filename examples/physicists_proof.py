@@ -14,7 +14,7 @@ import torch
 
 from gradiometer import BadArgument, Objective, Problem
 from gradiometer.convergence.schedules import InverseTime
-from gradiometer.lecture import Ground, Move, moves, moves_chart, steps_to_move
+from gradiometer.lab.lecture import Ground, Move, moves, moves_chart, steps_to_move
 from gradiometer.measurement import Batch
 from gradiometer.problems import load
 from gradiometer.report.charts import save_png

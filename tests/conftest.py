@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.measurement import Batch, Loss, Objective, supervised
 
 torch.set_num_threads(1)
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")  # the key that signs runs is not the user's own
 # The suite starts many processes. Without compiled files, each of them would compile the package and the tests again.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

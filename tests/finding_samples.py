@@ -13,8 +13,7 @@ from gradiometer.convergence.plateau.noise_floor import Plateau, finding
 from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.infinity import infinity_finding
-from gradiometer.convergence.trajectory.path_facts import Kind, facts_of
-from gradiometer.convergence.trajectory.path_facts import Path as Trail
+from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory, kept_steps
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, Momentum, StepDrift, edge_finding
 from gradiometer.drift.spikes import Spike

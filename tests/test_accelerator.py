@@ -178,6 +178,7 @@ def test_a_loop_that_replays_a_graph_is_measured_outside_of_it_and_keeps_every_l
     assert w.run.losses[1].tolist() == pytest.approx(losses) and len(w.run.series("noise")) == STEPS // EVERY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["halves", "scaled halves", "preconditioned"])
 def test_readings_are_those_of_a_cpu_whatever_is_done_to_the_gradients(tmp_path: Path, name: str) -> None:
     """`.grad` is clipped, unscaled or clipped by value before `step`, for some steps each. Twice as many waits tell

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradiometer import BadArgument, Diverged
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.temperature import Audit, Rule, audit, mode_variance
+from gradiometer.exploration.temperature import Audit, SGDRule, audit, mode_variance
 
 CURVATURES = (0.3, 1.0, 3.0)
 NAN = math.nan
@@ -50,7 +50,7 @@ def test_sgd_runs_at_the_temperature_of_the_exact_law(momentum: float) -> None:
     asked = rate * noise / (2 * (1 - momentum))
     make = partial(torch.optim.SGD, lr=rate, momentum=momentum)
     found = audit(make, temperature=asked, noise=noise, curvatures=CURVATURES, steps=1200)
-    exact = [h * mode_variance(h, noise, Rule(rate, 1, momentum)) for h in CURVATURES]
+    exact = [h * mode_variance(h, noise, SGDRule(rate, 1, momentum)) for h in CURVATURES]
     assert in_standard_errors(found, exact) < 4
     assert found.settled and found.temperature.low <= np.mean(exact) <= found.temperature.high * 1.01
 
@@ -72,6 +72,7 @@ def test_a_sampler_in_posterior_units_gets_the_gradient_of_the_mean_loss() -> No
     assert in_standard_errors(hotter, expected) < 4 and hotter.ratio.low > 1.5
 
 
+@pytest.mark.slow
 def test_our_samplers_keep_the_temperature_asked_for() -> None:
     rate, examples, of_curvature = 5.0, 100, np.array([1 / (1 - 0.025 * h) for h in CURVATURES])
     settings = {"examples": examples, "curvatures": CURVATURES, "steps": 2000, "copies": 100}

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gradiometer import BadArgument
 from gradiometer.convergence.schedules import Constant, Exponential, InverseTime
-from gradiometer.lecture import Ground, moves, moves_chart, steps_to_move
-from gradiometer.lecture.averaged_gradient import steps_of
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.lecture import Ground, moves, moves_chart, steps_to_move
+from gradiometer.lab.lecture.averaged_gradient import steps_of
 from gradiometer.measurement import Objective
-from gradiometer.problems.closed_forms import Quadratic
 
 CURVATURES = np.array([0.05, 0.2, 1.0, 2.0])
 NOISE = np.array([0.1, 0.4, 1.0, 3.0])
@@ -49,7 +49,7 @@ def test_the_ground_has_the_closed_form_numbers_of_the_quadratic(known: Known) -
     assert known.ground.weights.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("steps", [1, 5, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [1, 5, pytest.param(25, marks=pytest.mark.nightly)])
 def test_the_error_of_the_mean_gradient_is_the_exact_one_of_the_quadratic(known: Known, steps: int) -> None:
     """mean ĝ = (Φ₀ − Φ_K)/(ηK), and the mean and covariance of Φ_K are known; seen over 120 moves, in standard errors."""
     distance = 0.5

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn, update_bn
 from gradiometer import BadArgument
 from gradiometer.convergence import exponential, polynomial, refresh_batch_norm, suffix, uniform
 from gradiometer.convergence.averaging import MultiAverage
-from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.lab.closed_forms import Quadratic
 
 STEPS = 60
 

@@ -31,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs")).path)
 
 
+@pytest.mark.slow
 def test_every_batch_size_of_a_run_has_factors_with_intervals(run: str) -> None:
     told = json.loads(called(run, "--json", *QUICK).stdout)
     assert [row["batch_size"] for row in told["rows"]] == [2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -108,6 +109,7 @@ def test_the_whole_run_and_now_differ_if_the_noise_scale_grew(run: str) -> None:
     assert now["rows"][-1]["updates"]["value"] != path["rows"][-1]["updates"]["value"]
 
 
+@pytest.mark.slow
 def test_a_problem_is_trained_briefly_and_measured_at_the_end() -> None:
     arguments = ("digits", "--steps", "220", "--lr", "0.2", "--accumulation", "2", "--json", *QUICK)
     told = json.loads(called(*arguments).stdout)

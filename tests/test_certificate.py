@@ -14,7 +14,7 @@ from gradiometer import BadArgument, Diverged, diagnose
 from gradiometer.cli.certify import certify as verb
 from gradiometer.convergence.certificate import (
     Certificate,
-    Verdict,
+    PointKind,
     certify,
     gradient_squared,
     lanczos_deficit,
@@ -22,9 +22,9 @@ from gradiometer.convergence.certificate import (
 )
 from gradiometer.convergence.certificate.lowest_curvature import of_all_examples, of_samples, products_for
 from gradiometer.drift import Curvature, Product, eigenvalues
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, flat, supervised
 from gradiometer.problems import Examples, load
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
 from gradiometer.verdict.words.say import say
@@ -151,14 +151,14 @@ def certified(curvatures: list[float], at: list[float], **settings: object) -> C
 @pytest.mark.parametrize(
     ("curvatures", "at", "verdict"),
     [
-        ([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], Verdict.MINIMUM),
-        ([2.0, 1.0, 0.0], [0.0, 0.0, 3.0], Verdict.MINIMUM),
-        ([2.0, 1.0, -0.1], [0.0, 0.0, 0.0], Verdict.SADDLE),
-        ([2.0, 1.0, -0.1], [2.0, 0.0, 0.0], Verdict.NOT_STATIONARY),
+        ([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], PointKind.MINIMUM),
+        ([2.0, 1.0, 0.0], [0.0, 0.0, 3.0], PointKind.MINIMUM),
+        ([2.0, 1.0, -0.1], [0.0, 0.0, 0.0], PointKind.SADDLE),
+        ([2.0, 1.0, -0.1], [2.0, 0.0, 0.0], PointKind.NOT_STATIONARY),
     ],
 )
 def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
-    curvatures: list[float], at: list[float], verdict: Verdict, exact: bool
+    curvatures: list[float], at: list[float], verdict: PointKind, exact: bool
 ) -> None:
     found = certified(curvatures, at, exact=exact, batches=64, batch_size=60, tolerance=0.02)
     assert found.verdict is verdict
@@ -169,7 +169,7 @@ def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
 
 def test_an_unclear_gradient_comes_with_the_number_of_batches_that_would_decide() -> None:
     found = certified([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], batches=8, batch_size=4, seed=1)
-    assert found.verdict is Verdict.CANNOT_TELL
+    assert found.verdict is PointKind.CANNOT_TELL
     assert "--batches" in say(found.finding()).advice or "--exact" in say(found.finding()).advice
     assert found.finding().state.value == "cannot tell"
 
@@ -256,7 +256,7 @@ COARSE = ("--tolerance", "0.05")
 """Needs fewer products."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_interval_of_the_gradient_covers_along_a_real_run() -> None:
     """Fashion-MNIST (the digits where it is not there), at the start, in the middle and at the end of 3,000 steps."""
     try:
@@ -290,6 +290,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_the_command_certifies_the_last_checkpoint_and_saves_the_certificate(trained: Run) -> None:
     printed = json.loads(run_verb(str(trained.path), "--batches", "16", "--examples", "64", "--json", *COARSE).output)
     assert printed["verdict"] == "not stationary" and printed["gradients"] == 512

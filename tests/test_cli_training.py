@@ -100,6 +100,7 @@ def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
     assert code == 3 and "measuring was off" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("--model", "mlp", "-e", "1", "--every", "1", "--out", str(tmp_path), "-q")
     code, _, _ = called(capsys, "train", "digits", *settings, "--fail-on", "cannot tell")
@@ -159,6 +160,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0] if name.startswith("model."))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
     assert code == 0 and json.loads(out)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_what_was_watched_and_still_pays_is_not_called_unmeasured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

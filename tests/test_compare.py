@@ -116,6 +116,7 @@ def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_need
     assert "over 3 pairs of seeds" in sentence(contrast)
 
 
+@pytest.mark.slow
 def test_seeds_of_each_configuration_are_a_group_with_the_mean_over_its_seeds(tmp_path: Path) -> None:
     rates = (0.1, 0.01, 0.02)
     made = [
@@ -207,6 +208,7 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path) -> None:
         compare([run, Run.open(empty.path)])
 
 
+@pytest.mark.slow
 def test_the_page_of_runs_named_like_scripts_is_harmless(tmp_path: Path) -> None:
     evil = tmp_path / "<script>alert(1)<!--"
     runs = [run_with(evil.parent, 1.0, 0), run_with(evil.parent, 1.5, 0, momentum=0.9)]

@@ -14,9 +14,9 @@ from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast,
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
 from gradiometer.forks import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
 from gradiometer.forks.recorded import growing
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.run.budget import Budget
@@ -61,6 +61,7 @@ def decisions(run: Run) -> list[dict]:
     return [{name: value for name, value in event.items() if name != "time"} for event in events(run, "cooling")]
 
 
+@pytest.mark.slow
 def test_at_its_noise_floor_the_rate_goes_to_zero_where_a_fork_has_tried_it(cooled: Run) -> None:
     (decision,) = decisions(cooled)
     assert decision["step"] == decision["begins"] == 640 and decision["spent"] == pytest.approx(0.8)
@@ -72,6 +73,7 @@ def test_at_its_noise_floor_the_rate_goes_to_zero_where_a_fork_has_tried_it(cool
     assert rates_of(cooled).values[[639, 640, 799]] == pytest.approx([0.3, 0.3 * 159.5 / 160, 0.3 * 0.5 / 160])
 
 
+@pytest.mark.slow
 def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, cooled: Run) -> None:
     alone = train(quadratic(), settings(cool="off", checkpoint_at="640"), tmp_path)
     ours, theirs = (state_at(run, 640, "fork", quadratic()) for run in (cooled, alone))
@@ -96,6 +98,7 @@ def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
     assert "(hold)" in say(found).means and "one-sided" in say(found).caveat
 
 
+@pytest.mark.slow
 def test_a_larger_budget_pays_for_an_early_fork_and_for_one_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
     run = train(quadratic(), settings(cool_budget=3.0), tmp_path)
     proposed = [look["step"] for look in events(run, "stationarity") if look["stopped"]]
@@ -171,6 +174,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(quadratic(), settings(cool="watch", schedule=schedule), tmp_path_factory.mktemp("cut"))
 
 
+@pytest.mark.slow
 def test_the_forecast_of_a_cut_covers_the_known_gain_and_is_scored(cut: Run) -> None:
     """The floor at η = 0.3 less that at 0.03, exact for draws with replacement."""
     quadratic_of_train = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(quadratic().train)
@@ -183,6 +187,7 @@ def test_the_forecast_of_a_cut_covers_the_known_gain_and_is_scored(cut: Run) -> 
     assert scored["within"] == (predicted.low <= scored["seen"] <= predicted.high)
 
 
+@pytest.mark.slow
 def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: Run) -> None:
     unwatched = train(quadratic(), settings(cool="off"), tmp_path)
     assert weights(unwatched) == weights(watched)
@@ -190,6 +195,7 @@ def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: 
     assert events(watched, "stationarity") and not decisions(watched)
 
 
+@pytest.mark.slow
 def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_the_same_bits(
     tmp_path: Path, cooled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +219,7 @@ def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_
     assert events(resumed, "stationarity")[-1]["left"] == events(cooled, "stationarity")[-1]["left"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_on_its_way_to_zero_resumes_to_the_same_bits(
     tmp_path: Path, cooled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +230,7 @@ def test_a_run_that_is_stopped_on_its_way_to_zero_resumes_to_the_same_bits(
     assert weights(loops.resume(folder)) == weights(cooled)
 
 
+@pytest.mark.slow
 def test_the_way_to_zero_multiplies_whatever_the_schedule_gives(tmp_path: Path) -> None:
     run = train(quadratic(), settings(schedule="Constant(0.3).warmed_up(100)", cool_budget=0.0), tmp_path)
     assert decisions(run)[-1]["begins"] == 640
@@ -349,6 +357,7 @@ def test_a_cut_is_to_a_tenth() -> None:
     assert CUT == 0.1
 
 
+@pytest.mark.slow
 def test_a_branch_of_a_fork_keeps_the_way_to_zero_that_the_run_has_begun(cooled: Run, monkeypatch) -> None:
     problem, start = quadratic(), decisions(cooled)[0]["begins"] + 3
     ended = state_at(cooled, start + 15, "fork", problem)

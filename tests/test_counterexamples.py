@@ -9,8 +9,7 @@ import torch
 from gradiometer import BadArgument
 from gradiometer.convergence.theorem import theorem
 from gradiometer.drift import Curvature
-from gradiometer.measurement import Objective
-from gradiometer.problems.counterexamples import (
+from gradiometer.lab.counterexamples import (
     COUNTEREXAMPLES,
     Arctangent,
     Counterexample,
@@ -21,7 +20,8 @@ from gradiometer.problems.counterexamples import (
     Softplus,
     Winding,
 )
-from gradiometer.problems.counterexamples.catalogue import DYING_RATE, dead_unit, load
+from gradiometer.lab.counterexamples.catalogue import DYING_RATE, dead_unit, load
+from gradiometer.measurement import Objective
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

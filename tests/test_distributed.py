@@ -91,6 +91,7 @@ def test_four_ranks_measure_the_known_noise(tmp_path: Path) -> None:
         assert_known(diagnose(Run.open(tmp_path / "known" / run)).estimates)
 
 
+@pytest.mark.nightly
 def test_intervals_of_two_ranks_cover(tmp_path: Path) -> None:
     """At 90 %, of 100 runs: within three standard errors of a binomial, 0.9 ± 0.09."""
     run_all(2, *LOOPS, "covered", str(tmp_path), timeout=COVERAGE)
@@ -156,6 +157,7 @@ def test_ranks_of_a_sharded_model_measure_the_known_noise(ranks: int, tmp_path: 
         assert_known(diagnose(Run.open(tmp_path / "known_sharded" / run)).estimates)
 
 
+@pytest.mark.nightly
 def test_intervals_of_two_ranks_of_a_sharded_model_cover(tmp_path: Path) -> None:
     """As above, 0.9 ± 0.09."""
     run_all(2, *LOOPS, "covered_sharded", str(tmp_path), timeout=COVERAGE)

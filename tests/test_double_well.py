@@ -8,10 +8,10 @@ import torch
 
 from gradiometer import BadArgument
 from gradiometer.exploration.temperature import barrier_seen, escape_time, passage_steps
+from gradiometer.lab.closed_forms import DoubleWell
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.uncertainty import weighted_slope
 from gradiometer.problems import registry
-from gradiometer.problems.closed_forms import DoubleWell
 
 NAN = math.nan
 RATE = 0.05
@@ -54,7 +54,7 @@ def test_the_passage_of_a_walker_in_a_bowl_is_the_known_integral() -> None:
     assert steps * 1e-3 == pytest.approx(expected, rel=3e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_slope_of_log_escape_time_against_inverse_temperature_is_the_barrier() -> None:
     """Over three decades. Without the factor 1 + κT the slope is that of the exact times, 0.988."""
     overs, rate, walkers = (5.0, 6.5, 8.0, 10.0, 12.0), 0.025, 4000

@@ -48,6 +48,7 @@ def test_products_of_a_curvature_are_the_weighted_mean_over_its_parts(case: Case
     torch.testing.assert_close(total, curvature.products(vector))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("dropout", "weighted_mean")])
 def test_products_equal_those_of_the_full_hessian(name: str) -> None:
     torch.manual_seed(0)
@@ -181,6 +182,7 @@ def test_a_loss_linear_in_the_parameters_has_no_curvature() -> None:
     assert isinstance(curvature.density(probes=4, iterations=3), SpectralDensity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn_with_batch_norm", "tiny_transformer"])
 def test_eigenvalues_and_products_equal_those_of_curvlinops(name: str) -> None:
     curvlinops = pytest.importorskip("curvlinops")

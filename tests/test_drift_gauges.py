@@ -118,6 +118,7 @@ def drift_along(direction: Tensor) -> Tensor:
     return (torch.func.grad(SMALL.loss)(SMALL.here - RATE * direction) - GRADIENT).square().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [True, False])
 def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
     found = series(CurvatureAlongGradient(), COUNT, probe, size=4 if probe else 8)
@@ -125,6 +126,7 @@ def test_curvature_along_gradient_and_noise_is_unbiased(probe: bool) -> None:
     assert unbiased(found.moments["noise_curvature"], float((CURVATURE * NOISE).sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [True, False])
 def test_step_drift_is_unbiased(probe: bool) -> None:
     made_by = BATCH if probe else BATCH // 2
@@ -168,7 +170,7 @@ def test_batch_sharpness_uses_the_same_random_numbers_for_gradient_and_hessian()
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("gauge", [CurvatureAlongGradient(), LossChange(), StepDrift()], ids=lambda gauge: gauge.name)
 def test_intervals_of_drift_cover_at_their_level(gauge: Gauge) -> None:
     curvature, noise = float(GRADIENT @ CURVATURE @ GRADIENT), float((CURVATURE * NOISE).sum())

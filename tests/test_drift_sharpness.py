@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from gradiometer import BadArgument, Diagnosis, diagnose
 from gradiometer.cli.sharpness import sharpness
 from gradiometer.drift import Curvature, Survey, survey
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.problems import load
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.report.charts import page_spec, save_png
 from gradiometer.report.sections.drift import density_figure, drift_section
 from gradiometer.run import Configuration, Run, load_artifacts, save_artifact

@@ -154,6 +154,7 @@ class MeanOfParts:
         return zip(self.shares, self.operators, strict=True)
 
 
+@pytest.mark.slow
 def test_a_trace_over_parts_covers_and_is_more_precise() -> None:
     spectra = [network_spectrum() * factor for factor in (0.5, 1.0, 2.0, 0.7, 1.2)]
     operator = MeanOfParts(spectra, [0.3, 0.3, 0.1, 0.2, 0.1])
@@ -233,7 +234,7 @@ def test_no_measure_with_the_same_quadrature_leaves_the_bounds() -> None:
         assert low - 1e-9 <= shares[points < 0.1].sum() <= high + 1e-9 and high - low < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_share_of_networks_of_a_thousand_parameters_is_within_its_interval() -> None:
     inside = [
         found.low <= exact_share(curvature)[0] <= found.high

@@ -85,7 +85,7 @@ def test_the_interval_of_the_bulk_covers() -> None:
     assert covered.min() >= 0.9 - 3 * math.sqrt(0.09 / 150), covered
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_intervals_cover_at_every_setting() -> None:
     """Nine times in ten or a little more: between 86 and 98 %."""
     runs = 300

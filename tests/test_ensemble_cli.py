@@ -49,6 +49,7 @@ def json_of(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_verb_compares_the_ensemble_with_the_last_snapshot_swa_and_other_runs(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
     assert "The run has 3 snapshots" in ensemble_section(run, diagnose(run)).lead
 
 
+@pytest.mark.slow
 def test_the_report_is_read_without_torch() -> None:
     code = "import sys, gradiometer.report.sections.ensemble; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

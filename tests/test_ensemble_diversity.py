@@ -168,7 +168,7 @@ def drawn(generator: np.random.Generator, examples: int) -> tuple[list[np.ndarra
     return members, labels
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_intervals_of_disagreement_correlation_and_equivalent_cover() -> None:
     def found(members: list[np.ndarray], labels: np.ndarray) -> list[Estimate]:
         validation = validation_mask(len(labels))

@@ -39,6 +39,7 @@ def test_error_log_loss_and_brier_score_are_those_of_scikit_learn() -> None:
     assert all(estimate.low <= estimate.value < estimate.high for estimate in found.values())
 
 
+@pytest.mark.slow
 def test_the_debiased_calibration_error_of_equal_bins_is_that_of_torchmetrics() -> None:
     from torchmetrics.functional.classification.calibration_error import _ce_compute
 

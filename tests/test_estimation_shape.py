@@ -12,9 +12,9 @@ from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, NoiseMoments, NoiseShape, cosine, inner_products
 from gradiometer.estimation.gram import of_a_finite_population
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.closed_forms.quadratic import Position, position_losses
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
-from gradiometer.problems.closed_forms import Quadratic
-from gradiometer.problems.closed_forms.quadratic import Position, position_losses
 from gradiometer.verdict import say
 
 GRADIENTS = np.array([[1.0, 0.2, -0.3], [-0.5, 1.5, 0.4], [2.0, -1.0, 0.1], [0.3, 0.4, 1.2]])
@@ -136,6 +136,7 @@ def readings_of(quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseS
     return Series.of(readings, FRESH, objective.layers)
 
 
+@pytest.mark.slow
 def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: Quadratic) -> None:
     batch_size, gauge = 16, NoiseShape(8)
     series = readings_of(quadratic, 250, batch_size, gauge)

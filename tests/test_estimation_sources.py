@@ -66,6 +66,7 @@ def series_of(gauge, objective: Objective, data: Batch, steps: int, size: int) -
     return Series.of(readings, FRESH, objective.layers)
 
 
+@pytest.mark.slow
 def test_the_noise_from_dropout_equals_that_over_all_masks() -> None:
     whole, drawn = by_hand()
     series = series_of(NoiseSources(), dropped_out(), (EXAMPLES, TARGETS), 400, 6)

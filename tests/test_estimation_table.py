@@ -94,6 +94,7 @@ def test_the_factor_of_a_run_equals_an_integral_done_by_hand() -> None:
     assert 300 * factor.value == pytest.approx(counted)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_factor_along_a_path_cover_at_their_level() -> None:
     """Six windows of readings of half-batches, in each of which B_noise is another one."""
     generator, truths = np.random.default_rng(0), np.array([20.0, 30.0, 50.0, 80.0, 120.0, 200.0])

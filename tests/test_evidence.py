@@ -56,6 +56,7 @@ OPAQUE: list[tuple[Callable[[int], float], Truth]] = [
 ]
 
 
+@pytest.mark.slow
 def test_evidence_is_mostly_right_and_seldom_wrong() -> None:
     right = wrong = 0
     for function, truth in OPAQUE:

@@ -82,6 +82,7 @@ def test_the_baseline_that_diverged_is_named_and_so_are_other_tails() -> None:
     assert comparison(fork, fork.effects()).endswith("because going on as it is diverged.")
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run, capsys) -> None:
     code, said, progress = called(capsys, "fork", str(run.path), "--rate", "0.5x, 2", "--batch", "2x", "--cool", *SHORT)
     assert code == 0

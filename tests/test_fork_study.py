@@ -39,7 +39,7 @@ def test_simulated_branches_have_the_mean_of_the_law_and_common_data() -> None:
     assert np.corrcoef(ends)[0, 1] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("setting", [SETTINGS[0], SETTINGS[3], SETTINGS[4]], ids=lambda setting: setting.name)
 def test_effects_are_unbiased_and_their_intervals_cover(setting: Setting) -> None:
     scores = effects_study(setting, forks=200)
@@ -49,7 +49,7 @@ def test_effects_are_unbiased_and_their_intervals_cover(setting: Setting) -> Non
     assert scores.width < 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("warm", [5, WARM])
 def test_races_keep_the_truly_best(warm: int) -> None:
     for setting in SETTINGS[::3]:
@@ -58,7 +58,7 @@ def test_races_keep_the_truly_best(warm: int) -> None:
         assert np.mean(regrets) < 0.05 and max(spent) <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("setting", SETTINGS[::2], ids=lambda setting: setting.name)
 def test_with_noise_the_engine_ends_on_average_where_the_law_says(setting: Setting) -> None:
     z, _ = engine_study(setting, forks=4)

@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_fork_changes_no_bit_of_training_and_its_baseline_is_what_training_does_next(case: dict[str, Any]) -> None:
     loop, found = OwnLoop(**case), list[Fork]()

@@ -149,6 +149,7 @@ def doubtful() -> Problem:
     return Problem("line", lambda: regression()[0], SQUARED, Examples((inputs, targets)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", [{"budget": 0.0}, {"every": 1}])
 def test_a_guarded_run_that_was_stopped_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: dict[str, Any]

@@ -97,7 +97,7 @@ def test_a_drift_of_the_noise_is_no_heavy_tail() -> None:
     assert GradientNoise().estimate(noise(falling, np.ones(60)).at_newest())["noise_variation"].value < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", FAMILIES)
 def test_at_least_holds_in_every_family(name: str) -> None:
     family = FAMILIES[name]()

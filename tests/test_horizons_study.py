@@ -32,6 +32,7 @@ def test_losses_are_read_by_the_factor_of_the_rate() -> None:
     assert losses == {1.0: 5.5, 0.25: 10.5, 0.5: 9.5, 2.0: 7.5, 4.0: math.inf}
 
 
+@pytest.mark.slow
 def test_the_networks_train_as_they_are_forked() -> None:
     network = NETWORKS[2]
     model, optimizer, (inputs, _), _ = network.started(0, updates=2)

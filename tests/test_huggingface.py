@@ -113,6 +113,7 @@ class Logarithm(nn.Module):
         return (x + 10).log()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_is_told_at_its_step_where_the_trainer_logs_zero(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     examples = [{"inputs": torch.rand(4), "labels": torch.tensor(i % 3)} for i in range(32)]

@@ -65,6 +65,7 @@ def test_forecasts_are_made_at_doublings_and_hold_in_the_forks_that_score_them(w
     )
 
 
+@pytest.mark.slow
 def test_a_forecast_moves_no_weight_and_does_not_depend_on_the_length(whole: Run, tmp_path: Path) -> None:
     plain = train(load("digits", model="mlp"), settings(fork_budget=0.0), tmp_path)
     assert weights(plain) == weights(whole) and not forks_of(plain)
@@ -76,6 +77,7 @@ def test_a_forecast_moves_no_weight_and_does_not_depend_on_the_length(whole: Run
     assert forecasts(longer)[256]["forecast"] == forecasts(whole)[256]["forecast"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [100, 128, 129, 300])
 def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_forecasts(whole: Run, tmp_path: Path, stop: int) -> None:
     with pytest.raises(Interrupted):
@@ -87,6 +89,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_forecasts(whole: Ru
     assert untimed[0] == untimed[1]
 
 
+@pytest.mark.slow
 def test_a_small_budget_pays_for_some_forks_only(tmp_path: Path) -> None:
     found = forecasts(train(load("digits", model="mlp"), settings(fork_budget=0.5), tmp_path))
     assert [one["fork"] is None for one in found.values()] == [True, True, True]

@@ -13,7 +13,6 @@ from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.storage.journal import being_written
 from gradiometer.train import resume, train
 
-KILLS = 25
 SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]
 
 
@@ -32,13 +31,14 @@ def wait_until_it_writes(process: subprocess.Popen[bytes], out: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_25_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.nightly)])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, kills: int) -> None:
     # A checkpoint after every step or two: many of the kills fall into the writing of one.
     often = ("--checkpoint-seconds", "0.005")
     assert start("train", *SETTINGS, "--out", str(tmp_path / "whole")).wait() == 0
     moments = random.Random(0)
     process = start("train", *SETTINGS, *often, "--out", str(tmp_path / "killed"))
-    for _ in range(KILLS):
+    for _ in range(kills):
         folder = wait_until_it_writes(process, tmp_path / "killed")
         time.sleep(moments.uniform(0, 0.2))
         process.kill()

@@ -9,10 +9,10 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli import main
-from gradiometer.lecture import STATEMENTS, Site, chosen, run, write_site
-from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, meets, predicted
-from gradiometer.lecture.site import prediction
-from gradiometer.lecture.statement import Result, result
+from gradiometer.lab.lecture import STATEMENTS, Site, chosen, run, write_site
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, ExperimentResult, measured, meets, predicted
+from gradiometer.lab.lecture.site import prediction
+from gradiometer.lab.lecture.statement import Result, result
 from gradiometer.measurement import Estimate
 
 
@@ -23,7 +23,7 @@ def within(low: float, high: float) -> Estimate:
 def experiment(**changes: object) -> Experiment:
     usual = Experiment(
         name="test",
-        setting=Setting.KNOWN,
+        setting=Circumstance.KNOWN,
         where="a test",
         quantity="q",
         dial="d",
@@ -92,7 +92,7 @@ def test_a_dial_without_positions_raises() -> None:
 def test_a_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails(name: str) -> None:
     """S9 and S12 train as they are put together, since their claims rest on what they measure."""
     experiments = STATEMENTS[name].experiments()
-    assert {each.setting for each in experiments} == set(Setting)
+    assert {each.setting for each in experiments} == set(Circumstance)
     assert len({each.name for each in experiments}) == len(experiments)
 
 
@@ -167,7 +167,9 @@ def test_a_prediction_within_rounding_is_one_number() -> None:
 
 def test_a_statement_that_did_not_hold_is_shown_as_such(shown: Result, tmp_path: Path) -> None:
     outcome = shown.outcomes[0]
-    missed = Outcome(outcome.experiment, tuple(Estimate.exact(7e7) for _ in outcome.predicted), outcome.measured)
+    missed = ExperimentResult(
+        outcome.experiment, tuple(Estimate.exact(7e7) for _ in outcome.predicted), outcome.measured
+    )
     write_site([Result(shown.statement, (missed, *shown.outcomes[1:]))], tmp_path)
     assert "did not hold" in (tmp_path / "s08.html").read_text()
     assert "0 held" in (tmp_path / "index.html").read_text()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.lecture import STATEMENTS, write_site
-from gradiometer.lecture.statement import result
-from gradiometer.problems.closed_forms import DoubleWell, OneDimensional
-from gradiometer.problems.counterexamples import Arctangent, LogCosh, Saddle
+from gradiometer.lab.closed_forms import DoubleWell, OneDimensional
+from gradiometer.lab.counterexamples import Arctangent, LogCosh, Saddle
+from gradiometer.lab.lecture import STATEMENTS, write_site
+from gradiometer.lab.lecture.statement import result
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -5,10 +5,18 @@ from dataclasses import replace
 import pytest
 
 from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.lecture import STATEMENTS, s05, s07, s08, s12
-from gradiometer.lecture.experiment import Experiment, Outcome, Rival, Setting, measured, meets, predicted
-from gradiometer.lecture.network import digits_network
-from gradiometer.lecture.statement import result
+from gradiometer.lab.lecture import STATEMENTS, s05, s07, s08, s12
+from gradiometer.lab.lecture.experiment import (
+    Circumstance,
+    Experiment,
+    ExperimentResult,
+    Rival,
+    measured,
+    meets,
+    predicted,
+)
+from gradiometer.lab.lecture.network import digits_network
+from gradiometer.lab.lecture.statement import result
 from gradiometer.measurement import Estimate
 
 
@@ -16,13 +24,13 @@ def within(low: float, high: float) -> Estimate:
     return Estimate.interval((low + high) / 2, low, high, level=0.999, method="test", samples=100)
 
 
-def outcome(rival: float) -> Outcome:
+def outcome(rival: float) -> ExperimentResult:
     """A quantity that is 1 by the right theory, and measured as 1.0 ± 0.1."""
     return measured(
         predicted(
             Experiment(
                 name="test",
-                setting=Setting.REAL,
+                setting=Circumstance.REAL,
                 where="a test",
                 quantity="q",
                 dial="d",
@@ -58,7 +66,7 @@ def test_nothing_is_refuted_before_the_measurement() -> None:
     assert replace(outcome(2.0), measured=()).refuted == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_every_prediction_held_is_finite_and_a_wrong_theory_would_have_missed(name: str) -> None:
     found = result(STATEMENTS[name])
@@ -71,7 +79,7 @@ def test_every_prediction_held_is_finite_and_a_wrong_theory_would_have_missed(na
     assert wrong.refuted == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_barrier_between_other_runs_is_the_one_of_reordered_units() -> None:
     for step in s05.STEPS:  # of the same runs
         ours, theirs = s05.by_symmetry(step, first=2000), s05.between_runs(step, first=2000)
@@ -87,7 +95,7 @@ def test_reordered_units_compute_the_same_function() -> None:
     assert network.loss(other) == pytest.approx(network.loss(weights), rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
     network = digits_network(40)
     for steps in (4, 16):
@@ -99,7 +107,7 @@ def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
         assert excludes(ours, theirs, 2 * one * steps), "twice the temperature"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_gradient_of_another_network_is_paid_by_its_loss_and_its_noise() -> None:
     run = s07.trained(seed=53, hidden=24)
     for steps in s07.NETWORK_TIMES:
@@ -110,7 +118,7 @@ def test_the_gradient_of_another_network_is_paid_by_its_loss_and_its_noise() -> 
         assert excludes(ours, theirs, ours.value + noise), "twice the noise"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("pair", [(2, 7), (5, 6)])
 def test_other_separable_classes_drive_the_weights_to_infinity_at_the_pace_of_their_margin(
     pair: tuple[int, int],
@@ -132,7 +140,7 @@ def test_the_margin_of_two_classes_is_reached_by_no_other_direction() -> None:
     assert (classes.signed @ mean).min() / (mean @ mean) ** 0.5 < classes.margin
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_gain_of_other_snapshots_is_known_before_they_are_trained() -> None:
     cycles = s12.Cycles(SnapshotCycle(0.15, steps=60, snapshots=5), size=16, seed=5)
     for count in (2, 3, 5):

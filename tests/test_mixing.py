@@ -41,7 +41,7 @@ def test_chains_of_two_laws_have_not_mixed() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.3])
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_interval_of_the_mean_covers_for_mixed_and_unmixed_chains(apart: float) -> None:
     """The interval is for the mean over infinitely many chains, whose levels scatter by `apart` about zero."""
     runs, covered = 100, 0

@@ -1,14 +1,14 @@
 """How far a path moves in each doubling of time: known lengths, and the coverage of their intervals."""
 
 import math
-from pathlib import Path as Folder
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from gradiometer import diagnose
-from gradiometer.convergence.trajectory import MoveLength, Path, kept_steps, lengths_of, sketch
+from gradiometer.convergence.trajectory import MoveLength, Trail, kept_steps, lengths_of, sketch
 from gradiometer.report.charts import page_spec
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.run import Run
@@ -19,7 +19,7 @@ STEPS = 1_100
 
 def of(points: np.ndarray) -> tuple[MoveLength, ...]:
     kept = np.array(kept_steps(len(points)))
-    return lengths_of(Path.of(kept, points[kept], np.full(len(kept), 0.1)))
+    return lengths_of(Trail.of(kept, points[kept], np.full(len(kept), 0.1)))
 
 
 def test_on_a_straight_path_steps_are_equal_and_each_doubling_goes_twice_as_far() -> None:
@@ -64,13 +64,13 @@ def test_the_interval_of_a_sketched_path_covers_the_true_length() -> None:
     for _ in range(60):
         way = torch.randn(3_000, generator=generator)
         points = np.stack([sketch([step * way]).numpy() for step in range(80)])
-        found = lengths_of(Path.of(kept, points[kept], np.full(len(kept), 0.1)))
+        found = lengths_of(Trail.of(kept, points[kept], np.full(len(kept), 0.1)))
         within += [each.stepped.low <= float(way.norm()) <= each.stepped.high for each in found[-1:]]
         assert found[-1].stepped.high / found[-1].stepped.low > 1.3
     assert np.mean(within) > 0.85
 
 
-def with_path(folder: Folder, steps: int = STEPS) -> Run:
+def with_path(folder: Path, steps: int = STEPS) -> Run:
     """A run that has kept its iterates: a walk that slows down."""
     run = run_in(folder, steps=steps)
     points = (np.random.default_rng(0).normal(size=(steps, 7)) / np.arange(1, steps + 1)[:, None]).cumsum(axis=0)
@@ -84,14 +84,14 @@ def with_path(folder: Folder, steps: int = STEPS) -> Run:
     return Run.open(run.path)
 
 
-def test_the_page_shows_the_path_of_a_run(tmp_path: Folder) -> None:
+def test_the_page_shows_the_path_of_a_run(tmp_path: Path) -> None:
     run = with_path(tmp_path)
     diagnosis = diagnose(run)
     section = convergence_section(run, diagnosis)
     figure = next(figure for figure in section.figures if figure.name == "trajectory")
     series = run.series("trajectory")
     assert series is not None
-    found = lengths_of(Path.of(series.steps, series.moments["point"], series.learning_rate))
+    found = lengths_of(Trail.of(series.steps, series.moments["point"], series.learning_rate))
     assert len(figure.table.rows) == len(found) == 6
     assert figure.table.rows[-1][0] == f"{found[-1].first:,} – {found[-1].last:,}"
     assert "The parameters are converging" in figure.summary and figure.table.rows[-1][1] in figure.summary
@@ -104,7 +104,7 @@ def test_the_page_shows_the_path_of_a_run(tmp_path: Folder) -> None:
     assert rows["cosine of the last doubling’s move with Φ"][3] == "exact"
 
 
-def test_a_run_without_a_path_or_with_too_short_a_one_has_no_chart_of_it(tmp_path: Folder) -> None:
+def test_a_run_without_a_path_or_with_too_short_a_one_has_no_chart_of_it(tmp_path: Path) -> None:
     for run in (run_in(tmp_path, "none", steps=600), with_path(tmp_path / "short", steps=40)):
         section = convergence_section(run, diagnose(run))
         assert [figure.name for figure in section.figures] == ["learning-rate"]

@@ -155,6 +155,7 @@ def test_a_trend_is_claimed_only_where_it_is_shown() -> None:
     assert trend(np.ones(11), steps=STEPS[:11], now=Estimate.exact(1.0)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("truth", "below"), [(-2.0, 1.0), (0.0, 1.0), (5.0, 1.0), (3.0, 0.05)])
 def test_a_ratio_of_either_sign_covers_its_value_and_is_unknown_if_the_denominator_may_be_zero(
     truth: float, below: float

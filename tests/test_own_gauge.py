@@ -92,6 +92,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return watched(tmp_path_factory.mktemp("runs"), gauges=["noise", LongShare(norm=0.5)])
 
 
+@pytest.mark.slow
 def test_it_is_in_findings_run_table_page_and_export(run: Run, tmp_path: Path, capsys) -> None:
     diagnosis = diagnose(run)
     assert any(say(finding).seen.startswith("Longer than 0.5") for finding in diagnosis.findings)

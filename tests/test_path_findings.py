@@ -7,7 +7,7 @@ import torch
 from gradiometer import Estimate, State
 from gradiometer.convergence.trajectory import (
     Endpoint,
-    Path,
+    Trail,
     Trajectory,
     facts_of,
     kept_steps,
@@ -33,8 +33,8 @@ def descent(learning_rate: float, noise: float = 0.0) -> tuple[np.ndarray, np.nd
     return np.array(points)[STEPS], np.array(losses)
 
 
-def path(points: np.ndarray) -> Path:
-    return Path.of(STEPS, points, np.full(len(STEPS), 0.1))
+def path(points: np.ndarray) -> Trail:
+    return Trail.of(STEPS, points, np.full(len(STEPS), 0.1))
 
 
 def test_chaos_past_the_edge_is_told() -> None:

@@ -197,7 +197,7 @@ def test_its_moments_are_unbiased(size: int, parts: int | None) -> None:
             assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(len(values)), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_its_interval_covers() -> None:
     """At 90 %, of 200 windows of 30 readings: within three standard errors of a binomial, 0.9 ± 0.064."""
     gauge, truth = PreconditionedNoise(), NOISE / SIGNAL

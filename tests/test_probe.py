@@ -134,6 +134,7 @@ def test_readings_are_of_independent_examples_whatever_training_does(tmp_path: P
     assert len(set(samples)) == 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [False, True])
 def test_a_probe_removes_the_bias_of_the_batches_that_are_still_to_come(tmp_path: Path, probe: bool) -> None:
     """A step halves the residuals of its batch, so a coming batch has larger ones than the batches of this epoch."""

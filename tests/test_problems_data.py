@@ -74,6 +74,7 @@ def test_the_digits_carry_their_licence() -> None:
     assert "Alpaydin" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_ten_epochs_of_plain_sgd_learn_the_digits(model: str) -> None:
     problem = load("digits", model=model)
@@ -91,6 +92,7 @@ def test_ten_epochs_of_plain_sgd_learn_the_digits(model: str) -> None:
     assert accuracy > 0.9  # over seeds: 0.936 to 0.95; one test set's standard error is 0.012
 
 
+@pytest.mark.slow
 @needs_debian
 def test_fashion_mnist_is_read_whole() -> None:
     problem = load("fashion-mnist", data_dir=DEBIAN)
@@ -187,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @needs_debian
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_epochs_of_plain_sgd_bring_the_cnn_above_87_percent() -> None:
     problem = load("fashion-mnist", model="cnn", data_dir=DEBIAN)
     torch.manual_seed(0)

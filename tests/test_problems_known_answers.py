@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
+from gradiometer.lab.closed_forms import OneDimensional, Quadratic
 from gradiometer.measurement import Objective
 from gradiometer.problems import Examples, Problem
-from gradiometer.problems.closed_forms import OneDimensional, Quadratic
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from gradiometer import BadArgument
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Sampler
-from gradiometer.measurement import Objective
-from gradiometer.problems.closed_forms import (
+from gradiometer.lab.closed_forms import (
     LinearRegression,
     LogisticRegression,
     linear_regression,
     logistic_regression,
 )
+from gradiometer.measurement import Objective
 
 Gradient = Callable[[Tensor], Tensor]
 

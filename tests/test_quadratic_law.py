@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
 
 GENERATOR = np.random.default_rng(5)
 ROTATION = np.linalg.qr(GENERATOR.standard_normal((3, 3)))[0]
@@ -37,6 +37,7 @@ def test_it_agrees_with_simulated_runs_under_a_falling_rate() -> None:
     assert losses.var() == pytest.approx(law.excess_loss_variance, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_its_mean_is_the_path_of_torchs_optimizer(nesterov: bool) -> None:
     rates, momenta = [0.4, 0.4, 0.1, 0.9, 0.2], [0.9, 0.9, 0.5, 0.5, 0.3]

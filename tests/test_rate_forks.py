@@ -10,7 +10,7 @@ from command_line import called
 from forked_run import fork_of
 from gradiometer import BadArgument, Interrupted, Problem, diagnose
 from gradiometer.forks import forks_of
-from gradiometer.problems.closed_forms import Quadratic
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.run.ranks import Ranks
 from gradiometer.train import resume, train
@@ -83,6 +83,7 @@ def test_the_forks_cost_no_more_than_the_budget_and_are_left_out_where_it_does_n
     assert sum(map(whole.cost, MARKS)) == pytest.approx(2.4, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [MARKS[0] + 1, MARKS[1] - 1, MARKS[1], MARKS[2] + 5])
 def test_a_run_that_was_stopped_resumes_to_the_same_bits(slow_run: Run, tmp_path: Path, stop: int) -> None:
     with pytest.raises(Interrupted):
@@ -93,6 +94,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(slow_run: Run, tmp_path
     assert {e["step"]: e["spent"] for e in decisions(resumed)} == {e["step"]: e["spent"] for e in decisions(slow_run)}
 
 
+@pytest.mark.slow
 def test_a_fork_that_was_stopped_continues_from_its_branches(
     slow_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_fork_budget_is_refused_where_it_cannot_be_used() -> None:
         RateForks(settings(), STEPS, Ranks(rank=0, count=2))
 
 
+@pytest.mark.slow
 def test_train_with_tune_forks_with_what_tuning_leaves_of_its_budget(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

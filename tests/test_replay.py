@@ -45,6 +45,7 @@ def same(ours: Checkpoint, theirs: Checkpoint) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("first", [(), (5,)], ids=["from the start", "from a checkpoint"])
 def test_the_state_at_a_step_is_that_of_a_run_that_was_stopped_there(

@@ -80,6 +80,7 @@ def test_points_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> No
     assert "no upper end" not in estimation_section(run, diagnosis_of(unbounded=0)).figures[0].summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "windows",
     [

@@ -52,6 +52,7 @@ def diagnosed(draw: Draw = Draw.RESHUFFLED, examples: int | None = 1437, steps: 
     )
 
 
+@pytest.mark.slow
 def test_the_section_shows_temperature_drift_and_layers_in_posterior_units(tmp_path: Path) -> None:
     diagnosis = diagnosed()
     section = exploration_section(run_in(tmp_path), diagnosis)

@@ -45,6 +45,7 @@ def test_a_run_without_forks_has_no_row_for_them(run: Run) -> None:
     assert "row-forks" not in render(run, diagnosis_of())
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -> None:
     kept(run, TRIED)
     section = forks_section(run, diagnosis_of())

@@ -138,6 +138,7 @@ def test_one_point_is_a_number_with_its_interval_and_no_chart(run: Run) -> None:
     assert specs is not None and {"noise-scale", "noise-and-gradient"}.isdisjoint(json.loads(specs[1]))
 
 
+@pytest.mark.slow
 def test_a_page_stays_small_when_the_run_is_long(page: str, tmp_path: Path) -> None:
     short = len(page.encode())
     long = len(render(run_in(tmp_path, steps=40_000), diagnosis_of()).encode())

@@ -76,7 +76,7 @@ def test_the_interval_of_r_hat_covers() -> None:
     assert covered.min() >= 0.9 - 0.057 and 0.867 <= covered.mean() <= 0.933, covered
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_interval_of_r_hat_covers_at_every_setting() -> None:
     """On average over settings between 87 and 93 %, at nominal 90 %, and nowhere below 83 or above 98."""
     runs = 400

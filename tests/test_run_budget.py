@@ -34,6 +34,7 @@ def train(budget: Budget, clock: Clock, steps: int, step_seconds: float, cost: f
     return measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.005, 0.02, 0.3])
 @pytest.mark.parametrize("cost", [0.0004, 0.003, 0.2])
 def test_the_share_is_kept_and_used(share: float, cost: float) -> None:
@@ -132,6 +133,7 @@ def test_branches_have_a_budget_of_their_own_and_leave_the_share_to_the_readings
     assert train(budget, clock, 5000, 0.01, 0.003) > 250 and budget.used > 5
 
 
+@pytest.mark.slow
 def test_the_newest_reading_is_never_old_also_where_the_start_used_up_what_may_be_borrowed() -> None:
     """A reading costs five steps of 0.8 ms, so that twenty early ones are beyond the allowance of 1,000 steps."""
     clock = Clock()
@@ -142,6 +144,7 @@ def test_the_newest_reading_is_never_old_also_where_the_start_used_up_what_may_b
     assert budget.used <= 0.021
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 20_000])
 def test_a_fixed_cost_is_paid_back_and_leaves_a_part_of_the_share_to_the_readings(at: int) -> None:
     """Half of what the whole run may use, before its first step or in its middle."""

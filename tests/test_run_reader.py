@@ -142,7 +142,7 @@ def test_lines_that_are_json_but_no_readings_are_named_and_left_out(folder: RunF
 
 
 @pytest.mark.parametrize("name", ["readings.jsonl", "events.jsonl"])
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_file_cut_or_flipped_at_any_byte_never_crashes_the_reader(folder: RunFolder, name: str, stride: int) -> None:
     with Recorder(folder, [Wild()], every=1) as recorder:
         recorder.event("started", 0)

@@ -18,9 +18,9 @@ from gradiometer import BadArgument, Diverged
 from gradiometer.cli.sample import sample as verb
 from gradiometer.exploration.chains import Sampled, sample
 from gradiometer.exploration.samplers import SGHMC
+from gradiometer.lab.closed_forms import linear_regression
 from gradiometer.measurement import Draw, supervised
 from gradiometer.problems import load
-from gradiometer.problems.closed_forms import linear_regression
 from gradiometer.run import Configuration
 from gradiometer.train import train
 

@@ -214,7 +214,7 @@ STUDIES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("kind", "burn_in", "settings", "held"), STUDIES.values(), ids=STUDIES)
 def test_intervals_of_samplers_cover(
     kind: Callable[..., Sampler],

@@ -235,7 +235,7 @@ def test_the_exact_law_of_a_loss_that_is_not_quadratic_differs_nowhere() -> None
     assert not shape.differing(1.0) and shape.tail.high - shape.tail.low < 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("unchecked")
 def test_intervals_of_the_shape_contain_the_temperature_of_a_law_that_has_it_everywhere() -> None:
     """The bounds are 2.2 standard errors of a coverage below its level."""

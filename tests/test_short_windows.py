@@ -58,7 +58,7 @@ def test_the_interval_of_a_window_has_room_for_skewness() -> None:
     assert known > 150 and roomy < 0.08 * known and roomy < plain
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", FAMILIES)
 def test_few_windows_of_thirty_readings_are_wrong(name: str) -> None:
     for newest in (True, False):

@@ -57,7 +57,7 @@ def test_with_four_pairs_they_cover_and_are_narrower_than_bonferronis() -> None:
     assert covered > 0.8 and width < 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("pairs", [2, 3, 4, 8])
 @pytest.mark.parametrize("deviations", [EQUAL, UNLIKE, np.array([0.1, 1, 1, 1, 1, 1, 0.05])], ids=["equal", "unlike", "few small"])  # fmt: skip
 def test_they_cover_for_equal_and_unlike_spreads(deviations: np.ndarray, pairs: int) -> None:

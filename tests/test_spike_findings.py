@@ -108,6 +108,7 @@ def test_a_run_without_a_spike_has_no_such_finding(tmp_path: Path) -> None:
     assert diagnose(run).spikes == () and not any(each.gauge == "spikes" for each in diagnose(run).findings)
 
 
+@pytest.mark.slow
 def test_the_page_marks_the_spikes_and_has_the_finding(tmp_path: Path) -> None:
     run = run_with(tmp_path, {**ONE_BATCH, 300: [7.0], 900: [5.0]})
     page = render(run, diagnose(run))
@@ -142,6 +143,7 @@ def test_a_rise_of_the_logged_rate_explains_a_rise_of_the_loss() -> None:
     assert log_finding(RISING, learning_rate=np.full(STEPS, 0.1)) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
 def test_the_steps_of_many_spikes_are_shortened(tmp_path: Path, count: int) -> None:
     found = finding(run_with(tmp_path, {100 + 140 * place: [5.0] for place in range(count)}))

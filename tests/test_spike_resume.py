@@ -34,6 +34,7 @@ def examined(run: Run) -> list[int]:
     return [event["step"] for event in run.events if event["event"] == "loss_examined"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("targets", "settings"), [((60.0,), {}), ((60.0, 1e5), {"guard": 1.0})])
 def test_a_resumed_training_examines_the_same_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[float, ...], settings: dict[str, Any]

@@ -45,7 +45,7 @@ def test_ordinary_noise_alarms_in_at_most_one_of_fifty_runs() -> None:
     assert sum(found.values()) <= 12 * len(NOISES) / 50, found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("steps", [100, 300, 1000, 4000])
 @pytest.mark.parametrize("noise", NOISES)
 def test_every_kind_of_noise_alarms_in_about_one_of_fifty_runs(noise: str, steps: int) -> None:
@@ -54,7 +54,7 @@ def test_every_kind_of_noise_alarms_in_about_one_of_fifty_runs(noise: str, steps
     assert alarms(NOISES[noise], steps, runs) <= allowed + 2 * np.sqrt(allowed)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("steps", [100, 300, 1000])
 def test_noise_without_a_variance_alarms_in_about_one_of_fifteen_runs(steps: int) -> None:
     assert 0 < alarms(without_variance, steps, 400) <= 400 / 15 + 2 * np.sqrt(400 / 15)

@@ -8,7 +8,7 @@ import torch
 
 from gradiometer import BadArgument
 from gradiometer.exploration.temperature import (
-    Rule,
+    SGDRule,
     configurational_temperature,
     excess_loss,
     mode_variance,
@@ -23,10 +23,10 @@ CHAINS = 4_000
 CURVATURE = np.array([[0.9, 0.3], [0.3, 0.4]])
 EXAMPLES = np.random.default_rng(3).standard_normal((11, 2)) * [1.0, 3.0]
 NOISE = np.cov(EXAMPLES.T, ddof=0)
-RULES = (Rule(0.4, 4), Rule(0.2, 4, 0.7), Rule(0.2, 4, 0.7, nesterov=True))
+RULES = (SGDRule(0.4, 4), SGDRule(0.2, 4, 0.7), SGDRule(0.2, 4, 0.7, nesterov=True))
 
 
-def chain_covariances(rule: Rule, means_of_batches, steps: int, kept: int) -> np.ndarray:
+def chain_covariances(rule: SGDRule, means_of_batches, steps: int, kept: int) -> np.ndarray:
     """Products of the iterates of many chains of `torch.optim.SGD` at the last steps: [kept, chains, 2, 2]."""
     curvature = torch.from_numpy(CURVATURE)
     position = torch.zeros(CHAINS, 2, dtype=torch.float64, requires_grad=True)
@@ -67,7 +67,7 @@ def epochs(batch_size: int, seed: int):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["plain", "heavy ball", "nesterov"])
-def test_the_law_of_independent_draws_is_that_of_torch(rule: Rule) -> None:
+def test_the_law_of_independent_draws_is_that_of_torch(rule: SGDRule) -> None:
     products = chain_covariances(rule, independent_draws(4, 1), steps=150, kept=1)
     expected = stationary_covariance(CURVATURE, NOISE, rule)
     assert standard_errors(products[0], expected) < STANDARD_ERRORS
@@ -76,7 +76,7 @@ def test_the_law_of_independent_draws_is_that_of_torch(rule: Rule) -> None:
 
 
 def test_batches_without_replacement_are_colder_by_their_factor() -> None:
-    rule = Rule(0.4, 4)
+    rule = SGDRule(0.4, 4)
     products = chain_covariances(rule, all_different(4, 2), steps=100, kept=1)
     expected = stationary_covariance(CURVATURE, NOISE * without_replacement(4, 11), rule)
     assert standard_errors(products[0], expected) < STANDARD_ERRORS
@@ -84,7 +84,7 @@ def test_batches_without_replacement_are_colder_by_their_factor() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["plain", "heavy ball", "nesterov"])
-def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_position_in_an_epoch(rule: Rule) -> None:
+def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_position_in_an_epoch(rule: SGDRule) -> None:
     products = chain_covariances(rule, epochs(4, 3), steps=3 * 60, kept=3)  # batches of 4, 4 and 3
     for place in range(3):
         expected = reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=place + 1)
@@ -99,21 +99,21 @@ def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_position_in_an_e
 def test_at_batch_size_one_reshuffling_has_its_closed_form(rate: float, times: float) -> None:
     one, weights = np.eye(1), (1 - rate) ** np.arange(200)
     spread = (weights @ weights - weights.sum() ** 2 / 200) / (1 - (1 - rate) ** 400)
-    found = reshuffled_covariance(one, one, Rule(rate, 1), 200, batches=200)[0, 0]
+    found = reshuffled_covariance(one, one, SGDRule(rate, 1), 200, batches=200)[0, 0]
     assert found == pytest.approx(rate**2 * 200 / 199 * spread, rel=1e-9)
-    assert stationary_covariance(one, one, Rule(rate, 1))[0, 0] / found == pytest.approx(times, rel=0.005)
+    assert stationary_covariance(one, one, SGDRule(rate, 1))[0, 0] / found == pytest.approx(times, rel=0.005)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_closed_form_of_one_mode_solves_the_equation(momentum: float) -> None:
     for rate in (1e-4, 0.3, 1.9):
-        rule = Rule(rate, 8, momentum)
+        rule = SGDRule(rate, 8, momentum)
         solved = stationary_covariance(np.array([[0.7]]), np.array([[3.0]]), rule)[0, 0]
         assert mode_variance(0.7, 3.0, rule) == pytest.approx(solved, rel=1e-9)
 
 
-@pytest.mark.parametrize("rule", [Rule(1e-4, 4), Rule(1e-4, 4, 0.9), Rule(1e-4, 4, 0.9, nesterov=True)])
-def test_at_a_small_rate_the_temperature_is_the_limit_formula(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", [SGDRule(1e-4, 4), SGDRule(1e-4, 4, 0.9), SGDRule(1e-4, 4, 0.9, nesterov=True)])
+def test_at_a_small_rate_the_temperature_is_the_limit_formula(rule: SGDRule) -> None:
     temperature = configurational_temperature(CURVATURE, stationary_covariance(CURVATURE, NOISE, rule))
     assert temperature == pytest.approx(small_rate_temperature(np.trace(NOISE), 2, rule), rel=2e-3)
     assert rule.heat == pytest.approx(1e-4 / (8 * (1 - rule.momentum)))
@@ -125,16 +125,16 @@ NAN = math.nan
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Rule(-0.1, 4), "`learning_rate` must be positive and finite, got -0.1"),
-        (lambda: Rule(NAN, 4), "`learning_rate` must be positive and finite, got nan"),
-        (lambda: Rule(0.1, 0), "`batch_size` must be at least 1, got 0"),
-        (lambda: Rule(0.1, 4, NAN), "`momentum` must be at least 0 and below 1, got nan"),
-        (lambda: mode_variance(1.0, -1.0, Rule(0.1, 4)), "`noise` must be at least 0 and finite, got -1.0"),
-        (lambda: mode_variance(-1.0, 1.0, Rule(0.1, 4)), "`curvature` must be positive and finite"),
-        (lambda: mode_variance(1.0, 1.0, Rule(2.0, 4)), r"2\(1 \+ momentum\)/sharpness = 2, got 2.0"),
+        (lambda: SGDRule(-0.1, 4), "`learning_rate` must be positive and finite, got -0.1"),
+        (lambda: SGDRule(NAN, 4), "`learning_rate` must be positive and finite, got nan"),
+        (lambda: SGDRule(0.1, 0), "`batch_size` must be at least 1, got 0"),
+        (lambda: SGDRule(0.1, 4, NAN), "`momentum` must be at least 0 and below 1, got nan"),
+        (lambda: mode_variance(1.0, -1.0, SGDRule(0.1, 4)), "`noise` must be at least 0 and finite, got -1.0"),
+        (lambda: mode_variance(-1.0, 1.0, SGDRule(0.1, 4)), "`curvature` must be positive and finite"),
+        (lambda: mode_variance(1.0, 1.0, SGDRule(2.0, 4)), r"2\(1 \+ momentum\)/sharpness = 2, got 2.0"),
         (lambda: mode_variance(1.0, 1.0, RULES[2]), "`rule` must not be Nesterov's"),
         (
-            lambda: stationary_covariance(np.eye(1), np.eye(1), Rule(1.4, 4, 0.9, nesterov=True)),
+            lambda: stationary_covariance(np.eye(1), np.eye(1), SGDRule(1.4, 4, 0.9, nesterov=True)),
             r"2\(1 \+ momentum\)/\(\(1 \+ 2 momentum\) sharpness\) = 1.357, got 1.4",
         ),
         (

@@ -14,7 +14,7 @@ from torch import nn
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.exploration.temperature import (
-    Rule,
+    SGDRule,
     Temperature,
     heat_balance,
     reshuffled_covariance,
@@ -30,6 +30,7 @@ from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 NAN = math.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm", "tiny_transformer", "dropout", "frozen_first_layer"])
 @pytest.mark.parametrize(
     "sgd",
@@ -136,8 +137,8 @@ def test_the_colder_directions_are_colder_by_the_exact_law() -> None:
     rate, examples = 0.1, 200
     found = Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED, examples)))
     curvatures = found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])  # that of B = 1, not of 4
-    reshuffled = reshuffled_covariance(np.diag(curvatures), np.eye(4), Rule(rate, 1), examples)
-    apart = stationary_covariance(np.diag(curvatures), np.eye(4), Rule(rate, 1))
+    reshuffled = reshuffled_covariance(np.diag(curvatures), np.eye(4), SGDRule(rate, 1), examples)
+    apart = stationary_covariance(np.diag(curvatures), np.eye(4), SGDRule(rate, 1))
     flattest, flatter, quarter, steep = np.diag(reshuffled) / np.diag(apart)
     assert quarter == pytest.approx(0.26, abs=0.01) and steep > 0.9
     assert flatter == pytest.approx(0.033, abs=0.002) and flatter / flattest == pytest.approx(2, rel=0.05)
@@ -186,6 +187,7 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
     assert "origin" not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
 
 
+@pytest.mark.slow
 def test_a_run_reports_its_temperature(tmp_path) -> None:
     from gradiometer import diagnose
     from gradiometer.problems import load

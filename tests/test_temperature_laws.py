@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from gradiometer.exploration.temperature import (
-    Rule,
+    SGDRule,
     Temperature,
     configurational_temperature,
     heat_balance,
     small_rate_temperature,
 )
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.closed_forms.quadratic import position_losses
 from gradiometer.measurement import Estimate, Motion, Objective, Series, TrainingStep
-from gradiometer.problems.closed_forms import Quadratic
-from gradiometer.problems.closed_forms.quadratic import position_losses
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])
@@ -99,7 +99,7 @@ def test_on_a_quadratic_the_temperature_is_that_of_the_exact_law(sgd: Sgd, injec
     noise = QUADRATIC.noise / 4 + 2 * injected / sgd.rate * np.eye(2)
     law = Quadratic(QUADRATIC.curvature, noise).stationary_covariance(sgd.rate, 1, sgd.momentum, nesterov=sgd.nesterov)
     exact = configurational_temperature(QUADRATIC.curvature, law)
-    minibatch = small_rate_temperature(3.0, 2, Rule(sgd.rate, 4, sgd.momentum))
+    minibatch = small_rate_temperature(3.0, 2, SGDRule(sgd.rate, 4, sgd.momentum))
     chains = replace(series_of(moments, 0, sgd.rate), moments=moments | {"origin": np.zeros(200)})
     balance = heat_balance(chains, momentum=sgd.momentum, injected=injected)  # a chain in place of a layer
     expected = {
@@ -156,12 +156,12 @@ def test_with_clipped_gradients_the_temperature_is_that_of_the_parameters() -> N
     assert np.mean(heat) == pytest.approx(exact.mean(), rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @KINDS
 def test_nine_in_ten_intervals_contain_the_temperature_of_the_exact_law(sgd: Sgd) -> None:
     law = QUADRATIC.stationary_covariance(sgd.rate, 4, sgd.momentum, nesterov=sgd.nesterov)
     exact = configurational_temperature(QUADRATIC.curvature, law)
-    minibatch = small_rate_temperature(3.0, 2, Rule(sgd.rate, 4, sgd.momentum))
+    minibatch = small_rate_temperature(3.0, 2, SGDRule(sgd.rate, 4, sgd.momentum))
     expected = {
         "temperature": exact,
         "temperature_configurational": exact,

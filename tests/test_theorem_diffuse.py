@@ -9,26 +9,9 @@ from gradiometer import theorem
 from gradiometer.convergence.theorem import read
 
 DECIDED = [
-    ("1/t if sin(t) > 0 else 1/t**2", (True, True, True)),
-    ("0.1 if sin(t) > 0.5 else 1/t", (False, True, False)),
-    ("1/t if abs(sin(t)) < 0.1 else exp(-t)", (True, True, True)),
-    ("1/t if t*sin(t) > 1 else 1/t**3", (True, True, True)),
-    ("(sin(t) > 0)*abs(cos(t))/t", (True, True, True)),
-    ("max(sin(t), 0)/t", (True, True, True)),
     ("max(sin(t), 0.5)/t**2", (True, False, True)),
-    ("abs(sin(t**2))/t", (True, True, True)),
-    ("sin(t**2)**2/sqrt(t)", (True, True, False)),
-    ("(1 + cos(t**3))/t**0.7", (True, True, True)),
-    ("abs(sin(t**2 + pi*t))/t", (True, True, True)),
-    ("t**(-1.2 - sin(t))", (True, True, False)),
     ("1/t**(3 + sin(t))", (True, False, True)),
-    ("(1 + cos(2*pi*sqrt(t)))/t", (True, True, True)),
-    ("(1 + sin(t**0.9))/sqrt(t)", (True, True, False)),
     ("abs(cos(sqrt(t)*log(t)))/t**2", (True, False, True)),
-    ("(sqrt(t) % 1)/t", (True, True, True)),
-    ("1/t if sqrt(t) % 2 < 1 else 1/t**2", (True, True, True)),
-    ("log(2 + sin(t))/t", (True, True, True)),
-    ("1/t - exp(sin(sqrt(t)) - 1)/t", (True, True, True)),
     ("(1 + cos(pi*t**2/7))/t", (True, True, True)),
     ("abs(sin(0.1*pi*t**2))/t + 1/t**2", (True, True, True)),
     ("(t**2 % 7)/t", (True, True, True)),
@@ -70,8 +53,6 @@ def test_an_oscillation_of_which_nothing_is_proven_stays_undecided(text: str) ->
 @pytest.mark.parametrize(
     ("text", "truth"),
     [
-        ("(1 + cos(log(t)))/t", (True, True, True)),  # one cycle takes t to 535 t
-        ("1/t if log(t) % 2 < 1 else 1/t**2", (True, True, True)),
         ("abs(sin(pi*t**2))/t", (True, False, True)),  # zero at every step
         ("(1 + cos(5*log(t)))/t**2", (True, False, True)),
     ],

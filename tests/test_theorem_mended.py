@@ -7,36 +7,22 @@ from click.testing import CliRunner
 
 from gradiometer import theorem
 from gradiometer.cli.schedule import schedule as command
-from gradiometer.convergence.schedules import Constant, Cosine, Formula, Linear, Schedule, Triangular
+from gradiometer.convergence.schedules import Cosine, Formula, Linear, Schedule, Triangular
 from gradiometer.convergence.theorem import evidence
 
 
 @pytest.mark.parametrize(
-    ("schedule", "answers"),
+    "schedule",
     [
-        (Triangular(0.0, 1.0, up=1).repeated(1, lengthen=2), (False, True, False)),  # zero at its whole steps only
-        (Triangular(0.0, 1.0, up=1).repeated(1, lengthen=2, shrink=0.5), (True, True, True)),
-        (Cosine(0.1, steps=10).repeated(10, lengthen=2, shrink=0.25), (True, False, True)),
-        (Constant(0.1).repeated(3, lengthen=1.5), (False, True, False)),
-        (Formula("1/t").repeated(100, lengthen=2, shrink=0.5), (True, True, True)),
+        Triangular(0.0, 1.0, up=1).repeated(1, lengthen=2),
+        Cosine(0.1, steps=10).repeated(10, lengthen=2, shrink=0.25),
+        Formula("1/abs(t-3.3)").repeated(10, lengthen=2, shrink=0.5),
     ],
 )
-def test_cycles_that_lengthen_are_judged_between_whole_steps(
-    schedule: Schedule, answers: tuple[bool, bool, bool]
-) -> None:
+def test_cycles_of_any_shape_that_lengthen_are_undecided(schedule: Schedule) -> None:
+    """Their steps come to lie everywhere between those of the first cycle, where nothing is known of the rate."""
     verdict = theorem(schedule)
-    assert (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges) == answers
-
-
-def test_cycles_with_a_pole_between_steps_are_undecided() -> None:
-    verdict = theorem(Formula("1/abs(t-3.3)").repeated(10, lengthen=2, shrink=0.5))
     assert verdict.limit_zero is verdict.sum_diverges is verdict.theorem is None
-
-
-def test_cycles_that_are_zero_between_steps_are_not_called_positive() -> None:
-    """The rate is 1 at whole places only, and nearly no step of a long cycle is at one."""
-    verdict = theorem(Formula("1.0*(t == floor(t))").repeated(4, lengthen=1.5))
-    assert verdict.sum_diverges is not False and verdict.theorem is not True
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ class StopAt:
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "schedule"), [("mlp", "cosine"), ("mlp", "0.1/sqrt(t)"), ("cnn_with_batch_norm_and_dropout", "cosine")]
 )

@@ -62,6 +62,7 @@ def test_without_a_record_of_its_rates_a_run_still_says_adamw(tmp_path: Path) ->
     assert settings is not None and (settings.optimizer, settings.family) == ("AdamW", "adaptive")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration = Configuration(**ADAMW, checkpoint_seconds=0, every=3)
     whole = train(load("digits"), configuration, tmp_path)

@@ -13,7 +13,7 @@ from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.trajectory import (
     Endpoint,
     Kind,
-    Path,
+    Trail,
     Trajectory,
     dead_units_of,
     endpoint_of,
@@ -25,9 +25,9 @@ from gradiometer.convergence.trajectory import (
 )
 from gradiometer.convergence.trajectory.endpoint import NAME
 from gradiometer.convergence.trajectory.trajectory import CLAIMS, keeps
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Finding, Objective, State, supervised
 from gradiometer.problems import load
-from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
 from gradiometer.train.loop import Trainer
@@ -40,7 +40,7 @@ ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "sym
 def name_of(case: Case, seed: int = 0) -> str:
     """What the detector calls a case, with its look at where the run stands."""
     steps, points, rates = case.path(seed)
-    path = Path.of(steps, points, rates)
+    path = Trail.of(steps, points, rates)
     estimates = facts_of(path)
     kind, finding = kind_of(estimates), Trajectory().judge(estimates)
     assert finding is not None and say(finding).seen.startswith(f"The parameters are {kind}: ")
@@ -52,7 +52,7 @@ def name_of(case: Case, seed: int = 0) -> str:
 def walk(points: np.ndarray, rate: float = 0.1) -> Kind:
     """The name of a path whose every point is given."""
     kept = np.array(kept_steps(len(points)))
-    return kind_of(facts_of(Path.of(kept, points[kept], np.full(len(kept), rate))))
+    return kind_of(facts_of(Trail.of(kept, points[kept], np.full(len(kept), rate))))
 
 
 def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
@@ -65,6 +65,7 @@ def test_sixteen_iterates_of_every_doubling_are_kept_three_in_a_row() -> None:
         assert power < 6 or [len(run) for run in runs] == [3, 3, 3, 3, 3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_case_gets_its_name(case: Case) -> None:
     if case.ends == "circling":
@@ -75,7 +76,7 @@ def test_each_case_gets_its_name(case: Case) -> None:
 def test_weight_decay_is_part_of_the_curvature_at_the_endpoint() -> None:
     case = next(case for case in CASES if case.name == "saddle")
     steps, points, rates = case.path()
-    path = Path.of(steps, points, rates)
+    path = Trail.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
     plain, penalised = (endpoint_of(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0))
     assert plain.smallest and penalised.smallest and plain.saddle and not penalised.saddle
@@ -117,12 +118,12 @@ def test_a_slow_approach_on_a_quadratic_is_not_called_diverging() -> None:
     rates = 0.1 / np.arange(1, 2**14)
     points = quadratic.simulate(rates, chains=1, batch_size=1, start=[1.0])[:, 0]
     kept = np.array(kept_steps(len(rates)))
-    assert kind_of(facts_of(Path.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
+    assert kind_of(facts_of(Trail.of(kept, points[kept], rates[kept]))) is Kind.UNDER_WAY
 
 
 def test_a_short_run_cannot_be_classified() -> None:
     assert walk(np.random.default_rng(0).standard_normal((200, 3))) is Kind.CANNOT_TELL
-    estimates = facts_of(Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
+    estimates = facts_of(Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
     finding = Trajectory().judge(estimates)
     assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be classified" in say(finding).seen
 
@@ -132,7 +133,7 @@ def test_the_interval_of_the_move_slope_covers_the_value_for_a_rate_of_one_over_
     start = np.ones(3)
     points = Quadratic(start, start).simulate(rates, chains=runs, batch_size=1, start=start, seed=1)
     kept = np.array(kept_steps(len(rates)))
-    slopes = [facts_of(Path.of(kept, points[kept, run], rates[kept]))["move_slope"] for run in range(runs)]
+    slopes = [facts_of(Trail.of(kept, points[kept, run], rates[kept]))["move_slope"] for run in range(runs)]
     covered = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
     assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / runs))
 
@@ -206,7 +207,7 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     assert twin_units_of(model)["0.weight"] == (20, 20)
     objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
     found = list(
-        endpoint_of(objective, (inputs, labels), Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
+        endpoint_of(objective, (inputs, labels), Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
             Kind.UNDER_WAY
         )
     )
@@ -255,6 +256,7 @@ def trained(tmp_path, model: str, **changes) -> Run:
     return train(load(configuration.problem, model=configuration.model), configuration, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "schedule", "seen"),
     [
@@ -270,6 +272,7 @@ def test_a_run_with_an_unusual_end_has_a_finding_with_advice(tmp_path, model: st
     assert len(found) == 1 and found[0].state is State.ACT and say(found[0]).advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"learning_rate": 0.3, "batch_size": 128}, {"model": "cnn", "momentum": 0.9}])
 def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
     configuration = Configuration(**{"problem": "digits", "learning_rate": 0.05, "epochs": 8, "every": 50} | changes)

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from gradiometer import diagnose
-from gradiometer.convergence.trajectory import Path as TrajectoryPath
-from gradiometer.convergence.trajectory import Trajectory, endpoint_of, facts_of, kind_of
+from gradiometer.convergence.trajectory import Trail, Trajectory, endpoint_of, facts_of, kind_of
 from gradiometer.convergence.trajectory.endpoint import NAME
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.counterexamples import Arctangent, LogCosh, Mirrored, Ring, Saddle, Softplus, Winding
 from gradiometer.measurement import State
 from gradiometer.problems import load
-from gradiometer.problems.closed_forms import Quadratic
-from gradiometer.problems.counterexamples import Arctangent, LogCosh, Mirrored, Ring, Saddle, Softplus, Winding
 from gradiometer.run import Configuration
 from gradiometer.train import train
 from trajectory_cases import Case, named
@@ -57,13 +56,13 @@ def variations() -> list[Case]:
 
 def name_of(case: Case, seed: int = SEED) -> str:
     steps, points, rates = case.path(seed)
-    path = TrajectoryPath.of(steps, points, rates)
+    path = Trail.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
     return named(kind_of(facts_of(path)), endpoint_of(objective, batch, path))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nine_in_ten_fresh_runs_get_their_name_and_none_has_a_false_alarm() -> None:
     told = [(case.name, case.ends, name_of(case)) for case in variations()]
     wrong = [row for row in told if row[1] != row[2]]
@@ -71,7 +70,7 @@ def test_nine_in_ten_fresh_runs_get_their_name_and_none_has_a_false_alarm() -> N
     assert all(name in ("cannot tell", "under way", "converging", "wandering") for _, _, name in wrong), wrong
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_winding_of_another_pitch_is_called_circling() -> None:
     assert name_of(Case("winding", "circling", Winding(pitch=8.0), "Constant(0.015)", 2**18)) == "circling"
 
@@ -93,10 +92,11 @@ ORDINARY = [
     {"problem": "fashion-mnist", "model": "cnn", "learning_rate": 0.05, "epochs": 1, "batch_size": 128},
     {"problem": "fashion-mnist", "model": "cnn", "learning_rate": 0.1, "epochs": 1, "batch_size": 32},
 ]
+NIGHTLY = [pytest.param(changes, marks=pytest.mark.nightly) for changes in ORDINARY[1:]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", ORDINARY, ids=lambda changes: "-".join(map(str, changes.values())))
+@pytest.mark.parametrize("changes", [ORDINARY[0], *NIGHTLY], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_an_ordinary_training_raises_no_alarm(tmp_path: Path, changes: dict) -> None:
     if changes.get("problem") == "fashion-mnist" and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")

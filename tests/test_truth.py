@@ -11,18 +11,18 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gradiometer.cli.selftest import selftest
 from gradiometer.estimation import noise
+from gradiometer.lab.selftest import SelfTest, checks, run_checks
+from gradiometer.lab.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
+from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_network, known_problems
+from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
+from gradiometer.lab.selftest.windows import drawn_halves, stationary_windows
 from gradiometer.measurement import Draw, Spread
-from gradiometer.selftest import Check, checks, run_checks
-from gradiometer.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
-from gradiometer.selftest.known import Known, KnownQuadratic, known_network, known_problems
-from gradiometer.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
-from gradiometer.selftest.windows import drawn_halves, stationary_windows
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
 PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)
 
 
-def assert_passed(made: list[Check]) -> None:
+def assert_passed(made: list[SelfTest]) -> None:
     assert made
     assert [check for check in made if not check.passed] == []
 
@@ -68,6 +68,7 @@ def test_chains_on_the_quadratic_have_its_stationary_noise_scale() -> None:
     assert abs(seen.mean()) < 4 * seen.std() / np.sqrt(len(seen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bench",
     [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, parts=None)],
@@ -93,12 +94,13 @@ def test_noise_without_replacement_is_smaller_than_with_it() -> None:
     assert error.high < gradient_variance(each) / 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_intervals_of_the_noise_scale_cover_for_independent_readings(batch_size: int) -> None:
     assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_intervals_of_the_noise_scale_cover_along_sgd() -> None:
     assert_passed(stationary_coverage(QUADRATIC, 4, 1000))
 
@@ -120,13 +122,13 @@ def test_noise_of_the_known_problems_has_several_directions_and_a_moderate_size(
         assert 0.5 < gradient_variance(known.per_example) / gradient_norm_squared(known.per_example) < 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_check_of_the_full_selftest_passes() -> None:
     """The quick one is run by the documentation's first page, through the command."""
     assert_passed(run_checks(full=True, pool="processes"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> None:
     """What the selftest leaves out on purpose: at B = 2 and little weight decay single readings are skewed by 10."""
     learnt = known_network("logistic regression", hidden=(), weight_decay=0.1)
@@ -135,20 +137,20 @@ def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> No
     assert 0.87 <= long.covered() / len(long) <= 0.93
 
 
-PASSED = Check("quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True)
+PASSED = SelfTest("quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True)
 FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 
 
 @pytest.mark.parametrize(("made", "code"), [([PASSED], 0), ([PASSED, FAILED], 1)])
 def test_the_exit_code_says_whether_all_checks_passed(
-    made: list[Check], code: int, monkeypatch: pytest.MonkeyPatch
+    made: list[SelfTest], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: made)
+    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: made)
     assert selftest.main(["--json"], standalone_mode=False) == code
 
 
 def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
     assert "4.242 [4.015, 4.468]" in rows[0] and "✓ passed" in rows[0]
@@ -157,7 +159,7 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytes
 
 
 def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
     assert printed["passed"] is False
     assert printed["checks"][0]["name"] == "tr Σ, quadratic, B = 4"

@@ -57,6 +57,7 @@ def test_train_with_tune_trains_at_the_chosen_rate_and_shows_what_was_tried(
     assert "What would have happened" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_train_with_tune_chooses_from_lists_and_trains_with_the_choice(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_train_with_tune_chooses_from_lists_and_trains_with_the_choice(
     assert run.configuration.nesterov == (chosen.momentum > 0) and run.configuration.rate == chosen.rate
 
 
+@pytest.mark.slow
 def test_a_larger_budget_of_train_pays_for_a_race_that_the_default_does_not_pay_for(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from gradiometer import supervised
 from gradiometer.errors import BadArgument
 from gradiometer.forks import BranchResult, tail_factor
 from gradiometer.forks.branch import Tail
-from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.choice import LOWER, Choice, Round, Stage, choose, rate_of
 from gradiometer.tuning.lane import end_loss, late_loss
@@ -85,6 +85,7 @@ def test_with_real_branches_the_choice_ends_close_to_the_best_rate() -> None:
     assert found.cost <= found.budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "said"), [(60, False), (150, True), (300, False)])
 def test_a_rate_that_is_lowered_for_the_length_is_said_to_be(steps: int, said: bool) -> None:
     """With 60 steps there is one round, and with 300 all losses of the last one are equal."""
@@ -190,6 +191,7 @@ def test_a_loss_that_falls_in_small_steps_does_not_hold_the_rate_down() -> None:
     assert Round(60, {0: 1.9, 2: 1.85, 4: 1.6, 6: 1.55}, before=2.0, last=True).limit == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [STEPS * BATCH // 16, 40])
 def test_the_losses_of_a_round_are_those_of_the_same_examples_at_the_end(
     monkeypatch: pytest.MonkeyPatch, most: int
@@ -202,6 +204,7 @@ def test_the_losses_of_a_round_are_those_of_the_same_examples_at_the_end(
         assert {len(result.readouts["train_loss"].values) for result in fork.results} == {most}
 
 
+@pytest.mark.slow
 def test_the_long_branches_keep_their_rate_for_most_of_their_length() -> None:
     first, last = tuned().forks
     assert (first.tail, last.tail) == ("linear", "third")

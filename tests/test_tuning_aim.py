@@ -68,6 +68,7 @@ def test_for_the_same_examples_a_small_batch_makes_more_updates_and_wins() -> No
     assert found.races[0].names[1].startswith("batch 4x, rate ")
 
 
+@pytest.mark.slow
 def test_if_a_step_takes_as_long_for_a_large_batch_it_wins_for_the_same_time() -> None:
     both_slow = slow(0.002, over=0)
     found = tuned(loss=both_slow, aim="time", steps=200)

@@ -26,7 +26,7 @@ def test_all_lists_are_of_the_same_kinds() -> None:
     assert all(list(each) == list(DEVELOPMENT) for each in PROBLEMS.values()) and len(DEVELOPMENT) == 8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("problems", PROBLEMS)
 @pytest.mark.parametrize("name", DEVELOPMENT)
 def test_every_problem_loads_at_every_scale(problems: str, name: str) -> None:
@@ -37,7 +37,7 @@ def test_every_problem_loads_at_every_scale(problems: str, name: str) -> None:
         assert all(0 < loss < 1e4 for loss in losses_of(cell, cell.model(0)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_stacked_trainings_end_where_those_of_torch_end(optimizer: str) -> None:
     cell = cell_of("autoencoder", steps=8)
@@ -47,7 +47,7 @@ def test_stacked_trainings_end_where_those_of_torch_end(optimizer: str) -> None:
         assert (end.train, end.test) == pytest.approx(losses_of(cell, trained(cell, 3, of_torch, shape)), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_running_statistics_are_kept_in_every_lane() -> None:
     cell = cell_of("CNN, BatchNorm", steps=3)
     alone = trained(cell, 0, sgd(0.1), SHAPES["linear"])

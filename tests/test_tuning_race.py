@@ -41,6 +41,7 @@ def test_the_combinations_are_those_that_differ() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizers", [(idle, "sgd"), ("sgd", idle), (plain, idle, "sgd")])
 def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) -> None:
     found = tuned(optimizer=optimizers)
@@ -51,6 +52,7 @@ def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) ->
     assert found.race[0][0].loss == min(losses[: len(optimizers)]) and len(found.race[1]) == 2
 
 
+@pytest.mark.slow
 def test_the_rate_of_the_winner_is_chosen_around_its_own_best_branches() -> None:
     found = tuned(momentum=(0, 0.9), optimizer="sgd", steps=600)
     alone = tuned(momentum=found.made.settings["momentum"], steps=600)
@@ -59,6 +61,7 @@ def test_the_rate_of_the_winner_is_chosen_around_its_own_best_branches() -> None
     assert ends["SGD"] > 2 * ends["SGD with Nesterov momentum 0.9"]  # each has its own bracket
 
 
+@pytest.mark.slow
 def test_weight_decay_is_raced_at_the_best_rate_and_wins_where_it_helps() -> None:
     """The minimum is at zero, so that weight decay leads there faster."""
     for decays in ((0.0, 1.0), (1.0, 0.0)):
@@ -68,6 +71,7 @@ def test_weight_decay_is_raced_at_the_best_rate_and_wins_where_it_helps() -> Non
         assert len(found.race) == 1 and len(found.choice.rounds) == 2 and len(found.forks) == 2
 
 
+@pytest.mark.slow
 def test_the_first_rates_of_adamw_are_higher_in_shorter_trainings() -> None:
     for steps, exponent in ((300, 5), (1200, 3)):  # √(10,000 / steps), in steps of √2
         first = sorted(tuned(optimizer="adamw", steps=steps).choice.rounds[0].losses)
@@ -85,6 +89,7 @@ def test_two_data_orders_give_the_race_intervals() -> None:
     assert "idle at" in " ".join(found.sentences) and "higher" in " ".join(found.sentences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raced", [{"optimizer": "sgd,adamw"}, {"weight_decay": (0.0, 1.0), "steps": 300}])
 def test_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, raced: dict[str, Any]) -> None:
     settings = {"steps": 120, **raced, "out": tmp_path}

@@ -72,6 +72,7 @@ def in_band(hits: list[bool], low: float = 0.87, high: float = 0.93) -> bool:
 # The ratio of means: coverage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "directions", "parts", "time", "moving"),
     [
@@ -89,7 +90,7 @@ def test_the_interval_of_the_noise_scale_covers_at_its_level(steps, directions, 
     assert in_band([covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("parts", [2, 8])
 @pytest.mark.parametrize("directions", [5, 20, 200])
 @pytest.mark.parametrize("steps", [30, 200, 2000])
@@ -128,6 +129,7 @@ def test_a_denominator_of_noise_alone_seldom_gives_an_upper_end():
 # The mean: coverage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [30, 200, 2000])
 @pytest.mark.parametrize("law", ["normal", "chi squared", "student"])
 def test_the_interval_of_a_mean_covers_for_independent_readings(steps, law):

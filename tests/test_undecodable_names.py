@@ -68,6 +68,7 @@ def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: 
     assert warning.startswith("noise is no longer measured: `loss` failed") and "no picture in caf?" in warning
 
 
+@pytest.mark.slow
 def test_a_run_in_such_a_folder_can_be_read_compared_and_shown(tmp_path: Path) -> None:
     runs = [run_in(tmp_path / NAME, name, steps=60).path for name in ("first", "second")]
     first, second = [path.rename(path.with_name(f"{path.name}{NAME}")) for path in runs]

@@ -153,7 +153,7 @@ def test_a_gauge_of_ones_own_is_given_the_gradient_as_backward_made_it(
     torch.testing.assert_close(seen[0], made, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_intervals_cover(tmp_path: Path, accumulation: int) -> None:
     """At 90 %, of 80 runs: within three standard errors of a binomial, 0.9 ± 0.1."""
@@ -192,6 +192,7 @@ def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
     assert len(Run.open(tmp_path / "loop-2").series("noise")) == 40
 
 
+@pytest.mark.slow
 def test_a_run_of_watch_is_a_run_like_any_other(tmp_path: Path) -> None:
     model, optimizer, w = simple(tmp_path)
     with w:

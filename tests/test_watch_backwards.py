@@ -56,6 +56,7 @@ def two_pieces_of_one_loss(model: nn.Module, batch: Batch) -> Tensor:
     return losses.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [0, 2])
 @pytest.mark.parametrize(
     "backwards",

@@ -22,7 +22,7 @@ def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.Monke
         return measure(gauge, step)
 
     monkeypatch.setattr(GradientNoise, "measure", slow)
-    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
+    model, optimizer, w = simple(tmp_path, every=None, gauges="noise", parts=4)
     w.budget.clock = clock
     with w:
         for _ in range(1000):
@@ -56,9 +56,9 @@ def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
             return w.state_dict()
 
     monkeypatch.setattr(GradientNoise, "measure", slow)
-    model, optimizer, w = simple(tmp_path, every=None, gauges="noise")
+    model, optimizer, w = simple(tmp_path, every=None, gauges="noise", parts=4)
     kept = go(w, model, optimizer, 1000)
-    model, optimizer, again = simple(tmp_path, every=None, gauges="noise")
+    model, optimizer, again = simple(tmp_path, every=None, gauges="noise", parts=4)
     again.load_state_dict(kept)
     go(again, model, optimizer, 2)
     assert again.steps == 1002 and again._recorder is not None

@@ -39,6 +39,7 @@ def unfroze(model: nn.Sequential, _: torch.optim.Optimizer) -> None:
     model[0].requires_grad_(True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [froze, replaced, removed, unfroze])
 @pytest.mark.parametrize("settings", [{}, {"gauges": "noise,trajectory"}, {"accumulation": 2, "loss": None}], ids=str)
 def test_a_model_that_trains_other_parameters_than_at_the_start_is_not_measured_any_more(
@@ -95,6 +96,7 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     assert [event["repeats"] for event in w.run.events if "repeats" in event] == ["batch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates", [5, 10])
 def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(tmp_path: Path, updates: int) -> None:
     model, optimizer = network()

@@ -181,6 +181,7 @@ def test_advice_at_a_constant_rate_is_batch_and_rate(tmp_path: Path) -> None:
     assert not {"learning_rate", "schedule", "epochs", "momentum"} & set(run.manifest["configuration"])
 
 
+@pytest.mark.slow
 def test_adamw_with_warm_up_and_cosine_gets_a_range_of_rates(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, warm_up_and_cosine, every=2)
     facts, finding, told = facts_of(run), of_the_batch(run), batch_of(run)
@@ -209,6 +210,7 @@ def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
     assert [group.learning_rate for group in settings_of(run).now] == [0.1, 0.01]
 
 
+@pytest.mark.slow
 def test_a_plateau_scheduler_and_a_rate_set_by_hand_are_cuts(tmp_path: Path) -> None:
     plateau = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110))
     hand = loop(tmp_path, set_rate=by_hand)
@@ -270,6 +272,7 @@ def test_the_sharpness_under_another_optimizer_is_a_reading_without_an_edge(tmp_
     assert "edge 2(1 + μ)/η" not in page
 
 
+@pytest.mark.slow
 def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, gauges="noise,preconditioned_noise")
     plain, other = of_the_batch(run), next(f for f in diagnose(run).findings if f.gauge == "preconditioned_noise")
@@ -278,6 +281,7 @@ def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp
     assert batch_of(run)["finding"]["advice"] == say(other).advice
 
 
+@pytest.mark.slow
 def test_the_preconditioned_noise_scale_answers_for_the_batch_before_the_plain_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +313,7 @@ def test_an_exchanged_optimizer_is_found_and_followed(tmp_path: Path, after: Any
     assert ("edge of stability is not known" in " ".join(run.warnings)) == (name == "AdamW")
 
 
+@pytest.mark.slow
 def test_the_report_in_the_terminal_names_the_settings(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, warm_up_and_cosine)
     told, asked = (CliRunner().invoke(report, [str(run.path), *flags]) for flags in ([], ["--json"]))

@@ -151,6 +151,7 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
         assert recorded(w).items() <= recorded(whole).items(), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_an_error_in_any_thirtieth_call_of_others_stops_measuring_and_not_training(tmp_path: Path, loop: str) -> None:

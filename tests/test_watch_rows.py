@@ -105,6 +105,7 @@ def drawn(tmp_path: Path, loader: Any, **settings: Any) -> tuple[str, ...]:
     return w.findings().warnings
 
 
+@pytest.mark.slow
 def test_examples_that_come_back_ask_for_the_sampling(tmp_path: Path) -> None:
     inputs, labels = batches(1, 48)[0]
     data = torch.utils.data.TensorDataset(inputs, labels)

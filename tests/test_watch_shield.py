@@ -129,6 +129,7 @@ def test_no_function_is_left_out_that_the_shield_covers(tmp_path: Path) -> None:
             trained(tmp_path / str(place), LOOPS["apart"], Faults(code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_an_error_in_any_twentieth_of_our_functions_stops_measuring_and_not_training(tmp_path: Path, loop: str) -> None:

@@ -32,6 +32,7 @@ FORMS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize("clip", [0.0, 0.3])
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -47,6 +48,7 @@ def test_the_balance_of_a_watched_loop_closes_and_training_keeps_its_bits(
     assert (factors < 0.7).any() if clip else (abs(factors - 1) < 1e-12).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -95,6 +97,7 @@ def test_weight_decay_may_differ_and_a_parameter_without_gradient_stays(tmp_path
     assert not update.pull([*model.parameters()])[0].any()
 
 
+@pytest.mark.slow
 def test_clipping_reads_as_the_smaller_rate_it_is(tmp_path: Path) -> None:
     """The same path by plain SGD at the rates ηs has the same temperatures, whole and by layer."""
     _, clipped = Loop(tmp_path, clip=0.3, steps=80).go()
@@ -218,6 +221,7 @@ def with_another_rate(model: nn.Module, step: int) -> None:
         model.optimizer.param_groups[0]["lr"] *= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
     ("between", "words"),

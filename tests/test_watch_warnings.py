@@ -37,6 +37,7 @@ def through(
             optimizer.step()
 
 
+@pytest.mark.slow
 def test_no_verdict_is_given_while_the_measured_loss_is_not_the_trained_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,6 +77,7 @@ def test_another_loss_is_found_under_dropout_too(tmp_path: Path, loss: Any) -> N
     assert bool(w.findings().warnings) == (loss is preference), w.findings().warnings
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_no_longer_the_trained_one_is_found_later(tmp_path: Path) -> None:
     made = network()
     other = tuple(10 * part for part in batches(1)[0][:1]) + batches(1)[0][1:]

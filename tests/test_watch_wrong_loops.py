@@ -13,6 +13,7 @@ from gradiometer.verdict import say
 # Accumulation --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [LOSSES, None], ids=["loss", "no loss"])
 @pytest.mark.parametrize("share", [0.25, 1.0, 0.5])
 def test_gradients_accumulated_by_sum_are_read_as_their_mean(tmp_path: Path, loss: Any, share: float) -> None:
@@ -93,6 +94,7 @@ def test_a_short_update_at_the_end_of_each_epoch_is_normal(tmp_path: Path) -> No
     assert w.findings().warnings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [False, True])
 def test_training_on_the_sum_over_a_batch_is_named(tmp_path: Path, divided: bool) -> None:
     made = model, optimizer = network(0.005)

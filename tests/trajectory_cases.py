@@ -9,10 +9,8 @@ from jaxtyping import Float, Int
 from gradiometer.convergence.theorem import read
 from gradiometer.convergence.trajectory import Endpoint, Kind, kept_steps
 from gradiometer.convergence.trajectory.endpoint import MANY
-from gradiometer.measurement import Objective
-from gradiometer.problems import Problem
-from gradiometer.problems.closed_forms import Quadratic
-from gradiometer.problems.counterexamples import (
+from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.lab.counterexamples import (
     Arctangent,
     Counterexample,
     LogCosh,
@@ -22,7 +20,9 @@ from gradiometer.problems.counterexamples import (
     Softplus,
     Winding,
 )
-from gradiometer.problems.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
+from gradiometer.lab.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
+from gradiometer.measurement import Objective
+from gradiometer.problems import Problem
 
 
 @dataclass(frozen=True)

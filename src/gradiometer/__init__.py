@@ -9,7 +9,7 @@ is private and may change.
 - measuring: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `GAUGES`, `Reading`, `Series`, `Sampling`, `Draw`
 - gauges: `GradientNoise`, `Temperature` (with `Origin`); the others are in `gradiometer.estimation` and
   `gradiometer.drift`
-- schedules: `Schedule`, `theorem` and its `Verdict`; the shapes are in `gradiometer.convergence.schedules`
+- schedules: `Schedule`, `theorem` and its `TheoremVerdict`; the shapes are in `gradiometer.convergence.schedules`
 - sampling: `SGLD`, `SGHMC`, `SGNHT`, `CyclicalSampling`, `audit`; `run_chains` and its `Chains`
 - ensembles: `SnapshotCollector`, `Ensemble`; scores are in `gradiometer.exploration.ensembles`
 - training: `Problem`, `Examples`, `Configuration`; `train` and `resume` are in `gradiometer.train`

@@ -1,5 +1,5 @@
 from .convergence.schedules.schedule import Schedule as Schedule
-from .convergence.theorem.theorem import Verdict as Verdict
+from .convergence.theorem.theorem import TheoremVerdict as TheoremVerdict
 from .convergence.theorem.theorem import theorem as theorem
 from .errors import BadArgument as BadArgument
 from .errors import Diverged as Diverged

@@ -18,11 +18,21 @@ import errno
 import re
 import sysconfig
 import traceback
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 
 _OURS = str(Path(__file__).resolve().parent)
 _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+
+_MARK = "_gradiometer_called"
+"""Attribute of an error that was raised in a call of the user's code."""
 
 _NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
 _UNMAPPED = re.compile("failed to map segment from shared object(?!:)")
@@ -100,7 +110,81 @@ def summary(error: BaseException) -> str:
     Letters that UTF-8 lacks, as in a file name of other bytes, become question marks.
     """
     first_line = text_of(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
+    first_line = printable(first_line)
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text with control characters written as escapes, such as those that colour or clear a terminal.
+
+    Line breaks stay.
+
+    >>> printable("a \x1b[31mred\x1b[0m word")
+    'a \\\\x1b[31mred\\\\x1b[0m word'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(letter if _is_shown(letter) else ascii(letter)[1:-1] for letter in text)
+
+
+def _is_shown(letter: str) -> bool:
+    """False for control and format characters, halves of surrogate pairs, and separators of lines and paragraphs."""
+    category = unicodedata.category(letter)
+    return letter == "\n" or not (category.startswith("C") or category in ("Zl", "Zp"))
+
+
+class calling:  # noqa: N801 (used as a function is)
+    """A context manager around a call of the user's code: it marks an error raised inside, and lets it pass.
+
+    The error keeps its type, which the code around may know what to make of. If nothing does, the boundary of the
+    command or of the public function makes UserCodeFailed of it: see `of_user`.
+
+    Args:
+        name: Name of the argument that is called.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not hasattr(error, _MARK):
+            with suppress(AttributeError):  # a class with slots
+                setattr(error, _MARK, self.name)
+
+
+def of_user(error: BaseException) -> UserCodeFailed | None:
+    """UserCodeFailed for an error that came out of the user's code; None for one of gradiometer's own.
+
+    It came out of the user's code if it was raised in a call that is marked as one of it, or passed through a file that
+    is neither gradiometer's nor an installed library's.
+    """
+    if isinstance(error, GradiometerError) or not isinstance(error, Exception):
+        return None
+    name, line = getattr(error, _MARK, None), user_line(error)
+    if name is None and not line:
+        return None
+    return UserCodeFailed(f"{f'`{name}`' if name else 'your code'} raised {summary(error)}{line}.")
+
+
+def bounded(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """A public function around code of the user: what that code raises is UserCodeFailed, with the user's line."""
+
+    @wraps(function)
+    def called(*given: Given.args, **named: Given.kwargs) -> Returned:
+        try:
+            return function(*given, **named)
+        except Exception as error:
+            theirs = of_user(error)
+            if theirs is None:
+                raise
+            raise theirs from error
+
+    return called
 
 
 def user_line(error: BaseException) -> str:

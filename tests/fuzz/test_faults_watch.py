@@ -35,6 +35,7 @@ def quick_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.report.page.page.render", lambda *_: "<p></p>" * 100)
 
 
+@pytest.mark.slow
 @pytest.mark.page
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 def test_training_does_not_notice_a_failing_disk(

@@ -25,13 +25,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recorded_run(tmp_path_factory.mktemp("fuzz") / "base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["schedule", "toml", "arguments", "log", "alternative"])
 def test_a_spoiled_input_ends_as_done_or_as_an_error_with_a_name(kind: str, tmp_path: Path) -> None:
     for seed in range(QUICK[kind]):
         assert (words := fault(kind, seed, tmp_path)) is None, f"{kind} {seed}: {words}"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_spoiled_inputs_end_as_done_or_as_an_error_with_a_name(kind: str, base: Path) -> None:
     for seed in range(1000, 1000 + 10 * QUICK[kind]):

@@ -22,7 +22,7 @@ with tempfile.TemporaryDirectory() as parent:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
 def test_work_that_is_killed_300_times_ends_with_the_same_bits() -> None:
     command = [sys.executable, str(Path(__file__).parent / "kills.py"), "300"]
@@ -31,7 +31,7 @@ def test_work_that_is_killed_300_times_ends_with_the_same_bits() -> None:
     assert "300  kills" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
 def test_a_journal_that_does_not_repair_a_torn_line_is_found() -> None:
     command = [sys.executable, "-c", WITHOUT_REPAIR]

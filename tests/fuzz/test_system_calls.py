@@ -44,6 +44,7 @@ def without_ages(text: str) -> str:
     return re.sub(r"\d+ s\b", "", text)
 
 
+@pytest.mark.nightly
 @pytest.mark.page
 @pytest.mark.parametrize("verb", ["report", "runs", "export", "schedule"])
 def test_every_system_call_of_a_command_fails_once(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

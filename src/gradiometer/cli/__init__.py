@@ -8,7 +8,7 @@ import click
 
 from gradiometer import __version__
 from gradiometer.cli.batch import batch
-from gradiometer.cli.boundary import READER_ENDED, REFUSED, ended_by_sigterm, report_error
+from gradiometer.cli.boundary import READER_ENDED, REFUSED, check_environment, ended_by_sigterm, report_error
 from gradiometer.cli.certify import certify
 from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
@@ -25,11 +25,9 @@ from gradiometer.cli.schedule import schedule
 from gradiometer.cli.selftest import selftest
 from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.show import show
-from gradiometer.cli.split import split
 from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
 from gradiometer.cli.tune import tune
-from gradiometer.compiler import postpone_compiler
 from gradiometer.errors import user_line
 
 EXIT_CODES = """\
@@ -39,7 +37,26 @@ GRADIOMETER_DEBUG=1 adds the traceback to an error.
 """
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+GONE = {
+    "split": "`split` is gone: it bought its choice for 1.5 to 3.25 trainings, and snapshots of one training are worth "
+    "as much where it pays. Use `gradiometer train --snapshots 5`, then `gradiometer ensemble`.",
+}
+"""Commands of the version before, and what to use now."""
+
+
+class Commands(click.Group):
+    """The commands. A name of the version before is answered with what to use now."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name."""
+        if args[0] in GONE:
+            raise click.UsageError(GONE[args[0]], ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gradiometer")
 def gradiometer() -> None:
     """Measure, with an error bar, what stochastic gradient descent does to a training run.
@@ -50,7 +67,7 @@ def gradiometer() -> None:
 
 for verb in (
     *(demo, train, tune, resume, show, report, runs, compare, export, fork),
-    *(batch, sharpness, schedule, certify, ensemble, split, sample),
+    *(batch, sharpness, schedule, certify, ensemble, sample),
     *(doctor, lecture, selftest),
 ):
     gradiometer.add_command(verb)
@@ -59,7 +76,6 @@ for verb in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    postpone_compiler()
     with Streams() as streams:
         code = _run(arguments)
         failure = streams.failure()
@@ -76,6 +92,7 @@ def _run(arguments: list[str]) -> int:
     """Run a command. Returns its exit code."""
     try:
         with ended_by_sigterm():
+            check_environment()
             code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         error.show()

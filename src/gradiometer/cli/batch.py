@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gradiometer.cli.options import configuration_from, configuration_options, json_option
+from gradiometer.cli.options import configuration_from, configuration_options, json_option, trust_option
 from gradiometer.cli.place import is_run
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ LEFT_OUT = (
               "ray:ADDRESS.")  # fmt: skip
 @configuration_options(*LEFT_OUT)
 @json_option
+@trust_option
 def batch(
     target: str,
     steps: int,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,10 +16,13 @@ from types import FrameType
 import click
 
 from gradiometer.errors import (
+    BadArgument,
     GradiometerError,
     Interrupted,
     StorageFailed,
     UserCodeFailed,
+    of_user,
+    printable,
     ran_out_of_memory,
     summary,
     text_of,
@@ -68,12 +72,16 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     A sentence that quotes a very long text is shortened in its middle.
     """
     sentence, code = _explained(error, arguments)
+    sentence = printable(sentence)
     if len(sentence) > LONGEST:
         sentence = f"{sentence[: LONGEST // 2]} … {sentence[-LONGEST // 2 :]}"
     return sentence, code
 
 
 def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+    theirs = None if _is_interrupt(error) else of_user(error)
+    if theirs is not None:
+        theirs.__cause__, error = error, theirs
     if isinstance(error, UserCodeFailed) and ran_out_of_memory(error):
         return f"{str(error).rstrip('.')}: {_MORE_MEMORY}", REFUSED
     if isinstance(error, GradiometerError):
@@ -88,11 +96,24 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int
     return (_BUG, 1) if sentence is None else (sentence, REFUSED)
 
 
+def check_environment() -> None:
+    """Refuse a value that a library would stumble over while it is imported.
+
+    Raises:
+        BadArgument: SOURCE_DATE_EPOCH, which NumPy reads, is not a whole number.
+    """
+    written = os.environ.get("SOURCE_DATE_EPOCH")
+    if written is not None and not re.fullmatch(r"\s*[0-9]{1,18}\s*", written):
+        raise BadArgument(
+            f"the environment variable SOURCE_DATE_EPOCH must be a number of seconds, got {written!r}: unset it."
+        )
+
+
 def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """Print an error on standard error, with its traceback if it is a bug or asked for. Returns sentence and code."""
     sentence, code = explained(error, arguments)
     if code == 1 or os.environ.get(DEBUG, "0") not in ("", "0"):
-        traceback.print_exception(error)
+        click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
     click.echo(f"error: {sentence}", err=True)
     return sentence, code
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import SEED, json_option
+from gradiometer.cli.options import SEED, json_option, trust_option
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ SYMBOLS = {
               help="Mode of the model.")  # fmt: skip
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the batches and the random vectors.")
 @json_option
+@trust_option
 def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as_json: bool, **gradient: Any) -> None:
     """Decide if the last checkpoint of RUN is a minimum, a saddle, or not a stationary point of the training loss.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import json_option, trust_option
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of every interval.")
 @json_option
+@trust_option
 def ensemble(
     run: Path, against: tuple[Path, ...], export: Path | None, points: int, level: float, as_json: bool
 ) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, pool_option
+from gradiometer.cli.options import SEED, json_option, pool_option, trust_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,6 +58,7 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @click.option("--level", type=float, default=None, help="Confidence level of the intervals. Default: that of RUN.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the data orders.")
 @json_option
+@trust_option
 def fork(
     run: Path,
     spike: int | None,

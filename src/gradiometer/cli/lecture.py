@@ -12,8 +12,8 @@ from gradiometer.cli.options import json_option, pool_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gradiometer.lecture.experiment import Outcome
-    from gradiometer.lecture.statement import Result, Statement
+    from gradiometer.lab.lecture.experiment import ExperimentResult
+    from gradiometer.lab.lecture.statement import Result, Statement
 
 
 @click.command(epilog="Example: gradiometer lecture S6 S11 --out lecture")
@@ -38,9 +38,9 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     from gradiometer.cli.outcome import printed_json
     from gradiometer.cli.progress import clock
     from gradiometer.jobs.choice import opened
-    from gradiometer.lecture.catalogue import chosen
-    from gradiometer.lecture.site import Site, write_site
-    from gradiometer.lecture.statement import Result, run_all
+    from gradiometer.lab.lecture.catalogue import chosen
+    from gradiometer.lab.lecture.site import Site, write_site
+    from gradiometer.lab.lecture.statement import Result, run_all
 
     asked = chosen(statements)
     torch.set_num_threads(1)  # the networks are small
@@ -67,7 +67,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     return 0 if held == len(results) else 1
 
 
-def _tested(statement: "Statement", outcomes: "Iterator[Outcome]", console: "Console", place: str) -> "Result":
+def _tested(statement: "Statement", outcomes: "Iterator[ExperimentResult]", console: "Console", place: str) -> "Result":
     """Print the predictions of a statement, then its measurements as they are made.
 
     Args:
@@ -77,8 +77,8 @@ def _tested(statement: "Statement", outcomes: "Iterator[Outcome]", console: "Con
         place: Its number, and the time that is left.
     """
     from gradiometer.cli.outcome import filled
-    from gradiometer.lecture.site import prediction
-    from gradiometer.lecture.statement import Result
+    from gradiometer.lab.lecture.site import prediction
+    from gradiometer.lab.lecture.statement import Result
     from gradiometer.report.charts.interval_strip import number
 
     console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}  ({place})", soft_wrap=True)

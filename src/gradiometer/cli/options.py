@@ -65,6 +65,21 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
 
 
+def trust_option(command: Command) -> Command:
+    """Add `--trust`, for code that a foreign run names."""
+
+    def given(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            from gradiometer.run.trust import trusting
+
+            context.with_resource(trusting())
+
+    return click.option(
+        "--trust", is_flag=True, expose_value=False, callback=given,
+        help="Import and call the code that RUN names, though RUN was made by another user or on another machine.",
+    )(command)  # fmt: skip
+
+
 def pool_option(command: Command) -> Command:
     """Add `--pool`, the place where independent pieces of work run."""
     return click.option(

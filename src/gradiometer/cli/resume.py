@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
-from gradiometer.cli.options import json_option, talk_options
+from gradiometer.cli.options import json_option, talk_options, trust_option
 
 
 @click.command(epilog="Example: gradiometer resume runs/digits-mlp-1")
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
+@trust_option
 @talk_options
 def resume(run: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
     """Continue RUN from its last complete checkpoint.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, pool_option
+from gradiometer.cli.options import SEED, json_option, pool_option, trust_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Start(NamedTuple):
 @click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of all intervals.")
 @pool_option
 @json_option
+@trust_option
 def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_json: bool, **settings: Any) -> None:
     """Draw from exp(−U/T) with U = N × the mean loss, from the last checkpoint of RUN or the start of PROBLEM.
 
@@ -105,10 +106,11 @@ def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_
 
 def _problem_start(name: str, settings: dict[str, Any]) -> Start:
     from gradiometer.problems.registry import load
+    from gradiometer.train.preparation import new_model
 
     problem = load(name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"])
     defaults = {"learning_rate": 0.05, "batch_size": min(32, len(problem.train)), "weight_decay": 0.0}
-    return Start(f"{problem.name} ({problem.model_name}) from its start", problem, problem.model, defaults)
+    return Start(f"{problem.name} ({problem.model_name}) from its start", problem, lambda: new_model(problem), defaults)
 
 
 def _run_start(path: Path, settings: dict[str, Any]) -> Start:
@@ -155,7 +157,7 @@ def _watch(problem: "Problem") -> "dict[str, tuple[Function, Batch]]":
     """The losses and the accuracy, each with its fixed examples."""
     import torch
 
-    from gradiometer.problems.closed_forms.linear_regression import SLOPES
+    from gradiometer.lab.closed_forms.linear_regression import SLOPES
 
     def first(examples: "Examples") -> "Batch":
         return examples.batch(torch.arange(min(len(examples), WATCHED)))
@@ -180,7 +182,7 @@ def _known(problem: "Problem", given: dict[str, Any]) -> dict[str, float | tuple
     """Exact means, of slopes also standard deviations, if the posterior is known and has no further prior."""
     import numpy as np
 
-    from gradiometer.problems.closed_forms import linear_regression, logistic_regression
+    from gradiometer.lab.closed_forms import linear_regression, logistic_regression
 
     temperature = given["temperature"]
     if given["weight_decay"] or not temperature > 0:

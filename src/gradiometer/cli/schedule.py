@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gradiometer.convergence.schedules.horizon import Horizon
+    from gradiometer.convergence.schedules.horizon import RateOverRun
     from gradiometer.convergence.schedules.schedule import Schedule
-    from gradiometer.convergence.theorem.theorem import Verdict
+    from gradiometer.convergence.theorem.theorem import TheoremVerdict
 
 DRAWN = 1000
 """Steps drawn without --steps, and the length of a named schedule."""
@@ -71,7 +71,7 @@ def _shape(expression: str, steps: int) -> "Schedule":
     return read(expression) if found is None else found
 
 
-def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[Horizon, float | None]]":
+def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[RateOverRun, float | None]]":
     """Each shape over the run, and the tuned rate of the first one converted for it."""
     from gradiometer.convergence.schedules.horizon import horizon, transferred
 
@@ -93,7 +93,7 @@ def _save_chart(expressions: "tuple[str, ...]", shapes: "list[Schedule]", steps:
     click.echo(f"Saved the chart as {png}.", err=True)
 
 
-def _print(verdicts: "list[Verdict]", runs: "list[tuple[Horizon, float | None]]") -> None:
+def _print(verdicts: "list[TheoremVerdict]", runs: "list[tuple[RateOverRun, float | None]]") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

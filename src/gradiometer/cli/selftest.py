@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from gradiometer.selftest.check import Check
+    from gradiometer.lab.selftest.check import SelfTest
 
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
@@ -30,7 +30,7 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
 
     from gradiometer.cli.outcome import print_json
     from gradiometer.cli.progress import counting
-    from gradiometer.selftest import run_checks
+    from gradiometer.lab.selftest import run_checks
 
     with counting("checks") as counter:
         checks = run_checks(full, counter.update, pool)
@@ -46,7 +46,7 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _tables(checks: "list[Check]") -> "Iterator[Table]":
+def _tables(checks: "list[SelfTest]") -> "Iterator[Table]":
     """One table per quantity, with one row per problem and batch size."""
     from rich.markup import escape
     from rich.table import Table

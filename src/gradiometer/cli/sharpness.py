@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import SEED, json_option
+from gradiometer.cli.options import SEED, json_option, trust_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 
@@ -40,6 +40,7 @@ MOST = 100
 @click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True, help="Model mode.")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Save the density plot.")
 @json_option
+@trust_option
 def sharpness(
     target: str,
     examples: int | None,

@@ -87,9 +87,8 @@ def train(
         loaded = load(
             configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
         )
-        run = start(loaded, configuration, out, panel, name=name)
-    if made is not None:
-        made.keep_in(run)
+        forks = None if made is None else made.forks
+        run = start(loaded, configuration, out, panel, name=name, forks=forks)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 

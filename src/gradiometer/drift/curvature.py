@@ -78,8 +78,10 @@ class Curvature:
         self.products_made = 0
         self._graphs: list[GradientGraph] = []
         self.loss = 0.0
-        self.gradient: Float[Tensor, " params"] = torch.zeros_like(flat(objective.parameters)).detach()
-        self.like, self.dimension = self.gradient, len(self.gradient)
+        self.like = flat(objective.parameters).detach()
+        self.dimension = len(self.like)
+        wide = torch.promote_types(self.like.dtype, torch.float32)
+        self.gradient: Float[Tensor, " params"] = torch.zeros_like(self.like, dtype=wide)
         for place, batch in enumerate(batches):
             graph = self._graph(place, batch)
             self.examples += graph.examples

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.arguments import check_level
-from gradiometer.drift.operator import Symmetric, random_vectors
+from gradiometer.drift.operator import Symmetric, images, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
 
@@ -90,13 +90,14 @@ def tridiagonal(
     vector = starts / starts.norm(dim=1, keepdim=True)
     for place in range(iterations):
         kept[:, place] = vector
-        image = operator.products(vector)
+        image = images(operator, vector)
         matrices[:, place, place] = (image * vector).sum(dim=1, dtype=torch.float64).cpu().numpy()
         if place + 1 == iterations:
             break
         vector, size = _next(image, kept[:, : place + 1])
         scale = np.abs(matrices).max(axis=(1, 2))
-        beside = np.where(size > 1e2 * torch.finfo(vector.dtype).eps * scale, size, 0.0)
+        rounding = max(1e2 * torch.finfo(vector.dtype).eps, torch.finfo(operator.like.dtype).eps)
+        beside = np.where(size > rounding * scale, size, 0.0)
         matrices[:, place, place + 1] = matrices[:, place + 1, place] = beside
     return matrices
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.drift.lanczos import UNIT, Eigenvalues
-from gradiometer.drift.operator import Mean, Symmetric, orthogonalised, random_vectors
+from gradiometer.drift.operator import Mean, Symmetric, empty_rows, images, orthogonalised, random_vectors
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
@@ -68,11 +68,11 @@ def trace(
         raise BadArgument(f"`probes` must be at least {FEWEST_PROBES}, got {probes}: the interval needs their spread.")
     if not 0 <= sketch <= operator.dimension:
         raise BadArgument(f"`sketch` must lie between 0 and the {operator.dimension} parameters, got {sketch}.")
-    known = operator.like.new_empty((0, operator.dimension)) if ends is None else ends.basis
+    known = empty_rows(operator, 0) if ends is None else ends.basis
     fresh = _range(operator, sketch, known, generator)
     rows = torch.cat([known, fresh])
     summed = float(np.trace(ends.projected)) if ends is not None else 0.0
-    summed += float((operator.products(fresh) * fresh).sum(dtype=torch.float64)) if sketch else 0.0
+    summed += float((images(operator, fresh) * fresh).sum(dtype=torch.float64)) if sketch else 0.0
     forms = _forms(operator, probes, rows, generator)
     sampled = mean(forms.sum(axis=0), level=level, unit=UNIT, batches=probes)
     name = "Hutchinson" if not len(rows) else "Hutch++" if ends is None else "deflated Hutchinson"
@@ -92,7 +92,7 @@ def _forms(
     forms = []
     for share, part in operator.parts() if isinstance(operator, Mean) else [(1.0, operator)]:
         vectors = orthogonalised(random_vectors(operator, probes, generator, "rademacher"), rows)
-        forms.append(share * (part.products(vectors) * vectors).sum(dim=1, dtype=torch.float64).cpu().numpy())
+        forms.append(share * (images(part, vectors) * vectors).sum(dim=1, dtype=torch.float64).cpu().numpy())
     return np.stack(forms)
 
 
@@ -102,7 +102,7 @@ def _range(
     """Orthonormal rows for the images of `sketch` random vectors, orthogonal to the known rows."""
     if not sketch:
         return known[:0]
-    seen = operator.products(random_vectors(operator, sketch, generator, "rademacher"))
+    seen = images(operator, random_vectors(operator, sketch, generator, "rademacher"))
     rows = torch.linalg.qr(orthogonalised(seen, known).T).Q.T
     fresh: Tensor = torch.linalg.qr(orthogonalised(rows, known).T).Q.T
     return fresh

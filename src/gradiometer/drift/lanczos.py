@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.drift.operator import Symmetric, orthogonalised, random_vectors
-from gradiometer.errors import BadArgument
+from gradiometer.drift.operator import Symmetric, empty_rows, images, orthogonalised, random_vectors
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
@@ -19,6 +19,10 @@ SHORTEST_BASIS = 20
 """Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
 FRESH = 1e-3
 """Share of a random direction in a warm start, to find directions that the start lacks."""
+ROUNDING = 4
+"""Smallest tolerance, in ε of the operator's type."""
+ATTEMPTS = 8
+"""Directions that are tried for a new row. In all tests the first random one was new; the end must not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,15 @@ def eigenvalues(
     basis = _Basis(operator, wanted, generator)
     if start is not None:
         fresh = random_vectors(operator, len(start), generator)
-        for vector in start.to(operator.like) + FRESH * fresh / fresh.norm(dim=1, keepdim=True):
+        for vector in start.to(fresh) + FRESH * fresh / fresh.norm(dim=1, keepdim=True):
             basis.add(vector)
     else:
         basis.add(random_vectors(operator, 1, generator)[0])
+    # Products are rounded to the operator's type: no residual is much smaller than that.
+    reachable = max(tolerance, ROUNDING * basis.epsilon)
     while not basis.complete and basis.products < most_products:
         values, coefficients = basis.ritz()
-        bound = tolerance * max(abs(values[0]), abs(values[-1]))
+        bound = reachable * max(abs(values[0]), abs(values[-1]))
         residuals = (basis.residual(values[p], coefficients[:, p]) for p in _ends(len(values), largest, smallest))
         coarse = next((residual for residual in residuals if not residual.norm() <= bound), None)
         if coarse is None and basis.size >= wanted:
@@ -116,10 +122,15 @@ class _Basis:
         room = max(BASIS_NUMBERS // (2 * operator.dimension), wanted + SHORTEST_BASIS)
         self.capacity = min(room, operator.dimension)
         self._operator, self._generator = operator, generator
-        self._vectors = operator.like.new_empty((0, operator.dimension))
+        self._vectors = empty_rows(operator, 0)
         self._images = self._vectors.clone()
         self.projected = np.zeros((0, 0))
         self.size = self.products = 0
+
+    @property
+    def epsilon(self) -> float:
+        """ε of the type in which products are computed."""
+        return float(torch.finfo(self._operator.like.dtype).eps)
 
     @property
     def full(self) -> bool:
@@ -139,14 +150,11 @@ class _Basis:
 
     def add(self, direction: Float[Tensor, " params"]) -> None:
         """Add the new part of this direction as a row, or of a random direction if nothing is new."""
-        vector = orthogonalised(direction[None], self.vectors)
-        while not vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
-            direction = random_vectors(self._operator, 1, self._generator)[0]
-            vector = orthogonalised(direction[None], self.vectors)
+        vector = self._new_part(direction)
         vector = vector / vector.norm()
         vector = orthogonalised(vector, self.vectors)
         vector = vector / vector.norm()
-        image = self._operator.products(vector)
+        image = images(self._operator, vector)
         self._reserve()
         self._vectors[self.size], self._images[self.size] = vector[0], image[0]
         self.size += 1
@@ -154,6 +162,17 @@ class _Basis:
         row = (self.vectors @ image[0]).double().cpu().numpy()
         self.projected = np.pad(self.projected, (0, 1))
         self.projected[-1, :] = self.projected[:, -1] = row
+
+    def _new_part(self, direction: Float[Tensor, " params"]) -> Float[Tensor, "1 params"]:
+        for _ in range(ATTEMPTS):
+            vector = orthogonalised(direction[None], self.vectors)
+            if vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
+                return vector
+            direction = random_vectors(self._operator, 1, self._generator)[0]
+        raise Unsupported(
+            f"`operator` has {self._operator.dimension} parameters, and rounding in {vector.dtype} leaves no direction "
+            f"beside {self.size} of them: use a wider type."
+        )
 
     def ritz(self) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, "basis basis"]]:
         """Values in increasing order, and the coefficients of their vectors as columns."""
@@ -188,7 +207,7 @@ class _Basis:
 def _finished(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
     values, coefficients = basis.ritz()
     pairs = _ends(len(values), largest, smallest)
-    rounding = 10 * torch.finfo(basis.vectors.dtype).eps * max(abs(values[0]), abs(values[-1]))
+    rounding = 10 * basis.epsilon * max(abs(values[0]), abs(values[-1]))
     settings: dict[str, Any] = {"method": "Lanczos, residual", "samples": basis.products, "unit": UNIT}
     estimates = []
     for place in pairs:

@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.errors import UserCodeFailed
+from gradiometer.interruption import heed
+
 Law = Literal["gaussian", "rademacher"]
 
 
@@ -57,11 +60,35 @@ def random_vectors(
     operator: Symmetric, count: int, generator: torch.Generator, law: Law = "gaussian"
 ) -> Float[Tensor, "probes params"]:
     """Independent vectors whose entries have mean 0 and variance 1, the same on every device."""
-    shape = (count, operator.dimension)
+    shape, like = (count, operator.dimension), empty_rows(operator, 0)
     if law == "rademacher":
         drawn = torch.randint(2, shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
-        return drawn.to(operator.like)
-    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(operator.like)
+        return drawn.to(like)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
+
+
+def empty_rows(operator: Symmetric, count: int) -> Float[Tensor, "probes params"]:
+    """Memory for vectors, at least in single precision.
+
+    In half precision, orthogonal vectors cannot be told from others: ε of bfloat16 is 1/128, and a random direction
+    looks as if it lay in the span of the few before it.
+    """
+    wide = torch.promote_types(operator.like.dtype, torch.float32)
+    return torch.empty((count, operator.dimension), dtype=wide, device=operator.like.device)
+
+
+def images(operator: Symmetric, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
+    """H v for every row v: a step of a numerical loop. The operator computes in its own type.
+
+    Raises:
+        UserCodeFailed: A product is not finite, so that no loop over products would come to an end.
+        StopAsked: A stop was asked for, and the caller heeds it.
+    """
+    heed()
+    found = operator.products(vectors.to(operator.like)).to(vectors)
+    if not found.isfinite().all():
+        raise UserCodeFailed("`operator` has a product that is not finite: look for parameters that have diverged.")
+    return found
 
 
 def orthogonalised(

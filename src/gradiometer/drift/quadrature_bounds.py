@@ -47,7 +47,7 @@ def bounds_below(
 
 def _radau(
     diagonal: Float[np.ndarray, " iterations"], beside: Float[np.ndarray, " between"], place: float
-) -> tuple[Float[np.ndarray, " iterations"], Float[np.ndarray, " iterations"]]:
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """Nodes and weights of the rule with one node at `place`: the last diagonal entry is chosen for that."""
     matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
     inner = matrix[:-1, :-1] - place * np.eye(len(diagonal) - 1)

@@ -10,19 +10,17 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
+from gradiometer.estimation.noise_readings import Source, averaged, source_of
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.heavy_tails import Tails
-from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, SIGNAL_PRIOR
+from gradiometer.measurement.uncertainty.now import SIGNAL_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
-
-PAIRS = 2.0
-"""If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is less with more."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,10 @@ class GradientNoise(Gauge):
     E‖ĝ − g‖² = tr Σ / B, with Σ the covariance of per-example gradients. Both moments are unbiased at every step;
     ‖g‖² can be negative at a single step and keeps its sign. The noise scale tr Σ / ‖g‖² is a ratio of means,
     never a mean of ratios. Along training it is estimated at the newest reading.
+
+    In a watched loop with one backward per update it is read from training's own gradients: products of successive ones
+    with the bias of the drift taken out (see `gradiometer.estimation.products`), in total and not by layer. Nothing is
+    run again. Otherwise the gradients of the parts of a batch are compared.
 
     With two micro-batches it costs half a step if the loss is a fixed function of the batch, and one step if it is not
     (Dropout, batch statistics). If training accumulates micro-batches anyway, it costs only their norms. Dropout and
@@ -97,21 +99,24 @@ class GradientNoise(Gauge):
 
         For each layer: its noise scale and its share of tr Σ.
         """
-        moments = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
-        variance, norm_squared, error = of_the_gradient_meant(*moments, series, self.gradient_of)
+        series = averaged(series)
+        source = source_of(series)
+        variance, norm_squared, error = of_the_gradient_meant(
+            source.variance, source.norm_squared, series, self.gradient_of
+        )
         whole = variance.sum(axis=1), norm_squared.sum(axis=1)
         per_example = whole[0].sum() / error.sum() if error.sum() > 0 else 0.0
-        rare_noise = PAIRS / series.usual_batch_size * per_example
+        rare_noise = source.pairs / series.usual_batch_size * per_example
         noise_to_signal = series.ratio(
-            error.sum(axis=1), whole[1], level=level, prior=NOISE_PRIOR, rare_noise=rare_noise
+            error.sum(axis=1), whole[1], level=level, prior=source.prior, rare_noise=rare_noise
         )
         signal_to_noise = transformed(noise_to_signal, _inverse)
         shares = {
             f"noise_share/{layer}": series.ratio(variance[:, place], whole[0], level=level)
-            for place, layer in enumerate(series.layers if len(series.layers) > 1 else ())
+            for place, layer in enumerate(_layers(series, variance))
         }
         return {
-            **noise_scales("noise_scale", variance, norm_squared, series, level),
+            **noise_scales("noise_scale", source, series, self.gradient_of, level),
             "gradient_variance": series.mean(whole[0], level=level, unit=self.unit),
             "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit, prior=SIGNAL_PRIOR),
             "signal_to_noise": signal_to_noise,
@@ -150,13 +155,12 @@ def of_the_gradient_meant(
 
 
 def noise_scales(
-    name: str,
-    variance: Float[np.ndarray, "steps layers"],
-    norm_squared: Float[np.ndarray, "steps layers"],
-    series: Series,
-    level: float,
+    name: str, source: Source, series: Series, gradient_of: GradientOf, level: float
 ) -> dict[str, Estimate]:
-    """tr Σ / ‖g‖² as `name`, and of every layer as `name/layer` if there are several."""
+    """tr Σ / ‖g‖² as `name`, and of every layer as `name/layer` if there are several.
+
+    If a way of reading ‖g‖² contradicts the others, the interval contains its own too.
+    """
 
     def scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
         return series.ratio(
@@ -164,15 +168,33 @@ def noise_scales(
             norm_squared,
             level=level,
             unit="examples",
-            prior=NOISE_PRIOR,
-            rare_noise=PAIRS / series.usual_batch_size,
+            prior=source.prior,
+            rare_noise=source.pairs / series.usual_batch_size,
         )
 
-    layers = series.layers if len(series.layers) > 1 else ()
+    variance, norm_squared, _ = of_the_gradient_meant(source.variance, source.norm_squared, series, gradient_of)
+    whole = scale(variance.sum(axis=1), norm_squared.sum(axis=1))
+    for other in source.doubts:
+        of_other = of_the_gradient_meant(other.variance, other.norm_squared, series, gradient_of)
+        whole = _containing(whole, scale(of_other[0].sum(axis=1), of_other[1].sum(axis=1)))
     return {
-        name: scale(variance.sum(axis=1), norm_squared.sum(axis=1)),
-        **{f"{name}/{layer}": scale(variance[:, place], norm_squared[:, place]) for place, layer in enumerate(layers)},
+        name: whole,
+        **{
+            f"{name}/{layer}": scale(variance[:, place], norm_squared[:, place])
+            for place, layer in enumerate(_layers(series, variance))
+        },
     }
+
+
+def _containing(scale: Estimate, other: Estimate) -> Estimate:
+    """The estimate, with an interval that contains another's too."""
+    method = f"{scale.method}, widened since two ways of reading ‖g‖² disagree"
+    return replace(scale, low=min(scale.low, other.low), high=max(scale.high, other.high), method=method)
+
+
+def _layers(series: Series, moments: Float[np.ndarray, "steps layers"]) -> tuple[str, ...]:
+    """The layers, if there are several and the moments are known of each."""
+    return series.layers if len(series.layers) == moments.shape[1] > 1 else ()
 
 
 def variation_of(variance: Float[np.ndarray, " steps"]) -> Estimate:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import changed, impossible, judge_batch_size, with_a_bracket
 from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant, variation_of
+from gradiometer.estimation.noise_readings import averaged, source_of
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -107,10 +108,12 @@ class PreconditionedNoise(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The noise scale, also by layer; tr(PΣ) and its variation; gᵀPg; B; in a cool-down, η over its peak."""
+        series = averaged(series)
+        source = source_of(series, "variance", "norm_squared")
         variance, norm_squared, _ = of_the_gradient_meant(
-            series.moments["variance"], series.moments["norm_squared"], series, self.gradient_of
+            source.variance, source.norm_squared, series, self.gradient_of
         )
-        scales = noise_scales("preconditioned_noise_scale", variance, norm_squared, series, level)
+        scales = noise_scales("preconditioned_noise_scale", source, series, self.gradient_of, level)
         batch_size = Estimate.exact(series.usual_batch_size, unit="examples")
         cooled = _cooled(series)
         return {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
 from gradiometer.forks.alternatives.text import alternative_of
 from gradiometer.forks.alternatives.updates import Skip
@@ -35,6 +35,7 @@ TIMED = 8
 """Number of updates that are timed for a horizon in seconds."""
 
 
+@bounded
 def fork(
     loop: Loop,
     alternatives: Sequence[Alternative | str],

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.errors import BadArgument, UserCodeFailed, summary, user_line
+from gradiometer.errors import BadArgument, UserCodeFailed, of_user, summary, user_line
 from gradiometer.jobs.threads import threads
 from gradiometer.randomness import untouched_randomness
 
@@ -125,4 +125,5 @@ def failure(name: str, error: BaseException, seconds: float = 0.0) -> Outcome:
     text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
     if not isinstance(error, Exception):
         error = UserCodeFailed(f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program.")
+    error = of_user(error) or error  # another process gets no traceback, from which to see whose it is
     return Outcome(name, error=text, seconds=seconds, exception=error)

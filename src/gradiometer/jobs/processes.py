@@ -21,7 +21,6 @@ from loky import cpu_count
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from gradiometer.arguments import check_whole
-from gradiometer.compiler import postpone_compiler
 from gradiometer.errors import Interrupted, summary
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
@@ -231,7 +230,6 @@ def _settle(parent: int, folder: Path) -> None:
     os.setpgid(0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    postpone_compiler()
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradiometer.compiler import as_written
-from gradiometer.errors import Unsupported, UserCodeFailed
+from gradiometer.errors import Unsupported, UserCodeFailed, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.derivatives.convolution import Convolutions
 from gradiometer.measurement.objective import Gradients, Objective
@@ -133,7 +133,8 @@ class GradientGraph:
         pairs = [(g, v) for g, v in zip(self._gradient, cotangents, strict=True) if g.requires_grad]
         gradients, vectors = zip(*pairs, strict=True)
         pull = partial(torch.autograd.grad, gradients, self._leaves, vectors, retain_graph=True, allow_unused=True)
-        found = self._objective.with_parameters(self._leaves, partial(pull, is_grads_batched=batched))
+        with calling("loss"):
+            found = self._objective.with_parameters(self._leaves, partial(pull, is_grads_batched=batched))
         # Parameters that the gradient does not depend on have no curvature.
         return [torch.zeros_like(v) if part is None else part for part, v in zip(found, cotangents, strict=True)]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradiometer.errors import Unsupported
+from gradiometer.errors import Unsupported, calling
 from gradiometer.measurement.batch import Batch, as_batch_of_one, example_axes, mapped
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.states.places import Places
@@ -22,6 +22,11 @@ from gradiometer.randomness import untouched_randomness
 Result = TypeVar("Result")
 Gradients = list[Tensor]
 """One tensor per trainable parameter, in the order of `Objective.names`."""
+
+WITHOUT_PARAMETERS = (
+    "`model` has no trainable parameters, so there is no gradient to measure: "
+    "call `requires_grad_(True)` on the parameters to train."
+)
 
 PROBES = 4
 """Number of batches on which `Objective.traits` tests the loss. One batch could miss a coupling by chance (class
@@ -58,10 +63,7 @@ class Objective:
         self.loss = loss
         self.names = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         if not self.names:
-            raise Unsupported(
-                "`model` has no trainable parameters, so there is no gradient to measure: "
-                "call `requires_grad_(True)` on the parameters to train."
-            )
+            raise Unsupported(WITHOUT_PARAMETERS)
         owners = [name.rpartition(".")[0] or "model" for name in self.names]
         self.layers = tuple(dict.fromkeys(owners))
         self.layer_of = [self.layers.index(owner) for owner in owners]
@@ -104,7 +106,7 @@ class Objective:
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
-        return checked_loss(self.with_parameters(parameters, lambda: self.loss(self.model, batch)), batch).mean()
+        return checked_loss(self.with_parameters(parameters, lambda: self._called(batch)), batch).mean()
 
     def gradient(self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0) -> Gradients:
         """ĝ, the gradient of the mean loss of a batch. One forward and backward.
@@ -134,14 +136,15 @@ class Objective:
         """
 
         def differentiated() -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss = with_graph(checked_loss(self.loss(self.model, batch), batch).mean())
+            loss = with_graph(checked_loss(self._called(batch), batch).mean())
             # A function without a second derivative raises only if its upstream gradient requires a gradient too.
             # If torch is given one, it imports sympy, which takes half a second.
             one = torch.ones_like(loss, requires_grad=True) if create_graph else None
             try:
-                return loss, torch.autograd.grad(
-                    loss, leaves, one, create_graph=create_graph, allow_unused=True, materialize_grads=True
-                )
+                with calling("loss"):
+                    return loss, torch.autograd.grad(
+                        loss, leaves, one, create_graph=create_graph, allow_unused=True, materialize_grads=True
+                    )
             except RuntimeError as error:
                 if "use_reentrant" not in str(error):
                     raise
@@ -151,6 +154,11 @@ class Objective:
                 ) from error
 
         return self.with_parameters(leaves, differentiated)
+
+    def _called(self, batch: Batch) -> Tensor:
+        """The loss of a batch as the user's function returns it."""
+        with calling("loss"):
+            return self.loss(self.model, batch)
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
         """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples, *parameter].

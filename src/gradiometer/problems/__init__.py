@@ -1,4 +1,4 @@
-"""Problems to measure: closed forms with known answers, and real data sets.
+"""What is trained: real data sets, losses with known answers, and your own.
 
 `load` makes one from its name; `Problem` and `Examples` define your own. Listing `NAMES` needs no torch.
 

@@ -104,6 +104,8 @@ def _size(data: Batch, name: str) -> int:
     for path, leaf in leaves(data, name):
         if isinstance(leaf, np.ndarray):
             raise BadArgument(f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...).")
+        if isinstance(leaf, Tensor) and leaf.is_meta:
+            raise BadArgument(f"`{path}` is on the meta device, which holds no numbers: give the numbers.")
     return batch_size(data, name)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the command line lists the names without torch
 
 
 @dataclass(frozen=True)
-class Known:
+class Shipped:
     """A problem that comes with the package.
 
     Args:
@@ -28,19 +28,19 @@ class Known:
     takes: frozenset[str] = frozenset()
 
 
-KNOWN: Mapping[str, Known] = {
-    "digits": Known("gradiometer.problems.images.digits", ("mlp", "cnn")),
-    "fashion-mnist": Known("gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
-    "linear-regression": Known("gradiometer.problems.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})),
-    "logistic-regression": Known("gradiometer.problems.closed_forms.logistic_regression", ("weights",)),
-    "one-dimensional": Known("gradiometer.problems.closed_forms.one_dimensional", ("position",), frozenset({"seed"})),
-    "quadratic": Known("gradiometer.problems.closed_forms.quadratic", ("position",), frozenset({"seed"})),
-    "counterexample": Known(
-        "gradiometer.problems.counterexamples.catalogue",
+KNOWN: Mapping[str, Shipped] = {
+    "digits": Shipped("gradiometer.problems.images.digits", ("mlp", "cnn")),
+    "fashion-mnist": Shipped("gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
+    "linear-regression": Shipped("gradiometer.lab.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})),
+    "logistic-regression": Shipped("gradiometer.lab.closed_forms.logistic_regression", ("weights",)),
+    "one-dimensional": Shipped("gradiometer.lab.closed_forms.one_dimensional", ("position",), frozenset({"seed"})),
+    "quadratic": Shipped("gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})),
+    "counterexample": Shipped(
+        "gradiometer.lab.counterexamples.catalogue",
         ("arctangent", "softplus", "saddle", "mirrored", "two-cycle", "winding", "ring", "dead-unit"),
         frozenset({"seed"}),
     ),
-    "double-well": Known("gradiometer.problems.closed_forms.double_well", ("walker",), frozenset({"seed"})),
+    "double-well": Shipped("gradiometer.lab.closed_forms.double_well", ("walker",), frozenset({"seed"})),
 }
 NAMES = tuple(KNOWN)
 
@@ -86,13 +86,13 @@ def nearest(wanted: str, names: tuple[str, ...]) -> str:
     return f"{f'did you mean {close[0]}? Available' if close else 'available'}: {', '.join(names)}"
 
 
-def _known(name: str) -> Known:
+def _known(name: str) -> Shipped:
     if name not in KNOWN:
         raise BadArgument(f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.")
     return KNOWN[name]
 
 
-def _model(name: str, known: Known, model: str | None) -> str:
+def _model(name: str, known: Shipped, model: str | None) -> str:
     if model is not None and model not in known.models:
         raise BadArgument(f"`model` {model!r} is not a model of {name}: {nearest(model, known.models)}.")
     return model or known.models[0]

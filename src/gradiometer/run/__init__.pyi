@@ -15,3 +15,4 @@ from .recorder import Recorder as Recorder
 from .settings.watched import WatchedConfiguration as WatchedConfiguration
 from .snapshots import load_snapshots as load_snapshots
 from .snapshots import save_snapshot as save_snapshot
+from .trust import trusting as trusting

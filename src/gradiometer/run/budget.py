@@ -20,6 +20,9 @@ ASSURED = 0.25
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
 """Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
 
+PRODUCTS = "products of gradients"
+"""What reading training's own gradients costs. Its chains keep to the budget themselves."""
+
 COOLING = "looks of cooling"
 """What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them."""
 
@@ -303,11 +306,11 @@ class Budget:
     @property
     def _by_the_way(self) -> float:
         """Seconds of what every step costs, measured or not."""
-        return self.spent_on[BOOKKEEPING] + self.spent_on.get(COOLING, 0.0)
+        return self.spent_on[BOOKKEEPING] + self.spent_on.get(COOLING, 0.0) + self.spent_on.get(PRODUCTS, 0.0)
 
     @property
     def _expensive(self) -> float:
-        others = {READINGS, BOOKKEEPING, COOLING, *self.fixed, *self.outside}
+        others = {READINGS, BOOKKEEPING, COOLING, PRODUCTS, *self.fixed, *self.outside}
         return math.fsum(seconds for name, seconds in self.spent_on.items() if name not in others)
 
     def _repaid(self, training: float) -> float:

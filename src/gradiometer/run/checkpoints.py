@@ -19,7 +19,15 @@ import msgspec
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.run.columns import StepNumber
 from gradiometer.run.folder import RunFolder
-from gradiometer.storage.disk import interrupted_by_disk, read_file, reason_of, remove_folder, sync_folder, write_new
+from gradiometer.storage.disk import (
+    check_inside,
+    interrupted_by_disk,
+    read_file,
+    reason_of,
+    remove_folder,
+    sync_folder,
+    write_new,
+)
 from gradiometer.storage.journal import plain, restored
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
@@ -94,6 +102,7 @@ def save(
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     final = folder.checkpoints_path / f"step_{step:06d}"
     with interrupted_by_disk(final, folder.path, _safe(folder)):
+        check_inside(final)
         _clear_leftovers(folder)
         _write_aside_and_rename(final, {**files, SUMS: sums.encode()})
         _prune(folder, step, keep, lasting)
@@ -283,7 +292,8 @@ def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
 def _put_aside(path: Path) -> None:
     """Rename a damaged checkpoint, so that it does not count among those that are kept."""
     aside = path.with_name(f"torn_{path.name.lstrip('.')}")
-    with suppress(OSError):  # a read-only run
+    with suppress(OSError):  # a read-only run, or one whose folders are links
+        check_inside(aside)
         if aside.exists():
             remove_folder(aside)
         path.rename(aside)

@@ -5,6 +5,7 @@ import itertools
 import os
 import platform
 import re
+import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.trust import SIGNATURE, names_code, signature
 from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
@@ -32,7 +34,7 @@ MANIFEST = "run.toml"
 WATCHED = "a loop of its own, watched"
 """The description of the problem of a run that `watch` has recorded in a user's own loop."""
 
-_RESERVED = ("format", "name", "created")
+_RESERVED = ("format", "name", "created", SIGNATURE)
 
 
 def _working_folder() -> Path | None:
@@ -63,7 +65,9 @@ class RunFolder:
         return self.seen_from / self.path
 
     @classmethod
-    def create(cls, parent: Path | str, name: str, manifest: Mapping[str, Any]) -> "RunFolder":
+    def create(
+        cls, parent: Path | str, name: str, manifest: Mapping[str, Any], forks: Path | None = None
+    ) -> "RunFolder":
         """Create `parent/stem-1`, or the next free number. Two processes never get the same folder.
 
         Args:
@@ -72,6 +76,8 @@ class RunFolder:
             manifest: Content of `run.toml` apart from format, name and time: configuration, versions, seeds,
                 sampling as {draw, examples}, layers as a list of names, and anything else that explains the run.
                 Values of None are omitted.
+            forks: Folder of forks that the run owes its configuration to. It is copied before `run.toml` is written,
+                so that a run is never without them, and the numbers of its own forks go on from theirs.
 
         Raises:
             BadArgument: The name is not a file name, or the manifest cannot be written as TOML.
@@ -86,7 +92,7 @@ class RunFolder:
         with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)
             folder = cls(_next_free(parent, name))
-            folder._write_manifest(body)
+            folder._write(body, manifest.get("configuration"), forks)
         return folder
 
     @classmethod
@@ -200,12 +206,16 @@ class RunFolder:
         """Names of the layers, in the order of the moments per layer."""
         return tuple(str(layer) for layer in self.manifest.get("layers", ()))
 
-    def _write_manifest(self, body: str) -> None:
+    def _write(self, body: str, configuration: Any, forks: Path | None) -> None:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created})
+        signed = isinstance(configuration, Mapping) and names_code(configuration)
+        origin = {SIGNATURE: signature(created, configuration)} if signed else {}
+        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created} | origin)
         try:
             self.checkpoints_path.mkdir()
             self.snapshots_path.mkdir()
+            if forks is not None:
+                shutil.copytree(forks, self.path / "forks")
             replace_file(self.manifest_path, (header + body).encode())
             sync_folder(self.path.parent)
         except OSError:
@@ -270,9 +280,7 @@ def _without_none(value: Any) -> Any:
 
 
 def _remove_unfinished(folder: RunFolder) -> None:
-    for leftover in folder.path.glob("*"):
-        leftover.rmdir() if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    folder.path.rmdir()
+    shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _newer_sentence(folder: RunFolder) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gradiometer.errors import Unsupported, UserCodeFailed, ran_out_of_memory, summary
+from gradiometer.errors import Unsupported, UserCodeFailed, of_user, ran_out_of_memory, summary
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.reading import Moments
 
@@ -43,7 +43,7 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
         return gauge.measure(cast("TrainingStep", step))
     except Exception as error:
         if not ran_out_of_memory(error):
-            raise
+            raise of_user(error) or error from error
         reason = str(error).rstrip(".") if isinstance(error, UserCodeFailed) else summary(error)
         raise Unsupported(f"the memory was not enough ({reason}); free some, or leave it out of `gauges`") from error
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ class Recorder:
         every: Measure at every n-th step instead. Without `budget` and `every`, every step is measured.
         rank: Rank of this process. Each rank has a readings file, and rank 0 also writes the events.
         mode: How the spread within a step is measured. Default: by the `accumulation` of the configuration.
+        elsewhere: Names of gauges whose readings are made elsewhere and given to `add`.
 
     Raises:
         BadArgument: An argument is invalid, or another process is writing this run.
@@ -55,6 +56,7 @@ class Recorder:
         every: int | None = None,
         rank: int = 0,
         mode: Mode | None = None,
+        elsewhere: Collection[str] = (),
     ) -> None:
         _check(gauges, every, rank)
         self.folder, self.gauges = folder, tuple(gauges)
@@ -75,7 +77,8 @@ class Recorder:
         self._written = time.perf_counter()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
-        cadenced = [gauge for gauge in self.gauges if not gauge.own_steps]
+        cadenced = [gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere]
+        self._promises = bool(cadenced)
         self.tell: Callable[[str], object] | None = None
         """Takes the text of every warning too, before it is written; None to write only."""
         self._memory = Peak()
@@ -146,6 +149,20 @@ class Recorder:
         """Record a reading of numbers that another program computed. Call `due` first, once per step."""
         self._record(reading)
         self._cadence.made(reading.step)
+
+    def add(self, reading: Reading) -> None:
+        """Record a reading that was made elsewhere."""
+        self._record(reading)
+        self._cadence.read(reading.step)
+
+    def take_back(self, names: Collection[str]) -> None:
+        """Measure these gauges here from now on: no more readings of them are given to `add`."""
+        self._cadence.add([gauge for gauge in self.gauges if gauge.name in names])
+        self._promises = True
+
+    def has_readings(self, gauge: str) -> bool:
+        """True if this process has recorded a reading of this gauge."""
+        return bool(self._recent.get(gauge))
 
     def follows(self, step: int) -> bool:
         """True if a gauge that chooses its own steps measures at this one."""
@@ -259,7 +276,7 @@ class Recorder:
         the peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
-        budgeted = self._share is not None and self.every is None
+        budgeted = self._share is not None and self.every is None and self._promises
         return {
             "budget": self._share,
             "used": self.budget.used,

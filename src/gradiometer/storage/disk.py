@@ -19,6 +19,13 @@ _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """No more files can be opened, or memory has run out: no fault of the path."""
 
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few users make links."""
+
+MOST_LEVELS = 6
+"""Folders above a file that are looked at for the run it belongs to: a fork has files three levels deep."""
+
+
 def open_to_read(path: Path) -> BinaryIO:
     """Open a regular file. A FIFO, a socket or a device could block a reader for ever, or never end.
 
@@ -47,9 +54,33 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def check_inside(path: Path) -> None:
+    """Refuse a path in the folder of a run that leaves this folder by a symbolic link.
+
+    A downloaded run could have links in the place of its own folders, and a write or a deletion would follow them. The
+    folder of the run itself may be reached by a link, and so may paths that are in no run.
+
+    Raises:
+        OSError: A folder between the run's folder and the path is a link.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow the links)
+    roots = [place for place in range(MOST_LEVELS) if place < len(path.parents) and is_run(path.parents[place])]
+    # The outermost one counts: a link may lead to a folder that looks like a run, too.
+    for parent in path.parents[: max(roots, default=0)]:
+        if parent.is_symlink():
+            raise OSError(errno.ELOOP, "a symbolic link leads out of the folder of the run", str(parent))
+
+
+def is_run(folder: Path) -> bool:
+    """True if this is the folder of a run."""
+    return os.path.lexists(folder / "run.toml")
+
+
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk (fsync)."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    """Write a file and wait until it is on the disk (fsync). A link in its place is not followed."""
+    check_inside(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | NO_LINK
+    descriptor = os.open(path, flags, 0o666)
     try:
         rest = memoryview(content)
         while rest:  # a write may be short
@@ -94,6 +125,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Of several processes one writes at a time, since the hidden name is the same for all.
     """
+    check_inside(path)
     aside = path.with_name(f".{path.name}.partial")
     with one_at_a_time(path.parent):
         write_new(aside, content)
@@ -103,11 +135,20 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def remove_folder(path: Path) -> None:
     """Rename a folder to a hidden name, then delete it: a reader sees the complete folder or none."""
+    check_inside(path)
     hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.removed")
     if hidden != path:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _delete(hidden)
         path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    _delete(hidden)
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, or a link in its place, which is not followed."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remedy(error: OSError) -> str | None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged, StorageFailed
-from gradiometer.storage.disk import interrupted_by_disk, open_to_read, read_file, reason_of
+from gradiometer.storage.disk import NO_LINK, check_inside, interrupted_by_disk, open_to_read, read_file, reason_of
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -73,8 +73,9 @@ class JournalWriter:
             self._buffer += b"\n"
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
         with self._guarded():
+            check_inside(self.path)
             self._descriptor = os.open(self.path, flags, 0o666)
         self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor, os.getpid())
         if not _lock(self._descriptor):

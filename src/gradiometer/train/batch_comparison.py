@@ -25,6 +25,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.run.settings.planned import hyperparameters_of
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.trust import check_trust
 from gradiometer.train.brief import advance, started
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import as_dict, say
@@ -123,6 +124,8 @@ def compare_for_run(
     if settings is None:
         raise BadArgument(f"`{path}` has no record of its learning rate.")
     timed = seconds if isinstance(run.configuration, Configuration) else None
+    if seconds is not None:
+        check_trust(run.manifest, run.path, "batch")
     found = _compared(run.name, run.configuration, settings, latest, scales, timed)
     preconditioned = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
     return found if preconditioned is None else replace(found, finding=_preconditioned(run, preconditioned, level))

@@ -28,6 +28,7 @@ from gradiometer.randomness import untouched_randomness
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
+from gradiometer.train.preparation import new_model
 from gradiometer.train.restoring.recorded import problem_of
 from gradiometer.train.snapshots import refresh
 
@@ -160,7 +161,7 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
 def _new_model(run: Run, problem: Problem) -> nn.Module:
     """A model of the run's architecture."""
     with untouched_randomness(run.configuration.seed, []):
-        return problem.model()
+        return new_model(problem)
 
 
 def _mean(members: Sequence[nn.Module], refreshed: "partial[None]") -> nn.Module:

@@ -1,6 +1,5 @@
 """The training loop: batch, backward, measure, update; with checkpoints and evaluations."""
 
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ import msgspec
 
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted
+from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
+from gradiometer.interruption import StopAsked, heeding
 from gradiometer.jobs.threads import threads
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import groups_of
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -33,6 +32,7 @@ from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
 from gradiometer.train.forking.cooling_fork import Stopped, decided
 from gradiometer.train.forking.run_forks import forks_along
+from gradiometer.train.preparation import name_of_run
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
@@ -62,6 +62,7 @@ def train(
     watcher: Watcher | None = None,
     gauges: GaugesAsked | None = None,
     name: str | None = None,
+    forks: Path | None = None,
 ) -> Run:
     """Train a problem from its start, into a new run folder below `out`.
 
@@ -72,6 +73,7 @@ def train(
         watcher: Shows the run while it trains.
         gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
         name: Name of the run, to which a number is added. Default: problem and model.
+        forks: Folder of forks that chose the configuration, as of a tuning. The run begins with a copy of them.
 
     Raises:
         Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
@@ -87,8 +89,8 @@ def train(
         if not ranks.first:
             return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
-        manifest |= training.facts()
-        folder = RunFolder.create(out, name_of_run(problem) if name is None else name, manifest)
+        name = name_of_run(problem) if name is None else name
+        folder = RunFolder.create(out, name, manifest | training.facts(), forks)
         return Trainer(training, folder, budget, watcher).go()
 
 
@@ -140,11 +142,12 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.lasting = configuration.lasting_checkpoints
 
+    @bounded
     def go(self) -> Run:
         """Train to the end."""
         try:
             with asked_to_stop() as asked:
-                self._begin()
+                self._begin(asked)
                 while self.training.step < self.training.steps:
                     self._cool(asked)
                     self._fork(asked)
@@ -177,24 +180,25 @@ class Trainer:
         with fitting():
             self.recorder.load_state_dict(checkpoint.state["recorder"])
 
-    def _begin(self) -> None:
+    def _begin(self, asked: Event) -> None:
         if self.training.step == 0:
             self.recorder.event("started", 0)
             self._checkpoint()
         if self.watcher:
             self.watcher.begin(self.training, self.recorder, self.folder)
-        if self.training.step == 0:
-            self._check_edge()
+        self._check_edge(asked)
         lead(self.training.ranks, self.folder)
 
-    def _check_edge(self) -> None:
+    def _check_edge(self, asked: Event) -> None:
         """Warn before the first step if the learning rate is above the edge of stability."""
-        configuration, training = self.training.configuration, self.training
-        if not (configuration.check_edge and configuration.budget and configuration.optimizer == "sgd"):
+        training, c = self.training, self.training.configuration
+        if training.step or not (c.check_edge and c.budget and c.optimizer == "sgd"):
             return
         try:
-            with training.budget.spending("check of the edge", fixed=True), user_code("loss"):
-                warning = self.training.edge_warning()
+            with training.budget.spending("check of the edge", fixed=True), heeding(asked.is_set):
+                warning = training.edge_warning()
+        except StopAsked:
+            self._stop()
         except GradiometerError as error:
             warning = f"the learning rate was not compared with the edge of stability: {error}"
         if warning is not None:
@@ -246,7 +250,11 @@ class Trainer:
         else:
             self.spikes.look(loss, batch)
             if measured or recorder.follows(step):
-                self._measure(training.caught(batch, spread), measured)
+                caught = training.caught(batch, spread)
+                if measured:
+                    recorder.measure(caught)
+                if recorder.follows(step):
+                    recorder.follow(caught)
         if step >= recorder.settings.next_look or step == training.steps - 1:
             recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
         learning_rate = training.learning_rate
@@ -263,12 +271,6 @@ class Trainer:
             self._save()
         if self.watcher:
             self.watcher.update(training, recorder, loss)
-
-    def _measure(self, caught: TrainingStep, measured: bool) -> None:
-        if measured:
-            self.recorder.measure(caught)
-        if self.recorder.follows(caught.index):
-            self.recorder.follow(caught)
 
     def _examine_endpoint(self) -> None:
         """Examine the endpoint: a saddle, dead units, a symmetry. A failure is a warning and does not end the run."""
@@ -342,9 +344,3 @@ class Trainer:
             f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
             + way_out(training.step, reason)
         )
-
-
-def name_of_run(problem: Problem) -> str:
-    """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
-    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
-    return "-".join(words)[:60] or "run"

@@ -1,6 +1,7 @@
 """Before the first step of a training: a model whose gradients can be read, the device, and the random seeds."""
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement.objective import WITHOUT_PARAMETERS
 from gradiometer.measurement.optimizer.averaged import schedule_free
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.problem import Problem
@@ -19,13 +21,23 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
 
 
+def name_of_run(problem: Problem) -> str:
+    """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
+    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
+    return "-".join(words)[:60] or "run"
+
+
 def new_model(problem: Problem) -> nn.Module:
     """A new model whose gradients can be read."""
     with user_code("model"):
         model: Any = problem.model()
     if not isinstance(model, nn.Module):
         raise UserCodeFailed(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise Unsupported(WITHOUT_PARAMETERS)
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise Unsupported(f"`model` has {name} on the meta device, which holds no numbers: make it on the CPU.")
         if is_lazy(parameter):
             raise Unsupported(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
         if parameter.is_complex():
@@ -49,6 +61,19 @@ def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) ->
     if c.clip is not None:
         optimizer.register_step_pre_hook(Clipping(c.clip))
     return optimizer
+
+
+def update(optimizer: Optimizer, step: int) -> None:
+    """Φ ← Φ − η ĝ, if the parameters' type can hold η."""
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise BadArgument(
+            f"`learning_rate` is {optimizer.param_groups[0]['lr']:.3g} at step {step:,}, which the type of the "
+            "parameters cannot hold: give a smaller one."
+        ) from error
 
 
 def seed_everything(seed: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
-from gradiometer.convergence.trajectory.path_facts import Kind, Path, facts_of, kind_of
+from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
 from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
@@ -40,7 +40,7 @@ from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.guard import Guard
-from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything
+from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything, update
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
@@ -154,7 +154,7 @@ class Training:
 
     def endpoint(self, trajectory: Series) -> Endpoint:
         """The endpoint on a few hundred examples, with curvature only if the path may have come to rest."""
-        path = Path.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
+        path = Trail.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
         facts = facts_of(path)
         rests = "straightness" in facts and kind_of(facts) is not Kind.UNDER_WAY
         with user_code("loss", "after the last step"):
@@ -271,7 +271,7 @@ class Training:
     def update(self, made: bool = True) -> None:
         """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the step."""
         if made:
-            self.optimizer.step()
+            update(self.optimizer, self.step)
         self.scheduler.step()
         self.step += 1
         self._cool()

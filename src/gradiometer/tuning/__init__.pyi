@@ -7,8 +7,4 @@ from .probe import Bracket as Bracket
 from .probe import Probe as Probe
 from .probe import Probed as Probed
 from .probe import bracket as bracket
-from .split import BudgetSplit as BudgetSplit
-from .split import Split as Split
-from .split_budget import split_budget as split_budget
-from .split_budget import split_problem as split_problem
 from .tuned import Tuned as Tuned

@@ -1,6 +1,5 @@
 """`tune_problem`: tune a training that a configuration describes, and its configuration with the choice."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.forks.data import Ordered
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.forks.recorded.record import FOLDER
@@ -19,10 +18,8 @@ from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.reader import Run
 from gradiometer.storage.disk import replace_file, writing
-from gradiometer.train.loop import name_of_run
-from gradiometer.train.preparation import device_of, new_model, seed_everything
+from gradiometer.train.preparation import device_of, name_of_run, new_model, seed_everything
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.of_loop import tune
 from gradiometer.tuning.task import BUDGET
@@ -65,16 +62,13 @@ class ProblemTuned:
         left = round(max(float(budget) - self.tuned.cost, 0.0), 4)
         return replace(self, configuration=msgspec.structs.replace(self.configuration, fork_budget=left))
 
-    def keep_in(self, run: Run) -> None:
-        """Copy the branches into the folder of a run, so that they are on its page.
-
-        Raises:
-            StorageFailed: They cannot be copied.
-        """
-        with writing(run.path):
-            shutil.copytree(self.path / FOLDER, run.path / FOLDER, dirs_exist_ok=True)
+    @property
+    def forks(self) -> Path:
+        """The folder of its branches, with which a run that is trained by the choice begins: see `train`."""
+        return self.path / FOLDER
 
 
+@bounded
 def tune_problem(
     problem: Problem,
     configuration: Configuration,

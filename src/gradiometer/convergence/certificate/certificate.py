@@ -17,7 +17,7 @@ TOLERANCE = 0.01
 """Gradients below this share of the one at the start, and curvatures below this share of λ_max, count as zero."""
 
 
-class Verdict(StrEnum):
+class PointKind(StrEnum):
     """The kind of point."""
 
     MINIMUM = "minimum"
@@ -103,16 +103,16 @@ class Certificate(Artifact):
         return transformed(self.lowest, lambda curvature: curvature / scale)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> PointKind:
         """Wrong with probability at most 1 − level: half of it for the gradient's end, half for the curvature's."""
         relative, share = self.relative, self.curvature_share
         if relative.low > self.tolerance:
-            return Verdict.NOT_STATIONARY
+            return PointKind.NOT_STATIONARY
         if not relative.high <= self.tolerance:
-            return Verdict.CANNOT_TELL
+            return PointKind.CANNOT_TELL
         if share.low >= -self.tolerance:
-            return Verdict.MINIMUM
-        return Verdict.SADDLE if share.high < -self.tolerance else Verdict.CANNOT_TELL
+            return PointKind.MINIMUM
+        return PointKind.SADDLE if share.high < -self.tolerance else PointKind.CANNOT_TELL
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -146,11 +146,11 @@ class Certificate(Artifact):
 
     def _claim(self) -> tuple[str, State]:
         match self.verdict:
-            case Verdict.MINIMUM:
+            case PointKind.MINIMUM:
                 return "certificate_minimum", State.OK
-            case Verdict.SADDLE:
+            case PointKind.SADDLE:
                 return "certificate_saddle", State.LOOK
-            case Verdict.NOT_STATIONARY:
+            case PointKind.NOT_STATIONARY:
                 return "certificate_not_stationary", State.LOOK
         if self.relative.high <= self.tolerance:
             return "certificate_curvature_unclear", State.CANNOT_TELL

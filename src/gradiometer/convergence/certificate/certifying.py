@@ -13,7 +13,7 @@ from gradiometer.convergence.certificate.certificate import TOLERANCE, Certifica
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
 from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.errors import BadArgument, Diverged
+from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
@@ -47,6 +47,7 @@ class TrainingSet(Protocol):
         """The examples at these positions."""
 
 
+@bounded
 def certify(
     objective: Objective,
     train: TrainingSet,
@@ -82,7 +83,7 @@ def certify(
 
     >>> from gradiometer.convergence.certificate import certify, gradient_squared
     >>> from gradiometer import Objective
-    >>> from gradiometer.problems.closed_forms import Quadratic
+    >>> from gradiometer.lab.closed_forms import Quadratic
     >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])
     >>> objective = Objective(problem.model(), problem.loss)
     >>> start, _ = gradient_squared(objective, problem.train, exact=True)

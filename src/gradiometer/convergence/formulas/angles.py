@@ -1,16 +1,14 @@
-"""Cosines and remainders of angles for large t: what is known of how they are spread."""
+"""Angles that are rational polynomials in t, and their cosines."""
 
 import math
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.bounds import UNIT, Bounds, Share, bounded_limit
-from gradiometer.convergence.formulas.expansion import CONSTANT, TERMS, TIME, Expansion
+from gradiometer.convergence.formulas.bounds import UNIT, Bounds
+from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
 from gradiometer.convergence.formulas.number import PI, ROUNDING, Number, Undecided
 
 POLYNOMIAL = [TIME.power(Number(Fraction(power))) for power in range(1, 9)]
-"""The monomials of a polynomial in t whose angles are known to be spread evenly."""
-LOG = TIME.logarithm().terms[0][1]
-"""The monomial log t."""
+"""The monomials of a polynomial in t."""
 LARGEST_ANGLE = 1e6
 """Half turns of the largest angle whose rounded cosine is trusted."""
 PI_NUMBER = Number(Fraction(1), ((PI, 1),))
@@ -27,21 +25,6 @@ def polynomial_of(branch: Bounds) -> list[Fraction] | None:
     return known if not powers and len(known) == len(found) else None
 
 
-def sweeps(value: Expansion) -> bool:
-    """True if f modulo 1 is in every interval at a positive share of the steps of every block from t to c·t.
-
-    That holds if f grows slower than t, and at least as fast as log t. Its derivative is monotone and falls to zero
-    (Hardy 1910). If f outgrows log t, f is uniformly distributed modulo 1 (Fejér); if not, it passes through all values
-    between t and c·t for some c, and the share of the steps at a value is small only if the interval is.
-
-    Source: Kuipers & Niederreiter (1974), Uniform Distribution of Sequences, theorem 2.5.
-    """
-    if not value.terms or (value.rest is not None and value.rest.direction >= 0):
-        return False
-    monomial = value.terms[0][1]
-    return monomial.compared(TIME) < 0 <= monomial.compared(LOG)
-
-
 def cosine_of_half_turns(halves: Fraction) -> Number:
     """cos(π x): exact if it is rational, by Niven's theorem only at multiples of π/3 and π/2."""
     x = halves % 2
@@ -51,37 +34,11 @@ def cosine_of_half_turns(halves: Fraction) -> Number:
 
 
 def cosine_of_turns(turns: Bounds) -> Bounds:
-    """cos(π u) for a u that is not a rational polynomial in t."""
-    anywhere = Bounds(-UNIT, UNIT)
-    value = turns.precise
-    if value is None or (value.rest is not None and value.rest.direction >= 0):
-        return anywhere
-    limit = bounded_limit(value)
-    if limit is not None:  # Taylor's series around the limit: the n-th derivative of cos x is cos(x + nπ/2)
-        vanishing = Expansion(tuple(term for term in value.terms if term[1] != CONSTANT), value.rest)
-        coefficients = [
-            _cosine_of_constant(limit + Number(Fraction(n, 2))) * Number(Fraction(1, math.factorial(n)))
-            for n in range(TERMS)
-        ]
-        return Bounds.exactly((vanishing * Expansion.constant(PI_NUMBER)).series(coefficients))
-    share = Share(CONSTANT)
-    spread = Bounds(-UNIT, UNIT, share, share, diffuse=True)
-    if sweeps(value):
-        return spread
-    powers = {monomial: coefficient for coefficient, monomial in value.terms if monomial != CONSTANT}
-    polynomial = all(monomial in POLYNOMIAL for monomial in powers) and value.rest is None
-    known = all(each.rational is not None or each.atoms == ((PI, -1),) for each in powers.values())
-    if not (polynomial and known and any(each.rational is None for each in powers.values())):
-        return anywhere
-    # A coefficient is rational in radians, and π is irrational, so the angles of the polynomial are spread evenly
-    # (Weyl 1916), in every long block (Lawton 1959).
-    return spread
-
-
-def _cosine_of_constant(turns: Number) -> Number:
-    if turns.rational is not None:
-        return cosine_of_half_turns(turns.rational)
-    value = math.cos(math.pi * float(turns))
-    if not abs(float(turns)) < LARGEST_ANGLE or not abs(value) > ROUNDING:
+    """cos(π u) for a u that is not a rational polynomial in t: known for a constant, else between −1 and 1."""
+    constant = None if turns.precise is None else turns.precise.as_constant
+    if constant is None:
+        return Bounds(-UNIT, UNIT)
+    value = math.cos(math.pi * float(constant))
+    if not abs(float(constant)) < LARGEST_ANGLE or not abs(value) > ROUNDING:
         raise Undecided("a cosine is zero up to rounding, or of too large an angle")
-    return Number.rounded(value)
+    return Bounds.exactly(Expansion.constant(Number.rounded(value)))

@@ -8,7 +8,7 @@ all large t.
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
@@ -17,20 +17,17 @@ from gradiometer.convergence.formulas.angles import (
     cosine_of_half_turns,
     cosine_of_turns,
     polynomial_of,
-    sweeps,
 )
 from gradiometer.convergence.formulas.bounds import (
     NIL,
-    SOME,
     UNIT,
     Bounds,
-    Share,
     bounded_limit,
     hull,
     maximum,
     minimum,
 )
-from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
+from gradiometer.convergence.formulas.expansion import TIME, Expansion
 from gradiometer.convergence.formulas.number import ONE, Number, Undecided
 
 LARGEST_PERIOD = 1024
@@ -94,7 +91,7 @@ class Asymptotics:
         return _fraction(self / other) * other
 
     def __pow__(self, other: "Real") -> "Asymptotics":
-        return _pairwise(_power, *_with_real_base(self, Asymptotics.constant(other)))
+        return _pairwise(_power, self, other)
 
     __radd__ = _reflected(operator.add)
     __rsub__ = _reflected(operator.sub)
@@ -135,8 +132,6 @@ def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
         if difference.sign is None and difference.high.sign <= 0:
             signs.discard(1)
         answers = {holds(sign, 0) for sign in signs}
-        if holds(-1, 0) != holds(1, 0) and difference.diffuse and _crosses_zero(difference):
-            return Bounds(NIL, UNIT, Share(CONSTANT, SOME), Share(CONSTANT, SOME))
         return Bounds(NIL, UNIT) if len(answers) == 2 else Bounds.exactly(UNIT if answers.pop() else NIL)
 
     return (Asymptotics.constant(one) - two).each(answer)
@@ -149,25 +144,10 @@ def chosen(test: "Real", one: "Real", two: "Real") -> Asymptotics:
     tests, ones, twos = (_spread(value, period) for value in picks)
     return Asymptotics(
         tuple(
-            _either(test, first, second) if (truth := _truth(test)) is None else first if truth else second
+            hull((first, second), Fraction(0)) if (truth := _truth(test)) is None else first if truth else second
             for test, first, second in zip(tests, ones, twos, strict=True)
         )
     )
-
-
-def _either(test: Bounds, one: Bounds, two: Bounds) -> Bounds:
-    """The first where the test is not zero, else the second."""
-    if test.rise is None or test.drop is None or not test.low.is_zero or test.high != UNIT:
-        return hull((one, two), Fraction(0))
-    # Where a value rises may be just where it is not chosen, so only its lower end counts.
-    return hull((replace(one, rise=None), replace(two, rise=None)), min(test.rise.density, test.drop.density))
-
-
-def _crosses_zero(value: Bounds) -> bool:
-    """True if zero is inside of the range, at a place that has a limit strictly between its ends."""
-    if not value.low.sign < 0 < value.high.sign:
-        return False
-    return value.low.leading[1] == value.high.leading[1]
 
 
 def floor(value: "Real") -> Asymptotics:
@@ -185,8 +165,7 @@ def _fraction(value: Asymptotics) -> Asymptotics:
     def otherwise(branch: Bounds) -> Bounds:
         if branch.precise is not None and bounded_limit(branch.precise) is not None:
             return branch - branch.floor()
-        share = Share(CONSTANT) if branch.precise is not None and sweeps(branch.precise) else None
-        return Bounds(NIL, UNIT, share, share, diffuse=share is not None)
+        return Bounds(NIL, UNIT)
 
     return _by_remainder(value, lambda _, here: Bounds.exactly(Expansion.constant(here - math.floor(here))), otherwise)
 
@@ -202,7 +181,7 @@ def logarithm(value: Time) -> Time:
 
 
 def cos(value: "Real") -> Asymptotics:
-    """The cosine: exact for rational multiples of π t, a series if its argument has a limit, else in [−1, 1]."""
+    """The cosine: exact for rational polynomials in t times π, else between −1 and 1."""
     turns = Asymptotics.constant(value) / PI_NUMBER
 
     def at(_: Expansion, here: Fraction) -> Bounds:
@@ -259,18 +238,6 @@ def _power(base: Bounds, exponent: Bounds) -> Bounds:
             return base
         raise Undecided("a power of zero")
     return (exponent * base.log()).exp()
-
-
-def _with_real_base(base: Asymptotics, exponent: Asymptotics) -> tuple[Any, ...]:
-    """(−c)^n is c^n cos πn for whole n: splits off the sign if the base is a negative constant."""
-    constant = base.whole.precise.as_constant if base.whole.precise is not None else None
-    power = exponent.whole.precise.as_constant if exponent.whole.precise is not None else None
-    if constant is None or constant.sign >= 0 or power is not None:
-        return base, exponent
-    if (exponent - floor(exponent)).whole != Bounds.exactly(NIL):
-        raise ValueError("a negative number to a fractional power")
-    sign = cos(exponent * PI_NUMBER)
-    return sign * _pairwise(_power, -base, exponent), Asymptotics.constant(1)
 
 
 def _by_remainder(

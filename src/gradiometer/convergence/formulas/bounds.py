@@ -9,23 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion, Monomial, by_size, unit
+from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion, Monomial, by_size
 from gradiometer.convergence.formulas.number import ONE, ZERO, Number, Undecided
 
 NIL = Expansion()
 UNIT = Expansion.constant(1)
-STEEP = [Monomial(((tuple(2 * power for power in unit(level)), -ONE),)) for level in (0, 1)]
-"""exp(−t²) and exp(−(log t)²): both fall faster than every power of t."""
-
-
-SOME = Fraction(1, 10**9)
-"""Stands for a positive share of the steps whose size is not computed: less than any that occurs."""
-
 ABOVE = 2.0**-20
 """How far a bound of two values that are equal up to rounding is above them, as a share."""
-
-MOST = Number(Fraction(1, 64))
-"""How far below its upper end a diffuse exponent is at a positive share of the steps, in units of its range."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +60,12 @@ class Bounds:
         low, high: The ends; equal if f is known exactly.
         rise: How far f − low stays above zero, and at what share of the steps.
         drop: The same for high − f.
-        diffuse: True if f, in units of high − low, does not stay at any value, and is between any two values in [0, 1]
-            at a positive share of the steps: true for sin t, false for a square wave.
     """
 
     low: Expansion
     high: Expansion
     rise: Share | None = None
     drop: Share | None = None
-    diffuse: bool = False
 
     @classmethod
     def exactly(cls, value: Expansion) -> "Bounds":
@@ -103,14 +90,13 @@ class Bounds:
         return _larger(-self.low, self.high)
 
     def __neg__(self) -> "Bounds":
-        return Bounds(-self.high, -self.low, self.drop, self.rise, self.diffuse)
+        return Bounds(-self.high, -self.low, self.drop, self.rise)
 
     def __add__(self, other: "Bounds") -> "Bounds":
         if self.precise is not None and other.precise is not None:
             return Bounds.exactly(self.low + other.low)
-        diffuse = (self.diffuse and other.precise is not None) or (other.diffuse and self.precise is not None)
         rise, drop = larger_share(self.rise, other.rise), larger_share(self.drop, other.drop)
-        return Bounds(self.low + other.low, self.high + other.high, rise, drop, diffuse)
+        return Bounds(self.low + other.low, self.high + other.high, rise, drop)
 
     def __sub__(self, other: "Bounds") -> "Bounds":
         return self + -other
@@ -137,15 +123,14 @@ class Bounds:
         if factor.is_zero:
             return Bounds.exactly(NIL)
         rise, drop = (share and share.times(factor) for share in (self.rise, self.drop))
-        return Bounds(self.low * factor, self.high * factor, rise, drop, self.diffuse)
+        return Bounds(self.low * factor, self.high * factor, rise, drop)
 
     def __abs__(self) -> "Bounds":
         if self.low.sign >= 0:
             return self
         if self.high.sign <= 0:
             return -self
-        rise = Share(self.magnitude.leading[1]) if self.diffuse else None
-        return Bounds(NIL, self.magnitude, rise, None, self.diffuse)
+        return Bounds(NIL, self.magnitude)
 
     def power(self, p: Number) -> "Bounds":
         """f^p for a constant p."""
@@ -170,22 +155,11 @@ class Bounds:
         superadditive = (p - ONE).sign >= 0  # (x + y)^p ≥ x^p + y^p for p ≥ 1
         rise = self.rise.power(p) if self.rise and (superadditive or self.low.is_zero) else None
         drop = self.drop.power(p) if self.drop and superadditive else None
-        return Bounds(self.low.power(p), self.high.power(p), rise, drop, self.diffuse and self.low.is_zero)
+        return Bounds(self.low.power(p), self.high.power(p), rise, drop)
 
     def exp(self) -> "Bounds":
-        """e^f. If f goes to −∞ in a way that the scale cannot express, the result is only bounded from above."""
-        try:
-            found = self._increasing(Expansion.exp)
-            if self.diffuse:
-                often = (self.high - (self.high - self.low) * Expansion.constant(MOST)).exp().leading[1]
-                if often.compared(found.low.leading[1]) > 0:
-                    found = replace(found, rise=Share(often, SOME))
-            return found
-        except Undecided:
-            for bound in STEEP:
-                if self.high.sign < 0 and self.high.leading[1].compared(bound.logarithm().leading[1]) > 0:
-                    return Bounds(NIL, Expansion(((ONE, bound),)))
-            raise
+        """e^f."""
+        return self._increasing(Expansion.exp)
 
     def log(self) -> "Bounds":
         """log f; raises Undecided if f may not be positive."""
@@ -197,12 +171,7 @@ class Bounds:
         low = function(self.low)
         if self.precise is not None:
             return Bounds.exactly(low)
-        high = function(self.high)
-        gap, ends = self.high - self.low, (self.low, self.high, low, high)
-        apart = bool(gap.terms) and gap.leading[1] == CONSTANT
-        if not (self.diffuse and apart) or any(bounded_limit(end) is None for end in ends):
-            return Bounds(low, high)
-        return Bounds(low, high, self.rise, self.drop, diffuse=True)  # between constants, nothing is stretched to zero
+        return Bounds(low, function(self.high))
 
     def floor(self) -> "Bounds":
         """⌊f⌋: known if f has a limit, otherwise between f − 1 and f."""
@@ -232,11 +201,6 @@ def maximum(one: Bounds, two: Bounds) -> Bounds:
         return one if one == two or (one.low - two.low).sign >= 0 else two
     order = (one.low - two.low).sign if one.low != two.low else 0
     rise = larger_share(*(bounds.rise for bounds, ahead in ((one, order >= 0), (two, order <= 0)) if ahead))
-    for bounds, other in ((one, two), (two, one)):
-        gap = bounds.high - other.low if other.precise is not None and bounds.high != other.low else NIL
-        if rise is None and bounds.diffuse and gap.sign > 0:  # often above the middle of the gap
-            wide = gap.leading[1] == (bounds.high - bounds.low).leading[1]
-            rise = Share(gap.leading[1], SOME) if wide else None
     return Bounds(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
 
 

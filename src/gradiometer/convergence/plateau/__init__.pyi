@@ -1,7 +1,7 @@
 from .extrapolation import Extrapolation as Extrapolation
 from .extrapolation import Look as Look
-from .extrapolation import Looks as Looks
-from .extrapolation import Probe as Probe
+from .extrapolation import LookTimes as LookTimes
+from .extrapolation import PlateauProbe as PlateauProbe
 from .extrapolation import extrapolated_gain as extrapolated_gain
 from .noise_floor import Plateau as Plateau
 from .noise_floor import floor_by_formula as floor_by_formula

@@ -34,7 +34,7 @@ RIDGE = 1e-4
 
 
 @runtime_checkable
-class Probe(Protocol):
+class PlateauProbe(Protocol):
     """A fixed set of examples on which points of each run are compared: the same at all points, so differences pair."""
 
     def loss(self, points: Points) -> Losses:
@@ -72,7 +72,7 @@ class Look:
     stopped: Bool[Tensor, " runs"]
 
 
-class Looks:
+class LookTimes:
     """The steps at which a detector decides. Their spacing is geometric, so a run of any length has only a few.
 
     Args:
@@ -118,7 +118,7 @@ class Extrapolation:
     Fires if an upper end of X, over the examples of the probe, is at most share · G: too few examples make it late,
     not early. It cannot see a loss that lies in directions in which the run hardly moved during its last four
     doublings, in a space of many more than sixteen dimensions. The share was chosen on sixteen settings of least
-    squares and judged once on eight others: `benchmarks/stationarity.py`. It has no significance level from theory;
+    squares and judged once on eight others. It has no significance level from theory;
     the share of early alarms there, over whole runs and all their looks, stands for one.
 
     Costs memory for 2 × 16 copies of the parameters, and per block four losses and a gradient of the probe; per look
@@ -133,12 +133,12 @@ class Extrapolation:
         Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5 (averaging removes it).
     """
 
-    def __init__(self, probe: Probe, *, share: float = 0.5, first: int = 16) -> None:
+    def __init__(self, probe: PlateauProbe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
             raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.")
         self.probe = probe
         self.share = share
-        self.looks = Looks(first, BLOCKS_PER_OCTAVE)
+        self.looks = LookTimes(first, BLOCKS_PER_OCTAVE)
         self.steps = 0
         self.look: Look | None = None
         self._starts = first

@@ -12,7 +12,7 @@ from .cycles import CosineRestarts as CosineRestarts
 from .cycles import OneCycle as OneCycle
 from .cycles import SnapshotCycle as SnapshotCycle
 from .cycles import Triangular as Triangular
-from .horizon import Horizon as Horizon
+from .horizon import RateOverRun as RateOverRun
 from .horizon import horizon as horizon
 from .horizon import left as left
 from .horizon import transferred as transferred

@@ -1,27 +1,20 @@
 """Schedules made of schedules. Every combination is a schedule, and the theorem is decided for it too."""
 
-import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from random import Random
 from typing import ClassVar
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, larger, smaller
 from gradiometer.convergence.formulas.bounds import NIL, Bounds, Share
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion
-from gradiometer.convergence.formulas.number import Amount, Undecided
+from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules.cycles import place_in_cycles, shrinking
 from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Lengthening, Rate, Schedule, Shrinking, power
 
 MOST_SAMPLED = 1 << 17
 """Largest number of steps of a cycle that are evaluated."""
-
-PLACES = 4096
-"""Random places between the steps of a cycle that are evaluated."""
-PEAKS, LOOKS, UNBOUNDED = 16, 40, 1.5
-"""Places that are looked at more closely, and how often; growth in the second half of the looks that has no end."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +173,7 @@ class Cycles(Schedule):
     def _sampled(self) -> Bounds:
         """Bounds from the rates of one cycle: zero, the largest rate, and the share of steps above zero."""
         if self.lengthen > 1:
-            return self._stretched()
+            raise Undecided("the steps of longer cycles lie between those of the first one")
         stride = -(-self.length // MOST_SAMPLED)
         rates = [self.schedule(step) for step in range(0, self.length, stride)]
         share = Fraction(sum(rate > 0 for rate in rates), len(rates) * stride)
@@ -189,55 +182,6 @@ class Cycles(Schedule):
         if share == 1:
             return Bounds(Expansion.constant(min(rates)), Expansion.constant(max(rates)))
         return Bounds(NIL, Expansion.constant(max(rates)), Share(CONSTANT, share))
-
-    def _stretched(self) -> Bounds:
-        """The bounds for cycles that lengthen: their steps come to lie everywhere between those of the first one.
-
-        Raises:
-            Undecided: At some place the rate is not defined, negative, or grows without an end in sight; or it is zero
-                at nearly all places.
-        """
-        random = Random(0)
-        places = sorted(random.uniform(0, self.length) for _ in range(PLACES))
-        whole = range(0, self.length, -(-self.length // MOST_SAMPLED))
-        rates, at_steps = self._rates(places), self._rates(whole)
-        share = Fraction(sum(rate > 0 for rate in rates), len(rates))
-        if not share:
-            raise Undecided("the rate is zero at nearly all places of a cycle")
-        most = max(*rates, *at_steps, self._peak(places, rates, random))
-        # Two shares below 1 may have no step in common.
-        share = share if share == 1 else min(share, Fraction(1, 2))
-        return Bounds(NIL, Expansion.constant(most), Share(CONSTANT, share))
-
-    def _rates(self, places: Iterable[Amount]) -> list[float]:
-        """The rates at places of the first cycle, also between steps."""
-        try:
-            rates = [float(self.schedule.formula(place)) for place in places]
-        except (ArithmeticError, ValueError, TypeError):
-            raise Undecided("the schedule has no rate between some steps") from None
-        if not all(0 <= rate < math.inf for rate in rates):
-            raise Undecided("the schedule has no rate between some steps")
-        return rates
-
-    def _peak(self, places: Sequence[float], rates: Sequence[float], random: Random) -> float:
-        """The largest rate near the largest of these; Undecided if closer looks keep finding larger ones."""
-        peaks = [0.0]
-        for at in sorted(range(len(places)), key=rates.__getitem__)[-PEAKS:]:
-            low, high = (places[max(at - 1, 0)], places[min(at + 1, len(places) - 1)])
-            center, highest, halfway = places[at], rates[at], rates[at]
-            for look in range(LOOKS):
-                if look == LOOKS // 2:
-                    halfway = highest
-                near = [random.uniform(max(center - (high - low), 0), center + (high - low)) for _ in range(PEAKS)]
-                near = [place for place in near if place < self.length]
-                for place, rate in zip(near, self._rates(near), strict=True):
-                    if rate > highest:
-                        center, highest = place, rate
-                low, high = low / 2, high / 2
-            if highest > UNBOUNDED * halfway:
-                raise Undecided("the rate may be unbounded between two steps")
-            peaks.append(highest)
-        return max(peaks)
 
 
 def _at(schedule: Schedule, step: Time) -> Time:

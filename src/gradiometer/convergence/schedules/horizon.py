@@ -20,7 +20,7 @@ LONGEST_RUN = 10_000_000
 
 
 @dataclass(frozen=True)
-class Horizon:
+class RateOverRun:
     """A schedule over a run of T steps. All numbers are exact, except the bound, which holds for every convex loss.
 
     Args:
@@ -56,7 +56,7 @@ class Horizon:
         )
 
 
-def horizon(schedule: Schedule, steps: int) -> Horizon:
+def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     """A schedule over a run of T steps.
 
     Args:
@@ -73,7 +73,7 @@ def horizon(schedule: Schedule, steps: int) -> Horizon:
         raise BadArgument(f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned.")
     bound, best_base = _refined_bound(rates / peak)
     last = min(float(rates[-1]), schedule(steps))
-    return Horizon(
+    return RateOverRun(
         steps=steps,
         peak=peak,
         final=float(rates[-1]),

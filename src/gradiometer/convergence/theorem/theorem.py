@@ -44,7 +44,7 @@ Subject = Schedule | Expression | str | Callable[[int], float]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TheoremVerdict:
     """The answers for the theorem's conditions. Each is True, False, or None if undecided.
 
     Args:
@@ -79,7 +79,7 @@ class _Start:
     negative: int | None = None
 
 
-def theorem(subject: Subject) -> Verdict:
+def theorem(subject: Subject) -> TheoremVerdict:
     """Decide the theorem's conditions for a schedule or for a formula in t = 1, 2, …
 
     A decision takes at most a second; what is not decided by then is undecided.
@@ -101,10 +101,10 @@ def theorem(subject: Subject) -> Verdict:
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
     late = f"It is undecided: there is no answer within {SECONDS:g} s."
-    return within(SECONDS, lambda: _decided(subject)) or Verdict(_named(subject), None, None, None, None, late)
+    return within(SECONDS, lambda: _decided(subject)) or TheoremVerdict(_named(subject), None, None, None, None, late)
 
 
-def _decided(subject: Subject) -> Verdict:
+def _decided(subject: Subject) -> TheoremVerdict:
     if isinstance(subject, Formula):
         subject = Expression(subject.text)
     if isinstance(subject, Expression):
@@ -132,7 +132,7 @@ def read(text: str) -> Schedule:
     return Schedule.parse(text) if re.search(r"\b[A-Z]\w*\s*\(", text) else Formula(text)
 
 
-def _of_expression(expression: Expression) -> Verdict:
+def _of_expression(expression: Expression) -> TheoremVerdict:
     def is_negative(t: int) -> bool:
         """True if η is negative at t in exact arithmetic too: rounding alone does not count."""
         exact = _conditions(lambda: expression.asymptotics(Asymptotics.constant(t)))
@@ -144,7 +144,7 @@ def _of_expression(expression: Expression) -> Verdict:
     return _verdict(expression.text, conditions, start, evidence(expression) if undecided else None)
 
 
-def _of_schedule(schedule: Schedule) -> Verdict:
+def _of_schedule(schedule: Schedule) -> TheoremVerdict:
     for step in range(FIRST_STEPS):
         schedule(step)
     conditions = _conditions(lambda: schedule.asymptotics(LARGE_T - 1))
@@ -152,7 +152,7 @@ def _of_schedule(schedule: Schedule) -> Verdict:
     return _verdict(repr(schedule), conditions, _Start(), evidence(lambda t: schedule(t - 1)) if undecided else None)
 
 
-def _of_function(function: Callable[[int], float]) -> Verdict:
+def _of_function(function: Callable[[int], float]) -> TheoremVerdict:
     start = _start_of(function, lambda t: True, first=range(1, 65), later=())
     seen = evidence(function)
     return _verdict(_named(function), None, replace(start, negative=start.negative or seen.negative), seen)
@@ -203,14 +203,14 @@ def _plain(error: Exception) -> str:
     return "division by zero" if isinstance(error, ZeroDivisionError) else str(error)
 
 
-def _verdict(name: str, conditions: Conditions | None, start: _Start, seen: Evidence | None) -> Verdict:
+def _verdict(name: str, conditions: Conditions | None, start: _Start, seen: Evidence | None) -> TheoremVerdict:
     answers = _answers(conditions)
     negative = start.negative is not None or (conditions is not None and conditions.sign == -1)
     holds = False if negative or False in answers.values() else None if None in answers.values() else True
     why = _why(answers, conditions, start, holds)
     if seen is not None:
         why += f" {_leaning(answers, seen)}"
-    return Verdict(name, **answers, theorem=holds, why=why, evidence=seen)
+    return TheoremVerdict(name, **answers, theorem=holds, why=why, evidence=seen)
 
 
 def _why(answers: dict[str, bool | None], conditions: Conditions | None, start: _Start, holds: bool | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.convergence.trajectory.path_facts import Kind, Path
+from gradiometer.convergence.trajectory.path_facts import Kind, Trail
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
@@ -127,7 +127,7 @@ class Endpoint:
 def endpoint_of(
     objective: "Objective",
     batch: "Batch",
-    path: Path,
+    path: Trail,
     *,
     curvature: bool = True,
     weight_decay: float = 0.0,
@@ -168,7 +168,7 @@ def endpoint_of(
     return Endpoint(batch_size(batch), travelled, along, seen, smallest, sharpness, dead, twins)
 
 
-def _share_along(path: Path, direction: Float[np.ndarray, " sketch"]) -> float:
+def _share_along(path: Trail, direction: Float[np.ndarray, " sketch"]) -> float:
     """Root of the share of the squared moves along a direction; 0 if the path does not move."""
     moved = float((path.moves**2).sum())
     if not moved > 0:

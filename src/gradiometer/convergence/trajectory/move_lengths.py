@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.convergence.trajectory.path_facts import GROUPS, LONGEST_MEMORY, Path
+from gradiometer.convergence.trajectory.path_facts import GROUPS, LONGEST_MEMORY, Trail
 from gradiometer.convergence.trajectory.trajectory import NUMBERS
 from gradiometer.measurement.estimate import Estimate
 
@@ -32,7 +32,7 @@ class MoveLength:
     stepped: Estimate
 
 
-def lengths_of(path: Path, level: float = 0.9) -> tuple[MoveLength, ...]:
+def lengths_of(path: Trail, level: float = 0.9) -> tuple[MoveLength, ...]:
     """The lengths in the last whole doublings of a path, at most ten, oldest first.
 
     The interval is Student's for the mean of five squares, on a logarithmic scale; if Φ has more than 61 numbers it
@@ -45,10 +45,10 @@ def lengths_of(path: Path, level: float = 0.9) -> tuple[MoveLength, ...]:
         level: Confidence level, between 0 and 1.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory import Path, kept_steps, lengths_of
+    >>> from gradiometer.convergence.trajectory import Trail, kept_steps, lengths_of
     >>> steps = np.array(kept_steps(1000))
     >>> walk = np.random.default_rng(0).standard_normal((1000, 30)).cumsum(axis=0)[steps]
-    >>> for length in lengths_of(Path.of(steps, walk, np.full(len(steps), 0.1)))[-2:]:
+    >>> for length in lengths_of(Trail.of(steps, walk, np.full(len(steps), 0.1)))[-2:]:
     ...     print(length.first, length.last, length.moved)
     231 461 40.2 [32.5, 49.7] parameter
     461 922 47.2 [40.9, 54.4] parameter

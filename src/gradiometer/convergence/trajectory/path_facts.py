@@ -59,7 +59,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Path:
+class Trail:
     """The groups of a trajectory, oldest first.
 
     Args:
@@ -82,7 +82,7 @@ class Path:
         steps: Int[np.ndarray, " kept"],
         points: Float[np.ndarray, "kept sketch"],
         learning_rates: Float[np.ndarray, " kept"],
-    ) -> "Path":
+    ) -> "Trail":
         """From the stored iterates and their η: the latest whole doublings, and the group before them."""
         first = _starts(steps)
         whole = max(len(first) - 1, 0) // GROUPS * GROUPS + 1
@@ -110,10 +110,10 @@ class Path:
         moves: np.ndarray = np.diff(self.centres, axis=0)
         return moves
 
-    def last(self, doublings: int) -> "Path":
+    def last(self, doublings: int) -> "Trail":
         """The latest doublings only."""
         window = slice(max(len(self.steps) - doublings * GROUPS - 1, 0), None)
-        return Path(
+        return Trail(
             self.steps[window], self.time[window], self.centres[window], self.products[window], self.squares[window]
         )
 
@@ -130,7 +130,7 @@ def _starts(steps: Int[np.ndarray, " kept"]) -> Int[np.ndarray, " groups"]:
     return np.array(starts, dtype=np.int64)
 
 
-def facts_of(path: Path, level: float = 0.9) -> Estimates:
+def facts_of(path: Trail, level: float = 0.9) -> Estimates:
     """The numbers that decide the kind of a trajectory. Slopes and correlations have intervals, the rest is exact.
 
     - `step_correlation`: 2Δ_t·Δ_{t+1}/(‖Δ_t‖² + ‖Δ_{t+1}‖²), the mean over the last two doublings: −1 for a cycle of
@@ -149,10 +149,10 @@ def facts_of(path: Path, level: float = 0.9) -> Estimates:
     - `slowing_misfit`: residuals of that law over those of an exponential decay; below 1 the power law fits better.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory import Path, facts_of, kept_steps, kind_of
+    >>> from gradiometer.convergence.trajectory import Trail, facts_of, kept_steps, kind_of
     >>> steps = np.array(kept_steps(1000))
     >>> line = steps[:, None] * np.array([1.0, 2.0])
-    >>> facts = facts_of(Path.of(steps, line, np.full(len(steps), 0.1)))
+    >>> facts = facts_of(Trail.of(steps, line, np.full(len(steps), 0.1)))
     >>> print(facts["straightness"], kind_of(facts))
     1.00 under way
     """
@@ -282,7 +282,7 @@ def _turning(centres: Float[np.ndarray, "groups sketch"]) -> tuple[float, float]
     return float(angles.sum()), _share(float(angles.sum()), float(np.abs(angles).sum()))
 
 
-def _slowing(path: Path, level: float) -> tuple[Estimate, float]:
+def _slowing(path: Trail, level: float) -> tuple[Estimate, float]:
     """p of speed ~ (Σ η)^-p between the doublings' means, and its residuals over those of an exponential decay."""
     count = path.doublings - 1
     centres = path.centres[1:].reshape(path.doublings, GROUPS, -1).mean(axis=1)

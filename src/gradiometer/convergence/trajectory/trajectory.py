@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, TO_REST, Kind, Path, facts_of, kind_of
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, TO_REST, Kind, Trail, facts_of, kind_of
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -139,7 +139,7 @@ class Trajectory(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The numbers about the path, from `gradiometer.convergence.trajectory.path_facts.facts_of`."""
-        return facts_of(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
+        return facts_of(Trail.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """The kind of path, with the numbers that decided it."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
 from gradiometer.drift.stability import Momentum
+from gradiometer.estimation.noise_readings import PRODUCT
 from gradiometer.measurement.reading import Series
 
 NEAR = 3
@@ -116,7 +117,7 @@ def layer_near(spike: Spike, series: Series) -> Observation | None:
     """
     inside = np.flatnonzero((series.steps >= spike.first) & (series.steps <= spike.last + 1))
     usual = usual_norms(spike.first, series)
-    if not len(inside) or len(series.layers) < 2 or usual is None:
+    if not len(inside) or usual is None or not len(usual) == len(series.layers) > 1:
         return None
     squares = _squared_norms(series)
     highest = squares[inside].max(axis=0)
@@ -140,7 +141,10 @@ def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | Non
 
 
 def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
-    """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer."""
+    """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer, or in total if it was read from products."""
+    if PRODUCT in series.moments:
+        whole: Float[np.ndarray, "steps layers"] = series.moments["squared"].reshape(len(series), -1)
+        return whole
     noise: Float[np.ndarray, "steps layers"] = series.moments["gradient_variance"] / series.batch_size[:, None]
     squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
     return squares

@@ -27,9 +27,6 @@ from gradiometer.randomness import untouched_randomness
 
 Value = TypeVar("Value")
 
-WORTH_TIMING = 100
-"""Steps below which nothing is timed: vmap alone would cost more than it could save."""
-
 
 @dataclass(frozen=True)
 class Chains:
@@ -41,7 +38,6 @@ class Chains:
         steps: The step after which each draw was taken.
         engine: How the gradients were computed.
         why_not: For every engine that could not run these chains, the reason.
-        milliseconds: For every engine that was timed, the shortest step of all chains, in CPU time of this thread.
     """
 
     models: Sequence[nn.Module]
@@ -49,7 +45,6 @@ class Chains:
     steps: Int[np.ndarray, " draws"]
     engine: str
     why_not: Mapping[str, str] = field(default_factory=dict)
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.models)
@@ -78,10 +73,8 @@ def run_chains(
     """Train M models independently, each with its own start, batches, learning rate and temperature.
 
     The runs are those of a loop over the chains, up to rounding (which training amplifies: to 1e-6 over a few hundred
-    steps in double precision). Three engines compute them: one network of batched products if the model is a sequence
-    of linear layers and elementwise functions ("stacked"), `torch.func.vmap` if all layers have batching rules
-    ("vmap"), or a loop ("sequential"). The first steps of a run use each possible engine in turn, and the rest uses
-    the fastest: no step is wasted, and the run is never much slower than the loop.
+    steps in double precision). Two engines compute them: one network of batched products if the model is a sequence
+    of linear layers and elementwise functions of at most 50,000 parameters ("stacked"), or a loop ("sequential").
 
     Args:
         model: Makes a model from torch's global random numbers, which are seeded for each chain and restored.
@@ -100,10 +93,10 @@ def run_chains(
         watch: Functions of (model, batch), one number per example, whose means are recorded. Default: the loss.
         watched: The examples for `watch`. Default: the first 256 training examples.
         every: Steps between two draws of the watched functions.
-        engine: "stacked", "vmap" or "sequential". Default: the fastest.
+        engine: "stacked" or "sequential". Default: the one that is faster for networks of this size.
         pool: Where the chains run: "here", "processes", "processes:4", "ray", or a `Pool`. Its processes share the
-            chains, have one thread each, and each chooses its engine. It pays on as many free cores, for runs longer
-            than the start of a process, with models too large to gain from "stacked".
+            chains, and have one thread each. It pays on as many free cores, for runs longer than the start of a
+            process, with models too large to gain from "stacked".
 
     Raises:
         BadArgument: A setting is invalid, `engine` cannot run this model, or something cannot be sent to a process.
@@ -190,15 +183,14 @@ class PreparedChains:
             state = SampledChains(models, seeds, [self._sgld(place) for place in places])
         else:
             state = SGDChains(models, seeds, rates, self.momentum, self.weight_decay)
-        watching, batch_at = Watch(self.watching), partial(take, self.data)
-        timed = self.steps >= WORTH_TIMING
-        used = EngineChoice(state, self.loss, batch_at, of(self.orders), self.engine, timed=timed)
+        watching, batch_at = DrawRecorder(self.watching), partial(take, self.data)
+        used = EngineChoice(state, self.loss, batch_at, of(self.orders), self.engine)
         for step, _ in used.steps(self.steps):
             if step and step % self.every == 0:
                 watching.look(state.models, used.engine.values)
         _check_finite(state, rates)
         drawn_after = np.arange(self.every, self.steps + 1, self.every)
-        return Chains(models, watching.draws(), drawn_after, used.engine.name, used.why_not, used.milliseconds)
+        return Chains(models, watching.draws(), drawn_after, used.engine.name, used.why_not)
 
     def part(self, places: Sequence[int]) -> tuple[list[dict[str, Tensor]], Chains]:
         """The same for another process, which sends back the states of the models."""
@@ -218,19 +210,16 @@ class PreparedChains:
 
 
 def _joined(models: list[nn.Module], answers: Sequence[tuple[list[dict[str, Tensor]], Chains]]) -> Chains:
-    """The chains of all processes as one result: all their engines, and the longest step of each."""
+    """The chains of all processes as one result: with all their engines."""
     for model, state in zip(models, (state for states, _ in answers for state in states), strict=True):
         model.load_state_dict(state)
     parts = [part for _, part in answers]
-    milliseconds: dict[str, float] = {}
-    for name, taken in (item for part in parts for item in part.milliseconds.items()):
-        milliseconds[name] = max(taken, milliseconds.get(name, 0.0))
     draws = {name: np.concatenate([part.draws[name] for part in parts], axis=1) for name in parts[0].draws}
     engines = ", ".join(dict.fromkeys(part.engine for part in parts))
-    return Chains(models, draws, parts[0].steps, engines, parts[0].why_not, milliseconds)
+    return Chains(models, draws, parts[0].steps, engines, parts[0].why_not)
 
 
-class Watch:
+class DrawRecorder:
     """Records functions of every chain's model during the run, in eval mode.
 
     Args:

@@ -1,20 +1,17 @@
-"""Engines: three ways to compute the gradients of M independent runs, with the same result up to rounding."""
+"""Engines: two ways to compute the gradients of M independent runs, with the same result up to rounding."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import Tensor
 
 from gradiometer.exploration.chains.stacked import OnlyCalled, StackedSequential, why_not_stacked
 from gradiometer.exploration.chains.state import Function, StackedModels
-from gradiometer.measurement.batch import Batch, batch_size, example_axes, mapped, take
+from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.traits import Traits
 
@@ -127,67 +124,4 @@ class Stacked(Engine):
         return values.view(chains, size) if values.dim() else super().values(function, batch)
 
 
-class Vmapped(Engine):
-    """`torch.func.vmap` over the chains, for any model whose layers have a batching rule."""
-
-    name: ClassVar[str] = "vmap"
-
-    def __init__(self, state: StackedModels, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
-        super().__init__(state, loss, batch_at, traits)
-        self.model = _Function(state.models[0], loss)
-        self.names = [name for name, p in state.models[0].named_parameters() if p.requires_grad]
-        trained = {id(leaf) for leaf in state.leaves}
-        self.fixed = {name: tensor for name, tensor in state.stacked.items() if id(tensor) not in trained}
-        for name, _ in state.models[0].named_buffers():
-            self.fixed[name] = torch.stack([model.get_buffer(name) for model in state.models])
-
-    @classmethod
-    def why_not(cls, state: StackedModels, loss: Loss, batch: Batch, traits: Traits) -> str | None:
-        """A layer has no batching rule, or changes its buffers."""
-        if traits.random:
-            return "the loss draws random numbers, and vmap would draw different ones"
-        if traits.coupled:
-            return "the loss couples the examples of a batch, by batch statistics that vmap cannot keep"
-        few = min(2, len(state))  # enough to see if it works
-        alike = mapped(batch, lambda tensor: torch.stack([tensor] * few) if tensor.dim() else tensor)
-        try:
-            with warnings.catch_warnings():
-                # If a layer lacks a rule, torch may warn and loop over the chains inside: slower than our loop.
-                warnings.filterwarnings("error", ".*batching rule.*", UserWarning)
-                cls(state, loss, partial(take, batch), traits)._gradients(alike, few)
-        except (RuntimeError, ValueError, NotImplementedError, UserWarning) as error:
-            return str(error).partition("\n")[0].partition(" (Triggered")[0].rstrip(".")
-        return None
-
-    def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
-        """One mapped forward and backward for all chains."""
-        taken = self.batch_at(index.reshape(-1))
-        batch = mapped(taken, lambda tensor: tensor.unflatten(0, index.shape) if tensor.dim() else tensor)
-        return self._gradients(batch, len(index))
-
-    def _gradients(self, batch: Batch, chains: int) -> list[Tensor]:
-        def loss_of_one(leaves: dict[str, Tensor], fixed: dict[str, Tensor], part: Batch) -> Tensor:
-            placed = {f"model.{name}": tensor for name, tensor in {**leaves, **fixed}.items()}
-            loss: Tensor = functional_call(self.model, placed, (part,))
-            return loss.mean()
-
-        leaves = {name: leaf.detach()[:chains] for name, leaf in zip(self.names, self.state.leaves, strict=True)}
-        fixed = {name: tensor[:chains] for name, tensor in self.fixed.items()}
-        mapped_gradient = vmap(grad(loss_of_one), in_dims=(0, 0, example_axes(batch)))
-        gradients: dict[str, Tensor] = mapped_gradient(leaves, fixed, batch)
-        return [gradients[name] for name in self.names]
-
-
-class _Function(nn.Module):
-    """A function of a model as the forward of a module, so that `functional_call` can replace the parameters."""
-
-    def __init__(self, model: nn.Module, function: Function) -> None:
-        super().__init__()
-        self.model = model
-        self._function = (function,)  # in a tuple, so that a function that is a module is not registered
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self._function[0](self.model, batch)
-
-
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Stacked, Vmapped, Sequential)}
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Stacked, Sequential)}

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument
-from gradiometer.exploration.chains.chains import Watch, make_models
+from gradiometer.errors import BadArgument, bounded
+from gradiometer.exploration.chains.chains import DrawRecorder, make_models
 from gradiometer.exploration.chains.effective_size import size_of_slowest
 from gradiometer.exploration.chains.engine_choice import EngineChoice
 from gradiometer.exploration.chains.mixing import Mixing, mixing
@@ -140,6 +140,7 @@ class Sampled:
         }
 
 
+@bounded
 def sample(
     model: Callable[[], nn.Module],
     loss: Loss,
@@ -225,7 +226,7 @@ def sample(
     equipartitions: dict[int, Equipartition] = {}
     if len(groups := samplers[0].param_groups) > 1:
         raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
-    chains, watching = SampledChains(models, seeds, samplers), Watch(watch or {})
+    chains, watching = SampledChains(models, seeds, samplers), DrawRecorder(watch or {})
     paths: list[Float[Tensor, "chains params"]] = []
     used = EngineChoice(chains, loss, batch_at, orders)
 

@@ -9,7 +9,6 @@ from .deep_ensemble_equivalent import deep_ensemble_equivalent as deep_ensemble_
 from .diversity import correlations as correlations
 from .diversity import disagreement as disagreement
 from .ensemble import Ensemble as Ensemble
-from .ensemble_forecast import ensemble_forecast as ensemble_forecast
 from .ensemble_report import Baseline as Baseline
 from .ensemble_report import EnsembleReport as EnsembleReport
 from .ensemble_report import EnsembleSize as EnsembleSize
@@ -18,7 +17,6 @@ from .ensemble_size import chosen_count as chosen_count
 from .ensemble_size import ensemble_sizes as ensemble_sizes
 from .ensemble_size import validation_mask as validation_mask
 from .export import export as export
-from .mixture import mixture_weights as mixture_weights
 from .scores import Predictions as Predictions
 from .scores import at_temperature as at_temperature
 from .scores import averaged as averaged

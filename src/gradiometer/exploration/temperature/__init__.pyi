@@ -7,7 +7,7 @@ from .heat_balance import heat_balance as heat_balance
 from .kramers import barrier_seen as barrier_seen
 from .kramers import escape_time as escape_time
 from .kramers import passage_steps as passage_steps
-from .stationary_law import Rule as Rule
+from .stationary_law import SGDRule as SGDRule
 from .stationary_law import configurational_temperature as configurational_temperature
 from .stationary_law import excess_loss as excess_loss
 from .stationary_law import mode_variance as mode_variance

@@ -19,7 +19,7 @@ Responses = Float[np.ndarray, "params batches 2"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class SGDRule:
     """The update rule of `torch.optim.SGD`, at a constant learning rate and batch size.
 
     Args:
@@ -29,8 +29,8 @@ class Rule:
         nesterov: Nesterov's momentum instead: Φ ← Φ − η(ĝ + μv).
 
     Example:
-        >>> from gradiometer.exploration.temperature import Rule
-        >>> Rule(learning_rate=0.1, batch_size=4, momentum=0.9).limit(sharpness=2.0)
+        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> SGDRule(learning_rate=0.1, batch_size=4, momentum=0.9).limit(sharpness=2.0)
         1.9
     """
 
@@ -94,15 +94,15 @@ def update_kick(learning_rate: float, momentum: float, nesterov: bool) -> Float[
     return np.array([-learning_rate * (1 + momentum if nesterov else 1), 1.0])
 
 
-def mode_variance(curvature: float, noise: float, rule: Rule) -> float:
+def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
     """The stationary variance along one axis of H, ηc(1 + μ)/(Bh(1 − μ)(2(1 + μ) − ηh)), for curvature h and noise c.
 
     Without momentum it is ηc/(Bh(2 − ηh)), and with h = 1 the lecture's ησ²/(B(2 − η)). For plain and heavy-ball SGD;
     for Nesterov use `stationary_covariance`.
 
     Example:
-        >>> from gradiometer.exploration.temperature import Rule, mode_variance
-        >>> round(mode_variance(curvature=1.0, noise=4.0, rule=Rule(learning_rate=0.1, batch_size=4)), 5)
+        >>> from gradiometer.exploration.temperature import SGDRule, mode_variance
+        >>> round(mode_variance(curvature=1.0, noise=4.0, rule=SGDRule(learning_rate=0.1, batch_size=4)), 5)
         0.05263
 
     Source: the 2 × 2 equation of `stationary_covariance` solved by hand; without momentum Mandt, Hoffman & Blei
@@ -117,7 +117,7 @@ def mode_variance(curvature: float, noise: float, rule: Rule) -> float:
     return eta * noise * (1 + mu) / (rule.batch_size * friction)
 
 
-def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: Rule) -> Square:
+def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule) -> Square:
     """S, the stationary covariance of the iterates, for batches of independent draws (fresh or with replacement).
 
     Without momentum it solves S = (I − ηH) S (I − ηH) + η² Σ/B; with momentum, the same equation for position and
@@ -131,9 +131,9 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: Rule) ->
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature import Rule, excess_loss, stationary_covariance
+        >>> from gradiometer.exploration.temperature import SGDRule, excess_loss, stationary_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
-        >>> covariance = stationary_covariance(curvature, noise, Rule(learning_rate=0.1, batch_size=4))
+        >>> covariance = stationary_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4))
         >>> covariance.diagonal().round(4)
         array([0.0132, 0.1256])
         >>> round(excess_loss(curvature, covariance), 4)
@@ -149,7 +149,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: Rule) ->
 
 
 def reshuffled_covariance(
-    curvature: ArrayLike, noise: ArrayLike, rule: Rule, examples: int, *, batches: int | None = None
+    curvature: ArrayLike, noise: ArrayLike, rule: SGDRule, examples: int, *, batches: int | None = None
 ) -> Square:
     """S for epochs in random order, as with `DataLoader(shuffle=True)`.
 
@@ -165,9 +165,9 @@ def reshuffled_covariance(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature import Rule, reshuffled_covariance
+        >>> from gradiometer.exploration.temperature import SGDRule, reshuffled_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
-        >>> reshuffled_covariance(curvature, noise, Rule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
+        >>> reshuffled_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
         array([0.0067, 0.01  ])
 
     Source: finite populations: Cochran (1977), Sampling Techniques, th. 2.2; the rest is the linear recursion.
@@ -222,12 +222,12 @@ def configurational_temperature(curvature: Square, covariance: Square) -> float:
     return float(np.sum(curvature * covariance)) / len(curvature)
 
 
-def small_rate_temperature(gradient_variance: float, parameters: int, rule: Rule) -> float:
+def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDRule) -> float:
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
 
     Example:
-        >>> from gradiometer.exploration.temperature import Rule, small_rate_temperature
-        >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=Rule(learning_rate=0.1, batch_size=4))
+        >>> from gradiometer.exploration.temperature import SGDRule, small_rate_temperature
+        >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=SGDRule(learning_rate=0.1, batch_size=4))
         0.05
 
     Source: the lecture, S11; Mandt, Hoffman & Blei (2017), eq. 11; momentum: their section 4.

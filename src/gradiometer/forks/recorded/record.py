@@ -18,14 +18,33 @@ from gradiometer.forks.comparison.racing import Stop
 from gradiometer.forks.readout import Readout
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.reader import Run
-from gradiometer.storage.disk import one_at_a_time, read_file, reason_of, replace_file, sync_folder, writing
+from gradiometer.storage.disk import (
+    check_inside,
+    one_at_a_time,
+    read_file,
+    reason_of,
+    replace_file,
+    sync_folder,
+    writing,
+)
 from gradiometer.storage.journal import JournalWriter, being_written, plain, read_journal, restored
 
 FORMAT = 1
 """Version of the two files. It is raised if readers of the previous version cannot read the new one."""
 
 FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
+
+
+class _Stopped(msgspec.Struct):
+    """A stop as it is written: see `Stop`."""
+
+    alternative: str
+    horizon: int
+    replicates: int
+    behind: str
+    gap: dict[str, Any] | None
 
 
 class _StoredReadout(msgspec.Struct):
@@ -78,6 +97,7 @@ class ForkRecord:
         """
         folder = parent / FOLDER
         with writing(folder):
+            check_inside(folder / PLAN)
             folder.mkdir(exist_ok=True)
             with one_at_a_time(folder):
                 if (known := cls.find(parent, plan)) is not None:
@@ -109,6 +129,8 @@ class ForkRecord:
             stops = content["stops"]
             if not isinstance(content["plan"], dict):
                 raise TypeError("`plan` is no object")
+            for stop in stops or ():
+                _check_stop(stop)
             return cls(path, Plan.from_dict(content["plan"]), None if stops is None else tuple(map(dict, stops)))
         except OSError as error:
             raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
@@ -248,6 +270,13 @@ def _records(parent: Path, warnings: list[str] | None = None) -> Iterator[ForkRe
         except (RunDamaged, BadArgument) as error:
             if warnings is not None:
                 warnings.append(str(error))
+
+
+def _check_stop(stop: Any) -> None:
+    """Raises ValueError or TypeError if this is not the record of a stop."""
+    found = msgspec.convert(stop, _Stopped)
+    if found.gap is not None:
+        Estimate(**restored(found.gap))
 
 
 def _newest(folder: Path) -> int:

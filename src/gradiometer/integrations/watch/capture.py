@@ -72,7 +72,7 @@ class Capture:
     ) -> None:
         self._objective, self._batches, self._ranks = objective, batches, ranks
         self._parameters = objective.parameters
-        self._accumulation, self.scaler, self._has_loss = accumulation, scaler, has_loss
+        self._accumulation, self.scaler, self.has_loss = accumulation, scaler, has_loss
         self._seed, self._warn, self._shield = seed, warn, shield
         self._preconditioner = preconditioner
         self._gradients = (
@@ -301,7 +301,7 @@ class Capture:
     def _batch(self, parts: Sequence[Part]) -> Callable[[], Batch]:
         """Returns the examples of this process, joined when they are first asked for; only the last part if they cannot
         be joined (sequences of unequal length)."""
-        batches = [part.batch for part in (parts if self._has_loss else parts[-1:])]
+        batches = [part.batch for part in (parts if self.has_loss else parts[-1:])]
 
         @cache
         def together() -> Batch:

@@ -203,6 +203,7 @@ def recorder_of(
     budget: Budget,
     restored: Mapping[str, Any],
     step: int,
+    elsewhere: Sequence[str] = (),
 ) -> Recorder:
     """The recorder of a new run, or of a run that is continued from a checkpoint.
 
@@ -214,10 +215,11 @@ def recorder_of(
         budget: The budget of the run.
         restored: The state of a checkpoint; empty if there is none.
         step: The next step.
+        elsewhere: Names of gauges whose readings are made from products of gradients.
     """
     known = "run" in restored
     folder = RunFolder.open(restored["run"]) if known else RunFolder.create(out, configuration.problem, manifest)
-    recorder = Recorder(folder, gauges, budget=budget, every=configuration.every)
+    recorder = Recorder(folder, gauges, budget=budget, every=configuration.every, elsewhere=elsewhere)
     if known:
         recorder.load_state_dict(restored["recorder"])
         recorder.resume(step)

@@ -64,17 +64,19 @@ def watch(
     If `backward` and the update are one call, write `for batch in w.batches(loader)` instead of calling `step`.
 
     Hooks read the gradients as `backward` makes them, before clipping, DDP's all-reduce and FSDP's reduce-scatter.
-    They are in place only at measured steps. If an update takes one backward on one process, half of the batch is run
-    once more, which needs `loss`. If it takes several backwards, or one on each of several processes, their gradients
-    are compared, and nothing more is run.
+    They are in place only at measured steps. If an update takes one backward on one process, the noise is read from
+    `.grad` of successive steps, within the budget, and nothing is run again: call `step` right after `backward`, with
+    the loss that it was called on. With `every`, `parts`, `probe` or `groups`, or under an optimizer other than SGD,
+    Adam, AdamW, NAdam and Adamax, half of the batch is run once more instead, which needs `loss`. If an update takes
+    several backwards, or one on each of several processes, their gradients are compared, and nothing more is run.
 
     Args:
         model: The model that is trained: plain, compiled, wrapped in DistributedDataParallel, or sharded over all
             processes by `fully_shard` (FSDP2). Only the noise and preconditioned noise of a sharded model is measured.
         optimizer: The optimizer that trains it, a wrapper of it (Accelerate, fastai), or a list of several.
         loss: Called as `loss(model, batch)`. Returns one value per example or their mean: the loss that is trained,
-            under the same autocast, without a scaler. Optional if backwards are accumulated or if there are several
-            processes; gauges that run the model, such as the batch sharpness, are then not available.
+            under the same autocast, without a scaler. Optional unless half of the batch is run again; gauges that
+            run the model, such as the batch sharpness, are then not available.
         out: Folder of the runs.
         name: Beginning of the run's name.
         sampling: How batches are drawn: the DataLoader, or a `Sampling`. By default that of the loader given to

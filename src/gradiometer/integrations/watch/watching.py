@@ -34,6 +34,7 @@ from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
@@ -43,12 +44,16 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.optimizer.wrappers import bare
+from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
+
+PARTS = 2
+"""The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
 
 
 class Watch(Forks, Automatic):
@@ -74,7 +79,22 @@ class Watch(Forks, Automatic):
         reshard(model)
         refuse_what_cannot_be_watched(model, optimizers)
         refuse_unsupported_shards(model, self.ranks)
-        self._cadenced = bool(asked["budget"]) and any(not kind.own_steps for kind in gauges.kinds)
+        self._products = reads_products(
+            optimizers,
+            gauges.names,
+            supported=bool(asked["budget"])
+            and asked["every"] is None
+            and asked["parts"] == PARTS
+            and batches.probe is None
+            and batches.groups is None
+            and accumulation == 1
+            and self.ranks.alone
+            and not sharded,
+        )
+        read = () if self._products is None else self._products[1]
+        self._cadenced = bool(asked["budget"]) and any(
+            not kind.own_steps and kind.name not in read for kind in gauges.kinds
+        )
         if self._cadenced:
             check_spread(model, self.ranks, accumulation=accumulation, has_loss=loss is not None)
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
@@ -124,6 +144,17 @@ class Watch(Forks, Automatic):
             charge=self.budget.charge,
         )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
+        self._successive = None
+        if self._products is not None:
+            self._successive = Successive(
+                self._objective,
+                self._optimizers,
+                self._products[0],
+                scaler=self._capture.scaler,
+                budget=self.budget,
+                alone=not self._cadenced,
+                gauges=read,
+            )
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
@@ -145,6 +176,8 @@ class Watch(Forks, Automatic):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self._triage.shield:
             self._triage.close()
+        if self._successive is not None:
+            self._successive.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -170,6 +203,9 @@ class Watch(Forks, Automatic):
         if steps >= self._triage.next:
             with self._triage.shield:
                 self._triage.at_step(steps, len(self._parts), batch)
+        successive = self._successive
+        if successive is not None and steps >= successive.next:
+            successive.at_step(steps, loss, batch)
         try:
             if steps < between.until:
                 self.steps = steps + between.take(steps, self._parts, loss, batch)
@@ -265,11 +301,16 @@ class Watch(Forks, Automatic):
         self._capture.together = Together(gauges, self.ranks, self.budget, self._objective.parameters[0].device)
         if not self.ranks.first:
             return
+        read = () if self._products is None else self._products[1]
         manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
-        recorder = recorder_of(configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps)
+        recorder = recorder_of(
+            configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps, read
+        )
         self._recorder = self._kept.attached(recorder, configuration)
         self._triage.attach(recorder, self.budget.planned, self.steps)
         self._kept.evaluate_what_waited()
+        if self._successive is not None:
+            self._successive.attach(partial(self._add, recorder), self._read_parts, self.steps + 1)
         self._remember_start()
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
@@ -320,6 +361,26 @@ class Watch(Forks, Automatic):
         recorder.measure(caught, self._capture.together.made)
         self._trackers.send(recorder, self.budget.clock())
 
+    def _add(self, recorder: Recorder, reading: Reading) -> None:
+        """Record a reading from products of successive gradients."""
+        recorder.add(reading)
+        self._trackers.send(recorder, self.budget.clock())
+
+    def _read_parts(self, why: str) -> None:
+        """Products are no longer read: compare the parts of batches instead, if nothing was recorded so far."""
+        recorder, names = self._recorder, () if self._products is None else self._products[1]
+        self._successive = None
+        if recorder is None:
+            return
+        if self._capture.has_loss and not any(map(recorder.has_readings, names)):
+            self._warn(f"{why}; until then, half of the batch is run again at some steps")
+            recorder.take_back(names)
+            self._cadenced = True
+            self._between.end()
+            return
+        for name in names:
+            recorder.event("warning", self.steps, text=f"{name} is no longer measured: {why}", stopped=name)
+
     def _close_step(self) -> None:
         """Keep the losses of the step, and count it: each step should be one update."""
         self._settings.stepped(self.steps)
@@ -369,6 +430,8 @@ class Watch(Forks, Automatic):
         if self._triage.awaits_update:
             with self._triage.shield:
                 self._triage.updated(self.steps - 1)
+        if self._successive is not None:
+            self._successive.updated = True
         if self.steps >= between.planned or self._parts:
             with self.shield:
                 self._settle_update()

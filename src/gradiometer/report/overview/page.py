@@ -1,9 +1,11 @@
 """The page of a folder of runs, with a link to the page of each run."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from gradiometer.errors import BadArgument
 from gradiometer.report.overview.listed import Listed
 from gradiometer.report.page.document import document
 from gradiometer.report.page.page import STATUS_SYMBOLS
@@ -16,8 +18,11 @@ def write_overview(runs: Sequence[Listed], path: Path) -> Path:
     """Write the page of these runs; the file is complete or does not exist. Its links are relative to its folder.
 
     Raises:
+        BadArgument: The path is that of a folder.
         StorageFailed: It cannot be written.
     """
+    if path.is_dir() or not path.name:
+        raise BadArgument(f"`page` must be a file, and `{path}` is a folder: write `--page {path / 'runs.html'}`.")
     page = document(CONTENT, path.parent.resolve().name, (), runs=[_row(run, path.parent) for run in runs]).encode(
         errors="replace"
     )
@@ -30,7 +35,7 @@ def _row(run: Listed, folder: Path) -> dict[str, str]:
     report = run.path / "report.html"
     return {
         "name": run.path.name,
-        "link": quote(str(report.relative_to(folder))) if report.exists() else "",
+        "link": quote(os.path.relpath(report, folder)) if report.exists() else "",
         "problem": run.problem,
         "optimizer": run.optimizer,
         "steps": f"{run.steps:,}",

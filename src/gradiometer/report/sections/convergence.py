@@ -8,7 +8,7 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
-from gradiometer.convergence.theorem.theorem import Verdict
+from gradiometer.convergence.theorem.theorem import TheoremVerdict
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -146,7 +146,7 @@ def _table(rates: Rates, diagnosis: Diagnosis, certificates: Sequence[Certificat
     return Numbers(("quantity", "value", "interval", "level", "method"), tuple(rows))
 
 
-def _conditions(verdict: Verdict) -> list[tuple[str, ...]]:
+def _conditions(verdict: TheoremVerdict) -> list[tuple[str, ...]]:
     words = {True: "yes", False: "no", None: "undecided"}
     answers = {
         "η → 0": verdict.limit_zero,

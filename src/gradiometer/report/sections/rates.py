@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from gradiometer.convergence.plateau.noise_floor import FINISH
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.theorem.theorem import Verdict, theorem
+from gradiometer.convergence.theorem.theorem import TheoremVerdict, theorem
 from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
@@ -42,7 +42,7 @@ class Rates:
     now: int
     source: str
     schedule: Schedule | None = None
-    verdict: Verdict | None = None
+    verdict: TheoremVerdict | None = None
 
     @property
     def planned(self) -> bool:
@@ -121,6 +121,6 @@ def _measured(run: Run) -> Rates | None:
 
 
 @lru_cache(maxsize=64)
-def _verdict(schedule: Schedule) -> Verdict:
+def _verdict(schedule: Schedule) -> TheoremVerdict:
     """Cached, because a formula may take a second."""
     return theorem(schedule)

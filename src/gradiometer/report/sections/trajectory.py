@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradiometer.convergence.trajectory.move_lengths import lengths_of
-from gradiometer.convergence.trajectory.path_facts import Path
+from gradiometer.convergence.trajectory.path_facts import Trail
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.convergence_charts import move_lengths_chart
@@ -25,7 +25,7 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     series, correlation = run.series(Trajectory.name), estimates.get("step_correlation")
     if series is None or correlation is None:
         return None
-    path = Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate)
+    path = Trail.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate)
     found = lengths_of(path, correlation.level)
     if len(found) < 2:
         return None

@@ -90,6 +90,17 @@ class Cadence:
         self.measured += 1
         self._unsettled = True
 
+    def read(self, step: int) -> None:
+        """A reading was made of this step that the budget of measured steps did not pay for."""
+        self.first = self.first if self.measured else step
+        self.last = step
+        self.measured += 1
+
+    def add(self, gauges: Sequence[Gauge]) -> None:
+        """Measure these gauges too, from now on."""
+        self._gauges = (*gauges, *self._gauges)
+        self.next_look = 0
+
     def next_due(self, steps: int, under_way: float) -> int:
         """The step that will be measured next, after the one under way, at the pace so far.
 

@@ -5,6 +5,7 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.run.trust import check_trust
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
 IN_YOUR_PROGRAM = {
@@ -28,6 +29,7 @@ def configuration_of(run: Run, verb: str) -> Configuration:
         raise BadArgument(
             f"`{run.path}` is a watched run: only your program has its model and data. {IN_YOUR_PROGRAM[verb]}"
         )
+    check_trust(run.manifest, run.path, verb)
     return run.configuration
 
 

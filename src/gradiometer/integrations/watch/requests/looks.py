@@ -16,6 +16,7 @@ from gradiometer.convergence.certificate.gradient_norm import UNIT
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
+from gradiometer.estimation.noise_readings import source_of
 from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
@@ -308,8 +309,8 @@ def _start_of(run: Run, level: float) -> Estimate:
     why = "the run has no readings of the noise"
     if series is not None:
         first = series[:AT_THE_START]
-        moments = first.moments["gradient_variance"], first.moments["gradient_norm_squared"]
-        _, norm_squared, _ = of_the_gradient_meant(*moments, first, "train")
+        source = source_of(first)
+        _, norm_squared, _ = of_the_gradient_meant(source.variance, source.norm_squared, first, "train")
         found = mean(norm_squared.sum(axis=1), level=level, unit=UNIT)
         if found.low > 0:
             return found

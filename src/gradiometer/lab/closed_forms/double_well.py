@@ -1,0 +1,259 @@
+"""The double well: two minima and a barrier, which SGD crosses more often at a higher temperature."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, escape_time, passage_steps
+from gradiometer.exploration.temperature.stationary_law import SGDRule, small_rate_temperature
+from gradiometer.lab.closed_forms.quadratic import check_count
+from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+
+SETTLED = 20.0
+"""Relaxation times 1/(ηV″) before crossings are counted, because the first crossing takes time."""
+
+STEPS_AT_ONCE = 512
+"""Steps whose noise is drawn at once."""
+
+
+@dataclass(frozen=True)
+class DoubleWell:
+    """loss(Φ, x) = ΔL((Φ/w)² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±w and a maximum ΔL at 0.
+
+    The gradient of an example has variance σ² at every Φ, so that SGD runs at the temperature T = ησ²/(2B), and
+    crosses from one minimum to the other in a time exponential in ΔL/T.
+
+    Args:
+        barrier: ΔL, positive.
+        half_distance: w, positive.
+        variance: σ² of x, positive.
+
+    Source: Kramers (1940), Brownian Motion in a Field of Force; the loss is the textbook's quartic.
+
+    Example:
+        >>> from gradiometer.lab.closed_forms import DoubleWell
+        >>> well = DoubleWell(barrier=1.0)
+        >>> well.temperature(0.2, batch_size=1), round(well.kramers_steps(0.2, batch_size=1))
+        (0.1, 126913)
+    """
+
+    barrier: float = 1.0
+    half_distance: float = 1.0
+    variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("barrier", "half_distance", "variance"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadArgument(f"`{name}` must be positive and finite, got {getattr(self, name)}.")
+
+    @property
+    def curvature(self) -> float:
+        """8ΔL/w², V″ at both minima."""
+        return 8 * self.barrier / self.half_distance**2
+
+    @property
+    def curvature_at_top(self) -> float:
+        """−4ΔL/w², V″ at the top."""
+        return -4 * self.barrier / self.half_distance**2
+
+    @property
+    def correction(self) -> float:
+        """3/(8ΔL), Kramers' κ: half is from the bottom of the wells, half from the top."""
+        return 3 / (8 * self.barrier)
+
+    def mean_loss(self, position: float) -> float:
+        """V(Φ) = ΔL((Φ/w)² − 1)²."""
+        return self.barrier * ((position / self.half_distance) ** 2 - 1) ** 2
+
+    def gradient(self, position: Float[np.ndarray, " walkers"]) -> Float[np.ndarray, " walkers"]:
+        """V′(Φ) = 4ΔL Φ((Φ/w)² − 1)/w²."""
+        scaled = position / self.half_distance
+        return 4 * self.barrier / self.half_distance * scaled * (scaled**2 - 1)
+
+    def temperature(self, learning_rate: float, batch_size: int) -> float:
+        """T = ησ²/(2B), in units of the loss."""
+        return small_rate_temperature(self.variance, 1, SGDRule(learning_rate, batch_size))
+
+    def kramers_steps(self, learning_rate: float, batch_size: int) -> float:
+        """π w²/(2√2 ΔL η) · exp(ΔL/T)(1 + 3T/(8ΔL)), the mean number of steps from one minimum to the other.
+
+        It holds for a small learning rate and a low temperature.
+        """
+        temperature, bend = self.temperature(learning_rate, batch_size), self.correction
+        time = escape_time(self.barrier, self.curvature, self.curvature_at_top, temperature, correction=bend)
+        return time / learning_rate
+
+    def exact_steps(self, learning_rate: float, batch_size: int) -> float:
+        """The mean number of steps from one minimum to the other or beyond, for Gaussian x, at any η and temperature.
+
+        Raises:
+            BadArgument: η is not below 2/V″, the limit of the wells.
+        """
+        temperature = self._checked_temperature(learning_rate, batch_size)
+        spread = math.sqrt(temperature / (self.curvature * (1 - learning_rate * self.curvature / 2)))
+        w = self.half_distance
+        return passage_steps(
+            self.gradient, learning_rate, temperature, start=-w, end=w, lowest=-w - WIDTHS_OF_A_LAW * spread
+        )
+
+    def crossing_steps(
+        self,
+        learning_rate: float,
+        batch_size: int,
+        *,
+        walkers: int,
+        steps: int,
+        level: float = 0.9,
+        seed: int = 0,
+    ) -> Estimate:
+        """The same number from a simulation: steps per crossing of many independent walkers that start at a minimum.
+
+        A crossing ends when a walker reaches the minimum of the other well, and the next one begins there. Crossings
+        are counted after 20 relaxation times 1/(ηV″), when the wells have filled. The interval is Student's over the
+        rates of the walkers.
+
+        Args:
+            learning_rate: η.
+            batch_size: B.
+            walkers: Number of walkers, at least 4.
+            steps: Steps per walker.
+            level: Confidence level.
+            seed: Seed of the noise.
+
+        Raises:
+            BadArgument: η is not below the limit of the wells, or almost no walker crossed.
+        """
+        check_count("steps", steps)
+        if not walkers >= FEWEST_READINGS:
+            raise BadArgument(f"`walkers` must be at least {FEWEST_READINGS}, got {walkers}.")
+        crossings = self._crossings(learning_rate, batch_size, walkers, steps, seed)
+        rate = mean(crossings / steps, level=level, batches=walkers)
+        if not rate.low > 0:
+            raise BadArgument(
+                f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings in {steps:,} steps. "
+                "Take more steps, more walkers or a higher temperature."
+            )
+        return Estimate.interval(
+            1 / rate.value,
+            1 / rate.high,
+            1 / rate.low,
+            level=level,
+            method=f"{rate.method} of the rate",
+            samples=walkers,
+            unit="steps",
+        )
+
+    def _crossings(
+        self, learning_rate: float, batch_size: int, walkers: int, steps: int, seed: int
+    ) -> Float[np.ndarray, " walkers"]:
+        """The number of crossings of each walker, once the wells have filled."""
+        spread = math.sqrt(2 * learning_rate * self._checked_temperature(learning_rate, batch_size))
+        settling = math.ceil(SETTLED / (learning_rate * self.curvature))
+        generator, w = np.random.default_rng(seed), self.half_distance
+        position, side = np.full(walkers, -w), np.full(walkers, -1.0)
+        crossings = np.zeros(walkers)
+        for start in range(-settling, steps, STEPS_AT_ONCE):
+            noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
+            noise *= spread
+            with np.errstate(over="ignore", invalid="ignore"):  # a walker that diverges is found below
+                for step, arrived in enumerate(self._moved(position, side, noise, learning_rate), start):
+                    if step >= 0:
+                        crossings += arrived
+            if not np.isfinite(position).all():
+                raise BadArgument(
+                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: "
+                    "take a smaller one."
+                )
+        return crossings
+
+    def _moved(
+        self,
+        position: Float[np.ndarray, " walkers"],
+        side: Float[np.ndarray, " walkers"],
+        noise: Float[np.ndarray, "steps walkers"],
+        learning_rate: float,
+    ) -> Iterator[np.ndarray | float]:
+        """Move all walkers in place. Yields at every step which walkers reached the other minimum, 0.0 if none did."""
+        w = self.half_distance
+        pull, ahead = learning_rate * 4 * self.barrier / w**2, np.empty_like(position)
+        for kick in noise:
+            np.multiply(position, position, out=ahead)
+            ahead *= -pull / w**2
+            ahead += 1 + pull
+            position *= ahead
+            position += kick
+            np.multiply(position, side, out=ahead)
+            if ahead.min() > -w:
+                yield 0.0
+                continue
+            arrived = ahead <= -w
+            np.negative(side, where=arrived, out=side)
+            yield arrived
+
+    def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
+        """A finite training set of Gaussian x with mean exactly 0, and a test set of equal size, in double precision.
+
+        Args:
+            examples: N.
+            seed: Seed of the examples.
+            start: Φ_0; the default is −w.
+        """
+        check_count("examples", examples)
+        generator = np.random.default_rng(seed)
+        drawn = generator.standard_normal((2, examples, 1)) * math.sqrt(self.variance)
+        train, test = (torch.from_numpy(part - part.mean()) for part in drawn)
+        return Problem(
+            name="double-well",
+            model=lambda: Walker(self, -self.half_distance if start is None else start),
+            loss=walker_losses,
+            train=Examples(train, "train"),
+            test=Examples(test, "test"),
+            model_name="walker",
+            description=f"A double well of barrier {self.barrier:g}: {examples:,} examples to train on.",
+        )
+
+    def _checked_temperature(self, learning_rate: float, batch_size: int) -> float:
+        """The temperature. The learning rate must be below the limit of the wells."""
+        temperature = self.temperature(learning_rate, batch_size)
+        if not learning_rate < 2 / self.curvature:
+            raise BadArgument(
+                f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, got {learning_rate}: "
+                "SGD diverges beyond."
+            )
+        return temperature
+
+
+class Walker(nn.Module):
+    """A position Φ in a double well; its output is the loss of each example."""
+
+    def __init__(self, well: DoubleWell, start: float) -> None:
+        super().__init__()
+        self.well = well
+        self.position = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+
+    def forward(self, examples: Float[Tensor, "examples 1"]) -> Float[Tensor, " examples"]:
+        """ΔL((Φ/w)² − 1)² − xΦ of every example x."""
+        loss = self.well.barrier * ((self.position / self.well.half_distance).square() - 1).square()
+        losses: Tensor = loss - examples[:, 0] * self.position
+        return losses
+
+
+def walker_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
+    """The loss of a `Walker`: its output."""
+    losses: Tensor = model(batch)
+    return losses
+
+
+def load(model: str = "walker", seed: int = 0) -> Problem:
+    """A barrier of 1 between minima at −1 and 1, a thousand x of variance 1."""
+    return DoubleWell().problem(seed=seed)

@@ -1,0 +1,140 @@
+"""Bayesian linear regression: a posterior in closed form, at any temperature."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.lab.closed_forms.matrices import Matrix
+from gradiometer.measurement.batch import Batch
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+
+
+@dataclass(frozen=True)
+class LinearRegression:
+    """y = xᵀΦ + N(0, σ²), with the prior Φ ~ N(0, I/τ): loss = (y − xᵀΦ)²/(2σ²) + τ‖Φ‖²/(2N) of an example.
+
+    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to a
+    constant, and exp(−U/T) is N(m, T·C) with C⁻¹ = XᵀX/σ² + τI and m = C Xᵀy/σ².
+
+    Args:
+        inputs: x of every example, [examples, params].
+        targets: y, [examples].
+        noise: σ, positive.
+        precision: τ of the prior, positive.
+
+    Source: Bishop (2006), Pattern Recognition and Machine Learning, eq. 3.50 f.
+
+    Example:
+        >>> from gradiometer.lab.closed_forms import LinearRegression
+        >>> regression = LinearRegression(np.array([[1.0], [2.0]]), np.array([1.0, 2.0]))
+        >>> regression.mean.round(4), regression.covariance().round(4)
+        (array([0.8333]), array([[0.1667]]))
+    """
+
+    inputs: Float[np.ndarray, "examples params"]
+    targets: Float[np.ndarray, " examples"]
+    noise: float = 1.0
+    precision: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, values in (("inputs", self.inputs), ("targets", self.targets)):
+            if not np.isfinite(values).all():
+                raise BadArgument(f"`{name}` must be finite.")
+        if len(self.inputs) != len(self.targets):
+            raise BadArgument(f"`inputs` has {len(self.inputs)} examples, but `targets` has {len(self.targets)}.")
+        for name, value in (("noise", self.noise), ("precision", self.precision)):
+            if not 0 < value < math.inf:
+                raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
+
+    @classmethod
+    def drawn(cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0) -> "LinearRegression":
+        """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales from 1 down to ¼."""
+        generator, size = np.random.default_rng(seed), len(slopes)
+        mixing = np.eye(size) + 0.3 * generator.standard_normal((size, size))
+        inputs = generator.standard_normal((examples, size)) @ mixing * np.geomspace(1, 0.25, size)
+        targets = inputs @ np.array(slopes) + noise * generator.standard_normal(examples)
+        return cls(inputs, targets, noise)
+
+    @cached_property
+    def curvature(self) -> Matrix:
+        """∇²U = XᵀX/σ² + τI, N times the Hessian of the mean loss."""
+        size = self.inputs.shape[1]
+        curvature: Matrix = self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(size)
+        return curvature
+
+    @cached_property
+    def mean(self) -> Float[np.ndarray, " params"]:
+        """The posterior mean, at every temperature."""
+        mean: np.ndarray = np.linalg.solve(self.curvature, self.inputs.T @ self.targets / self.noise**2)
+        return mean
+
+    def covariance(self, temperature: float = 1.0) -> Matrix:
+        """The posterior covariance T·C."""
+        covariance: Matrix = temperature * np.linalg.inv(self.curvature)
+        return covariance
+
+    def gradient_noise(self, at: Float[np.ndarray, " params"]) -> Matrix:
+        """Σ, the covariance of the gradient of an example's loss at a point."""
+        gradients = -(self.targets - self.inputs @ at)[:, None] * self.inputs / self.noise**2
+        return np.cov(gradients, rowvar=False, ddof=0)
+
+    def mean_loss(self, temperature: float = 1.0) -> float:
+        """E of the mean loss under exp(−U/T): its smallest value plus Td/(2N)."""
+        size = len(self.targets)
+        least = np.mean((self.targets - self.inputs @ self.mean) ** 2) / (2 * self.noise**2)
+        prior = self.precision * float(self.mean @ self.mean) / (2 * size)
+        return float(least) + prior + temperature * len(self.mean) / (2 * size)
+
+    def problem(self) -> Problem:
+        """The training problem. The model's parameter is Φ, in double precision, drawn from the prior."""
+        noise, share = self.noise, self.precision / (2 * len(self.targets))
+
+        def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
+            inputs, targets = batch
+            prior = share * sum(parameter.square().sum() for parameter in model.parameters())
+            losses: Tensor = (targets - model(inputs)).square() / (2 * noise**2) + prior
+            return losses
+
+        size, precision = self.inputs.shape[1], self.precision
+        return Problem(
+            name="linear-regression",
+            model=lambda: Slopes(size, precision),
+            loss=loss,
+            train=Examples((torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"),
+            model_name="slopes",
+            description=f"Bayesian linear regression of {size} slopes, {len(self.targets):,} examples to train on.",
+        )
+
+
+class Slopes(nn.Module):
+    """xᵀΦ."""
+
+    def __init__(self, size: int, precision: float) -> None:
+        super().__init__()
+        self.slopes = nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision))
+
+    def forward(self, inputs: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
+        """The prediction of every example."""
+        return inputs @ self.slopes
+
+
+EXAMPLES = 500
+SLOPES = (1.0, -0.5, 0.25, 0.0, 2.0)
+
+
+def known(seed: int = 0) -> LinearRegression:
+    """The regression of `load`."""
+    return LinearRegression.drawn(EXAMPLES, SLOPES, seed=seed)
+
+
+def load(model: str = "slopes", seed: int = 0) -> Problem:
+    """Five slopes, 500 examples."""
+    return known(seed).problem()

@@ -1,0 +1,306 @@
+"""The noisy quadratic in any dimension, on which SGD has closed forms."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from gradiometer.errors import BadArgument
+from gradiometer.exploration.temperature import stationary_law
+from gradiometer.lab.closed_forms.matrices import Matrix, definite, semidefinite, square_root
+from gradiometer.measurement.batch import Batch
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+
+Point = Float[np.ndarray, " params"]
+
+
+class Quadratic:
+    """loss(Φ, x) = ½(Φ − x)ᵀ H (Φ − x) with x ~ N(Φ*, H⁻¹ Σ H⁻¹), whose gradient H(Φ − x) has covariance Σ at every Φ.
+
+    Smooth and non-negative, as the classical theorem requires. The closed forms hold for batches of independent draws,
+    fresh or with replacement. If every batch is drawn without replacement from all N examples, replace Σ by
+    Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use `reshuffled_covariance`.
+
+    Args:
+        curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix, positive definite.
+        noise: Σ, in (loss / parameter)²: its eigenvalues along the axes, or a matrix, positive semi-definite.
+        minimum: Φ*, the minimum of the mean loss; the default is the origin.
+
+    Raises:
+        BadArgument: A matrix is not symmetric, not (semi-)definite or not finite, or sizes differ.
+
+    Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), Stochastic Gradient
+        Descent as Approximate Bayesian Inference, section 3; here without their limit of a small learning rate.
+
+    Example:
+        >>> from gradiometer.lab.closed_forms import Quadratic
+        >>> Quadratic([1.0, 0.1], [1.0, 1.0]).stationary_covariance(0.1, batch_size=4).round(4)
+        array([[0.0132, 0.    ],
+               [0.    , 0.1256]])
+    """
+
+    def __init__(self, curvature: ArrayLike, noise: ArrayLike, minimum: ArrayLike | None = None) -> None:
+        self.curvature = definite("curvature", curvature)
+        self.noise = semidefinite("noise", noise)
+        if len(self.noise) != self.dimension:
+            raise BadArgument(f"`noise` has dimension {len(self.noise)}, but `curvature` has {self.dimension}.")
+        self.minimum = self.checked_point("minimum", np.zeros(self.dimension) if minimum is None else minimum)
+        self.eigenvalues, self.axes = np.linalg.eigh(self.curvature)
+
+    def __repr__(self) -> str:
+        numbers = f"sharpness {self.sharpness:.4g}, tr Σ {self.gradient_variance:.4g}"
+        return f"<Quadratic: {self.dimension} parameters, {numbers}>"
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of parameters."""
+        return len(self.curvature)
+
+    @property
+    def sharpness(self) -> float:
+        """The largest eigenvalue of H, in loss / parameter²."""
+        return float(self.eigenvalues[-1])
+
+    @property
+    def gradient_variance(self) -> float:
+        """tr Σ, in (loss / parameter)²."""
+        return float(np.trace(self.noise))
+
+    @property
+    def floor(self) -> float:
+        """½ tr(H⁻¹Σ), the mean loss at the minimum."""
+        return float(np.trace(np.linalg.solve(self.curvature, self.noise))) / 2
+
+    def gradient(self, position: ArrayLike) -> Point:
+        """g = H(Φ − Φ*), in loss / parameter."""
+        gradient: Point = self.curvature @ (self.checked_point("position", position) - self.minimum)
+        return gradient
+
+    def excess_loss(self, position: ArrayLike) -> float:
+        """½(Φ − Φ*)ᵀ H (Φ − Φ*), the mean loss above its floor."""
+        away = self.checked_point("position", position) - self.minimum
+        return float(away @ self.curvature @ away) / 2
+
+    def noise_scale(self, position: ArrayLike) -> float:
+        """tr Σ / ‖g‖², in examples; infinite at the minimum.
+
+        Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.9.
+        """
+        gradient = self.gradient(position)
+        squared_norm = float(gradient @ gradient)
+        return self.gradient_variance / squared_norm if squared_norm > 0 else math.inf
+
+    def stationary_covariance(
+        self, learning_rate: float, batch_size: int, momentum: float = 0.0, *, nesterov: bool = False
+    ) -> Matrix:
+        """S, the covariance of the iterates of SGD at a constant learning rate, long after the start.
+
+        For independent draws: see `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
+
+        Raises:
+            BadArgument: η is not below 2(1 + μ)/λ_max. Beyond, the iterates diverge.
+        """
+        rule = self._rule(learning_rate, batch_size, momentum, nesterov)
+        return stationary_law.stationary_covariance(self.curvature, self.noise, rule)
+
+    def reshuffled_covariance(
+        self,
+        learning_rate: float,
+        batch_size: int,
+        examples: int,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        batches: int | None = None,
+    ) -> Matrix:
+        """S for epochs over N examples, each in a new random order, on the quadratic of these examples (`on`).
+
+        Args:
+            learning_rate: η.
+            batch_size: B.
+            examples: N.
+            momentum: μ.
+            nesterov: True for Nesterov's momentum.
+            batches: Number of batches since the epoch began; None for the mean over an epoch.
+        """
+        rule = self._rule(learning_rate, batch_size, momentum, nesterov)
+        return stationary_law.reshuffled_covariance(self.curvature, self.noise, rule, examples, batches=batches)
+
+    def stationary_excess_loss(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
+        """½ tr(HS), the mean loss above its floor at a constant learning rate."""
+        covariance = self.stationary_covariance(learning_rate, batch_size, momentum)
+        return stationary_law.excess_loss(self.curvature, covariance)
+
+    def stationary_squared_gradient(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
+        """E‖g‖² = tr(HSH) at a constant learning rate."""
+        covariance = self.stationary_covariance(learning_rate, batch_size, momentum)
+        return float(np.trace(self.curvature @ covariance @ self.curvature))
+
+    def simulate(
+        self,
+        learning_rates: ArrayLike,
+        *,
+        chains: int,
+        batch_size: int,
+        momentum: float = 0.0,
+        start: ArrayLike | None = None,
+        seed: int = 0,
+    ) -> Float[np.ndarray, "steps chains params"]:
+        """The iterates of many independent runs of SGD on fresh batches, from the start on.
+
+        The mean gradient of a batch of Gaussian examples is exactly H(Φ − Φ*) plus N(0, Σ/B), so one draw per step
+        replaces a batch of any size. Memory: (steps + 1) × chains × params numbers.
+
+        Args:
+            learning_rates: η_t at every step, [steps].
+            chains: Number of runs.
+            batch_size: B.
+            momentum: μ of PyTorch's heavy ball.
+            start: Φ_0 of all runs, [params], or of each, [chains, params]; the default is the minimum.
+            seed: Seed of the noise.
+        """
+        check_count("batch_size", batch_size)
+        check_count("chains", chains)
+        _check_momentum(momentum)
+        rates = checked_rates(learning_rates)
+        generator = np.random.default_rng(seed)
+        root = square_root(self.noise) / math.sqrt(batch_size)
+        iterates = np.empty((len(rates) + 1, chains, self.dimension))
+        iterates[0] = self._starts(chains, start)
+        velocity = np.zeros((chains, self.dimension))
+        for step, rate in enumerate(rates):
+            noise = generator.standard_normal((chains, self.dimension)) @ root
+            velocity = momentum * velocity + (iterates[step] - self.minimum) @ self.curvature + noise
+            iterates[step + 1] = iterates[step] - rate * velocity
+        return iterates
+
+    def problem(self, examples: int = 2000, seed: int = 0, start: ArrayLike | None = None) -> Problem:
+        """A finite training set drawn from it, and a test set of the same size, in double precision.
+
+        Its full gradient and noise are known exactly: see `on`.
+
+        Args:
+            examples: N.
+            seed: Seed of the examples.
+            start: Φ_0; by default it is drawn from N(Φ*, I) when the model is made.
+        """
+        check_count("examples", examples)
+        generator = np.random.default_rng(seed)
+        spread = square_root(self.noise) @ np.linalg.inv(self.curvature)
+        train, test = (self.minimum + generator.standard_normal((examples, self.dimension)) @ spread for _ in range(2))
+        return Problem(
+            name="quadratic",
+            model=lambda: Position(self, start),
+            loss=position_losses,
+            train=Examples(torch.from_numpy(train), "train"),
+            test=Examples(torch.from_numpy(test), "test"),
+            model_name="position",
+            description=f"A noisy quadratic of {self.dimension} parameters, {examples:,} examples to train on.",
+        )
+
+    def on(self, train: Examples) -> "Quadratic":
+        """The exact quadratic of a training set of these examples, with its minimum and its Σ.
+
+        Φ* is the mean of the examples and Σ = H Cov(x) H, with N in the denominator: the covariance of the gradient
+        of an example drawn from the set. All closed forms hold for it, with the Train gradient as g.
+        """
+        points = torch.as_tensor(train.data).double().cpu().numpy()
+        if points.ndim != 2 or points.shape[1] != self.dimension:
+            raise BadArgument(f"`train` must be of shape [examples, {self.dimension}], got {list(points.shape)}.")
+        centred = points - points.mean(axis=0)
+        covariance = centred.T @ centred / len(points)
+        return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
+
+    def _rule(self, learning_rate: float, batch_size: int, momentum: float, nesterov: bool) -> stationary_law.SGDRule:
+        """The update rule, with its settings checked."""
+        check_count("batch_size", batch_size)
+        _check_momentum(momentum)
+        if not learning_rate > 0:
+            raise BadArgument(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
+        return stationary_law.SGDRule(learning_rate, batch_size, momentum, nesterov)
+
+    def checked_point(self, name: str, given: ArrayLike) -> Point:
+        """A finite point of this dimension, [params], from an argument of this name.
+
+        Raises:
+            BadArgument: It has another shape, or is not finite.
+        """
+        point = np.asarray(given, dtype=np.float64)
+        if point.shape != (self.dimension,):
+            raise BadArgument(f"`{name}` must be of shape [{self.dimension}], got {list(point.shape)}.")
+        if not np.isfinite(point).all():
+            raise BadArgument(f"`{name}` must be finite, got {point}.")
+        return point
+
+    def _starts(self, chains: int, start: ArrayLike | None) -> Float[np.ndarray, "chains params"]:
+        """The start of each chain."""
+        starts = np.asarray(self.minimum if start is None else start, dtype=np.float64)
+        if starts.shape not in ((self.dimension,), (chains, self.dimension)):
+            raise BadArgument(
+                f"`start` must be of shape [{self.dimension}] or [{chains}, {self.dimension}], "
+                f"got {list(starts.shape)}."
+            )
+        return np.broadcast_to(starts, (chains, self.dimension))
+
+
+class Position(nn.Module):
+    """A point Φ in a quadratic; its output is the loss of each example."""
+
+    curvature: Tensor
+
+    def __init__(self, quadratic: Quadratic, start: ArrayLike | None = None) -> None:
+        super().__init__()
+        drawn = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(quadratic.minimum)
+        self.position = nn.Parameter(drawn if start is None else torch.tensor(quadratic.checked_point("start", start)))
+        self.register_buffer("curvature", torch.from_numpy(quadratic.curvature))
+
+    def forward(self, examples: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
+        """½(Φ − x)ᵀ H (Φ − x) of every example x."""
+        away = self.position - examples
+        losses: Tensor = (away @ self.curvature * away).sum(dim=-1) / 2
+        return losses
+
+
+def position_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
+    """The loss of a `Position`: its output."""
+    losses: Tensor = model(batch)
+    return losses
+
+
+def load(model: str = "position", seed: int = 0) -> Problem:
+    """Twenty parameters with curvatures from 0.01 to 1 and noise in proportion, Σ = H: 2,000 examples.
+
+    A well-specified likelihood has Σ = H at its best parameters.
+    """
+    curvatures = np.geomspace(0.01, 1, 20)
+    return Quadratic(curvatures, curvatures).problem(seed=seed)
+
+
+def checked_rates(given: ArrayLike) -> Float[np.ndarray, " steps"]:
+    """A learning rate for every step.
+
+    Raises:
+        BadArgument: They are not one finite number per step.
+    """
+    rates = np.asarray(given, dtype=np.float64)
+    if not (rates.ndim == 1 and np.isfinite(rates).all()):
+        raise BadArgument(
+            f"`learning_rates` must be one finite number per step, [steps], got {rates.tolist()}: "
+            "for a constant rate write [rate] * steps."
+        )
+    return rates
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise `BadArgument` if the value is not at least 1."""
+    if not value >= 1:
+        raise BadArgument(f"`{name}` must be at least 1, got {value}.")
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise BadArgument(f"`momentum` must lie in [0, 1), got {momentum}.")

@@ -1,0 +1,80 @@
+"""S1: vanilla SGD moves against the batch gradient, which on average is the gradient."""
+
+import math
+from functools import partial
+
+import numpy as np
+
+from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.network import MLP, digits_network
+from gradiometer.lab.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import mean
+
+RATES = (0.01, 0.1, 1.0)
+BATCH, BATCHES = 32, 300
+MOMENTUM, WARM = 0.9, 100
+"""After `WARM` steps the momentum buffer has forgotten its start to 3e-5."""
+EXAMPLE, START = OneDimensional(mean=1.0, variance=4.0), 3.0
+
+
+def _one_step(rate: float) -> Estimate:
+    """How far β moves towards E y in its first step, over many runs."""
+    chains = EXAMPLE.simulate([rate], chains=4000, batch_size=BATCH, start=START, seed=RATES.index(rate))
+    return averaged(chains[0] - chains[1])
+
+
+def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
+    """−⟨ΔΦ, g⟩/‖g‖ of torch's own optimizer, with the network put back after every step."""
+    network = digits_network()
+    direction = network.gradient / network.gradient.norm()
+    moves = network.moves(BATCH, BATCHES + WARM, RATES.index(rate), rate, momentum)
+    along = np.array([-float(move @ direction) for move in moves])
+    return mean(along[WARM:], level=LEVEL)
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    network, gradient = digits_network(), EXAMPLE.gradient(START)
+    norm = float(network.gradient.norm())
+    of_batch = math.sqrt(norm**2 + network.noise_of_batch(BATCH))
+    experiment = partial(Experiment, dial="learning rate, η", points=RATES)
+    real = partial(experiment, where=MLP, quantity="move along −g, per step")
+    return (
+        experiment(
+            name="one_step",
+            setting=Circumstance.KNOWN,
+            where="the one-dimensional example, β = 3, E y = 1",
+            quantity="mean move towards E y, per step",
+            predict=lambda rate: rate * gradient,
+            measure=_one_step,
+            says="On average a step is −η(β − E y), for every batch size.",
+        ),
+        real(
+            name="digits",
+            setting=Circumstance.REAL,
+            predict=lambda rate: rate * norm,
+            measure=_along_gradient,
+            rival=Rival("all of the step is along −g, η √E‖ĝ‖²", lambda rate: rate * of_batch),
+            says="On average over batches of 32, torch's SGD moves η‖g‖ along −g, with g the exact Train gradient.",
+        ),
+        real(
+            name="momentum",
+            setting=Circumstance.FAILS,
+            predict=lambda rate: rate * norm / (1 - MOMENTUM),
+            measure=lambda rate: _along_gradient(rate, MOMENTUM),
+            claim=lambda rate: rate * norm,
+            says="With momentum 0.9 a step follows an average of past batch gradients. If the gradient stays the same, "
+            "the step is 1/(1 − μ) = 10 times as long.",
+        ),
+    )
+
+
+S1 = Statement(
+    name="S1",
+    title="A step against the batch gradient",
+    claim="Vanilla SGD moves against the gradient of a batch, which on average is the gradient.",
+    experiments=_experiments,
+    limits="With momentum, clipping or preconditioning the step is no longer against the batch gradient, so "
+    "measurements of ĝ do not describe the move of Φ.",
+)

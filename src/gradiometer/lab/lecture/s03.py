@@ -1,0 +1,119 @@
+"""S3: how the gradient drifts as the parameters move."""
+
+from functools import cache, partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from gradiometer.drift.curvature import Curvature
+from gradiometer.drift.step_drift import StepDrift
+from gradiometer.lab.closed_forms.quadratic import Quadratic
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.network import MLP, digits_network
+from gradiometer.lab.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.gradient_graph import flat
+from gradiometer.measurement.objective import Objective
+
+LENGTHS = (0.01, 1.0, 100.0)
+RATES = (0.003, 0.01, 0.03)
+BATCH, STEPS = 32, 300
+DISTANCES = (1.0, 2.0, 4.0)
+CURVATURE = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])
+DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
+
+
+def _quadratic_drift(length: float) -> float:
+    """‖g(Φ + Δ) − g(Φ)‖ by torch's own backward, on a training set of the quadratic."""
+    problem = Quadratic(CURVATURE, np.eye(3)).problem(examples=200, start=np.zeros(3))
+    objective, everything = Objective(problem.model(), problem.loss), problem.train.batch(torch.arange(200))
+    here = [parameter.detach() for parameter in objective.parameters]
+    there = [here[0] + torch.from_numpy(length * DIRECTION)]
+    before, after = (flat(objective.gradient(everything, at=at)).double() for at in (here, there))
+    return float((after - before).norm())
+
+
+@cache
+def _products() -> Float[np.ndarray, " batches"]:
+    """‖Hĝ‖² of the Train loss for many batch gradients ĝ."""
+    network = digits_network()
+    curvature = Curvature.of(network.objective, network.everything)
+    gradients = torch.stack([network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)])
+    images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
+    return images
+
+
+@cache
+def _without_noise() -> float:
+    """‖Hg‖² of the Train loss and its gradient."""
+    network = digits_network()
+    curvature = Curvature.of(network.objective, network.everything)
+    return float(curvature.products(network.gradient.float()[None]).double().square().sum())
+
+
+def _measured_drift(rate: float) -> Estimate:
+    """The instrument's step drift, from independent batches and independent probe examples."""
+    network, draw = digits_network(), torch.Generator().manual_seed(5)
+
+    def probe() -> object:
+        return network.train.batch(torch.randint(len(network.train), (8 * BATCH,), generator=draw))
+
+    return network.measured(StepDrift(), BATCH, STEPS, 6, rate, probe)["drift_squared"]
+
+
+def _far_away(distance: float) -> float:
+    """g(x + Δ) − g(x) of log cosh x from its minimum, by torch."""
+    position = torch.tensor(distance, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(torch.log(torch.cosh(position)), position)
+    return float(gradient)
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    image = float(np.linalg.norm(CURVATURE @ DIRECTION))
+    drift = partial(Experiment, dial="length of the move, ‖Δ‖", quantity="change of the gradient, ‖g(Φ + Δ) − g(Φ)‖")
+    return (
+        drift(
+            name="quadratic",
+            setting=Circumstance.KNOWN,
+            where="a quadratic of three parameters",
+            points=LENGTHS,
+            predict=lambda length: length * image,
+            measure=_quadratic_drift,
+            says="‖HΔ‖, for moves of any length: a quadratic has no third derivative.",
+        ),
+        Experiment(
+            name="digits",
+            setting=Circumstance.REAL,
+            where=f"{MLP}, steps of B = 32",
+            quantity="E‖g(Φ − ηĝ) − g(Φ)‖²",
+            dial="learning rate, η",
+            points=RATES,
+            predict=lambda rate: averaged(rate**2 * _products()),
+            measure=_measured_drift,
+            rival=Rival("steps along g alone, η²‖Hg‖²", lambda rate: rate**2 * _without_noise()),
+            says="η² E‖Hĝ‖², from Hessian products with the gradients of 100 batches. The instrument measures it "
+            "without a Hessian, from halves of other examples at both ends of a step.",
+        ),
+        drift(
+            name="far_away",
+            setting=Circumstance.FAILS,
+            where="log cosh x, from its minimum",
+            points=DISTANCES,
+            predict=np.tanh,
+            measure=_far_away,
+            claim=lambda distance: distance,
+            says="A long move leaves the region in which the loss is a quadratic. HΔ = Δ grows without limit, but the "
+            "gradient is tanh Δ, which stays below 1.",
+        ),
+    )
+
+
+S3 = Statement(
+    name="S3",
+    title="Gradient drift",
+    claim="As the parameters move the gradient changes, to first order by the Hessian times the move.",
+    experiments=_experiments,
+    limits="It is a statement about short moves. Over long ones, and across the kinks of a ReLU network, the Hessian "
+    "at the start of the move says little about the gradient at its end.",
+)

@@ -1,0 +1,186 @@
+"""S5: exploration: deep losses are not convex, so one has to search, and SGD can."""
+
+from functools import cache, partial
+
+import torch
+
+from gradiometer.convergence.schedules.shapes import Linear
+from gradiometer.drift.curvature import Curvature
+from gradiometer.lab.closed_forms.double_well import DoubleWell
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.network import MLP, Network, Weights, digits_network
+from gradiometer.lab.lecture.regressions import DECAY, RUNS, Regressions
+from gradiometer.lab.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.problems.images.digits import load
+
+WELL, RATE = DoubleWell(variance=16.0), 0.05
+BATCHES = (1, 2, 3)
+"""T = ησ²/(2B): 0.4, 0.2 and 0.13 of the barrier."""
+WALKERS, CROSSINGS = 400, 40
+
+PAIRS, STEPS = 12, (100, 300, 1000)
+SPREADS = (0.1, 1.0, 3.0)
+"""Standard deviation of the weights at the start of the convex regressions."""
+
+WALK_RATE, BATCH, LENGTHS, WALKS = 0.01, 32, (1, 4, 16), 60
+PUSHES = 40
+"""Batch gradients whose noise is followed by Hessian products."""
+
+
+def _crossing(batch_size: int) -> Estimate:
+    """Mean steps from one minimum to the other, over many walkers, each long enough for many crossings."""
+    steps = int(min(CROSSINGS * WELL.exact_steps(RATE, batch_size), 60_000))
+    return WELL.crossing_steps(RATE, batch_size, walkers=WALKERS, steps=steps, level=LEVEL, seed=batch_size)
+
+
+@cache
+def _trained(seed: int) -> dict[int, Weights]:
+    """The weights of a network with its own start and batches, after each of `STEPS`."""
+    network = digits_network()
+    torch.manual_seed(seed)
+    model = load("mlp").model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {
+        step: [parameter.detach().clone() for parameter in model.parameters()]
+        for step in network.sgd(model, optimizer, 32, STEPS[-1], seed=100 + seed)
+        if step in STEPS
+    }
+
+
+def reordered(weights: Weights, seed: int) -> Weights:
+    """The same network with its hidden units in another order: the same function of the images, elsewhere."""
+    first, bias, last, output = weights
+    order = torch.randperm(len(bias), generator=torch.Generator().manual_seed(seed))
+    return [first[order], bias[order], last[:, order], output]
+
+
+def by_symmetry(step: int, first: int = 0) -> Estimate:
+    """The barrier between a network and itself with its hidden units in another order, over networks."""
+    ends = [(_trained(seed)[step], reordered(_trained(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)]
+    return averaged([digits_network().barrier(*pair) for pair in ends])
+
+
+def between_runs(step: int, first: int = 0) -> Estimate:
+    """L halfway between two runs less the mean of L at both, over independent pairs."""
+    pairs = [(_trained(seed)[step], _trained(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
+    return averaged([digits_network().barrier(*pair) for pair in pairs])
+
+
+def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
+    """2η² Σ_j E‖(I − ηH)^j ξ‖², with ξ the noise of a batch: tr Σ exactly, the rest from Hessian products."""
+    batches = network.batches(BATCH, PUSHES, seed=700 + seed)
+    pushes = torch.stack([network.batch_gradient(chosen) - network.gradient for chosen in batches]).float()
+    curvature = Curvature.of(network.objective, network.everything)
+    first, total = pushes.square().sum(dim=1), torch.zeros(PUSHES)
+    for step in range(steps):
+        pushes = pushes - WALK_RATE * curvature.products(pushes) if step else pushes
+        total += pushes.square().sum(dim=1)
+    one_step = 2 * WALK_RATE**2 * network.noise_of_batch(BATCH)
+    if steps == 1:
+        return Estimate.exact(one_step)
+    kept = total.sum() / first.sum()  # a ratio of means: its error is that of the residuals
+    return averaged((one_step * (kept + (total - kept * first) / first.mean())).double().numpy())
+
+
+def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
+    """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over pairs of runs."""
+    apart = []
+    for pair in range(WALKS):
+        ends = [network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end) for end in (0, 1)]
+        apart.append(float((ends[0] - ends[1]).square().sum()))
+    return averaged(apart)
+
+
+@cache
+def _settled(spread: float) -> Regressions:
+    """Convex regressions from random starts, after a run whose rate goes to zero."""
+    runs = Regressions(seed=int(10 * spread), start=spread)
+    runs.train(Linear(0.2, steps=100), 100)
+    return runs
+
+
+def _valley(spread: float) -> Estimate:
+    """−μ‖δ‖²/8 is the highest and −λ‖δ‖²/8 the lowest middle of a loss whose curvatures lie between μ and λ."""
+    runs = _settled(spread)
+    squared = float((runs.weights[::2] - runs.weights[1::2]).square().sum(dim=(1, 2)).mean())
+    low, high = -runs.largest_curvature * squared / 8, -DECAY * squared / 8
+    return Estimate.bound(high, low=low, high=high, method="curvature between μ and λ", samples=RUNS // 2)
+
+
+def _middle(spread: float) -> Estimate:
+    """L halfway between two regressions less the mean of L at both."""
+    runs = _settled(spread)
+    one, other = runs.weights[::2], runs.weights[1::2]
+    return averaged(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    middle = partial(Experiment, quantity="loss halfway between two runs, less the mean at both", log=False)
+    network = digits_network()
+    return (
+        Experiment(
+            name="double_well",
+            setting=Circumstance.KNOWN,
+            where="a double well of barrier 1, η = 0.05, examples of variance 16",
+            quantity="steps from one minimum to the other",
+            dial="batch size, B",
+            points=BATCHES,
+            predict=lambda size: WELL.exact_steps(RATE, size),
+            measure=_crossing,
+            says="The noise of batches carries SGD over a barrier. The time grows exponentially with B; here it comes "
+            "from the exact law of a first passage.",
+            log_dial=False,
+        ),
+        middle(
+            name="digits",
+            setting=Circumstance.REAL,
+            where=f"{MLP}, pairs of runs from different starts",
+            dial="step, t",
+            points=STEPS,
+            predict=by_symmetry,
+            measure=between_runs,
+            rival=Rival("a convex loss: no barrier", lambda _: 0.0),
+            says="As high as between one run and the same network with its hidden units in another order. These two "
+            "compute the same function, so the loss has as many valleys as orders, and another start ends in "
+            "another one.",
+        ),
+        Experiment(
+            name="walk",
+            setting=Circumstance.REAL,
+            where=f"{MLP}, pairs of runs from the same point on different batches, η = {WALK_RATE}",
+            quantity="E‖Φ_a − Φ_b‖²",
+            dial="steps, K",
+            points=LENGTHS,
+            predict=lambda steps: spread_of_walks(network, steps),
+            measure=lambda steps: walked(network, steps),
+            rival=Rival(
+                "a steady push apart: K² of one step",
+                lambda steps: 2 * (WALK_RATE * steps) ** 2 * network.noise_of_batch(BATCH),
+            ),
+            says="SGD searches as a random walk: 2η²K tr Σ/B, less what the curvature pulls back, with Σ from the "
+            "gradients of all examples.",
+        ),
+        middle(
+            name="convex",
+            setting=Circumstance.FAILS,
+            where="softmax regression with weight decay, from random starts",
+            dial="spread of the starts",
+            points=SPREADS,
+            predict=_valley,
+            measure=_middle,
+            claim=lambda _: 0.0,
+            says="Below zero, by ⅛‖δ‖² times a curvature: at least that of the weight decay, at most half the largest "
+            "one of the inputs. A convex loss has no barrier, from any start: there is nothing to search for.",
+        ),
+    )
+
+
+S5 = Statement(
+    name="S5",
+    title="Exploration",
+    claim="Deep losses are not convex: one has to search, and SGD can, as its noise carries it over barriers.",
+    experiments=_experiments,
+    limits="A barrier on the straight line between two networks does not mean that every path between them has one. At "
+    "the temperatures that training uses, SGD hardly ever crosses a barrier.",
+)

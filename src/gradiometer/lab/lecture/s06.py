@@ -1,0 +1,103 @@
+"""S6: the one-dimensional example, the whole lecture in two numbers."""
+
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.network import digits_network, spaced_steps
+from gradiometer.lab.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.problems.examples import Examples
+
+EXAMPLE = OneDimensional(mean=1.0, variance=4.0)
+BATCH, CHAINS, STEPS = 4, 8000, 200
+RATES = (0.05, 0.2, 0.5, 1.0, 1.5, 1.8)
+TIMES = spaced_steps(1000, 7)
+BEYOND, LATE = 2.2, (5, 10, 20)
+
+
+def brightness() -> Float[np.ndarray, " examples"]:
+    """Real y: the mean brightness of every training image of the digits, in percent."""
+    images = digits_network().everything[0]
+    values: np.ndarray = images.flatten(1).double().mean(dim=1).numpy() * 100
+    return values
+
+
+def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:
+    """The variance over chains, as a mean of squared distances."""
+    return averaged((values - values.mean()) ** 2 * len(values) / (len(values) - 1))
+
+
+def _simulated(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, "times chains"]:
+    return EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=3.0, seed=seed)
+
+
+def _on_brightness(rate: float) -> Estimate:
+    """SGD on the real y, batches of independent draws: the spread of β over chains that have forgotten their start."""
+    values, generator = brightness(), np.random.default_rng(30 + RATES.index(rate))
+    position = np.full(CHAINS, values[0])
+    for _ in range(STEPS):
+        batch = values[generator.integers(len(values), size=(CHAINS, BATCH))]
+        position = position - rate * (position - batch.mean(axis=1))
+    return _spread(position)
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    real = EXAMPLE.on(Examples(brightness()))
+    growing = EXAMPLE.law([BEYOND] * LATE[-1], BATCH)[1]
+    variance = partial(Experiment, quantity="variance of β", dial="learning rate, η", points=RATES)
+    known = partial(variance, setting=Circumstance.KNOWN, where="Gaussian y of variance 4, B = 4")
+    return (
+        known(
+            name="constant",
+            predict=lambda rate: EXAMPLE.stationary_variance(rate, BATCH),
+            measure=lambda rate: _spread(_simulated(np.full(STEPS, rate), 10 + RATES.index(rate))[-1]),
+            says="At a constant rate β never comes to rest: its variance stays at ησ²/(B(2 − η)).",
+            log_dial=False,
+        ),
+        known(
+            name="running_mean",
+            dial="step, t",
+            points=TIMES,
+            predict=lambda time: EXAMPLE.running_mean_variance(time, BATCH),
+            measure=lambda time: _spread(_simulated(1 / np.arange(1, TIMES[-1] + 1), 20)[time]),
+            says="At η = 1/t, β is the mean of all y so far: its variance is σ²/(Bt), and goes to zero.",
+        ),
+        variance(
+            name="brightness",
+            setting=Circumstance.REAL,
+            where="the mean brightness of a digit's image as y, in percent; a model of one parameter",
+            points=RATES[:4],
+            predict=lambda rate: real.stationary_variance(rate, BATCH),
+            measure=_on_brightness,
+            rival=Rival("the law of a small rate, ησ²/(2B)", lambda rate: rate * real.variance / (2 * BATCH)),
+            says="The same, for every distribution of y: only its variance matters.",
+            log_dial=False,
+        ),
+        variance(
+            name="beyond_two",
+            setting=Circumstance.FAILS,
+            where="Gaussian y, η = 2.2",
+            dial="step, t",
+            points=LATE,
+            predict=lambda time: growing[time],
+            measure=lambda time: _spread(_simulated(np.full(LATE[-1], BEYOND), 40)[time]),
+            claim=lambda _: BEYOND * EXAMPLE.variance / (BATCH * (2 - BEYOND)),
+            says="Beyond η = 2 there is no stationary law (the formula becomes negative): the variance grows by a "
+            "factor of (1 − η)² per step, without end.",
+        ),
+    )
+
+
+S6 = Statement(
+    name="S6",
+    title="The one-dimensional example",
+    claim="Even at the best β the batch gradient is not zero; at a constant rate β keeps a spread, at 1/t it loses it.",
+    experiments=_experiments,
+    limits="The loss is a quadratic, its noise does not depend on β, and the batches are independent draws. Epochs in "
+    "random order are colder; beyond η = 2 there is no stationary law.",
+    interactive="one_dimensional",
+)

@@ -1,0 +1,259 @@
+"""S8: the rigor police: runs that the convergence theorem allows, without a minimum at their end."""
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import nnls
+from scipy.special import expit
+from torch import nn
+
+from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
+from gradiometer.lab.counterexamples.plane import Saddle
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.network import digits_network
+from gradiometer.lab.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
+
+TIMES = (10, 100, 1000, 10_000)
+RUNAWAY, RATE = Arctangent(), 1.0
+
+NOISY, RUNS = Saddle(deviation=(0.5,)), 4000
+CYCLE, CYCLE_RATES, SETTLED = LogCosh(), (2.2, 2.5, 3.0, 4.0), 2000
+
+TWIN_STEPS, TWIN_RATE, ROUNDING = (10, 100, 1000), 0.1, 1e-5
+"""Largest relative difference between single-precision sums in different orders."""
+
+PAIR, REACHED = (0, 1), (10, 30, 100)
+"""The two classes, and how small the loss becomes: −log L."""
+REACH = 0.2
+"""η R²/L_t of the separable regression, with R the largest norm of an example: below 2."""
+
+LEAVES, LEAVING_RATE, KICK = (2, 4, 6), 0.1, 1e-3
+
+
+@cache
+def _runaway() -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " times"]]:
+    """η_t = 1/t, and x after each of `TIMES`."""
+    rates = RATE / np.arange(1, TIMES[-1] + 1)
+    return rates, RUNAWAY.simulate(rates, kept=TIMES)[:, 0, 0]
+
+
+def _how_far(time: int) -> Estimate:
+    """x + x³/3 lies between Σ η and Σ η with the most that a step adds."""
+    rates = _runaway()[0][:time]
+    low = float(rates.sum())
+    return Estimate.bound(low, low=low, high=low + RUNAWAY.most_excess(rates), method="per step", samples=time)
+
+
+@cache
+def _heights() -> Float[np.ndarray, "times runs"]:
+    """y of runs with noise along y, from (0, 1)."""
+    rates = 1 / (np.arange(1, TIMES[2] + 1) + 1)
+    return NOISY.simulate(rates, runs=RUNS, seed=3, kept=TIMES[:3])[:, :, 1]
+
+
+@dataclass(frozen=True)
+class Separable:
+    """Two classes of the digits, which a linear classifier without decay separates.
+
+    Args:
+        pair: The two classes.
+    """
+
+    pair: tuple[int, int]
+
+    @cached_property
+    def signed(self) -> Float[np.ndarray, "examples inputs"]:
+        """Every image with a constant, times +1 or −1: the classifier is right if ⟨w, z⟩ > 0."""
+        images, labels = digits_network().everything
+        one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
+        inputs = np.vstack([one, other])
+        signed: np.ndarray = (
+            np.column_stack([inputs, np.ones(len(inputs))]) * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
+        )
+        return signed
+
+    @cached_property
+    def margin(self) -> float:
+        """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from zero."""
+        heavy = float(np.linalg.norm(self.signed, axis=1).max())
+        rows = np.vstack([self.signed.T, np.full(len(self.signed), heavy)])
+        shares, _ = nnls(rows, np.append(np.zeros(self.signed.shape[1]), heavy), maxiter=100_000)
+        return float(np.linalg.norm(self.signed.T @ (shares / shares.sum())))
+
+    def length(self, reached: int) -> Estimate:
+        """‖w‖ at −log L = `reached`: no shorter w has this loss, and no step of descent is wasted.
+
+        Source: Soudry et al. (2018), The Implicit Bias of Gradient Descent on Separable Data; Ji & Telgarsky (2019).
+        """
+        low = (reached - math.log(len(self.signed))) / self.margin
+        high = (reached + math.log(math.log(2))) / self.margin / (1 - REACH / 2)
+        middle = reached / self.margin
+        return Estimate.bound(middle, low=low, high=high, method="largest margin", samples=len(self.signed))
+
+    @cached_property
+    def lengths(self) -> dict[int, float]:
+        """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows as 1/L."""
+        weights, found = np.zeros(self.signed.shape[1]), dict[int, float]()
+        rate = REACH / float(np.square(self.signed).sum(axis=1).max())
+        while len(found) < len(REACHED):
+            scores = self.signed @ weights
+            loss = float(np.logaddexp(0, -scores).mean())
+            if -math.log(loss) >= REACHED[len(found)]:
+                found[REACHED[len(found)]] = float(np.linalg.norm(weights))
+            weights += rate / loss * (expit(-scores) @ self.signed) / len(self.signed)
+        return found
+
+
+@cache
+def _separable() -> Separable:
+    return Separable(PAIR)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two hidden units that begin equal, in a network that is trained on the digits.
+
+    Args:
+        distance: Relative distance of the two, by the number of steps.
+        apart: The same if the noise of a batch pushed each of them on its own.
+    """
+
+    distance: dict[int, float]
+    apart: dict[int, float]
+
+
+@cache
+def _twins() -> Twins:
+    network = digits_network()
+    torch.manual_seed(4)
+    hidden, last = nn.Linear(64, 32), nn.Linear(32, 10)
+    with torch.no_grad():
+        for tensor in (hidden.weight, hidden.bias):
+            tensor[1] = tensor[0]
+        last.weight[:, 1] = last.weight[:, 0]
+    model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=TWIN_RATE)
+    distance, apart, pushed, before = {}, {}, 0.0, torch.zeros(64)
+    for step in network.sgd(model, optimizer, 32, TWIN_STEPS[-1], seed=5):
+        push = hidden.weight.grad[0].clone()  # type: ignore[index]  # there is one after a step
+        pushed += TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)  # twice the noise of a batch
+        before = push
+        if step in TWIN_STEPS:
+            length = float(hidden.weight[0].detach().norm())
+            distance[step] = float((hidden.weight[1] - hidden.weight[0]).detach().norm()) / length
+            apart[step] = math.sqrt(pushed) / length
+    return Twins(distance, apart)
+
+
+def _leaving(time: int) -> Estimate:
+    """E x² near the saddle, with a part of the noise along x."""
+    generator = np.random.default_rng(6)
+    x, y = np.zeros(RUNS), np.ones(RUNS)
+    for _ in range(time):
+        slope = NOISY.gradient((x, y), (np.zeros(RUNS),))
+        x = x - LEAVING_RATE * (slope[0] + KICK * generator.standard_normal(RUNS))
+        y = y - LEAVING_RATE * slope[1]
+    return averaged(x**2)
+
+
+def _grown(time: int) -> float:
+    """E x² at a time, to first order in x: the saddle pushes away, and each step adds (ηc)²."""
+    growth = (1 - LEAVING_RATE * NOISY.smallest_curvature) ** 2
+    return (LEAVING_RATE * KICK) ** 2 * (growth**time - 1) / (growth - 1)
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    known = partial(Experiment, setting=Circumstance.KNOWN)
+    return (
+        known(
+            name="runaway",
+            where="π/2 − atan x at η_t = 1/t",
+            quantity="x + x³/3",
+            dial="step, t",
+            points=TIMES,
+            predict=_how_far,
+            measure=lambda time: RUNAWAY.clock(_runaway()[1][TIMES.index(time)]),
+            says="All three conditions hold, the loss converges, the gradient goes to zero, and x goes to infinity as "
+            "(3 Σ η)^⅓: there is no minimum.",
+        ),
+        known(
+            name="saddle",
+            where="(1 + cos πx)/2 + y²/2 from (0, 1) at η_t = 1/(t + 1), noise along y",
+            quantity="E y², with x = 0",
+            dial="step, t",
+            points=TIMES[:3],
+            predict=lambda time: NOISY.height(time) ** 2 + NOISY.height_variance(time),
+            measure=lambda time: averaged(_heights()[TIMES.index(time)] ** 2),
+            says="Every run ends at the saddle (0, 0): the theorem promises a stationary point, not a minimum.",
+        ),
+        known(
+            name="cycle",
+            where="log cosh x, gradient descent at a constant rate",
+            quantity="|x| after 2,000 steps",
+            dial="learning rate, η",
+            points=CYCLE_RATES,
+            predict=CYCLE.orbit,
+            measure=lambda rate: abs(CYCLE.simulate([rate] * SETTLED, kept=[SETTLED])[0, 0, 0]),
+            says="Above η = 2 it ends in a cycle of two points ±x with 2x = η tanh x, and never at the minimum.",
+            log_dial=False,
+            log=False,
+        ),
+        Experiment(
+            name="infinity",
+            setting=Circumstance.REAL,
+            where="zeros against ones of the digits, a linear classifier without decay",
+            quantity="length of the weights, ‖w‖",
+            dial="how small the loss is, −log L",
+            points=REACHED,
+            predict=lambda reached: _separable().length(reached),
+            measure=lambda reached: _separable().lengths[reached],
+            rival=Rival("rest at a minimum from the first point on", lambda _: _separable().length(REACHED[0]).value),
+            says="The loss goes to zero, and Φ to infinity: ‖w‖ grows as −log L/γ, with γ the largest margin between "
+            "the classes, from a quadratic programme on the images alone. At a constant rate this takes "
+            "exponentially many steps, so here the rate grows as 1/L.",
+        ),
+        Experiment(
+            name="twins",
+            setting=Circumstance.REAL,
+            where="a network 64-32-10 on the digits, two of its hidden units equal at the start",
+            quantity="distance of the two units, relative",
+            dial="step, t",
+            points=TWIN_STEPS,
+            predict=lambda time: Estimate.bound(0.0, low=0.0, high=ROUNDING, method="symmetry", samples=time),
+            measure=lambda time: _twins().distance[time],
+            rival=Rival("a random walk of each unit on its own", lambda time: _twins().apart[time]),
+            says="The noise of batches cannot separate two equal units: they get the same gradients, and stay one unit "
+            "for ever. The set in which they are equal is a saddle that SGD does not leave.",
+            log=False,
+        ),
+        Experiment(
+            name="leaving",
+            setting=Circumstance.FAILS,
+            where="the same saddle at η = 0.1 with a little noise along x",
+            quantity="E x²",
+            dial="step, t",
+            points=LEAVES,
+            predict=_grown,
+            measure=_leaving,
+            claim=lambda _: 0.0,
+            says="A little noise along the falling direction is enough: it grows by (1 + ηπ²/2)² per step, and the run "
+            "leaves. A saddle holds SGD only if the noise has no part in the way out.",
+        ),
+    )
+
+
+S8 = Statement(
+    name="S8",
+    title="Rigor police",
+    claim="One can build cases in which Φ runs to infinity, ends at a saddle, or ends in a limit cycle.",
+    experiments=_experiments,
+    limits="These cases are constructed: a direction without noise, a symmetry, a rate above the edge, a loss without "
+    "a minimum. Noise in all directions leaves a saddle. A network that fits its training set exactly does run to "
+    "infinity, slowly.",
+    interactive="counterexamples",
+)

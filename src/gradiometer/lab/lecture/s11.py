@@ -1,0 +1,200 @@
+"""S11: the learning rate is a temperature."""
+
+from functools import cache, partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from gradiometer.convergence.schedules.shapes import Constant
+from gradiometer.exploration.temperature.stationary_law import (
+    SGDRule,
+    configurational_temperature,
+    mode_variance,
+    small_rate_temperature,
+    stationary_covariance,
+    without_replacement,
+)
+from gradiometer.lab.closed_forms.quadratic import Quadratic
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.network import MLP, digits_network
+from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
+from gradiometer.lab.lecture.statement import Statement
+from gradiometer.measurement.estimate import Estimate
+
+CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])
+RATES, SIZES = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 4, 16, 64)
+BATCH, CHAINS, RATE = 4, 8000, 0.05
+FORGOTTEN = 6.0
+"""ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value."""
+
+UNEVEN, MODES = np.array([8.0, 1.0, 0.25]), (1, 2, 3)
+
+SAME_SIZES, SAME, LONG_AGO, LOOKS = (4, 8, 16), 160, 30.0, 6
+"""B of regressions at η = B/160; η·steps before the first look, of which there are this many."""
+
+REAL_RATES, REAL_SIZES, BATCHES = (0.01, 0.1, 1.0), (8, 32, 128), 300
+
+
+def _settled(noise: Float[np.ndarray, " params"], rate: float, size: int) -> Float[np.ndarray, "chains params"]:
+    """Iterates after they have forgotten that they started at the minimum."""
+    steps, seed = int(FORGOTTEN / (rate * CURVATURES.min())), int(1000 * rate) + size
+    quadratic = Quadratic(CURVATURES, noise)
+    settled: np.ndarray = quadratic.simulate([rate] * steps, chains=CHAINS, batch_size=size, seed=seed)[-1]
+    return settled
+
+
+def _temperature(rate: float, size: int) -> Estimate:
+    """⟨Φ − Φ*, g⟩/d, which equipartition calls the temperature."""
+    return averaged((_settled(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
+
+
+def _exact(rate: float, size: int) -> float:
+    curvature = np.diag(CURVATURES)
+    covariance = stationary_covariance(curvature, np.diag(ISOTROPIC), SGDRule(rate, size))
+    return configurational_temperature(curvature, covariance)
+
+
+def _of_mode(mode: int) -> Estimate:
+    """h·Var of one direction."""
+    return averaged(CURVATURES[mode - 1] * _settled(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
+
+
+def _heat(rate: float, size: int) -> Estimate:
+    """‖ΔΦ‖²/(2ηd) of torch's own optimizer, with the network put back after every step."""
+    moves = digits_network().moves(size, BATCHES, 300 + size, rate)
+    return averaged([float(move.square().sum()) / (2 * rate * len(move)) for move in moves])
+
+
+def _put_in(rate: float, size: int) -> float:
+    """T_minibatch + T_step, from the gradients of all examples."""
+    network = digits_network()
+    share = without_replacement(size, len(network.train))
+    parameters = len(network.gradient)
+    minibatch = small_rate_temperature(share * network.gradient_variance, parameters, SGDRule(rate, size))
+    return minibatch + rate * float(network.gradient.square().sum()) / (2 * parameters)
+
+
+@cache
+def _regressions(size: int) -> Regressions:
+    """Runs from the minimum until they have forgotten it."""
+    runs = Regressions(seed=1100 + size, batch_size=size)
+    runs.put(runs.at_the_minimum.minimum)
+    runs.train(Constant(size / SAME), int(LONG_AGO * SAME / size))
+    return runs
+
+
+def _law_of_regressions(size: int) -> float:
+    minimum = _minimum()
+    return configurational_temperature(minimum.curvature, minimum.stationary_covariance(size / SAME, size))
+
+
+@cache
+def _minimum() -> Quadratic:
+    return Regressions(seed=0).at_the_minimum
+
+
+def _temperature_of_regressions(size: int) -> Estimate:
+    """The mean over looks at every run; the runs are independent."""
+    runs, minimum, looks = _regressions(size), _minimum().minimum, np.zeros(RUNS)
+    everything = torch.arange(len(runs.labels)).expand(RUNS, -1)
+    for _ in range(LOOKS):
+        runs.train(Constant(size / SAME), int(2 * SAME / size))
+        slopes = runs.gradient(runs.weights, everything).flatten(1).numpy()
+        looks += ((runs.positions - minimum) * slopes).mean(axis=1) / LOOKS
+    return averaged(looks)
+
+
+def _experiments() -> tuple[Experiment, ...]:
+    known = partial(
+        Experiment,
+        setting=Circumstance.KNOWN,
+        where="a quadratic of three parameters, the same noise in all directions",
+        quantity="temperature, E⟨Φ − Φ*, g⟩/d",
+    )
+    real = partial(
+        Experiment,
+        setting=Circumstance.REAL,
+        where=f"{MLP}, with fixed parameters",
+        quantity="heat of a step, E‖ΔΦ‖²/(2ηd)",
+    )
+    one = small_rate_temperature(float(UNEVEN.sum()), len(UNEVEN), SGDRule(RATE, BATCH))
+    return (
+        known(
+            name="rate",
+            dial="learning rate, η",
+            points=RATES,
+            predict=lambda rate: _exact(rate, BATCH),
+            measure=lambda rate: _temperature(rate, BATCH),
+            says="Proportional to η while η is small, T = η tr Σ/(2dB); above that the length of the steps adds to it.",
+        ),
+        known(
+            name="batch",
+            dial="batch size, B",
+            points=SIZES,
+            predict=lambda size: _exact(RATE, size),
+            measure=lambda size: _temperature(RATE, size),
+            says="And proportional to 1/B: for a temperature, doubling the batch is the same as halving the rate.",
+        ),
+        real(
+            name="digits_rate",
+            dial="learning rate, η",
+            points=REAL_RATES,
+            predict=lambda rate: _put_in(rate, 32),
+            measure=lambda rate: _heat(rate, 32),
+            rival=Rival("twice the temperature", lambda rate: 2 * _put_in(rate, 32)),
+            says="The steps of torch's SGD add η(tr Σ/B + ‖g‖²)/(2d), the heat of the noise and that of the steps "
+            "themselves, with Σ and g from the gradients of all examples.",
+        ),
+        real(
+            name="digits_batch",
+            dial="batch size, B",
+            points=REAL_SIZES,
+            predict=lambda size: _put_in(0.1, size),
+            measure=lambda size: _heat(0.1, size),
+            rival=Rival("steps without noise, η‖g‖²/(2d)", lambda _: _put_in(0.1, len(digits_network().train))),
+            says="As B grows, the heat of the noise falls as 1/B, and the heat of the steps themselves stays.",
+        ),
+        Experiment(
+            name="same_temperature",
+            setting=Circumstance.REAL,
+            where="softmax regression on the digits, 64 stationary runs at η = B/160",
+            quantity="temperature, E⟨Φ − Φ*, g⟩/d",
+            dial="batch size, B, with the rate in proportion",
+            points=SAME_SIZES,
+            predict=_law_of_regressions,
+            measure=_temperature_of_regressions,
+            rival=Rival("the rate alone counts", lambda size: size / SIZE * _law_of_regressions(SIZE)),
+            says="T = η tr Σ/(2dB): the rate and the batch grow together, so the temperature stays, up to what longer "
+            "steps add. From H and Σ at the minimum; measured by full gradients where the runs are.",
+        ),
+        Experiment(
+            name="uneven",
+            setting=Circumstance.FAILS,
+            where="the same quadratic with most of its noise in one direction",
+            quantity="temperature of one direction, h Var Φ",
+            dial="direction",
+            points=MODES,
+            predict=lambda mode: (
+                CURVATURES[mode - 1]
+                * mode_variance(float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH))
+            ),
+            measure=_of_mode,
+            claim=lambda _: one,
+            says="Every direction has its own temperature, ηc/(B(2 − ηh)) with the noise c along it: there is no "
+            "single T, and exp(−L/T) is not the law.",
+            log_dial=False,
+        ),
+    )
+
+
+S11 = Statement(
+    name="S11",
+    title="The learning rate as a temperature",
+    claim="The learning rate is a temperature: for noise alike in all directions the law of SGD is close to exp(−L/T), "
+    "T = η tr Σ/(2dB).",
+    experiments=_experiments,
+    limits="It needs a small rate, a stationary run and the same noise in all directions. In a network none of these "
+    "holds exactly: the thermometer gives one temperature per layer, and calls it effective.",
+    interactive="temperature",
+)

@@ -1,0 +1,210 @@
+"""The lecture as a site: one page per statement, and an index with a table of predictions and measurements.
+
+The pages are plain files that need no network: pictures are SVG, simulations are short scripts.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from gradiometer import __version__
+from gradiometer.errors import BadArgument
+from gradiometer.lab.lecture.chart import svg
+from gradiometer.lab.lecture.experiment import LEVEL, ExperimentResult
+from gradiometer.lab.lecture.statement import Result, Statement
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.page.markup import environment, script_hash, source
+from gradiometer.report.sections.section import Numbers
+from gradiometer.storage.disk import replace_file, writing
+
+TEMPLATES = files("gradiometer.lab.lecture") / "templates"
+REPORT = files("gradiometer.report") / "templates"
+
+
+class Site:
+    """The site, written while the lecture goes on: each page when its statement is measured, and the index each time.
+
+    Args:
+        folder: Folder of the site; created if it does not exist.
+        statements: All statements of this lecture, in order. The index names those that are still to come.
+
+    Raises:
+        StorageFailed: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, statements: Sequence[Statement]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
+        self.folder, self.statements = folder, tuple(statements)
+        self.results: list[Result] = []
+        self.left = ""
+        with writing(folder, "choose another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_index()
+
+    def add(self, shown: Result, left: str = "") -> Path:
+        """Write the page of the next statement, and return the index.
+
+        Args:
+            shown: The statement.
+            left: The time that the statements to come will take, in words; empty if unknown.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        self.results.append(shown)
+        self.left = left
+        with writing(self.folder, "choose another folder"):
+            for place in range(max(len(self.results) - 2, 0), len(self.results)):  # the page before links to it
+                self._write_page(place)
+            return self._write_index()
+
+    def _write_page(self, place: int) -> None:
+        results = self.results
+        neighbours = {
+            "before": results[place - 1].statement if place else None,
+            "after": results[place + 1].statement if place + 1 < len(results) else None,
+        }
+        shown = results[place]
+        _write(self.folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
+
+    def _write_index(self) -> Path:
+        index, rows = self.folder / "index.html", [_line(shown) for shown in self.results]
+        to_come = self.statements[len(self.results) :]
+        _write(
+            index,
+            "index.html.jinja",
+            results=self.results,
+            rows=rows,
+            to_come=to_come,
+            left=self.left,
+            level=LEVEL,
+            scripts=[],
+        )
+        return index
+
+
+def write_site(results: Sequence[Result], folder: Path) -> Path:
+    """Write a page for every statement, and the index.
+
+    Args:
+        results: Statements with their outcomes, in the lecture's order.
+        folder: Folder of the site; created if it does not exist.
+
+    Returns:
+        The index page.
+
+    Raises:
+        StorageFailed: The pages cannot be written.
+    """
+    site = Site(folder, [shown.statement for shown in results])
+    return [site.add(shown) for shown in results][-1]
+
+
+def page_name(shown: Result) -> str:
+    """File name of a statement's page: s01.html."""
+    return f"s{int(shown.statement.name[1:]):02d}.html"
+
+
+def _write(path: Path, template: str, **parts: Any) -> None:
+    scripts = parts["scripts"]
+    text = (
+        environment(TEMPLATES, REPORT)
+        .get_template(template)
+        .render(
+            style=Markup(source(REPORT, "page.css") + source(TEMPLATES, "lecture.css")),
+            script_hashes=[script_hash(script) for script in scripts],
+            version=__version__,
+            page_name=page_name,
+            **parts,
+        )
+    )
+    replace_file(path, text.encode())
+
+
+def _parts(shown: Result) -> dict[str, Any]:
+    """The parts of a statement's page."""
+    name = page_name(shown).removesuffix(".html")
+    simulation = shown.statement.interactive
+    scripts = ["simulation.js", "dials.js", "project.js"] if simulation else ["project.js"]
+    return {
+        "formula": Markup(source(TEMPLATES, f"formula_{name}.html")),
+        "figures": [_figure(outcome) for outcome in shown.outcomes],
+        "simulation": simulation,
+        "scripts": [Markup(source(TEMPLATES, script)) for script in scripts],
+    }
+
+
+def _figure(outcome: ExperimentResult) -> dict[str, Any]:
+    return {
+        "experiment": outcome.experiment,
+        "heading": _heading(outcome.experiment.where),
+        "held": outcome.held,
+        "rival": _rival(outcome),
+        "both": Markup(svg(outcome)),
+        "predicted": Markup(svg(outcome, with_measurement=False)),
+        "summary": _summary(outcome),
+        "table": _table(outcome),
+    }
+
+
+def _rival(outcome: ExperimentResult) -> str:
+    """What the wrong theory says at the last position, and whether it is excluded."""
+    if outcome.experiment.rival is None:
+        return ""
+    excluded = f"excluded at {outcome.refuted} of {len(outcome.rival)} points"
+    return f"{outcome.experiment.rival.says}: {number(outcome.rival[-1])} at the last point, {excluded}"
+
+
+def _heading(where: str) -> str:
+    """The problem, with a capital first letter."""
+    return where[0].upper() + where[1:] if where[0].isascii() else where
+
+
+def _summary(outcome: ExperimentResult) -> str:
+    """A sentence for screen readers, with the numbers at the last position."""
+    experiment = outcome.experiment
+    ours, theirs = outcome.predicted[-1], outcome.measured[-1]
+    where = f"{experiment.dial} {number(float(experiment.points[-1]))}"
+    said = f"{experiment.quantity}: at {where}, {prediction(ours)} predicted, {theirs} measured."
+    return f"{said} {sum(outcome.points_held)} of {len(outcome.points_held)} points as predicted."
+
+
+def prediction(estimate: Estimate) -> str:
+    """A prediction as one number, or as an interval if its ends differ."""
+    return number(estimate.low) if number(estimate.low) == number(estimate.high) else interval(estimate)
+
+
+def _table(outcome: ExperimentResult) -> Numbers:
+    experiment = outcome.experiment
+    claimed = experiment.claimed
+    others = {"the claim": claimed, "a wrong theory": outcome.rival}
+    names = [name for name, values in others.items() if values]
+    columns = (experiment.dial, "predicted", "measured", "interval", *names, "as predicted")
+    rows = []
+    for place, (point, ours, theirs, held) in enumerate(
+        zip(experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True)
+    ):
+        theories = [number(others[name][place]) for name in names]
+        cells = (number(float(point)), prediction(ours), number(theirs.value), interval(theirs), *theories)
+        rows.append((*cells, "✓ yes" if held else "✗ no"))
+    return Numbers(columns, tuple(rows))
+
+
+def _line(shown: Result) -> dict[str, Any]:
+    """The statement's row in the table of the index."""
+    ours, theirs = shown.headline
+    return {
+        "shown": shown,
+        "picture": Markup(svg(shown.real, page=shown.statement.name)),
+        "quantity": shown.real.experiment.quantity,
+        "predicted": prediction(ours),
+        "measured": f"{number(theirs.value)} {interval(theirs)}" if theirs.low < theirs.high else number(theirs.value),
+        "rival": number(shown.real.rival[-1]) if shown.real.rival else "",
+        "rival_says": shown.real.experiment.rival.says if shown.real.experiment.rival else "",
+        "experiments": f"{sum(outcome.held for outcome in shown.outcomes)} of {len(shown.outcomes)}",
+    }

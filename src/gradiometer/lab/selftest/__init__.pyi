@@ -1,0 +1,2 @@
+from .check import SelfTest as SelfTest
+from .checks import run_checks as run_checks

@@ -1,0 +1,116 @@
+"""The checks of the noise gauge: its moments are unbiased, its intervals cover."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+
+from gradiometer.jobs.choice import opened
+from gradiometer.jobs.job import Job, Outcome
+from gradiometer.jobs.pool import Pool
+from gradiometer.lab.selftest.check import SelfTest
+from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_problems
+from gradiometer.lab.selftest.unbiased import Bench
+from gradiometer.lab.selftest.windows import Windows, independent_windows, stationary_windows
+from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.uncertainty.proportions import proportion
+
+BATCH_SIZES = (2, 4, 32)
+LEVEL = 0.9
+BAND = (0.87, 0.93)
+"""Allowed coverage of a 90 % interval."""
+
+STEPS = 100
+"""Readings in a window at a fixed point."""
+
+Progress = Callable[[int, int], None]
+Part = Callable[[], list[SelfTest]]
+
+
+def run_checks(full: bool = False, progress: Progress | None = None, pool: str | Pool = "here") -> list[SelfTest]:
+    """Test the noise gauge against exact answers, on this machine.
+
+    The problems are a quadratic, a logistic regression and a small network with known per-example gradients, at
+    B = 2, 4 and 32. The gauge measures tr Σ and ‖g‖² on thousands of batches. The 90 % interval of the noise scale
+    is computed in at least a thousand windows, of independent readings and of readings along SGD at stationarity.
+    It takes half a minute. The full test has more batches and four times the windows, and takes three minutes.
+
+    Args:
+        full: True for more batches and windows.
+        progress: Called with the number of parts done and the number of all parts.
+        pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the same.
+    """
+    parts = [*_unbiased(3000, full=True), *_covered(4000)] if full else [*_unbiased(2000), *_covered(1000)]
+    jobs = [Job(f"part {number}", part) for number, part in enumerate(parts, start=1)]
+
+    def tell(_: Outcome, done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    with opened(pool) as where:
+        return [check for found in where.results(jobs, progress=tell) for check in found]
+
+
+def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
+    """The gauge's moments at a fixed point: from halves everywhere, with other settings on some problems."""
+    quadratic, logistic, network = known_problems()
+    benches = [Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)]
+    benches += [
+        Bench(quadratic, 4, parts=None),
+        Bench(logistic, 32, parts=4, shared=True),
+        Bench(logistic, 32, draw=Draw.RESHUFFLED),
+    ]
+    if full:
+        benches += [Bench(network, 4, parts=None), Bench(network, 32, parts=4)]
+    for bench in benches:
+        yield partial(lambda bench: list(bench.checks(steps)), bench)
+
+
+def _covered(windows: int) -> Iterator[Part]:
+    """The intervals in this number of windows, or twice as many if they are cheap to simulate."""
+    problems = list(product(known_problems(), BATCH_SIZES))
+    for known, size in problems:
+        yield partial(independent_coverage, known, size, 2 * windows)
+    for known, size in problems:
+        yield partial(stationary_coverage, known, size, 2 * windows if isinstance(known, KnownQuadratic) else windows)
+    yield partial(undecided_coverage, 2 * windows)
+
+
+def independent_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
+    """Independent batches at a fixed point, 100 readings per window."""
+    made = independent_windows(known, batch_size, windows, STEPS)
+    return [_coverage(known, batch_size, "independent readings", made)]
+
+
+def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
+    """Along SGD at a constant learning rate, large enough for many independent points in a window.
+
+    η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the readings of ‖g‖² have
+    an integrated autocorrelation time of 1.2 to 2.2 steps. A window has 200 readings; 400 for logistic regression
+    at B = 2, whose readings are the most skewed. 200 steps precede the first window.
+    """
+    linear, skewed = isinstance(known, KnownQuadratic), known.name == "logistic regression" and batch_size == 2
+    learning_rate = 1.5 if linear or batch_size == 32 else 1.0
+    steps = 400 if skewed else 200
+    made = stationary_windows(known, batch_size, learning_rate, windows, steps, burn_in=200)
+    return [_coverage(known, batch_size, f"along SGD, η = {learning_rate:g}", made)]
+
+
+def undecided_coverage(windows: int) -> list[SelfTest]:
+    """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often than the level."""
+    quadratic = known_problems()[0]
+    made = stationary_windows(quadratic, 2, 0.2, windows, 100, burn_in=200)
+    return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]
+
+
+def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND) -> SelfTest:
+    share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
+    return SelfTest(
+        problem=known.name,
+        batch_size=batch_size,
+        quantity=f"coverage of the noise scale, {how}",
+        expected=f"{band[0]:.0%} to {band[1]:.0%}",
+        measured=share.value,
+        low=share.low,
+        high=share.high,
+        passed=band[0] <= share.value <= band[1],
+    )

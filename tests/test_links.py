@@ -1,0 +1,121 @@
+"""A link in the place of any file or folder of a run: no command writes or deletes where it leads."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer.cli import main
+from gradiometer.storage.disk import check_inside, remove_folder, write_new
+from gradiometer.storage.journal import JournalWriter
+
+RUN = "runs/digits-mlp-1"
+FORK = ("fork", RUN, "--at", "20", "--rate", "2x", "--horizon", "5 updates", "--replicates", "1")
+QUIET = ("-q", "--no-open")
+MAKE = (
+    ("train", "digits", "--steps", "40", "--every", "5", "--snapshots", "2", "--checkpoint-at", "20", *QUIET),
+    ("certify", RUN, "--examples", "64", "--batches", "8"),
+    ("sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
+    ("ensemble", RUN, "--points", "0"),
+    FORK,
+)
+COMMANDS = {
+    "resume": ("resume", RUN, *QUIET),
+    "fork": (*FORK[:5], "0.5x", *FORK[6:]),
+    "same fork": FORK,
+    "certify": (*MAKE[1], "--seed", "1"),
+    "sharpness": (*MAKE[2], "--seed", "1"),
+    "ensemble": MAKE[3],
+    "report": ("report", RUN),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run with everything that a run can have, stopped after its last checkpoint."""
+    made = tmp_path_factory.mktemp("links")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        for arguments in MAKE:
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+            assert ended.value.code == 0, arguments
+        events = made / RUN / "events.jsonl"
+        lines = events.read_text().splitlines(keepends=True)
+        events.write_text("".join(line for line in lines if '"finished"' not in line))
+        yield made / RUN
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every name below a folder, with a digest of what is in it."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def check(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    names = sorted(str(path.relative_to(base)) for path in base.rglob("*"))
+    for number, name in enumerate(names):
+        place = tmp_path / str(number)
+        shutil.copytree(base, place / RUN)
+        elsewhere = place / "elsewhere"
+        elsewhere.mkdir()
+        (place / RUN / name).rename(elsewhere / "it")
+        (place / RUN / name).symlink_to(elsewhere / "it")
+        before = contents(elsewhere)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(place)
+            code, _, error = called(capsys, *COMMANDS[command])
+        assert code in (0, 2, 6), (command, name, error)
+        assert "Traceback" not in error, (command, name, error)
+        assert contents(elsewhere) == before, (command, name, error)
+        shutil.rmtree(place)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX")
+def test_resume_follows_no_link(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(base, tmp_path, capsys, "resume")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "resume"])
+def test_no_command_follows_a_link(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    check(base, tmp_path, capsys, command)
+
+
+def test_a_link_is_refused_below_a_run_and_allowed_elsewhere(tmp_path: Path) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    (elsewhere / "inner").mkdir(parents=True)
+    (elsewhere / "run.toml").touch()  # a link may lead to a folder that looks like a run
+    run.mkdir()
+    (run / "run.toml").touch()
+    (run / "checkpoints").symlink_to(elsewhere)
+    (tmp_path / "link").symlink_to(run)
+    for path in (run / "checkpoints" / "file", run / "checkpoints" / "inner" / "file"):
+        for refused in (lambda path: write_new(path, b"x"), remove_folder, check_inside):
+            with pytest.raises(OSError, match="leads out of the folder of the run"):
+                refused(path)
+        with pytest.raises(Exception, match="leads out of the folder of the run"):
+            JournalWriter(path, run)
+    check_inside(tmp_path / "link" / "events.jsonl")
+    write_new(tmp_path / "link" / "file", b"x")
+    assert (run / "file").read_bytes() == b"x" and [path.name for path in (elsewhere / "inner").iterdir()] == []
+
+
+def test_a_link_in_the_place_of_a_folder_is_removed_and_not_followed(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    for name in ("step", ".step.removed"):
+        (tmp_path / name).symlink_to(kept)
+    remove_folder(tmp_path / "step")
+    assert (
+        (kept / "file").exists() and not (tmp_path / "step").exists() and not (tmp_path / ".step.removed").is_symlink()
+    )

@@ -1,0 +1,99 @@
+"""Odd paths, numbers, variables and models end with a sentence that names them."""
+
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer.run import Configuration, RunFolder
+
+PROBLEMS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+class Empty(nn.Module):
+    def forward(self, x):
+        return x
+
+def loss(model, batch):
+    return ((model(batch) - 1) ** 2).mean(1)
+
+def meta():
+    return Net().to("meta"), loss, torch.randn(64, 3), torch.randn(400, 3)
+
+def empty():
+    return Empty(), loss, torch.randn(64, 3), torch.randn(400, 3)
+
+def meta_data():
+    return Net(), loss, torch.randn(64, 3, device="meta")
+"""
+SAYS = {"meta": "on the meta device", "empty": "no trainable parameters", "meta_data": "on the meta device"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "odd_models.py").write_text(PROBLEMS)
+
+
+@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--steps", "10", "-q", "--no-open"),
+        ("tune", "--steps", "40"),
+        ("tune", "--steps", "400", "--optimizer", "sgd,adamw"),
+        ("batch", "--steps", "200"),
+        ("sample", "--steps", "100"),
+    ],
+    ids=lambda command: " ".join(command[:1] + command[3:]),
+)
+def test_a_model_or_data_without_numbers_is_refused(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], kind: str
+) -> None:
+    verb, *flags = command
+    code, _, error = called(capsys, verb, f"odd_models:{kind}", *flags)
+    assert code == 2 and SAYS[kind] in error and "Traceback" not in error
+
+
+def test_a_rate_that_the_type_cannot_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = called(capsys, "train", "digits", "--lr", "1e39", "--steps", "4", "-q", "--no-open")
+    assert code == 2 and "`learning_rate` is 1e+39 at step 0" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("page", ["elsewhere/runs.html", "../up.html", "absolute"])
+def test_the_page_of_runs_may_lie_anywhere(capsys: pytest.CaptureFixture[str], tmp_path: Path, page: str) -> None:
+    run = RunFolder.create(tmp_path / "runs", "run", {"configuration": Configuration().to_dict()})
+    (run.path / "report.html").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "absolute.html" if page == "absolute" else Path(page)
+    code, _, error = called(capsys, "runs", "runs", "--page", str(path))
+    assert code == 0, error
+    up = "" if page == "../up.html" else "../"
+    folder = f"{tmp_path.name}/" if page == "../up.html" else ""
+    assert f'href="{up}{folder}runs/run-1/report.html"' in path.read_text()
+
+
+def test_a_folder_is_no_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "runs", "run", {"configuration": Configuration().to_dict()})
+    for page in (".", "runs", str(tmp_path)):
+        code, _, error = called(capsys, "runs", "runs", "--page", page)
+        assert code == 2 and "`page` must be a file" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("seconds", ["x", "", "1.5", "-1", "9" * 5000])
+def test_a_variable_that_a_library_stumbles_over_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+    code, _, error = called(capsys, "runs")
+    assert code == 2 and "SOURCE_DATE_EPOCH must be a number of seconds" in error

@@ -1,0 +1,161 @@
+"""In a run of somebody else, nothing is imported or called unless it is trusted: no command makes the canary file."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_line import called
+from gradiometer import BadArgument, Run
+from gradiometer.run import Configuration, RunFolder, trusting
+from gradiometer.train import resume
+
+MODULE = """
+from pathlib import Path
+import torch
+from torch import nn
+
+Path("canary").touch()
+
+def loss(model, batch):
+    inputs, labels = batch
+    return nn.functional.cross_entropy(model(inputs), labels, reduction="none")
+
+def problem():
+    Path("canary").touch()
+    inputs = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    labels = (inputs[:, 0] > 0).long()
+    return nn.Linear(4, 2), loss, (inputs[:100], labels[:100]), (inputs[100:], labels[100:])
+"""
+RUN = "runs/owned-1"
+COMMANDS = {
+    "fork": ("fork", RUN, "--rate", "2x", "--horizon", "8 updates", "--replicates", "2"),
+    "fork --spike": ("fork", RUN, "--spike", "10"),
+    "certify": ("certify", RUN, "--examples", "64", "--batches", "8"),
+    "sharpness": ("sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
+    "ensemble": ("ensemble", RUN, "--points", "0"),
+    "batch": ("batch", RUN),
+    "batch --branch": ("batch", RUN, "--branch"),
+    "sample": ("sample", RUN, "--steps", "96", "--burn-in", "10"),
+    "resume": ("resume", "runs/stopped-1", "-q", "--no-open"),
+}
+LOOKS = (("report", RUN), ("runs",), ("compare", RUN, "runs/stopped-1"), ("export", RUN, "--out", "table.csv"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a module, a run of it that has ended, and one that was stopped."""
+    made = tmp_path_factory.mktemp("foreign")
+    (made / "owned.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        patch.syspath_prepend(str(made))
+        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--checkpoint-at", "12", "-q", "--no-open")
+        from gradiometer.cli import main
+
+        for name in ("owned", "stopped"):
+            with pytest.raises(SystemExit) as ended:
+                main(["train", "owned:problem", "--name", name, *flags])
+            assert ended.value.code == 0
+        events = made / "runs/stopped-1/events.jsonl"
+        events.write_text(
+            "".join(line for line in events.read_text().splitlines(keepends=True) if '"finished"' not in line)
+        )
+        yield made
+
+
+@pytest.fixture
+def foreign(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder, on the machine of somebody else."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    sys.modules.pop("owned", None)
+    (folder / "canary").unlink(missing_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_imports_the_code_of_a_foreign_run(
+    foreign: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    code, _, error = called(capsys, *COMMANDS[command])
+    assert code == 2 and "would import 'owned' and call problem()" in error and "add --trust" in error
+    assert not (foreign / "canary").exists() and "owned" not in sys.modules
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=lambda arguments: arguments[0])
+def test_looking_at_a_foreign_run_imports_nothing(
+    foreign: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    code, _, error = called(capsys, *arguments)
+    assert code == 0, error
+    assert not (foreign / "canary").exists() and "owned" not in sys.modules
+
+
+def test_a_foreign_run_that_is_trusted_is_used(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = called(capsys, *COMMANDS["sharpness"], "--trust")
+    assert code == 0, error
+    code, _, error = called(capsys, *COMMANDS["sharpness"])  # the trust ends with the command
+    assert code == 2 and "add --trust" in error
+
+
+def test_ones_own_run_needs_no_trust(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = called(capsys, *COMMANDS["sharpness"])
+    assert code == 0, error
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('problem = "owned:problem"', 'problem = "os:system"'),
+        ('problem = "owned:problem"', 'problem = "owned:problem"\nmodel = "touch canary"'),
+        ('problem = "owned:problem"', 'problem = "owned:problem"\ndata_dir = "elsewhere"'),
+        ('gauges = "', 'gauges = "owned:Gauge,'),
+    ],
+)
+def test_a_run_that_was_changed_is_foreign(folder: Path, old: str, new: str) -> None:
+    manifest = folder / RUN / "run.toml"
+    before = manifest.read_text()
+    changed = before.replace(old, new, 1)
+    assert changed != before
+    manifest.write_text(changed)
+    (folder / "canary").unlink(missing_ok=True)
+    try:
+        with pytest.raises(BadArgument, match=r"was changed since, and resume would import|`gauges` lacks owned:Gauge"):
+            resume_unfinished(folder / RUN)
+    finally:
+        manifest.write_text(before)
+    assert not (folder / "canary").exists()
+
+
+def resume_unfinished(path: Path) -> Run:
+    events = path / "events.jsonl"
+    before = events.read_text()
+    events.write_text("".join(line for line in before.splitlines(keepends=True) if '"finished"' not in line))
+    try:
+        return resume(path)
+    finally:
+        events.write_text(before)
+
+
+def test_trust_in_python_is_a_context(foreign: Path) -> None:
+    with pytest.raises(BadArgument, match="add --trust"):
+        resume(foreign / "runs/stopped-1")
+    with trusting():
+        assert resume(foreign / "runs/stopped-1").status == "finished"
+
+
+def test_a_run_of_our_own_problems_is_not_signed_and_needs_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()})
+    assert not (tmp_path / "state").exists()
+
+
+def test_without_a_writable_home_the_machine_itself_is_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").write_text("a file, in which no folder can be made")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    configuration = Configuration(problem="owned:problem").to_dict()
+    first = RunFolder.create(tmp_path, "run", {"configuration": configuration})
+    assert first.manifest["made_by"]

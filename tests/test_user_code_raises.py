@@ -1,0 +1,247 @@
+"""Whatever the user's code raises, and whenever, is the user's: a sentence with the line, exit code 2, no traceback."""
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradiometer
+from command_line import called
+from gradiometer import UserCodeFailed, supervised
+from gradiometer.errors import bounded, calling, of_user, printable
+from gradiometer.forks import Loop, fork
+from gradiometer.tuning import tune
+
+PROBLEM = r"""
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from gradiometer.problems import Examples, Problem
+
+fails, counts = ("", 0), {}
+
+def count(site):
+    counts[site] = counts.get(site, 0) + 1
+    if fails[0] == site and counts[site] >= fails[1]:
+        raise RuntimeError(f"\x1b[31menough of {site}\x1b[0m\x07")
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        count("model")
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        count("forward")
+        return self.layers(x)
+
+def loss(model, batch):
+    count("loss")
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y, reduction="none")
+
+def correct(model, batch):
+    count("correct")
+    return model(batch[0]).argmax(1) == batch[1]
+
+class Rows(Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, place):
+        count("data")
+        return self.x[place], self.y[place]
+
+def problem():
+    x = torch.randn(464, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    train, test = Examples(Rows(x[:64], y[:64])), Examples((x[64:], y[64:]))
+    return Problem(name="raises", model=Net, loss=loss, train=train, test=test, correct=correct)
+"""
+QUIET = ("-q", "--no-open")
+RUN = "runs/base-1"
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "raising:problem", "--steps", "24", "--every", "4", *QUIET),
+    "train --tune": ("train", "raising:problem", "--steps", "24", "--tune", *QUIET),
+    "train --cool": ("train", "raising:problem", "--steps", "40", "--cool", "auto", *QUIET),
+    "tune": ("tune", "raising:problem", "--steps", "200", "--optimizer", "sgd,adamw"),
+    "certify": ("certify", RUN, "--examples", "64", "--batches", "8"),
+    "sharpness": ("sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
+    "ensemble": ("ensemble", RUN, "--points", "3"),
+    "fork": ("fork", RUN, "--at", "12", "--rate", "2x", "--horizon", "8 updates", "--replicates", "2"),
+    "batch": ("batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
+    "split": ("split", "raising:problem", "--steps", "16", "--members", "1,2"),
+    "sample": ("sample", RUN, "--steps", "96", "--burn-in", "10"),
+}
+SITES = ("model", "forward", "loss", "correct", "data")
+QUICK = (1, 8, 40)
+MANY = (2, 3, 5, 13, 21, 60, 100, 170, 300, 1000)
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The user's module, in a folder with a run of its problem."""
+    folder = tmp_path_factory.mktemp("raises")
+    (folder / "raising.py").write_text(PROBLEM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        yield import_module("raising")
+    del sys.modules["raising"]
+
+
+def fails_at(module: Any, site: str, number: int) -> None:
+    module.counts.clear()
+    module.fails = (site, number)
+
+
+def check(module: Any, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], site: str, number: int) -> None:
+    if not Path(RUN).exists():
+        fails_at(module, "", 0)
+        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--checkpoint-at", "12", "--name", "base")
+        assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
+    fails_at(module, site, number)
+    code, out, error = called(capsys, *arguments)
+    label = f"{arguments[0]}, {site} {number}: {error}"
+    assert code in (0, 2), label
+    assert "bug in gradiometer" not in error and "Traceback" not in error, label
+    assert "\x1b[31m" not in out + error and "\x07" not in out + error, label
+    if code == 2:
+        assert f"enough of {site}" in error and "raising.py:" in error, label
+        assert r"\x1b[31m" in error, label
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("site", ["forward", "loss"])
+def test_what_raises_at_some_call_is_the_users(
+    module: Any, capsys: pytest.CaptureFixture[str], command: str, site: str
+) -> None:
+    for number in QUICK:
+        check(module, capsys, COMMANDS[command], site, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("site", SITES)
+def test_what_raises_at_any_call_is_the_users(
+    module: Any, capsys: pytest.CaptureFixture[str], command: str, site: str
+) -> None:
+    for number in (*QUICK, *MANY) if site != "model" else (1, 2, 3, 4, 5):
+        check(module, capsys, COMMANDS[command], site, number)
+
+
+class Raises(nn.Module):
+    """Raises at the n-th forward and later ones, in all copies of it together."""
+
+    left = 0
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        Raises.left = number
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        Raises.left -= 1
+        if Raises.left < 0:
+            raise ValueError("no more")
+        output: Tensor = self.layer(inputs)
+        return output
+
+
+CRITERION = supervised(nn.CrossEntropyLoss(reduction="none"))
+INPUTS = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+LABELS = (INPUTS[:, 0] > 0).long()
+
+
+def tuned(model: nn.Module) -> object:
+    def optimizer(parameters: Any, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=rate)
+
+    batches = (INPUTS, LABELS)
+    return tune(model, loss=CRITERION, batches=batches, batch_size=16, optimizer=optimizer, steps=100)
+
+
+def forked(model: nn.Module) -> object:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop = Loop(model, optimizer, loss=CRITERION, batches=(INPUTS, LABELS), batch_size=16)
+    return fork(loop, ["rate 2x"], horizon="10 updates", replicates=2)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 5, 8, 13, 21, 34])
+@pytest.mark.parametrize("work", [tuned, forked])
+def test_a_library_call_says_that_the_model_raised(work: Callable[[nn.Module], object], number: int) -> None:
+    with pytest.raises(UserCodeFailed, match=r"ValueError: no more, at test_user_code_raises.py:\d+"):
+        work(Raises(number))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 5, 8, 13, 21, 34])
+def test_a_watched_loop_goes_on_when_measuring_raises(number: int, tmp_path: Path) -> None:
+    """The loss that measuring calls raises; training uses its own forward. Before the first update it is refused."""
+    left = number
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("\x1b[31mno more")
+        return CRITERION(model, batch)
+
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watched = gradiometer.watch(model, optimizer, loss=loss, out=tmp_path, every=2, budget=0.5, page=False)
+    updates = 0
+    try:
+        with watched:
+            for step in range(40):
+                batch = INPUTS[step : step + 16], LABELS[step : step + 16]
+                optimizer.zero_grad()
+                value = CRITERION(model, batch).mean()
+                value.backward()
+                watched.step(value, batch)
+                optimizer.step()
+                updates += 1
+    except UserCodeFailed as error:
+        assert updates == 0 and r"ValueError: \x1b[31mno more" in str(error)
+    else:
+        assert updates == 40 and watched.run is not None
+        assert not any("\x1b" in text for text in watched.run.warnings)
+
+
+def test_an_error_keeps_its_type_until_the_boundary() -> None:
+    @bounded
+    def outer() -> None:
+        with calling("loss"):
+            torch.zeros(2)[[7]]
+
+    def inner() -> None:
+        with calling("loss"):
+            nn.Linear(2, 3)(torch.zeros(2, 5))
+
+    with pytest.raises(RuntimeError) as raised:
+        inner()
+    found = of_user(raised.value)
+    assert found is not None and str(found).startswith("`loss` raised RuntimeError: mat1 and mat2")
+    with pytest.raises(UserCodeFailed, match="`loss` raised IndexError"):
+        outer()
+    assert of_user(UserCodeFailed("x.")) is None and of_user(KeyboardInterrupt()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\x07\x00\x9b", r"a\x07\x00\x9b"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("η = 0.1 ± 2\nnext", "η = 0.1 ± 2\nnext"),
+    ],
+)
+def test_control_characters_are_printed_as_escapes(text: str, shown: str) -> None:
+    assert printable(text) == shown

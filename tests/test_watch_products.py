@@ -1,0 +1,263 @@
+"""Readings of the noise from products of training's own successive gradients, in watched loops of many kinds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradiometer import watch
+from gradiometer.integrations.watch import successive
+from gradiometer.integrations.watch.successive import CHAIN, Rule, rule_of
+from gradiometer.measurement import preconditioner_of
+
+Optimizer = Callable[[Any], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
+    "Nesterov": lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9, nesterov=True),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+}
+
+
+class Loop:
+    """A loop of our own, which computes all products by hand."""
+
+    def __init__(self, optimizer: Optimizer, *, bias: bool = True) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(8, 16, bias=bias), nn.ReLU(), nn.Linear(16, 5)).double()
+        self.optimizer = optimizer(self.model.parameters())
+        self.gradients: list[Tensor] = []
+        self.buffers: list[Tensor | None] = []
+        self.weights: list[Tensor | None] = []
+        self.losses: list[float] = []
+        self.generator = torch.Generator().manual_seed(1)
+
+    def batch(self, size: int = 8) -> tuple[Tensor, Tensor]:
+        inputs = torch.randn(size, 8, generator=self.generator, dtype=torch.double)
+        return inputs, torch.randint(5, (size,), generator=self.generator)
+
+    def backward(self, size: int = 8, factor: float = 1.0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        batch = self.batch(size)
+        self.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+        (loss * factor).backward()
+        parameters = list(self.model.parameters())
+        self.gradients.append(_flat([p.grad for p in parameters]) / factor)
+        states = [self.optimizer.state.get(p, {}) for p in parameters]
+        for key in ("momentum_buffer", "exp_avg"):
+            if all(state.get(key) is not None for state in states):
+                self.buffers.append(_flat([state[key] for state in states]))
+        if len(self.buffers) < len(self.gradients):
+            self.buffers.append(None)
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            found = preconditioner_of(self.optimizer, parameters)
+            self.weights.append(None if found is None else _flat(found))
+        self.losses.append(float(loss.detach()))
+        return loss, batch
+
+
+def _flat(tensors: list[Any]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1).clone() for tensor in tensors])
+
+
+def _train(loop: Loop, steps: int, out: Path, **settings: Any) -> Any:
+    with watch(loop.model, loop.optimizer, out=out, page=False, quiet=True, **settings) as w:
+        for _ in range(steps):
+            w.step(*loop.backward())
+            loop.optimizer.step()
+    return w
+
+
+@pytest.fixture(autouse=True)
+def _one_pair_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair is a reading, and nothing is too expensive."""
+    monkeypatch.setattr(successive, "PAIRS_A_READING", 1)
+    monkeypatch.setattr(successive, "EARLY_BUDGETS", 1e6)
+
+
+@pytest.mark.parametrize("name", ["SGD", "momentum", "Nesterov"])
+def test_every_reading_is_the_product_by_hand(name: str, tmp_path: Path) -> None:
+    loop = Loop(OPTIMIZERS[name])
+    series = _train(loop, 40, tmp_path).run.series("noise")
+    assert len(series) >= 3 * CHAIN
+    rate, momentum = (0.05, 0.0) if name == "SGD" else (0.02, 0.9)
+    for place, step in enumerate(series.steps):
+        now, before = loop.gradients[step], loop.gradients[step - 1]
+        moments = {key: float(values[place].sum()) for key, values in series.moments.items()}
+        assert moments["product"] == pytest.approx(float(before @ now), rel=1e-9)
+        assert moments["squared"] == pytest.approx(float(now @ now), rel=1e-9)
+        assert moments["loss"] == pytest.approx(loop.losses[step], rel=1e-9)
+        assert moments["travelled"] == pytest.approx(rate * (step - 1), rel=1e-6)  # from the second step on
+        assert moments["momentum"] == momentum and moments["nesterov"] == (name == "Nesterov")
+        buffer = loop.buffers[step]
+        if momentum:
+            assert buffer is not None
+            assert moments["memory"] == pytest.approx((1 - momentum) * float(buffer @ now), rel=1e-9)
+
+
+def test_under_adam_the_products_are_under_p_from_before_the_chain(tmp_path: Path) -> None:
+    loop = Loop(OPTIMIZERS["AdamW"])
+    run = _train(loop, 60, tmp_path).run
+    series, plain = run.series("preconditioned_noise"), run.series("noise")
+    assert len(series) >= 2 * CHAIN and len(plain) >= CHAIN
+    first = int(series.steps[0]) - 1  # P is that of the first gradient of the chain
+    for place in range(CHAIN):
+        step = int(series.steps[place])
+        weights, now, before = loop.weights[first], loop.gradients[step], loop.gradients[step - 1]
+        buffer = loop.buffers[step]
+        assert weights is not None and buffer is not None and step == first + 1 + place
+        moments = {key: float(values[place].sum()) for key, values in series.moments.items()}
+        assert moments["product"] == pytest.approx(float(before @ (weights * now)), rel=1e-9)
+        assert moments["squared"] == pytest.approx(float(now @ (weights * now)), rel=1e-9)
+        assert moments["memory"] == pytest.approx(float(buffer @ (weights * now)), rel=1e-9)
+        assert "loss" not in moments
+    step = int(plain.steps[0])
+    product = float(loop.gradients[step - 1] @ loop.gradients[step])
+    assert float(plain.moments["product"][0].sum()) == pytest.approx(product, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_keeps_its_bits(name: str, tmp_path: Path) -> None:
+    watched, alone = Loop(OPTIMIZERS[name]), Loop(OPTIMIZERS[name])
+    w = _train(watched, 40, tmp_path)
+    assert len(w.run.series("noise")) > 0
+    for _ in range(40):
+        alone.backward()
+        alone.optimizer.step()
+    for one, other in zip(watched.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("unscales", [False, True])
+def test_a_scaled_gradient_is_read_without_its_scale(unscales: bool, tmp_path: Path) -> None:
+    loop = Loop(OPTIMIZERS["SGD"])
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with watch(loop.model, loop.optimizer, scaler=scaler, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(20):
+            batch = loop.batch()
+            loop.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(loop.model(batch[0]), batch[1])
+            scaler.scale(loss).backward()
+            loop.gradients.append(_flat([p.grad for p in loop.model.parameters()]) / 1024.0)
+            if unscales:
+                scaler.unscale_(loop.optimizer)
+            w.step(loss, batch)
+            scaler.step(loop.optimizer)
+            scaler.update()
+    series = w.run.series("noise")
+    assert len(series) >= CHAIN
+    for place, step in enumerate(series.steps):
+        now = float(loop.gradients[step] @ loop.gradients[step])
+        assert float(series.moments["squared"][place].sum()) == pytest.approx(now, rel=1e-6)
+
+
+def test_a_step_without_an_update_is_in_no_pair(tmp_path: Path) -> None:
+    """As with a scaler that skips it: both gradients would be of the same parameters."""
+    loop = Loop(OPTIMIZERS["SGD"])
+    skipped = {6, 7, 15}
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(40):
+            w.step(*loop.backward())
+            if step not in skipped:
+                loop.optimizer.step()
+    steps = set(w.run.series("noise").steps.tolist())
+    assert steps and not steps & {step + 1 for step in skipped}
+
+
+def test_a_pair_has_batches_of_one_size(tmp_path: Path) -> None:
+    loop = Loop(OPTIMIZERS["SGD"])
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(40):
+            w.step(*loop.backward(4 if step % 10 == 9 else 8))
+            loop.optimizer.step()
+    series = w.run.series("noise")
+    assert len(series) >= CHAIN
+    assert not any(step % 10 in (0, 9) for step in series.steps)
+    assert set(series.batch_size.tolist()) == {8}
+
+
+def test_several_optimizers_with_one_rule(tmp_path: Path) -> None:
+    loop = Loop(OPTIMIZERS["momentum"])
+    first, last = loop.model[0].parameters(), loop.model[2].parameters()
+    optimizers = [OPTIMIZERS["momentum"](first), OPTIMIZERS["momentum"](last)]
+    with watch(loop.model, optimizers, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(30):
+            w.step(*loop.backward())
+            for optimizer in optimizers:
+                optimizer.step()
+    series = w.run.series("noise")
+    step = int(series.steps[0])
+    product = float(loop.gradients[step - 1] @ loop.gradients[step])
+    assert float(series.moments["product"][0].sum()) == pytest.approx(product, rel=1e-9)
+
+
+def _clipped_before_step(tmp_path: Path, **settings: Any) -> Any:
+    loop = Loop(OPTIMIZERS["SGD"])
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise", **settings) as w:
+        for _ in range(300):
+            loss, batch = loop.backward()
+            nn.utils.clip_grad_norm_(loop.model.parameters(), 0.01)
+            w.step(loss, batch)
+            loop.optimizer.step()
+    return w
+
+
+def test_a_gradient_clipped_before_step_is_refused_by_name(tmp_path: Path) -> None:
+    w = _clipped_before_step(tmp_path)
+    assert w.run.series("noise") is None
+    assert any("`.grad` was clipped before `step`" in text for text in w.run.warnings)
+
+
+def test_with_a_loss_halves_take_over(tmp_path: Path) -> None:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    w = _clipped_before_step(tmp_path, loss=loss)
+    series = w.run.series("noise")
+    assert series is not None and "gradient_variance" in series.moments
+    assert any("half of the batch is run again" in text for text in w.run.warnings)
+
+
+def test_rules_that_are_known_and_not() -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+
+    def rule(kind: type[Any], **settings: Any) -> Rule | str:
+        return rule_of([kind([parameter], lr=0.1, **settings)])
+
+    assert rule(torch.optim.SGD) == Rule("", adaptive=False, nesterov=False)
+    assert rule(torch.optim.SGD, momentum=0.9) == Rule("momentum_buffer", adaptive=False, nesterov=False)
+    assert rule(torch.optim.AdamW) == Rule("exp_avg", adaptive=True, nesterov=False)
+    for unknown in (
+        rule(torch.optim.Rprop),
+        rule(torch.optim.RMSprop),
+        rule(torch.optim.SGD, momentum=0.9, dampening=0.5),
+        rule(torch.optim.Adam, betas=(0.0, 0.99)),
+        rule_of([torch.optim.SGD([parameter], lr=0.1), torch.optim.Adam([nn.Parameter(torch.zeros(2))])]),
+    ):
+        assert isinstance(unknown, str)
+
+
+def test_the_budget_is_kept_in_the_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains that cost as much as the training itself are made rarely."""
+    monkeypatch.setattr(successive, "EARLY_BUDGETS", 0.0)
+    monkeypatch.setattr(successive, "LATEST", 1)
+    loop = Loop(OPTIMIZERS["SGD"])
+    seconds = [0.0]
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise") as w:
+        w.budget.clock = lambda: seconds[0]
+        read = w._successive._read
+
+        def slow(*given: Any) -> None:
+            seconds[0] += 1.0
+            read(*given)
+
+        monkeypatch.setattr(w._successive, "_read", slow)
+        for _ in range(3000):
+            w.step(*loop.backward())
+            loop.optimizer.step()
+            seconds[0] += 1.0
+        assert 0.01 < w.budget.spent_on["products of gradients"] / 3000 < 0.035
