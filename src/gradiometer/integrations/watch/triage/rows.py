@@ -70,9 +70,7 @@ class SharedRows:
         found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
         lengths = [torch.full((), float(len(rows)), device=rows.device) for rows in self._calls]
         return signs | {
-            "evaluated_rows": torch.stack(
-                [torch.full((), float(len(rows)), device=rows.device) for rows in self._calls]
-            ),
+            "evaluated_rows": torch.stack(lengths),
             "shared_rows": torch.stack(found).float(),
         }
 
