@@ -118,7 +118,7 @@ class TriageRecorder:
             return
         if self._target is None:
             self._first = self._target = step + 1
-        began = time.thread_time()
+        began = time.perf_counter()
         with torch.no_grad():
             if step < self._target:
                 self._products.keep()
@@ -132,7 +132,7 @@ class TriageRecorder:
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
-        began = time.thread_time()
+        began = time.perf_counter()
         self.awaits_update = False
         with self.shield, torch.no_grad():
             if self._target is not None and step < self._target:
@@ -165,7 +165,7 @@ class TriageRecorder:
         self._write_rates()
 
     def _pay(self, began: float) -> None:
-        took = time.thread_time() - began
+        took = time.perf_counter() - began
         self._spent += took
         self._charge(EVENT, took)
 
@@ -213,7 +213,7 @@ class TriageRecorder:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
         if self._takes_moments:
             self._look |= self._batches.of(batch, self._output)
-        self._look |= self._shared.shared(parts_of(batch)[0])
+        self._look |= self._shared.shared(parts_of(batch)[0], compares=self._takes_moments)
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
@@ -223,7 +223,7 @@ class TriageRecorder:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
         if "clipped" in self._look:
             return
-        began = time.thread_time()
+        began = time.perf_counter()
         with torch.no_grad():
             self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))

@@ -31,7 +31,8 @@ class SharedRows:
         self._calls: list[Tensor] = []
         self._trained: list[Tensor] = []
         self._keys: Tensor | None = None
-        self._evaluations = 0
+        self._evaluations = self._count = 0
+        self._seen: set[int] = set()
 
     def evaluated(self) -> None:
         """An evaluation has ended."""
@@ -47,28 +48,42 @@ class SharedRows:
             self._hook.remove()
         self._hook = None
 
-    def shared(self, inputs: Tensor | None) -> dict[str, Tensor]:
+    def shared(self, inputs: Tensor | None, *, compares: bool) -> dict[str, Tensor]:
         """How many rows of the batch were seen before, and how many of those in the evaluation are trained on.
 
         Args:
             inputs: The rows of the training batch that is looked at.
+            compares: False to leave out the evaluation, whose comparison takes as long as the rest of a look.
         """
         if inputs is None or not inputs.dim() or inputs[:1].numel() < 2:
             return {}
         signs: dict[str, Tensor] = {}
-        if sum(map(len, self._trained)) < ROWS:
+        if self._count < ROWS:
             rows = self._fingerprints(inputs)
             if self._trained:
-                signs["repeated_rows"] = torch.isin(rows, torch.cat(self._trained)).sum()
+                signs["repeated_rows"] = self._repeated(rows)
             self._trained.append(rows)
-        if self._hook is not None or not self._calls:
+            self._count += len(rows)
+        if not compares or self._hook is not None or not self._calls:
             return signs
         trained = torch.cat(self._trained)
         found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
+        lengths = [torch.full((), float(len(rows)), device=rows.device) for rows in self._calls]
         return signs | {
-            "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls], device="cpu"),
+            "evaluated_rows": torch.stack(lengths),
             "shared_rows": torch.stack(found).float(),
         }
+
+    def _repeated(self, rows: Tensor) -> Tensor:
+        """How many of these rows were seen before. On a CPU a set is quicker than a search in all of them."""
+        if not rows.is_cpu:
+            return torch.isin(rows, torch.cat(self._trained)).sum()
+        if not self._seen:
+            self._seen.update(self._trained[0].tolist())
+        numbers = rows.tolist()
+        count = len(self._seen.intersection(numbers))
+        self._seen.update(numbers)
+        return torch.tensor(float(count), device="cpu")
 
     def _called(self, _: nn.Module, arguments: Sequence[Any]) -> None:
         if torch.is_grad_enabled() or sum(map(len, self._calls)) >= ROWS:
@@ -82,6 +97,14 @@ class SharedRows:
         rows = inputs.detach().reshape(len(inputs), -1)[:ROWS, :ENTRIES]
         bits = rows.float().contiguous().view(torch.int32) if rows.is_floating_point() else rows
         if self._keys is None or len(self._keys) < bits.shape[1]:
-            generator = torch.Generator("cpu").manual_seed(0)
-            self._keys = torch.randint(2**61, (bits.shape[1],), generator=generator, device="cpu").to(inputs.device)
+            self._keys = mixed(bits.shape[1], inputs.device)
         return (bits.long() * self._keys[: bits.shape[1]]).sum(dim=1)
+
+
+def mixed(count: int, device: torch.device) -> Tensor:
+    """Whole numbers without a pattern, made on the device, so that nothing is copied to it.
+
+    Source: Knuth, MMIX: the factors of linear congruential generators.
+    """
+    numbers = torch.arange(1, count + 1, device=device) * 6364136223846793005
+    return (numbers ^ (numbers >> 29)) * 2862933555777941757
